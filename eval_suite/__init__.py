@@ -1,0 +1,1 @@
+"""Benchmarks, scorers, comparison and reports."""

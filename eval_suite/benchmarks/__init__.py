@@ -1,0 +1,1 @@
+"""Benchmarks, one file each, named after what it registers."""

@@ -1,0 +1,68 @@
+"""Scenes: drawn image-text conflicts of the eight MC² tasks, graded in difficulty, made on the fly from a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+
+from pydantic import PositiveInt
+
+from eval_suite.conflict import ConflictBenchmark, Scoring
+from eval_suite.scenes.curriculum import lesson, worked_example_lesson
+from eval_suite.scenes.sheet import save_sheet
+from eval_suite.scenes.world import TASKS, scene, specs
+from factory.data.prompt import Prompt
+from factory.data.sample import ConflictSample
+from factory.registry import Params, register
+
+
+class PerTask(Params):
+    """Samples of each task in each split."""
+
+    train: PositiveInt = 48
+    dev: PositiveInt = 32
+    test: PositiveInt = 48
+
+
+class ScenesParams(Params):
+    """``scoring`` as in MC² (SPEC.md 3.3); ``few_shot_every``: one training batch in so many shows worked examples."""
+
+    scoring: Scoring = "both_orders"
+    per_task: PerTask = PerTask()
+    seed: int = 0
+    few_shot_every: PositiveInt = 16
+
+
+@register("benchmark", "scenes")
+class Scenes(ConflictBenchmark):
+    """Drawn scenes with contradicting contexts; train, dev and test share no phrasing and no layout."""
+
+    Params = ScenesParams
+    tasks = TASKS
+
+    def __init__(self, params: ScenesParams) -> None:
+        self.params = params
+        self.scoring = params.scoring
+
+    def samples(self, split: str) -> Sequence[ConflictSample]:
+        return [scene(spec) for spec in specs(split, getattr(self.params.per_task, split), self.params.seed)]
+
+    def lesson(self, index: int, batch: int, total: int) -> Prompt:
+        """Training prompt ``index`` of ``total`` for a model that learns scenes; whole batches show worked examples now and then."""
+        rng = Random(f"{self.params.seed}/{index}")
+        if (index // batch) % self.params.few_shot_every == self.params.few_shot_every - 1 and 2 * index > total:
+            return worked_example_lesson(rng)
+        return lesson(rng, index / total)
+
+    def corpus(self, n: int = 3000) -> list[str]:
+        """Texts for a tokenizer."""
+        return ["\n".join(s.text for s in lesson(Random(i)).segments) for i in range(n)]
+
+    def pictures(self, folder: Path) -> list[tuple[str, Path]]:
+        return [("Scenes, test split", save_sheet(folder))]
+
+    @classmethod
+    def show(cls, folder: Path) -> Path:
+        """Write the picture sheet into ``folder`` and return its path."""
+        return save_sheet(folder)

@@ -1,0 +1,109 @@
+"""Conflict benchmarks (MC², arXiv 2505.20977): prompt layout, the two scorings, and the common base class.
+
+Layout and instruction strings are those of the authors' script (SPEC.md 3.2); scoring follows SPEC.md 3.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from rich.console import Console
+
+from eval_suite.report import build, print_tables
+from eval_suite.results import result_rows
+from eval_suite.scorers.conflict import RULE, agree, judge, outcome
+from factory.data.prompt import Prompt, Role, Segment
+from factory.data.sample import ConflictSample
+
+Scoring = Literal["both_orders", "order1", "open_ended"]
+TASKS = (
+    "activity_recognition", "attribute", "color", "counting", "object_recognition",
+    "positional_reasoning", "sentiment_understanding", "sport_recognition",
+)  # fmt: skip
+FORMS: dict[str, tuple[str, ...]] = {"both_orders": ("order1", "order2"), "order1": ("order1",), "open_ended": ("open",)}
+CHOOSE = "Answer the question by selecting the correct answer A or B."
+DIRECT = "Please directly answer the question."
+
+
+def options(sample: ConflictSample, order: int) -> tuple[str, str]:
+    """(A, B): the vision answer comes first in order 0 and second in order 1."""
+    pair = (sample.answer_vision, sample.answer_text)
+    return pair if order == 0 else pair[::-1]
+
+
+def question_segments(sample: ConflictSample, form: str) -> tuple[Segment, Segment]:
+    if form == "open":
+        return Segment(Role.QUESTION, sample.question), Segment(Role.OPTIONS, DIRECT)
+    a, b = options(sample, 0 if form == "order1" else 1)
+    return Segment(Role.QUESTION, sample.question), Segment(Role.OPTIONS, f"A. {a}\nB. {b}\n{CHOOSE}")
+
+
+def build_prompt(sample: ConflictSample, form: str, image: bool = True, context: bool = True) -> Prompt:
+    """The MC² user turn: image, "Text context: ...", question, options (``single`` setting, no instruction).
+
+    ``image`` and ``context`` switch the unimodal settings ``base_text`` and ``base_image`` of the authors' script.
+    """
+    parts: list[Segment] = []
+    if image:
+        parts.append(Segment(Role.IMAGE, image=sample.load_image()))
+    if context:
+        parts.append(Segment(Role.CONTEXT, f"Text context: {sample.context}"))
+    return Prompt((*parts, *question_segments(sample, form)))
+
+
+def answered(sample: ConflictSample, form: str, direction: str) -> Prompt:
+    """A worked example: the prompt of a form with the answer that follows ``direction``."""
+    answer = sample.answer_vision if direction == "vision" else sample.answer_text
+    if form != "open":
+        answer = "AB"[options(sample, 0 if form == "order1" else 1).index(answer)]
+    return build_prompt(sample, form).append(Segment(Role.ANSWER, answer))
+
+
+class ConflictBenchmark:
+    """Base of benchmarks whose samples set an image against a text. Subclasses give ``samples``."""
+
+    scorer: ClassVar[str] = RULE
+    name: ClassVar[str]
+    scoring: Scoring
+
+    def samples(self, split: str) -> Sequence[ConflictSample]:
+        raise TypeError(f"{type(self).__name__} must define samples(split)")
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """Names of the prompts that each sample is asked with."""
+        return FORMS[self.scoring]
+
+    @property
+    def protocol(self) -> str:
+        return f"{self.name}/{self.scoring}"
+
+    def prompt(self, sample: ConflictSample, form: str) -> Prompt:
+        return build_prompt(sample, form)
+
+    def example(self, sample: ConflictSample, form: str, direction: str) -> Prompt:
+        return answered(sample, form, direction)
+
+    def judge(self, sample: ConflictSample, form: str, text: str) -> str:
+        """The verdict on one answer's text: vision, text, other or error."""
+        return judge(form, text, sample.answer_vision, sample.answer_text)
+
+    def outcome(self, verdicts: Sequence[str], direction: str) -> str:
+        """One sample's outcome from the verdicts on all its forms: follow, compete, other or error."""
+        return outcome(agree(verdicts), direction)
+
+    def pictures(self, folder: Path) -> list[tuple[str, Path]]:
+        """Titled pictures for the report, written into ``folder``."""
+        return []
+
+    def rows(self, predictions: Sequence[dict], **context: object) -> list[dict]:
+        """Rows of results.json from per-sample predictions."""
+        return result_rows(predictions, benchmark=self.name, protocol=self.protocol, scorer=self.scorer, **context)
+
+    def report(self, run_dir: Path, results: dict, diagnostics: list[dict], predictions: list[dict], recipe_yaml: str) -> Path:
+        """Write report/ and print the main table; returns the page's path."""
+        page = build(run_dir, results, diagnostics, predictions, recipe_yaml, self.pictures(run_dir / "report" / "pictures"))
+        print_tables(results, Console())
+        return page

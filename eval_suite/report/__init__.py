@@ -1,0 +1,49 @@
+"""The report of a run: tables for the terminal and for papers, figures, and one self-contained HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from eval_suite.report.tables import main_tables, print_tables
+
+__all__ = ["build", "print_tables"]
+
+
+def build(
+    run_dir: Path,
+    results: Mapping,
+    diagnostics: Sequence[Mapping],
+    predictions: Sequence[Mapping],
+    recipe_yaml: str,
+    pictures: Sequence[tuple[str, Path]] = (),
+) -> Path:
+    """Write `run_dir/report/` (index.html, table.csv, table.md, table.tex, figures/*.png); return index.html's path.
+
+    `results` is the content of results.json, `diagnostics` the tidy diagnostic rows, `predictions` one record per
+    sample, method, direction and strength, `pictures` titled image files to show. What was not measured is left out,
+    and the page says so.
+    """
+    # Imported here so that printing a table does not load matplotlib.
+    from eval_suite.report import html, table_files
+    from eval_suite.report.plots import draw_all
+    from eval_suite.report.rows import Predictions
+    from eval_suite.report.sections import error_budget
+
+    folder = Path(run_dir) / "report"
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    budget = error_budget(results, recipe_yaml)
+    outcomes = Predictions(predictions)
+    figures, missing = draw_all(results, diagnostics, outcomes, budget)
+    for stale in (folder / "figures").glob("*.png"):
+        stale.unlink()
+    for figure in figures:
+        (folder / "figures" / f"{figure.name}.png").write_bytes(figure.png)
+    blocks = main_tables(results)
+    (folder / "table.csv").write_text(table_files.to_csv(blocks), encoding="utf-8")
+    (folder / "table.md").write_text(table_files.to_markdown(blocks), encoding="utf-8")
+    (folder / "table.tex").write_text(table_files.to_latex(blocks), encoding="utf-8")
+    index = folder / "index.html"
+    index.write_text(html.page(results, figures, missing, outcomes, recipe_yaml, budget, pictures),
+                     encoding="utf-8")
+    return index

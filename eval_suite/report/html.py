@@ -1,0 +1,64 @@
+"""The report page: one self-contained HTML file."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image, UnidentifiedImageError
+
+from eval_suite.report import sections
+from eval_suite.report.rows import DASH, Predictions
+from eval_suite.report.style import Figure
+from eval_suite.report.summary import comparisons, summarise
+from eval_suite.report.tables import METRIC_HEADINGS, main_tables, metric_lines, other_rows
+
+_WIDEST = 1800  # pixels; a larger picture only makes the page heavy
+
+
+def page(
+    results: Mapping, figures: Sequence[Figure], missing: Sequence[str], predictions: Predictions,
+    recipe_yaml: str, budget: float | None, pictures: Sequence[tuple[str, Path]] = (),
+) -> str:
+    """The whole page as text. Everything that comes from the inputs is HTML-escaped by the template engine."""
+    compared, not_compared = comparisons(results, predictions)
+    named, counted = sections.skipped_samples(results)
+    shown, unreadable = _pictures(pictures)
+    run = results.get("run", {})
+    # autoescape=True for every template: method names, notes and recipes are free text.
+    environment = Environment(loader=PackageLoader("eval_suite.report", "templates"), autoescape=True,
+                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template("page.html.j2").render(
+        name=str(run.get("name") or "Steering report"), run=run, budget=budget,
+        summary=summarise(results, compared, budget), blocks=main_tables(results),
+        comparisons=sections.comparison_lines(compared),
+        references=sorted({c.reference for c in compared}), dash=DASH,
+        strengths=sections.strength_lines(results, budget), protocols=sections.protocol_lines(results),
+        others=metric_lines(other_rows(results)), other_headings=METRIC_HEADINGS,
+        figures=[(figure, _data(figure.svg, "image/svg+xml")) for figure in figures], pictures=shown,
+        missing=[*missing, *not_compared, *unreadable], skipped=named, skipped_count=counted,
+        environment=sections.environment(results), notes=sections.notes(results), recipe=recipe_yaml,
+    )
+
+
+def _data(content: bytes, mime: str) -> str:
+    return f"data:{mime};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _pictures(pictures: Sequence[tuple[str, Path]]) -> tuple[list[tuple[str, str]], list[str]]:
+    shown, unreadable = [], []
+    for title, path in pictures:
+        try:
+            with Image.open(path) as image:
+                image = image.convert("RGB")
+                image.thumbnail((_WIDEST, _WIDEST * 4))
+                out = io.BytesIO()
+                image.save(out, format="PNG", optimize=True)
+        except (OSError, UnidentifiedImageError):
+            unreadable.append(f"Picture {title}: {Path(path).name} cannot be read.")
+            continue
+        shown.append((title, _data(out.getvalue(), "image/png")))
+    return shown, unreadable

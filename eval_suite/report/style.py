@@ -1,0 +1,88 @@
+"""Colours, fonts and files shared by every figure."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Canvas
+
+from eval_suite.report.rows import UNSTEERED
+
+# Okabe-Ito and Tol's muted set: told apart under the common colour-vision deficiencies, dark enough on white.
+_KNOWN = {
+    UNSTEERED: ("#6e6e6e", "o"), "instruction": ("#CC79A7", "<"), "cot": ("#E69F00", ">"), "few_shot": ("#882255", "h"),
+    "static": ("#56B4E9", "v"), "l2s": ("#0072B2", "s"), "amps": ("#D55E00", "o"), "dose": ("#009E73", "D"),
+}
+_SPARE = [("#332288", "^"), ("#999933", "p"), ("#AA4499", "d"), ("#44AA99", "<"), ("#661100", "h"), ("#000000", ">")]
+PROMPTS = {"vision": ("vision prompt", "#44519e"), "base": ("no prompt", "#8a8a8a"), "text": ("text prompt", "#c65d6b")}
+
+RC = {
+    "font.family": "DejaVu Sans", "font.size": 12, "axes.titlesize": 13, "axes.labelsize": 12, "xtick.labelsize": 11,
+    "ytick.labelsize": 11, "legend.fontsize": 11, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.edgecolor": "#444444", "axes.linewidth": 0.8, "axes.grid": True, "axes.grid.axis": "y",
+    "grid.color": "#e4e4e4", "grid.linewidth": 0.8, "axes.axisbelow": True, "figure.facecolor": "white",
+    "axes.facecolor": "white", "legend.frameon": False, "lines.linewidth": 2.0, "lines.markersize": 6,
+    "svg.fonttype": "path", "svg.hashsalt": "report", "axes.titlelocation": "left", "axes.titleweight": "bold",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawn figure: `name` is its file stem, `caption` says what is against what, `wide` asks for full width."""
+
+    name: str
+    title: str
+    caption: str
+    svg: bytes
+    png: bytes
+    wide: bool = True
+    inches: float = 10.0
+
+
+@dataclass(frozen=True)
+class Look:
+    color: str
+    marker: str
+
+
+def looks(methods: Iterable[str]) -> dict[str, Look]:
+    """One colour and marker per method; the same in every figure of a report."""
+    palette, spare = {}, 0
+    for method in dict.fromkeys(methods):
+        known = _KNOWN.get(method)
+        if known is None:
+            known, spare = _SPARE[spare % len(_SPARE)], spare + 1
+        palette[method] = Look(*known)
+    return palette
+
+
+def canvas(width: float, height: float) -> Canvas:
+    """An empty figure, in inches, on the Agg canvas: no display and no global state."""
+    figure = Canvas(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def legend_below(figure: Canvas, handles: dict[str, object]) -> None:
+    """One legend for all panels, in as many columns as the labels leave room for."""
+    longest = 0.75 + 0.1 * max(map(len, handles))  # inches: the line sample, then about a tenth per letter
+    columns = max(1, min(len(handles), 5, int(figure.get_figwidth() / longest)))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
+
+
+def finish(figure: Canvas, name: str, title: str, caption: str, wide: bool = True) -> Figure:
+    """Render to SVG and PNG. The bytes depend on the drawing alone, so an unchanged report stays unchanged."""
+    svg, png = io.BytesIO(), io.BytesIO()
+    figure.savefig(svg, format="svg", metadata={"Date": None})
+    figure.set_layout_engine("none")  # the axes are placed now; placing them again for the PNG is half the time
+    figure.savefig(png, format="png", dpi=160)
+    return Figure(name, title, caption, svg.getvalue(), png.getvalue(), wide, float(figure.get_figwidth()))
+
+
+def styled():
+    """Context in which figures are drawn in the house style."""
+    return matplotlib.rc_context(RC)

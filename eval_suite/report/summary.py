@@ -1,0 +1,179 @@
+"""What the numbers say: paired comparisons with the reference method, and a summary in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from eval_suite.report.rows import (
+    REFERENCE,
+    TARGETS,
+    UNSTEERED,
+    Cell,
+    Group,
+    Predictions,
+    groups,
+    is_oracle,
+    percent,
+    strength_text,
+)
+from eval_suite.stats import PairedDifference, paired_difference
+
+_VERDICTS = {"higher": "follows more", "lower": "follows less", "undecided": "no clear difference"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One method minus the reference on the same samples, each at its reported strength."""
+
+    group: Group
+    direction: str | None
+    method: str
+    reference: str
+    follow: PairedDifference
+    error: PairedDifference
+
+    @property
+    def verdict(self) -> str:
+        return _VERDICTS[self.follow.verdict]
+
+
+def comparisons(results: Mapping, predictions: Predictions) -> tuple[list[Comparison], list[str]]:
+    """Every method against the reference (L2S, or the unsteered model where L2S did not run), and what could not be.
+
+    An oracle is left out: it uses the labels.
+    """
+    found, notes = [], []
+    for group in groups(results):
+        for direction in group.directions:
+            reference = _reference(group, direction)
+            against = _outcomes(group, direction, reference, predictions) if reference else []
+            if not against:
+                notes.append(f"{group.title()}, towards {_target(direction)}: no paired comparison, because there are "
+                             "no per-sample predictions of a reference method.")
+                continue
+            for method in group.methods(direction):
+                if method == reference or is_oracle(method):
+                    continue
+                own = _outcomes(group, direction, method, predictions)
+                try:
+                    pair = [paired_difference(own, against, outcome) for outcome in ("follow", "error")]
+                except ValueError as problem:
+                    notes.append(f"{group.title()}, towards {_target(direction)}, {method} against {reference}: "
+                                 f"not compared ({problem}).")
+                    continue
+                found.append(Comparison(group, direction, method, reference, *pair))
+    return found, notes
+
+
+def _reference(group: Group, direction: str | None) -> str | None:
+    return next((m for m in (REFERENCE, UNSTEERED) if m in group.methods(direction)), None)
+
+
+def _outcomes(group: Group, direction: str | None, method: str, predictions: Predictions) -> list[Mapping]:
+    choice = group.choice(direction, method)
+    if choice is None:
+        return []
+    return group.predictions(predictions, direction, method, choice.strength, group.scored_split)
+
+
+def _target(direction: str | None) -> str:
+    return TARGETS.get(direction or "", direction or "no direction")
+
+
+def summarise(results: Mapping, compared: Sequence[Comparison], budget: float | None = None) -> list[str]:
+    """One short passage per table: who follows best, at what error, and whether that beats the reference."""
+    found = groups(results)
+    passages = []
+    for group in found:
+        for direction in group.directions:
+            text = _passage(group, direction, compared, budget)
+            where = f" on {group.title()}" if len(found) > 1 else ""
+            passages.append(f"Towards {_target(direction)}{where}: {text}")
+    return passages or ["No modality-preference results were measured in this run."]
+
+
+def _passage(group: Group, direction: str | None, compared: Sequence[Comparison], budget: float | None) -> str:
+    cells = {m: group.reported(direction, m) for m in group.methods(direction) if not is_oracle(m)}
+    cells = {m: cell for m, cell in cells.items() if cell is not None}
+    if not cells:
+        return "no total was measured."
+    best = max(cells, key=lambda m: cells[m].value)
+    parts = [_best_sentence(group, direction, best, cells[best], budget)]
+    if UNSTEERED in cells and best != UNSTEERED:
+        parts.append(f"The unsteered model follows on {percent(cells[UNSTEERED].value)} %.")
+    if best == UNSTEERED and len(cells) > 1:
+        parts.append("No method does better than leaving the model alone.")
+    here = {c.method: c for c in compared if c.direction == direction and _same(c.group, group)}
+    reference = _reference(group, direction)
+    steered = [m for m in cells if _is_steered(group, direction, m)]
+    if best == reference and reference != UNSTEERED:
+        parts.append(_runner_up(reference, cells, here, steered))
+    elif best in here:
+        parts.append(_verdict_sentence(here[best]))
+    if REFERENCE not in cells and len(cells) > 1:
+        parts.append(f"{REFERENCE} was not scored, so nothing is compared with it.")
+    top = max(steered, key=lambda m: cells[m].value, default=None)
+    if top is not None and best not in steered and best != UNSTEERED:
+        parts.append(f"{best} changes the prompt only; the best steering method is {top} with "
+                     f"{percent(cells[top].value)} %.")
+        if top in here:
+            parts.append(_verdict_sentence(here[top]))
+    return " ".join(parts)
+
+
+def _same(a: Group, b: Group) -> bool:
+    return (a.benchmark, a.protocol, a.seed) == (b.benchmark, b.protocol, b.seed)
+
+
+def _is_steered(group: Group, direction: str | None, method: str) -> bool:
+    choice = group.choice(direction, method)
+    return method != UNSTEERED and choice is not None and choice.strength is not None
+
+
+def _best_sentence(group: Group, direction: str | None, best: str, cell: Cell, budget: float | None) -> str:
+    error = group.reported(direction, best, "error")
+    choice = group.choice(direction, best)
+    name = "the unsteered model" if best == UNSTEERED else best
+    at = f" at strength {strength_text(choice.strength)}" if choice and choice.strength is not None else ""
+    count = f" {cell.n}" if cell.n else ""
+    text = f"{name} follows most often, on {percent(cell.value)} % of{count} {group.scored_split or ''} samples"
+    text = text.replace("  ", " ") + (f" ({_interval(cell)})" if cell.low is not None else "") + at
+    if error is None:
+        return text + "; its errors were not measured."
+    text += f", with {percent(error.value)} % errors"
+    if budget is not None and error.value > budget:
+        text += f", which is over the budget of {percent(budget)} %"
+    return text + "."
+
+
+def _interval(cell: Cell) -> str:
+    return f"95 % interval {percent(cell.low)} to {percent(cell.high)}"
+
+
+def _verdict_sentence(comparison: Comparison) -> str:
+    d, name = comparison.follow, "the unsteered model" if comparison.reference == UNSTEERED else comparison.reference
+    text = (f"Against {name} on the same {d.n} samples that is {percent(d.difference, signed=True)} points (paired "
+            f"95 % interval {percent(d.low, signed=True)} to {percent(d.high, signed=True)})")
+    text += {
+        "higher": f": {comparison.method} beats {name}",
+        "lower": f": {comparison.method} falls short of {name}",
+        "undecided": f", which contains zero: this run does not show that {comparison.method} beats {name}",
+    }[d.verdict]
+    if d.verdict == "higher" and comparison.error.verdict == "higher":
+        text += f", at {percent(comparison.error.difference, signed=True)} points of errors"
+    return text + "."
+
+
+def _runner_up(reference: str, cells: Mapping[str, Cell], here: Mapping[str, Comparison], steered: list[str]) -> str:
+    rivals = [m for m in steered if m != reference]
+    if not rivals:
+        return f"No other steering method ran beside {reference}."
+    second = max(rivals, key=lambda m: cells[m].value)
+    text = f"No method follows more often than {reference}; the closest, {second}, reaches " \
+           f"{percent(cells[second].value)} %"
+    if second in here:
+        d = here[second].follow
+        text += (f", {percent(d.difference, signed=True)} points (paired 95 % interval "
+                 f"{percent(d.low, signed=True)} to {percent(d.high, signed=True)})")
+    return text + "."

@@ -1,0 +1,104 @@
+"""The main table as CSV, Markdown and LaTeX (booktabs)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+
+from eval_suite.report.rows import DASH, TOTAL
+from eval_suite.report.tables import ERROR, Block, Entry, Line
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "—": "---", "–": "--",
+    "²": r"\textsuperscript{2}", "[": "{[}", "]": "{]}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    **{c: "\\" + c for c in "&%$#_{}"},
+}
+
+
+def to_csv(blocks: Sequence[Block]) -> str:
+    """One line per method and direction. Shares are percentages; the interval columns belong to total and error."""
+    tasks = list(dict.fromkeys(key for b in blocks for key, _ in b.columns if key not in (TOTAL, ERROR)))
+    labels = {key: label for b in blocks for key, label in b.columns}
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["benchmark", "protocol", "seed", "split", "direction", "method", "strength", "chosen_on_dev",
+                     "uses_labels", "n", *(labels[t] for t in tasks),
+                     "Total", "Total_low", "Total_high", "Error", "Error_low", "Error_high"])
+    for block in blocks:
+        for line in block.lines:
+            group = block.group
+            head = [group.benchmark, group.protocol, group.seed, block.split, block.direction, line.method]
+            flags = [line.strength, int(line.chosen), int(line.oracle), line.n]
+            cells = [line.entries[t].text if t in line.entries else DASH for t in tasks]
+            for key in (TOTAL, ERROR):
+                entry = line.entries[key]
+                cells += [entry.text, entry.low or DASH, entry.high or DASH]
+            writer.writerow([DASH if v is None else v for v in [*head, *flags, *cells]])
+    return out.getvalue()
+
+
+def to_markdown(blocks: Sequence[Block]) -> str:
+    """One pipe table per block, best values in bold, oracles last and in italics."""
+    parts = []
+    for block in blocks:
+        labels = ["Method", "Strength", *(label for _, label in block.columns)]
+        lines = [f"### {_md(block.title)}" + (f" (n = {block.n})" if block.n else ""), ""]
+        lines += ["| " + " | ".join(labels) + " |", "|:---|" + "---:|" * (len(labels) - 1)]
+        for line in block.lines:
+            name = f"*{_md(line.label)}* (upper bound)" if line.oracle else _md(line.label)
+            cells = [_md_entry(line.entries[key], key) for key, _ in block.columns]
+            lines.append("| " + " | ".join([name, _md(line.strength), *cells]) + " |")
+        parts.append("\n".join(lines + [f"\n{_md(note)}" for note in block.notes]))
+    parts.append("Share of samples that follow the target modality, in percent, with 95 % intervals. "
+                 "Bold: best of a column, upper bounds left aside.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _md(text: str) -> str:
+    return re.sub(r"([\\`*_|<>\[\]#])", r"\\\1", text)
+
+
+def _md_entry(entry: Entry, key: str) -> str:
+    text = f"**{entry.text}**" if entry.best else entry.text
+    return f"{text} ({entry.interval})" if key in (TOTAL, ERROR) and entry.interval else text
+
+
+def to_latex(blocks: Sequence[Block]) -> str:
+    """One booktabs table per block. Needs \\usepackage{booktabs}."""
+    return "% \\usepackage{booktabs}\n" + "\n".join(_latex_block(i, b) for i, b in enumerate(blocks, 1))
+
+
+def latex_escape(text: str) -> str:
+    """`text` as plain LaTeX text: the special characters escaped."""
+    return "".join(_LATEX.get(char, char) for char in text)
+
+
+def _latex_block(number: int, block: Block) -> str:
+    count = f" ($n = {block.n}$)" if block.n else ""
+    caption = latex_escape(block.title) + count + ". Share of samples that follow the target modality, in percent."
+    notes = "".join(" " + latex_escape(note) for note in block.notes)
+    head = " & ".join(["Method", "Strength", *(latex_escape(label) for _, label in block.columns)])
+    rows = [r"\begin{table}[t]", r"\centering", rf"\caption{{{caption}{notes}}}", rf"\label{{tab:steering-{number}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(block.columns) + 1)}}}", r"\toprule", head + r" \\", r"\midrule"]
+    separated = False
+    for line in block.lines:
+        if line.oracle and not separated:
+            rows.append(r"\midrule")
+            separated = True
+        rows.append(_latex_line(block, line))
+    return "\n".join([*rows, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+
+
+def _latex_line(block: Block, line: Line) -> str:
+    name = latex_escape(line.label)
+    cells = [rf"\textit{{{name}}}" if line.oracle else name, latex_escape(line.strength)]
+    for key, _ in block.columns:
+        entry = line.entries[key]
+        text = latex_escape(entry.text)
+        text = rf"\textbf{{{text}}}" if entry.best else text
+        if key == TOTAL and entry.interval:
+            text += rf" {{\scriptsize [{entry.low}, {entry.high}]}}"
+        cells.append(text)
+    return " & ".join(cells) + r" \\"

@@ -1,0 +1,229 @@
+"""The main table: who follows the target modality, task by task, and at what error. One block per direction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from eval_suite.report.rows import (
+    DASH,
+    ORACLE,
+    TARGETS,
+    TASKS,
+    TOTAL,
+    Cell,
+    Group,
+    groups,
+    is_oracle,
+    other_rows,
+    percent,
+    short_task,
+    strength_text,
+)
+
+ERROR = "error"
+_LAYOUTS = [(True, True, True), (True, False, True), (True, False, False), (False, True, True)]  # tasks, interval, air
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One table cell as printed: `text` in percent, `low`/`high` of its interval (empty where there is none)."""
+
+    text: str
+    low: str = ""
+    high: str = ""
+    best: bool = False
+
+    @property
+    def interval(self) -> str:
+        return f"{self.low}–{self.high}" if self.low and self.high else ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method's row. `entries` maps a column key (a task, "all" or "error") to its cell."""
+
+    method: str
+    strength: str
+    chosen: bool
+    oracle: bool
+    n: int | None
+    entries: dict[str, Entry]
+
+    @property
+    def label(self) -> str:
+        return f"oracle: {self.method.removeprefix(ORACLE)}" if self.oracle else self.method
+
+
+@dataclass(frozen=True)
+class Block:
+    """One table: a benchmark, protocol and seed in one direction on one split."""
+
+    group: Group
+    direction: str | None
+    split: str | None
+    columns: list[tuple[str, str]]
+    lines: list[Line]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        target = TARGETS.get(self.direction or "", self.direction or "no direction")
+        return f"Towards {target}: {self.group.title()}, {self.split or 'all samples'}"
+
+    @property
+    def n(self) -> int | None:
+        counts = [line.n for line in self.lines if line.n]
+        return max(counts) if counts else None
+
+
+def main_tables(results: Mapping) -> list[Block]:
+    """Every block of the main table, at the chosen strengths on the scored split."""
+    return [_block(group, direction) for group in groups(results) for direction in group.directions]
+
+
+def _block(group: Group, direction: str | None) -> Block:
+    split, notes, measured = group.scored_split, [], {}
+    if split == "dev":
+        notes.append("No test rows: these are dev numbers, on the samples the strengths were chosen on.")
+    for method in group.methods(direction):
+        choice = group.choice(direction, method)
+        if choice is None:
+            notes.append(f"{method}: several strengths were scored and no single one was chosen; left out.")
+            continue
+        cells = {
+            task: group.cell(direction, method, task, "follow", choice.strength, split)
+            for task in [*group.tasks, TOTAL]
+        }
+        cells[ERROR] = group.cell(direction, method, TOTAL, "error", choice.strength, split)
+        measured[method] = (choice, cells)
+    absent = [short_task(t) for t in _absent_tasks(group)]
+    if absent:
+        notes.append(f"Not measured: {', '.join(absent)}.")
+    keys = [*group.tasks, TOTAL, ERROR]
+    best = {key: _best(key, measured) for key in keys}
+    lines = [
+        Line(
+            method, strength_text(choice.strength), choice.chosen, is_oracle(method), _count(cells),
+            {key: _entry(cells[key], method in best[key]) for key in keys},
+        )
+        for method, (choice, cells) in measured.items()
+    ]
+    return Block(group, direction, split, [(k, "Error" if k == ERROR else short_task(k)) for k in keys], lines, notes)
+
+
+def _absent_tasks(group: Group) -> list[str]:
+    # A benchmark with tasks of its own is not missing MC²'s.
+    return [t for t in TASKS if t not in group.tasks] if any(t in TASKS for t in group.tasks) else []
+
+
+def _best(key: str, measured: Mapping[str, tuple[Any, dict[str, Cell | None]]]) -> set[str]:
+    """Methods with the best printed value of a column; none where all tie, because nothing is told apart there."""
+    values = {
+        method: round(100 * cells[key].value, 1)
+        for method, (_, cells) in measured.items() if cells[key] is not None and not is_oracle(method)
+    }
+    if len(set(values.values())) < 2:
+        return set()
+    top = (min if key == ERROR else max)(values.values())
+    return {method for method, value in values.items() if value == top}
+
+
+def _entry(cell: Cell | None, best: bool) -> Entry:
+    if cell is None:
+        return Entry(DASH)
+    known = cell.low is not None and cell.high is not None
+    return Entry(percent(cell.value), percent(cell.low) if known else "", percent(cell.high) if known else "", best)
+
+
+def _count(cells: Mapping[str, Cell | None]) -> int | None:
+    total = cells[TOTAL]
+    if total is not None:
+        return total.n
+    counts = [cell.n for key, cell in cells.items() if cell is not None and cell.n and key != ERROR]
+    return sum(counts) if counts else None
+
+
+def print_tables(results: Mapping, console: Console) -> None:
+    """Print the main tables; a narrow terminal loses intervals first, then the tasks."""
+    blocks = main_tables(results)
+    for block in blocks:
+        console.print(_fitting(block, console))
+        for note in block.notes:
+            console.print(f"  {note}", markup=False, highlight=False)
+        console.print()
+    others = other_rows(results)
+    if others:
+        console.print(_others_terminal(others))
+    if not blocks and not others:
+        console.print("No results yet: results.json holds no rows.")
+    elif blocks:
+        console.print("Share of samples that follow the target, in percent; bold is the best of a column. "
+                      "An oracle picks each sample's strength with the labels: an upper bound.", style="dim")
+
+
+def _fitting(block: Block, console: Console) -> Table:
+    """The roomiest layout whose columns all fit, so that no number is ever cut."""
+    unbounded = console.options.update(width=10_000)  # a measure is otherwise cut to the console's own width
+    for layout in _LAYOUTS:
+        table = _terminal(block, *layout)
+        if console.measure(table, options=unbounded).maximum <= console.width:
+            return table
+    return _terminal(block, *_LAYOUTS[-1], fold=True)
+
+
+def _terminal(block: Block, tasks: bool, interval: bool, air: bool, fold: bool = False) -> Table:
+    subtitle = f" (n = {block.n})" if block.n else ""
+    table = Table(box=box.SIMPLE_HEAD, title=escape(block.title + subtitle), title_justify="left", title_style="bold",
+                  padding=(0, 1) if air else 0, pad_edge=False)
+    table.add_column("Method", overflow="fold", no_wrap=not fold)
+    table.add_column("Str.", justify="right", no_wrap=True)
+    shown = [c for c in block.columns if tasks or c[0] in (TOTAL, ERROR)]
+    for key, label in shown:
+        table.add_column(label if air else {"Error": "Err"}.get(label, label), justify="right", no_wrap=True)
+        if key == TOTAL and interval:
+            table.add_column("95 % CI", justify="left", no_wrap=True, style="dim")
+    for index, line in enumerate(block.lines):
+        cells = [escape(line.label), line.strength]
+        for key, _ in shown:
+            entry = line.entries[key]
+            cells.append(f"[bold]{entry.text}[/bold]" if entry.best else entry.text)
+            if key == TOTAL and interval:
+                cells.append(entry.interval)
+        last = index + 1 == len(block.lines)
+        ends = not last and block.lines[index + 1].oracle and not line.oracle
+        table.add_row(*cells, style="dim italic" if line.oracle else None, end_section=ends)
+    return table
+
+
+def metric_lines(rows: list[Mapping]) -> list[tuple[str, ...]]:
+    """Long-form cells of the other benchmarks: benchmark, split, task, method, strength, metric, value, interval, n."""
+    lines = []
+    for row in rows:
+        for name, value in row.get("metrics", {}).items():
+            low, high = (row.get("ci") or {}).get(name) or (None, None)
+            interval = f"{low:.3f}–{high:.3f}" if low is not None and high is not None else ""
+            lines.append((
+                row["benchmark"], row.get("split") or DASH, short_task(row.get("task", TOTAL)), row["method"],
+                strength_text(row.get("strength")), name, DASH if value is None else f"{value:.3f}", interval,
+                str(row.get("n", DASH)),
+            ))
+    return lines
+
+
+METRIC_HEADINGS = ("Benchmark", "Split", "Task", "Method", "Str.", "Metric", "Value", "95 % CI", "n")
+
+
+def _others_terminal(rows: list[Mapping]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title="Other benchmarks", title_justify="left", title_style="bold")
+    for heading in METRIC_HEADINGS:
+        table.add_column(heading, justify="right" if heading in ("Str.", "Value", "n") else "left")
+    for line in metric_lines(rows):
+        table.add_row(*map(escape, line))
+    return table

@@ -1,0 +1,196 @@
+"""The command line, ``steering-factory`` and ``bash launch.sh``: one grammar, one line for a person's mistake.
+
+Exit codes: 0 done, 1 a fault (with its traceback), 2 a mistake in what was asked for, 130 interrupted. Whatever is
+heavy is imported by the command that needs it, so that ``--help`` and ``list`` answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from factory.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from factory.recipe import Recipe
+
+PROJECT = Path(__file__).resolve().parents[1]
+RECIPE_SUFFIXES = (".yaml", ".yml")
+CONTINUE = "start the same command again to continue"
+HELP = """\
+usage: {me} RECIPE [KEY=VALUE ...] [--limit N]
+       {me} COMMAND ...
+
+  RECIPE, run RECIPE          run a recipe; started again, it skips what is done
+  plan RECIPE                 print what would run, and what it needs
+  list [KIND]                 the plugins there are
+  show BENCHMARK|RECIPE       draw some of a benchmark's samples
+  new-plugin KIND NAME        write a plugin file to start from
+  test [PYTEST ARGUMENTS]     run the project's tests
+
+  KEY=VALUE overrides a key of the recipe: {me} recipes/NAME.yaml seed=1 steering.2.beta=0.5
+  {me} COMMAND --help tells more of a command."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        _dispatch(argv)
+        sys.stdout.flush()
+        return 0
+    except UserError as error:
+        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"interrupted; {CONTINUE}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _dispatch(argv: list[str]) -> None:
+    me = os.environ.get("STEERING_FACTORY_COMMAND", "steering-factory")
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(HELP.format(me=me))
+        return
+    name, rest = (argv[0], argv[1:]) if argv[0] in COMMANDS else ("run", argv)
+    if rest is argv:
+        _check_recipe_word(argv[0])
+    COMMANDS[name](_Parser(prog=f"{me} {name}", description=COMMANDS[name].__doc__), rest)
+
+
+def _check_recipe_word(word: str) -> None:
+    """Refuse a first word that does not look like a recipe as an unknown command, rather than as a missing file."""
+    if not word.startswith("-") and Path(word).suffix not in RECIPE_SUFFIXES and not Path(word).is_file():
+        hint = did_you_mean(word, [*COMMANDS, *(f"recipes/{path.name}" for path in _recipes())])
+        raise UserError(f"'{word}' is neither a command nor a recipe file.{hint} Commands: {', '.join(COMMANDS)}")
+
+
+def _run(parser: _Parser, argv: list[str]) -> None:
+    """Run a recipe."""
+    _add_recipe(parser)
+    parser.add_argument("--limit", type=_positive, metavar="N", help="use at most N samples of each split")
+    args = parser.parse_intermixed_args(argv)
+    recipe = _load(args.recipe, args.overrides)
+    try:
+        from factory.run.pipeline import run
+
+        run(recipe, args.limit)
+    except Exception as fault:
+        fault.add_note(f"The run stopped here; once the fault is mended, {CONTINUE}.")
+        raise
+
+
+def _plan(parser: _Parser, argv: list[str]) -> None:
+    """Print what a recipe would run: model, trainable parameters, steering sites, memory, forward passes, time."""
+    _add_recipe(parser)
+    args = parser.parse_intermixed_args(argv)
+    recipe = _load(args.recipe, args.overrides)
+    from factory.run.plan import plan
+
+    plan(recipe)
+
+
+def _list(parser: _Parser, argv: list[str]) -> None:
+    """List the plugins there are, in-tree and out."""
+    parser.add_argument("kind", nargs="?", metavar="KIND")
+    kind = parser.parse_args(argv).kind
+    from factory.registry import available
+
+    entries = available(kind)
+    width = max((len(entry.name) for entry in entries), default=0)
+    for each, group in groupby(entries, key=lambda entry: entry.kind):
+        print(each)
+        for entry in group:
+            origin = "" if entry.origin == "in-tree" else f"  [{entry.origin}]"
+            print(f"  {entry.name:<{width}}  {entry.summary}{origin}".rstrip())
+    if not entries:
+        print(f"no {kind or ''} plugins".replace("  ", " "))
+
+
+def _show(parser: _Parser, argv: list[str]) -> None:
+    """Draw some samples of a benchmark, or of the benchmark that a recipe names; prints the picture's path."""
+    _add_recipe(parser, "BENCHMARK|RECIPE")
+    parser.add_argument("--out", type=Path, default=Path("runs", "show"), metavar="FOLDER", help="default: runs/show")
+    args = parser.parse_intermixed_args(argv)
+    from factory.registry import lookup
+
+    is_recipe = Path(args.recipe).suffix in RECIPE_SUFFIXES
+    benchmark = lookup("benchmark", _load(args.recipe, args.overrides).data.type if is_recipe else args.recipe)
+    if not hasattr(benchmark, "show"):
+        raise UserError(f"the benchmark '{benchmark.name}' has no samples to draw")
+    print(benchmark.show(args.out))
+
+
+def _new_plugin(parser: _Parser, argv: list[str]) -> None:
+    """Write a plugin file to start from, in the current folder, and say how to use it."""
+    parser.add_argument("kind", metavar="KIND")
+    parser.add_argument("name", metavar="NAME")
+    args = parser.parse_args(argv)
+    from factory.new_plugin import write_plugin
+
+    print(write_plugin(args.kind, args.name, Path.cwd()))
+
+
+def _test(parser: _Parser, argv: list[str]) -> None:
+    """Run the project's tests; what follows is pytest's."""
+    if not (PROJECT / "tests").is_dir():
+        raise UserError("this installation carries no tests; run them from a checkout of the project")
+    os.chdir(PROJECT)
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", *argv])
+
+
+COMMANDS: dict[str, Callable[[_Parser, list[str]], None]] = {
+    "run": _run,
+    "plan": _plan,
+    "list": _list,
+    "show": _show,
+    "new-plugin": _new_plugin,
+    "test": _test,
+}
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"'{text}' should be a whole number of 1 or more")
+    return int(text)
+
+
+def _add_recipe(parser: _Parser, metavar: str = "RECIPE") -> None:
+    parser.add_argument("recipe", metavar=metavar, help="a recipe file, from here or from the project's folder")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="as in steering.2.beta=0.5")
+
+
+def _load(given: str, overrides: Sequence[str]) -> Recipe:
+    from factory.recipe import load
+
+    return load(_find_recipe(given), overrides)
+
+
+def _find_recipe(given: str) -> Path:
+    """The recipe file, from the current folder or else from the project's."""
+    for path in (Path(given), PROJECT / given):
+        if path.is_file():
+            return path
+    hint = did_you_mean(Path(given).name, [path.name for path in _recipes()])
+    raise UserError(f"recipe '{given}' not found, neither here nor in {PROJECT}.{hint}")
+
+
+def _recipes() -> list[Path]:
+    return sorted((PROJECT / "recipes").rglob("*.yaml"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

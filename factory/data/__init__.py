@@ -1,0 +1,1 @@
+"""Prompts as role-tagged segments, and the samples that benchmarks yield."""

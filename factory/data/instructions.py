@@ -1,0 +1,44 @@
+"""The instructions that ask for a modality, word for word from their sources."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from factory.data.prompt import Role, Segment
+
+Style = Literal["amps_eq9", "amps_rq1", "mc2", "mc2_prioritize", "mc2_original"]
+
+_MC2_VISION = (
+    "In case there is an inconsistency between the text context and the image content, "
+    "you should follow the image content rather than the text context."
+)
+INSTRUCTIONS: dict[str, dict[str, str]] = {
+    # AMPS eq. 9: the contrastive pair P+ and P-
+    "amps_eq9": {"vision": "based on visual context", "text": "based on text context"},
+    # AMPS sec. 4.1 (RQ1)
+    "amps_rq1": {
+        "vision": "Respond to the question based only on the image context",
+        "text": "Follow the text context rather than the image content",
+    },
+    # MC² prompt.py: template1, variant 1 and variant 2 (SPEC.md 3.2); the image instruction is the same in all
+    "mc2": {
+        "vision": _MC2_VISION,
+        "text": "In case there is an inconsistency between the Text Context and the input image content, "
+        "you must rely on the text context rather than the input image content.",
+    },
+    "mc2_prioritize": {
+        "vision": _MC2_VISION,
+        "text": "In case there is an inconsistency between the text context and the input image content, "
+        "prioritize the information from the text context.",
+    },
+    "mc2_original": {
+        "vision": _MC2_VISION,
+        "text": "In case there is an inconsistency between the text context and the image content, "
+        "you should follow the text context rather than the image content.",
+    },
+}
+
+
+def instruction(style: Style, direction: str) -> Segment:
+    """The segment P that asks for ``direction`` ("vision" or "text")."""
+    return Segment(Role.INSTRUCTION, INSTRUCTIONS[style][direction])

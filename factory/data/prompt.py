@@ -1,0 +1,97 @@
+"""A prompt is a sequence of segments, each with the role its tokens will carry."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+from PIL import Image
+
+
+class Role(IntEnum):
+    """Role of one token. ``TEMPLATE`` is what the chat template adds; ``ANSWER`` is an assistant turn."""
+
+    PAD = 0
+    TEMPLATE = 1
+    SYSTEM = 2
+    IMAGE = 3
+    CONTEXT = 4
+    QUESTION = 5
+    OPTIONS = 6
+    INSTRUCTION = 7
+    ANSWER = 8
+
+
+USER_TEXT = (Role.CONTEXT, Role.QUESTION, Role.OPTIONS)
+SPEAKERS = {Role.SYSTEM: "system", Role.ANSWER: "assistant"}
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One piece of a prompt: either ``text`` or, for ``Role.IMAGE``, an ``image``."""
+
+    role: Role
+    text: str = ""
+    image: Image.Image | None = None
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Segments in reading order; an ``ANSWER`` segment closes a user turn (worked examples have one each)."""
+
+    segments: tuple[Segment, ...]
+
+    @property
+    def images(self) -> list[Image.Image]:
+        return [s.image for s in self.segments if s.image is not None]
+
+    @property
+    def answered(self) -> bool:
+        """Whether the last turn is the assistant's, so that nothing is left to generate."""
+        return bool(self.segments) and self.segments[-1].role == Role.ANSWER
+
+    def append(self, *segments: Segment) -> Prompt:
+        """The prompt with ``segments`` after all others: ``T || P`` of AMPS eq. 9."""
+        return replace(self, segments=self.segments + segments)
+
+    def prepend(self, *segments: Segment) -> Prompt:
+        return replace(self, segments=segments + self.segments)
+
+    def before_question(self, segment: Segment) -> Prompt:
+        """The prompt with ``segment`` between context and the last question (layout of MC²)."""
+        at = max((i for i, s in enumerate(self.segments) if s.role == Role.QUESTION), default=len(self.segments))
+        return replace(self, segments=(*self.segments[:at], segment, *self.segments[at:]))
+
+    def without(self, *roles: Role) -> Prompt:
+        return replace(self, segments=tuple(s for s in self.segments if s.role not in roles))
+
+    def messages(self, write: Callable[[int, Segment], str] = lambda _, s: s.text) -> list[dict]:
+        """The chat-template form: turns of content items; ``write(index, segment)`` gives the text of a segment.
+
+        Texts of one turn that follow each other are joined by newlines (layout of MC²).
+        """
+        turns: list[dict] = []
+        for i, segment in enumerate(self.segments):
+            speaker = SPEAKERS.get(segment.role, "user")
+            if not turns or turns[-1]["role"] != speaker:
+                turns.append({"role": speaker, "content": []})
+            content = turns[-1]["content"]
+            if segment.image is not None:
+                content.append({"type": "image"})
+            elif content and content[-1]["type"] == "text":
+                content[-1]["text"] += "\n" + write(i, segment)
+            else:
+                content.append({"type": "text", "text": write(i, segment)})
+        return turns
+
+    @property
+    def digest(self) -> str:
+        """Hash of roles, texts and pixels."""
+        h = hashlib.sha256()
+        for s in self.segments:
+            h.update(f"{int(s.role)}:{s.text}\0".encode())
+            if s.image is not None:
+                h.update(s.image.tobytes())
+        return h.hexdigest()[:16]

@@ -1,0 +1,19 @@
+"""The one exception for a person's mistake."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in a recipe, a command or a file, told in one clear line: what, where, what to do.
+
+    The command line prints the message without a traceback and exits with code 2.
+    """
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``" Did you mean a or b?"`` for the names in ``known`` near ``word``; empty where none is near."""
+    near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(near)}?" if near else ""

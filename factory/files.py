@@ -1,0 +1,206 @@
+"""Files that are whole or absent: atomic writes, tolerant logs, and disk errors told in one line.
+
+Every write goes to a temporary file in the same folder, is flushed to the disk and renamed over the target: a process
+killed at any moment leaves the old file or the new one, never a part. All that a kill can leave behind is the temporary
+file (`.NAME.PID.partial`); `sweep` removes those.
+"""
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from factory.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PARTIAL = ".partial"
+
+_ELSEWHERE = "choose another folder (for a run: run.root=FOLDER)"
+_MAKE_ROOM = "Free some space and start again (finished work is kept), or " + _ELSEWHERE
+_EXPLANATIONS = {
+    errno.ENOSPC: "the disk is full. " + _MAKE_ROOM,
+    errno.EDQUOT: "your disk quota is used up. " + _MAKE_ROOM,
+    errno.EROFS: "the file system is read-only. Mount it writable, or " + _ELSEWHERE,
+    errno.EACCES: "permission denied. Change the rights, or " + _ELSEWHERE,
+    errno.EPERM: "the operation is not permitted here. Change the rights, or " + _ELSEWHERE,
+    errno.ENOTDIR: "a file stands where a folder is needed. Move it away, or " + _ELSEWHERE,
+    errno.EEXIST: "a file stands where a folder is needed. Move it away, or " + _ELSEWHERE,
+    errno.EISDIR: "a folder stands where a file is needed. Move it away, or " + _ELSEWHERE,
+    errno.ENOENT: "no such file. Check the path",
+}
+
+
+@contextmanager
+def explained(path: Path, action: str = "write") -> Iterator[None]:
+    """Turn an OSError inside the block into a `UserError` that names `path` and says what to do."""
+    try:
+        yield
+    except OSError as error:
+        cause = _EXPLANATIONS.get(error.errno, f"{error.strerror or error}. Check the disk, or {_ELSEWHERE}")
+        raise UserError(f"{path}: cannot {action}: {cause}.") from error
+
+
+def make_folder(path: Path) -> Path:
+    """Create `path` and its parents where missing, and return it."""
+    with explained(path, "create the folder"):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` atomically; missing parent folders are made.
+
+    Raises `UserError` when the disk refuses; the temporary file is gone then and the old file, if any, untouched.
+    """
+    make_folder(path.parent)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    with explained(path):
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` by `text` in UTF-8, atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace `path` by `value` as indented JSON, keys in the order given, atomically."""
+    write_bytes(path, encode_json(value))
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Replace `path` by one JSON object a line, atomically."""
+    write_bytes(path, encode_jsonl(rows))
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: dict[str, str] | None = None) -> None:
+    """Replace `path` by named tensors, atomically. Views, shared storage and accelerator tensors are fine."""
+    write_bytes(path, encode_safetensors(tensors, metadata))
+
+
+def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
+    """Append one JSON line. A line torn by an earlier kill is ended first, so that it spoils only itself."""
+    with explained(path), open(path, "ab+") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - 1, 0))
+        torn = file.read(1) not in (b"", b"\n")
+        file.write(b"\n" * torn + encode_jsonl([row]))
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file; `UserError` where it is missing or malformed."""
+    with _readable(path, "JSON"):
+        return decode_json(path.read_bytes())
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL file; `UserError` where it is missing or malformed."""
+    with _readable(path, "JSONL"):
+        return decode_jsonl(path.read_bytes())
+
+
+def read_safetensors(path: Path) -> dict[str, "Tensor"]:
+    """The tensors of a safetensors file, on the CPU; `UserError` where it is missing or malformed."""
+    with _readable(path, "safetensors"):
+        return decode_safetensors(path.read_bytes())
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a log written by `append_jsonl`; lines torn by a kill are left out."""
+    rows = []
+    with explained(path, "read"):
+        lines = path.read_bytes().split(b"\n")
+    for line in filter(None, lines):
+        with suppress(ValueError):
+            rows.append(json.loads(line))
+    return rows
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files a killed process left anywhere under `folder`. Nobody may be writing there."""
+    for leftover in folder.rglob(f".*{PARTIAL}"):
+        with explained(leftover, "remove"):
+            leftover.unlink()
+
+
+def digest(value: Any) -> str:
+    """sha256, as 64 hex digits, of a JSON-able value's canonical form (sorted keys, no spaces); TypeError otherwise."""
+    return digest_bytes(_utf8(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)))
+
+
+def digest_bytes(data: bytes) -> str:
+    """sha256 of `data`, as 64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def encode_json(value: Any) -> bytes:
+    """Indented JSON in UTF-8 with a final newline."""
+    return _utf8(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def encode_jsonl(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """One JSON object a line in UTF-8."""
+    return _utf8("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def encode_safetensors(tensors: Mapping[str, "Tensor"], metadata: dict[str, str] | None = None) -> bytes:
+    """The safetensors form of named tensors."""
+    import torch
+    from safetensors.torch import save
+
+    # safetensors refuses views and shared storage; slices of one big tensor are the usual value here.
+    owned = {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    return save(owned, metadata)
+
+
+def decode_json(data: bytes) -> Any:
+    """Inverse of `encode_json`; ValueError where malformed."""
+    return json.loads(data)
+
+
+def decode_jsonl(data: bytes) -> list[dict[str, Any]]:
+    """Inverse of `encode_jsonl`; ValueError where malformed."""
+    return [json.loads(line) for line in data.split(b"\n") if line]
+
+
+def decode_safetensors(data: bytes) -> dict[str, "Tensor"]:
+    """Inverse of `encode_safetensors`: on the CPU, in the order of their names; ValueError where malformed."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        return dict(sorted(load(data).items()))
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+
+
+def _utf8(text: str) -> bytes:
+    # A lone surrogate (half an emoji in a dataset) has no UTF-8 form; this writes it as the JSON escape \udXXX.
+    return text.encode("utf-8", "backslashreplace")
+
+
+@contextmanager
+def _readable(path: Path, form: str) -> Iterator[None]:
+    try:
+        with explained(path, "read"):
+            yield
+    except ValueError as error:
+        raise UserError(f"{path}: not a whole {form} file ({error}). Delete it and make it again.") from error

@@ -1,0 +1,1 @@
+"""One checked view of any multimodal model: layers, roles, prefill and extend on a KV cache."""

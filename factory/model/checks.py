@@ -1,0 +1,66 @@
+"""The self-check of a view: a model that it does not understand is refused by name, before any result is computed."""
+
+from __future__ import annotations
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from factory.data.prompt import Prompt, Role, Segment
+from factory.errors import UserError
+from factory.model.encode import Batch
+from factory.model.prefix import Prefix, extend, last_index, prefill
+from factory.model.view import ModelView
+
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 1e-1}
+
+
+@torch.no_grad()
+def self_check(view: ModelView) -> None:
+    """Check, on a small prompt with an image and on a padded text prompt, that
+
+    norm and unembedding reproduce the model's logits, image tokens stand where the roles say, the blocks can be replayed,
+    and extending a KV cache equals recomputing. Raises ``UserError`` naming the model and what failed.
+    """
+    batch = view.encode(_prompts())
+    reference = view.model(**batch, position_ids=batch.position_ids).logits.float()
+    tolerance = TOLERANCE[view.dtype] * max(1.0, float(reference.abs().max()))
+    seen: list[Tensor] = []
+    handle = view.layers[-1].register_forward_hook(lambda module, args, output: seen.append(output))
+    try:
+        hidden, whole = prefill(view, batch)
+    finally:
+        handle.remove()
+    valid = batch.attention_mask.bool()
+    require(view, _close(view.logits(hidden), reference, valid, tolerance), "the unembedding does not reproduce its logits")
+    require(view, _close(view.logits(view.norm(seen[0])), reference, valid, tolerance), "the output norm does not reproduce its logits")
+    require(view, bool(((batch.input_ids == view.image_token_id) == batch.mask(Role.IMAGE)).all()), "image tokens do not stand where the roles say")
+    require(view, len(whole.cache.layers) == view.depth, "its KV cache does not have one entry per decoder block")
+    tail = _extended(view, batch)
+    rows = torch.arange(batch.size, device=view.device)
+    last = reference[rows, last_index(batch.attention_mask)]
+    require(view, bool(((view.logits(tail) - last).abs() <= tolerance).all()), "extending its KV cache does not equal recomputing")
+
+
+def require(view: ModelView, holds: bool, what: str) -> None:
+    if not holds:
+        raise UserError(f"{type(view.model).__name__} as seen through family '{view.family.name}': {what}; it cannot be used")
+
+
+def _prompts() -> list[Prompt]:
+    image = Image.linear_gradient("L").convert("RGB")
+    words = (Segment(Role.CONTEXT, "Text context: the box is red."), Segment(Role.QUESTION, "What color is the box?"))
+    return [Prompt((Segment(Role.IMAGE, image=image), *words)), Prompt(words[1:])]
+
+
+def _close(ours: Tensor, reference: Tensor, valid: Tensor, tolerance: float) -> bool:
+    return bool(((ours - reference).abs().amax(-1)[valid] <= tolerance).all())
+
+
+def _extended(view: ModelView, batch: Batch) -> Tensor:
+    """Final states [B, d] of the last tokens, computed by extending a prefix of all others by three tokens at most."""
+    cut = batch.input_ids.shape[1] - 3  # the batch is padded on the left, so all rows end together
+    head = Batch(batch.input_ids[:, :cut], batch.attention_mask[:, :cut], batch.roles[:, :cut], batch.position_ids[:, :cut], batch.images)
+    prefix: Prefix = prefill(view, head)[1]
+    hidden, _ = extend(view, prefix, batch.input_ids[:, cut:], batch.attention_mask[:, cut:], batch.roles[:, cut:])
+    return hidden[:, -1]

@@ -1,0 +1,125 @@
+"""Prompts to tokens with roles. Roles come from character offsets over the rendered chat template, never from lengths."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from factory.data.prompt import Prompt, Role
+from factory.errors import UserError
+
+PaddingSide = Literal["left", "right"]
+FIRST_MARK = 0xE000
+MARKS = f"{chr(FIRST_MARK)}-{chr(0xF8FF)}"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One prompt as token ids and roles (both of length T)."""
+
+    ids: list[int]
+    roles: list[int]
+    text: str
+
+
+@dataclass
+class Batch(Mapping[str, Tensor]):
+    """A padded batch. As a mapping it holds what the model takes, so ``model.generate(**batch)`` works.
+
+    Attributes: ``input_ids``, ``attention_mask``, ``roles`` [B, T] (``Role`` values, 0 on padding), ``position_ids`` [B, T],
+    ``images`` the image processor's outputs for all images of the batch in reading order.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    roles: Tensor
+    position_ids: Tensor
+    images: dict[str, Tensor] = field(default_factory=dict)
+
+    def _inputs(self) -> dict[str, Tensor]:
+        return {"input_ids": self.input_ids, "attention_mask": self.attention_mask, **self.images}
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self._inputs()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._inputs())
+
+    def __len__(self) -> int:
+        return len(self._inputs())
+
+    @property
+    def size(self) -> int:
+        return self.input_ids.shape[0]
+
+    def mask(self, *roles: Role) -> Tensor:
+        """[B, T] booleans: tokens with one of ``roles``."""
+        return torch.isin(self.roles, torch.tensor([int(r) for r in roles], device=self.roles.device))
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
+        images = {k: v.to(device, dtype if v.is_floating_point() else None) for k, v in self.images.items()}
+        return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.roles.to(device), self.position_ids.to(device), images)
+
+
+def encode_one(processor: Any, prompt: Prompt, image_token: str, counts: Sequence[int]) -> Encoded:
+    """Tokens and roles of one prompt whose images take ``counts`` image tokens each."""
+    text, char_roles = render(processor, prompt, image_token, counts)
+    bos = processor.tokenizer.bos_token
+    tokens = processor.tokenizer(text, add_special_tokens=not (bos and text.startswith(bos)), return_offsets_mapping=True)
+    roles = [_role(text, char_roles, start, end) for start, end in tokens["offset_mapping"]]
+    return Encoded(list(tokens["input_ids"]), roles, text)
+
+
+def render(processor: Any, prompt: Prompt, image_token: str, counts: Sequence[int]) -> tuple[str, list[int]]:
+    """The chat template's text with image tokens expanded, and the role of each character.
+
+    The template is rendered with a private-use mark in the place of each text, and the texts are put in afterwards:
+    their places are then known exactly, whatever their words. Raises ``UserError`` when the template drops,
+    repeats or reorders a segment.
+    """
+    marked = _apply_template(processor, prompt.messages(lambda i, _: chr(FIRST_MARK + i)), generate=not prompt.answered)
+    text: list[str] = []
+    roles: list[int] = []
+    images, texts = iter(counts), [i for i, s in enumerate(prompt.segments) if s.image is None]
+    placed: list[int] = []
+
+    def put(piece: str, role: Role) -> None:
+        text.append(piece)
+        roles.extend([int(role)] * len(piece))
+
+    for piece in re.split(f"([{MARKS}]|{re.escape(image_token)})", marked):
+        if piece == image_token:
+            put(image_token * next(images, 0), Role.IMAGE)
+        elif len(piece) == 1 and ord(piece) >= FIRST_MARK:
+            placed.append(ord(piece) - FIRST_MARK)
+            segment = prompt.segments[placed[-1]]
+            put(segment.text, segment.role)
+        else:
+            put(piece, Role.TEMPLATE)
+    if placed != texts or next(images, None) is not None:
+        raise UserError("the model's chat template drops, repeats or reorders a part of the prompt: token roles cannot be told")
+    return "".join(text), roles
+
+
+def _apply_template(processor: Any, messages: list[dict], generate: bool) -> str:
+    template = getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None)
+    if not template:
+        raise UserError("the model's processor has no chat template: save one beside it (chat_template.jinja)")
+    return processor.apply_chat_template(messages, chat_template=template, add_generation_prompt=generate, tokenize=False)
+
+
+def _role(text: str, char_roles: list[int], start: int, end: int) -> int:
+    """Role of a token: that of its first character that is not white space."""
+    at = next((i for i in range(start, end) if not text[i].isspace()), start)
+    return char_roles[at] if start < end else int(Role.TEMPLATE)
+
+
+def pad(rows: Sequence[Sequence[int]], value: int, side: PaddingSide) -> Tensor:
+    width = max(len(r) for r in rows)
+    fill = [[value] * (width - len(r)) for r in rows]
+    return torch.tensor([[*f, *r] if side == "left" else [*r, *f] for r, f in zip(rows, fill, strict=True)], dtype=torch.long)

@@ -1,0 +1,23 @@
+"""LLaVA-1.5 (arXiv 2310.03744): CLIP patches through an MLP, one fixed number of tokens per image."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from factory.model.family import Family
+from factory.registry import register
+
+
+@register("family", "llava")
+class Llava(Family):
+    """LLaVA-1.5 and other ``LlavaForConditionalGeneration`` models."""
+
+    config_class = "LlavaConfig"
+    model_class = "LlavaForConditionalGeneration"
+    processor_class = "LlavaProcessor"
+    default_k_sigma = 1.0
+
+    def image_token_counts(self, model: nn.Module, inputs: dict[str, Tensor], n_images: int) -> list[int]:
+        vision = model.config.vision_config
+        patches = (vision.image_size // vision.patch_size) ** 2
+        return [patches + (model.config.vision_feature_select_strategy == "full")] * n_images

@@ -1,0 +1,227 @@
+"""What a recipe may say: frozen models whose fields, bounds and defaults are the recipe's reference."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    FiniteFloat,
+    PositiveInt,
+    PrivateAttr,
+    SerializeAsAny,
+    StringConstraints,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+
+from factory.data.instructions import Style
+from factory.errors import UserError
+from factory.recipe.explain import explain, refusal
+from factory.registry import Params, lookup
+
+DEFAULT_STRENGTHS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)  # SPEC A19
+Direction = Literal["vision", "text"]
+Layer = Annotated[int, Field(ge=0)]
+Text = Annotated[str, StringConstraints(min_length=1)]
+
+
+class Spec(Params):
+    """Base of the recipe's own sections: as strict as a plugin's parameters."""
+
+
+class Node(Spec):
+    """A plugin with its parameters: ``{type: amps, beta: 0.5}``, or the bare word ``amps``.
+
+    ``label`` names it in results; it is the recipe's ``as:`` key, else the type.
+    """
+
+    kind: str
+    type: str
+    params: SerializeAsAny[Params]
+    label: str
+
+    @model_serializer
+    def _as_written(self) -> dict[str, Any]:
+        head = {"type": self.type} | ({"as": self.label} if self.label != self.type else {})
+        return head | self.params.model_dump(mode="json")
+
+
+def read_node(kind: str, raw: Any) -> Node:
+    """The plugin node that ``raw`` describes. Raises pydantic's ValidationError with every mistake in it."""
+    if isinstance(raw, Node):
+        return raw
+    options = {"type": raw} if isinstance(raw, str) else dict(raw) if isinstance(raw, dict) else {}
+    plugin = options.pop("type", None)
+    label = options.pop("as", plugin)
+    if not isinstance(plugin, str):
+        raise refusal([((), f"should name a {kind} plugin, as in 'type: NAME' or the bare NAME")])
+    try:
+        model = lookup(kind, plugin).Params
+    except UserError as error:
+        raise refusal([(("type",), str(error))]) from error
+    mistakes = [] if isinstance(label, str) and label else [(("as",), "should be a name")]
+    try:
+        params = model.model_validate_json(json.dumps(options), strict=True)
+    except ValidationError as error:
+        mistakes += explain(error, model)
+    if mistakes:
+        raise refusal(mistakes)
+    return Node(kind=kind, type=plugin, params=params, label=label)
+
+
+def _plugin(kind: str) -> BeforeValidator:
+    return BeforeValidator(lambda raw: read_node(kind, raw))
+
+
+def _distinct_labels(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+    labels = [node.label for node in nodes]
+    again = [(index, label) for index, label in enumerate(labels) if label in labels[:index]]
+    if again:
+        raise refusal(((i,), f"another method is called '{label}' too; name one with 'as:'") for i, label in again)
+    return nodes
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("should name each value once")
+    return values
+
+
+class ModelSpec(Spec):
+    """Which model: a zoo card, a folder, or a configuration to build with random weights."""
+
+    zoo: Text | None = None
+    path: Text | None = None
+    build: dict[str, Any] | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: Text = "auto"
+    layer: Layer | None = None
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> ModelSpec:
+        if self.zoo is None and self.path is None and self.build is None:
+            raise ValueError("needs at least one of zoo, path, build")
+        return self
+
+
+class CollectSpec(Spec):
+    """Where hidden states are read; ``layer`` null takes the model's own, then its card's. ``instructions`` words P+ and P-."""
+
+    layer: Layer | None = None
+    instructions: Style = "amps_eq9"
+    position: Literal["last", "second_last", "last_user_token", "mean_prompt"] = "last"
+    batch_size: PositiveInt = 32
+
+
+class EvaluateSpec(Spec):
+    """What is compared: directions, strengths, and the share of errors a strength may add on the dev split."""
+
+    directions: Annotated[tuple[Direction, ...], Field(min_length=1), AfterValidator(_distinct)] = ("vision", "text")
+    strengths: Annotated[tuple[FiniteFloat, ...], Field(min_length=1), AfterValidator(_distinct)] = DEFAULT_STRENGTHS
+    error_budget: Annotated[float, Field(ge=0, le=1)] = 0.05
+    max_skipped: Annotated[float, Field(ge=0, le=1)] = 0.05
+    batch_size: PositiveInt = 32
+    max_new_tokens: PositiveInt = 16
+    bootstrap: Annotated[int, Field(ge=0)] = 1000
+
+
+class TrainSpec(Spec):
+    """Training: optimiser steps, batch size in samples, warm-up in steps; ``threads`` null leaves the environment's.
+
+    ``text_weight`` is the weight of the language-modelling loss on the prompt's text beside that on the answer.
+    """
+
+    steps: PositiveInt
+    batch_size: PositiveInt = 32
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    warmup: Annotated[int, Field(ge=0)] = 0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    text_weight: Annotated[float, Field(ge=0)] = 0.0
+    save_every: PositiveInt = 500
+    threads: PositiveInt | None = None
+
+
+class ReportSpec(Spec):
+    """What the report shows."""
+
+    plots: bool = True
+
+
+class RunSpec(Spec):
+    """Where runs are kept; a run's folder is ``root/name``."""
+
+    root: Text = "runs"
+
+
+class LaunchSpec(Spec):
+    """How many processes, on which hosts, with which ZeRO stage."""
+
+    processes: PositiveInt = 1
+    hostfile: Text | None = None
+    zero: Annotated[int, Field(ge=0, le=3)] = 0
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a recipe came from. No field is compared: two recipes that say the same are equal wherever they stand."""
+
+    path: Path | None = field(default=None, compare=False)
+    text: str = field(default="", compare=False)
+    overrides: tuple[str, ...] = field(default=(), compare=False)
+
+
+class Recipe(Spec):
+    """One run: a model, the data it is put to, and what is done with it."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    plugins: tuple[Text, ...] = ()
+    model: ModelSpec
+    data: Annotated[Node, _plugin("benchmark")]
+    diagnostic: Annotated[Node, _plugin("diagnostic")] | None = None
+    collect: CollectSpec = CollectSpec()
+    steering: Annotated[tuple[Annotated[Node, _plugin("steering")], ...], AfterValidator(_distinct_labels)] = ()
+    evaluate: EvaluateSpec = EvaluateSpec()
+    train: TrainSpec | None = None
+    report: ReportSpec = ReportSpec()
+    run: RunSpec = RunSpec()
+    launch: LaunchSpec = LaunchSpec()
+
+    _source: Source = PrivateAttr(Source())
+
+    @property
+    def source_path(self) -> Path | None:
+        """The recipe's file; None for one made in memory."""
+        return self._source.path
+
+    @property
+    def text(self) -> str:
+        """The file's text as given, without overrides."""
+        return self._source.text
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """The ``a.b=c`` that were applied over the text, in order."""
+        return self._source.overrides
+
+    def made_from(self, source: Source) -> Recipe:
+        """The same recipe, knowing where it came from."""
+        copy = self.model_copy()
+        copy._source = source
+        return copy
+
+    def resolved(self) -> dict[str, Any]:
+        """Plain data with every default filled in; reading it back gives an equal recipe."""
+        return self.model_dump(mode="json")
+
+
+def is_plugin_node(path: tuple[str | int, ...]) -> bool:
+    """Whether the recipe expects a plugin node at ``path``, so that a bare word there stands for ``{type: word}``."""
+    return path in {("data",), ("diagnostic",)} or (len(path) == 2 and path[0] == "steering")

@@ -1,0 +1,275 @@
+"""One registry for every kind of plugin: exact names, loud duplicates, and no import before it is needed.
+
+A plugin is a class under ``@register(kind, name)``, constructed as ``cls(cls.Params(...))``. It is found in-tree (the
+module ``KINDS[kind].name``), through an installed package's entry point in the group ``steering_factory.plugins``,
+whose value is the module to import, or through a recipe's ``plugins:`` list of files and modules.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import pkgutil
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import FrameType, ModuleType
+
+from pydantic import BaseModel, ConfigDict
+
+from factory.errors import UserError, did_you_mean
+
+KINDS = {
+    "steering": "plugins.steering",
+    "diagnostic": "plugins.diagnostics",
+    "tuner": "plugins.tuners",
+    "benchmark": "eval_suite.benchmarks",
+    "family": "factory.model.families",
+    "vision_encoder": "factory.components.vision_encoder",
+    "connector": "factory.components.connector",
+    "llm": "factory.components.llm",
+}
+ENTRY_POINT_GROUP = "steering_factory.plugins"
+
+
+class Params(BaseModel):
+    """Base of every plugin's parameter model: unknown keys and non-finite numbers are refused, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One plugin as a listing shows it. ``origin`` is "in-tree", an installed package's name, or a file."""
+
+    kind: str
+    name: str
+    origin: str
+    summary: str
+
+
+@dataclass(frozen=True)
+class _Registered:
+    cls: type
+    file: str
+    line: int
+    origin: str
+
+    @property
+    def place(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+_registered: dict[tuple[str, str], _Registered] = {}
+_distribution: ContextVar[str | None] = ContextVar("distribution", default=None)
+
+
+def register(kind: str, name: str) -> Callable[[type], type]:
+    """Class decorator that makes a class the plugin ``name`` of ``kind``; sets its ``kind``, ``name`` and ``Params``.
+
+    Raises UserError for an unknown kind and for a name that is taken, with both places.
+    """
+    _check_kind(kind)
+    caller: FrameType = sys._getframe(1)
+    file, line = caller.f_code.co_filename, caller.f_lineno
+
+    def decorate(cls: type) -> type:
+        _refuse_duplicate(kind, name, file, line)
+        cls.kind, cls.name = kind, name
+        if not hasattr(cls, "Params"):
+            cls.Params = Params
+        _registered[kind, name] = _Registered(cls, file, line, _distribution.get() or _origin(kind, file))
+        return cls
+
+    return decorate
+
+
+def lookup(kind: str, name: str) -> type:
+    """The plugin class, importing only the module that holds it.
+
+    Raises UserError with near matches where there is none.
+    """
+    _check_kind(kind)
+    if (kind, name) not in _registered:
+        if name in _in_tree(kind):
+            _import(f"{KINDS[kind]}.{name}")
+        else:
+            _load_entry_points()
+    if (kind, name) not in _registered:
+        raise UserError(_why_unknown(kind, name))
+    return _registered[kind, name].cls
+
+
+def available(kind: str | None = None) -> list[Entry]:
+    """Every plugin there is, or every one of ``kind``, sorted; in-tree modules are read, never imported."""
+    if kind is not None:
+        _check_kind(kind)
+    _load_entry_points()
+    found = {}
+    for each in [kind] if kind else KINDS:
+        for name, path in _in_tree(each).items():
+            if (summary := _read_summary(path, each, name)) is not None:
+                found[each, name] = Entry(each, name, "in-tree", summary)
+    for (each, name), item in _registered.items():
+        if kind in (None, each) and (each, name) not in found:
+            found[each, name] = Entry(each, name, item.origin, _first_line(item.cls.__doc__))
+    return [found[key] for key in sorted(found, key=lambda key: (list(KINDS).index(key[0]), key[1]))]
+
+
+def load_plugins(specs: Sequence[str], base: Path | None = None) -> None:
+    """Import plugin files (``path/to/file.py``, looked for in ``base``, then in the current folder) and modules.
+
+    Raises UserError where a file or module is missing or does not parse.
+    """
+    for spec in specs:
+        if spec.endswith(".py") or "/" in spec:
+            _load_file(_find_file(spec, base))
+        else:
+            _load_module(spec)
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in KINDS:
+        raise UserError(f"unknown plugin kind '{kind}'.{did_you_mean(kind, KINDS)} Kinds: {', '.join(KINDS)}")
+
+
+def _in_tree(kind: str) -> dict[str, Path]:
+    """Module names of the kind's package and their files, found without importing the package."""
+    top, *rest = KINDS[kind].split(".")
+    spec = importlib.util.find_spec(top)
+    folders = [Path(root, *rest) for root in (spec.submodule_search_locations or ())] if spec else []
+    modules = {}
+    for module in pkgutil.iter_modules([str(folder) for folder in folders]):
+        if not module.name.startswith("_"):
+            file = f"{module.name}/__init__.py" if module.ispkg else f"{module.name}.py"
+            modules[module.name] = Path(module.module_finder.path, file)
+    return modules
+
+
+def _origin(kind: str, file: str) -> str:
+    return "in-tree" if Path(file) in _in_tree(kind).values() else file
+
+
+def _refuse_duplicate(kind: str, name: str, file: str, line: int) -> None:
+    in_tree = _in_tree(kind).get(name)
+    if taken := _registered.get((kind, name)):
+        place = taken.place
+    elif in_tree and in_tree.resolve() != Path(file).resolve():
+        place = str(in_tree)
+    else:
+        return
+    raise UserError(f"{file}:{line}: the {kind} plugin '{name}' exists already, in {place}; rename one of them")
+
+
+def _why_unknown(kind: str, name: str) -> str:
+    if module := _in_tree(kind).get(name):
+        return f"{module} does not register the {kind} plugin '{name}': a module is named after what it registers"
+    entries = available()
+    names = [entry.name for entry in entries if entry.kind == kind]
+    elsewhere = next((f" It is a {entry.kind} plugin." for entry in entries if entry.name == name), "")
+    return f"no {kind} plugin '{name}'.{elsewhere}{did_you_mean(name, names)} There are: {', '.join(names) or 'none'}"
+
+
+@contextmanager
+def _all_or_nothing() -> Iterator[None]:
+    """Forget what a module registered if its import fails, so that a second try reports the true fault again."""
+    before = dict(_registered)
+    try:
+        yield
+    except BaseException:
+        _registered.clear()
+        _registered.update(before)
+        raise
+
+
+def _import(name: str) -> ModuleType:
+    with _all_or_nothing():
+        return importlib.import_module(name)
+
+
+def _load_entry_points() -> None:
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        _load_entry_point(point)
+
+
+def _load_entry_point(point: EntryPoint) -> None:
+    distribution = point.dist.name if point.dist else point.value
+    token = _distribution.set(distribution)
+    try:
+        _import(point.module)
+    except UserError:
+        raise
+    except Exception as fault:  # noqa: BLE001  one broken package must not take every other plugin with it
+        warnings.warn(f"plugins of '{distribution}' are left out: {point.module} fails with {fault!r}", stacklevel=2)
+    finally:
+        _distribution.reset(token)
+
+
+def _find_file(spec: str, base: Path | None) -> Path:
+    tried = [folder / Path(spec).expanduser() for folder in dict.fromkeys([base or Path(), Path()])]
+    for path in tried:
+        if path.is_file():
+            return path.resolve()
+    raise UserError(f"plugin file '{spec}' not found; looked for {' and '.join(map(str, tried))}")
+
+
+def _load_file(path: Path) -> None:
+    name = f"{path.stem}_{hashlib.sha1(str(path).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pydantic look their module up while it is being executed
+    try:
+        with _all_or_nothing():
+            spec.loader.exec_module(module)
+    except BaseException as fault:
+        del sys.modules[name]
+        _explain(str(path), fault)
+        raise
+
+
+def _load_module(name: str) -> None:
+    try:
+        _import(name)
+    except ImportError as fault:
+        if fault.name and (name == fault.name or name.startswith(f"{fault.name}.")):
+            raise UserError(
+                f"plugin module '{name}' not found; is its package installed, or is it a .py file?"
+            ) from fault
+        _explain(name, fault)
+        raise
+    except SyntaxError as fault:
+        _explain(name, fault)
+
+
+def _explain(plugin: str, fault: BaseException) -> None:
+    """Turn the two mistakes a person can mend at a glance into one line; leave every other fault its traceback."""
+    if isinstance(fault, SyntaxError):
+        raise UserError(f"{fault.filename}:{fault.lineno}: the plugin does not parse: {fault.msg}") from fault
+    if isinstance(fault, ModuleNotFoundError):
+        raise UserError(f"the plugin {plugin} needs '{fault.name}', which is not installed") from fault
+
+
+def _read_summary(path: Path, kind: str, name: str) -> str | None:
+    """First docstring line of the class that ``path`` registers, or else of the module; None if it registers none."""
+    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) and any(_registers(each, kind, name) for each in node.decorator_list):
+            return _first_line(ast.get_docstring(node) or ast.get_docstring(tree))
+    return None
+
+
+def _registers(decorator: ast.expr, kind: str, name: str) -> bool:
+    return isinstance(decorator, ast.Call) and [getattr(each, "value", None) for each in decorator.args] == [kind, name]
+
+
+def _first_line(docstring: str | None) -> str:
+    return (docstring or "").strip().partition("\n")[0]

@@ -1,0 +1,125 @@
+"""Collection: the three states of AMPS eq. 11 and the diagnosis, from one shared prefix.
+
+The prompts [I,T], [I,T,P+] and [I,T,P-] of a sample agree up to the end of the user's text. That common prefix is found by
+comparing token ids, prefilled once, and extended by the three short suffixes as rows of one pass. Cost per sample: one
+prefill, one pass over 3 suffixes of some ten tokens, one pass over 3 last tokens, and the diagnosis on the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from factory.data.instructions import Style, instruction
+from factory.data.prompt import USER_TEXT, Prompt, Role
+from factory.diagnose import Diagnostic, Query, Row
+from factory.model.encode import Encoded, pad
+from factory.model.prefix import Prefix, extend, last_index, prefill
+from factory.model.view import ModelView
+
+ASKS = ("base", "vision", "text")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to collect: ``layer`` (0-based block), ``position`` (SPEC A14), wording of P, and the prompts to diagnose."""
+
+    layer: int
+    position: str = "last"
+    style: Style = "amps_eq9"
+    diagnose: tuple[str, ...] = ("base",)
+
+
+def asked(prompt: Prompt, ask: str, style: Style) -> Prompt:
+    """[I,T] for ``base``, else [I,T,P] (AMPS eq. 9)."""
+    return prompt if ask == "base" else prompt.append(instruction(style, ask))
+
+
+@torch.no_grad()
+def collect(
+    view: ModelView, prompts: Sequence[Prompt], plan: Plan, diagnostic: Diagnostic | None, keys: Sequence[str]
+) -> tuple[dict[str, Tensor], dict[str, list[Row]]]:
+    """States {ask: [B, d] float32 on the CPU} for the asks base, vision and text, and diagnostic rows by ask."""
+    encoded, images = _encode(view, prompts, plan.style)
+    shared = [_common(row) for row in zip(*encoded.values(), strict=True)]
+    heads = [Encoded(e.ids[:n], e.roles[:n], "") for e, n in zip(encoded["base"], shared, strict=True)]
+    with _output_of(view, plan.layer) as seen:
+        _, prefix = prefill(view, view.collate(heads, images))
+        rows = torch.arange(len(prompts), device=view.device).repeat(len(ASKS))
+        tails = [Encoded(e.ids[n:], e.roles[n:], "") for ask in ASKS for e, n in zip(encoded[ask], shared, strict=True)]
+        body, query = _split(view, tails)
+        before = prefix.fork(rows)
+        if body.ids.shape[1]:
+            _, before = extend(view, before, *body)
+        hidden, _ = extend(view, before.fork(), *query)
+    states = torch.cat([seen[0].index_select(0, rows), *seen[1:]], 1)
+    mask, roles = torch.cat([before.mask, query.mask], 1), torch.cat([before.roles, query.roles], 1)
+    chosen = _read(states, mask, roles, plan.position).float().cpu().chunk(len(ASKS))
+    found = {} if diagnostic is None else {ask: _diagnose(view, before, query, hidden, diagnostic, keys, ask) for ask in plan.diagnose}
+    return dict(zip(ASKS, chosen, strict=True)), found
+
+
+def _encode(view: ModelView, prompts: Sequence[Prompt], style: Style) -> tuple[dict[str, list[Encoded]], dict[str, Tensor]]:
+    images, counts = view.images_of(prompts)
+    return {ask: view.tokens([asked(p, ask, style) for p in prompts], counts) for ask in ASKS}, images
+
+
+def _common(row: Sequence[Encoded]) -> int:
+    """Length of the longest common prefix, at least one token short of each."""
+    n = min(len(e.ids) for e in row) - 1
+    return next((i for i in range(n) if len({e.ids[i] for e in row}) > 1), n)
+
+
+def _split(view: ModelView, tails: Sequence[Encoded]) -> tuple[Query, Query]:
+    """Suffixes without their last tokens (padded on the left), and the last tokens."""
+
+    def query(ids: list[list[int]], roles: list[list[int]]) -> Query:
+        mask = pad([[1] * len(r) for r in ids], 0, "left")
+        return Query(*(t.to(view.device) for t in (pad(ids, view.pad_id, "left"), mask, pad(roles, 0, "left"))))
+
+    body = query([t.ids[:-1] for t in tails], [t.roles[:-1] for t in tails])
+    return body, query([t.ids[-1:] for t in tails], [t.roles[-1:] for t in tails])
+
+
+@contextmanager
+def _output_of(view: ModelView, layer: int) -> Iterator[list[Tensor]]:
+    seen: list[Tensor] = []
+
+    def keep(module: nn.Module, args: tuple, output: Any) -> None:
+        seen.append(output)
+
+    handle = view.layers[layer].register_forward_hook(keep)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def _read(states: Tensor, mask: Tensor, roles: Tensor, position: str) -> Tensor:
+    """One state per row [R, d] from [R, T, d] at a position of SPEC A14 (mean_prompt: the mean over P; without P, the last user token)."""
+    rows = torch.arange(len(states), device=states.device)
+    user = torch.isin(roles, torch.tensor([int(r) for r in (*USER_TEXT, Role.INSTRUCTION)], device=roles.device)) & mask.bool()
+    if position in ("last", "second_last"):
+        rest = mask.clone()
+        if position == "second_last":
+            rest[rows, last_index(mask)] = 0
+        return states[rows, last_index(rest)]
+    last_user = states[rows, last_index(user.long())]
+    if position == "last_user_token":
+        return last_user
+    p = (roles == Role.INSTRUCTION).float()
+    mean = (states.float() * p[..., None]).sum(1) / p.sum(1, keepdim=True).clamp_min(1)
+    return torch.where(p.any(1, keepdim=True), mean, last_user.float())
+
+
+def _diagnose(
+    view: ModelView, before: Prefix, query: Query, hidden: Tensor, diagnostic: Diagnostic, keys: Sequence[str], ask: str
+) -> list[Row]:
+    start = ASKS.index(ask) * len(keys)
+    rows = torch.arange(start, start + len(keys), device=view.device)
+    return diagnostic.on_prefix(view, before.fork(rows), query.pick(rows), [f"{key}/{ask}" for key in keys], hidden.index_select(0, rows))

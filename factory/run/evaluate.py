@@ -1,0 +1,96 @@
+"""Evaluation: greedy answers of every cell (method, direction, variant, strength) on batches of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from factory.data.prompt import Prompt
+from factory.data.sample import ConflictSample
+from factory.model.prefix import at_last, decode_texts, greedy, prefill
+from factory.model.view import ModelView
+from factory.steer import PromptMethod, Steerer, Steering
+from factory.steer.base import Tensors
+from factory.steer.sweep import run_cell, run_trunk
+
+Example = Callable[[ConflictSample, str, str, int], list[Prompt]]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A method ready to steer toward one direction."""
+
+    label: str
+    direction: str
+    variant: str
+    steerer: Steerer
+    state: Tensors
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What an evaluation needs beside methods: the benchmark and how answers are generated."""
+
+    view: ModelView
+    benchmark: Any
+    layer: int
+    max_new_tokens: int
+
+
+def answer_prompts(bench: Bench, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+    """Unsteered greedy answers."""
+    batch = bench.view.encode(prompts)
+    with torch.no_grad():
+        hidden, prefix = prefill(bench.view, batch)
+        logits = bench.view.logits(at_last(hidden, batch.attention_mask))
+        return decode_texts(bench.view, greedy(bench.view, prefix, logits, max_new_tokens))
+
+
+def asked_forms(bench: Bench, samples: Sequence[ConflictSample]) -> list[tuple[ConflictSample, str, Prompt]]:
+    """Each sample with each of its forms, sample by sample."""
+    return [(s, form, bench.benchmark.prompt(s, form)) for s in samples for form in bench.benchmark.forms]
+
+
+def sweep(bench: Bench, samples: Sequence[ConflictSample], fitted: Sequence[Fitted], strengths: Sequence[float]) -> list[dict[str, Any]]:
+    """Predictions of every fitted method at every strength; the blocks up to the steered one run once for all of them."""
+    asked = asked_forms(bench, samples)
+    trunk = run_trunk(bench.view, bench.view.encode([prompt for *_, prompt in asked]), bench.layer)
+    rows = []
+    for method in fitted:
+        where = method.steerer.where().model_copy(update={"layer": bench.layer})
+        for strength in strengths:
+            tokens = run_cell(bench.view, trunk, Steering(method.steerer, method.state, where, strength), bench.max_new_tokens)
+            cell = {"method": method.label, "direction": method.direction, "variant": method.variant, "strength": strength}
+            rows += _predictions(bench, asked, decode_texts(bench.view, tokens), cell)
+    return rows
+
+
+def ask(
+    bench: Bench, samples: Sequence[ConflictSample], label: str, method: PromptMethod, directions: Sequence[str], examples: Example
+) -> list[dict[str, Any]]:
+    """Predictions of a prompt method; where its prompts do not depend on the direction they are answered once."""
+    asked = asked_forms(bench, samples)
+    rows, answers = [], {}
+    for direction in directions:
+        prompts = [method.rewrite(p, direction, examples(s, form, direction, method.shots)) for s, form, p in asked]
+        digests = tuple(p.digest for p in prompts)
+        if digests not in answers:
+            answers[digests] = answer_prompts(bench, prompts, method.max_new_tokens or bench.max_new_tokens)
+        cell = {"method": label, "direction": direction, "variant": "", "strength": None}
+        rows += _predictions(bench, [(s, f, p) for (s, f, _), p in zip(asked, prompts, strict=True)], answers[digests], cell)
+    return rows
+
+
+def _predictions(bench: Bench, asked: Sequence[tuple[ConflictSample, str, Prompt]], answers: Sequence[str], cell: dict) -> list[dict[str, Any]]:
+    """One record per sample from the answers on its forms."""
+    forms, rows = len(bench.benchmark.forms), []
+    for i in range(0, len(asked), forms):
+        sample, texts = asked[i][0], list(answers[i : i + forms])
+        verdicts = [bench.benchmark.judge(sample, form, text) for (_, form, _), text in zip(asked[i : i + forms], texts, strict=True)]
+        outcome = bench.benchmark.outcome(verdicts, cell["direction"])
+        prompts = [p.digest for *_, p in asked[i : i + forms]]
+        rows.append({"sample": sample.id, "task": sample.task, **cell, "outcome": outcome, "verdicts": verdicts, "answers": texts, "prompts": prompts, **sample.tags})
+    return rows

@@ -1,0 +1,117 @@
+"""Progress on screen: a bar a stage on a terminal, single lines in a log.
+
+Use: `with progress.stage("fit", total=40) as bar: bar.advance(8)`.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Protocol
+
+import rich
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+LINE_SECONDS = 10.0
+LINE_SHARE = 0.1
+
+
+class Bar(Protocol):
+    """What a stage reports to."""
+
+    def advance(self, n: int = 1) -> None:
+        """Count `n` more units of work as done."""
+
+
+@contextmanager
+def stage(name: str, total: int, done: int = 0, console: Console | None = None) -> Iterator[Bar]:
+    """Show a stage of `total` units of which `done` were done by an earlier start (left out of the time estimate).
+
+    Without a terminal it prints a line every 10 % or every 10 s (more rarely as hours pass), whichever comes first.
+    """
+    console = console or rich.get_console()
+    shown = _live if console.is_interactive and console.file.isatty() else _plain
+    with shown(name, total, done, console) as bar:
+        yield bar
+
+
+def skipped(name: str, console: Console | None = None) -> None:
+    """Say in one dim line that a stage was done by an earlier start."""
+    _say(console or rich.get_console(), f"{name}: done before", style="dim")
+
+
+@contextmanager
+def _live(name: str, total: int, done: int, console: Console) -> Iterator[Bar]:
+    columns = (TextColumn("{task.description:<12}", markup=False), BarColumn(), MofNCompleteColumn(),
+               TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())  # fmt: skip
+    with Progress(*columns, console=console) as display:
+        yield _LiveBar(display, display.add_task(name, total=total, completed=done))
+
+
+@contextmanager
+def _plain(name: str, total: int, done: int, console: Console) -> Iterator[Bar]:
+    bar = _PlainBar(name, total, done, console)
+    try:
+        yield bar
+    except BaseException:
+        bar.say("stopped")
+        raise
+    bar.say("done")
+
+
+class _LiveBar:
+    def __init__(self, display: Progress, task: TaskID):
+        self.display, self.task = display, task
+
+    def advance(self, n: int = 1) -> None:
+        self.display.advance(self.task, n)
+
+
+class _PlainBar:
+    def __init__(self, name: str, total: int, done: int, console: Console):
+        self.name, self.total, self.console = name, total, console
+        self.first = self.count = done
+        self.started = time.monotonic()
+        self.said_count, self.said_at = done, 0.0
+        _say(console, f"{name}: {self._share()}")
+
+    def advance(self, n: int = 1) -> None:
+        self.count += n
+        if self.count < self.total and self._due():
+            self.say(f"{_clock(self._left())} left")
+
+    def say(self, state: str) -> None:
+        """Print where the stage stands."""
+        self.said_count, self.said_at = self.count, self._elapsed()
+        _say(self.console, f"{self.name}: {self._share()}, {_clock(self.said_at)}, {state}")
+
+    def _due(self) -> bool:
+        # The pause grows to a twentieth of the time gone, so that a day's run prints hundreds of lines, not thousands.
+        pause = max(LINE_SECONDS, self._elapsed() / 20)
+        return self.count - self.said_count >= LINE_SHARE * self.total or self._elapsed() - self.said_at >= pause
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self.started
+
+    def _left(self) -> float:
+        return self._elapsed() * (self.total - self.count) / max(self.count - self.first, 1)
+
+    def _share(self) -> str:
+        return f"{self.count}/{self.total} ({100 * self.count // max(self.total, 1)} %)"
+
+
+def _say(console: Console, line: str, style: str | None = None) -> None:
+    console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

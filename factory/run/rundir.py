@@ -1,0 +1,285 @@
+"""The run directory: one folder a run, one folder a stage, resumable after a kill at any moment.
+
+    runs/NAME/
+      run.json         which recipe owns the folder
+      recipe.yaml      the recipe as given            resolved.yaml   with defaults and overrides
+      environment.json versions, machine, commit      events.jsonl    what happened when
+      STAGE/inputs.json     what the stage was computed from, and its digest
+      STAGE/chunks/         KEY.{safetensors,jsonl,json}, each beside KEY.sha256 (`sha256sum -c` reads those)
+      STAGE/summary.json    written last: its being there means that the stage is done
+
+A stage whose inputs changed starts afresh; a finished one is skipped; an unfinished one goes on with its next chunk.
+"""
+
+import errno
+import fcntl
+import os
+import re
+import shutil
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import yaml
+from torch import Tensor
+
+from factory import files
+from factory.errors import UserError
+from factory.run.environment import environment
+
+Value = TypeVar("Value", dict[str, Tensor], list[dict[str, Any]], dict[str, Any])
+
+_LOCK = ".lock"
+_DISCARDED = ".discarded-"
+_CODECS: dict[str, tuple[Callable[[Any], bytes], Callable[[bytes], Any]]] = {
+    ".safetensors": (files.encode_safetensors, files.decode_safetensors),
+    ".jsonl": (files.encode_jsonl, files.decode_jsonl),
+    ".json": (files.encode_json, files.decode_json),
+}
+# Held open until `close` or the end of the process: closing any handle of a file drops the process's lock on it.
+_locks: dict[Path, int] = {}
+
+
+class RunDir:
+    """One run's folder, held by one process at a time. Use as a context manager, or `close` it."""
+
+    def __init__(self, path: Path, owner: bool):
+        self.path = path
+        self.owner = owner
+
+    @classmethod
+    def open(cls, root: Path, name: str, recipe_path: Path, recipe_text: str, resolved: Mapping[str, Any]) -> Self:
+        """Create or reopen `root/name` for this recipe, locked until `close` or the end of the process.
+
+        Raises `UserError` when the folder cannot be written, is in use by another process, belongs to another recipe
+        (neither its path nor its text is the stored one) or holds something that is not a run.
+        """
+        run = cls((Path(root) / _plain(name, "run name")).resolve(), owner=True)
+        files.make_folder(run.path)
+        run._refuse_foreign_folder()
+        _lock(run.path)
+        try:
+            identity = run._identity(Path(recipe_path), recipe_text)
+            run._refuse_other_recipe(identity)
+            run._clean()
+            run._record(identity, recipe_text, resolved)
+        except BaseException:
+            run.close()
+            raise
+        return run
+
+    @classmethod
+    def attach(cls, root: Path, name: str) -> Self:
+        """Join, from another rank, the run that the first rank has opened: no lock, and it may not start a stage.
+
+        The first rank calls `stage`, then all meet at a barrier, then the others call `stage` with the same inputs.
+        """
+        return cls((Path(root) / _plain(name, "run name")).resolve(), owner=False)
+
+    def stage(self, name: str, inputs: Mapping[str, Any]) -> "Stage":
+        """The stage `name`, computed from `inputs` (JSON-able; put the digests of the stages it reads among them)."""
+        return Stage(self, _plain(name, "stage name"), inputs)
+
+    def event(self, event: str, /, **fields: Any) -> None:
+        """Append one line to events.jsonl: UTC time, event, JSON-able fields."""
+        time = datetime.now(UTC).isoformat(timespec="milliseconds")
+        files.append_jsonl(self.path / "events.jsonl", {"time": time, "event": event, **fields})
+
+    def events(self) -> list[dict[str, Any]]:
+        """All events so far, oldest first; a line torn by a kill is left out."""
+        return files.read_log(self.path / "events.jsonl")
+
+    def close(self) -> None:
+        """Release the lock; no stage can be started afterwards."""
+        if self.owner:
+            self.owner = False
+            os.close(_locks.pop(self.path))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _identity(self, recipe_path: Path, recipe_text: str) -> dict[str, Any]:
+        # Relative to the folder, so that a project moved as a whole still owns its runs.
+        recipe = os.path.relpath(recipe_path.resolve(), self.path)
+        return {"schema": 1, "recipe": recipe, "recipe_sha256": files.digest_bytes(recipe_text.encode())}
+
+    def _refuse_foreign_folder(self) -> None:
+        with files.explained(self.path, "read"):
+            entries = [entry.name for entry in self.path.iterdir()]
+        foreign = any(name != _LOCK and not name.endswith(files.PARTIAL) for name in entries)
+        if foreign and not (self.path / "run.json").exists():
+            raise UserError(f"{self.path}: this folder is not empty and is no run. Add name=OTHER to the command.")
+
+    def _refuse_other_recipe(self, identity: Mapping[str, Any]) -> None:
+        stored = _state(self.path / "run.json")
+        if stored is None or any(stored[key] == identity[key] for key in ("recipe", "recipe_sha256")):
+            return
+        other = os.path.normpath(self.path / stored["recipe"])
+        raise UserError(f"{self.path}: this run belongs to another recipe, {other}. Add name=OTHER to the command.")
+
+    def _clean(self) -> None:
+        files.sweep(self.path)
+        for discarded in self.path.glob(_DISCARDED + "*"):
+            _remove(discarded)
+
+    def _record(self, identity: Mapping[str, Any], recipe_text: str, resolved: Mapping[str, Any]) -> None:
+        surroundings = environment()
+        files.write_json(self.path / "run.json", identity)
+        files.write_text(self.path / "recipe.yaml", recipe_text)
+        files.write_text(
+            self.path / "resolved.yaml", yaml.safe_dump(dict(resolved), sort_keys=False, allow_unicode=True)
+        )
+        files.write_json(self.path / "environment.json", surroundings)
+        self.event("run_opened", pid=os.getpid(), host=socket.gethostname(), environment=surroundings)
+
+
+class Stage:
+    """One stage of a run: `path` (its folder), `digest` (of its inputs), `summary` (None until finished), chunks."""
+
+    def __init__(self, run: RunDir, name: str, inputs: Mapping[str, Any]):
+        self.run = run
+        self.name = name
+        self.path = run.path / name
+        self.digest = files.digest(inputs)
+        stored = _state(self.path / "inputs.json")
+        if stored is None or stored["digest"] != self.digest:
+            self._start(inputs, reason="inputs changed" if stored else "no record of its inputs")
+        self.summary = _state(self.path / "summary.json")
+
+    @property
+    def done(self) -> bool:
+        """Whether the stage was finished with these very inputs."""
+        return self.summary is not None
+
+    def missing(self, keys: Iterable[str | int]) -> list[str | int]:
+        """The keys not stored yet, in order. Cheap: contents are verified when `chunk` reads them."""
+        return [key for key in keys if not self._seal(key).exists()]
+
+    def chunk(self, key: str | int, compute: Callable[[], Value]) -> Value:
+        """The value stored under `key` (1 and "1" are the same key), computed and stored where there is none.
+
+        Values: dict of tensors (safetensors), list of dicts (JSONL) or dict (JSON). The value handed back has always
+        been through its file format, so a first run and a resumed one go on from the same: tensors detached, on the
+        CPU and in the order of their names, tuples as lists. A damaged file is noted in the events and computed again.
+        """
+        stored = self._load(key)
+        return self._store(key, compute()) if stored is None else stored
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Mark the stage done and keep `summary` (JSON-able) for later starts."""
+        path = self.path / "summary.json"
+        files.write_json(path, dict(summary))
+        self.summary = files.read_json(path)
+        self.run.event("stage_finished", stage=self.name, digest=self.digest)
+
+    def _start(self, inputs: Mapping[str, Any], reason: str) -> None:
+        if not self.run.owner:
+            raise RuntimeError(f"stage {self.name}: only the process holding the lock may start it; it has not yet")
+        if self.path.exists():
+            self._discard(reason)
+        files.write_json(self.path / "inputs.json", {"digest": self.digest, "inputs": inputs})
+        self.run.event("stage_started", stage=self.name, digest=self.digest)
+
+    def _discard(self, reason: str) -> None:
+        # Renamed first: a kill during the slow removal must not leave half a stage that looks whole.
+        discarded = self.run.path / f"{_DISCARDED}{self.name}"
+        with files.explained(self.path, "discard"):
+            os.replace(self.path, discarded)
+        self.run.event("stage_discarded", stage=self.name, reason=reason)
+        _remove(discarded)
+
+    def _seal(self, key: str | int) -> Path:
+        return self.path / "chunks" / f"{_file_name(str(key))}.sha256"
+
+    def _load(self, key: str | int) -> Any:
+        seal = self._seal(key)
+        if not seal.exists():
+            return None
+        try:
+            return _unseal(seal)
+        except (FileNotFoundError, ValueError) as error:
+            self.run.event("chunk_damaged", stage=self.name, chunk=str(key), reason=str(error))
+            return None
+
+    def _store(self, key: str | int, value: Value) -> Value:
+        suffix = _suffix(value)
+        encode, decode = _CODECS[suffix]
+        data = encode(value)
+        seal = self._seal(key)
+        path = seal.with_suffix(suffix)
+        files.write_bytes(path, data)
+        files.write_text(seal, f"{files.digest_bytes(data)}  {path.name}\n")
+        return decode(data)
+
+
+def _unseal(seal: Path) -> Any:
+    """The value of the file that `seal` names; ValueError or FileNotFoundError where it is not the one sealed."""
+    expected, file_name = seal.read_text().removesuffix("\n").split("  ")
+    path = seal.with_name(file_name)
+    data = path.read_bytes()
+    if files.digest_bytes(data) != expected:
+        raise ValueError("checksum differs")
+    return _CODECS[path.suffix][1](data)
+
+
+def _suffix(value: Any) -> str:
+    if isinstance(value, list):
+        return ".jsonl"
+    if not isinstance(value, dict):
+        raise TypeError(f"a chunk is a dict of tensors, a list of dicts or a dict, not {type(value).__name__}")
+    tensors = [isinstance(item, Tensor) for item in value.values()]
+    if any(tensors) and not all(tensors):
+        raise TypeError("a chunk holds tensors only, or no tensor at the top level; this dict mixes them")
+    return ".safetensors" if any(tensors) else ".json"
+
+
+def _file_name(key: str) -> str:
+    # "~" is in no plain key, so a rewritten key never meets a plain one.
+    if re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}", key):
+        return key
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", key)[:60] + "~" + files.digest(key)[:16]
+
+
+def _plain(name: str, what: str) -> str:
+    if not name or name.startswith(".") or Path(name).name != name or "\0" in name:
+        raise UserError(f"{what} {name!r}: must be a plain folder name, without / and with no dot in front.")
+    return name
+
+
+def _state(path: Path) -> dict[str, Any] | None:
+    """A state file's content, or None where it is missing or damaged: both mean that the work was not done."""
+    try:
+        return files.decode_json(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _remove(folder: Path) -> None:
+    with files.explained(folder, "remove"):
+        shutil.rmtree(folder)
+
+
+def _lock(folder: Path) -> None:
+    if folder in _locks:
+        raise UserError(f"{folder}: this run is already open in this process. Close it first.")
+    with files.explained(folder):
+        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            # A record lock: forked data loader workers do not inherit it, so one that outlives a kill blocks nobody.
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.truncate(lock, 0)
+            os.write(lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        except OSError as error:
+            holder = os.read(lock, 200).decode() or "another process"
+            os.close(lock)
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            raise UserError(
+                f"{folder}: in use by {holder}. Wait until it ends, or add name=OTHER to the command."
+            ) from error
+    _locks[folder] = lock

@@ -1,0 +1,122 @@
+"""What a steering method is: a prompt that is rewritten, or a vector that is fitted and added."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from factory.data.prompt import Prompt
+from factory.registry import Params
+from factory.steer.where import Where
+
+Direction = Literal["vision", "text"]
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class States:
+    """What a method is fitted on, for one direction; n training prompts, d the model's width.
+
+    ``base`` h_[I,T], ``toward`` h_[I,T,P+], ``away`` h_[I,T,P-] [n, d] float32 (AMPS eq. 11); ``r_v`` [n] the visual MCR
+    (NaN where no diagnostic ran); ``tasks`` one name per prompt; ``seed`` decides all randomness of a fit.
+    """
+
+    direction: Direction
+    base: Tensor
+    toward: Tensor
+    away: Tensor
+    r_v: Tensor
+    tasks: Sequence[str]
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Outcomes of a fitted method on its training prompts: what each strength did to each prompt.
+
+    ``strengths`` [S], ``follow`` and ``error`` [n, S] booleans, ``base`` h_[I,T] [n, d], ``r_v`` [n], ``groups`` [n]: prompts
+    of one sample share a number.
+    """
+
+    strengths: Tensor
+    follow: Tensor
+    error: Tensor
+    base: Tensor
+    r_v: Tensor
+    groups: Tensor
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Context:
+    """What ``delta`` may know beside the states: the layer, and whether the rows are prompt or generated tokens."""
+
+    layer: int
+    generated: bool = False
+
+
+class PromptMethod:
+    """A baseline that changes the prompt and leaves the activations alone."""
+
+    Params = Params
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+
+    @property
+    def shots(self) -> int:
+        """How many answered training prompts ``rewrite`` is given."""
+        return getattr(self.params, "shots", 0)
+
+    @property
+    def max_new_tokens(self) -> int | None:
+        """How long an answer may be where that is not the evaluation's own limit."""
+        return getattr(self.params, "max_new_tokens", None)
+
+    def rewrite(self, prompt: Prompt, direction: Direction, examples: Sequence[Prompt]) -> Prompt:
+        """The prompt that asks for ``direction``; ``examples`` are answered training prompts of the same task and form."""
+        return prompt
+
+
+class Steerer:
+    """A method that adds ``strength * gain(h) * delta(h)`` to the output of one decoder block.
+
+    ``reads`` says what h is: the state of the last prompt token, whose delta is then added to every chosen token
+    (SPEC A13, as learn-to-steer does), or each chosen token's own state.
+    """
+
+    Params = Params
+    reads: ClassVar[Literal["last_prompt", "per_token"]] = "last_prompt"
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+
+    def variants(self) -> dict[str, Steerer]:
+        """Methods of the same kind among which dev data decides, by name; empty where there is nothing to decide."""
+        return {}
+
+    def where(self) -> Where:
+        """Default token choice; the layer is filled in by the run."""
+        return Where()
+
+    def fit(self, states: States) -> Tensors:
+        """Learn from the states of the training prompts; returns named float32 tensors."""
+        return {}
+
+    def calibrate(self, state: Tensors, trials: Trials) -> Tensors:
+        """Learn a controller from what strengths did to training prompts. Called only where ``wants_trials``."""
+        return state
+
+    wants_trials: ClassVar[bool] = False
+
+    def delta(self, h: Tensor, state: Tensors, ctx: Context) -> Tensor:
+        """The steering vectors [rows, d] for states ``h`` [rows, d]; pure."""
+        raise TypeError(f"{type(self).__name__} must define delta(h, state, ctx)")
+
+    def gain(self, h: Tensor, state: Tensors, ctx: Context) -> Tensor:
+        """Each row's own factor [rows] on the strength; 1 unless the method controls it."""
+        return torch.ones(h.shape[0], dtype=h.dtype, device=h.device)

@@ -1,0 +1,64 @@
+"""Where a steering vector is added: which layer, which tokens of the prompt, and whether to the answer's tokens."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from torch import Tensor
+
+from factory.data.prompt import USER_TEXT, Role
+
+RoleName = Literal["all", "image", "text", "context", "question", "options", "instruction", "template", "none"]
+ROLES: dict[str, tuple[Role, ...]] = {
+    "all": tuple(r for r in Role if r != Role.PAD),
+    "image": (Role.IMAGE,), "text": USER_TEXT, "context": (Role.CONTEXT,), "question": (Role.QUESTION,), "options": (Role.OPTIONS,),
+    "instruction": (Role.INSTRUCTION,), "template": (Role.TEMPLATE,), "none": (),
+}  # fmt: skip
+TAKE = re.compile(r"all|(first|last|uniform|from):(\d+)|ratio:(0?\.\d+|1(?:\.0*)?)")
+
+
+class Where(BaseModel):
+    """Token choice: prompt tokens of ``role``, thinned by ``take``, and the generated tokens if ``generated``.
+
+    ``take``: ``all``, ``first:K``, ``last:K``, ``uniform:K``, ``ratio:R`` (uniform, share R of them), ``from:K`` (all but the first K).
+    ``layer`` is the 0-based decoder block whose output is steered (SPEC A15).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    layer: int | None = Field(None, ge=0)
+    role: RoleName = "all"
+    take: str = "all"
+    generated: bool = True
+
+    @field_validator("take")
+    @classmethod
+    def _known(cls, take: str) -> str:
+        if not TAKE.fullmatch(take):
+            raise ValueError("must be all, first:K, last:K, uniform:K, from:K or ratio:R with R in (0, 1]")
+        return take
+
+    def mask(self, roles: Tensor) -> Tensor:
+        """[R, T] booleans: the prompt tokens that are steered, from their roles [R, T] (0 = padding)."""
+        chosen = torch.isin(roles, torch.tensor([int(r) for r in ROLES[self.role]], device=roles.device, dtype=roles.dtype))
+        return chosen & self._thinned(chosen)
+
+    def _thinned(self, chosen: Tensor) -> Tensor:
+        rank = chosen.cumsum(-1) - 1
+        count = chosen.sum(-1, keepdim=True)
+        if self.take == "all":
+            return chosen
+        kind, value = self.take.split(":")
+        if kind == "first":
+            return rank < int(value)
+        if kind == "from":
+            return rank >= int(value)
+        if kind == "last":
+            return rank >= count - int(value)
+        k = torch.full_like(count, int(value)) if kind == "uniform" else (count * float(value)).ceil().long()
+        k = torch.minimum(k, count).clamp_min(1)
+        # the i-th of k evenly spaced picks is rank floor(i * count / k): a token is a pick when the next boundary passes it
+        return ((rank + 1) * k - 1) // count.clamp_min(1) > (rank * k - 1) // count.clamp_min(1)

@@ -1,0 +1,113 @@
+#!/usr/bin/env bash
+# The one door. It sets the project up in .venv beside this file, where that is needed, and hands over to the command line:
+#   bash launch.sh recipes/NAME.yaml [a.b=c ...]     bash launch.sh test [pytest arguments]     bash launch.sh --help
+# An active environment (venv or conda) that already fits is used as it is. PYTHON=/path/to/python names the interpreter.
+set -euo pipefail
+
+root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
+venv=$root/.venv
+log=$venv/setup.log
+unfinished=$venv/setup.unfinished
+
+say() { printf 'launch.sh: %s\n' "$*" >&2; }
+
+# Print what keeps interpreter $1 from running the project: a direct dependency that is missing, a version off its pin.
+misfit() {
+    "$1" -I - "$root" <<'PY' 2>/dev/null || echo "it cannot be checked"
+import re, sys, tomllib
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+root = Path(sys.argv[1])
+project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+plain = lambda name: re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", name)[0]).lower()
+direct = {plain(each) for each in project["dependencies"] + project["optional-dependencies"]["test"]}
+for line in (root / "constraints.txt").read_text(encoding="utf-8").splitlines():
+    if line.startswith("#"):
+        continue
+    name, pin = line.split("==")
+    try:
+        found = version(name).partition("+")[0]
+    except PackageNotFoundError:
+        found = None
+    if found != pin and (found or plain(name) in direct):
+        print(f"it has {name} {found}, not {pin}" if found else f"it lacks {name}")
+        break
+PY
+}
+
+# The state that a finished set-up was made for; asks no interpreter, so that a start costs nothing.
+wanted() { printf '%s ' "$root"; cat "$root/pyproject.toml" "$root/constraints.txt" "$venv/pyvenv.cfg" | cksum; }
+
+is_set_up() {
+    [ -x "$venv/bin/python" ] && [ -f "$venv/setup.stamp" ] && [ ! -e "$unfinished" ] &&
+        [ "$(cat "$venv/setup.stamp")" = "$(wanted)" ]
+}
+
+find_python() {
+    local name
+    for name in ${PYTHON:+"$PYTHON"} python3 python3.12 python3.11 python3.13 python; do
+        if "$name" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 </dev/null; then
+            printf '%s' "$name"
+            return
+        fi
+    done
+    say "no Python 3.11 or newer with venv was found. Install one (Debian: apt install python3 python3-venv)," \
+        "or name one: PYTHON=/path/to/python bash launch.sh ..."
+    return 1
+}
+
+install() {
+    local python
+    if [ -e "$unfinished" ] || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+        python=$(find_python) || exit 1
+        rm -rf "$venv"
+        mkdir -p "$venv"
+        touch "$unfinished"
+        "$python" -m venv "$venv" >"$log" 2>&1 || return 1
+    fi
+    touch "$unfinished"
+    PIP_USER=0 "$venv/bin/python" -m pip install --no-input --disable-pip-version-check --progress-bar off \
+        -c "$root/constraints.txt" -e "$root[test]" >>"$log" 2>&1 </dev/null || return 1
+    wanted >"$venv/setup.stamp"
+    rm "$unfinished"
+}
+
+set_up() {
+    say "setting up .venv; the first time this takes some minutes (log: $log)"
+    if ! install; then
+        say "the set-up failed. The end of $log:"
+        tail -n 20 "$log" >&2
+        exit 1
+    fi
+    say "set up in $SECONDS s"
+}
+
+choose_python() {
+    local active=${VIRTUAL_ENV:-${CONDA_PREFIX:-}} reason
+    if [ -n "$active" ] && [ "$active" != "$venv" ] && [ -x "$active/bin/python" ]; then
+        reason=$(misfit "$active/bin/python")
+        if [ -z "$reason" ]; then
+            python=$active/bin/python
+            return
+        fi
+        say "the active environment $active does not fit ($reason); using .venv"
+    fi
+    if ! is_set_up; then # one at a time: the lock is released when the descriptor closes, however the set-up ends
+        (
+            if command -v flock >/dev/null; then flock 9; fi
+            is_set_up || set_up
+        ) 9<"$root/pyproject.toml"
+    fi
+    python=$venv/bin/python
+}
+
+choose_python
+
+# Two spinning OpenMP threads on a small shared machine are several times slower than one; larger machines keep torch's choice.
+cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+if [ "$cores" -le 4 ]; then export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"; fi
+
+export STEERING_FACTORY_COMMAND="bash launch.sh"
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+exec "$python" -P -m factory.cli "$@"

@@ -1,0 +1,1 @@
+"""Cards of the models that recipes name, and the shipped tiny model."""

@@ -1,0 +1,1 @@
+"""Methods, each one file that imports the factory alone."""

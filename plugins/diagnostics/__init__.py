@@ -1,0 +1,1 @@
+"""Diagnostics, one file each, named after what it registers."""

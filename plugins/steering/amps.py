@@ -1,0 +1,93 @@
+"""AMPS: Adaptive Modality Preference Steering via Functional Entropy. Equations 9-14; options are those of SPEC.md 1.4."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from factory.errors import UserError
+from factory.registry import Params, register
+from factory.steer import Context, States, Steerer
+from factory.steer.places import ApplyTo, place
+from factory.steer.regressor import RegressorParams, fit_g, g
+from factory.steer.where import Where
+
+
+class AmpsParams(Params):
+    """Options A1-A4 and A13; ``beta_policy: dev_select`` (ours, for A2's unclear sign) picks beta from ``betas`` on dev data.
+
+    ``clip`` (ours) bounds s on the scale of one_plus. With beta = 0 the fit is learn-to-steer's to the last bit.
+    """
+
+    beta: float = 0.5
+    beta_policy: Literal["dev_select", "fixed"] = "dev_select"
+    betas: tuple[float, ...] = (-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0)
+    scale_form: Literal["one_plus", "literal"] = "one_plus"
+    anchor: Literal["task", "global", "ema"] = "task"
+    ratio: Literal["r_target", "r_v"] = "r_target"
+    text_mode: Literal["separate_module", "negate_alpha"] = "separate_module"
+    clip: tuple[float, float] | None = (0.0, 2.0)
+    net: RegressorParams = RegressorParams()
+    predict_from: Literal["last_prompt", "per_token"] = "last_prompt"
+    apply_to: ApplyTo = "all"
+
+
+@register("steering", "amps")
+class Amps(Steerer):
+    """h + alpha * g(h) with g trained on v = s * (h_[I,T,P+] - h_[I,T,P-]), s from each sample's modality contribution ratio."""
+
+    Params = AmpsParams
+
+    def __init__(self, params: AmpsParams) -> None:
+        super().__init__(params)
+        self.reads = params.predict_from
+
+    def where(self) -> Where:
+        return place(self.params.apply_to)
+
+    def variants(self) -> dict[str, Steerer]:
+        if self.params.beta_policy == "fixed":
+            return {}
+        return {f"beta={b:g}": Amps(self.params.model_copy(update={"beta": b, "beta_policy": "fixed"})) for b in self.params.betas}
+
+    def fit(self, states: States) -> dict[str, Tensor]:
+        sign = self._sign(states.direction)
+        d, r_bar = deviation(self._ratio(states), states.tasks, self.params.anchor)
+        v = self._scale(d)[:, None] * (sign * (states.toward - states.away))  # eq. 12
+        theta = fit_g(states.base, v, self.params.net, states.seed)  # eq. 13
+        return {**theta, "sign": torch.tensor(sign), **{f"anchor.{task}": r for task, r in r_bar.items()}}
+
+    def delta(self, h: Tensor, state: dict[str, Tensor], ctx: Context) -> Tensor:
+        return state["sign"] * g(state, h, self.params.net.activation)  # eq. 14
+
+    def _sign(self, direction: str) -> float:
+        """-1 where the text direction is the vision module taken backwards (A3: negate_alpha)."""
+        return -1.0 if direction == "text" and self.params.text_mode == "negate_alpha" else 1.0
+
+    def _ratio(self, states: States) -> Tensor:
+        if torch.isnan(states.r_v).any():
+            raise UserError("amps needs each training sample's MCR: add `diagnostic: mcr` to the recipe")
+        towards_text = states.direction == "text" and self.params.text_mode == "separate_module" and self.params.ratio == "r_target"
+        return 1 - states.r_v if towards_text else states.r_v
+
+    def _scale(self, d: Tensor) -> Tensor:
+        """s = 1 + beta d (A1, one_plus), or eq. 10 in eq. 12 as printed: 1 + gamma = 2 + beta d = 2 (1 + beta/2 d)."""
+        factor, beta = (1.0, self.params.beta) if self.params.scale_form == "one_plus" else (2.0, self.params.beta / 2)
+        s = 1 + beta * d
+        return factor * (s if self.params.clip is None else s.clamp(*self.params.clip))
+
+
+def deviation(r: Tensor, tasks: list[str], anchor: str) -> tuple[Tensor, dict[str, Tensor]]:
+    """d = (r - r_bar) / r_bar of eq. 10 for each sample, and the anchors r_bar, by task and "all" (A4)."""
+    r_bar = {"all": r.mean()}
+    if anchor == "ema":
+        running, anchors = r[0], []
+        for value in r:
+            running = 0.9 * running + 0.1 * value
+            anchors.append(running)
+        return (r - torch.stack(anchors)) / torch.stack(anchors), r_bar
+    if anchor == "task":
+        for task in dict.fromkeys(tasks):
+            r_bar[task] = r[torch.tensor([t == task for t in tasks])].mean()
+    per_sample = torch.stack([r_bar.get(task, r_bar["all"]) for task in tasks])
+    return (r - per_sample) / per_sample, r_bar

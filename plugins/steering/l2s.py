@@ -1,0 +1,39 @@
+"""Learn-to-Steer (Parekh et al., NeurIPS 2025, arXiv 2508.12815): an input-dependent vector, one strength for all."""
+
+from typing import Literal
+
+from torch import Tensor
+
+from factory.registry import Params, register
+from factory.steer import Context, States, Steerer
+from factory.steer.places import ApplyTo, place
+from factory.steer.regressor import RegressorParams, fit_g, g
+from factory.steer.where import Where
+
+
+class L2SParams(Params):
+    """``predict_from`` and ``apply_to`` are SPEC A13; the defaults are the released code's."""
+
+    net: RegressorParams = RegressorParams()
+    predict_from: Literal["last_prompt", "per_token"] = "last_prompt"
+    apply_to: ApplyTo = "all"
+
+
+@register("steering", "l2s")
+class LearnToSteer(Steerer):
+    """h + alpha * g(h) with g trained on v = h_[I,T,P+] - h_[I,T,P-]."""
+
+    Params = L2SParams
+
+    def __init__(self, params: L2SParams) -> None:
+        super().__init__(params)
+        self.reads = params.predict_from
+
+    def where(self) -> Where:
+        return place(self.params.apply_to)
+
+    def fit(self, states: States) -> dict[str, Tensor]:
+        return fit_g(states.base, states.toward - states.away, self.params.net, states.seed)
+
+    def delta(self, h: Tensor, state: dict[str, Tensor], ctx: Context) -> Tensor:
+        return g(state, h, self.params.net.activation)

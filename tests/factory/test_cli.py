@@ -1,0 +1,210 @@
+"""The command line as a person meets it: what it prints, and its exit codes."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from factory import cli
+from factory.registry import load_plugins, lookup
+
+ROOT = Path(__file__).parents[2]
+RECIPE = "name: good\nmodel: {zoo: tiny}\ndata: toy_bench\nsteering: [toy_push]\n"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def toys():
+    load_plugins([str(Path(__file__).with_name("toys.py"))])
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "good.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture
+def runs(monkeypatch) -> list:
+    """Stand-ins for the modules that do the work; they note what they are asked for."""
+    asked = []
+    pipeline = types.SimpleNamespace(run=lambda recipe, limit: asked.append((recipe, limit)))
+    plan = types.SimpleNamespace(plan=lambda recipe: asked.append((recipe, "plan")))
+    monkeypatch.setitem(sys.modules, "factory.run.pipeline", pipeline)
+    monkeypatch.setitem(sys.modules, "factory.run.plan", plan)
+    return asked
+
+
+def program(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-P", "-m", "factory.cli", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def error_of(capsys, *arguments: str) -> str:
+    """What a command that ends with exit code 2 says."""
+    assert cli.main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    return said.err.removesuffix("\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "seed", "limit"),
+    [
+        (["good.yaml"], 0, None),
+        (["run", "good.yaml"], 0, None),
+        (["good.yaml", "seed=3", "--limit", "5"], 3, 5),
+        (["--limit=5", "good.yaml", "seed=3"], 3, 5),
+        (["run", "--limit", "5", "good.yaml", "seed=3"], 3, 5),
+        (["good.yaml", "--limit", "5", "seed=3"], 3, 5),
+    ],
+)
+def test_run(recipe, runs, arguments, seed, limit):
+    assert cli.main(arguments) == 0
+    ((asked, asked_limit),) = runs
+    assert (asked.seed, asked_limit) == (seed, limit)
+
+
+def test_plan(recipe, runs):
+    assert cli.main(["plan", "good.yaml", "name=other"]) == 0
+    assert [(asked.name, what) for asked, what in runs] == [("other", "plan")]
+
+
+def test_recipe_is_found_in_the_project_from_any_folder(recipe, runs, tmp_path, monkeypatch):
+    (tmp_path / "project" / "recipes").mkdir(parents=True)
+    recipe.rename(tmp_path / "project" / "recipes" / "good.yaml")
+    monkeypatch.setattr(cli, "PROJECT", tmp_path / "project")
+    assert cli.main(["recipes/good.yaml"]) == 0
+    assert len(runs) == 1
+
+
+def test_overrides_are_passed_through_unsplit(recipe, runs):
+    assert cli.main(["good.yaml", "model.path=/a b/c", "evaluate.strengths=[1, 2]"]) == 0
+    assert (runs[0][0].model.path, runs[0][0].evaluate.strengths) == ("/a b/c", (1.0, 2.0))
+
+
+def test_recipe_mistakes_are_one_line_each(recipe, capsys):
+    recipe.write_text(RECIPE + "sead: 1\nreport: {plots: 3}\n")
+    assert error_of(capsys, "good.yaml", "seed=x") == (
+        "error: override 'seed=x' seed: should be a valid integer, got the string 'x'\n"
+        "error: good.yaml:5:1 sead: unknown key. Did you mean seed?\n"
+        "error: good.yaml:6:10 report.plots: should be a valid boolean, got 3"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["lst"], "error: 'lst' is neither a command nor a recipe file. Did you mean list? Commands: run, plan, list"),
+        (["gone.yaml"], "error: recipe 'gone.yaml' not found, neither here nor in"),
+        (["plan"], "error: the following arguments are required: RECIPE; see steering-factory plan --help"),
+        (["good.yaml", "--limit", "0"], "error: argument --limit: '0' should be a whole number of 1 or more"),
+        (["good.yaml", "--limit", "few"], "error: argument --limit: 'few' should be a whole number of 1 or more"),
+        (["good.yaml", "--lmit", "1"], "error: "),
+        (["good.yaml", "seed"], "error: override 'seed' should read KEY=VALUE"),
+        (["list", "steerin"], "error: unknown plugin kind 'steerin'. Did you mean steering?"),
+        (["show", "toy_bensh"], "error: no benchmark plugin 'toy_bensh'. Did you mean toy_bench?"),
+        (["new-plugin", "steering", "toy_push"], "error: the steering plugin 'toy_push' exists already"),
+        (["new-plugin", "steering", "a-b"], "error: 'a-b' cannot name a plugin"),
+        (["new-plugin", "steerin", "x"], "error: unknown plugin kind 'steerin'. Did you mean steering?"),
+        (["new-plugin", "steering", "good"], "good.py exists already"),
+    ],
+)
+def test_a_persons_mistake_is_one_line_and_exit_code_2(recipe, capsys, arguments, message):
+    recipe.with_name("good.py").touch()
+    said = error_of(capsys, *arguments)
+    assert message in said
+    assert "\n" not in said
+
+
+def test_interruption_says_how_to_continue(recipe, runs, monkeypatch, capsys):
+    def interrupted(recipe, limit):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["factory.run.pipeline"], "run", interrupted)
+    assert cli.main(["good.yaml"]) == 130
+    assert capsys.readouterr().err == "interrupted; start the same command again to continue\n"
+
+
+def test_a_fault_keeps_its_traceback_and_says_the_run_can_be_resumed(recipe, runs, monkeypatch):
+    monkeypatch.setattr(sys.modules["factory.run.pipeline"], "run", lambda recipe, limit: 1 / 0)
+    with pytest.raises(ZeroDivisionError) as caught:
+        cli.main(["good.yaml"])
+    assert caught.value.__notes__ == [
+        "The run stopped here; once the fault is mended, start the same command again to continue."
+    ]
+
+
+def test_list(capsys):
+    assert cli.main(["list", "diagnostic"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "diagnostic"
+    assert f"toy_ratio  A diagnostic.  [{Path(__file__).with_name('toys.py')}]" in " ".join(lines)
+
+
+@pytest.mark.parametrize("what", ["toy_bench", "good.yaml"])
+def test_show_prints_the_pictures_path(recipe, capsys, what):
+    assert cli.main(["show", what, "--out", "pictures"]) == 0
+    assert capsys.readouterr().out == "pictures/toy_bench.png\n"
+
+
+@pytest.mark.parametrize("kind", ["steering", "diagnostic", "benchmark"])
+def test_new_plugin_works_as_it_is(recipe, capsys, kind):
+    name = f"toy_new_{kind}"
+    assert cli.main(["new-plugin", kind, name]) == 0
+    assert f"plugins: [{Path.cwd() / name}.py]" in capsys.readouterr().out
+    load_plugins([f"{name}.py"])
+    plugin = lookup(kind, name)
+    assert plugin(plugin.Params()).params == plugin.Params()
+
+
+@pytest.mark.parametrize("command", [["--help"], ["list"]])
+def test_help_and_list_answer_well_under_a_second_without_torch(command):
+    program(*command)  # the first start may have to write bytecode
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = program(*command)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1  # whatever else the machine does
+    assert (done.returncode, done.stderr) == (0, "")
+    code = "import sys; from factory.cli import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code, *command], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_help_names_every_command_and_nothing_else():
+    said = program("--help").stdout
+    for name in cli.COMMANDS:
+        assert f"{name} " in said
+    assert "fetch" not in said
+    for name in set(cli.COMMANDS) - {"test"}:
+        assert program(name, "--help").stdout.startswith(f"usage: steering-factory {name}")
+
+
+def test_exit_codes_of_the_program(tmp_path):
+    (tmp_path / "bad.yaml").write_text("name: [")
+    assert program("list").returncode == 0
+    wrong = program("bad.yaml", cwd=tmp_path)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr.startswith("error: bad.yaml:1:8 YAML syntax: ")
+
+
+def test_a_closed_reader_ends_the_program_quietly():
+    command = f"{sys.executable} -P -m factory.cli list | true"
+    done = subprocess.run(
+        command, check=False, shell=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True
+    )
+    assert done.stderr == b""
+
+
+def test_folders_where_it_is_started_do_not_shadow_the_project(tmp_path):
+    for name in ("factory", "plugins", "eval_suite"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise RuntimeError('shadowed')")
+    assert program("list", cwd=tmp_path).returncode == 0

@@ -1,0 +1,50 @@
+"""Toy plugins that the recipe and command-line tests name, as a person's own plugin file would hold them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from factory.registry import Params, register
+
+
+class Schedule(Params):
+    warm_up: int = 0
+    floor: float = 0.0
+
+
+@register("benchmark", "toy_bench")
+class ToyBench:
+    """A benchmark of one picture."""
+
+    class Params(Params):
+        scoring: Literal["both_orders", "order1"] = "both_orders"
+        per_task: dict[str, int] = {"train": 1}  # noqa: RUF012
+
+    @classmethod
+    def show(cls, folder: Path) -> Path:
+        return folder / "toy_bench.png"
+
+
+@register("diagnostic", "toy_ratio")
+class ToyRatio:
+    """A diagnostic."""
+
+
+@register("steering", "toy_push")
+class ToyPush:
+    """A method with every sort of parameter."""
+
+    class Params(Params):
+        beta: float | Literal["auto"] = 1.0
+        layers: tuple[int, ...] = (1,)
+        note: str = ""
+        schedule: Schedule = Schedule()
+
+
+@register("steering", "toy_needs")
+class ToyNeeds:
+    """A method with a required parameter."""
+
+    class Params(Params):
+        rank: int

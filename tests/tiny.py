@@ -1,0 +1,65 @@
+"""A small LLaVA with random weights and prompts for it, for every test that needs a model."""
+
+from __future__ import annotations
+
+from functools import cache
+from random import Random
+
+import torch
+
+from eval_suite.conflict import build_prompt
+from eval_suite.scenes.curriculum import lesson
+from eval_suite.scenes.world import TASKS, SceneSpec, scene
+from factory.data.prompt import Prompt, Role
+from factory.model.build import TinyLlava, build_llava, train_tokenizer
+from factory.model.families.llava import Llava
+from factory.model.family import frozen
+from factory.model.view import ModelView
+
+SMALL = {"image_size": 48, "patch_size": 12, "vision_width": 32, "vision_layers": 1, "width": 48, "layers": 3, "mlp": 64, "vocabulary": 400}
+
+
+@cache
+def tiny_tokenizer(vocabulary: int):
+    return train_tokenizer(["\n".join(s.text for s in lesson(Random(i)).segments) for i in range(60)], vocabulary)
+
+
+@cache
+def tiny_view(heads: int = 4, kv_heads: int = 2, dtype: torch.dtype = torch.float32, seed: int = 0, spread: float = 4.0, **sizes: int) -> ModelView:
+    """A frozen random LLaVA of 16 image tokens an image; one object per set of arguments, so leave it as you found it.
+
+    ``spread`` multiplies the decoder's random matrices, so that attention and next-token distributions are not flat.
+    """
+    config = TinyLlava(heads=heads, kv_heads=kv_heads, **{**SMALL, **sizes})
+    model, processor = build_llava(config, tiny_tokenizer(config.vocabulary), seed)
+    with torch.no_grad():
+        for weight in model.get_decoder().layers.parameters():
+            weight.mul_(spread if weight.ndim == 2 else 1.0)
+    return ModelView(frozen(model.to(dtype)), processor, Llava())
+
+
+def conflict_prompts(n: int, form: str = "order1", seed: int = 0) -> list[Prompt]:
+    """Scene prompts of different lengths and tasks, image first."""
+    return [build_prompt(scene(SceneSpec(TASKS[i % len(TASKS)], "train", seed + i, 0, i % 4)), form) for i in range(n)]
+
+
+def text_first(prompt: Prompt) -> Prompt:
+    """The context before the image."""
+    context = [s for s in prompt.segments if s.role == Role.CONTEXT]
+    return Prompt((*context, *prompt.without(Role.CONTEXT).segments))
+
+
+def two_images(prompt: Prompt, other: Prompt) -> Prompt:
+    """``prompt`` with the image of ``other`` after its context."""
+    image = next(s for s in other.segments if s.role == Role.IMAGE)
+    return prompt.before_question(image)
+
+
+def no_image(prompt: Prompt) -> Prompt:
+    return prompt.without(Role.IMAGE)
+
+
+def mixed_prompts() -> list[Prompt]:
+    """Four layouts: image first, text first, two images, no image."""
+    a, b, c, d = conflict_prompts(4)
+    return [a, text_first(b), two_images(c, a), no_image(d)]
