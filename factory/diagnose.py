@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple, TypedDict
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
 
 from factory.model.encode import Batch
-from factory.model.prefix import Prefix, prefill, split_last
+from factory.model.prefix import Prefix, last_index, prefill
 from factory.model.view import ModelView
 from factory.registry import Params
 
@@ -43,17 +47,18 @@ class Diagnostic:
     def __init__(self, params: Params) -> None:
         self.params = params
 
-    def split(self, view: ModelView, batch: Batch, keys: Sequence[str]) -> tuple[Batch, Query]:
-        """What goes into the cache and what queries it: each prompt without its last token, and that token."""
-        rest, ids, roles = split_last(batch)
-        return rest, Query(ids, torch.ones_like(ids), roles)
+    def queried(self, batch: Batch, keys: Sequence[str]) -> Tensor:
+        """[B, T] booleans: the end of each prompt that queries what is before it. Here its last token."""
+        columns = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
+        return columns == last_index(batch.attention_mask)[:, None]
 
     def measure(self, view: ModelView, batch: Batch, keys: Sequence[str]) -> list[Row]:
-        """Rows of whole prompts. ``keys`` names each prompt by a stable string, unlike those of all others."""
-        rest, query = self.split(view, batch, keys)
+        """Rows of whole prompts, from one prefill and ``on_prefix``. ``keys``: a stable name for each prompt, all different."""
+        queried = self.queried(batch, keys)
         with torch.no_grad():
-            _, prefix = prefill(view, rest)
-        return self.on_prefix(view, prefix, query, keys)
+            hidden, whole = prefill(view, batch)
+            prefix, query, hidden = hold_back(view, batch, hidden, whole, queried)
+        return self.on_prefix(view, prefix, query, keys, hidden)
 
     def on_prefix(self, view: ModelView, prefix: Prefix, query: Query, keys: Sequence[str], hidden: Tensor | None = None) -> list[Row]:
         """Rows of prompts that lie in ``prefix`` up to ``query``; the prefix stays as it is.
@@ -61,3 +66,45 @@ class Diagnostic:
         ``hidden`` [R, t, d]: the query's final hidden states, where the caller has them, so that nothing runs twice.
         """
         raise TypeError(f"{type(self).__name__} must define on_prefix")
+
+
+def hold_back(view: ModelView, batch: Batch, hidden: Tensor, whole: Prefix, queried: Tensor) -> tuple[Prefix, Query, Tensor]:
+    """A prefilled batch as the prefix before its ``queried`` tokens, those tokens, padded right, and their hidden states."""
+    width = int(queried.sum(-1).max())
+    at = (~queried).long().argsort(-1, stable=True)[:, :width]
+    mask = queried.gather(-1, at).long()
+    query = Query(batch.input_ids.gather(-1, at).masked_fill(mask == 0, view.pad_id), mask, batch.roles.gather(-1, at) * mask)
+    prefix = Prefix(whole.cache, whole.mask * ~queried, whole.roles * ~queried, whole.next_position - queried.sum(-1))
+    return prefix, query, hidden[torch.arange(len(at), device=at.device)[:, None], at]
+
+
+Attend = Callable[..., tuple[Tensor, Tensor | None]]
+_attend: ContextVar[Attend] = ContextVar("attend")
+
+
+def _delegate(module: nn.Module, *args: Tensor, **options: object) -> tuple[Tensor, Tensor | None]:
+    return _attend.get()(module, *args, **options)
+
+
+AttentionInterface.register("steering_factory", _delegate)
+AttentionMaskInterface.register("steering_factory", sdpa_mask)
+
+
+@contextmanager
+def attention(view: ModelView, attend: Attend) -> Iterator[None]:
+    """The decoder's attention computed by ``attend(module, q, k, v, mask, scaling=..., ...)``, as in transformers' interface.
+
+    q [B, heads, t, d], k and v [B, kv_heads, T, d], mask [B, 1, t, T] booleans (True = seen) or None; it returns
+    ([B, t, heads, d], None).
+    """
+    configs = {id(m.config): m.config for m in view.decoder.modules() if hasattr(m, "config")}.values()
+    before = [config._attn_implementation for config in configs]
+    token = _attend.set(attend)
+    try:
+        for config in configs:
+            config._attn_implementation = "steering_factory"
+        yield
+    finally:
+        for config, name in zip(configs, before, strict=True):
+            config._attn_implementation = name
+        _attend.reset(token)

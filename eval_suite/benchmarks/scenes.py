@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from pydantic import PositiveInt
 
 from eval_suite.conflict import ConflictBenchmark, Scoring
 from eval_suite.scenes.curriculum import lesson, worked_example_lesson
+from eval_suite.scenes.exam import examine
 from eval_suite.scenes.sheet import save_sheet
 from eval_suite.scenes.world import TASKS, scene, specs
 from factory.data.prompt import Prompt
@@ -58,6 +60,10 @@ class Scenes(ConflictBenchmark):
     def corpus(self, n: int = 3000) -> list[str]:
         """Texts for a tokenizer."""
         return ["\n".join(s.text for s in lesson(Random(i)).segments) for i in range(n)]
+
+    def examine(self, answer: Callable[[list[Prompt]], list[str]]) -> dict[str, Any]:
+        """What a trained model can read, obeys and prefers (shares in [0, 1])."""
+        return examine(answer)
 
     def pictures(self, folder: Path) -> list[tuple[str, Path]]:
         return [("Scenes, test split", save_sheet(folder))]

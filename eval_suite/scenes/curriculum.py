@@ -41,8 +41,9 @@ INSTRUCTIONS = {
 }  # fmt: skip
 THINK = "Think step by step: say what the image shows and what the text says, then answer."
 
-# Shares of the kinds of lessons at the start of training and from its middle on.
-EARLY = {"image_only": 0.45, "text_only": 0.25, "think": 0.30, "vision": 0.0, "text": 0.0, "none": 0.0}
+# Shares of the kinds of lessons at the start of training and from its middle on. Options come with the later kinds:
+# a letter can only be right once the answer behind it is known.
+EARLY = {"image_only": 0.40, "text_only": 0.20, "think": 0.40, "vision": 0.0, "text": 0.0, "none": 0.0}
 LATE = {"image_only": 0.30, "text_only": 0.12, "think": 0.10, "vision": 0.17, "text": 0.10, "none": 0.21}
 
 
@@ -81,7 +82,7 @@ def lesson(rng: Random, progress: float = 1.0) -> Prompt:
     late = min(1.0, 2 * progress)
     weights = [(1 - late) * EARLY[kind] + late * LATE[kind] for kind in LATE]
     sample, kind = draw_sample(rng, progress), rng.choices(list(LATE), weights=weights)[0]
-    form = rng.choice(("open", "open", "order1", "order2"))
+    form = rng.choice(("order1", "order2")) if rng.random() < 0.5 * late else "open"
     if kind == "image_only":
         prompt, vision = build_prompt(sample, form, context=False), True
     elif kind == "text_only":

@@ -72,6 +72,7 @@ def build_llava(sizes: TinyLlava, tokenizer: PreTrainedTokenizerFast, seed: int)
     text = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=sizes.width, intermediate_size=sizes.mlp, num_hidden_layers=sizes.layers,
         num_attention_heads=sizes.heads, num_key_value_heads=sizes.kv_heads, max_position_embeddings=sizes.positions, tie_word_embeddings=True,
+        initializer_range=sizes.width**-0.5,  # transformers' 0.02 suits wide models; here attention would start out flat
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     config = LlavaConfig(

@@ -33,10 +33,16 @@ class LessonTrainer(Trainer):
         labels, words = inputs.pop("labels"), inputs.pop("text_labels")
         out = model(**inputs)
         logits = out.logits[:, :-1].float().transpose(1, 2)
-        loss = F.cross_entropy(logits, labels[:, 1:], ignore_index=IGNORE)
+        loss = per_row_loss(logits, labels[:, 1:]).mean()
         if self.text_weight:
             loss = loss + self.text_weight * F.cross_entropy(logits, words[:, 1:], ignore_index=IGNORE)
         return (loss, out) if return_outputs else loss
+
+
+def per_row_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross entropy of each row's labelled tokens [B]: a long answer weighs no more than a short one."""
+    loss = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
+    return loss.sum(-1) / (labels != IGNORE).sum(-1).clamp_min(1)
 
 
 def train(view: ModelView, benchmark: Any, spec: TrainSpec, seed: int, folder: Path) -> None:

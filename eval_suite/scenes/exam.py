@@ -1,0 +1,59 @@
+"""The examination of a model on Scenes: can it read each modality alone, does it obey, and what does it prefer by itself?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from eval_suite.conflict import build_prompt
+from eval_suite.scorers.conflict import judge
+from factory.data.instructions import instruction
+from factory.data.prompt import Prompt
+from factory.data.sample import ConflictSample
+
+from .draw import VISUAL_TIERS
+from .language import TEXT_TIERS
+from .world import TASKS, SceneSpec, scene, specs
+
+FORMS = ("open", "order1", "order2")
+Answer = Callable[[list[Prompt]], list[str]]
+
+
+def clean(task: str, n: int, seed: int) -> list[ConflictSample]:
+    """Test samples of the easiest visual and textual tier."""
+    return [scene(SceneSpec(task, "test", seed * 7_000_003 + i, 0, 0)) for i in range(n)]
+
+
+def examine(answer: Answer, per_task: int = 64, seed: int = 1) -> dict[str, Any]:
+    """Shares in [0, 1] on the test split: clean unimodal accuracy, obedience to instructions, and preference without any.
+
+    ``answer`` maps prompts to greedy answers. Every sample is asked openly and in both option orders.
+    """
+
+    def shares(samples: Sequence[ConflictSample], write: Callable[[ConflictSample, str], Prompt], verdict: str) -> list[bool]:
+        asked = [(s, f) for s in samples for f in FORMS]
+        texts = answer([write(s, f) for s, f in asked])
+        return [judge(f, text, s.answer_vision, s.answer_text) == verdict for (s, f), text in zip(asked, texts, strict=True)]
+
+    def by_task(pick: Callable[[str], list[ConflictSample]], write: Callable[[ConflictSample, str], Prompt], verdict: str) -> dict[str, float]:
+        found = {task: _mean(shares(pick(task), write, verdict)) for task in TASKS}
+        return {**found, "all": _mean(found.values())}
+
+    conflicts = {task: [scene(s) for s in specs("test", per_task, seed) if s.task == task] for task in TASKS}
+    report: dict[str, Any] = {
+        "image_only": by_task(lambda t: clean(t, per_task, seed), lambda s, f: build_prompt(s, f, context=False), "vision"),
+        "text_only": by_task(lambda t: clean(t, per_task, seed), lambda s, f: build_prompt(s, f, image=False), "text"),
+    }
+    for direction in ("vision", "text"):
+        asks = lambda s, f, d=direction: build_prompt(s, f).append(instruction("amps_rq1", d))  # noqa: E731
+        report[f"obeys_{direction}"] = by_task(conflicts.__getitem__, asks, direction)
+    report["prefers_vision"] = by_task(conflicts.__getitem__, build_prompt, "vision")
+    every = [s for samples in conflicts.values() for s in samples]
+    for tag, tiers in (("visual_tier", len(VISUAL_TIERS)), ("text_tier", TEXT_TIERS)):
+        report[f"prefers_vision_by_{tag}"] = {str(t): _mean(shares([s for s in every if s.tags[tag] == t], build_prompt, "vision")) for t in range(tiers)}
+    return report
+
+
+def _mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return sum(values) / len(values)

@@ -1,0 +1,1 @@
+"""Performance benchmarks: ratios measured in one process, each printed with the baseline it is against."""

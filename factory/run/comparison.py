@@ -1,0 +1,153 @@
+"""The comparison of steering methods: fit on train, choose on dev, score on test."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from factory.data.prompt import Prompt
+from factory.data.sample import ConflictSample
+from factory.run import progress
+from factory.run.choose import Choice, choose, oracle
+from factory.run.evaluate import Fitted, ask, sweep
+from factory.run.rundir import Stage
+from factory.run.study import Rows, Study, make
+from factory.steer import PromptMethod, Steerer, Steering, Trials, artefact
+from factory.steer.base import Tensors
+
+REFERENCE = "l2s"
+
+
+class Comparison:
+    """All methods of a recipe, in all its directions, on one study."""
+
+    def __init__(self, study: Study) -> None:
+        self.study, self.recipe = study, study.recipe
+        self.methods = {node.label: make(node) for node in self.recipe.steering}
+        self.directions, self.strengths = self.recipe.evaluate.directions, self.recipe.evaluate.strengths
+
+    @property
+    def steerers(self) -> dict[str, Steerer]:
+        return {label: m for label, m in self.methods.items() if isinstance(m, Steerer)}
+
+    @cached_property
+    def fit_stage(self) -> Stage:
+        nodes = [n.model_dump(mode="json") for n in self.recipe.steering if n.label in self.steerers]
+        return self.study.folder.stage("fit", {"collect": self.study.collect_stage("collect").digest, "methods": nodes, "directions": self.directions})
+
+    @cached_property
+    def fitted(self) -> list[Fitted]:
+        """Every method, direction and variant, fitted on training states and, where it wants them, training trials."""
+        todo = [
+            (label, direction, variant, steerer) for label, method in self.steerers.items() for direction in self.directions
+            for variant, steerer in (method.variants() or {"": method}).items()
+        ]  # fmt: skip
+        if self.fit_stage.done:
+            progress.skipped("fit")
+            return [self._fit(*item) for item in todo]
+        states = self.study.collected
+        with progress.stage("fit", len(todo)) as bar:
+            out = []
+            for item in todo:
+                out.append(self._fit(*item))
+                bar.advance()
+        self.fit_stage.finish({"fitted": len(out), "prompts": len(states["base"])})
+        return out
+
+    def _fit(self, label: str, direction: str, variant: str, steerer: Steerer) -> Fitted:
+        state = self.fit_stage.chunk(f"{label}-{direction}-{variant}", lambda: steerer.fit(self.study.states(direction)))
+        return Fitted(label, direction, variant, steerer, state)
+
+    @cached_property
+    def ready(self) -> list[Fitted]:
+        """The fitted methods, those that want it calibrated on what their strengths do to the training prompts."""
+        want = [f for f in self.fitted if f.steerer.wants_trials]
+        if not want:
+            return self.fitted
+        stage = self._stage("trials", {"fit": self.fit_stage.digest})
+        chunks = self.study.chunks(stage, "train", self.recipe.evaluate.batch_size, lambda s: sweep(self.study.bench, s, want, self.strengths))
+        rows = [row for chunk in chunks for row in chunk]
+        states = {id(f): stage.chunk(f"{f.label}-{f.direction}-{f.variant}", lambda f=f: f.steerer.calibrate(f.state, self._trials(f, rows))) for f in want}
+        if not stage.done:
+            stage.finish({"calibrated": len(want)})
+        return [Fitted(f.label, f.direction, f.variant, f.steerer, states.get(id(f), f.state)) for f in self.fitted]
+
+    def _trials(self, f: Fitted, rows: Rows) -> Trials:
+        mine = [r for r in rows if (r["method"], r["direction"], r["variant"]) == (f.label, f.direction, f.variant)]
+        by_strength = [[v for r in mine if r["strength"] == s for v in r["verdicts"]] for s in self.strengths]
+        verdicts = torch.tensor([[{f.direction: 1, "error": 2}.get(v, 0) for v in column] for column in by_strength]).T
+        collected, forms = self.study.collected, len(self.study.benchmark.forms)
+        groups = torch.arange(len(verdicts)) // forms
+        return Trials(torch.tensor(self.strengths), verdicts == 1, verdicts == 2, collected["base"], collected["r_v"], groups, self.recipe.seed)
+
+    def _stage(self, name: str, parts: dict[str, Any]) -> Stage:
+        e = self.recipe.evaluate
+        how = {"strengths": e.strengths, "max_new_tokens": e.max_new_tokens, "batch_size": e.batch_size, "directions": e.directions}
+        return self.study.folder.stage(name, {**self.study.inputs, "layer": self.study.layer, **how, **parts})
+
+    def _examples(self, sample: ConflictSample, form: str, direction: str, shots: int) -> list[Prompt]:
+        """Answered training prompts of the sample's task, the same ones for every start of a run."""
+        pool = [s for s in self.study.samples["train"] if s.task == sample.task]
+        first = int(hashlib.sha256(sample.id.encode()).hexdigest(), 16) % max(1, len(pool))
+        return [self.study.benchmark.example(pool[(first + i) % len(pool)], form, direction) for i in range(min(shots, len(pool)))]
+
+    def _scored(self, split: str, fitted: Sequence[Fitted], parts: dict[str, Any]) -> tuple[Rows, Stage]:
+        """Predictions of the prompt methods and of ``fitted`` at every strength."""
+        nodes = [n.model_dump(mode="json") for n in self.recipe.steering]
+        stage = self._stage(split, {"methods": nodes, **parts})
+        bench = self.study.bench
+
+        def compute(samples: list[ConflictSample]) -> Rows:
+            rows = []
+            for label, method in self.methods.items():
+                if isinstance(method, PromptMethod):
+                    rows += ask(bench, samples, label, method, self.directions, self._examples)
+            return rows + (sweep(bench, samples, fitted, self.strengths) if fitted else [])
+
+        chunks = self.study.chunks(stage, split, self.recipe.evaluate.batch_size, compute)
+        return [{**row, "split": split} for chunk in chunks for row in chunk], stage
+
+    def run(self) -> tuple[Rows, list[Choice]]:
+        """All predictions worth reporting (dev and test, chosen variants, the oracle) and the choices made on dev."""
+        dev, stage = self._scored("dev", self.ready, {"fit": self.fit_stage.digest})
+        choices = choose(dev, self.recipe.evaluate.error_budget)
+        if not stage.done:
+            stage.finish({"choices": [asdict(c) for c in choices]})
+        variants = {(c.method, c.direction): c for c in choices}
+        kept = [f for f in self.ready if variants[f.label, f.direction].variant == f.variant]
+        test, stage = self._scored("test", kept, {"fit": self.fit_stage.digest, "choices": [asdict(c) for c in choices]})
+        if not stage.done:
+            stage.finish({"predictions": len(test)})
+        self._save(kept, variants)
+        dev = [r for r in dev if r["strength"] is None or variants[r["method"], r["direction"]].variant == r["variant"]]
+        rows = dev + test + [row for split in (dev, test) for row in oracle(split, REFERENCE)]
+        return _finished(rows, variants), choices
+
+    def _save(self, kept: Sequence[Fitted], choices: dict[tuple[str, str], Choice]) -> None:
+        """One artefact per method and direction, at its chosen strength."""
+        for f in kept:
+            where = f.steerer.where().model_copy(update={"layer": self.study.layer})
+            steering = Steering(f.steerer, f.state, where, choices[f.label, f.direction].strength)
+            folder: Path = self.study.folder.path / "artefacts" / f"{f.label}-{f.direction}"
+            if not (folder / artefact.MANIFEST).exists():
+                artefact.save(folder, steering, self.study.view, {"direction": f.direction, "variant": f.variant, "run": self.recipe.name})
+
+
+def _finished(rows: Rows, choices: dict[tuple[str, str], Choice]) -> Rows:
+    """Rows with ``chosen`` and the hash of all prompts of their cell."""
+    prompts: dict[tuple, list[str]] = {}
+    for r in rows:
+        prompts.setdefault((r["split"], r["method"], r["direction"]), []).extend(r["prompts"])
+    hashes = {key: hashlib.sha256(" ".join(sorted(set(p))).encode()).hexdigest()[:16] for key, p in prompts.items()}
+
+    def chosen(r: dict[str, Any]) -> bool:
+        choice = choices.get((r["method"], r["direction"]))
+        return choice is None or choice.strength == r["strength"]
+
+    return [{**r, "chosen": chosen(r), "prompt_hash": hashes[r["split"], r["method"], r["direction"]]} for r in rows]

@@ -1,0 +1,55 @@
+"""A recipe's run, stage by stage. Each stage is computed once, chunk by chunk, and skipped when nothing it reads has changed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from factory import files
+from factory.model.load import find, fingerprint, load
+from factory.recipe import Recipe
+from factory.run.choose import Choice
+from factory.run.comparison import Comparison
+from factory.run.environment import environment
+from factory.run.rundir import RunDir
+from factory.run.study import Rows, Study
+from factory.run.training import train_model
+
+
+def run(recipe: Recipe, limit: int | None = None) -> Path:
+    """Run a recipe from start to report; returns the run's folder. Started again it does only what is missing."""
+    if recipe.train is None:
+        find(recipe.model)
+    source = recipe.source_path or Path(f"{recipe.name}.yaml")
+    with RunDir.open(Path(recipe.run.root), recipe.name, source, recipe.text, {**recipe.resolved()}) as folder:
+        Console().print(f"run folder: {folder.path}", soft_wrap=True)
+        (train_model if recipe.train else compare)(recipe, folder, limit)
+    return folder.path
+
+
+def compare(recipe: Recipe, folder: RunDir, limit: int | None) -> None:
+    """Diagnose, fit, choose on dev, score on test; write results.json and the report."""
+    torch.manual_seed(recipe.seed)
+    study = Study(recipe, folder, load(recipe.model), limit)
+    diagnostics = study.diagnosed()
+    predictions, choices = Comparison(study).run()
+    results = gather(study, predictions, choices)
+    files.write_json(folder.path / "results.json", results)
+    page = study.benchmark.report(folder.path, results, diagnostics, predictions, (folder.path / "resolved.yaml").read_text())
+    Console().print(f"results: {folder.path / 'results.json'}\nreport:  {page}", soft_wrap=True)
+
+
+def gather(study: Study, predictions: Rows, choices: list[Choice]) -> dict[str, Any]:
+    """The content of results.json; nothing in it depends on when or how often the run was started."""
+    recipe, skipped = study.recipe, study.checked[1]
+    source = recipe.source_path.name if recipe.source_path else recipe.name
+    model = {"class": type(study.view.model).__name__, "fingerprint": fingerprint(study.view), "layer": study.layer}
+    about = {
+        "name": recipe.name, "recipe": source, "seed": recipe.seed, "model": model, "libraries": environment()["libraries"],
+        "error_budget": recipe.evaluate.error_budget, "choices": [asdict(c) for c in choices], "skipped": skipped,
+    }  # fmt: skip
+    return {"schema": 1, "run": about, "rows": study.benchmark.rows(predictions, seed=recipe.seed, skipped=len(skipped))}

@@ -1,0 +1,73 @@
+"""Training runs: build a model from its recipe, train it on the benchmark's lessons, examine it, save it for the zoo."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from factory import files
+from factory.errors import UserError
+from factory.model.build import TinyLlava, build_llava, train_tokenizer
+from factory.model.family import frozen
+from factory.model.load import family_of
+from factory.model.view import ModelView
+from factory.recipe import Recipe
+from factory.run.evaluate import Bench, answer_prompts
+from factory.run.rundir import RunDir
+from factory.run.study import make
+from factory.train.trainer import train
+
+ANSWER_TOKENS = 8
+EXAM_BATCH = 96
+
+
+def build(recipe: Recipe, benchmark: Any) -> ModelView:
+    """A randomly initialised model with a tokenizer trained on the benchmark's words."""
+    try:
+        sizes = TinyLlava.model_validate(recipe.model.build or {})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"model.build.{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    model, processor = build_llava(sizes, train_tokenizer(benchmark.corpus(), sizes.vocabulary), recipe.seed)
+    return ModelView(frozen(model), processor, family_of(model.config))
+
+
+def train_model(recipe: Recipe, folder: RunDir, limit: int | None = None) -> None:
+    """Train, examine and save to ``model/`` in the run folder; ``limit`` bounds the number of optimiser steps."""
+    benchmark = make(recipe.data)
+    if not hasattr(benchmark, "lesson"):
+        raise UserError(f"data: benchmark '{recipe.data.type}' has no lessons to train on; use scenes")
+    spec = recipe.train if limit is None else recipe.train.model_copy(update={"steps": limit})
+    view = build(recipe, benchmark)
+    inputs = {"model": recipe.model.model_dump(), "data": recipe.data.model_dump(mode="json"), "train": spec.model_dump(), "seed": recipe.seed}
+    stage = folder.stage("train", inputs)
+    if not stage.done:
+        torch.manual_seed(recipe.seed)
+        train(view, benchmark, spec, recipe.seed, stage.path / "checkpoints")
+        view.model.save_pretrained(folder.path / "model")
+        view.processor.save_pretrained(folder.path / "model")
+        bench = Bench(view, benchmark, 0, ANSWER_TOKENS)
+        stage.finish({"exam": benchmark.examine(lambda prompts: _answers(bench, prompts))})
+    files.write_text(folder.path / "model" / "exam.json", json.dumps(stage.summary["exam"], indent=1) + "\n")
+    _show(stage.summary["exam"])
+    Console().print(f"model: {folder.path / 'model'}", soft_wrap=True)
+
+
+def _answers(bench: Bench, prompts: list) -> list[str]:
+    return [text for i in range(0, len(prompts), EXAM_BATCH) for text in answer_prompts(bench, prompts[i : i + EXAM_BATCH], bench.max_new_tokens)]
+
+
+def _show(exam: dict[str, dict[str, float]]) -> None:
+    table = Table("share in %", *exam["image_only"], title="examination on the test split")
+    for name, shares in exam.items():
+        if shares.keys() == exam["image_only"].keys():
+            table.add_row(name, *(f"{100 * v:.1f}" for v in shares.values()))
+    Console().print(table)
+    for name, shares in exam.items():
+        if shares.keys() != exam["image_only"].keys():
+            Console().print(f"{name}: " + "  ".join(f"{k}: {100 * v:.1f}" for k, v in shares.items()))
