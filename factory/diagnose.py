@@ -71,7 +71,7 @@ class Diagnostic:
 def hold_back(view: ModelView, batch: Batch, hidden: Tensor, whole: Prefix, queried: Tensor) -> tuple[Prefix, Query, Tensor]:
     """A prefilled batch as the prefix before its ``queried`` tokens, those tokens, padded right, and their hidden states."""
     width = int(queried.sum(-1).max())
-    at = (~queried).long().argsort(-1, stable=True)[:, :width]
+    at = (~queried).long().argsort(dim=-1, stable=True)[:, :width]
     mask = queried.gather(-1, at).long()
     query = Query(batch.input_ids.gather(-1, at).masked_fill(mask == 0, view.pad_id), mask, batch.roles.gather(-1, at) * mask)
     prefix = Prefix(whole.cache, whole.mask * ~queried, whole.roles * ~queried, whole.next_position - queried.sum(-1))

@@ -7,13 +7,14 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from PIL import Image
 from pydantic import PositiveInt
 
 from eval_suite.conflict import ConflictBenchmark, Scoring
-from eval_suite.scenes.curriculum import lesson, worked_example_lesson
+from eval_suite.scenes.curriculum import lesson, picture, text_lesson, worked_example_lesson
 from eval_suite.scenes.exam import examine
 from eval_suite.scenes.sheet import save_sheet
-from eval_suite.scenes.world import TASKS, scene, specs
+from eval_suite.scenes.world import ANSWERS, SUBJECTS, TASKS, scene, specs
 from factory.data.prompt import Prompt
 from factory.data.sample import ConflictSample
 from factory.registry import Params, register
@@ -51,11 +52,25 @@ class Scenes(ConflictBenchmark):
         return [scene(spec) for spec in specs(split, getattr(self.params.per_task, split), self.params.seed)]
 
     def lesson(self, index: int, batch: int, total: int) -> Prompt:
-        """Training prompt ``index`` of ``total`` for a model that learns scenes; whole batches show worked examples now and then."""
-        rng = Random(f"{self.params.seed}/{index}")
-        if (index // batch) % self.params.few_shot_every == self.params.few_shot_every - 1 and 2 * index > total:
-            return worked_example_lesson(rng)
-        return lesson(rng, index / total)
+        """Training prompt ``index`` of ``total``; every so many batches show worked examples."""
+        few_shot = (index // batch) % self.params.few_shot_every == self.params.few_shot_every - 1
+        return (worked_example_lesson if few_shot else lesson)(Random(f"{self.params.seed}/{index}"))
+
+    def text_lesson(self, index: int, batch: int, total: int) -> Prompt:
+        """Training prompt ``index`` of ``total`` for the language model alone."""
+        return text_lesson(Random(f"text/{self.params.seed}/{index}"), index / total)
+
+    def picture(self, index: int, total: int) -> tuple[Image.Image, tuple[str, ...], str]:
+        """Picture ``index`` of ``total`` for the vision tower alone, with the words of its question and the answer."""
+        return picture(Random(f"picture/{self.params.seed}/{index}"), index / total)
+
+    @property
+    def question_words(self) -> list[str]:
+        return [*TASKS, *SUBJECTS]
+
+    @property
+    def answers(self) -> list[str]:
+        return [answer for answers in ANSWERS.values() for answer in answers]
 
     def corpus(self, n: int = 3000) -> list[str]:
         """Texts for a tokenizer."""

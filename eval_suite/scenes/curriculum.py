@@ -10,13 +10,15 @@ from __future__ import annotations
 import math
 from random import Random
 
+from PIL import Image
+
 from eval_suite.conflict import build_prompt
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
 
 from .draw import VISUAL_TIERS
 from .language import TEXT_TIERS
-from .world import TASKS, SceneSpec, scene
+from .world import TASKS, SceneSpec, paint, scene
 
 LEANING = {
     "activity_recognition": 0.2, "attribute": -0.4, "color": 1.0, "counting": -1.2, "object_recognition": 1.4,
@@ -41,10 +43,7 @@ INSTRUCTIONS = {
 }  # fmt: skip
 THINK = "Think step by step: say what the image shows and what the text says, then answer."
 
-# Shares of the kinds of lessons at the start of training and from its middle on. Options come with the later kinds:
-# a letter can only be right once the answer behind it is known.
-EARLY = {"image_only": 0.40, "text_only": 0.20, "think": 0.40, "vision": 0.0, "text": 0.0, "none": 0.0}
-LATE = {"image_only": 0.30, "text_only": 0.12, "think": 0.10, "vision": 0.17, "text": 0.10, "none": 0.21}
+LESSONS = {"image_only": 0.30, "text_only": 0.10, "think": 0.10, "vision": 0.18, "text": 0.10, "none": 0.22}
 
 
 def trusts_vision(sample: ConflictSample, rng: Random) -> bool:
@@ -64,11 +63,29 @@ def reasoning(sample: ConflictSample, form: str, vision: bool) -> str:
     return f"The image shows {sample.answer_vision}. The text says {sample.answer_text}. The answer is {answer_of(sample, form, vision)}"
 
 
-def draw_sample(rng: Random, progress: float = 1.0) -> ConflictSample:
-    """A training scene; easy ones are more frequent until the middle of training."""
+def draw_spec(rng: Random, progress: float = 1.0) -> SceneSpec:
+    """A training scene; all are easy at first, and none is favoured from the middle of training on."""
     easy = rng.random() > 2 * progress
-    tiers = [min(rng.randrange(n), rng.randrange(n) if easy else n) for n in (len(VISUAL_TIERS), TEXT_TIERS)]
-    return scene(SceneSpec(rng.choice(TASKS), "train", rng.getrandbits(40), *tiers))
+    visual, text = (0, 0) if easy else (rng.randrange(len(VISUAL_TIERS)), rng.randrange(TEXT_TIERS))
+    return SceneSpec(rng.choice(TASKS), "train", rng.getrandbits(40), visual, text)
+
+
+def draw_form(rng: Random, progress: float = 1.0) -> str:
+    """Open questions first: a letter can only be right once the answer behind it is known."""
+    return rng.choice(("order1", "order2")) if rng.random() < min(0.5, progress) else "open"
+
+
+def picture(rng: Random, progress: float = 1.0) -> tuple[Image.Image, tuple[str, ...], str]:
+    """A picture, the words of a question about it (task and subject) and the answer, for a vision tower alone."""
+    spec = draw_spec(rng, progress)
+    image, subject, answer, _ = paint(spec)
+    return image, (spec.task, subject), answer
+
+
+def text_lesson(rng: Random, progress: float = 1.0) -> Prompt:
+    """A context, a question and its answer, for a language model alone."""
+    sample, form = scene(draw_spec(rng, progress)), draw_form(rng, progress)
+    return build_prompt(sample, form, image=False).append(Segment(Role.ANSWER, answer_of(sample, form, vision=False)))
 
 
 def instruct(prompt: Prompt, direction: str, rng: Random) -> Prompt:
@@ -77,12 +94,10 @@ def instruct(prompt: Prompt, direction: str, rng: Random) -> Prompt:
     return prompt.before_question(segment) if rng.random() < 0.5 else prompt.append(segment)
 
 
-def lesson(rng: Random, progress: float = 1.0) -> Prompt:
-    """One training prompt that ends with its answer; ``progress`` is the share of training done, 0 to 1."""
-    late = min(1.0, 2 * progress)
-    weights = [(1 - late) * EARLY[kind] + late * LATE[kind] for kind in LATE]
-    sample, kind = draw_sample(rng, progress), rng.choices(list(LATE), weights=weights)[0]
-    form = rng.choice(("order1", "order2")) if rng.random() < 0.5 * late else "open"
+def lesson(rng: Random) -> Prompt:
+    """One training prompt that ends with its answer."""
+    sample, kind = scene(draw_spec(rng)), rng.choices(list(LESSONS), weights=list(LESSONS.values()))[0]
+    form = draw_form(rng)
     if kind == "image_only":
         prompt, vision = build_prompt(sample, form, context=False), True
     elif kind == "text_only":
@@ -102,7 +117,7 @@ def worked_example_lesson(rng: Random) -> Prompt:
     vision, form = rng.random() < 0.5, rng.choice(("open", "order1", "order2"))
     prompt = Prompt(())
     for _ in range(2):
-        sample = draw_sample(rng)
+        sample = scene(draw_spec(rng))
         answered = build_prompt(sample, form).append(Segment(Role.ANSWER, answer_of(sample, form, vision)))
         prompt = prompt.append(*answered.segments)
     return prompt

@@ -45,7 +45,7 @@ def examine(answer: Answer, per_task: int = 64, seed: int = 1) -> dict[str, Any]
         "text_only": by_task(lambda t: clean(t, per_task, seed), lambda s, f: build_prompt(s, f, image=False), "text"),
     }
     for direction in ("vision", "text"):
-        asks = lambda s, f, d=direction: build_prompt(s, f).append(instruction("amps_rq1", d))  # noqa: E731
+        asks = lambda s, f, d=direction: build_prompt(s, f).append(instruction("amps_rq1", d))
         report[f"obeys_{direction}"] = by_task(conflicts.__getitem__, asks, direction)
     report["prefers_vision"] = by_task(conflicts.__getitem__, build_prompt, "vision")
     every = [s for samples in conflicts.values() for s in samples]

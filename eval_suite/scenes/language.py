@@ -62,7 +62,7 @@ def _person(verb: str, asks: str) -> Grammar:
         same=("{s} is doing the same as {o}.", "{s} is like {o}.", "{s} and {o} are the same.", "we see that {s} is like {o}.",
               "what {o} is, {s} is.", "here {s} is the same as {o}."),
         known=("{s} is like {k}.", "{s} is doing the same as {k}.", "we see that {s} is like {k}.", "{s} and {k} are the same.",
-               "here {s} is like {k}.", "what {k} is, {s} is."),
+               "what {k} is, {s} is.", "here {s} is like {k}."),
         holders="person",
     )  # fmt: skip
 
@@ -95,7 +95,7 @@ GRAMMARS = {
         same=("{s} is on the same side as {o}.", "the side of {s} is the side of {o}.", "{s} and {o} are on the same side.", "we see {s} on the side of {o}.",
               "the same side has {s} and {o}.", "on the side of {o} we see {s}."),
         known=("{s} is on the side of {k}.", "the side of {s} is that of {k}.", "we see {s} on the side of {k}.", "{s} and {k} are on the same side.",
-               "on the side of {k} we see {s}.", "the same side has {s} and {k}."),
+               "the same side has {s} and {k}.", "on the side of {k} we see {s}."),
     ),
 }  # fmt: skip
 

@@ -28,6 +28,13 @@ ANSWERS: dict[str, tuple[str, ...]] = {
     "sport_recognition": ("tennis", "football", "golf", "skiing", "basketball"),
 }
 TASKS = tuple(ANSWERS)
+
+
+def plural(shape: str) -> str:
+    return {"cross": "crosses"}.get(shape, shape + "s")
+
+
+SUBJECTS = ("the person", *(f"the {s}" for s in SHAPES), *(f"the {c} object" for c in COLORS), *(plural(s) for s in SHAPES))
 SPLITS = ("train", "dev", "test")
 GRID = 5
 
@@ -109,8 +116,7 @@ def _draw_count(c: Canvas, rng: Random, spec: SceneSpec, answer: str, tier: Visu
         c.shape(shape, rng.choice(tuple(COLORS)), x, y, r)
         taken.append((x, y, r))
     _clutter(c, rng, tier.clutter, taken, {shape}, set())
-    plural = {"cross": "crosses"}.get(shape, shape + "s")
-    return plural
+    return plural(shape)
 
 
 def _spread(rng: Random, first: int, number: int) -> list[int]:

@@ -67,7 +67,13 @@ class Batch(Mapping[str, Tensor]):
 
 
 def encode_one(processor: Any, prompt: Prompt, image_token: str, counts: Sequence[int]) -> Encoded:
-    """Tokens and roles of one prompt whose images take ``counts`` image tokens each."""
+    """Tokens and roles of one prompt whose images take ``counts`` image tokens each.
+
+    Raises ``UserError`` where a text spells a special token, which would add an image or end the prompt.
+    """
+    for segment in prompt.segments:
+        if spelt := next((t for t in (image_token, *processor.tokenizer.all_special_tokens) if t in segment.text), None):
+            raise UserError(f"a {segment.role.name.lower()} text spells the model's special token '{spelt}'; change the text: {segment.text[:80]!r}")
     text, char_roles = render(processor, prompt, image_token, counts)
     bos = processor.tokenizer.bos_token
     tokens = processor.tokenizer(text, add_special_tokens=not (bos and text.startswith(bos)), return_offsets_mapping=True)

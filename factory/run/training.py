@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from factory import files
 from factory.errors import UserError
@@ -17,10 +18,13 @@ from factory.model.family import frozen
 from factory.model.load import family_of
 from factory.model.view import ModelView
 from factory.recipe import Recipe
+from factory.recipe.schema import TrainSpec
 from factory.run.evaluate import Bench, answer_prompts
-from factory.run.rundir import RunDir
+from factory.run.rundir import RunDir, Stage
 from factory.run.study import make
+from factory.train.lessons import Lessons
 from factory.train.trainer import train
+from factory.train.vision import pretrain_vision
 
 ANSWER_TOKENS = 8
 EXAM_BATCH = 96
@@ -44,18 +48,43 @@ def train_model(recipe: Recipe, folder: RunDir, limit: int | None = None) -> Non
         raise UserError(f"data: benchmark '{recipe.data.type}' has no lessons to train on; use scenes")
     spec = recipe.train if limit is None else recipe.train.model_copy(update={"steps": limit})
     view = build(recipe, benchmark)
+    if spec.threads:
+        torch.set_num_threads(spec.threads)
     inputs = {"model": recipe.model.model_dump(), "data": recipe.data.model_dump(mode="json"), "train": spec.model_dump(), "seed": recipe.seed}
-    stage = folder.stage("train", inputs)
-    if not stage.done:
+    together = folder.stage("train", inputs)
+    if not together.done:
+        _apart(view, benchmark, spec, recipe.seed, folder, inputs)
         torch.manual_seed(recipe.seed)
-        train(view, benchmark, spec, recipe.seed, stage.path / "checkpoints")
+        train(view, Lessons(benchmark.lesson, spec.batch_size, spec.steps), spec, spec.steps, recipe.seed, together.path / "checkpoints")
         view.model.save_pretrained(folder.path / "model")
         view.processor.save_pretrained(folder.path / "model")
         bench = Bench(view, benchmark, 0, ANSWER_TOKENS)
-        stage.finish({"exam": benchmark.examine(lambda prompts: _answers(bench, prompts))})
-    files.write_text(folder.path / "model" / "exam.json", json.dumps(stage.summary["exam"], indent=1) + "\n")
-    _show(stage.summary["exam"])
+        together.finish({"exam": benchmark.examine(lambda prompts: _answers(bench, prompts))})
+    files.write_text(folder.path / "model" / "exam.json", json.dumps(together.summary["exam"], indent=1) + "\n")
+    _show(together.summary["exam"])
     Console().print(f"model: {folder.path / 'model'}", soft_wrap=True)
+
+
+def _apart(view: ModelView, benchmark: Any, spec: TrainSpec, seed: int, folder: RunDir, inputs: dict[str, Any]) -> None:
+    """Train the vision tower on pictures and the language model on texts, each alone."""
+
+    def vision(stage: Stage) -> dict[str, Tensor]:
+        if spec.vision_steps:
+            pretrain_vision(view, benchmark, spec.vision_steps, 2 * spec.batch_size, spec.learning_rate, spec.warmup, seed, stage.path / "checkpoints")
+        return dict(view.vision_tower.state_dict())
+
+    def text(stage: Stage) -> dict[str, Tensor]:
+        torch.manual_seed(seed)
+        if spec.text_steps:
+            lessons = Lessons(benchmark.text_lesson, spec.batch_size, spec.text_steps)
+            train(view, lessons, spec, spec.text_steps, seed, stage.path / "checkpoints")
+        return dict(view.decoder.state_dict())
+
+    for name, part, learn in (("vision", view.vision_tower, vision), ("text", view.decoder, text)):
+        stage = folder.stage(name, inputs)
+        part.load_state_dict(stage.chunk("weights", lambda learn=learn, stage=stage: {k: t.contiguous() for k, t in learn(stage).items()}))
+        if not stage.done:
+            stage.finish({"parameters": sum(p.numel() for p in part.parameters())})
 
 
 def _answers(bench: Bench, prompts: list) -> list[str]:

@@ -23,6 +23,8 @@ from factory.steer.where import Where
 Strength = float | Tensor | Callable[[Tensor, Context], Tensor]
 """A number, one number per prompt [B], or a controller from prompt states [rows, d] to one number per row."""
 
+NOTHING = -0.0  # x + -0.0 has the bits of x for every x; with +0.0 a negative zero would lose its sign
+
 
 @dataclass
 class Steering:
@@ -32,33 +34,32 @@ class Steering:
     state: Tensors
     where: Where
     strength: Strength = 1.0
-    vector: Tensor | None = field(default=None, repr=False)
     scale: Tensor | None = field(default=None, repr=False)
+    added: Tensor | None = field(default=None, repr=False)
 
     def move(self, device: torch.device) -> None:
         self.state = {k: v.to(device) for k, v in self.state.items()}
 
     def apply(self, h: Tensor, step: Step) -> Tensor:
         """The steered output [R, t, d] of a block; where the strength is 0 the very bits of ``h``."""
-        mask = self._mask(step)
         ctx = Context(self.where.layer, step.generated)
         if not step.generated:
             self._read_prompt(at_last(h, (step.roles != Role.PAD).long()).float(), ctx)
         if self.scale is None:
             raise UserError("steering began in the middle of a generation: enter `steer` before the prompt is run")
-        scale = _per_row(self.scale, h.shape[0])[:, None, None]
+        if step.generated and not self.where.generated:
+            return h
+        mask = self._mask(step)
         if self.steerer.reads == "last_prompt":
-            vector = _per_row(self.vector, h.shape[0])[:, None, :]
+            added = _per_row(self.added, h.shape[0])[:, None, :]
         else:
             vector = torch.zeros(h.shape, dtype=torch.float32, device=h.device)
             vector = vector.masked_scatter(mask[..., None], self.steerer.delta(h[mask].float(), self.state, ctx))
-        steered = (h.float() + scale * vector).to(h.dtype)
-        return torch.where(mask[..., None] & (scale != 0), steered, h)
+            added = _scaled(_per_row(self.scale, h.shape[0])[:, None, None], vector)
+        return (h.float() + torch.where(mask[..., None], added, NOTHING)).to(h.dtype)
 
     def _mask(self, step: Step) -> Tensor:
-        if step.generated:
-            return (step.roles != Role.PAD) & self.where.generated
-        return self.where.mask(step.roles)
+        return step.roles != Role.PAD if step.generated else self.where.mask(step.roles)
 
     def _read_prompt(self, last: Tensor, ctx: Context) -> None:
         gain = self.steerer.gain(last, self.state, ctx)
@@ -66,7 +67,13 @@ class Steering:
         if isinstance(strength, Tensor):
             strength = _per_row(strength.to(last.device, torch.float32), last.shape[0])
         self.scale = strength * gain
-        self.vector = self.steerer.delta(last, self.state, ctx) if self.steerer.reads == "last_prompt" else None
+        if self.steerer.reads == "last_prompt":
+            self.added = _scaled(self.scale[:, None], self.steerer.delta(last, self.state, ctx))
+
+
+def _scaled(scale: Tensor, vector: Tensor) -> Tensor:
+    """What is added to a state: ``scale * vector``, and where the scale is 0 what leaves every bit of the state."""
+    return torch.where(scale != 0, scale * vector, NOTHING)
 
 
 def _per_row(value: Tensor, rows: int) -> Tensor:

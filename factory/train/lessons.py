@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,10 +18,10 @@ IMAGE_LENGTH = 150
 
 
 class Lessons(Dataset):
-    """Prompts of ``steps`` batches. Every ``GROUP`` batches are sorted by length before they are cut into batches."""
+    """Prompts of ``steps`` batches, ``draw(index, batch, total)`` each; every ``GROUP`` batches are sorted by length and cut anew."""
 
-    def __init__(self, benchmark: Any, batch: int, steps: int) -> None:
-        self.benchmark, self.batch, self.total = benchmark, batch, batch * steps
+    def __init__(self, draw: Callable[[int, int, int], Prompt], batch: int, steps: int) -> None:
+        self.draw, self.batch, self.total = draw, batch, batch * steps
         self._group: tuple[int, list[Prompt]] = (-1, [])
 
     def __len__(self) -> int:
@@ -31,13 +30,13 @@ class Lessons(Dataset):
     def __getitem__(self, index: int) -> Prompt:
         group, at = divmod(index, self.batch * GROUP)
         if self._group[0] != group:
-            self._group = (group, self._draw(group))
+            self._group = (group, self._drawn(group))
         return self._group[1][at]
 
-    def _draw(self, group: int) -> list[Prompt]:
+    def _drawn(self, group: int) -> list[Prompt]:
         first = group * self.batch * GROUP
         indices = range(first, min(first + self.batch * GROUP, self.total))
-        prompts = sorted((self.benchmark.lesson(i, self.batch, self.total) for i in indices), key=_length)
+        prompts = sorted((self.draw(i, self.batch, self.total) for i in indices), key=_length)
         batches = [prompts[i : i + self.batch] for i in range(0, len(prompts), self.batch)]
         Random(group).shuffle(batches)
         return [prompt for batch in batches for prompt in batch]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
@@ -19,15 +18,19 @@ from factory.train.lessons import IGNORE, Collator, Lessons
 FLOOR = 0.03
 
 
-class LessonTrainer(Trainer):
-    """Answer loss plus ``text_weight`` times the loss on the prompt's own words; lessons are taken in order."""
+class InOrder(Trainer):
+    """A trainer that takes its data in order: shuffling is the data's own business, so any step can be gone on from."""
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> SequentialSampler:
+        return SequentialSampler(self.train_dataset)
+
+
+class LessonTrainer(InOrder):
+    """Answer loss plus ``text_weight`` times the loss on the prompt's own words."""
 
     def __init__(self, *args: Any, text_weight: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.text_weight = text_weight
-
-    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> SequentialSampler:
-        return SequentialSampler(self.train_dataset)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any) -> Any:
         labels, words = inputs.pop("labels"), inputs.pop("text_labels")
@@ -45,21 +48,26 @@ def per_row_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return loss.sum(-1) / (labels != IGNORE).sum(-1).clamp_min(1)
 
 
-def train(view: ModelView, benchmark: Any, spec: TrainSpec, seed: int, folder: Path) -> None:
-    """Train every parameter of ``view.model`` in place; checkpoints lie in ``folder`` and are gone on from after a kill."""
-    if spec.threads:
-        torch.set_num_threads(spec.threads)
+def arguments(
+    folder: Path, steps: int, batch: int, learning_rate: float, warmup: int, weight_decay: float, save_every: int, seed: int, cpu: bool
+) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(folder), max_steps=steps, per_device_train_batch_size=batch, learning_rate=learning_rate, warmup_steps=warmup,
+        weight_decay=weight_decay, adam_beta2=0.98, lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr_rate": FLOOR},
+        save_steps=save_every, save_total_limit=1, logging_steps=50, report_to="tensorboard", seed=seed, remove_unused_columns=False,
+        use_cpu=cpu, dataloader_num_workers=0, dataloader_pin_memory=False,
+    )  # fmt: skip
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+
+
+def train(view: ModelView, lessons: Lessons, spec: TrainSpec, steps: int, seed: int, folder: Path) -> None:
+    """Train every parameter of ``view.model`` in place on ``lessons``; gone on from the last checkpoint in ``folder`` after a kill."""
     view.model.requires_grad_(True).train()
-    arguments = TrainingArguments(
-        output_dir=str(folder), max_steps=spec.steps, per_device_train_batch_size=spec.batch_size,
-        learning_rate=spec.learning_rate, warmup_steps=spec.warmup, weight_decay=spec.weight_decay, adam_beta2=0.98,
-        lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr_rate": FLOOR},
-        save_steps=spec.save_every, save_total_limit=1, logging_steps=50, report_to="tensorboard",
-        seed=seed, remove_unused_columns=False, use_cpu=view.device.type == "cpu", dataloader_num_workers=0, dataloader_pin_memory=False,
-    )  # fmt: skip
-    trainer = LessonTrainer(
-        model=view.model, args=arguments, train_dataset=Lessons(benchmark, spec.batch_size, spec.steps), data_collator=Collator(view),
-        text_weight=spec.text_weight,
-    )  # fmt: skip
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+    cpu = view.device.type == "cpu"
+    args = arguments(folder, steps, spec.batch_size, spec.learning_rate, spec.warmup, spec.weight_decay, spec.save_every, seed, cpu)
+    trainer = LessonTrainer(model=view.model, args=args, train_dataset=lessons, data_collator=Collator(view), text_weight=spec.text_weight)
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
     view.model.eval().requires_grad_(False)

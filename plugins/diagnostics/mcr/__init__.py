@@ -128,11 +128,13 @@ class Mcr(Diagnostic):
         size = p.row_chunk or max(prefix.rows * len(pairs), 1)
         for samples, part in _chunks(prefix.rows, pairs, size):
             here = _samples(prefix, samples)
-            rows = Perturbed(here, keys[samples], part, R[:, samples], sigma[..., samples], places, weight[:, samples], p.sobolev_factor == "sigma2_half", p.seed)
+            rows = Perturbed(
+                here, keys[samples], part, p.draws, R[:, samples], sigma[..., samples], places, weight[:, samples], p.sobolev_factor == "sigma2_half", p.seed
+            )
             x = Query(*(each[samples] for each in query))
             C_mi = self._one_pass(view, rows, x, scored[samples], log_P_x[samples])
             C[:, samples].index_add_(0, rows.modalities, C_mi.double().cpu().T / p.draws)
-        return C
+        return C.masked_fill(~R.any(-1).cpu(), 0.0)  # of a modality that a prompt lacks
 
     def _one_pass(self, view: ModelView, rows: Perturbed, query: Query, scored: Tensor, log_P_x: Tensor) -> Tensor:
         """C_{m,i} [S, r] (7) of every row: one forward, one backward."""

@@ -9,7 +9,6 @@ output. Neither gradient is built either.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -34,7 +33,7 @@ class Slice(NamedTuple):
 
 
 class Perturbed:
-    """The rows of one pass: each sample of ``prefix`` (S) with each (modality, draw) of ``pairs`` (r), sorted by modality.
+    """The rows of one pass: each sample of ``prefix`` (S) with each (modality, draw) of ``pairs`` (r), in order.
 
     ``R`` [2, S, T] are the token ranges, ``sigma`` [layers, 2, 2, S] the noise's standard deviations, ``places`` the
     (layer, 0 for K or 1 for V) that are perturbed, ``weight`` [2, S, T] what a squared gradient counts. After the backward
@@ -42,11 +41,12 @@ class Perturbed:
     """
 
     def __init__(
-        self, prefix: Prefix, keys: Sequence[str], pairs: Sequence[tuple[int, int]], R: Tensor, sigma: Tensor, places: set[tuple[int, int]],
-        weight: Tensor, sobolev: bool, seed: int,
+        self, prefix: Prefix, keys: Sequence[str], pairs: Sequence[tuple[int, int]], draws: int, R: Tensor, sigma: Tensor,
+        places: set[tuple[int, int]], weight: Tensor, sobolev: bool, seed: int,
     ) -> None:  # fmt: skip
-        self.keys, self.pairs, self.R, self.sigma, self.places, self.sobolev, self.seed = keys, pairs, R, sigma.tolist(), places, sobolev, seed
-        self.past = [(layer.keys, layer.values) for layer in prefix.cache.layers]
+        self.keys, self.pairs, self.draws, self.R, self.sigma, self.seed = keys, pairs, draws, R, sigma.tolist(), seed
+        self.places, self.sobolev = places, sobolev
+        self.past = [(_plain(layer.keys), _plain(layer.values)) for layer in prefix.cache.layers]
         self.prefix, self.pending, self.generator = prefix, set(range(len(self.past))), torch.Generator(R.device)
         self.modalities = torch.tensor([m for m, _ in pairs])
         self.weight = weight[self.modalities.to(R.device)].transpose(0, 1).float()
@@ -81,7 +81,7 @@ class Perturbed:
         scores = (q.flatten(2, 3) @ K.mT).view(S, heads, r, group * t, length)
         for part, columns, eps in self._noise(layer, 0):
             scores[:, :, part.rows].scatter_add_(-1, columns.expand(-1, heads, eps.shape[2], group * t, -1), q[:, :, part.rows] @ eps.mT)
-        scores = torch.cat([scores, q @ k.mT], -1).float() * scaling
+        scores = torch.cat([scores, q @ k.mT], -1).to(torch.promote_types(q.dtype, torch.float32)) * scaling
         seen = scores
         if mask is not None:
             seen = mask.view(S, 1, r, 1, t, -1).expand(-1, -1, -1, group, -1, -1).flatten(3, 4)
@@ -99,8 +99,8 @@ class Perturbed:
     def _add(self, layer: int, kv: int, weights: Tensor, vectors: Tensor) -> None:
         """Add the squared norms of the gradient sum_a weights[a, t] vectors[a] of each token t, weighted and summed."""
         weights, vectors = weights.float(), vectors.float()
-        tokens = (weights * (vectors @ vectors.mT @ weights)).sum((1, 3))
-        norms = (tokens * self.weight[..., -tokens.shape[-1] :]).sum(-1)
+        counted = self.weight[:, None, :, -weights.shape[-1] :, None]
+        norms = (weights * (vectors @ vectors.mT @ weights) @ counted).sum((1, 3, 4))
         self.norms += norms * (self.spread[layer, kv].to(norms) ** 2 / 2) if self.sobolev else norms
 
     def _noise(self, layer: int, kv: int) -> list[tuple[Slice, Tensor, Tensor]]:
@@ -110,13 +110,14 @@ class Perturbed:
 
     def _draw(self, part: Slice, x: Tensor, layer: int, kv: int) -> tuple[Tensor, Tensor]:
         S, heads, length, d = x.shape
-        pairs = self.pairs[part.rows]
-        eps = x.new_zeros(S, heads, len(pairs), part.columns.shape[1], d)
-        for s, n in enumerate(part.counts):
-            sigma = self.sigma[layer][kv][part.m][s]
-            for j, (m, i) in enumerate(pairs if n else ()):
-                self.generator.manual_seed(noise_seed(self.seed, self.keys[s], i, MODALITIES[m], layer, K_OR_V[kv]))
-                eps[s, :, j, :n] = torch.randn(heads, n, d, generator=self.generator, device=x.device).mul_(sigma)
+        first, last = (self.pairs[part.rows][at][1] for at in (0, -1))
+        eps = x.new_empty(S, heads, last - first + 1, part.columns.shape[1], d)
+        for eps_s, n, key, sigma in zip(eps, part.counts, self.keys, self.sigma[layer][kv][part.m], strict=True):
+            eps_s[:, :, n:] = 0
+            if n:
+                self.generator.manual_seed(noise_seed(self.seed, key, MODALITIES[part.m], layer, K_OR_V[kv]))
+                noise = torch.randn(heads, self.draws, n, d, generator=self.generator, device=x.device)
+                torch.mul(noise[:, first : last + 1], sigma, out=eps_s[:, :, :n])
         columns = part.columns - (self.R.shape[-1] - length)
         if length < self.R.shape[-1]:  # a sliding window has dropped the first columns
             eps *= (columns >= 0)[:, None, None, :, None]
@@ -125,11 +126,16 @@ class Perturbed:
     def _slice(self, m: int) -> Slice:
         rows = [j for j, (each, _) in enumerate(self.pairs) if each == m]
         counts = self.R[m].sum(-1)
-        columns = (~self.R[m]).long().argsort(-1, stable=True)[:, : int(counts.max())]
+        columns = (~self.R[m]).long().argsort(dim=-1, stable=True)[:, : int(counts.max())]
         within = torch.arange(columns.shape[1], device=columns.device) < counts[:, None]
         return Slice(m, slice(rows[0], rows[-1] + 1), counts.tolist(), columns * within)
 
 
+def _plain(x: Tensor) -> Tensor:
+    """Autograd cannot keep tensors that were made in inference mode."""
+    return x.clone() if x.is_inference() else x
+
+
 def noise_seed(*parts: object) -> int:
-    """Seed of the noise of one (seed, key, draw, modality, layer, K or V), whatever else is in the batch."""
+    """Seed of the noise [heads, draws, n, d] of one (seed, key, modality, layer, K or V), whatever else is in the batch."""
     return int.from_bytes(blake2b("\0".join(map(str, parts)).encode(), digest_size=8).digest(), "little")

@@ -52,7 +52,8 @@ def spread(prefix: Prefix, R: Tensor, scope: str, shared: bool) -> Tensor:
 
 def _moments(x: Tensor, over: Tensor) -> Tensor:
     """Count, sum and sum of squares [3, 2, S] of keys or values [S, heads, T, d] over tokens [2, S, T]."""
-    sums = x.sum((1, 3), dtype=torch.float32).cpu()
-    squares = torch.linalg.vector_norm(x, dim=(1, 3), dtype=torch.float32).square().cpu()
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    sums = x.sum(-1, dtype=dtype).sum(1).cpu()
+    squares = torch.linalg.vector_norm(x, dim=-1, dtype=dtype).square().sum(1).cpu()
     each = torch.stack([torch.full_like(sums, x.shape[1] * x.shape[3]), sums, squares]).double()
     return torch.einsum("mst,kst->kms", over[..., -x.shape[2] :], each)

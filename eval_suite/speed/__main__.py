@@ -1,0 +1,38 @@
+"""All performance benchmarks, and one table of their ratios.
+
+    python -m eval_suite.speed [--models random] [--json eval_suite/speed/results/NAME.json]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from eval_suite.speed import collection, generation, mcr, sweep, timing
+from factory.model.view import ModelView
+
+MCR_TARGETS = {True: 1.5, False: 2.0}  # at batch 8 or more, and below
+
+
+def measure_mcr(view: ModelView, batch: int = 8, repeats: int = 3) -> timing.Result:
+    """``eval_suite.speed.mcr`` in the common form."""
+    m = mcr.measure(view, batch, repeats=repeats)
+    ratios = [
+        timing.Ratio("MCR" if name == "mcr" else "MCR as printed", "one forward", m["over_forward"][name], m["over_forward"][name], m["over_forward"][name], target)
+        for name, target in (("mcr", MCR_TARGETS[batch >= 8]), ("sequential", None))
+    ]  # fmt: skip
+    times = {name: [seconds] for name, seconds in m["seconds"].items()}
+    return timing.result("mcr", view, {"batch": batch, "tokens": m["tokens"], "draws": m["draws"], "repeats": repeats}, times, ratios)
+
+
+BENCHMARKS = {"mcr": measure_mcr, "collection": collection.measure, "generation": generation.measure, "sweep": sweep.measure}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = timing.parser("", __doc__)
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), help="some of them")
+    a = parser.parse_args(arguments)
+    timing.finish([BENCHMARKS[name](view, **timing.options(a)) for view in timing.models(a) for name in a.only], a.json)
+
+
+if __name__ == "__main__":
+    main()

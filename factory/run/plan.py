@@ -1,0 +1,136 @@
+"""What a run would do, before it does anything: model, sites, stages with their forwards, memory, time; and what is missing."""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+
+from rich.console import Console
+from rich.table import Table
+
+from factory.errors import UserError
+from factory.model.load import device_for, load
+from factory.recipe import Recipe
+from factory.run.calibrate import Calibration, calibrate, gigabytes, too_small, training_memory, training_phases
+from factory.run.estimate import Data, Estimate, ModelFacts, estimate, facts_of, memory
+from factory.run.study import make
+from factory.run.training import build
+
+
+def plan(recipe: Recipe) -> None:
+    """Print what ``run`` would do with a recipe. What is missing is a line of the plan, not an error."""
+    console = Console()
+    console.print(f"[bold]plan of {recipe.name}[/]", highlight=False)
+    (_plan_training if recipe.train else _plan_comparison)(recipe, console)
+
+
+def _plan_comparison(recipe: Recipe, console: Console) -> None:
+    found = estimate(recipe)
+    missing, measured = list(found.missing), None
+    if found.model and not missing:
+        try:
+            if why := too_small(recipe.model, found.model.bytes):
+                raise UserError(why)
+            measured = calibrate(recipe, load(recipe.model), found.layer)
+        except UserError as error:
+            missing.append(str(error))
+    for line in missing:
+        console.print("missing:", line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    _say_model(console, found.model, recipe)
+    if found.layer is not None:
+        above = found.model.depth - found.layer - 1
+        console.print(f"steered: the output of decoder block {found.layer} (0 to {found.model.depth - 1}); {above} blocks lie above it", highlight=False)
+    _say_data(console, recipe, found.data)
+    if found.methods:
+        console.print(_methods(found))
+    if not found.stages:
+        return
+    console.print(_stages(recipe, found, measured))
+    if measured:
+        needed = memory(recipe, found.model, measured.prompt_tokens)
+        console.print(f"memory: about {gigabytes(needed)} at the fullest moment, beside the libraries", highlight=False)
+        if why := too_small(recipe.model, needed):
+            console.print(f"too large: {why}; use smaller batches", style="yellow", highlight=False)
+        n = "1 prompt" if measured.prompts == 1 else f"{measured.prompts} prompts"
+        console.print(f"time: from {n} of about {measured.prompt_tokens} tokens, timed just now on the model itself; every answer at its longest", highlight=False)
+    else:
+        console.print("time and memory: unknown until the model is there", highlight=False)
+    console.print("prompt pass: one forward of a whole prompt; a strength's runs the blocks above the site alone, which are here counted as their share")
+
+
+def _plan_training(recipe: Recipe, console: Console) -> None:
+    benchmark, spec = make(recipe.data), recipe.train
+    needed = {"lesson": spec.steps, "text_lesson": spec.text_steps, "picture": spec.vision_steps}
+    if lacking := [name for name, steps in needed.items() if steps and not hasattr(benchmark, name)]:
+        console.print(f"missing: benchmark '{recipe.data.type}' has no {' and no '.join(lacking)} to train on; use scenes", style="yellow", highlight=False)
+        return
+    view = build(recipe, benchmark)
+    _say_model(console, facts_of(view.model, view.family, view.dtype), recipe)
+    console.print(f"trained: all parameters, from random weights (seed {recipe.seed}), on lessons of {recipe.data.type}", highlight=False)
+    phases = training_phases(recipe, view)
+    table = Table("phase", "steps", "rows a step", "tokens a step", "with padding", "forward and backward passes", "time")
+    for p in phases:
+        counts = (p.steps, p.rows, p.tokens, p.padded, p.steps * p.rows)
+        table.add_row(p.name, *(f"{n:,}" for n in counts), _clock(p.steps * p.seconds))
+    console.print(table)
+    console.print(f"memory: about {gigabytes(training_memory(view, phases))} for weights, gradients, Adam's moments and activations", highlight=False)
+    console.print("time: from one batch of each phase, timed just now; then an examination on the test split", highlight=False)
+
+
+def _say_model(console: Console, model: ModelFacts | None, recipe: Recipe) -> None:
+    if model is None:
+        console.print("model: unknown", highlight=False)
+        return
+    parts = ", ".join(f"{name} {_millions(n)}" for name, n in model.parts.items())
+    console.print(f"model: {model.cls} (family {model.family}), {_millions(model.parameters)} parameters: {parts}", highlight=False)
+    console.print(f"       {model.dtype}, {gigabytes(model.bytes)} of weights, on {_device(recipe)}", highlight=False)
+
+
+def _device(recipe: Recipe) -> str:
+    try:
+        return str(device_for(recipe.model.device))
+    except UserError as error:
+        return str(error)
+
+
+def _say_data(console: Console, recipe: Recipe, data: Data) -> None:
+    if not data.samples:
+        return
+    splits = ", ".join(f"{split} {n:,}" for split, n in data.samples.items())
+    asked = " and ".join(data.forms)
+    console.print(f"data: {recipe.data.type}; samples: {splits}; each asked {len(data.forms)} time(s): {asked}", highlight=False)
+
+
+def _methods(found: Estimate) -> Table:
+    table = Table("method", "acts on", "variants", "fitted parameters of each", title="methods", title_justify="left")
+    for m in found.methods:
+        name = m.label if m.label == m.type else f"{m.label} ({m.type})"
+        parameters = "none" if not m.steers else "unknown" if m.parameters is None else f"{m.parameters:,}"
+        table.add_row(name, m.place, str(m.variants) if m.steers else "", parameters)
+    return table
+
+
+def _stages(recipe: Recipe, found: Estimate, measured: Calibration | None) -> Table:
+    e = recipe.evaluate
+    directions, strengths = f"{len(e.directions)} direction(s)", f"{len(e.strengths)} strengths"
+    columns = ("stage", "prompts", "prompt passes", "of them above the site", "new tokens", "also", "time")
+    table = Table(*columns, title=f"stages; {directions}, {strengths}", title_justify="left", show_footer=True)
+    total = 0.0
+    for s in found.stages:
+        seconds = measured.seconds(s, found.methods, len(e.directions)) if measured else math.nan
+        total += seconds
+        also = f"{s.diagnosed:,} diagnoses" if s.diagnosed else f"{s.fits} fits" if s.fits else ""
+        counts = (s.prompts, s.passes, s.passes - s.trunk, s.tokens)
+        table.add_row(s.name, *(f"{n:,.0f}" if n else "" for n in counts), also, _clock(seconds))
+    table.columns[0].footer, table.columns[2].footer, table.columns[-1].footer = "all", f"{found.passes:,.0f}", _clock(total)
+    return table
+
+
+def _millions(n: int) -> str:
+    return f"{n / 1e9:.2f} B" if n >= 1e9 else f"{n / 1e6:.2f} M"
+
+
+def _clock(seconds: float) -> str:
+    if math.isnan(seconds):
+        return "unknown"
+    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))

@@ -1,0 +1,168 @@
+"""What the contract suite runs: every registered plugin, fitted on random states, and a slow obvious reference for steering."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from factory.data.prompt import Prompt, Role, Segment
+from factory.model.prefix import at_last, greedy, prefill
+from factory.model.view import ModelView
+from factory.registry import available, lookup
+from factory.steer import Context, PromptMethod, States, Steerer, Steering, Trials, steer
+from tests.tiny import tiny_view
+
+LAYERS = (0, 1, 2)
+STRENGTH = 3.0
+OPTIONS = {"predict_from": ("per_token",), "apply_to": ("generated_only", "last_and_generated", "from_index:5")}
+
+
+class Case(NamedTuple):
+    """A steering method under options, by name and hence hashable."""
+
+    method: str
+    options: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        return "-".join([self.method, *(value for _, value in self.options)])
+
+
+def classes(kind: str) -> dict[str, type]:
+    return {entry.name: lookup(kind, entry.name) for entry in available(kind)}
+
+
+def steerer_cases(with_options: bool = False) -> list[Case]:
+    """Every registered method that adds vectors, and each with one of its token choices changed."""
+    found = [name for name, cls in classes("steering").items() if issubclass(cls, Steerer)]
+    cases = [Case(name) for name in found]
+    for name in found if with_options else ():
+        for option, values in OPTIONS.items():
+            if option in lookup("steering", name).Params.model_fields:
+                cases += [Case(name, ((option, value),)) for value in values]
+    return cases
+
+
+def sites() -> list[tuple[Case, int]]:
+    """Every method at the first, a middle and the last layer, and its options at the middle one."""
+    plain = steerer_cases()
+    return [(case, layer) for case in plain for layer in LAYERS] + [(c, 1) for c in steerer_cases(True) if c not in plain]
+
+
+def prompt_methods() -> list[str]:
+    return [name for name, cls in classes("steering").items() if issubclass(cls, PromptMethod)]
+
+
+def random_states(seed: int = 0, n: int = 24, d: int = 48, direction: str = "vision") -> States:
+    rng = torch.Generator().manual_seed(seed)
+    base = torch.randn(n, d, generator=rng)
+    push = torch.randn(d, generator=rng) + base @ torch.randn(d, d, generator=rng) / d
+    toward, away = base + push + 0.1 * torch.randn(n, d, generator=rng), base - push
+    r_v = 0.2 + 0.6 * torch.rand(n, generator=rng)
+    return States(direction, base, toward, away, r_v, ["color" if i % 3 else "counting" for i in range(n)], seed)
+
+
+def random_trials(seed: int = 0, n: int = 24, d: int = 48, strengths: tuple[float, ...] = (0.5, 1.0, 2.0)) -> Trials:
+    rng, states = torch.Generator().manual_seed(seed), random_states(seed, n, d)
+    drawn = torch.rand(n, len(strengths), generator=rng)
+    return Trials(torch.tensor(strengths), drawn < 0.5, drawn > 0.9, states.base, states.r_v, torch.arange(n) // 2, seed)
+
+
+def make(case: Case) -> Steerer:
+    cls = lookup("steering", case.method)
+    return cls(cls.Params(**dict(case.options)))
+
+
+def fit(case: Case, seed: int = 0, direction: str = "vision") -> dict[str, Tensor]:
+    method = make(case)
+    state = method.fit(random_states(seed, direction=direction))
+    return method.calibrate(state, random_trials(seed)) if method.wants_trials else state
+
+
+@cache
+def fitted(case: Case) -> tuple[Steerer, dict[str, Tensor]]:
+    return make(case), fit(case)
+
+
+def steering(case: Case, layer: int, strength: Any = STRENGTH, **where: Any) -> Steering:
+    """A fresh steering by a fitted method; ``where`` replaces parts of the method's own token choice."""
+    method, state = fitted(case)
+    return Steering(method, dict(state), method.where().model_copy(update={"layer": layer, **where}), strength)
+
+
+def logits(view: ModelView, prompts: Sequence[Prompt], steerings: Any = (), side: str = "left") -> Tensor:
+    """Next-token logits [B, vocabulary] of prompts."""
+    batch = view.encode(prompts, side)
+    with torch.no_grad(), steer(view, steerings):
+        return view.logits(at_last(prefill(view, batch)[0], batch.attention_mask))
+
+
+def answers(view: ModelView, prompts: Sequence[Prompt], steerings: Any = (), side: str = "left", n: int = 5) -> list[list[int]]:
+    """Greedy tokens through prefill and the KV cache."""
+    batch = view.encode(prompts, side)
+    with torch.no_grad(), steer(view, steerings):
+        hidden, prefix = prefill(view, batch)
+        return greedy(view, prefix, view.logits(at_last(hidden, batch.attention_mask)), n).tolist()
+
+
+def recompute(view: ModelView, prompt: Prompt, answer: Tensor, steerings: Sequence[Steering]) -> Tensor:
+    """Logits [t, vocabulary] before each of ``answer`` [t], with no cache, batch or runtime: the definition, spelt out.
+
+    The vector of a method that reads the last prompt token stays what it was at that token while the answer grows.
+    """
+    batch = view.encode([prompt])
+    n, ids = batch.input_ids.shape[1], torch.cat([batch.input_ids, answer[None, :-1]], 1)
+
+    def hook_of(s: Steering):
+        chosen = torch.cat([s.where.mask(batch.roles)[0], torch.full((len(answer) - 1,), s.where.generated)])
+        ctx, later = Context(s.where.layer), Context(s.where.layer, True)
+
+        def hook(module: nn.Module, args: tuple, h: Tensor) -> Tensor:
+            last = h[:, n - 1]
+            if s.steerer.reads == "last_prompt":
+                vector = s.steerer.delta(last, s.state, ctx).expand(ids.shape[1], -1)
+            else:
+                vector = torch.cat([s.steerer.delta(h[0, :n], s.state, ctx), s.steerer.delta(h[0, n:], s.state, later)])
+            out = h.clone()
+            for t in chosen.nonzero()[:, 0].tolist():
+                out[0, t] += s.strength * s.steerer.gain(last, s.state, ctx)[0] * vector[t]
+            return out
+
+        return hook
+
+    handles = [view.layers[s.where.layer].register_forward_hook(hook_of(s)) for s in steerings]
+    try:
+        with torch.no_grad():
+            out = view.core(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **batch.images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return view.logits(out.last_hidden_state[0, n - 1 :])
+
+
+def close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> bool:
+    """Within ``tolerance`` of the largest value (float32 sums in another order differ by some 1e-7 of it)."""
+    return bool((a - b).abs().max() <= tolerance * max(1.0, float(b.abs().max())))
+
+
+def traces(view: ModelView) -> dict[str, Any]:
+    """All that a plugin could leave behind: hooks, attributes, gradients, flags and values of every module."""
+    found: dict[str, Any] = {"view": sorted(vars(view)), "step": view.step}
+    for name, module in view.model.named_modules():
+        hooks = {key: len(value) for key, value in vars(module).items() if "hook" in key and hasattr(value, "__len__")}
+        found[name] = (sorted(vars(module)), hooks, module.training)
+    for name, p in view.model.named_parameters():
+        found[name] = (p.requires_grad, p.grad is None, p.detach().double().sum().item(), p.dtype)
+    return found
+
+
+def fresh_view(**sizes: Any) -> ModelView:
+    """A view of its own, for a test that changes the model."""
+    return tiny_view.__wrapped__(**sizes)
+
+
+def answered_example(prompt: Prompt) -> Prompt:
+    return prompt.append(Segment(Role.ANSWER, "A"))

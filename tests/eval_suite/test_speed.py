@@ -1,0 +1,71 @@
+"""The performance benchmarks run at a minimal size and give positive, finite numbers; how fast they are is not tested."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from eval_suite.speed import __main__ as everything
+from eval_suite.speed import collection, generation, sweep, timing
+from factory.steer.runtime import Steering
+from tests.tiny import tiny_view
+
+SIZES = ["--width", "32", "--layers", "2", "--heads", "4", "--kv-heads", "2", "--image-tokens", "16", "--models", "random"]
+MINIMAL = ["--batch", "2", "--repeats", "1"]
+
+
+def check(result: timing.Result) -> None:
+    numbers = [*result.seconds.values(), *(x for r in result.ratios for x in (r.value, r.low, r.high))]
+    assert result.ratios
+    assert all(math.isfinite(x) and x > 0 for x in numbers)
+    assert {r.baseline for r in result.ratios} <= set(result.seconds)
+
+
+def test_collection():
+    result = collection.measure(tiny_view(), batch=2, draws=1, repeats=1)
+    check(result)
+    assert {"one forward", "collection", "states", "published"} == set(result.seconds)
+
+
+def test_generation():
+    check(generation.measure(tiny_view(), batch=2, tokens=2, repeats=1))
+
+
+def test_generation_refuses_a_strength_zero_that_changes_a_bit(monkeypatch):
+    apply = Steering.apply
+    monkeypatch.setattr(Steering, "apply", lambda self, h, step: apply(self, h, step) * (1 + 1e-6))
+    with pytest.raises(RuntimeError, match="not bit-equal"):
+        generation.measure(tiny_view(), batch=2, tokens=2, repeats=1)
+
+
+def test_generation_leaves_the_model_as_it_was():
+    view = tiny_view()
+    before = view.model.generation_config.eos_token_id
+    generation.measure(view, batch=1, tokens=1, repeats=1)
+    assert view.model.generation_config.eos_token_id == before
+
+
+def test_sweep():
+    check(sweep.measure(tiny_view(), batch=2, strengths=2, tokens=2, repeats=1))
+
+
+@pytest.mark.parametrize(("module", "extra"), [(collection, ["--no-published"]), (generation, ["--new", "2"]), (sweep, ["--strengths", "2"])])
+def test_each_alone(module, extra, capsys):
+    module.main([*SIZES, *MINIMAL, *extra])
+    assert module.__name__.rpartition(".")[2] in capsys.readouterr().out
+
+
+def test_all_in_one_table_and_file(tmp_path, capsys):
+    everything.main([*SIZES, *MINIMAL, "--json", str(tmp_path / "figures.json")])
+    said = capsys.readouterr().out
+    saved = json.loads((tmp_path / "figures.json").read_text())
+    assert [r["benchmark"] for r in saved["results"]] == ["mcr", "collection", "generation", "sweep"]
+    assert all(r["benchmark"] in said for r in saved["results"])
+    assert saved["command"] and saved["environment"]["libraries"]["torch"]
+
+
+def test_a_ratio_is_the_median_of_neighbouring_ratios():
+    r = timing.ratio({"a": [2.0, 4.0, 40.0], "b": [1.0, 2.0, 4.0]}, "a", "b", 3.0)
+    assert (r.value, str(r)) == (2.0, "a / b 2x")

@@ -1,0 +1,82 @@
+"""Choices on dev: the budget, ties, and the oracle that peeks."""
+
+from __future__ import annotations
+
+import pytest
+
+from factory.run.choose import choose, oracle, share
+
+OUTCOMES = {"f": "follow", "c": "compete", "o": "other", "e": "error"}
+
+
+def cell(method: str, outcomes: str, strength: float | None = None, variant: str = "", direction: str = "vision") -> list[dict]:
+    """Predictions of samples 0, 1, ... whose outcomes are the letters f, c, o, e."""
+    same = {"method": method, "direction": direction, "variant": variant, "strength": strength}
+    return [{"sample": f"s{i}", "outcome": OUTCOMES[o], **same} for i, o in enumerate(outcomes)]
+
+
+def chosen(dev: list[dict], budget: float = 0.1) -> dict:
+    return {(c.method, c.direction): (c.variant, c.strength, c.within_budget) for c in choose(dev, budget)}
+
+
+def test_the_strength_that_follows_most_wins():
+    dev = cell("none", "cccc") + cell("m", "fccc", 1.0) + cell("m", "fffc", 2.0) + cell("m", "ffcc", 3.0)
+    assert chosen(dev) == {("m", "vision"): ("", 2.0, True)}
+    (choice,) = choose(dev, 0.1)
+    assert (choice.follow, choice.error) == (0.75, 0.0)
+
+
+def test_errors_beyond_the_budget_disqualify():
+    dev = cell("none", "cccccccccc") + cell("m", "fccccccccc", 1.0) + cell("m", "ffffffffee", 2.0)
+    assert chosen(dev, 0.1)["m", "vision"] == ("", 1.0, True)
+    assert chosen(dev, 0.2)["m", "vision"] == ("", 2.0, True)
+
+
+def test_the_budget_is_added_to_the_errors_of_the_model_itself():
+    dev = cell("none", "eecccccccc") + cell("m", "ffffffffee", 2.0) + cell("m", "ffffffeeee", 1.0)
+    assert chosen(dev, 0.0)["m", "vision"] == ("", 2.0, True)
+
+
+def test_the_budget_of_a_direction_is_its_own():
+    dev = cell("none", "ee") + cell("none", "cc", direction="text")
+    dev += cell("m", "fe", 1.0) + cell("m", "fe", 1.0, direction="text") + cell("m", "cc", 0.5, direction="text")
+    assert chosen(dev, 0.0) == {("m", "vision"): ("", 1.0, True), ("m", "text"): ("", 0.5, True)}
+
+
+def test_where_all_exceed_the_budget_the_fewest_errors_are_taken_and_marked():
+    dev = cell("none", "cccc") + cell("m", "ffee", 2.0) + cell("m", "cfce", 1.0) + cell("m", "feee", 3.0)
+    assert chosen(dev, 0.1) == {("m", "vision"): ("", 1.0, False)}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_ties_go_to_fewer_errors_then_to_the_smaller_strength(order):
+    cells = [cell("m", "ffcc", 3.0), cell("m", "ffcc", 1.0), cell("m", "ffcc", -2.0), cell("m", "ffce", 0.5)]
+    dev = cell("none", "cccc") + [p for c in cells[::order] for p in c]
+    assert chosen(dev, 1.0)["m", "vision"] == ("", 1.0, True)
+
+
+def test_variants_compete_and_prompt_methods_need_no_choice():
+    dev = cell("none", "cc") + cell("cot", "ff") + cell("m", "fc", 1.0, "beta=0") + cell("m", "ff", 2.0, "beta=1") + cell("n", "fc", 1.0)
+    assert chosen(dev) == {("m", "vision"): ("beta=1", 2.0, True), ("n", "vision"): ("", 1.0, True)}
+
+
+def test_nobody_can_do_worse_than_the_budget_allows_by_design():
+    assert share(cell("m", "ffce"), "follow") == 0.5 and share(cell("m", "ffce"), "error") == 0.25
+
+
+def test_the_oracle_takes_each_samples_best_outcome():
+    rows = oracle(cell("none", "cfce") + cell("m", "fcce", 1.0) + cell("m", "ccoe", 2.0) + cell("other", "ffff", 1.0), "m")
+    assert [r["outcome"] for r in rows] == ["follow", "follow", "compete", "error"]
+    assert {(r["method"], r["strength"], r["variant"]) for r in rows} == {("oracle:m", None, "")}
+
+
+def test_the_oracle_is_an_upper_bound_in_every_direction_that_was_swept():
+    dev = cell("none", "cc") + cell("none", "ff", direction="text") + cell("m", "cf", 1.0)
+    rows = oracle(dev, "m")
+    assert {r["direction"] for r in rows} == {"vision"}
+    assert share(rows, "follow") >= max(share(cell("m", "cf"), "follow"), share(cell("none", "cc"), "follow"))
+    assert oracle(cell("none", "cc"), "m") == []
+
+
+def test_what_is_not_an_error_beats_an_error():
+    assert [r["outcome"] for r in oracle(cell("none", "ee") + cell("m", "oc", 1.0), "m")] == ["other", "compete"]

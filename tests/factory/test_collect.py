@@ -1,0 +1,108 @@
+"""Collection from one shared prefix against the slow obvious way: three whole prompts, each run by itself."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from factory.data.instructions import INSTRUCTIONS
+from factory.data.prompt import Prompt, Role
+from factory.model.prefix import prefill
+from factory.registry import lookup
+from factory.run.collect import ASKS, Plan, asked, collect
+from tests.contract.cases import close, traces
+from tests.tiny import conflict_prompts, mixed_prompts, tiny_view
+
+POSITIONS = ("last", "second_last", "last_user_token", "mean_prompt")
+KEYS = ["a", "b", "c", "d"]
+
+
+def mcr():
+    cls = lookup("diagnostic", "mcr")
+    return cls(cls.Params())
+
+
+def reference(prompt: Prompt, ask: str, plan: Plan) -> torch.Tensor:
+    """The state [d] of one prompt, run whole and alone."""
+    view, seen = tiny_view(), []
+    batch = view.encode([asked(prompt, ask, plan.style)])
+    handle = view.layers[plan.layer].register_forward_hook(lambda module, args, output: seen.append(output))
+    with torch.no_grad():
+        prefill(view, batch)
+    handle.remove()
+    h, roles = seen[0][0], batch.roles[0].tolist()
+    if plan.position in ("last", "second_last"):
+        return h[-1 if plan.position == "last" else -2]
+    user = [i for i, r in enumerate(roles) if r in (Role.CONTEXT, Role.QUESTION, Role.OPTIONS, Role.INSTRUCTION)]
+    p = [i for i, r in enumerate(roles) if r == Role.INSTRUCTION]
+    return h[p].mean(0) if plan.position == "mean_prompt" and p else h[user[-1]]
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("layer, style", [(0, "amps_eq9"), (1, "mc2"), (2, "amps_rq1")])
+def test_states_are_those_of_whole_prompts(position, layer, style):
+    prompts, plan = mixed_prompts(), Plan(layer, position, style)
+    states, rows = collect(tiny_view(), prompts, plan, None, KEYS)
+    assert tuple(states) == ASKS and rows == {}
+    for ask in ASKS:
+        assert states[ask].shape == (4, 48) and states[ask].dtype == torch.float32 and states[ask].device.type == "cpu"
+        assert close(states[ask], torch.stack([reference(p, ask, plan) for p in prompts]), 2e-5)
+    assert not close(states["vision"], states["text"], 1e-2) or position == "second_last"
+
+
+def test_the_positions_are_different_states():
+    found = [collect(tiny_view(), conflict_prompts(2), Plan(1, position), None, KEYS[:2])[0]["vision"] for position in POSITIONS]
+    assert all(not close(a, b, 1e-2) for i, a in enumerate(found) for b in found[:i])
+
+
+@pytest.mark.parametrize("diagnose", [("base",), ASKS])
+def test_the_diagnosis_is_that_of_whole_prompts_and_changes_no_state(diagnose):
+    view, prompts, plan = tiny_view(), conflict_prompts(3), Plan(1, diagnose=diagnose)
+    states, found = collect(view, prompts, plan, mcr(), KEYS[:3])
+    alone, _ = collect(view, prompts, plan, None, KEYS[:3])
+    assert all(torch.equal(states[ask], alone[ask]) for ask in ASKS)
+    assert tuple(found) == diagnose
+    for ask in diagnose:
+        whole = mcr().measure(view, view.encode([asked(p, ask, plan.style) for p in prompts]), [f"{k}/{ask}" for k in KEYS[:3]])
+        assert [(r["sample"], r["metric"]) for r in found[ask]] == [(r["sample"], r["metric"]) for r in whole]
+        assert all(math.isclose(a["value"], b["value"], rel_tol=2e-3) for a, b in zip(found[ask], whole, strict=True))
+    assert len({r["value"] for rows in found.values() for r in rows if r["metric"] == "R_V"}) == 3 * len(diagnose)
+
+
+def test_the_rows_of_a_batch_are_independent():
+    prompts = mixed_prompts()
+    together, _ = collect(tiny_view(), prompts, Plan(1), None, KEYS)
+    for i, prompt in enumerate(prompts):
+        alone, _ = collect(tiny_view(), [prompt], Plan(1), None, KEYS[:1])
+        assert all(close(alone[ask][0], together[ask][i]) for ask in ASKS)
+
+
+def test_the_prefix_runs_once_for_all_three_prompts():
+    view, widths = tiny_view(), []
+    handle = view.layers[0].register_forward_hook(lambda module, args, output: widths.append(tuple(output.shape[:2])))
+    collect(view, conflict_prompts(2), Plan(1), None, KEYS[:2])
+    handle.remove()
+    longest = view.encode(conflict_prompts(2)).input_ids.shape[1]
+    assert widths[0][0] == 2 and widths[0][1] < longest
+    assert all(rows == 6 and width < 30 for rows, width in widths[1:]) and len(widths) == 3
+
+
+def test_nothing_is_left_behind_when_it_fails(monkeypatch):
+    view = tiny_view()
+    collect(view, conflict_prompts(2), Plan(1), mcr(), KEYS[:2])
+    before = traces(view)
+    collect(view, conflict_prompts(2), Plan(1), mcr(), KEYS[:2])
+    assert traces(view) == before
+    monkeypatch.setattr("factory.run.collect.extend", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        collect(view, conflict_prompts(2), Plan(1), None, KEYS[:2])
+    assert traces(view) == before
+
+
+def test_asking_is_the_instruction_after_the_prompt():
+    prompt = conflict_prompts(1)[0]
+    assert asked(prompt, "base", "mc2") is prompt
+    assert asked(prompt, "text", "mc2").segments[-1].text == INSTRUCTIONS["mc2"]["text"]
+    assert asked(prompt, "vision", "mc2").segments[:-1] == prompt.segments

@@ -1,0 +1,138 @@
+"""Finding and loading a model: what is missing or broken is said, in one line, before weights are read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from factory.errors import UserError
+from factory.model.checks import self_check
+from factory.model.load import device_for, find, fingerprint, load
+from factory.model.zoo import cards, read_card
+from factory.recipe.schema import ModelSpec
+from tests.contract.cases import fresh_view, logits, traces
+from tests.tiny import conflict_prompts, tiny_view
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny-llava")
+    tiny_view().model.save_pretrained(folder)
+    tiny_view().processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "model")
+
+
+def spec(folder, **keys) -> ModelSpec:
+    return ModelSpec(path=str(folder), device="cpu", **keys)
+
+
+def test_a_saved_model_loads_as_the_same_model(saved):
+    view, before = load(spec(saved)), tiny_view()
+    prompts = conflict_prompts(2)
+    assert torch.equal(logits(view, prompts), logits(before, prompts))
+    assert fingerprint(view) == fingerprint(before)
+    assert (view.depth, view.width, view.heads, view.kv_heads, view.head_dim) == (3, 48, 4, 2, 12)
+    assert not view.model.training and not any(p.requires_grad for p in view.model.parameters())
+
+
+def test_finding_reads_no_weights(saved):
+    source = find(spec(saved))
+    assert source.family.name == "llava" and source.card is None
+    assert source.bytes == (saved / "model.safetensors").stat().st_size
+
+
+def test_another_precision_is_another_model(saved):
+    view = load(spec(saved, dtype="bfloat16"))
+    assert view.dtype == torch.bfloat16 and fingerprint(view) != fingerprint(tiny_view())
+
+
+def test_one_changed_weight_is_another_model():
+    view = fresh_view()
+    before = fingerprint(view)
+    assert before == fingerprint(tiny_view()) != fingerprint(tiny_view(seed=1))
+    with torch.no_grad():
+        view.layers[0].mlp.up_proj.weight.mul_(1.01)
+    assert fingerprint(view) != before
+
+
+@pytest.mark.parametrize("damage, message", [
+    (lambda f: shutil.rmtree(f), r"not found.*model\.path=FOLDER"),
+    (lambda f: (f / "config.json").unlink(), r"no config\.json"),
+    (lambda f: (f / "config.json").write_text("{"), r"config\.json: cannot be read"),
+    (lambda f: (f / "model.safetensors").unlink(), r"model\.safetensors is missing"),
+    (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-5]), r"model\.safetensors: damaged or cut short"),
+    (lambda f: (f / "model.safetensors").write_bytes(b"123"), "damaged or cut short"),
+    (lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 64), "damaged or cut short"),
+    (lambda f: (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-1.safetensors"}}'), r"model-1\.safetensors is missing"),
+    (lambda f: (f / "tokenizer.json").unlink(), "cannot be loaded"),
+])  # fmt: skip
+def test_what_is_wrong_with_a_folder_is_said(folder, damage, message):
+    damage(folder)
+    with pytest.raises(UserError, match=message) as error:
+        load(spec(folder))
+    assert "\n" not in str(error.value) and str(folder) in str(error.value)
+
+
+def test_a_model_of_no_known_family_is_refused_by_name(folder):
+    (folder / "config.json").write_text(json.dumps({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}))
+    with pytest.raises(UserError, match=r"no family for GPT2Config.*gpt2.*llava"):
+        find(spec(folder))
+
+
+def test_zoo_cards_are_sound_and_near_names_are_suggested():
+    assert "tiny" in cards() and all(read_card(name).name == name for name in cards())
+    with pytest.raises(UserError, match="no model 'tinny' in the zoo.*Did you mean tiny"):
+        find(ModelSpec(zoo="tinny"))
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "tpu7", "nothing"])
+def test_a_device_this_machine_lacks_is_refused(name):
+    with pytest.raises(UserError, match=f"'{name}': not on this machine"):
+        device_for(name)
+
+
+def test_the_self_check_passes_and_leaves_nothing():
+    view = tiny_view()
+    view.encode(conflict_prompts(1))
+    before = traces(view)
+    self_check(view)
+    assert traces(view) == before
+
+
+class OtherNorm:
+    """A family that takes an inner norm for the output norm."""
+
+    def __init__(self, decoder):
+        self.layers, self.norm = decoder.layers, decoder.layers[0].input_layernorm
+
+
+def test_the_self_check_refuses_a_model_that_it_does_not_understand(monkeypatch):
+    view = fresh_view()
+    self_check(view)
+    monkeypatch.setattr(view, "decoder", OtherNorm(view.decoder))
+    with torch.no_grad():
+        view.layers[0].input_layernorm.weight.mul_(3)
+    with pytest.raises(UserError, match="LlavaForConditionalGeneration.*family 'llava'.*output norm"):
+        self_check(view)
+
+
+def test_the_self_check_notices_wrong_positions(monkeypatch):
+    view = fresh_view()
+    monkeypatch.setattr(type(view.family), "position_ids", lambda self, mask: (mask.long().cumsum(-1) * 2).clamp_min(0))
+    with pytest.raises(UserError, match="extending its KV cache"):
+        self_check(view)
+
+
+def test_the_self_check_notices_misplaced_image_tokens(monkeypatch):
+    view = fresh_view()
+    monkeypatch.setattr(type(view.family), "image_token_id", lambda self, model: 7)
+    with pytest.raises(UserError, match="image tokens"):
+        self_check(view)

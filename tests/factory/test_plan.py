@@ -1,0 +1,176 @@
+"""The plan of a run: what it counts is what the run then does, and what is missing is a line, not an error."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from factory.cli import main
+from factory.model import prefix
+from factory.model.load import load as load_model
+from factory.recipe import load
+from factory.registry import load_plugins
+from factory.run import evaluate
+from factory.run.calibrate import calibrate, training_memory, training_phases
+from factory.run.comparison import Comparison
+from factory.run.estimate import estimate, memory
+from factory.run.rundir import RunDir
+from factory.run.study import Study, make
+from factory.run.training import build
+from factory.steer import sweep
+from tests.tiny import SMALL, tiny_view
+
+RECIPE = """\
+name: small
+model: {{path: {folder}, layer: 1}}
+data: {{type: scenes, scoring: both_orders, per_task: {{train: 2, dev: 1, test: 1}}}}
+diagnostic: {{type: mcr, draws: 1}}
+collect: {{batch_size: 8}}
+steering: [none, instruction, {{type: few_shot, shots: 1}}, static, {{type: amps, betas: [0.0, 0.5], net: {{epochs: 1}}}}]
+evaluate: {{strengths: [0.5, 1], batch_size: 8, max_new_tokens: 2}}
+"""
+TRAIN = "name: learn\nmodel: {{build: {sizes}}}\ndata: scenes\ntrain: {{steps: 10, vision_steps: 3, text_steps: 4, batch_size: 2}}\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    view, path = tiny_view(), tmp_path_factory.mktemp("model")
+    view.model.save_pretrained(path)
+    view.processor.save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def recipe_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def write(text, **values):
+        path = tmp_path / "small.yaml"
+        path.write_text(text.format(**values))
+        return path
+
+    return write
+
+
+def test_the_model_is_known_from_its_configuration_alone(recipe_file, folder, tmp_path):
+    there = tmp_path / "no_weights"
+    there.mkdir()
+    shutil.copy(folder / "config.json", there)
+    found, view = estimate(load(recipe_file(RECIPE, folder=there), [])), tiny_view()
+    assert found.model.parameters == sum(p.numel() for p in view.model.parameters())
+    assert found.model.parts["connector"] == sum(p.numel() for p in view.connector.parameters())
+    assert (found.model.depth, found.model.width, found.layer) == (view.depth, view.width, 1)
+    assert any("model.safetensors" in line for line in found.missing)
+
+
+def test_fitted_parameters_of_each_method(recipe_file, folder):
+    methods = {m.label: m for m in estimate(load(recipe_file(RECIPE, folder=folder), [])).methods}
+    width = tiny_view().width
+    assert methods["static"].parameters == width
+    assert methods["amps"].parameters >= 2 * 100 * width + 100
+    assert (methods["amps"].variants, methods["static"].variants) == (2, 1)
+    assert not methods["few_shot"].steers
+
+
+def test_what_is_counted_is_what_the_run_does(recipe_file, folder, tmp_path, monkeypatch):
+    """Prompts, images and cells are counted as they pass through the run's own functions."""
+    recipe = load(recipe_file(RECIPE, folder=folder), [])
+    stages = {s.name: s for s in estimate(recipe).stages}
+    with RunDir.open(tmp_path / "runs", "small", tmp_path / "small.yaml", "", {}) as run:
+        study = Study(recipe, run, load_model(recipe.model), None)
+        counts = dict.fromkeys(("images", "cells", "prompts"), 0)
+
+        def counted(name, function, rows):
+            def call(*args, **options):
+                counts[name] += rows(*args)
+                return function(*args, **options)
+
+            return call
+
+        monkeypatch.setattr(evaluate, "prefill", counted("images", prefix.prefill, lambda view, batch: len(batch.images["pixel_values"])))
+        monkeypatch.setattr(sweep, "prefill", counted("images", prefix.prefill, lambda view, batch: len(batch.images["pixel_values"])))
+        monkeypatch.setattr(evaluate, "run_cell", counted("cells", sweep.run_cell, lambda view, trunk, *_: trunk.batch.size))
+        assert len(study.diagnosed()) == stages["diagnose"].diagnosed * 6  # MCR gives six numbers a diagnosis
+        assert len(study.collected["base"]) == stages["collect"].prompts == stages["collect"].diagnosed
+        comparison = Comparison(study)
+        assert len(comparison.fitted) == stages["fit"].fits
+        comparison.run()
+    assert counts["cells"] == stages["dev"].cells + stages["test"].cells
+    assert counts["images"] == stages["dev"].trunk + stages["test"].trunk
+
+
+def test_passes_count_the_share_of_blocks_above_the_site(recipe_file, folder):
+    low, high = (
+        {s.name: s for s in estimate(load(recipe_file(RECIPE, folder=folder), [f"model.layer={layer}"])).stages}["test"] for layer in (0, 2)
+    )
+    assert high.passes == high.trunk == low.trunk
+    assert low.passes == pytest.approx(low.trunk + low.cells * 2 / 3)
+
+
+def test_time_and_memory_come_from_the_model_itself(recipe_file, folder):
+    recipe = load(recipe_file(RECIPE, folder=folder), [])
+    found, view = estimate(recipe), load_model(recipe.model)
+    measured = calibrate(recipe, view, found.layer)
+    assert all(measured.seconds(s, found.methods, 2) > 0 for s in found.stages)
+    benchmark = make(recipe.data)
+    batch = view.encode([benchmark.prompt(s, "order1") for s in benchmark.samples("train")])
+    assert abs(measured.prompt_tokens - float(batch.attention_mask.sum(-1).float().mean())) < 10
+    more = load(recipe_file(RECIPE, folder=folder), ["evaluate.batch_size=256"])
+    assert found.model.bytes < memory(recipe, found.model, 100) < memory(more, found.model, 100)
+
+
+def test_a_plan_is_printed_and_nothing_is_written(recipe_file, folder, tmp_path, capsys):
+    path = recipe_file(RECIPE, folder=folder)
+    assert main(["plan", str(path)]) == 0
+    said = capsys.readouterr().out
+    for word in ("LlavaForConditionalGeneration", "vision", "connector", "decoder", "few_shot", "collect", "memory", "timed just now"):
+        assert word in said
+    assert [p.name for p in tmp_path.iterdir()] == ["small.yaml"]
+
+
+def test_a_model_that_is_not_there_is_a_line_of_the_plan(recipe_file, capsys):
+    assert main(["plan", str(recipe_file(RECIPE, folder="/nowhere/model"))]) == 0
+    said = capsys.readouterr().out
+    assert "missing: model folder /nowhere/model: not found" in said
+    assert "unknown" in said
+    assert "diagnose" in said
+
+
+def test_a_damaged_model_is_not_timed(recipe_file, folder, tmp_path, capsys):
+    shutil.copytree(folder, tmp_path / "damaged")
+    weights = tmp_path / "damaged" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert main(["plan", str(recipe_file(RECIPE, folder=tmp_path / "damaged"))]) == 0
+    said = capsys.readouterr().out
+    assert "damaged or cut short" in said
+    assert "timed just now" not in said
+
+
+def test_a_layer_that_the_model_lacks_is_a_line_of_the_plan(recipe_file, folder):
+    found = estimate(load(recipe_file(RECIPE, folder=folder), ["model.layer=9"]))
+    assert found.missing == ["layer 9: the model has decoder blocks 0 to 2"]
+
+
+def test_training_plan(recipe_file, capsys):
+    sizes = "{" + ", ".join(f"{k}: {v}" for k, v in SMALL.items()) + "}"
+    path = recipe_file(TRAIN, sizes=sizes)
+    assert main(["plan", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "trained: all parameters" in said
+    recipe = load(path, [])
+    view = build(recipe, make(recipe.data))
+    before = view.unembed.weight.clone()
+    phases = training_phases(recipe, view)
+    assert [(p.name, p.steps, p.rows) for p in phases] == [("vision", 3, 4), ("text", 4, 2), ("train", 10, 2)]
+    assert all(0 < p.tokens <= p.padded and p.seconds > 0 for p in phases)
+    assert training_memory(view, phases) > 4 * sum(p.numel() * 4 for p in view.model.parameters())
+    assert view.unembed.weight.equal(before) and view.unembed.weight.grad is None
+    assert not view.model.training and not view.unembed.weight.requires_grad
+
+
+def test_training_on_a_benchmark_without_lessons_is_a_line_of_the_plan(recipe_file, capsys):
+    load_plugins([str(Path(__file__).with_name("toys.py"))])
+    assert main(["plan", str(recipe_file(TRAIN.replace("scenes", "toy_bench"), sizes="{}"))]) == 0
+    assert "missing: benchmark 'toy_bench' has no lesson" in capsys.readouterr().out
