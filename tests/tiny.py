@@ -28,7 +28,7 @@ IN_ORDER = (  # unlike LLaVA's own template, images stay where the prompt has th
 
 @cache
 def tiny_tokenizer(vocabulary: int):
-    return train_tokenizer(["\n".join(s.text for s in lesson(Random(i)).segments) for i in range(60)], vocabulary)
+    return train_tokenizer(["\n".join(s.text for s in lesson(Random(i), 0.5).segments) for i in range(60)], vocabulary)
 
 
 @cache

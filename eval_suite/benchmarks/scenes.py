@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from PIL import Image
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from eval_suite.conflict import ConflictBenchmark, Scoring
 from eval_suite.scenes.curriculum import lesson, picture, text_lesson, worked_example_lesson
@@ -29,12 +29,14 @@ class PerTask(Params):
 
 
 class ScenesParams(Params):
-    """``scoring`` as in MC² (SPEC.md 3.3); ``few_shot_every``: one training batch in so many shows worked examples."""
+    """``scoring`` as in MC² (SPEC.md 3.3); ``few_shot_every``: one training batch in so many shows worked examples;
+    ``options``: share of training prompts that ask for a letter."""
 
     scoring: Scoring = "both_orders"
     per_task: PerTask = PerTask()
     seed: int = 0
     few_shot_every: PositiveInt = 16
+    options: float = Field(0.5, ge=0, le=1)
 
 
 @register("benchmark", "scenes")
@@ -54,7 +56,7 @@ class Scenes(ConflictBenchmark):
     def lesson(self, index: int, batch: int, total: int) -> Prompt:
         """Training prompt ``index`` of ``total``; every so many batches show worked examples."""
         few_shot = (index // batch) % self.params.few_shot_every == self.params.few_shot_every - 1
-        return (worked_example_lesson if few_shot else lesson)(Random(f"{self.params.seed}/{index}"))
+        return (worked_example_lesson if few_shot else lesson)(Random(f"{self.params.seed}/{index}"), self.params.options)
 
     def text_lesson(self, index: int, batch: int, total: int) -> Prompt:
         """Training prompt ``index`` of ``total`` for the language model alone."""
@@ -69,12 +71,13 @@ class Scenes(ConflictBenchmark):
         return [*TASKS, *SUBJECTS]
 
     @property
-    def answers(self) -> list[str]:
-        return [answer for answers in ANSWERS.values() for answer in answers]
+    def answers(self) -> list[tuple[str, ...]]:
+        """All answers, one tuple per task."""
+        return list(ANSWERS.values())
 
     def corpus(self, n: int = 3000) -> list[str]:
         """Texts for a tokenizer."""
-        return ["\n".join(s.text for s in lesson(Random(i)).segments) for i in range(n)]
+        return ["\n".join(s.text for s in lesson(Random(i), 0.5).segments) for i in range(n)]
 
     def examine(self, answer: Callable[[list[Prompt]], list[str]]) -> dict[str, Any]:
         """What a trained model can read, obeys and prefers (shares in [0, 1])."""

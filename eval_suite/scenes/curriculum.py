@@ -70,9 +70,9 @@ def draw_spec(rng: Random, progress: float = 1.0) -> SceneSpec:
     return SceneSpec(rng.choice(TASKS), "train", rng.getrandbits(40), visual, text)
 
 
-def draw_form(rng: Random, progress: float = 1.0) -> str:
-    """Open questions first: a letter can only be right once the answer behind it is known."""
-    return rng.choice(("order1", "order2")) if rng.random() < min(0.5, progress) else "open"
+def draw_form(rng: Random, options: float) -> str:
+    """An open question, or with probability ``options`` one of the two option orders."""
+    return rng.choice(("order1", "order2")) if rng.random() < options else "open"
 
 
 def picture(rng: Random, progress: float = 1.0) -> tuple[Image.Image, tuple[str, ...], str]:
@@ -84,7 +84,7 @@ def picture(rng: Random, progress: float = 1.0) -> tuple[Image.Image, tuple[str,
 
 def text_lesson(rng: Random, progress: float = 1.0) -> Prompt:
     """A context, a question and its answer, for a language model alone."""
-    sample, form = scene(draw_spec(rng, progress)), draw_form(rng, progress)
+    sample, form = scene(draw_spec(rng, progress)), draw_form(rng, min(0.5, progress))
     return build_prompt(sample, form, image=False).append(Segment(Role.ANSWER, answer_of(sample, form, vision=False)))
 
 
@@ -94,10 +94,10 @@ def instruct(prompt: Prompt, direction: str, rng: Random) -> Prompt:
     return prompt.before_question(segment) if rng.random() < 0.5 else prompt.append(segment)
 
 
-def lesson(rng: Random) -> Prompt:
-    """One training prompt that ends with its answer."""
+def lesson(rng: Random, options: float) -> Prompt:
+    """One training prompt that ends with its answer; a share ``options`` asks for a letter."""
     sample, kind = scene(draw_spec(rng)), rng.choices(list(LESSONS), weights=list(LESSONS.values()))[0]
-    form = draw_form(rng)
+    form = draw_form(rng, options)
     if kind == "image_only":
         prompt, vision = build_prompt(sample, form, context=False), True
     elif kind == "text_only":
@@ -112,9 +112,9 @@ def lesson(rng: Random) -> Prompt:
     return prompt.append(Segment(Role.ANSWER, answer_of(sample, form, vision)))
 
 
-def worked_example_lesson(rng: Random) -> Prompt:
+def worked_example_lesson(rng: Random, options: float) -> Prompt:
     """One or two answered conflicts that all follow one modality, then one more to be answered alike."""
-    vision, form = rng.random() < 0.5, rng.choice(("open", "order1", "order2"))
+    vision, form = rng.random() < 0.5, draw_form(rng, options)
     prompt = Prompt(())
     for _ in range(2):
         sample = scene(draw_spec(rng))

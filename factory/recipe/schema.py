@@ -136,12 +136,14 @@ class TrainSpec(Spec):
     """Training: optimiser steps, batch size in samples, warm-up in steps; ``threads`` null leaves the environment's.
 
     ``text_weight`` is the weight of the language-modelling loss on the prompt's text beside that on the answer.
-    ``vision_steps`` and ``text_steps`` train the vision tower and the language model alone before both learn together.
+    ``vision_steps``, ``text_steps`` and ``connector_steps`` train the vision tower, the language model and then the connector
+    alone, before all learn together for ``steps``.
     """
 
     steps: PositiveInt
     vision_steps: Annotated[int, Field(ge=0)] = 0
     text_steps: Annotated[int, Field(ge=0)] = 0
+    connector_steps: Annotated[int, Field(ge=0)] = 0
     batch_size: PositiveInt = 32
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     warmup: Annotated[int, Field(ge=0)] = 0

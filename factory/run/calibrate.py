@@ -99,9 +99,13 @@ def training_phases(recipe: Recipe, view: ModelView) -> list[Phase]:
     torch.set_num_threads(spec.threads or threads)
     view.model.requires_grad_(True).train()
     try:
-        phases = [_pictures("vision", view, benchmark, spec.vision_steps, 2 * spec.batch_size)] if spec.vision_steps else []
+        tower = lambda pixels: _backward(view.vision_tower(pixels).last_hidden_state)  # noqa: E731
+        connector = lambda pixels: _backward(view.connector(view.vision_tower(pixels).last_hidden_state.detach()))  # noqa: E731
+        phases = [_pictures("vision", view, benchmark, spec.vision_steps, 2 * spec.batch_size, tower)] if spec.vision_steps else []
         if spec.text_steps:
             phases.append(_lessons("text", view, benchmark.text_lesson, spec.text_steps, spec.batch_size))
+        if spec.connector_steps:
+            phases.append(_pictures("connector", view, benchmark, spec.connector_steps, 2 * spec.batch_size, connector))
         return [*phases, _lessons("train", view, benchmark.lesson, spec.steps, spec.batch_size)]
     finally:
         torch.set_num_threads(threads)
@@ -109,10 +113,10 @@ def training_phases(recipe: Recipe, view: ModelView) -> list[Phase]:
         view.model.eval().requires_grad_(False)
 
 
-def _pictures(name: str, view: ModelView, benchmark: Any, steps: int, rows: int) -> Phase:
+def _pictures(name: str, view: ModelView, benchmark: Any, steps: int, rows: int, learn: Callable[[torch.Tensor], torch.Tensor]) -> Phase:
     images = [benchmark.picture(steps // 2 * rows + i, steps * rows)[0] for i in range(rows)]
     pixels = view.family.image_inputs(view.processor, images)["pixel_values"]
-    states, seconds = timed(lambda: _backward(view.vision_tower(pixels).last_hidden_state), view.device)
+    states, seconds = timed(lambda: learn(pixels), view.device)
     tokens = states.shape[0] * states.shape[1]
     return Phase(name, steps, rows, tokens, tokens, seconds)
 

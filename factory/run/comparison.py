@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ from factory.data.prompt import Prompt
 from factory.data.sample import ConflictSample
 from factory.run import progress
 from factory.run.choose import Choice, choose, oracle
-from factory.run.evaluate import Fitted, ask, sweep
+from factory.run.evaluate import Fitted, ask, looks, placed, sweep
 from factory.run.rundir import Stage
 from factory.run.study import Rows, Study, make
-from factory.steer import PromptMethod, Steerer, Steering, Trials, artefact
+from factory.steer import PromptMethod, Steerer, Trials, artefact
 from factory.steer.base import Tensors
 
 REFERENCE = "l2s"
@@ -61,30 +61,36 @@ class Comparison:
         return out
 
     def _fit(self, label: str, direction: str, variant: str, steerer: Steerer) -> Fitted:
-        state = self.fit_stage.chunk(f"{label}-{direction}-{variant}", lambda: steerer.fit(self.study.states(direction)))
+        state = self.fit_stage.chunk("-".join(filter(None, (label, direction, variant))), lambda: steerer.fit(self.study.states(direction)))
         return Fitted(label, direction, variant, steerer, state)
 
     @cached_property
     def ready(self) -> list[Fitted]:
-        """The fitted methods, those that want it calibrated on what their strengths do to the training prompts."""
-        want = [f for f in self.fitted if f.steerer.wants_trials]
+        """The fitted methods, those with a controller calibrated on what their strengths do to the training prompts."""
+        want = [f for f in self.fitted if f.steerer.trial_strengths]
         if not want:
             return self.fitted
         stage = self._stage("trials", {"fit": self.fit_stage.digest})
-        chunks = self.study.chunks(stage, "train", self.recipe.evaluate.batch_size, lambda s: sweep(self.study.bench, s, want, self.strengths))
-        rows = [row for chunk in chunks for row in chunk]
-        states = {id(f): stage.chunk(f"{f.label}-{f.direction}-{f.variant}", lambda f=f: f.steerer.calibrate(f.state, self._trials(f, rows))) for f in want}
+        chunks = self.study.chunks(stage, "train", self.recipe.evaluate.batch_size, lambda samples: self._try(samples, want))
+        states = {name(f): stage.chunk(f"{name(f)}-calibrated", lambda f=f: f.steerer.calibrate(f.state, self._trials(f, chunks))) for f in want}
         if not stage.done:
-            stage.finish({"calibrated": len(want)})
-        return [Fitted(f.label, f.direction, f.variant, f.steerer, states.get(id(f), f.state)) for f in self.fitted]
+            stage.finish({"calibrated": sorted(states)})
+        return [replace(f, state=states.get(name(f), f.state)) for f in self.fitted]
 
-    def _trials(self, f: Fitted, rows: Rows) -> Trials:
-        mine = [r for r in rows if (r["method"], r["direction"], r["variant"]) == (f.label, f.direction, f.variant)]
-        by_strength = [[v for r in mine if r["strength"] == s for v in r["verdicts"]] for s in self.strengths]
-        verdicts = torch.tensor([[{f.direction: 1, "error": 2}.get(v, 0) for v in column] for column in by_strength]).T
-        collected, forms = self.study.collected, len(self.study.benchmark.forms)
-        groups = torch.arange(len(verdicts)) // forms
-        return Trials(torch.tensor(self.strengths), verdicts == 1, verdicts == 2, collected["base"], collected["r_v"], groups, self.recipe.seed)
+    def _try(self, samples: list[ConflictSample], want: Sequence[Fitted]) -> Tensors:
+        """Verdicts (1 follows, 2 error, 0 neither) [n, S] and looks [n, S, F] of every method, by name."""
+        out = {}
+        for f in want:
+            rows = sweep(self.study.bench, samples, [f], f.steerer.trial_strengths)
+            columns = [[v for r in rows if r["strength"] == s for v in r["verdicts"]] for s in f.steerer.trial_strengths]
+            out[f"{name(f)}.verdicts"] = torch.tensor([[{f.direction: 1, "error": 2}.get(v, 0) for v in column] for column in columns]).T.contiguous()
+            out[f"{name(f)}.looks"] = looks(self.study.bench, samples, f)
+        return out
+
+    def _trials(self, f: Fitted, chunks: Sequence[Tensors]) -> Trials:
+        verdicts, seen = (torch.cat([c[f"{name(f)}.{what}"] for c in chunks]) for what in ("verdicts", "looks"))
+        collected, groups = self.study.collected, torch.arange(len(verdicts)) // len(self.study.benchmark.forms)
+        return Trials(verdicts == 1, verdicts == 2, seen, collected["base"], collected["r_v"], groups, self.recipe.seed)
 
     def _stage(self, name: str, parts: dict[str, Any]) -> Stage:
         e = self.recipe.evaluate
@@ -132,11 +138,14 @@ class Comparison:
     def _save(self, kept: Sequence[Fitted], choices: dict[tuple[str, str], Choice]) -> None:
         """One artefact per method and direction, at its chosen strength."""
         for f in kept:
-            where = f.steerer.where().model_copy(update={"layer": self.study.layer})
-            steering = Steering(f.steerer, f.state, where, choices[f.label, f.direction].strength)
+            steering = placed(f, self.study.layer, choices[f.label, f.direction].strength)
             folder: Path = self.study.folder.path / "artefacts" / f"{f.label}-{f.direction}"
             if not (folder / artefact.MANIFEST).exists():
                 artefact.save(folder, steering, self.study.view, {"direction": f.direction, "variant": f.variant, "run": self.recipe.name})
+
+
+def name(f: Fitted) -> str:
+    return "-".join(filter(None, (f.label, f.direction, f.variant)))
 
 
 def _finished(rows: Rows, choices: dict[tuple[str, str], Choice]) -> Rows:

@@ -24,7 +24,7 @@ from factory.recipe import Recipe
 from factory.recipe.schema import ModelSpec
 from factory.run.collect import ASKS
 from factory.run.samples import SPLITS, fault, thin
-from factory.run.study import make, steered_layer
+from factory.run.study import make
 from factory.steer import PromptMethod, States, Steerer
 
 LOOKED_AT = 16
@@ -171,13 +171,20 @@ def find_facts(spec: ModelSpec) -> tuple[ModelFacts | None, list[str]]:
 def estimate(recipe: Recipe) -> Estimate:
     """Count a comparison's work. Nothing is loaded; what is missing becomes a line, not an error."""
     model, missing = find_facts(recipe.model)
-    layer = steered_layer(recipe, model) if model else None
+    layer = site(recipe, model) if model else None
     if model and not layer < model.depth:
         missing.append(f"layer {layer}: the model has decoder blocks 0 to {model.depth - 1}")
     data = look(recipe)
     methods = [describe(node.label, node.type, make(node), model, data, recipe.seed) for node in recipe.steering]
     share = (model.depth - layer - 1) / model.depth if model else 1.0
     return Estimate(recipe.name, [*missing, *data.missing], model, layer, data, methods, stages(recipe, data, share))
+
+
+def site(recipe: Recipe, model: ModelFacts) -> int:
+    """The block that a run steers, as ``factory.run.study.steered_layer`` has it, for a model that is not loaded."""
+    card = read_card(recipe.model.zoo) if recipe.model.zoo else None
+    named = (recipe.collect.layer, recipe.model.layer, card.layer if card else None)
+    return next((layer for layer in named if layer is not None), model.depth // 2)
 
 
 def look(recipe: Recipe) -> Data:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from factory.data.prompt import Prompt
 from factory.data.sample import ConflictSample
@@ -14,7 +15,7 @@ from factory.model.prefix import at_last, decode_texts, greedy, prefill
 from factory.model.view import ModelView
 from factory.steer import PromptMethod, Steerer, Steering
 from factory.steer.base import Tensors
-from factory.steer.sweep import run_cell, run_trunk
+from factory.steer.sweep import look_ahead, run_cell, run_trunk
 
 Example = Callable[[ConflictSample, str, str, int], list[Prompt]]
 
@@ -60,12 +61,24 @@ def sweep(bench: Bench, samples: Sequence[ConflictSample], fitted: Sequence[Fitt
     trunk = run_trunk(bench.view, bench.view.encode([prompt for *_, prompt in asked]), bench.layer)
     rows = []
     for method in fitted:
-        where = method.steerer.where().model_copy(update={"layer": bench.layer})
+        steering = placed(method, bench.layer)
         for strength in strengths:
-            tokens = run_cell(bench.view, trunk, Steering(method.steerer, method.state, where, strength), bench.max_new_tokens)
+            steering.strength = strength
+            tokens = run_cell(bench.view, trunk, steering, bench.max_new_tokens)
             cell = {"method": method.label, "direction": method.direction, "variant": method.variant, "strength": strength}
             rows += _predictions(bench, asked, decode_texts(bench.view, tokens), cell)
     return rows
+
+
+def placed(method: Fitted, layer: int, strength: float = 1.0) -> Steering:
+    """A fitted method at the run's layer."""
+    return Steering(method.steerer, method.state, method.steerer.where().model_copy(update={"layer": layer}), strength)
+
+
+def looks(bench: Bench, samples: Sequence[ConflictSample], method: Fitted) -> Tensor:
+    """What the method's controller sees of its trial strengths [n prompts, S, F]."""
+    trunk = run_trunk(bench.view, bench.view.encode([prompt for *_, prompt in asked_forms(bench, samples)]), bench.layer)
+    return look_ahead(bench.view, trunk, placed(method, bench.layer))
 
 
 def ask(

@@ -21,11 +21,15 @@ from factory.run.training import train_model
 
 
 def run(recipe: Recipe, limit: int | None = None) -> Path:
-    """Run a recipe from start to report; returns the run's folder. Started again it does only what is missing."""
+    """Run a recipe from start to report; returns the run's folder. Started again it does only what is missing.
+
+    ``limit`` takes that many samples of each split (optimiser steps of a training run) and a folder of its own.
+    """
     if recipe.train is None:
         find(recipe.model)
     source = recipe.source_path or Path(f"{recipe.name}.yaml")
-    with RunDir.open(Path(recipe.run.root), recipe.name, source, recipe.text, {**recipe.resolved()}) as folder:
+    name = recipe.name if limit is None else f"{recipe.name}-limit{limit}"
+    with RunDir.open(Path(recipe.run.root), name, source, recipe.text, recipe.resolved()) as folder:
         Console().print(f"run folder: {folder.path}", soft_wrap=True)
         (train_model if recipe.train else compare)(recipe, folder, limit)
     return folder.path

@@ -60,7 +60,7 @@ def _plan_comparison(recipe: Recipe, console: Console) -> None:
 
 def _plan_training(recipe: Recipe, console: Console) -> None:
     benchmark, spec = make(recipe.data), recipe.train
-    needed = {"lesson": spec.steps, "text_lesson": spec.text_steps, "picture": spec.vision_steps}
+    needed = {"lesson": spec.steps, "text_lesson": spec.text_steps, "picture": spec.vision_steps + spec.connector_steps}
     if lacking := [name for name, steps in needed.items() if steps and not hasattr(benchmark, name)]:
         console.print(f"missing: benchmark '{recipe.data.type}' has no {' and no '.join(lacking)} to train on; use scenes", style="yellow", highlight=False)
         return

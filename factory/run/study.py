@@ -12,6 +12,7 @@ from torch import Tensor
 
 from factory.data.sample import ConflictSample
 from factory.diagnose import Diagnostic
+from factory.errors import UserError
 from factory.model.load import fingerprint
 from factory.model.view import ModelView
 from factory.model.zoo import read_card
@@ -34,10 +35,13 @@ def make(node: Node) -> Any:
 
 
 def steered_layer(recipe: Recipe, view: ModelView) -> int:
-    """The recipe's layer, else the zoo card's, else the middle block."""
+    """The recipe's layer, else the zoo card's, else the middle block. Raises ``UserError`` for one the model lacks."""
     card = read_card(recipe.model.zoo) if recipe.model.zoo else None
     named = [recipe.collect.layer, recipe.model.layer, card.layer if card else None]
-    return next((layer for layer in named if layer is not None), view.depth // 2)
+    layer = next((layer for layer in named if layer is not None), view.depth // 2)
+    if layer >= view.depth:
+        raise UserError(f"layer {layer} is out of range: {type(view.model).__name__} has decoder blocks 0 to {view.depth - 1}")
+    return layer
 
 
 class Study:
@@ -81,7 +85,7 @@ class Study:
         usable, skipped = {}, []
         for split in SPLITS:
             samples = thin(self.benchmark.samples(split), self.limit)
-            bad = stage.chunk(split, lambda s=samples: [{"sample": x.id, "reason": why, "split": split} for x in s if (why := fault(x))])
+            bad = stage.chunk(split, lambda s=samples, split=split: [{"sample": x.id, "reason": why, "split": split} for x in s if (why := fault(x))])
             check_share(bad, len(samples), self.recipe.evaluate.max_skipped)
             names = {row["sample"] for row in bad}
             usable[split] = [s for s in samples if s.id not in names]
@@ -101,7 +105,7 @@ class Study:
         plan = Plan(self.layer, self.recipe.collect.position, self.recipe.collect.instructions, asks)
         states, found = collect(self.view, [self.benchmark.prompt(s, f) for s, f in asked], plan, self.diagnostic, keys)
         facts = {
-            f"{key}/{a}": {"sample": s.id, "task": s.task, "form": form, "prompt": a, "split": s.id.split("-")[0], **s.tags}
+            f"{key}/{a}": {"sample": s.id, "task": s.task, "form": form, "prompt": a, **s.tags}
             for key, (s, form) in zip(keys, asked, strict=True) for a in asks
         }  # fmt: skip
         return states, [{**row, **facts[row["sample"]]} for rows in found.values() for row in rows]
@@ -145,4 +149,4 @@ class Study:
         chunks = self.chunks(stage, "test", self.recipe.collect.batch_size, lambda samples: self._collect(samples, ASKS)[1])
         if not stage.done:
             stage.finish({"rows": sum(map(len, chunks))})
-        return [row for chunk in chunks for row in chunk]
+        return [{**row, "split": "test"} for chunk in chunks for row in chunk]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 from factory import files
 from factory.errors import UserError
@@ -24,7 +26,7 @@ from factory.run.rundir import RunDir, Stage
 from factory.run.study import make
 from factory.train.lessons import Lessons
 from factory.train.trainer import train
-from factory.train.vision import pretrain_vision
+from factory.train.vision import pretrain_connector, pretrain_vision
 
 ANSWER_TOKENS = 8
 EXAM_BATCH = 96
@@ -66,23 +68,26 @@ def train_model(recipe: Recipe, folder: RunDir, limit: int | None = None) -> Non
 
 
 def _apart(view: ModelView, benchmark: Any, spec: TrainSpec, seed: int, folder: RunDir, inputs: dict[str, Any]) -> None:
-    """Train the vision tower on pictures and the language model on texts, each alone."""
+    """Train the vision tower on pictures, the language model on texts, and the connector between them, each alone."""
 
-    def vision(stage: Stage) -> dict[str, Tensor]:
-        if spec.vision_steps:
-            pretrain_vision(view, benchmark, spec.vision_steps, 2 * spec.batch_size, spec.learning_rate, spec.warmup, seed, stage.path / "checkpoints")
-        return dict(view.vision_tower.state_dict())
-
-    def text(stage: Stage) -> dict[str, Tensor]:
+    def text(checkpoints: Path) -> None:
         torch.manual_seed(seed)
-        if spec.text_steps:
-            lessons = Lessons(benchmark.text_lesson, spec.batch_size, spec.text_steps)
-            train(view, lessons, spec, spec.text_steps, seed, stage.path / "checkpoints")
-        return dict(view.decoder.state_dict())
+        train(view, Lessons(benchmark.text_lesson, spec.batch_size, spec.text_steps), spec, spec.text_steps, seed, checkpoints)
 
-    for name, part, learn in (("vision", view.vision_tower, vision), ("text", view.decoder, text)):
+    parts = (
+        ("vision", view.vision_tower, spec.vision_steps, lambda at: pretrain_vision(view, benchmark, spec, seed, at)),
+        ("text", view.decoder, spec.text_steps, text),
+        ("connector", view.connector, spec.connector_steps, lambda at: pretrain_connector(view, benchmark, spec, seed, at)),
+    )
+    for name, part, steps, learn in parts:
         stage = folder.stage(name, inputs)
-        part.load_state_dict(stage.chunk("weights", lambda learn=learn, stage=stage: {k: t.contiguous() for k, t in learn(stage).items()}))
+
+        def weights(part: nn.Module = part, steps: int = steps, learn: Callable = learn, stage: Stage = stage) -> dict[str, Tensor]:
+            if steps:
+                learn(stage.path / "checkpoints")
+            return {k: t.contiguous() for k, t in part.state_dict().items()}
+
+        part.load_state_dict(stage.chunk("weights", weights))
         if not stage.done:
             stage.finish({"parameters": sum(p.numel() for p in part.parameters())})
 

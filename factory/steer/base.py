@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -38,13 +38,13 @@ class States:
 class Trials:
     """Outcomes of a fitted method on its training prompts: what each strength did to each prompt.
 
-    ``strengths`` [S], ``follow`` and ``error`` [n, S] booleans, ``base`` h_[I,T] [n, d], ``r_v`` [n], ``groups`` [n]: prompts
-    of one sample share a number.
+    ``follow`` and ``error`` [n, S] booleans for the method's ``trial_strengths``, ``looks`` [n, S, F] what it saw of them
+    beforehand, ``base`` h_[I,T] [n, d], ``r_v`` [n], ``groups`` [n]: prompts of one sample share a number.
     """
 
-    strengths: Tensor
     follow: Tensor
     error: Tensor
+    looks: Tensor
     base: Tensor
     r_v: Tensor
     groups: Tensor
@@ -53,10 +53,15 @@ class Trials:
 
 @dataclass(frozen=True)
 class Context:
-    """What ``delta`` may know beside the states: the layer, and whether the rows are prompt or generated tokens."""
+    """What a method may know beside the states: the layer, and whether the rows are prompt or generated tokens.
+
+    ``probe(strength [rows])`` looks ahead: float32 next-token logits [rows, vocabulary] of the prompts at a strength per row,
+    for one run of the blocks above the steered one. None where the runtime cannot look ahead.
+    """
 
     layer: int
     generated: bool = False
+    probe: Callable[[Tensor], Tensor] | None = None
 
 
 class PromptMethod:
@@ -107,11 +112,18 @@ class Steerer:
         """Learn from the states of the training prompts; returns named float32 tensors."""
         return {}
 
-    def calibrate(self, state: Tensors, trials: Trials) -> Tensors:
-        """Learn a controller from what strengths did to training prompts. Called only where ``wants_trials``."""
-        return state
+    @property
+    def trial_strengths(self) -> tuple[float, ...]:
+        """Strengths to try on the training prompts before ``calibrate``; none for a method that has no controller."""
+        return ()
 
-    wants_trials: ClassVar[bool] = False
+    def look(self, h: Tensor, state: Tensors, ctx: Context) -> Tensor:
+        """What can be seen of each trial strength without labels [rows, S, F], through ``ctx.probe``."""
+        raise TypeError(f"{type(self).__name__} has trial strengths and must define look(h, state, ctx)")
+
+    def calibrate(self, state: Tensors, trials: Trials) -> Tensors:
+        """Learn a controller from what the trial strengths did to the training prompts."""
+        return state
 
     def delta(self, h: Tensor, state: Tensors, ctx: Context) -> Tensor:
         """The steering vectors [rows, d] for states ``h`` [rows, d]; pure."""

@@ -12,14 +12,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import DynamicCache
 
 from factory.data.prompt import Role
 from factory.errors import UserError
 from factory.model.prefix import Step, at_last
+from factory.model.replay import replay, without_cache
 from factory.model.view import ModelView
 from factory.steer.base import Context, Steerer, Tensors
 from factory.steer.where import Where
 
+Ahead = Callable[[Tensor], Tensor]
 Strength = float | Tensor | Callable[[Tensor, Context], Tensor]
 """A number, one number per prompt [B], or a controller from prompt states [rows, d] to one number per row."""
 
@@ -34,46 +37,85 @@ class Steering:
     state: Tensors
     where: Where
     strength: Strength = 1.0
-    scale: Tensor | None = field(default=None, repr=False)
-    added: Tensor | None = field(default=None, repr=False)
+    vector: Tensor | None = field(default=None, repr=False)
+    gain: Tensor | None = field(default=None, repr=False)
+    prompt: Tensor | None = field(default=None, repr=False)
 
     def move(self, device: torch.device) -> None:
         self.state = {k: v.to(device) for k, v in self.state.items()}
 
-    def apply(self, h: Tensor, step: Step) -> Tensor:
-        """The steered output [R, t, d] of a block; where the strength is 0 the very bits of ``h``."""
-        ctx = Context(self.where.layer, step.generated)
-        if not step.generated:
-            self._read_prompt(at_last(h, (step.roles != Role.PAD).long()).float(), ctx)
-        if self.scale is None:
+    def apply(self, h: Tensor, step: Step, ahead: Ahead | None = None) -> Tensor:
+        """The steered output [R, t, d] of a block; where the strength is 0 the very bits of ``h``.
+
+        ``ahead`` gives the prompts' next-token logits [R, vocabulary] from the block's output, for controllers that look ahead.
+        """
+        if step.generated and self.gain is None:
             raise UserError("steering began in the middle of a generation: enter `steer` before the prompt is run")
         if step.generated and not self.where.generated:
             return h
         mask = self._mask(step)
-        if self.steerer.reads == "last_prompt":
-            added = _per_row(self.added, h.shape[0])[:, None, :]
-        else:
-            vector = torch.zeros(h.shape, dtype=torch.float32, device=h.device)
-            vector = vector.masked_scatter(mask[..., None], self.steerer.delta(h[mask].float(), self.state, ctx))
-            added = _scaled(_per_row(self.scale, h.shape[0])[:, None, None], vector)
-        return (h.float() + torch.where(mask[..., None], added, NOTHING)).to(h.dtype)
+        if step.generated:
+            return _moved(h, mask, self._generated_vector(h, mask), _per_row(self._strength(h), h.shape[0]))
+        if self.prompt is not h:  # a sweep brings the same prompts again with another strength
+            self.vector = self._prompt_vector(h, mask, step)
+            last, ctx = last_states(h, step), self.context(h, step, ahead)
+            self.gain = self.steerer.gain(last, self.state, ctx)
+            if callable(self.strength):
+                self.gain = self.gain * self.strength(last, ctx)
+            self.prompt = h
+        return _moved(h, mask, self.vector, self._strength(h))
+
+    def context(self, h: Tensor, step: Step, ahead: Ahead | None) -> Context:
+        """What a controller may know of the prompts in ``h``, for which the vector is known."""
+        mask = self._mask(step)
+
+        def probe(strength: Tensor) -> Tensor:
+            return ahead(_moved(h, mask, self.vector, strength))
+
+        return Context(self.where.layer, step.generated, probe if ahead else None)
+
+    def look(self, h: Tensor, step: Step, ahead: Ahead) -> Tensor:
+        """What the method's controller sees of its trial strengths [R, S, F]."""
+        self.vector = self._prompt_vector(h, self._mask(step), step)
+        return self.steerer.look(last_states(h, step), self.state, self.context(h, step, ahead))
+
+    def _prompt_vector(self, h: Tensor, mask: Tensor, step: Step) -> Tensor:
+        """Unscaled steering vectors of the prompts: [R, 1, d], or [R, T, d] for a method that reads each token."""
+        if self.steerer.reads == "per_token":
+            return self._read_tokens(h, mask, Context(self.where.layer))
+        return self.steerer.delta(last_states(h, step), self.state, Context(self.where.layer))[:, None]
+
+    def _generated_vector(self, h: Tensor, mask: Tensor) -> Tensor:
+        if self.steerer.reads == "per_token":
+            return self._read_tokens(h, mask, Context(self.where.layer, generated=True))
+        return _per_row(self.vector, h.shape[0])
+
+    def _read_tokens(self, h: Tensor, mask: Tensor, ctx: Context) -> Tensor:
+        vector = torch.zeros(h.shape, dtype=torch.float32, device=h.device)
+        return vector.masked_scatter(mask[..., None], self.steerer.delta(h[mask].float(), self.state, ctx))
+
+    def _strength(self, h: Tensor) -> Tensor:
+        """Each prompt's strength [B], beams counted as prompts."""
+        if callable(self.strength):
+            return self.gain
+        if isinstance(self.strength, Tensor):
+            return _per_row(self.strength.to(h.device, torch.float32), self.gain.shape[0]) * self.gain
+        return self.strength * self.gain
 
     def _mask(self, step: Step) -> Tensor:
         return step.roles != Role.PAD if step.generated else self.where.mask(step.roles)
 
-    def _read_prompt(self, last: Tensor, ctx: Context) -> None:
-        gain = self.steerer.gain(last, self.state, ctx)
-        strength = self.strength(last, ctx) if callable(self.strength) else self.strength
-        if isinstance(strength, Tensor):
-            strength = _per_row(strength.to(last.device, torch.float32), last.shape[0])
-        self.scale = strength * gain
-        if self.steerer.reads == "last_prompt":
-            self.added = _scaled(self.scale[:, None], self.steerer.delta(last, self.state, ctx))
+
+def _moved(h: Tensor, mask: Tensor, vector: Tensor, scale: Tensor) -> Tensor:
+    """``h + scale * vector`` on the masked tokens, ``scale`` [R]; elsewhere, and where it is 0, the very bits of ``h``."""
+    scale = scale[:, None, None]
+    added = torch.where(scale != 0, scale * vector, NOTHING)
+    return (h.float() + torch.where(mask[..., None], added, NOTHING)).to(h.dtype)
 
 
-def _scaled(scale: Tensor, vector: Tensor) -> Tensor:
-    """What is added to a state: ``scale * vector``, and where the scale is 0 what leaves every bit of the state."""
-    return torch.where(scale != 0, scale * vector, NOTHING)
+def last_states(h: Tensor, step: Step) -> Tensor:
+    """float32 state [R, d] of each prompt's last token."""
+    return at_last(h, (step.roles != Role.PAD).long()).float()
 
 
 def _per_row(value: Tensor, rows: int) -> Tensor:
@@ -101,7 +143,7 @@ def steer(view: ModelView, steerings: Sequence[Steering] | Steering) -> Iterator
         stack.callback(watch.forget)
         stack.callback(view.core.register_forward_pre_hook(watch, with_kwargs=True).remove)
         for s in steerings:
-            stack.callback(view.layers[s.where.layer].register_forward_hook(_hook(s, watch)).remove)
+            stack.callback(view.layers[s.where.layer].register_forward_hook(_hook(s, watch), with_kwargs=True).remove)
         yield
 
 
@@ -120,8 +162,16 @@ def check(steering: Steering, view: ModelView) -> None:
 
 
 def _hook(steering: Steering, watch: _Watch) -> Callable:
-    def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-        return steering.apply(output, watch.step)
+    view, layer = watch.view, steering.where.layer
+
+    def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> Tensor:
+        def ahead(h: Tensor) -> Tensor:
+            calls = [without_cache(kwargs)] * (view.depth - layer - 1)
+            with torch.no_grad():
+                hidden = replay(view, layer, calls, h, DynamicCache(config=view.text_config))
+                return view.logits(at_last(hidden, (watch.step.roles != Role.PAD).long()))
+
+        return steering.apply(output, watch.step, ahead)
 
     return hook
 

@@ -5,7 +5,7 @@ Cost of S cells over a model of L blocks steered at block l: one prefill plus S 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from factory.model.encode import Batch
 from factory.model.prefix import Prefix, Step, at_last, fork_cache, greedy, prefill
+from factory.model.replay import Call, replay, without_cache
 from factory.model.view import ModelView
 from factory.steer.runtime import Steering, check, steer
 
@@ -32,7 +33,7 @@ class Trunk:
     prefix: Prefix
     states: Tensor
     final: Tensor
-    calls: tuple[dict[str, Any], ...]
+    calls: tuple[Call, ...]
 
     @property
     def last(self) -> Tensor:
@@ -43,7 +44,7 @@ class Trunk:
 @torch.no_grad()
 def run_trunk(view: ModelView, batch: Batch, layer: int) -> Trunk:
     """Prefill once, unsteered, and keep what the blocks above ``layer`` were called with."""
-    calls: list[dict[str, Any]] = []
+    calls: list[Call] = []
     states: list[Tensor] = []
     with _recorded(view, layer, calls, states):
         final, prefix = prefill(view, batch)
@@ -51,12 +52,12 @@ def run_trunk(view: ModelView, batch: Batch, layer: int) -> Trunk:
 
 
 @contextmanager
-def _recorded(view: ModelView, layer: int, calls: list[dict[str, Any]], states: list[Tensor]) -> Iterator[None]:
+def _recorded(view: ModelView, layer: int, calls: list[Call], states: list[Tensor]) -> Iterator[None]:
     def keep_output(module: nn.Module, args: tuple, output: Tensor) -> None:
         states.append(output)
 
     def keep_call(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        calls.append({k: v for k, v in kwargs.items() if not isinstance(v, Cache)})
+        calls.append(without_cache(kwargs))
 
     handles = [view.layers[layer].register_forward_hook(keep_output)]
     handles += [block.register_forward_pre_hook(keep_call, with_kwargs=True) for block in view.layers[layer + 1 :]]
@@ -71,27 +72,39 @@ def _recorded(view: ModelView, layer: int, calls: list[dict[str, Any]], states: 
 def run_cell(view: ModelView, trunk: Trunk, steering: Steering | None, max_new_tokens: int) -> Tensor:
     """Greedy answers [B, n] of one cell: ``steering`` (or none) applied to the shared trunk."""
     if steering is None:
-        hidden, cache = trunk.final, fork_cache(trunk.prefix.cache)
-        return _answer(view, trunk, hidden, cache, max_new_tokens)
+        return _answer(view, trunk, trunk.final, fork_cache(trunk.prefix.cache), max_new_tokens)
     check(steering, view)
     steering.move(view.device)
-    h = steering.apply(trunk.states, Step(trunk.batch.roles))
+    h = steering.apply(trunk.states, Step(trunk.batch.roles), _ahead(view, trunk))
     hidden, cache = _upper(view, trunk, h)
     with steer(view, steering):
         return _answer(view, trunk, hidden, cache, max_new_tokens)
 
 
+@torch.no_grad()
+def look_ahead(view: ModelView, trunk: Trunk, steering: Steering) -> Tensor:
+    """What the method's controller sees of its trial strengths on the trunk's prompts [B, S, F] float32."""
+    steering.move(view.device)
+    return steering.look(trunk.states, Step(trunk.batch.roles), _ahead(view, trunk))
+
+
+def _ahead(view: ModelView, trunk: Trunk) -> Callable[[Tensor], Tensor]:
+    return lambda h: _next_logits(view, trunk, _upper(view, trunk, h)[0])
+
+
 def _upper(view: ModelView, trunk: Trunk, h: Tensor) -> tuple[Tensor, Cache]:
     """Run the blocks above the trunk on ``h``: final normed states and a cache of all blocks."""
     upper = DynamicCache(config=view.text_config)
-    for block, kwargs in zip(view.layers[trunk.layer + 1 :], trunk.calls, strict=True):
-        h = block(h, **kwargs, past_key_values=upper)
+    hidden = replay(view, trunk.layer, trunk.calls, h, upper)
     cache = fork_cache(trunk.prefix.cache)
     cache.layers[trunk.layer + 1 :] = upper.layers[trunk.layer + 1 :]
-    return view.norm(h), cache
+    return hidden, cache
 
 
 def _answer(view: ModelView, trunk: Trunk, hidden: Tensor, cache: Cache, max_new_tokens: int) -> Tensor:
     p = trunk.prefix
-    logits = view.logits(at_last(hidden, trunk.batch.attention_mask))
-    return greedy(view, Prefix(cache, p.mask, p.roles, p.next_position), logits, max_new_tokens)
+    return greedy(view, Prefix(cache, p.mask, p.roles, p.next_position), _next_logits(view, trunk, hidden), max_new_tokens)
+
+
+def _next_logits(view: ModelView, trunk: Trunk, hidden: Tensor) -> Tensor:
+    return view.logits(at_last(hidden, trunk.batch.attention_mask))

@@ -1,6 +1,8 @@
-"""Pretraining of a vision tower by questions about pictures, before a language model is attached (as LLaVA starts from CLIP).
+"""Pretraining by questions about pictures: of a vision tower alone (as LLaVA starts from CLIP), then of the connector.
 
-A question is a set of words, its embedding a query that pools the patch states by attention; a linear layer names the answer.
+A question is a set of words, its embedding a query that pools the patch states by attention. A linear layer names the answer
+while the tower is trained; the connector is trained, all else frozen, so that the pooled image tokens point at the embedding
+of the answer's word among the answers of the same kind: the language model is handed words it knows.
 """
 
 from __future__ import annotations
@@ -13,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import TrainingArguments
 
 from factory.model.view import ModelView
+from factory.recipe.schema import TrainSpec
 from factory.train.trainer import InOrder, arguments, last_checkpoint
 
 
@@ -46,11 +48,14 @@ class Questioned(nn.Module):
 
     def forward(self, pixel_values: Tensor, words: Tensor, offsets: Tensor, labels: Tensor) -> dict[str, Tensor]:
         states = self.tower(pixel_values, output_hidden_states=True).hidden_states[self.layer][:, 1:]
-        query = self.queries(words, offsets)
-        attention = torch.softmax((states @ query[..., None]).squeeze(-1) / states.shape[-1] ** 0.5, -1)
-        pooled = (attention[..., None] * states).sum(1)
-        logits = self.head(torch.cat([pooled, query], -1))
+        pooled = (self.attention(states, words, offsets)[..., None] * states).sum(1)
+        logits = self.head(torch.cat([pooled, self.queries(words, offsets)], -1))
         return {"loss": F.cross_entropy(logits, labels), "logits": logits}
+
+    def attention(self, states: Tensor, words: Tensor, offsets: Tensor) -> Tensor:
+        """Weights [B, patches] of the question's query over patch states [B, patches, width]."""
+        query = self.queries(words, offsets)
+        return torch.softmax((states @ query[..., None]).squeeze(-1) / states.shape[-1] ** 0.5, -1)
 
     def collate(self, view: ModelView, rows: Sequence[tuple[Any, tuple[str, ...], str]]) -> dict[str, Tensor]:
         pixels = view.family.image_inputs(view.processor, [image for image, _, _ in rows])["pixel_values"]
@@ -60,13 +65,44 @@ class Questioned(nn.Module):
         return {"pixel_values": pixels, "words": torch.tensor([i for row in ids for i in row]), "offsets": offsets, "labels": labels}
 
 
-def pretrain_vision(view: ModelView, benchmark: Any, steps: int, batch: int, learning_rate: float, warmup: int, seed: int, folder: Path) -> None:
+class Aligned(Questioned):
+    """The head of the connector's pretraining: image tokens against the word embeddings of the answers."""
+
+    def __init__(self, view: ModelView, words: Sequence[str], kinds: Sequence[Sequence[str]]) -> None:
+        answers = [answer for kind in kinds for answer in kind]
+        super().__init__(view.vision_tower, view.model.config.vision_feature_layer, words, answers)
+        self.head, self.connector = None, view.connector.requires_grad_(True)
+        ids = [view.tokenizer.encode(" " + answer, add_special_tokens=False)[0] for answer in answers]
+        self.register_buffer("names", view.model.get_input_embeddings().weight[ids].clone())
+        kind_of = torch.tensor([k for k, kind in enumerate(kinds) for _ in kind])
+        self.register_buffer("same_kind", kind_of[:, None] == kind_of)
+
+    def forward(self, pixel_values: Tensor, words: Tensor, offsets: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        with torch.no_grad():
+            states = self.tower(pixel_values, output_hidden_states=True).hidden_states[self.layer][:, 1:]
+        pooled = (self.attention(states, words, offsets)[..., None] * self.connector(states)).sum(1)
+        logits = (pooled @ self.names.T).masked_fill(~self.same_kind[labels], float("-inf"))
+        return {"loss": F.cross_entropy(logits, labels), "logits": logits}
+
+
+def pretrain_vision(view: ModelView, benchmark: Any, spec: TrainSpec, seed: int, folder: Path) -> None:
     """Train the vision tower of ``view.model`` in place; gone on from the last checkpoint in ``folder`` after a kill."""
     torch.manual_seed(seed)
     layer = view.model.config.vision_feature_layer
-    model = Questioned(view.vision_tower.requires_grad_(True).train(), layer, benchmark.question_words, benchmark.answers)
-    args: TrainingArguments = arguments(folder, steps, batch, learning_rate, warmup, 0.05, 500, seed, view.device.type == "cpu")
-    trainer = InOrder(model=model, args=args, train_dataset=Pictures(benchmark, steps * batch), data_collator=lambda rows: model.collate(view, rows))
-    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    model = Questioned(view.vision_tower.requires_grad_(True).train(), layer, benchmark.question_words, sum(benchmark.answers, ()))
+    _train(view, benchmark, model, spec, spec.vision_steps, seed, folder)
     view.vision_tower.eval().requires_grad_(False)
 
+
+def pretrain_connector(view: ModelView, benchmark: Any, spec: TrainSpec, seed: int, folder: Path) -> None:
+    """Train the connector of ``view.model`` in place, the vision tower and the language model frozen."""
+    torch.manual_seed(seed)
+    _train(view, benchmark, Aligned(view, benchmark.question_words, benchmark.answers), spec, spec.connector_steps, seed, folder)
+    view.connector.requires_grad_(False)
+
+
+def _train(view: ModelView, benchmark: Any, model: Questioned, spec: TrainSpec, steps: int, seed: int, folder: Path) -> None:
+    batch = 2 * spec.batch_size
+    args = arguments(folder, steps, batch, spec.learning_rate, spec.warmup, 0.05, 500, seed, view.device.type == "cpu")
+    trainer = InOrder(model=model, args=args, train_dataset=Pictures(benchmark, steps * batch), data_collator=lambda rows: model.collate(view, rows))
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -14,8 +14,10 @@ from factory.model.prefix import at_last, greedy, prefill
 from factory.model.view import ModelView
 from factory.registry import available, lookup
 from factory.steer import Context, PromptMethod, States, Steerer, Steering, Trials, steer
-from tests.tiny import tiny_view
+from factory.steer.sweep import look_ahead, run_trunk
+from tests.tiny import conflict_prompts, tiny_view
 
+torch.set_num_threads(1)  # the models are so small that threads only wait for each other
 LAYERS = (0, 1, 2)
 STRENGTH = 3.0
 OPTIONS = {"predict_from": ("per_token",), "apply_to": ("generated_only", "last_and_generated", "from_index:5")}
@@ -65,10 +67,14 @@ def random_states(seed: int = 0, n: int = 24, d: int = 48, direction: str = "vis
     return States(direction, base, toward, away, r_v, ["color" if i % 3 else "counting" for i in range(n)], seed)
 
 
-def random_trials(seed: int = 0, n: int = 24, d: int = 48, strengths: tuple[float, ...] = (0.5, 1.0, 2.0)) -> Trials:
-    rng, states = torch.Generator().manual_seed(seed), random_states(seed, n, d)
-    drawn = torch.rand(n, len(strengths), generator=rng)
-    return Trials(torch.tensor(strengths), drawn < 0.5, drawn > 0.9, states.base, states.r_v, torch.arange(n) // 2, seed)
+def random_trials(method: Steerer, state: dict[str, Tensor], seed: int = 0) -> Trials:
+    """Random outcomes of a method's trial strengths, beside what it truly sees of them on twelve prompts."""
+    view, n = fresh_view(), 12
+    trunk = run_trunk(view, view.encode(conflict_prompts(n)), 1)
+    looks = look_ahead(view, trunk, Steering(method, dict(state), method.where().model_copy(update={"layer": 1})))
+    drawn = torch.rand(looks.shape[:2], generator=torch.Generator().manual_seed(seed))
+    r_v = random_states(seed, n).r_v
+    return Trials(drawn < 0.5, drawn > 0.9, looks, trunk.last, r_v, torch.arange(n) // 2, seed)
 
 
 def make(case: Case) -> Steerer:
@@ -79,7 +85,7 @@ def make(case: Case) -> Steerer:
 def fit(case: Case, seed: int = 0, direction: str = "vision") -> dict[str, Tensor]:
     method = make(case)
     state = method.fit(random_states(seed, direction=direction))
-    return method.calibrate(state, random_trials(seed)) if method.wants_trials else state
+    return method.calibrate(state, random_trials(method, state, seed)) if method.trial_strengths else state
 
 
 @cache
@@ -116,9 +122,28 @@ def recompute(view: ModelView, prompt: Prompt, answer: Tensor, steerings: Sequen
     batch = view.encode([prompt])
     n, ids = batch.input_ids.shape[1], torch.cat([batch.input_ids, answer[None, :-1]], 1)
 
+    def seen_ahead(s: Steering, vector: Tensor, chosen: Tensor) -> Callable[[Tensor], Tensor]:
+        """The prompt run whole at another strength, for controllers that look ahead (of one method at a time)."""
+
+        def probe(strength: Tensor) -> Tensor:
+            def add(module: nn.Module, args: tuple, h: Tensor) -> Tensor:
+                return h + strength * chosen[:n, None] * vector[:n]
+
+            hooks = view.layers[s.where.layer]._forward_hooks
+            others = dict(hooks)
+            hooks.clear()
+            mine = view.layers[s.where.layer].register_forward_hook(add)
+            out = view.core(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **batch.images)
+            mine.remove()
+            hooks.update(others)
+            return view.logits(out.last_hidden_state[:, -1])
+
+        return probe
+
     def hook_of(s: Steering):
         chosen = torch.cat([s.where.mask(batch.roles)[0], torch.full((len(answer) - 1,), s.where.generated)])
         ctx, later = Context(s.where.layer), Context(s.where.layer, True)
+        gains: list[float] = []
 
         def hook(module: nn.Module, args: tuple, h: Tensor) -> Tensor:
             last = h[:, n - 1]
@@ -126,9 +151,12 @@ def recompute(view: ModelView, prompt: Prompt, answer: Tensor, steerings: Sequen
                 vector = s.steerer.delta(last, s.state, ctx).expand(ids.shape[1], -1)
             else:
                 vector = torch.cat([s.steerer.delta(h[0, :n], s.state, ctx), s.steerer.delta(h[0, n:], s.state, later)])
+            if not gains:
+                ahead = Context(s.where.layer, False, seen_ahead(s, vector, chosen))
+                gains.append(float(s.steerer.gain(last, s.state, ahead)[0]))
             out = h.clone()
             for t in chosen.nonzero()[:, 0].tolist():
-                out[0, t] += s.strength * s.steerer.gain(last, s.state, ctx)[0] * vector[t]
+                out[0, t] += s.strength * gains[0] * vector[t]
             return out
 
         return hook

@@ -76,13 +76,11 @@ def test_a_long_answer_weighs_no_more_than_a_short_one():
     assert per_row_loss(logits, torch.full((2, 4), IGNORE)).tolist() == [0, 0]
 
 
-class Bench:
-    """Lessons whose length is drawn from their index."""
-
-    def lesson(self, index: int, batch: int, total: int) -> Prompt:
-        assert index < total
-        image = (Segment(Role.IMAGE, image=PICTURE),) if index % 3 == 0 else ()
-        return Prompt((*image, Segment(Role.QUESTION, "w" * Random(index).randrange(200)), Segment(Role.ANSWER, str(index))))
+def draw(index: int, batch: int, total: int) -> Prompt:
+    """A lesson whose length is drawn from its index."""
+    assert index < total
+    image = (Segment(Role.IMAGE, image=PICTURE),) if index % 3 == 0 else ()
+    return Prompt((*image, Segment(Role.QUESTION, "w" * Random(index).randrange(200)), Segment(Role.ANSWER, str(index))))
 
 
 def order(lessons: Lessons, indices) -> list[int]:
@@ -91,7 +89,7 @@ def order(lessons: Lessons, indices) -> list[int]:
 
 @pytest.mark.parametrize("batch, steps", [(4, 9), (3, 1), (1, 6), (8, 8)])
 def test_every_lesson_is_taken_once_and_batches_are_alike_in_length(batch, steps):
-    lessons = Lessons(Bench(), batch, steps)
+    lessons = Lessons(draw, batch, steps)
     found = order(lessons, range(len(lessons)))
     assert len(lessons) == batch * steps and sorted(found) == list(range(batch * steps))
     size = batch * GROUP
@@ -100,7 +98,7 @@ def test_every_lesson_is_taken_once_and_batches_are_alike_in_length(batch, steps
 
 
 def test_sorting_pays():
-    lessons = Lessons(Bench(), 8, 4)
+    lessons = Lessons(draw, 8, 4)
     lengths = [len(lessons[i].segments[-2].text) + 150 * len(lessons[i].images) for i in range(32)]
     waste = sum(max(lengths[i : i + 8]) * 8 - sum(lengths[i : i + 8]) for i in range(0, 32, 8))
     plain = [Random(i).randrange(200) + 150 * (i % 3 == 0) for i in range(32)]
@@ -108,6 +106,6 @@ def test_sorting_pays():
 
 
 def test_a_resumed_run_sees_the_same_lessons():
-    whole = order(Lessons(Bench(), 4, 10), range(40))
-    assert order(Lessons(Bench(), 4, 10), range(17, 40)) == whole[17:]
-    assert order(Lessons(Bench(), 4, 10), reversed(range(40))) == whole[::-1]
+    whole = order(Lessons(draw, 4, 10), range(40))
+    assert order(Lessons(draw, 4, 10), range(17, 40)) == whole[17:]
+    assert order(Lessons(draw, 4, 10), reversed(range(40))) == whole[::-1]

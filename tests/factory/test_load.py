@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 
+from factory.data.prompt import Role
 from factory.errors import UserError
+from factory.model import checks
 from factory.model.checks import self_check
 from factory.model.load import device_for, find, fingerprint, load
 from factory.model.zoo import cards, read_card
@@ -133,6 +136,11 @@ def test_the_self_check_notices_wrong_positions(monkeypatch):
 
 def test_the_self_check_notices_misplaced_image_tokens(monkeypatch):
     view = fresh_view()
-    monkeypatch.setattr(type(view.family), "image_token_id", lambda self, model: 7)
-    with pytest.raises(UserError, match="image tokens"):
+    render = checks.ModelView.tokens
+
+    def misplaced(self, prompts, counts):
+        return [replace(e, roles=[Role.CONTEXT if r == Role.IMAGE else r for r in e.roles]) for e in render(self, prompts, counts)]
+
+    monkeypatch.setattr(type(view), "tokens", misplaced)
+    with pytest.raises(UserError, match="image tokens do not stand where the roles say"):
         self_check(view)

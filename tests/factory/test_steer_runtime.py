@@ -97,12 +97,12 @@ def test_a_controller_gives_each_row_its_strength():
     view, asked = tiny_view(), []
 
     def controller(h, ctx):
-        asked.append((h.shape, ctx))
+        asked.append((h.shape, ctx.layer, ctx.generated))
         return torch.tensor([0.0, 1.0, 2.0, -1.0])
 
     steered, _ = states(view, mixed_prompts(), push(strength=controller), 1)
     expected, _ = states(view, mixed_prompts(), push(strength=torch.tensor([0.0, 1.0, 2.0, -1.0])), 1)
-    assert torch.equal(steered, expected) and asked == [((4, 48), Context(1, False))]
+    assert torch.equal(steered, expected) and asked == [((4, 48), 1, False)]
 
 
 def test_gain_multiplies_the_strength_row_by_row():

@@ -1,0 +1,120 @@
+"""Dose: the L2S vector, with each sample's strength chosen by looking ahead (ours; not from a paper).
+
+Before a prompt is steered, the blocks above the steered one are run on it once per dose (and once unsteered, and once
+backwards), and every dose's next-token distribution is described without labels: how sure it is, how far it went from the
+unsteered one, whether its answer was plausible before (cf. Directer's p_steered >= beta p_raw), and how much the opposite dose
+dislikes it. A small network, trained on what the same doses did to the training prompts, turns this into P(follow) and
+P(error) of each dose; the dose with the best P(follow) - aversion * P(error) is given. The diagnosis enters as the visual MCR,
+predicted from h_[I,T] by ridge regression so that inference needs no MCR. Cost: S + 2 passes of the upper blocks over the prompt.
+"""
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from factory.registry import Params, register
+from factory.steer import Context, States, Steerer, Trials
+from factory.steer.regressor import RegressorParams, fit_g, g
+
+Tensors = dict[str, Tensor]
+CLASSES = 3  # neither, follow, error
+
+
+class DoseParams(Params):
+    """``doses`` to choose among; ``aversion`` weighs errors against following; the rest is the gate's training."""
+
+    doses: tuple[float, ...] = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+    aversion: float = Field(1.0, ge=0)
+    net: RegressorParams = RegressorParams()
+    gate_hidden: PositiveInt = 32
+    gate_epochs: PositiveInt = 400
+    gate_learning_rate: PositiveFloat = 1e-2
+    gate_decay: float = Field(1e-3, ge=0)
+    ridge: PositiveFloat = 1.0
+
+
+@register("steering", "dose")
+class Dose(Steerer):
+    """Each sample's own strength: the dose whose outcome, seen ahead, most likely follows the target without an error."""
+
+    Params = DoseParams
+
+    @property
+    def trial_strengths(self) -> tuple[float, ...]:
+        return self.params.doses
+
+    def fit(self, states: States) -> Tensors:
+        return fit_g(states.base, states.toward - states.away, self.params.net, states.seed)
+
+    def delta(self, h: Tensor, state: Tensors, ctx: Context) -> Tensor:
+        return g(state, h, self.params.net.activation)
+
+    def look(self, h: Tensor, state: Tensors, ctx: Context) -> Tensor:
+        """Features [rows, S, F] of every dose's next-token distribution p_s beside p_0 and p_-s."""
+        rows = torch.ones(h.shape[0], device=h.device)
+        top = max(self.params.doses)
+        unsteered, backwards = (ctx.probe(rows * s).log_softmax(-1) for s in (0.0, -1.0))
+        return torch.stack([_describe(ctx.probe(rows * s).log_softmax(-1), unsteered, backwards, s / top) for s in self.params.doses], 1)
+
+    def calibrate(self, state: Tensors, trials: Trials) -> Tensors:
+        ridge = _ridge(trials.base, trials.r_v, self.params.ridge)
+        x = _with_mcr(trials.looks, trials.base, ridge)
+        mean, std = x.flatten(0, 1).mean(0), x.flatten(0, 1).std(0) + 1e-6
+        outcome = trials.follow.long() + 2 * trials.error.long()
+        gate = _train_gate((x - mean) / std, outcome, self.params, trials.seed)
+        return {**state, **gate, "gate.mean": mean, "gate.std": std, "mcr.ridge": ridge}
+
+    def gain(self, h: Tensor, state: Tensors, ctx: Context) -> Tensor:
+        if "gate.mean" not in state:
+            return super().gain(h, state, ctx)
+        x = (_with_mcr(self.look(h, state, ctx), h, state["mcr.ridge"]) - state["gate.mean"]) / state["gate.std"]
+        p = _gate(state, x).softmax(-1)
+        best = (p[..., 1] - self.params.aversion * p[..., 2]).argmax(1)
+        return torch.tensor(self.params.doses, device=h.device)[best]
+
+
+def _describe(p: Tensor, unsteered: Tensor, backwards: Tensor, dose: float) -> Tensor:
+    """Features [rows, F] of log-probabilities ``p`` [rows, vocabulary] at one dose."""
+    two = p.topk(2, -1)
+    answer = two.indices[:, :1]
+    at = lambda q: q.gather(1, answer).squeeze(1).clamp_min(-20)
+    return torch.stack(
+        [
+            at(p), two.values[:, 0] - two.values[:, 1], -(p.exp() * p).sum(-1), (p.exp() * (p - unsteered)).sum(-1),
+            at(unsteered), at(p) - at(backwards), (answer.squeeze(1) == unsteered.argmax(-1)).float(),
+            (answer.squeeze(1) == backwards.argmax(-1)).float(), torch.full_like(p[:, 0], dose),
+        ], -1,
+    )  # fmt: skip
+
+
+def _ridge(h: Tensor, r_v: Tensor, weight: float) -> Tensor:
+    """Ridge regression [d + 1] of the visual MCR on h_[I,T]; zeros where no MCR was measured."""
+    if torch.isnan(r_v).any():
+        return torch.zeros(h.shape[1] + 1)
+    x = F.pad(h, (0, 1), value=1.0)
+    return torch.linalg.solve(x.T @ x + weight * torch.eye(x.shape[1]), x.T @ r_v)
+
+
+def _with_mcr(looks: Tensor, h: Tensor, ridge: Tensor) -> Tensor:
+    r_v = F.pad(h, (0, 1), value=1.0) @ ridge
+    return torch.cat([looks, r_v[:, None, None].expand(-1, looks.shape[1], 1)], -1)
+
+
+def _gate(state: Tensors, x: Tensor) -> Tensor:
+    """Logits [..., 3] of neither, follow, error."""
+    hidden = torch.tanh(x @ state["gate.in"] + state["gate.bias"])
+    return hidden @ state["gate.out"] + state["gate.prior"]
+
+
+def _train_gate(x: Tensor, outcome: Tensor, params: DoseParams, seed: int) -> Tensors:
+    rng = torch.Generator().manual_seed(seed)
+    shapes = {"gate.in": (x.shape[-1], params.gate_hidden), "gate.bias": (params.gate_hidden,), "gate.out": (params.gate_hidden, CLASSES), "gate.prior": (CLASSES,)}
+    gate = {k: (torch.randn(shape, generator=rng) * (shape[0] ** -0.5 if len(shape) > 1 else 0.0)).requires_grad_() for k, shape in shapes.items()}
+    optimizer = torch.optim.AdamW(gate.values(), lr=params.gate_learning_rate, weight_decay=params.gate_decay)
+    with torch.enable_grad():
+        for _ in range(params.gate_epochs):
+            optimizer.zero_grad()
+            F.cross_entropy(_gate(gate, x).flatten(0, 1), outcome.flatten()).backward()
+            optimizer.step()
+    return {k: t.detach() for k, t in gate.items()}
