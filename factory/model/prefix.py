@@ -18,10 +18,12 @@ from factory.model.view import ModelView
 
 @dataclass(frozen=True)
 class Step:
-    """What one forward processes: roles [R, t] (0 = padding) of its tokens and whether they are the model's own answer."""
+    """What one forward processes: roles [R, t] (0 = padding) of its tokens, whether they are the model's own answer, and how many
+    rows (beams) stand side by side for each prompt."""
 
     roles: Tensor
     generated: bool = False
+    beams: int = 1
 
 
 @dataclass(frozen=True)

@@ -48,16 +48,19 @@ def load(folder: Path, view: ModelView) -> Steering:
     if not (folder / MANIFEST).is_file():
         raise UserError(f"{folder}: not a steering artefact (it has no {MANIFEST})")
     manifest = files.read_json(folder / MANIFEST)
-    ours = fingerprint(view)
-    if manifest["base_model"]["fingerprint"] != ours:
-        theirs = manifest["base_model"]
-        raise UserError(f"{folder}: made for another base model ({theirs['class']} {theirs['fingerprint']}; this one is {ours})")
-    cls = lookup("steering", manifest["type"])
     try:
-        steerer = cls(cls.Params.model_validate(manifest["params"]))
+        theirs, kind, strength = manifest["base_model"], manifest["type"], manifest["strength"]
+        where, params, made_for = Where.model_validate(manifest["where"]), manifest["params"], theirs["fingerprint"]
+    except (KeyError, TypeError, ValidationError) as error:
+        raise UserError(f"{folder / MANIFEST}: not a manifest of a steering artefact ({type(error).__name__})") from error
+    if made_for != (ours := fingerprint(view)):
+        raise UserError(f"{folder}: made for another base model ({theirs.get('class')} {made_for}; this one is {ours})")
+    cls = lookup("steering", kind)
+    try:
+        steerer = cls(cls.Params.model_validate(params))
     except ValidationError as error:
-        raise UserError(f"{folder / MANIFEST}: parameters do not fit steering '{manifest['type']}': {error.errors()[0]['msg']}") from error
-    steering = Steering(steerer, files.read_safetensors(folder / TENSORS), Where(**manifest["where"]), manifest["strength"])
+        raise UserError(f"{folder / MANIFEST}: parameters do not fit steering '{kind}': {error.errors()[0]['msg']}") from error
+    steering = Steering(steerer, files.read_safetensors(folder / TENSORS), where, strength)
     check(steering, view)
     return steering
 

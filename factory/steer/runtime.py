@@ -63,6 +63,8 @@ class Steering:
             if callable(self.strength):
                 self.gain = self.gain * self.strength(last, ctx)
             self.prompt = h
+        if isinstance(self.strength, Tensor) and self.strength.ndim and len(self.strength) * step.beams != len(h):
+            raise UserError(f"{len(self.strength)} strengths do not fit {len(h) // step.beams} prompts: give one number, or one per prompt")
         return _moved(h, mask, self.vector, self._strength(h))
 
     def context(self, h: Tensor, step: Step, ahead: Ahead | None) -> Context:
@@ -98,7 +100,7 @@ class Steering:
         """Each prompt's strength [B], beams counted as prompts."""
         if callable(self.strength):
             return self.gain
-        if isinstance(self.strength, Tensor):
+        if isinstance(self.strength, Tensor) and self.strength.ndim:
             return _per_row(self.strength.to(h.device, torch.float32), self.gain.shape[0]) * self.gain
         return self.strength * self.gain
 
@@ -122,8 +124,6 @@ def _per_row(value: Tensor, rows: int) -> Tensor:
     """Values per prompt [B, ...] as values per row [R, ...]: beams of one prompt stand side by side."""
     if value.shape[0] == rows:
         return value
-    if rows % value.shape[0]:
-        raise UserError(f"{value.shape[0]} strengths do not fit {rows} rows: give one number, or one per prompt")
     return value.repeat_interleave(rows // value.shape[0], 0)
 
 
@@ -195,13 +195,13 @@ class _Watch:
             raise UserError("steering needs input_ids (inputs_embeds alone do not say which tokens are image or text)")
         if cache is not None and cache.get_seq_length() > 0:
             return Step(torch.full_like(ids, int(Role.ANSWER)), generated=True)
-        return Step(self._roles(ids, kwargs.get("attention_mask")))
+        return self._prompts(ids)
 
-    def _roles(self, ids: Tensor, mask: Tensor | None) -> Tensor:
-        """Roles of the batch encoded last if these are its prompts (or their beams); otherwise a clear refusal."""
+    def _prompts(self, ids: Tensor) -> Step:
+        """The batch encoded last if these are its prompts (or their beams); otherwise a clear refusal."""
         batch = self.view.encoded
         if batch is not None and ids.shape[1] == batch.input_ids.shape[1] and ids.shape[0] % batch.size == 0:
             beams = ids.shape[0] // batch.size
             if torch.equal(ids, batch.input_ids.repeat_interleave(beams, 0)):
-                return batch.roles.repeat_interleave(beams, 0)
+                return Step(batch.roles.repeat_interleave(beams, 0), beams=beams)
         raise UserError("steering does not know these tokens' roles: make the batch with view.encode(prompts) just before it is run")

@@ -79,7 +79,7 @@ def test_what_else_is_in_the_batch_does_not_matter(view, diagnostic_name):
 def test_nothing_is_left_behind(diagnostic_name, fails, monkeypatch):
     view = tiny_view()
     prompts = conflict_prompts(2)
-    view.encode(prompts)
+    cases.logits(view, prompts)
     before = cases.traces(view)
     if fails:
         calls = []

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from factory.errors import UserError
-from factory.model.prefix import at_last, extend, greedy, prefill
+from factory.model.prefix import Step, at_last, extend, greedy, prefill
 from factory.registry import Params
 from factory.steer import Context, Steerer, Steering, Where, steer
 from tests.contract.cases import close, fresh_view
@@ -122,6 +122,15 @@ def test_infinite_vectors_at_strength_zero_do_no_harm():
     assert torch.equal(steered, plain)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("reads", ["last_prompt", "per_token"])
+def test_strength_zero_keeps_every_bit_of_a_state(dtype, reads):
+    h = torch.tensor([0.0, -0.0, 1e-7, -3e4, 1.0, float("inf")], dtype=dtype).repeat(2, 3, 8)
+    for strength in (0.0, torch.zeros(2)):
+        out = push(strength=strength, method=Push(reads), v=V).apply(h, Step(torch.ones(2, 3, dtype=torch.long)))
+        assert out.dtype == dtype and torch.equal(out.view(torch.uint8), h.view(torch.uint8))
+
+
 @pytest.mark.parametrize("options", [{"do_sample": False}, {"do_sample": True, "num_return_sequences": 2}, {"num_beams": 2, "num_return_sequences": 2, "do_sample": False}])
 def test_generation_modes_run_steered(options):
     view = tiny_view()
@@ -157,11 +166,10 @@ def test_layers_out_of_range_are_refused(layer):
 def test_a_number_of_strengths_that_fits_no_row_is_refused():
     view = tiny_view()
     batch = view.encode(conflict_prompts(4))
-    with pytest.raises(UserError, match="3 strengths do not fit 4 rows"), torch.no_grad(), steer(view, push(strength=torch.ones(3))):
+    with pytest.raises(UserError, match="3 strengths do not fit 4 prompts"), torch.no_grad(), steer(view, push(strength=torch.ones(3))):
         view.model(**batch)
 
 
-@pytest.mark.xfail(strict=True, reason="rows that are prompts are taken for the beams of half as many prompts")
 def test_half_as_many_strengths_as_prompts_are_refused():
     view = tiny_view()
     batch = view.encode(conflict_prompts(4))
@@ -169,7 +177,6 @@ def test_half_as_many_strengths_as_prompts_are_refused():
         view.model(**batch)
 
 
-@pytest.mark.xfail(strict=True, raises=IndexError, reason="a tensor without dimensions has no row")
 def test_a_strength_may_be_a_tensor_without_dimensions():
     view = tiny_view()
     expected, _ = states(view, conflict_prompts(2), push(strength=2.0), 1)
