@@ -1,7 +1,8 @@
 """What is on a picture: the eight tasks, their answers, and one drawn scene per seed.
 
 Layouts are split too: each (answer, place) pair belongs to one split alone, so that a test picture shows
-an answer where no training picture had it.
+an answer where no training picture had it. The exception is positional reasoning: a side has three places only, and where
+none of them belongs to a split, it takes any.
 """
 
 from __future__ import annotations

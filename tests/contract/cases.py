@@ -67,9 +67,15 @@ def random_states(seed: int = 0, n: int = 24, d: int = 48, direction: str = "vis
     return States(direction, base, toward, away, r_v, ["color" if i % 3 else "counting" for i in range(n)], seed)
 
 
+@cache
+def _trial_view() -> ModelView:
+    """A view of its own, so that a fit does not change which prompts the tests' view has encoded last."""
+    return fresh_view()
+
+
 def random_trials(method: Steerer, state: dict[str, Tensor], seed: int = 0) -> Trials:
     """Random outcomes of a method's trial strengths, beside what it truly sees of them on twelve prompts."""
-    view, n = fresh_view(), 12
+    view, n = _trial_view(), 12
     trunk = run_trunk(view, view.encode(conflict_prompts(n)), 1)
     looks = look_ahead(view, trunk, Steering(method, dict(state), method.where().model_copy(update={"layer": 1})))
     drawn = torch.rand(looks.shape[:2], generator=torch.Generator().manual_seed(seed))

@@ -76,8 +76,8 @@ def test_what_else_is_in_the_batch_does_not_matter(view, diagnostic_name):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_nothing_is_left_behind(diagnostic_name, fails, monkeypatch):
-    view = tiny_view()
+def test_nothing_is_left_behind(diagnostic_name, fails):
+    view = cases.fresh_view()
     prompts = conflict_prompts(2)
     cases.logits(view, prompts)
     before = cases.traces(view)

@@ -158,7 +158,7 @@ def test_where_no_token_is_chosen_nothing_changes(view, case):
 
 
 def test_nothing_is_left_behind(case):
-    view = tiny_view()
+    view = cases.fresh_view()
     prompts = conflict_prompts(2)
     logits(view, prompts)
     before = cases.traces(view)
