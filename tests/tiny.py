@@ -8,7 +8,7 @@ from random import Random
 import torch
 
 from eval_suite.conflict import build_prompt
-from eval_suite.scenes.curriculum import lesson
+from eval_suite.scenes.curriculum import Mix, lesson
 from eval_suite.scenes.world import TASKS, SceneSpec, scene
 from factory.data.prompt import Prompt, Role
 from factory.model.build import TinyLlava, build_llava, train_tokenizer
@@ -28,7 +28,7 @@ IN_ORDER = (  # unlike LLaVA's own template, images stay where the prompt has th
 
 @cache
 def tiny_tokenizer(vocabulary: int):
-    return train_tokenizer(["\n".join(s.text for s in lesson(Random(i), 0.5).segments) for i in range(60)], vocabulary)
+    return train_tokenizer(["\n".join(s.text for s in lesson(Random(i), 0.5, Mix()).segments) for i in range(60)], vocabulary)
 
 
 @cache

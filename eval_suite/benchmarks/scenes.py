@@ -11,7 +11,7 @@ from PIL import Image
 from pydantic import Field, PositiveInt
 
 from eval_suite.conflict import ConflictBenchmark, Scoring
-from eval_suite.scenes.curriculum import lesson, picture, text_lesson, worked_example_lesson
+from eval_suite.scenes.curriculum import Mix, lesson, picture, text_lesson, worked_example_lesson
 from eval_suite.scenes.exam import examine
 from eval_suite.scenes.sheet import save_sheet
 from eval_suite.scenes.world import ANSWERS, SUBJECTS, TASKS, scene, specs
@@ -30,13 +30,14 @@ class PerTask(Params):
 
 class ScenesParams(Params):
     """``scoring`` as in MC² (SPEC.md 3.3); ``few_shot_every``: one training batch in so many shows worked examples;
-    ``options``: share of training prompts that ask for a letter."""
+    ``options``: share of training prompts that ask for a letter; ``lessons`` weighs their kinds."""
 
     scoring: Scoring = "both_orders"
     per_task: PerTask = PerTask()
     seed: int = 0
     few_shot_every: PositiveInt = 16
     options: float = Field(0.5, ge=0, le=1)
+    lessons: Mix = Mix()
 
 
 @register("benchmark", "scenes")
@@ -55,8 +56,10 @@ class Scenes(ConflictBenchmark):
 
     def lesson(self, index: int, batch: int, total: int) -> Prompt:
         """Training prompt ``index`` of ``total``; every so many batches show worked examples."""
-        few_shot = (index // batch) % self.params.few_shot_every == self.params.few_shot_every - 1
-        return (worked_example_lesson if few_shot else lesson)(Random(f"{self.params.seed}/{index}"), self.params.options)
+        rng = Random(f"{self.params.seed}/{index}")
+        if (index // batch) % self.params.few_shot_every == self.params.few_shot_every - 1:
+            return worked_example_lesson(rng, self.params.options)
+        return lesson(rng, self.params.options, self.params.lessons)
 
     def text_lesson(self, index: int, batch: int, total: int) -> Prompt:
         """Training prompt ``index`` of ``total`` for the language model alone."""
@@ -77,7 +80,7 @@ class Scenes(ConflictBenchmark):
 
     def corpus(self, n: int = 3000) -> list[str]:
         """Texts for a tokenizer."""
-        return ["\n".join(s.text for s in lesson(Random(i), 0.5).segments) for i in range(n)]
+        return ["\n".join(s.text for s in lesson(Random(i), 0.5, Mix()).segments) for i in range(n)]
 
     def examine(self, answer: Callable[[list[Prompt]], list[str]]) -> dict[str, Any]:
         """What a trained model can read, obeys and prefers (shares in [0, 1])."""

@@ -15,6 +15,7 @@ from PIL import Image
 from eval_suite.conflict import build_prompt
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
+from factory.registry import Params
 
 from .draw import VISUAL_TIERS
 from .language import TEXT_TIERS
@@ -43,7 +44,16 @@ INSTRUCTIONS = {
 }  # fmt: skip
 THINK = "Think step by step: say what the image shows and what the text says, then answer."
 
-LESSONS = {"image_only": 0.30, "text_only": 0.10, "think": 0.10, "vision": 0.18, "text": 0.10, "none": 0.22}
+
+class Mix(Params):
+    """Weights of the kinds of lessons: one modality alone, step by step, with either instruction, and a conflict with none."""
+
+    image_only: float = 0.30
+    text_only: float = 0.10
+    think: float = 0.10
+    vision: float = 0.18
+    text: float = 0.10
+    none: float = 0.22
 
 
 def trusts_vision(sample: ConflictSample, rng: Random) -> bool:
@@ -94,9 +104,10 @@ def instruct(prompt: Prompt, direction: str, rng: Random) -> Prompt:
     return prompt.before_question(segment) if rng.random() < 0.5 else prompt.append(segment)
 
 
-def lesson(rng: Random, options: float) -> Prompt:
+def lesson(rng: Random, options: float, mix: Mix) -> Prompt:
     """One training prompt that ends with its answer; a share ``options`` asks for a letter."""
-    sample, kind = scene(draw_spec(rng)), rng.choices(list(LESSONS), weights=list(LESSONS.values()))[0]
+    weights = mix.model_dump()
+    sample, kind = scene(draw_spec(rng)), rng.choices(list(weights), weights=list(weights.values()))[0]
     form = draw_form(rng, options)
     if kind == "image_only":
         prompt, vision = build_prompt(sample, form, context=False), True

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 Verdict = Literal["vision", "text", "other", "error"]
@@ -37,7 +38,7 @@ def says(text: str, answer: str) -> bool:
 def degenerate(text: str) -> bool:
     """Empty, or more than half of the word bigrams are repeats of earlier ones."""
     words = text.split()
-    bigrams = list(zip(words, words[1:], strict=False))
+    bigrams = list(pairwise(words))
     return not words or (len(bigrams) > 1 and 1 - len(set(bigrams)) / len(bigrams) > REPEATED_SHARE)
 
 

@@ -99,8 +99,8 @@ def training_phases(recipe: Recipe, view: ModelView) -> list[Phase]:
     torch.set_num_threads(spec.threads or threads)
     view.model.requires_grad_(True).train()
     try:
-        tower = lambda pixels: _backward(view.vision_tower(pixels).last_hidden_state)  # noqa: E731
-        connector = lambda pixels: _backward(view.connector(view.vision_tower(pixels).last_hidden_state.detach()))  # noqa: E731
+        tower = lambda pixels: _backward(view.vision_tower(pixels).last_hidden_state)
+        connector = lambda pixels: _backward(view.connector(view.vision_tower(pixels).last_hidden_state.detach()))
         phases = [_pictures("vision", view, benchmark, spec.vision_steps, 2 * spec.batch_size, tower)] if spec.vision_steps else []
         if spec.text_steps:
             phases.append(_lessons("text", view, benchmark.text_lesson, spec.text_steps, spec.batch_size))

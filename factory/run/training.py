@@ -17,7 +17,7 @@ from factory import files
 from factory.errors import UserError
 from factory.model.build import TinyLlava, build_llava, train_tokenizer
 from factory.model.family import frozen
-from factory.model.load import family_of
+from factory.model.load import family_of, fingerprint, load
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import TrainSpec
@@ -49,10 +49,10 @@ def train_model(recipe: Recipe, folder: RunDir, limit: int | None = None) -> Non
     if not hasattr(benchmark, "lesson"):
         raise UserError(f"data: benchmark '{recipe.data.type}' has no lessons to train on; use scenes")
     spec = recipe.train if limit is None else recipe.train.model_copy(update={"steps": limit})
-    view = build(recipe, benchmark)
+    view = load(recipe.model) if recipe.model.path or recipe.model.zoo else build(recipe, benchmark)
     if spec.threads:
         torch.set_num_threads(spec.threads)
-    inputs = {"model": recipe.model.model_dump(), "data": recipe.data.model_dump(mode="json"), "train": spec.model_dump(), "seed": recipe.seed}
+    inputs = {"model": recipe.model.model_dump(), "start": fingerprint(view), "data": recipe.data.model_dump(mode="json"), "train": spec.model_dump(), "seed": recipe.seed}
     together = folder.stage("train", inputs)
     if not together.done:
         _apart(view, benchmark, spec, recipe.seed, folder, inputs)
