@@ -102,8 +102,10 @@ class ConflictBenchmark:
         """Rows of results.json from per-sample predictions."""
         return result_rows(predictions, benchmark=self.name, protocol=self.protocol, scorer=self.scorer, **context)
 
-    def report(self, run_dir: Path, results: dict, diagnostics: list[dict], predictions: list[dict], recipe_yaml: str) -> Path:
+    def report(
+        self, run_dir: Path, results: dict, diagnostics: list[dict], predictions: list[dict], recipe_yaml: str, plots: bool = True
+    ) -> Path:
         """Write report/ and print the main table; returns the page's path."""
-        page = build(run_dir, results, diagnostics, predictions, recipe_yaml, self.pictures(run_dir / "report" / "pictures"))
+        page = build(run_dir, results, diagnostics, predictions, recipe_yaml, self.pictures(run_dir / "report" / "pictures"), plots)
         print_tables(results, Console())
         return page

@@ -17,12 +17,13 @@ def build(
     predictions: Sequence[Mapping],
     recipe_yaml: str,
     pictures: Sequence[tuple[str, Path]] = (),
+    plots: bool = True,
 ) -> Path:
     """Write `run_dir/report/` (index.html, table.csv, table.md, table.tex, figures/*.png); return index.html's path.
 
     `results` is the content of results.json, `diagnostics` the tidy diagnostic rows, `predictions` one record per
-    sample, method, direction and strength, `pictures` titled image files to show. What was not measured is left out,
-    and the page says so.
+    sample, method, direction and strength, `pictures` titled image files to show; without `plots` no figure is drawn.
+    What was not measured is left out, and the page says so.
     """
     # Imported here so that printing a table does not load matplotlib.
     from eval_suite.report import html, table_files
@@ -34,7 +35,8 @@ def build(
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     budget = error_budget(results, recipe_yaml)
     outcomes = Predictions(predictions)
-    figures, missing = draw_all(results, diagnostics, outcomes, budget)
+    undrawn = "Figures: the recipe says report.plots: false."
+    figures, missing = draw_all(results, diagnostics, outcomes, budget) if plots else ([], [undrawn])
     for stale in (folder / "figures").glob("*.png"):
         stale.unlink()
     for figure in figures:

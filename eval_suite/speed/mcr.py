@@ -25,7 +25,7 @@ from random import Random
 import torch
 
 from eval_suite.conflict import build_prompt
-from eval_suite.scenes.curriculum import lesson
+from eval_suite.scenes.curriculum import Mix, lesson
 from eval_suite.scenes.world import TASKS, SceneSpec, scene
 from factory.data.prompt import USER_TEXT, Role
 from factory.diagnose import Diagnostic, Query, hold_back
@@ -46,7 +46,7 @@ def random_llava(width: int, layers: int, heads: int, kv_heads: int, image_token
     sizes = TinyLlava(
         image_size=side * 8, patch_size=8, width=width, layers=layers, heads=heads, kv_heads=kv_heads, mlp=width * 11 // 4, positions=image_tokens + 512
     )  # fmt: skip
-    tokenizer = train_tokenizer(["\n".join(s.text for s in lesson(Random(i)).segments) for i in range(200)], sizes.vocabulary)
+    tokenizer = train_tokenizer(["\n".join(s.text for s in lesson(Random(i), 0.5, Mix()).segments) for i in range(200)], sizes.vocabulary)
     model, processor = build_llava(sizes, tokenizer, 0)
     return ModelView(frozen(model.to(device)), processor, Llava())
 

@@ -107,6 +107,7 @@ def load(spec: ModelSpec) -> ModelView:
     """A frozen, self-checked view of the model that a recipe names."""
     source, device = find(spec), device_for(spec.device)
     cls = getattr(transformers, source.family.model_class)
+    transformers.utils.logging.disable_progress_bar()  # a run has bars of its own, and stderr is for mistakes
     try:
         model = cls.from_pretrained(source.folder, dtype=getattr(torch, spec.dtype), local_files_only=True)
         processor = getattr(transformers, source.family.processor_class).from_pretrained(source.folder, local_files_only=True)

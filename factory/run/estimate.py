@@ -239,7 +239,7 @@ def stages(recipe: Recipe, data: Data, share: float) -> list[Stage]:
     if steerers:
         out.append(Stage("collect", train, train, diagnosed=train if recipe.diagnostic else 0))
         out.append(Stage("fit", train, fits=variants * directions))
-    want = sum(len(m.variants()) or 1 for m in steerers if m.wants_trials)
+    want = sum(len(m.variants()) or 1 for m in steerers if m.trial_strengths)
     if want:
         out.append(_scored("trials", recipe, data, "train", [], want * directions, share))
     out.append(_scored("dev", recipe, data, "dev", methods, variants * directions, share))

@@ -43,7 +43,8 @@ def compare(recipe: Recipe, folder: RunDir, limit: int | None) -> None:
     predictions, choices = Comparison(study).run()
     results = gather(study, predictions, choices)
     files.write_json(folder.path / "results.json", results)
-    page = study.benchmark.report(folder.path, results, diagnostics, predictions, (folder.path / "resolved.yaml").read_text())
+    recipe_yaml = (folder.path / "resolved.yaml").read_text(encoding="utf-8")
+    page = study.benchmark.report(folder.path, results, diagnostics, predictions, recipe_yaml, recipe.report.plots)
     Console().print(f"results: {folder.path / 'results.json'}\nreport:  {page}", soft_wrap=True)
 
 

@@ -35,7 +35,7 @@ def test_generation():
 
 def test_generation_refuses_a_strength_zero_that_changes_a_bit(monkeypatch):
     apply = Steering.apply
-    monkeypatch.setattr(Steering, "apply", lambda self, h, step: apply(self, h, step) * (1 + 1e-6))
+    monkeypatch.setattr(Steering, "apply", lambda self, h, step, ahead=None: apply(self, h, step, ahead) * (1 + 1e-6))
     with pytest.raises(RuntimeError, match="not bit-equal"):
         generation.measure(tiny_view(), batch=2, tokens=2, repeats=1)
 
