@@ -15,7 +15,7 @@ from .draw import VISUAL_TIERS
 from .language import TEXT_TIERS
 from .world import TASKS, SceneSpec, scene, specs
 
-FORMS = ("open", "order1", "order2")
+FORMS = {"open": ("open",), "choice": ("order1", "order2")}
 Answer = Callable[[list[Prompt]], list[str]]
 
 
@@ -27,20 +27,23 @@ def clean(task: str, n: int, seed: int) -> list[ConflictSample]:
 def examine(answer: Answer, per_task: int = 64, seed: int = 1) -> dict[str, Any]:
     """Shares in [0, 1] on the test split: clean unimodal accuracy, obedience to instructions, and preference without any.
 
-    ``answer`` maps prompts to greedy answers. Every sample is asked openly and in both option orders.
+    ``answer`` maps prompts to greedy answers. Every sample is asked openly, and as a choice in both option orders.
     """
+    return {f"{name} ({asked})": shares for asked, forms in FORMS.items() for name, shares in _examine(answer, forms, per_task, seed).items()}
 
-    def shares(samples: Sequence[ConflictSample], write: Callable[[ConflictSample, str], Prompt], verdict: str) -> list[bool]:
-        asked = [(s, f) for s in samples for f in FORMS]
+
+def _examine(answer: Answer, forms: Sequence[str], per_task: int, seed: int) -> dict[str, dict[str, float]]:
+    def shares(samples: Sequence[ConflictSample], write: Callable[[ConflictSample, str], Prompt], verdict: str) -> float:
+        asked = [(s, f) for s in samples for f in forms]
         texts = answer([write(s, f) for s, f in asked])
-        return [judge(f, text, s.answer_vision, s.answer_text) == verdict for (s, f), text in zip(asked, texts, strict=True)]
+        return _mean([judge(f, text, s.answer_vision, s.answer_text) == verdict for (s, f), text in zip(asked, texts, strict=True)])
 
     def by_task(pick: Callable[[str], list[ConflictSample]], write: Callable[[ConflictSample, str], Prompt], verdict: str) -> dict[str, float]:
-        found = {task: _mean(shares(pick(task), write, verdict)) for task in TASKS}
+        found = {task: shares(pick(task), write, verdict) for task in TASKS}
         return {**found, "all": _mean(found.values())}
 
     conflicts = {task: [scene(s) for s in specs("test", per_task, seed) if s.task == task] for task in TASKS}
-    report: dict[str, Any] = {
+    report = {
         "image_only": by_task(lambda t: clean(t, per_task, seed), lambda s, f: build_prompt(s, f, context=False), "vision"),
         "text_only": by_task(lambda t: clean(t, per_task, seed), lambda s, f: build_prompt(s, f, image=False), "text"),
     }
@@ -50,7 +53,7 @@ def examine(answer: Answer, per_task: int = 64, seed: int = 1) -> dict[str, Any]
     report["prefers_vision"] = by_task(conflicts.__getitem__, build_prompt, "vision")
     every = [s for samples in conflicts.values() for s in samples]
     for tag, tiers in (("visual_tier", len(VISUAL_TIERS)), ("text_tier", TEXT_TIERS)):
-        report[f"prefers_vision_by_{tag}"] = {str(t): _mean(shares([s for s in every if s.tags[tag] == t], build_prompt, "vision")) for t in range(tiers)}
+        report[f"prefers_vision_by_{tag}"] = {str(t): shares([s for s in every if s.tags[tag] == t], build_prompt, "vision") for t in range(tiers)}
     return report
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from factory import files
@@ -97,11 +96,7 @@ def _answers(bench: Bench, prompts: list) -> list[str]:
 
 
 def _show(exam: dict[str, dict[str, float]]) -> None:
-    table = Table("share in %", *exam["image_only"], title="examination on the test split")
+    console = Console()
+    console.print("examination on the test split, shares in %")
     for name, shares in exam.items():
-        if shares.keys() == exam["image_only"].keys():
-            table.add_row(name, *(f"{100 * v:.1f}" for v in shares.values()))
-    Console().print(table)
-    for name, shares in exam.items():
-        if shares.keys() != exam["image_only"].keys():
-            Console().print(f"{name}: " + "  ".join(f"{k}: {100 * v:.1f}" for k, v in shares.items()))
+        console.print(f"  {name}: " + "  ".join(f"{key} {100 * value:.1f}" for key, value in shares.items()), highlight=False, soft_wrap=True)
