@@ -2,8 +2,8 @@
 
 Before a prompt is steered, the blocks above the steered one are run on it once per dose (and once unsteered, and once
 backwards), and every dose's next-token distribution is described without labels: how sure it is, how far it went from the
-unsteered one, whether its answer was plausible before (cf. Directer's p_steered >= beta p_raw), and how much the opposite dose
-dislikes it. A small network, trained on what the same doses did to the training prompts, turns this into P(follow) and
+unsteered one, whether its answer was plausible before (cf. Directer's p_steered >= beta p_raw), how much the opposite dose
+dislikes it, and how far the other doses agree. A small network, trained on what the same doses did to the training prompts, turns this into P(follow) and
 P(error) of each dose; the dose with the best P(follow) - aversion * P(error) is given. The diagnosis enters as the visual MCR,
 predicted from h_[I,T] by ridge regression so that inference needs no MCR. Cost: S + 2 passes of the upper blocks over the prompt.
 """
@@ -51,11 +51,12 @@ class Dose(Steerer):
         return g(state, h, self.params.net.activation)
 
     def look(self, h: Tensor, state: Tensors, ctx: Context) -> Tensor:
-        """Features [rows, S, F] of every dose's next-token distribution p_s beside p_0 and p_-s."""
+        """Features [rows, S, F] of every dose's next-token distribution p_s beside p_0, p_-1 and all other doses'."""
         rows = torch.ones(h.shape[0], device=h.device)
-        top = max(self.params.doses)
-        unsteered, backwards = (ctx.probe(rows * s).log_softmax(-1) for s in (0.0, -1.0))
-        return torch.stack([_describe(ctx.probe(rows * s).log_softmax(-1), unsteered, backwards, s / top) for s in self.params.doses], 1)
+        p_0, p_back = (ctx.probe(rows * s).log_softmax(-1) for s in (0.0, -1.0))
+        p = torch.stack([ctx.probe(rows * s).log_softmax(-1) for s in self.params.doses])
+        dose = torch.tensor(self.params.doses, device=h.device) / max(self.params.doses)
+        return torch.stack([_describe(p, i, p_0, p_back, dose[i]) for i in range(len(dose))], 1)
 
     def calibrate(self, state: Tensors, trials: Trials) -> Tensors:
         ridge = _ridge(trials.base, trials.r_v, self.params.ridge)
@@ -74,16 +75,17 @@ class Dose(Steerer):
         return torch.tensor(self.params.doses, device=h.device)[best]
 
 
-def _describe(p: Tensor, unsteered: Tensor, backwards: Tensor, dose: float) -> Tensor:
-    """Features [rows, F] of log-probabilities ``p`` [rows, vocabulary] at one dose."""
-    two = p.topk(2, -1)
-    answer = two.indices[:, :1]
-    at = lambda q: q.gather(1, answer).squeeze(1).clamp_min(-20)
+def _describe(doses: Tensor, i: int, p_0: Tensor, p_back: Tensor, dose: Tensor) -> Tensor:
+    """Features [rows, F] of dose ``i`` among log-probabilities ``doses`` [S, rows, vocabulary]."""
+    p, answers = doses[i], doses.argmax(-1)
+    answer = answers[i]
+    at = lambda q: q.gather(-1, answer.expand(q.shape[:-1])[..., None]).squeeze(-1).clamp_min(-20)
+    two = p.topk(2, -1).values
     return torch.stack(
         [
-            at(p), two.values[:, 0] - two.values[:, 1], -(p.exp() * p).sum(-1), (p.exp() * (p - unsteered)).sum(-1),
-            at(unsteered), at(p) - at(backwards), (answer.squeeze(1) == unsteered.argmax(-1)).float(),
-            (answer.squeeze(1) == backwards.argmax(-1)).float(), torch.full_like(p[:, 0], dose),
+            at(p), two[:, 0] - two[:, 1], -(p.exp() * p).sum(-1), (p.exp() * (p - p_0)).sum(-1),  # confidence, margin, entropy, KL
+            at(p_0), at(p) - at(p_back), (answer == p_0.argmax(-1)).float(), (answer == p_back.argmax(-1)).float(),
+            at(doses).mean(0), (answers == answer).float().mean(0), dose.expand_as(answer),  # agreement of the doses
         ], -1,
     )  # fmt: skip
 
