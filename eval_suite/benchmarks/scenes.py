@@ -42,7 +42,7 @@ class ScenesParams(Params):
 
 @register("benchmark", "scenes")
 class Scenes(ConflictBenchmark):
-    """Drawn scenes with contradicting contexts; train, dev and test share no phrasing and no layout."""
+    """Drawn scenes with contradicting contexts; train, dev and test share no phrasing and (positional reasoning apart) no layout."""
 
     Params = ScenesParams
     tasks = TASKS
