@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import resource
 import subprocess
 import sys
@@ -196,7 +197,7 @@ def test_exit_codes_of_the_program(tmp_path):
 
 
 def test_a_closed_reader_ends_the_program_quietly():
-    command = f"{sys.executable} -P -m factory.cli list | true"
+    command = f"{shlex.quote(sys.executable)} -P -m factory.cli list | true"
     done = subprocess.run(
         command, check=False, shell=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True
     )
