@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from random import Random
 
 import torch
@@ -44,6 +45,14 @@ def tiny_view(heads: int = 4, kv_heads: int = 2, dtype: torch.dtype = torch.floa
         for weight in [*model.get_decoder().layers.parameters(), model.get_input_embeddings().weight]:
             weight.mul_(spread if weight.ndim == 2 else 1.0)
     return ModelView(frozen(model.to(dtype)), processor, Llava())
+
+
+def saved_tiny(folder: Path) -> Path:
+    """``folder`` with a tiny view's model and processor in it."""
+    view = tiny_view()
+    view.model.save_pretrained(folder)
+    view.processor.save_pretrained(folder)
+    return folder
 
 
 def conflict_prompts(n: int, form: str = "order1", seed: int = 0) -> list[Prompt]:

@@ -15,7 +15,7 @@ from factory.data.prompt import Prompt
 from factory.data.sample import ConflictSample
 from factory.run import progress
 from factory.run.choose import Choice, choose, oracle
-from factory.run.evaluate import Fitted, ask, looks, placed, sweep
+from factory.run.evaluate import Fitted, ask, asked_forms, cells, looks, placed, sweep, trunk_of
 from factory.run.rundir import Stage
 from factory.run.study import Rows, Study, make
 from factory.steer import PromptMethod, Steerer, Trials, artefact
@@ -61,8 +61,8 @@ class Comparison:
         return out
 
     def _fit(self, label: str, direction: str, variant: str, steerer: Steerer) -> Fitted:
-        state = self.fit_stage.chunk("-".join(filter(None, (label, direction, variant))), lambda: steerer.fit(self.study.states(direction)))
-        return Fitted(label, direction, variant, steerer, state)
+        unfitted = Fitted(label, direction, variant, steerer, {})
+        return replace(unfitted, state=self.fit_stage.chunk(unfitted.name, lambda: steerer.fit(self.study.states(direction))))
 
     @cached_property
     def ready(self) -> list[Fitted]:
@@ -72,23 +72,25 @@ class Comparison:
             return self.fitted
         stage = self._stage("trials", {"fit": self.fit_stage.digest})
         chunks = self.study.chunks(stage, "train", self.recipe.evaluate.batch_size, lambda samples: self._try(samples, want))
-        states = {name(f): stage.chunk(f"{name(f)}-calibrated", lambda f=f: f.steerer.calibrate(f.state, self._trials(f, chunks))) for f in want}
+        states = {f.name: stage.chunk(f"{f.name}-calibrated", lambda f=f: f.steerer.calibrate(f.state, self._trials(f, chunks))) for f in want}
         if not stage.done:
             stage.finish({"calibrated": sorted(states)})
-        return [replace(f, state=states.get(name(f), f.state)) for f in self.fitted]
+        return [replace(f, state=states.get(f.name, f.state)) for f in self.fitted]
 
     def _try(self, samples: list[ConflictSample], want: Sequence[Fitted]) -> Tensors:
         """Verdicts (1 follows, 2 error, 0 neither) [n, S] and looks [n, S, F] of every method, by name."""
-        out = {}
+        bench, out = self.study.bench, {}
+        asked = asked_forms(bench, samples)
+        trunk = trunk_of(bench, asked)
         for f in want:
-            rows = sweep(self.study.bench, samples, [f], f.steerer.trial_strengths)
+            rows = cells(bench, asked, trunk, [f], f.steerer.trial_strengths)
             columns = [[v for r in rows if r["strength"] == s for v in r["verdicts"]] for s in f.steerer.trial_strengths]
-            out[f"{name(f)}.verdicts"] = torch.tensor([[{f.direction: 1, "error": 2}.get(v, 0) for v in column] for column in columns]).T.contiguous()
-            out[f"{name(f)}.looks"] = looks(self.study.bench, samples, f)
+            out[f"{f.name}.verdicts"] = torch.tensor([[{f.direction: 1, "error": 2}.get(v, 0) for v in column] for column in columns]).T.contiguous()
+            out[f"{f.name}.looks"] = looks(bench, trunk, f)
         return out
 
     def _trials(self, f: Fitted, chunks: Sequence[Tensors]) -> Trials:
-        verdicts, seen = (torch.cat([c[f"{name(f)}.{what}"] for c in chunks]) for what in ("verdicts", "looks"))
+        verdicts, seen = (torch.cat([c[f"{f.name}.{what}"] for c in chunks]) for what in ("verdicts", "looks"))
         collected, groups = self.study.collected, torch.arange(len(verdicts)) // len(self.study.benchmark.forms)
         return Trials(verdicts == 1, verdicts == 2, seen, collected["base"], collected["r_v"], groups, self.recipe.seed)
 
@@ -142,10 +144,6 @@ class Comparison:
             folder: Path = self.study.folder.path / "artefacts" / f"{f.label}-{f.direction}"
             if not (folder / artefact.MANIFEST).exists():
                 artefact.save(folder, steering, self.study.view, {"direction": f.direction, "variant": f.variant, "run": self.recipe.name})
-
-
-def name(f: Fitted) -> str:
-    return "-".join(filter(None, (f.label, f.direction, f.variant)))
 
 
 def _finished(rows: Rows, choices: dict[tuple[str, str], Choice]) -> Rows:

@@ -15,8 +15,9 @@ from factory.model.prefix import at_last, decode_texts, greedy, prefill
 from factory.model.view import ModelView
 from factory.steer import PromptMethod, Steerer, Steering
 from factory.steer.base import Tensors
-from factory.steer.sweep import look_ahead, run_cell, run_trunk
+from factory.steer.sweep import Trunk, look_ahead, run_cell, run_trunk
 
+Asked = tuple[ConflictSample, str, Prompt]
 Example = Callable[[ConflictSample, str, str, int], list[Prompt]]
 
 
@@ -29,6 +30,10 @@ class Fitted:
     variant: str
     steerer: Steerer
     state: Tensors
+
+    @property
+    def name(self) -> str:
+        return "-".join(filter(None, (self.label, self.direction, self.variant)))
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ def answer_prompts(bench: Bench, prompts: Sequence[Prompt], max_new_tokens: int)
         return decode_texts(bench.view, greedy(bench.view, prefix, logits, max_new_tokens))
 
 
-def asked_forms(bench: Bench, samples: Sequence[ConflictSample]) -> list[tuple[ConflictSample, str, Prompt]]:
+def asked_forms(bench: Bench, samples: Sequence[ConflictSample]) -> list[Asked]:
     """Each sample with each of its forms, sample by sample."""
     return [(s, form, bench.benchmark.prompt(s, form)) for s in samples for form in bench.benchmark.forms]
 
@@ -58,7 +63,16 @@ def asked_forms(bench: Bench, samples: Sequence[ConflictSample]) -> list[tuple[C
 def sweep(bench: Bench, samples: Sequence[ConflictSample], fitted: Sequence[Fitted], strengths: Sequence[float]) -> list[dict[str, Any]]:
     """Predictions of every fitted method at every strength; the blocks up to the steered one run once for all of them."""
     asked = asked_forms(bench, samples)
-    trunk = run_trunk(bench.view, bench.view.encode([prompt for *_, prompt in asked]), bench.layer)
+    return cells(bench, asked, trunk_of(bench, asked), fitted, strengths)
+
+
+def trunk_of(bench: Bench, asked: Sequence[Asked]) -> Trunk:
+    """What all cells on these prompts share."""
+    return run_trunk(bench.view, bench.view.encode([prompt for *_, prompt in asked]), bench.layer)
+
+
+def cells(bench: Bench, asked: Sequence[Asked], trunk: Trunk, fitted: Sequence[Fitted], strengths: Sequence[float]) -> list[dict[str, Any]]:
+    """Predictions of every fitted method at every strength on the prompts of a trunk."""
     rows = []
     for method in fitted:
         steering = placed(method, bench.layer)
@@ -75,9 +89,8 @@ def placed(method: Fitted, layer: int, strength: float = 1.0) -> Steering:
     return Steering(method.steerer, method.state, method.steerer.where().model_copy(update={"layer": layer}), strength)
 
 
-def looks(bench: Bench, samples: Sequence[ConflictSample], method: Fitted) -> Tensor:
+def looks(bench: Bench, trunk: Trunk, method: Fitted) -> Tensor:
     """What the method's controller sees of its trial strengths [n prompts, S, F]."""
-    trunk = run_trunk(bench.view, bench.view.encode([prompt for *_, prompt in asked_forms(bench, samples)]), bench.layer)
     return look_ahead(bench.view, trunk, placed(method, bench.layer))
 
 
@@ -97,7 +110,7 @@ def ask(
     return rows
 
 
-def _predictions(bench: Bench, asked: Sequence[tuple[ConflictSample, str, Prompt]], answers: Sequence[str], cell: dict) -> list[dict[str, Any]]:
+def _predictions(bench: Bench, asked: Sequence[Asked], answers: Sequence[str], cell: dict) -> list[dict[str, Any]]:
     """One record per sample from the answers on its forms."""
     forms, rows = len(bench.benchmark.forms), []
     for i in range(0, len(asked), forms):

@@ -13,7 +13,7 @@ from factory.recipe import load
 from factory.run import comparison, pipeline
 from factory.run.rundir import Stage
 from factory.steer import artefact
-from tests.tiny import tiny_view
+from tests.tiny import saved_tiny, tiny_view
 
 RECIPE = """\
 name: whole
@@ -55,10 +55,7 @@ class Holes(Scenes):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    view, path = tiny_view(), tmp_path_factory.mktemp("model")
-    view.model.save_pretrained(path)
-    view.processor.save_pretrained(path)
-    return path
+    return saved_tiny(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +94,7 @@ def test_a_second_start_does_no_work(whole, monkeypatch):
     def worked(*args, **kwargs):
         raise AssertionError("a finished stage was computed again")
 
-    for name in ("sweep", "ask", "looks"):
+    for name in ("sweep", "cells", "ask", "looks"):
         monkeypatch.setattr(comparison, name, worked)
     monkeypatch.setattr(Stage, "_store", worked)
     assert pipeline.run(load(whole[1])) == whole[0]

@@ -18,7 +18,7 @@ from factory.run.rundir import RunDir
 from factory.run.study import Study, make
 from factory.run.training import build
 from factory.steer import sweep
-from tests.tiny import SMALL, tiny_view
+from tests.tiny import SMALL, saved_tiny, tiny_view
 
 RECIPE = """\
 name: small
@@ -34,10 +34,7 @@ TRAIN = "name: learn\nmodel: {{build: {sizes}}}\ndata: scenes\ntrain: {{steps: 1
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    view, path = tiny_view(), tmp_path_factory.mktemp("model")
-    view.model.save_pretrained(path)
-    view.processor.save_pretrained(path)
-    return path
+    return saved_tiny(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
