@@ -73,7 +73,6 @@ def _attention_is_known(view: ModelView) -> bool:
 def _extended(view: ModelView, batch: Batch) -> Tensor:
     """Final states [B, d] of the last tokens, computed by extending a prefix of all others by three tokens at most."""
     cut = batch.input_ids.shape[1] - 3  # the batch is padded on the left, so all rows end together
-    head = Batch(batch.input_ids[:, :cut], batch.attention_mask[:, :cut], batch.roles[:, :cut], batch.position_ids[:, :cut], batch.images)
-    prefix: Prefix = prefill(view, head)[1]
+    prefix: Prefix = prefill(view, batch.columns(0, cut))[1]
     hidden, _ = extend(view, prefix, batch.input_ids[:, cut:], batch.attention_mask[:, cut:], batch.roles[:, cut:])
     return hidden[:, -1]
