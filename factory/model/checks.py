@@ -20,9 +20,10 @@ def self_check(view: ModelView) -> None:
     """Check, on a small prompt with an image and on a padded text prompt, that
 
     norm and unembedding reproduce the model's logits, image tokens stand where the roles say, the blocks can be replayed,
-    and extending a KV cache equals recomputing. Raises ``UserError`` naming the model and what failed.
+    each block's attention has the size that is told, and extending a KV cache (by an answer, where a prompt cannot be
+    extended) equals recomputing. Raises ``UserError`` naming the model and what failed.
     """
-    batch = view.encode(_prompts())
+    batch = view.encode(_prompts(answered=view.family.bidirectional_prompt))
     reference = view.model(**batch, position_ids=batch.position_ids).logits.float()
     tolerance = TOLERANCE[view.dtype] * max(1.0, float(reference.abs().max()))
     seen: list[Tensor] = []
@@ -48,9 +49,10 @@ def require(view: ModelView, holds: bool, what: str) -> None:
         raise UserError(f"{type(view.model).__name__} as seen through family '{view.family.name}': {what}; it cannot be used")
 
 
-def _prompts() -> list[Prompt]:
+def _prompts(answered: bool = False) -> list[Prompt]:
     image = Image.linear_gradient("L").convert("RGB")
     words = (Segment(Role.CONTEXT, "Text context: the box is red."), Segment(Role.QUESTION, "What color is the box?"))
+    words += (Segment(Role.ANSWER, "The box in the image is red."),) * answered
     return [Prompt((Segment(Role.IMAGE, image=image), *words)), Prompt(words[1:])]
 
 

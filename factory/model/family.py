@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -84,14 +84,17 @@ class Family:
         """
         return dict(processor.image_processor(images=list(images), return_tensors="pt")) if images else {}
 
-    def image_token_counts(self, model: nn.Module, inputs: dict[str, Any], n_images: int) -> list[int]:
-        """How many image tokens each image takes."""
-        raise TypeError(f"{type(self).__name__} must define image_token_counts or image_texts")
-
     def image_texts(self, model: nn.Module, processor: Any, inputs: dict[str, Any], n_images: int) -> list[str]:
-        """What stands in the prompt for each image: image tokens, and what the model is used to see around them."""
+        """What stands in the prompt for each image: image tokens, and what the model is used to see around them.
+
+        Here as transformers' processor of the model writes it.
+        """
+        return [processor.replace_image_token(inputs, i) for i in range(n_images)]
+
+    def repeated(self, model: nn.Module, processor: Any, counts: Iterable[int]) -> list[str]:
+        """The image token so many times for each image."""
         token = processor.tokenizer.convert_ids_to_tokens(self.image_token_id(model))
-        return [token * n for n in self.image_token_counts(model, inputs, n_images)]
+        return [token * int(n) for n in counts]
 
     def token_inputs(self, model: nn.Module, ids: Tensor, roles: Tensor) -> dict[str, Tensor]:
         """Further inputs [B, T] of a prefill, one value per token."""

@@ -2,7 +2,8 @@
 
 The prompts [I,T], [I,T,P+] and [I,T,P-] of a sample agree up to the end of the user's text. That common prefix is found by
 comparing token ids, prefilled once, and extended by the three short suffixes as rows of one pass. Cost per sample: one
-prefill, one pass over 3 suffixes of some ten tokens, one pass over 3 last tokens, and the diagnosis on the cache.
+prefill, one pass over 3 suffixes of some ten tokens, one pass over 3 last tokens, and the diagnosis on the cache. A model
+whose prompt tokens see what follows them shares nothing: there the three are run whole.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from factory.data.instructions import Style, instruction
 from factory.data.prompt import USER_TEXT, Prompt, Role
-from factory.diagnose import Diagnostic, Query, Row
+from factory.diagnose import Diagnostic, Query, Row, hold_back
 from factory.model.encode import Encoded, pad
 from factory.model.prefix import Prefix, extend, last_index, prefill
 from factory.model.view import ModelView
@@ -45,6 +46,20 @@ def collect(
     view: ModelView, prompts: Sequence[Prompt], plan: Plan, diagnostic: Diagnostic | None, keys: Sequence[str]
 ) -> tuple[dict[str, Tensor], dict[str, list[Row]]]:
     """States {ask: [B, d] float32 on the CPU} for the asks base, vision and text, and diagnostic rows by ask."""
+    run = _apart if view.family.bidirectional_prompt else _shared
+    before, query, hidden, states = run(view, prompts, plan)
+    mask, roles = torch.cat([before.mask, query.mask], 1), torch.cat([before.roles, query.roles], 1)
+    chosen = _read(states, mask, roles, plan.position).float().cpu().chunk(len(ASKS))
+    found = {} if diagnostic is None else {ask: _diagnose(view, before, query, hidden, diagnostic, keys, ask) for ask in plan.diagnose}
+    return dict(zip(ASKS, chosen, strict=True)), found
+
+
+Pass = tuple[Prefix, Query, Tensor, Tensor]
+"""All rows but their last tokens, the last tokens, their final states, and the layer's output [R, T + 1, d] at all of them."""
+
+
+def _shared(view: ModelView, prompts: Sequence[Prompt], plan: Plan) -> Pass:
+    """The three asks of each prompt, from what they share."""
     encoded, images = _encode(view, prompts, plan.style)
     shared = [_common(row) for row in zip(*encoded.values(), strict=True)]
     heads = [Encoded(e.ids[:n], e.roles[:n], "") for e, n in zip(encoded["base"], shared, strict=True)]
@@ -57,11 +72,17 @@ def collect(
         if body.ids.shape[1]:
             _, before = extend(view, before, *body)
         hidden, _ = extend(view, before.fork(), *query)
-    states = torch.cat([seen[0].index_select(0, rows), *seen[1:]], 1)
-    mask, roles = torch.cat([before.mask, query.mask], 1), torch.cat([before.roles, query.roles], 1)
-    chosen = _read(states, mask, roles, plan.position).float().cpu().chunk(len(ASKS))
-    found = {} if diagnostic is None else {ask: _diagnose(view, before, query, hidden, diagnostic, keys, ask) for ask in plan.diagnose}
-    return dict(zip(ASKS, chosen, strict=True)), found
+    return before, query, hidden, torch.cat([seen[0].index_select(0, rows), *seen[1:]], 1)
+
+
+def _apart(view: ModelView, prompts: Sequence[Prompt], plan: Plan) -> Pass:
+    """The three asks as prompts of their own, for models whose prompt tokens see what follows them."""
+    batch = view.encode([asked(p, ask, plan.style) for ask in ASKS for p in prompts])
+    with _output_of(view, plan.layer) as seen:
+        hidden, whole = prefill(view, batch)
+    last = torch.zeros_like(batch.attention_mask, dtype=torch.bool)
+    last[:, -1] = True
+    return *hold_back(view, batch, hidden, whole, last), torch.cat([seen[0], seen[0][:, -1:]], 1)
 
 
 def _encode(view: ModelView, prompts: Sequence[Prompt], style: Style) -> tuple[dict[str, list[Encoded]], dict[str, Tensor]]:

@@ -19,7 +19,7 @@ class Llava(Family):
     processor_class = "LlavaProcessor"
     default_k_sigma = 1.0
 
-    def image_token_counts(self, model: nn.Module, inputs: dict[str, Any], n_images: int) -> list[int]:
+    def image_texts(self, model: nn.Module, processor: Any, inputs: dict[str, Any], n_images: int) -> list[str]:
         vision = model.config.vision_config
         patches = (vision.image_size // vision.patch_size) ** 2
-        return [patches + (model.config.vision_feature_select_strategy == "full")] * n_images
+        return self.repeated(model, processor, [patches + (model.config.vision_feature_select_strategy == "full")] * n_images)
