@@ -110,7 +110,7 @@ def load(spec: ModelSpec) -> ModelView:
     transformers.utils.logging.disable_progress_bar()  # a run has bars of its own, and stderr is for mistakes
     try:
         model = cls.from_pretrained(source.folder, dtype=getattr(torch, spec.dtype), local_files_only=True)
-        processor = getattr(transformers, source.family.processor_class).from_pretrained(source.folder, local_files_only=True)
+        processor = source.family.load_processor(source.folder)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"model folder {source.folder}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
     view = ModelView(frozen(model).to(device), processor, source.family)

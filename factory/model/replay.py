@@ -27,8 +27,13 @@ class _Given(nn.Module):
 
 @contextmanager
 def recorded(view: ModelView, calls: list[Call]) -> Iterator[None]:
-    """Keep the keyword arguments of every call of the decoder inside."""
-    handle = view.decoder.register_forward_pre_hook(lambda module, args, kwargs: calls.append(kwargs), with_kwargs=True)
+    """Put the keyword arguments of the decoder's next call, the KV cache aside, into ``calls`` where that is empty."""
+
+    def keep(module: nn.Module, args: tuple, kwargs: Call) -> None:
+        if not calls:
+            calls.append({k: v for k, v in kwargs.items() if k != "past_key_values"})
+
+    handle = view.decoder.register_forward_pre_hook(keep, with_kwargs=True)
     try:
         yield
     finally:
