@@ -47,9 +47,9 @@ def replay(view: ModelView, layer: int, call: Call, h: Tensor, cache: Cache) -> 
     to each of them, stays its own affair. ``call`` has its keyword arguments; ``cache`` holds none of these tokens and
     receives those of the blocks above.
     """
-    blocks = view.decoder.layers
-    view.decoder.layers = nn.ModuleList([_Given(h) if i <= layer else block for i, block in enumerate(blocks)])
+    name, blocks = view.family.layers_name, view.layers
+    setattr(view.decoder, name, nn.ModuleList([_Given(h) if i <= layer else block for i, block in enumerate(blocks)]))
     try:
         return view.decoder(**{**call, "past_key_values": cache}).last_hidden_state
     finally:
-        view.decoder.layers = blocks
+        setattr(view.decoder, name, blocks)
