@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,11 @@ from factory.model.encode import Batch
 from factory.model.prefix import Prefix, last_index, prefill
 from factory.model.view import ModelView
 from factory.registry import Params
+from factory.summary import Summary
+
+if TYPE_CHECKING:
+    from factory.data.sample import ConflictSample
+    from factory.run.evaluate import Bench
 
 
 class Row(TypedDict):
@@ -40,9 +45,15 @@ class Query(NamedTuple):
 
 
 class Diagnostic:
-    """Base of the diagnostics. A subclass defines ``on_prefix``, or ``measure`` where it needs the whole prompt at once."""
+    """Base of the diagnostics. A subclass defines ``on_prefix``; or ``measure`` where it needs the whole prompt at once; or
+    ``on_samples`` where it asks prompts of its own.
+
+    As a recipe's ``diagnostic:`` it is measured on the collected prompts and feeds the steering methods. Listed under
+    ``diagnostics:`` it is a stage of its own: ``on_samples`` over ``splits``, and ``summary`` of all rows for the report.
+    """
 
     Params: type[Params] = Params
+    splits: ClassVar[tuple[str, ...]] = ("test",)
 
     def __init__(self, params: Params) -> None:
         self.params = params
@@ -66,6 +77,23 @@ class Diagnostic:
         ``hidden`` [R, t, d]: the query's final hidden states, where the caller has them, so that nothing runs twice.
         """
         raise TypeError(f"{type(self).__name__} must define on_prefix")
+
+    def on_samples(self, bench: Bench, samples: Sequence[ConflictSample]) -> list[dict[str, Any]]:
+        """Rows about some samples, each with its sample's id under ``sample``, its task, tags, form and prompt. Here those of
+        ``measure`` on every form of the benchmark's prompt."""
+        asked = [(s, form) for s in samples for form in bench.benchmark.forms]
+        named = {f"{s.id}/{form}": facts(s, form, "base") for s, form in asked}
+        rows = self.measure(bench.view, bench.view.encode([bench.benchmark.prompt(s, form) for s, form in asked]), list(named))
+        return [{**row, **named[row["sample"]]} for row in rows]
+
+    def summary(self, rows: Sequence[dict[str, Any]]) -> Summary | None:
+        """What all rows of a run say (each also has its ``split``); None where the rows speak for themselves."""
+        return None
+
+
+def facts(sample: ConflictSample, form: str, prompt: str) -> dict[str, Any]:
+    """What a row tells of its sample: its id, task and tags, and which form and prompt was measured."""
+    return {"sample": sample.id, "task": sample.task, "form": form, "prompt": prompt, **sample.tags}
 
 
 def hold_back(view: ModelView, batch: Batch, hidden: Tensor, whole: Prefix, queried: Tensor) -> tuple[Prefix, Query, Tensor]:
