@@ -2,8 +2,8 @@
 
 The prompts [I,T], [I,T,P+] and [I,T,P-] of a sample agree up to the end of the user's text. That common prefix is found by
 comparing token ids, prefilled once, and extended by the three short suffixes as rows of one pass. Cost per sample: one
-prefill, one pass over 3 suffixes of some ten tokens, one pass over 3 last tokens, and the diagnosis on the cache. A model
-whose prompt tokens see what follows them shares nothing: there the three are run whole.
+prefill, one pass over 3 suffixes of some ten tokens, and the diagnosis on the cache. A model whose prompt tokens see what
+follows them shares nothing: there the three are run whole.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from factory.data.instructions import Style, instruction
 from factory.data.prompt import USER_TEXT, Prompt, Role
-from factory.diagnose import Diagnostic, Query, Row, hold_back
-from factory.model.encode import Encoded, pad
+from factory.diagnose import Diagnostic, Row
+from factory.model.encode import Encoded
 from factory.model.prefix import Prefix, extend, last_index, prefill
 from factory.model.view import ModelView
 
@@ -46,43 +46,35 @@ def collect(
     view: ModelView, prompts: Sequence[Prompt], plan: Plan, diagnostic: Diagnostic | None, keys: Sequence[str]
 ) -> tuple[dict[str, Tensor], dict[str, list[Row]]]:
     """States {ask: [B, d] float32 on the CPU} for the asks base, vision and text, and diagnostic rows by ask."""
-    run = _apart if view.family.bidirectional_prompt else _shared
-    before, query, hidden, states = run(view, prompts, plan)
-    mask, roles = torch.cat([before.mask, query.mask], 1), torch.cat([before.roles, query.roles], 1)
-    chosen = _read(states, mask, roles, plan.position).float().cpu().chunk(len(ASKS))
-    found = {} if diagnostic is None else {ask: _diagnose(view, before, query, hidden, diagnostic, keys, ask) for ask in plan.diagnose}
+    with _output_of(view, plan.layer) as seen:
+        ids, whole, hidden = (_apart if view.family.bidirectional_prompt else _shared)(view, prompts, plan.style)
+    states = torch.cat([seen[0].repeat(len(whole.mask) // len(seen[0]), 1, 1), *seen[1:]], 1)
+    chosen = _read(states, whole.mask, whole.roles, plan.position).float().cpu().chunk(len(ASKS))
+    found = {}
+    for ask in plan.diagnose if diagnostic else ():
+        at = ASKS.index(ask) * len(prompts) + torch.arange(len(prompts), device=view.device)
+        found[ask] = diagnostic.on_whole(view, ids[at], whole.fork(at), hidden[at], [f"{key}/{ask}" for key in keys])
     return dict(zip(ASKS, chosen, strict=True)), found
 
 
-Pass = tuple[Prefix, Query, Tensor, Tensor]
-"""All rows but their last tokens, the last tokens, their final states, and the layer's output [R, T + 1, d] at all of them."""
-
-
-def _shared(view: ModelView, prompts: Sequence[Prompt], plan: Plan) -> Pass:
-    """The three asks of each prompt, from what they share."""
-    encoded, images = _encode(view, prompts, plan.style)
+def _shared(view: ModelView, prompts: Sequence[Prompt], style: Style) -> tuple[Tensor, Prefix, Tensor]:
+    """All asks [3 B, T] in a cache, with their final hidden states: the shared prefixes run once, then the suffixes."""
+    encoded, images = _encode(view, prompts, style)
     shared = [_common(row) for row in zip(*encoded.values(), strict=True)]
     heads = [Encoded(e.ids[:n], e.roles[:n], "") for e, n in zip(encoded["base"], shared, strict=True)]
-    with _output_of(view, plan.layer) as seen:
-        _, prefix = prefill(view, view.collate(heads, images))
-        rows = torch.arange(len(prompts), device=view.device).repeat(len(ASKS))
-        tails = [Encoded(e.ids[n:], e.roles[n:], "") for ask in ASKS for e, n in zip(encoded[ask], shared, strict=True)]
-        body, query = _split(view, tails)
-        before = prefix.fork(rows)
-        if body.ids.shape[1]:
-            _, before = extend(view, before, *body)
-        hidden, _ = extend(view, before.fork(), *query)
-    return before, query, hidden, torch.cat([seen[0].index_select(0, rows), *seen[1:]], 1)
+    tails = [Encoded(e.ids[n:], e.roles[n:], "") for ask in ASKS for e, n in zip(encoded[ask], shared, strict=True)]
+    rows = torch.arange(len(prompts), device=view.device).repeat(len(ASKS))
+    head, tail = view.collate(heads, images), view.collate(tails, {})
+    of_head, prefix = prefill(view, head)
+    of_tail, whole = extend(view, prefix.fork(rows), tail.input_ids, tail.attention_mask, tail.roles)
+    return torch.cat([head.input_ids[rows], tail.input_ids], 1), whole, torch.cat([of_head[rows], of_tail], 1)
 
 
-def _apart(view: ModelView, prompts: Sequence[Prompt], plan: Plan) -> Pass:
-    """The three asks as prompts of their own, for models whose prompt tokens see what follows them."""
-    batch = view.encode([asked(p, ask, plan.style) for ask in ASKS for p in prompts])
-    with _output_of(view, plan.layer) as seen:
-        hidden, whole = prefill(view, batch)
-    last = torch.zeros_like(batch.attention_mask, dtype=torch.bool)
-    last[:, -1] = True
-    return *hold_back(view, batch, hidden, whole, last), torch.cat([seen[0], seen[0][:, -1:]], 1)
+def _apart(view: ModelView, prompts: Sequence[Prompt], style: Style) -> tuple[Tensor, Prefix, Tensor]:
+    """As ``_shared``, every ask run whole."""
+    batch = view.encode([asked(p, ask, style) for ask in ASKS for p in prompts])
+    hidden, whole = prefill(view, batch)
+    return batch.input_ids, whole, hidden
 
 
 def _encode(view: ModelView, prompts: Sequence[Prompt], style: Style) -> tuple[dict[str, list[Encoded]], dict[str, Tensor]]:
@@ -94,17 +86,6 @@ def _common(row: Sequence[Encoded]) -> int:
     """Length of the longest common prefix, at least one token short of each."""
     n = min(len(e.ids) for e in row) - 1
     return next((i for i in range(n) if len({e.ids[i] for e in row}) > 1), n)
-
-
-def _split(view: ModelView, tails: Sequence[Encoded]) -> tuple[Query, Query]:
-    """Suffixes without their last tokens (padded on the left), and the last tokens."""
-
-    def query(ids: list[list[int]], roles: list[list[int]]) -> Query:
-        mask = pad([[1] * len(r) for r in ids], 0, "left")
-        return Query(*(t.to(view.device) for t in (pad(ids, view.pad_id, "left"), mask, pad(roles, 0, "left"))))
-
-    body = query([t.ids[:-1] for t in tails], [t.roles[:-1] for t in tails])
-    return body, query([t.ids[-1:] for t in tails], [t.roles[-1:] for t in tails])
 
 
 @contextmanager
@@ -136,11 +117,3 @@ def _read(states: Tensor, mask: Tensor, roles: Tensor, position: str) -> Tensor:
     p = (roles == Role.INSTRUCTION).float()
     mean = (states.float() * p[..., None]).sum(1) / p.sum(1, keepdim=True).clamp_min(1)
     return torch.where(p.any(1, keepdim=True), mean, last_user.float())
-
-
-def _diagnose(
-    view: ModelView, before: Prefix, query: Query, hidden: Tensor, diagnostic: Diagnostic, keys: Sequence[str], ask: str
-) -> list[Row]:
-    start = ASKS.index(ask) * len(keys)
-    rows = torch.arange(start, start + len(keys), device=view.device)
-    return diagnostic.on_prefix(view, before.fork(rows), query.pick(rows), [f"{key}/{ask}" for key in keys], hidden.index_select(0, rows))
