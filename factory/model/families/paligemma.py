@@ -31,3 +31,7 @@ class PaliGemma(Family):
         """0 in the prompt, 1 in an answer that nothing follows."""
         asked = ((roles != Role.PAD) & (roles != Role.ANSWER)).long()
         return {"token_type_ids": (asked.flip(-1).cumsum(-1).flip(-1) == 0).long()}
+
+    def position_ids(self, model: nn.Module, ids: Tensor, mask: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        """Counted from 1."""
+        return mask.long().cumsum(-1)
