@@ -103,7 +103,7 @@ def device_for(name: str) -> torch.device:
     return device
 
 
-def load(spec: ModelSpec) -> ModelView:
+def load(spec: ModelSpec, zero: int = 0) -> ModelView:
     """A frozen, self-checked view of the model that a recipe names."""
     source, device = find(spec), device_for(spec.device)
     cls = getattr(transformers, source.family.model_class)
