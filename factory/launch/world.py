@@ -136,7 +136,11 @@ class Ranks(World):
         return self._code
 
     def leave(self) -> None:
+        from torch import distributed
+
         self._over.set()
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
         self._left(SILENCE)
 
     def _left(self, patience: float) -> None:
