@@ -10,7 +10,6 @@ import argparse
 import os
 import re
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -52,22 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = [word for word in (sys.argv[1:] if argv is None else argv) if not LOCAL_RANK.fullmatch(word)]
     world = join()
     try:
-        code = _dispatch(argv, world)
-        sys.stdout.flush()
-        world.leave()
-        return code
-    except UserError as error:
-        return world.last_word(2, "\n".join(f"error: {line}" for line in str(error).splitlines()))
-    except KeyboardInterrupt:
-        return world.last_word(130, f"interrupted; {CONTINUE}")
+        return world.carry_out(lambda: _dispatch(argv, world))
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as fault:
-        if world.size == 1:
-            raise
-        told = f"error: rank {world.rank} of {world.size} stopped: {type(fault).__name__}: {fault}"
-        return world.last_word(1, f"{traceback.format_exc()}{told}")
 
 
 def _dispatch(argv: list[str], world: World) -> int:

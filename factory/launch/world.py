@@ -13,9 +13,12 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
+
+from factory.errors import UserError
 
 Key = TypeVar("Key")
 
@@ -83,6 +86,24 @@ class World:
         """The first rank's ``value`` (JSON-able), on every rank."""
         return value
 
+    def carry_out(self, work: Callable[[], int]) -> int:
+        """Do this process's part; returns the exit code. A mistake or an interruption is told once, whichever rank meets it,
+        and ends all; so does a fault, which a process alone raises."""
+        try:
+            code = work()
+            sys.stdout.flush()
+            self.leave()
+            return code
+        except UserError as error:
+            return self.last_word(2, "\n".join(f"error: {line}" for line in str(error).splitlines()))
+        except KeyboardInterrupt:
+            return self.last_word(130, f"interrupted; {CONTINUE}")
+        except Exception as fault:
+            if self.size == 1 or isinstance(fault, BrokenPipeError):
+                raise
+            told = f"error: rank {self.rank} of {self.size} stopped: {type(fault).__name__}: {fault}"
+            return self.last_word(1, f"{traceback.format_exc()}{told}")
+
     def last_word(self, code: int, message: str) -> int:
         """End of this process, and of all: ``message`` on stderr, once. Returns the exit code that all take."""
         print(message, file=sys.stderr)
@@ -131,6 +152,8 @@ class Ranks(World):
 
     def last_word(self, code: int, message: str) -> int:
         self._over.set()
+        if code == 1:  # a fault here may be nothing but the end of another
+            code, message = self._verdict() or (code, message)
         self._say(code, message)
         self._left(PATIENCE)
         return self._code
@@ -250,6 +273,7 @@ def join() -> World:
     if size == 1 or not {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= set(os.environ):
         return World()
     local, here = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a lost connection shows C++ frames beside the last word
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // here)))
     import torch
     from torch import distributed

@@ -8,6 +8,7 @@ itself (``torch.autograd.grad``) is wrong.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -39,6 +40,7 @@ def load_cut(read: Callable[[], nn.Module], config: Any, dtype: torch.dtype, dev
     cutting = HfDeepSpeedConfig(settings)  # from_pretrained cuts as long as this lives
     model = frozen(read())
     del cutting
+    warnings.filterwarnings("ignore", "`torch.distributed.all_gather_into_tensor` is deprecated", FutureWarning)  # DeepSpeed's own call
     engine = deepspeed.initialize(model=model, config=settings)[0]
     engine.optimizer.fwd_pre_hook.remove()  # it records the order of modules from one forward to the next; here passes start anywhere
     return engine.module.eval()
