@@ -13,6 +13,7 @@ import torch
 
 from factory.data.prompt import Prompt
 from factory.data.sample import ConflictSample
+from factory.registry import Params
 from factory.run import progress
 from factory.run.choose import Choice, choose, oracle
 from factory.run.evaluate import Fitted, ask, asked_forms, cells, looks, placed, sweep, trunk_of
@@ -22,6 +23,7 @@ from factory.steer import PromptMethod, Steerer, Trials, artefact
 from factory.steer.base import Tensors
 
 REFERENCE = "l2s"
+UNSTEERED = "(unsteered)"  # measured, but not reported, where the recipe has no method of this kind
 
 
 class Comparison:
@@ -35,6 +37,17 @@ class Comparison:
     @property
     def steerers(self) -> dict[str, Steerer]:
         return {label: m for label, m in self.methods.items() if isinstance(m, Steerer)}
+
+    @property
+    def prompters(self) -> dict[str, PromptMethod]:
+        """The prompt methods, among them one that leaves the prompt alone: the steerers are measured against it."""
+        given = {label: m for label, m in self.methods.items() if isinstance(m, PromptMethod)}
+        return given if self.unsteered in given or not self.steerers else {**given, self.unsteered: PromptMethod(Params())}
+
+    @cached_property
+    def unsteered(self) -> str:
+        """The label of the method that changes nothing, as the recipe has it."""
+        return next((label for label, m in self.methods.items() if isinstance(m, PromptMethod) and type(m).rewrite is PromptMethod.rewrite), UNSTEERED)
 
     @cached_property
     def fit_stage(self) -> Stage:
@@ -99,14 +112,13 @@ class Comparison:
     def _scored(self, split: str, fitted: Sequence[Fitted], parts: dict[str, Any]) -> tuple[Rows, Stage]:
         """Predictions of the prompt methods and of ``fitted`` at every strength."""
         nodes = [n.model_dump(mode="json") for n in self.recipe.steering]
-        stage = self._stage(split, {"methods": nodes, **parts})
+        stage = self._stage(split, {"methods": nodes, "unsteered": self.unsteered, **parts})
         bench = self.study.bench
 
         def compute(samples: list[ConflictSample]) -> Rows:
             rows = []
-            for label, method in self.methods.items():
-                if isinstance(method, PromptMethod):
-                    rows += ask(bench, samples, label, method, self.directions, self._examples)
+            for label, method in self.prompters.items():
+                rows += ask(bench, samples, label, method, self.directions, self._examples)
             return rows + (sweep(bench, samples, fitted, self.strengths) if fitted else [])
 
         chunks = self.study.chunks(stage, split, self.recipe.evaluate.batch_size, compute)
@@ -115,7 +127,7 @@ class Comparison:
     def run(self) -> tuple[Rows, list[Choice]]:
         """All predictions worth reporting (dev and test, chosen variants, the oracle) and the choices made on dev."""
         dev, stage = self._scored("dev", self.ready, {"fit": self.fit_stage.digest})
-        choices = choose(dev, self.recipe.evaluate.error_budget)
+        choices = choose(dev, self.recipe.evaluate.error_budget, self.unsteered)
         if not stage.done:
             stage.finish({"choices": [asdict(c) for c in choices]})
         variants = {(c.method, c.direction): c for c in choices}
@@ -126,8 +138,8 @@ class Comparison:
         if self.study.folder.world.first:
             self._save(kept, variants)
         dev = [r for r in dev if r["strength"] is None or variants[r["method"], r["direction"]].variant == r["variant"]]
-        rows = dev + test + [row for split in (dev, test) for row in oracle(split, REFERENCE)]
-        return _finished(rows, variants), choices
+        rows = dev + test + [row for split in (dev, test) for row in oracle(split, REFERENCE, self.unsteered)]
+        return _finished([row for row in rows if row["method"] != UNSTEERED], variants), choices
 
     def _save(self, kept: Sequence[Fitted], choices: dict[tuple[str, str], Choice]) -> None:
         """One artefact per method and direction, at its chosen strength."""
