@@ -61,10 +61,9 @@ def _config(folder: Path) -> Any:
 def family_of(config: Any) -> Family:
     """The registered family of a configuration, matched by its class. Raises ``UserError`` for a model no family knows."""
     names = [entry.name for entry in available("family")]
-    for name in sorted(names, key=lambda n: n != config.model_type):
-        cls = lookup("family", name)
-        if cls.config_class == type(config).__name__:
-            return cls()
+    for name in sorted(names, key=lambda n: (n == "structural", n != config.model_type)):
+        if (family := lookup("family", name).of(config)) is not None:
+            return family
     raise UserError(f"no family for {type(config).__name__} (model type '{config.model_type}'). Families: {', '.join(names)}")
 
 
@@ -113,7 +112,7 @@ def load(spec: ModelSpec, zero: int = 0) -> ModelView:
     try:
         read = partial(cls.from_pretrained, source.folder, dtype=dtype, local_files_only=True)
         model = load_cut(read, source.config, dtype, device) if zero == 3 else frozen(read()).to(device)
-        processor = getattr(transformers, source.family.processor_class).from_pretrained(source.folder, local_files_only=True)
+        processor = source.family.load_processor(source.folder)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"model folder {source.folder}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
     view = ModelView(model, processor, source.family)
