@@ -6,6 +6,7 @@ import hashlib
 import json
 import struct
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from factory.errors import UserError
 from factory.model.checks import self_check
 from factory.model.family import Family, frozen
 from factory.model.view import ModelView
+from factory.model.zero import load_cut, whole
 from factory.model.zoo import Card, card_folder, read_card
 from factory.recipe.schema import ModelSpec
 from factory.registry import available, lookup
@@ -102,27 +104,33 @@ def device_for(name: str) -> torch.device:
     return device
 
 
-def load(spec: ModelSpec) -> ModelView:
-    """A frozen, self-checked view of the model that a recipe names."""
-    source, device = find(spec), device_for(spec.device)
+def load(spec: ModelSpec, zero: int = 0) -> ModelView:
+    """A frozen, self-checked view of the model that a recipe names; with ``zero`` 3 cut over the ranks."""
+    source, device, dtype = find(spec), device_for(spec.device), getattr(torch, spec.dtype)
     cls = getattr(transformers, source.family.model_class)
     transformers.utils.logging.disable_progress_bar()  # a run has bars of its own, and stderr is for mistakes
     try:
-        model = cls.from_pretrained(source.folder, dtype=getattr(torch, spec.dtype), local_files_only=True)
+        read = partial(cls.from_pretrained, source.folder, dtype=dtype, local_files_only=True)
+        model = load_cut(read, source.config, dtype, device) if zero == 3 else frozen(read()).to(device)
         processor = source.family.load_processor(source.folder)
     except (ImportError, OSError, ValueError, RuntimeError) as error:
         raise UserError(f"model folder {source.folder}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
-    view = ModelView(frozen(model).to(device), processor, source.family)
+    view = ModelView(model, processor, source.family)
+    if zero == 3:
+        view.identity = fingerprint(view)
     self_check(view)
     return view
 
 
 def fingerprint(view: ModelView) -> str:
     """Hash of a model's configuration and of values sampled from every parameter; reads a few kilobytes per tensor at most."""
+    if view.identity:
+        return view.identity
     h = hashlib.sha256(type(view.model).__name__.encode())
-    for name, p in sorted(view.model.state_dict().items()):
-        flat = p.detach().flatten()
-        sampled = flat[:: max(1, flat.numel() // 64)][:64].float().cpu()
-        h.update(f"{name}{tuple(p.shape)}".encode())
-        h.update(sampled.numpy().tobytes())
+    for name, tensor in sorted(view.model.state_dict(keep_vars=True).items()):
+        with whole(tensor) as p:
+            flat = p.detach().flatten()
+            sampled = flat[:: max(1, flat.numel() // 64)][:64].float().cpu()
+            h.update(f"{name}{tuple(p.shape)}".encode())
+            h.update(sampled.numpy().tobytes())
     return h.hexdigest()[:16]

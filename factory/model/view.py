@@ -28,6 +28,7 @@ class ModelView:
         self.decoder = family.decoder(model)
         self.core = family.core(model)
         self.text_config = model.config.get_text_config()
+        self.identity: str | None = None  # its fingerprint, where only all ranks together can take it
         self.encoded: Batch | None = None
         self.step: Step | None = None
 

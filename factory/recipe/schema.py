@@ -166,7 +166,10 @@ class RunSpec(Spec):
 
 
 class LaunchSpec(Spec):
-    """How many processes, on which hosts, with which ZeRO stage."""
+    """How many ``processes`` on each host; ``hostfile`` (lines ``HOST slots=N``) names the hosts, null is this machine.
+
+    ``zero`` is the ZeRO stage. 3 cuts the model over the processes, for one that no GPU holds; 1 and 2 cut what training keeps.
+    """
 
     processes: PositiveInt = 1
     hostfile: Text | None = None
@@ -201,6 +204,12 @@ class Recipe(Spec):
     launch: LaunchSpec = LaunchSpec()
 
     _source: Source = PrivateAttr(Source())
+
+    @model_validator(mode="after")
+    def _zero_has_a_use(self) -> Recipe:
+        if self.train is None and self.launch.zero in (1, 2):
+            raise refusal([(("launch", "zero"), f"stage {self.launch.zero} cuts gradients and optimiser states, and nothing is trained here; use 0, or 3 to cut the model")])
+        return self
 
     @property
     def source_path(self) -> Path | None:
