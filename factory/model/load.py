@@ -103,6 +103,24 @@ def device_for(name: str) -> torch.device:
     return device
 
 
+def outline(spec: ModelSpec) -> ModelView:
+    """A view without weights (its parameters are on the meta device): enough to tokenize prompts, whatever the model's size."""
+    source = find(spec)
+    cls = getattr(transformers, source.family.model_class)
+    with torch.device("meta"):
+        model = cls._from_config(source.config)
+    if (source.folder / "generation_config.json").is_file():
+        model.generation_config = transformers.GenerationConfig.from_pretrained(source.folder, local_files_only=True)
+    return ModelView(frozen(model), _processor(source), source.family)
+
+
+def _processor(source: Source) -> Any:
+    try:
+        return getattr(transformers, source.family.processor_class).from_pretrained(source.folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model folder {source.folder}: its processor cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+
+
 def load(spec: ModelSpec) -> ModelView:
     """A frozen, self-checked view of the model that a recipe names."""
     source, device = find(spec), device_for(spec.device)
@@ -110,10 +128,9 @@ def load(spec: ModelSpec) -> ModelView:
     transformers.utils.logging.disable_progress_bar()  # a run has bars of its own, and stderr is for mistakes
     try:
         model = cls.from_pretrained(source.folder, dtype=getattr(torch, spec.dtype), local_files_only=True)
-        processor = getattr(transformers, source.family.processor_class).from_pretrained(source.folder, local_files_only=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"model folder {source.folder}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
-    view = ModelView(frozen(model).to(device), processor, source.family)
+    view = ModelView(frozen(model).to(device), _processor(source), source.family)
     self_check(view)
     return view
 

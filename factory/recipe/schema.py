@@ -153,6 +153,32 @@ class TrainSpec(Spec):
     threads: PositiveInt | None = None
 
 
+class TuneDataSpec(Spec):
+    """What a model is tuned on: a file of conversations with the folder of its images, or the lessons of a benchmark.
+
+    ``path``: LLaVA-JSON or messages, JSONL or one JSON array; ``images`` null is the file's own folder. ``take`` samples are drawn by
+    ``seed``. ``max_tokens`` null cuts nothing; ``max_skipped`` is the share of samples that may be unusable.
+    """
+
+    path: Text | None = None
+    images: Text | None = None
+    lessons: Annotated[Node, _plugin("benchmark")] | None = None
+    take: PositiveInt | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    max_tokens: PositiveInt | None = 2048
+    max_skipped: Annotated[float, Field(ge=0, le=1)] = 0.0
+    group_by_length: bool = True
+    workers: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> TuneDataSpec:
+        if (self.path is None) == (self.lessons is None):
+            raise ValueError("needs one of path and lessons")
+        if self.lessons is not None and self.take is None:
+            raise ValueError("needs take, the number of lessons to draw")
+        return self
+
+
 class ReportSpec(Spec):
     """What the report shows."""
 
