@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ from factory.run.environment import environment
 from factory.run.rundir import RunDir
 from factory.run.study import Rows, Study, make
 from factory.run.training import train_model
+from factory.run.tuning import tune_model
 from factory.summary import Summary
 
 
 def run(recipe: Recipe, limit: int | None = None) -> Path:
     """Run a recipe from start to report; returns the run's folder. Started again it does only what is missing.
 
-    ``limit`` takes that many samples of each split (optimiser steps of a training run) and a folder of its own.
+    ``limit`` takes that many samples of each split (optimiser steps of a training or tuning run) and a folder of its own.
     """
     if recipe.train is None:
         find(recipe.model)
@@ -33,8 +34,13 @@ def run(recipe: Recipe, limit: int | None = None) -> Path:
     name = recipe.name if limit is None else f"{recipe.name}-limit{limit}"
     with RunDir.open(Path(recipe.run.root), name, source, recipe.text, recipe.resolved()) as folder:
         Console().print(f"run folder: {folder.path}", soft_wrap=True)
-        (train_model if recipe.train else compare)(recipe, folder, limit)
+        _work(recipe)(recipe, folder, limit)
     return folder.path
+
+
+def _work(recipe: Recipe) -> Callable[[Recipe, RunDir, int | None], object]:
+    """What a recipe asks for: training from scratch, tuning, or a comparison of steering methods."""
+    return train_model if recipe.train else tune_model if recipe.tune else compare
 
 
 def compare(recipe: Recipe, folder: RunDir, limit: int | None) -> None:
