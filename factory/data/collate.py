@@ -36,7 +36,7 @@ class Places(Dataset):
 
 
 class Collator:
-    """Sample numbers to what the model takes and ``labels`` [B, T], on the CPU.
+    """Sample numbers to what a tuned model takes and ``labels`` [B, T], on the CPU.
 
     A sample found unusable only now (a damaged image, a question too long for ``max_tokens``) becomes a row with no label: it adds
     nothing to the loss, whoever computes it, and is named in ``skipped`` (JSONL). Raises ``UserError`` where that is not allowed.
@@ -80,6 +80,6 @@ class Collator:
 
 
 def collate(view: ModelView, examples: Sequence[Example], images: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Examples padded on the right."""
+    """Examples padded on the right; ``roles`` [B, T] are for a tuner, which takes them out of the batch."""
     batch = view.batch([e.encoded for e in examples], images, "right")
-    return {**batch, "labels": pad([e.labels for e in examples], IGNORE, "right")}
+    return {**batch, "roles": batch.roles, "labels": pad([e.labels for e in examples], IGNORE, "right")}

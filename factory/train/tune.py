@@ -161,8 +161,8 @@ def train(
 
 
 def _ready(view: ModelView, tuner: Tuner, spec: TuneSpec) -> None:
-    """What is trained in float32, and recomputation of the decoder's blocks where it is wanted."""
+    """What is trained in float32 (and contiguous, as DeepSpeed wants it), and the decoder's blocks recomputed where that is asked for."""
     for p in tuner.trainable.values():
-        p.data = p.data.float()
+        p.data = p.data.float().contiguous()
     if spec.gradient_checkpointing:
         view.model.gradient_checkpointing_enable({"use_reentrant": False})

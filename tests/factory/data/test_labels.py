@@ -134,7 +134,7 @@ def test_batches_are_padded_right_with_labels_in_place():
     view = tiny_view()
     source = Listed(Prompt((IMAGE, q("what?"), a("red"))), Prompt((q("a longer question without an image"), a("blue and green"))))
     batch = Collator(view, source, None, None)([1, 0])
-    assert set(batch) == {"input_ids", "attention_mask", "pixel_values", "labels"} and len(batch["pixel_values"]) == 1
+    assert set(batch) == {"input_ids", "attention_mask", "pixel_values", "labels", "roles"} and len(batch["pixel_values"]) == 1
     assert [view.tokenizer.decode(row[row != IGNORE]).strip() for row in batch["labels"]] == ["blue and green</s>", "red</s>"]
     assert all(row.tolist() == sorted(row.tolist(), reverse=True) for row in batch["attention_mask"])
     assert ((batch["labels"] == IGNORE) | (batch["labels"] == batch["input_ids"])).all()
@@ -145,6 +145,7 @@ def test_a_batch_without_an_image_runs_the_connector_with_gradient_zero():
     source = Listed(Prompt((q("2+2"), a("4"))))
     batch = Collator(view, source, None, None)([0])
     assert batch["input_ids"].shape[0] == 2 and len(batch["pixel_values"]) == 1 and (batch["labels"][1] == IGNORE).all()
+    batch.pop("roles")
     connector = view.connector.requires_grad_(True)
     try:
         view.model(**batch).loss.backward()

@@ -44,27 +44,33 @@ def write_data(folder: Path, n: int = 24) -> Path:
     return folder / "data.jsonl"
 
 
-class Kill(TrainerCallback):
-    """Ends the process after an optimiser step, without a farewell."""
+class Interrupted(Exception):
+    """Stands for a kill, within a process."""
 
-    def __init__(self, step: int) -> None:
-        self.step = step
+
+class Stop(TrainerCallback):
+    """Ends the training after an optimiser step: with its process and without a farewell, or by an exception."""
+
+    def __init__(self, step: int, kill: bool) -> None:
+        self.step, self.kill = step, kill
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step == self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
+            if self.kill:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise Interrupted
 
 
-def tuned(data: Path, folder: Path, tuner: dict[str, Any], launch: dict[str, Any], kill: int | None = None, steps: int = STEPS, **more: Any):
-    """Losses and trained values of a tuning of the tiny model, with checkpoints in ``folder``."""
-    spec = TuneSpec.model_validate({"tuner": tuner, "data": {"path": str(data)}, "batch_size": BATCH, "learning_rate": 3e-3, "report": (), **more})
+def tuned(data: Path, folder: Path, tuner: dict[str, Any], launch: dict[str, Any], stop: int | None = None, kill: bool = False, steps: int = STEPS, **more: Any):
+    """Losses and trained values of a tuning of the tiny model, with checkpoints in ``folder``; ``stop`` ends it after a step."""
+    spec = TuneSpec.model_validate({"tuner": tuner, "data": {"path": str(data), "group_by_length": False}, "batch_size": BATCH, "learning_rate": 3e-3, "report": (), **more})
     view = fresh_view()
     method = lookup("tuner", spec.method.type)(spec.method.params)
     torch.manual_seed(1)
     method.apply(view, spec.beside)
     source = ConversationFile(data, data.parent, data.parent / "index")
-    order = Order(len(source), BATCH, 0, source.lengths(64) if spec.data.group_by_length else None)
-    callbacks = [Kill(kill)] if kill else []
+    order = Order(len(source), BATCH, 0)
+    callbacks = [Stop(stop, kill)] if stop else []
     log = train(view, method, Places(order, steps), Collator(view, source, 200, None), spec, LaunchSpec(**launch), steps, 0, folder, callbacks)
     return [row["loss"] for row in log], zero.whole(method.trainable)
 
@@ -74,7 +80,11 @@ def main(cases: list[dict[str, Any]]) -> None:
     for case in cases:
         run = partial(tuned, Path(case.pop("data")), Path(case["folder"]))
         out = Path(case.pop("folder"))
-        losses, values = run(**case)
+        try:
+            losses, values = run(**case)
+        except Interrupted:
+            forget()
+            continue
         if int(os.environ.get("RANK", "0")) == 0:
             files.write_json(out / "losses.json", losses)
             files.write_safetensors(out / "values.safetensors", values)
