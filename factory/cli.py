@@ -136,7 +136,10 @@ def _show(parser: _Parser, argv: list[str]) -> None:
 
         show(_load(args.recipe, args.overrides), args.sample)
         return
-    benchmark = lookup("benchmark", _load(args.recipe, args.overrides).data.type if is_recipe else args.recipe)
+    node = _load(args.recipe, args.overrides).data if is_recipe else None
+    if is_recipe and node is None:
+        raise UserError(f"{args.recipe} has no benchmark to draw; --sample N prints one of its training samples")
+    benchmark = lookup("benchmark", node.type if node else args.recipe)
     if not hasattr(benchmark, "show"):
         raise UserError(f"the benchmark '{benchmark.name}' has no samples to draw")
     print(benchmark.show(args.out))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,13 +45,14 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Audit:
-    """What the check of a file found: how many samples cannot be used, how many images are missing, and the first of them by name."""
+    """What the check of a file found: how many samples cannot be used, how many images are missing, the first of them by name; its sha256."""
 
     samples: int
     unusable: int
     images: int
     missing: int
     named: list[str]
+    digest: str
 
     def message(self, path: Path, folder: Path) -> str:
         if not self.samples:
@@ -105,7 +107,7 @@ class ConversationFile:
 def _indexed(path: Path, folder: Path, cache: Path, max_skipped: float, tick: Callable[[int], None]) -> tuple[np.ndarray, Audit]:
     """The index of a file and its audit, from ``cache`` where they are of this very file. A refused file is checked anew each time."""
     stat = path.stat()
-    about = {"path": str(path.resolve()), "size": stat.st_size, "mtime": stat.st_mtime_ns, "folder": str(folder.resolve()), "form": 1}
+    about = {"path": str(path.resolve()), "size": stat.st_size, "mtime": stat.st_mtime_ns, "folder": str(folder.resolve()), "form": 2}
     stem = cache / f"index-{files.digest(about)[:16]}"
     table, report = stem.with_suffix(".npy"), stem.with_suffix(".json")
     if report.is_file():
@@ -141,7 +143,9 @@ def build_index(path: Path, folder: Path, tick: Callable[[int], None] = lambda _
             entries = []
             tick(offset + size)
     index = np.concatenate([*blocks, np.array(entries, ENTRY)])
-    return index, Audit(len(index), unusable, images, missing, named)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return index, Audit(len(index), unusable, images, missing, named, digest)
 
 
 class Lessons:

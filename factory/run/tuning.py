@@ -136,7 +136,9 @@ def steps_of(spec: TuneSpec, samples: int) -> int:
 
 def digest_of(source: Source) -> str | int:
     """What tells other samples from these, for the stage's inputs."""
-    return files.digest_bytes(source.index.tobytes()) if isinstance(source, ConversationFile) else len(source)
+    if isinstance(source, Lessons):
+        return len(source)
+    return files.digest([source.audit.digest, source.numbers.tolist()])
 
 
 def image_tokens(view: ModelView) -> int:
@@ -184,6 +186,30 @@ class _Progress(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.bar.advance()
+
+
+def plan_tuning(recipe: Recipe, console: Console) -> None:
+    """Print what a tuning would train, on what, for how many steps; what is missing is a line of the plan."""
+    spec = recipe.tune
+    try:
+        source = open_source(spec.data, Path(recipe.run.root) / INDICES, spec.batch_size)
+        steps, ranks = steps_of(spec, len(source)), recipe.launch.processes
+        shape = Shape.of(spec, ranks)
+        console.print(
+            f"data: {len(source):,} samples, {steps:,} steps of {spec.batch_size} ({ranks} rank(s) x {shape.accumulate} x {shape.micro}), "
+            f"{steps * spec.batch_size / len(source):.2f} epochs",
+            highlight=False,
+        )  # fmt: skip
+    except UserError as error:
+        console.print("missing:", str(error), style="yellow", markup=False, highlight=False, soft_wrap=True)
+    try:
+        view = outline(recipe.model)
+        tuner = lookup("tuner", spec.method.type)(spec.method.params)
+        tuner.apply(view, spec.beside)
+        show_trainable(view, tuner)
+        console.print(f"learning rate: {spec.learning_rate or tuner.learning_rate:g}; ZeRO stage {recipe.launch.zero}", highlight=False)
+    except UserError as error:
+        console.print("missing:", str(error), style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def show(recipe: Recipe, number: int) -> None:

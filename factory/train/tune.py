@@ -16,7 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+from torch.utils.tensorboard import SummaryWriter
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers.integrations import TensorBoardCallback
 from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 
 from factory import files
@@ -148,12 +150,14 @@ def train(
         output_dir=str(folder), max_steps=steps, per_device_train_batch_size=shape.micro, gradient_accumulation_steps=shape.accumulate,
         learning_rate=spec.learning_rate or tuner.learning_rate, lr_scheduler_type="constant_with_warmup" if spec.schedule == "constant" else spec.schedule,
         warmup_steps=round(spec.warmup * steps), weight_decay=spec.weight_decay, max_grad_norm=spec.max_grad_norm, optim="adamw_torch", bf16=spec.bf16,
-        save_steps=spec.save_every, logging_steps=1, logging_nan_inf_filter=False, report_to=list(spec.report) or "none", seed=seed,
+        save_steps=spec.save_every, logging_steps=1, logging_nan_inf_filter=False, report_to=[name for name in spec.report if name != "tensorboard"] or "none", seed=seed,
         remove_unused_columns=False, use_cpu=cpu, dataloader_num_workers=spec.data.workers, dataloader_pin_memory=not cpu, disable_tqdm=True,
         deepspeed=config, log_level="error",
     )  # fmt: skip
     trainer = TuneTrainer(tuner, about, model=Answers(view), args=args, train_dataset=data, data_collator=collator, callbacks=list(callbacks))
     trainer.remove_callback(PrinterCallback)
+    if "tensorboard" in spec.report and zero.is_first():
+        trainer.add_callback(TensorBoardCallback(SummaryWriter(folder.parent / "tensorboard")))  # one folder, however often it is started
     checkpoint = last_checkpoint(folder, about)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     view.model.eval()
@@ -165,4 +169,4 @@ def _ready(view: ModelView, tuner: Tuner, spec: TuneSpec) -> None:
     for p in tuner.trainable.values():
         p.data = p.data.float().contiguous()
     if spec.gradient_checkpointing:
-        view.model.gradient_checkpointing_enable({"use_reentrant": False})
+        view.model.activation_checkpointing_enable({"use_reentrant": False})

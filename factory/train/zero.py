@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +18,11 @@ from factory.recipe.schema import LaunchSpec
 def world_size() -> int:
     """Ranks that the launcher started."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """Whether this is the rank that writes."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def configuration(launch: LaunchSpec) -> dict[str, Any] | None:
@@ -45,6 +52,8 @@ def prepare(cpu: bool, used: bool) -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if not used:
         return
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.")  # names that DeepSpeed still uses
+    logging.getLogger("accelerate.accelerator").setLevel(logging.ERROR)  # it warns that DeepSpeed counts the accumulation steps, as it is told to
     if "RANK" not in os.environ:
         alone = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
         os.environ.update({k: v for k, v in alone.items() if k not in os.environ})

@@ -61,9 +61,9 @@ class Stop(TrainerCallback):
             raise Interrupted
 
 
-def tuned(data: Path, folder: Path, tuner: dict[str, Any], launch: dict[str, Any], stop: int | None = None, kill: bool = False, steps: int = STEPS, **more: Any):
+def tuned(data: Path, folder: Path, tuner: dict[str, Any], launch: dict[str, Any], stop: int | None = None, kill: bool = False, steps: int = STEPS, data_workers: int = 0, **more: Any):
     """Losses and trained values of a tuning of the tiny model, with checkpoints in ``folder``; ``stop`` ends it after a step."""
-    spec = TuneSpec.model_validate({"tuner": tuner, "data": {"path": str(data), "group_by_length": False}, "batch_size": BATCH, "learning_rate": 3e-3, "report": (), **more})
+    spec = TuneSpec.model_validate({"tuner": tuner, "data": {"path": str(data), "group_by_length": False, "workers": data_workers}, "batch_size": BATCH, "learning_rate": 3e-3, "report": (), **more})
     view = fresh_view()
     method = lookup("tuner", spec.method.type)(spec.method.params)
     torch.manual_seed(1)
