@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from factory.errors import UserError, did_you_mean
+from factory.launch.world import CONTINUE, World, join
 
 if TYPE_CHECKING:
     from factory.recipe import Recipe
 
 PROJECT = Path(__file__).resolve().parents[1]
+LOCAL_RANK = re.compile(r"--local[-_]rank=\d+")  # what the DeepSpeed launcher adds unless told not to
 RECIPE_SUFFIXES = (".yaml", ".yml")
-CONTINUE = "start the same command again to continue"
 HELP = """\
 usage: {me} RECIPE [KEY=VALUE ...] [--limit N]
        {me} COMMAND ...
@@ -40,37 +43,46 @@ usage: {me} RECIPE [KEY=VALUE ...] [--limit N]
 
 
 class _Parser(argparse.ArgumentParser):
+    world: World
+
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see {self.prog} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    """Run one command; returns the exit code. Of several ranks one speaks for all."""
+    argv = [word for word in (sys.argv[1:] if argv is None else argv) if not LOCAL_RANK.fullmatch(word)]
+    world = join()
     try:
-        _dispatch(argv)
+        code = _dispatch(argv, world)
         sys.stdout.flush()
-        return 0
+        world.leave()
+        return code
     except UserError as error:
-        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
-        return 2
+        return world.last_word(2, "\n".join(f"error: {line}" for line in str(error).splitlines()))
     except KeyboardInterrupt:
-        print(f"interrupted; {CONTINUE}", file=sys.stderr)
-        return 130
+        return world.last_word(130, f"interrupted; {CONTINUE}")
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as fault:
+        if world.size == 1:
+            raise
+        told = f"error: rank {world.rank} of {world.size} stopped: {type(fault).__name__}: {fault}"
+        return world.last_word(1, f"{traceback.format_exc()}{told}")
 
 
-def _dispatch(argv: list[str]) -> None:
+def _dispatch(argv: list[str], world: World) -> int:
     me = os.environ.get("STEERING_FACTORY_COMMAND", "steering-factory")
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(HELP.format(me=me))
-        return
+        return 0
     name, rest = (argv[0], argv[1:]) if argv[0] in COMMANDS else ("run", argv)
     if rest is argv:
         _check_recipe_word(argv[0])
-    COMMANDS[name](_Parser(prog=f"{me} {name}", description=COMMANDS[name].__doc__), rest)
+    parser = _Parser(prog=f"{me} {name}", description=COMMANDS[name].__doc__)
+    parser.world = world
+    return COMMANDS[name](parser, rest) or 0
 
 
 def _check_recipe_word(word: str) -> None:
@@ -80,16 +92,20 @@ def _check_recipe_word(word: str) -> None:
         raise UserError(f"'{word}' is neither a command nor a recipe file.{hint} Commands: {', '.join(COMMANDS)}")
 
 
-def _run(parser: _Parser, argv: list[str]) -> None:
+def _run(parser: _Parser, argv: list[str]) -> int | None:
     """Run a recipe."""
     _add_recipe(parser)
     parser.add_argument("--limit", type=_positive, metavar="N", help="use at most N samples of each split")
     args = parser.parse_intermixed_args(argv)
     recipe = _load(args.recipe, args.overrides)
+    from factory.launch import launcher
+
+    if launcher.wanted(recipe.launch):
+        return launcher.launch(recipe.launch, recipe.model, ["run", *argv])
     try:
         from factory.run.pipeline import run
 
-        run(recipe, args.limit)
+        run(recipe, args.limit, parser.world)
     except Exception as fault:
         fault.add_note(f"The run stopped here; once the fault is mended, {CONTINUE}.")
         raise
@@ -175,7 +191,7 @@ def _test(parser: _Parser, argv: list[str]) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *argv])
 
 
-COMMANDS: dict[str, Callable[[_Parser, list[str]], None]] = {
+COMMANDS: dict[str, Callable[[_Parser, list[str]], int | None]] = {
     "run": _run,
     "plan": _plan,
     "list": _list,

@@ -121,7 +121,7 @@ def _processor(source: Source) -> Any:
         raise UserError(f"model folder {source.folder}: its processor cannot be loaded: {str(error).strip().splitlines()[0]}") from error
 
 
-def load(spec: ModelSpec) -> ModelView:
+def load(spec: ModelSpec, zero: int = 0) -> ModelView:
     """A frozen, self-checked view of the model that a recipe names."""
     source, device = find(spec), device_for(spec.device)
     cls = getattr(transformers, source.family.model_class)

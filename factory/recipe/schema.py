@@ -232,7 +232,11 @@ class RunSpec(Spec):
 
 
 class LaunchSpec(Spec):
-    """How many processes, on which hosts, with which ZeRO stage; ``offload`` names what ZeRO keeps in the host's memory."""
+    """How many ``processes`` on each host; ``hostfile`` (lines ``HOST slots=N``) names the hosts, null is this machine.
+
+    ``zero`` is the ZeRO stage. 3 cuts the model over the processes, for one that no GPU holds; 1 and 2 cut what training keeps.
+    ``offload`` names what ZeRO keeps in the host's memory while training.
+    """
 
     processes: PositiveInt = 1
     hostfile: Text | None = None
@@ -283,6 +287,12 @@ class Recipe(Spec):
             raise refusal([(("tune",), "stands beside 'train'; a recipe trains from scratch or tunes, one of them")])
         if self.data is None and self.tune is None:
             raise refusal([((), "needs the key 'data'")])
+        return self
+
+    @model_validator(mode="after")
+    def _zero_has_a_use(self) -> Recipe:
+        if self.train is None and self.tune is None and self.launch.zero in (1, 2):
+            raise refusal([(("launch", "zero"), f"stage {self.launch.zero} cuts gradients and optimiser states, and nothing is trained here; use 0, or 3 to cut the model")])
         return self
 
     @property

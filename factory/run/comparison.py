@@ -44,25 +44,15 @@ class Comparison:
     @cached_property
     def fitted(self) -> list[Fitted]:
         """Every method, direction and variant, fitted on training states and, where it wants them, training trials."""
-        todo = [
-            (label, direction, variant, steerer) for label, method in self.steerers.items() for direction in self.directions
+        unfitted = [
+            Fitted(label, direction, variant, steerer, {}) for label, method in self.steerers.items() for direction in self.directions
             for variant, steerer in (method.variants() or {"": method}).items()
         ]  # fmt: skip
-        if self.fit_stage.done:
-            progress.skipped("fit")
-            return [self._fit(*item) for item in todo]
-        states = self.study.collected
-        with progress.stage("fit", len(todo)) as bar:
-            out = []
-            for item in todo:
-                out.append(self._fit(*item))
-                bar.advance()
-        self.fit_stage.finish({"fitted": len(out), "prompts": len(states["base"])})
-        return out
-
-    def _fit(self, label: str, direction: str, variant: str, steerer: Steerer) -> Fitted:
-        unfitted = Fitted(label, direction, variant, steerer, {})
-        return replace(unfitted, state=self.fit_stage.chunk(unfitted.name, lambda: steerer.fit(self.study.states(direction))))
+        prompts = len(self.study.collected["base"])
+        states = progress.gather(self.fit_stage, {f.name: lambda f=f: f.steerer.fit(self.study.states(f.direction)) for f in unfitted})
+        if not self.fit_stage.done:
+            self.fit_stage.finish({"fitted": len(states), "prompts": prompts})
+        return [replace(f, state=state) for f, state in zip(unfitted, states, strict=True)]
 
     @cached_property
     def ready(self) -> list[Fitted]:
@@ -72,7 +62,8 @@ class Comparison:
             return self.fitted
         stage = self._stage("trials", {"fit": self.fit_stage.digest})
         chunks = self.study.chunks(stage, "train", self.recipe.evaluate.batch_size, lambda samples: self._try(samples, want))
-        states = {f.name: stage.chunk(f"{f.name}-calibrated", lambda f=f: f.steerer.calibrate(f.state, self._trials(f, chunks))) for f in want}
+        calibrated = stage.gather({f"{f.name}-calibrated": lambda f=f: f.steerer.calibrate(f.state, self._trials(f, chunks)) for f in want})
+        states = {f.name: state for f, state in zip(want, calibrated, strict=True)}
         if not stage.done:
             stage.finish({"calibrated": sorted(states)})
         return [replace(f, state=states.get(f.name, f.state)) for f in self.fitted]
@@ -132,7 +123,8 @@ class Comparison:
         test, stage = self._scored("test", kept, {"fit": self.fit_stage.digest, "choices": [asdict(c) for c in choices]})
         if not stage.done:
             stage.finish({"predictions": len(test)})
-        self._save(kept, variants)
+        if self.study.folder.world.first:
+            self._save(kept, variants)
         dev = [r for r in dev if r["strength"] is None or variants[r["method"], r["direction"]].variant == r["variant"]]
         rows = dev + test + [row for split in (dev, test) for row in oracle(split, REFERENCE)]
         return _finished(rows, variants), choices

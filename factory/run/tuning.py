@@ -50,7 +50,7 @@ def tune_model(recipe: Recipe, folder: RunDir, limit: int | None = None) -> Path
     if spec.threads:
         torch.set_num_threads(spec.threads)
     _check(spec)
-    source = open_source(spec.data, Path(recipe.run.root) / INDICES, spec.batch_size)
+    source = _shared_source(spec, Path(recipe.run.root) / INDICES, folder)
     steps = min(steps_of(spec, len(source)), limit or math.inf)
     view = load(recipe.model)
     tuner = lookup("tuner", spec.method.type)(spec.method.params)
@@ -92,6 +92,13 @@ def _tune(recipe: Recipe, view: ModelView, tuner: Tuner, source: Source, steps: 
         files.write_jsonl(stage.path / "log.jsonl", log)
         plot_losses(log, f"{recipe.name}: {spec.stage} with {tuner.name}", stage.path / "loss.png")
     stage.finish({"steps": steps, "loss": log[-1]["loss"], "parameters": tuner.counts(), "skipped": lost})
+
+
+def _shared_source(spec: TuneSpec, cache: Path, folder: RunDir) -> Source:
+    """The samples, indexed by the first rank and then taken from the index by the others."""
+    source = open_source(spec.data, cache, spec.batch_size) if folder.owner else None
+    folder.world.meet("the data are indexed")
+    return source or open_source(spec.data, cache, spec.batch_size)
 
 
 def _check(spec: TuneSpec) -> None:
