@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
+import transformers
 from PIL import Image
 from torch import Tensor, nn
 
@@ -24,12 +25,20 @@ class Family:
     vision_path: ClassVar[str] = "model.vision_tower"
     connector_path: ClassVar[str] = "model.multi_modal_projector"
 
+    def hf_class(self) -> type[nn.Module]:
+        """The model's Hugging Face class."""
+        return getattr(transformers, self.model_class)
+
+    def norm(self, decoder: nn.Module) -> nn.Module:
+        """The norm on the decoder's output."""
+        return decoder.norm
+
     def core(self, model: nn.Module) -> nn.Module:
         """The model without its unembedding; called like the model, it returns ``last_hidden_state`` after the norm."""
         return model.model
 
     def decoder(self, model: nn.Module) -> nn.Module:
-        """The language decoder: a module with ``layers`` and ``norm``."""
+        """The language decoder: a module with ``layers``."""
         return model.get_decoder()
 
     def vision_tower(self, model: nn.Module) -> nn.Module:

@@ -14,6 +14,7 @@ import transformers
 
 from factory.errors import UserError
 from factory.model.checks import self_check
+from factory.model.compose import compose, composed_config
 from factory.model.family import Family, frozen
 from factory.model.view import ModelView
 from factory.model.zoo import Card, card_folder, read_card
@@ -23,9 +24,9 @@ from factory.registry import available, lookup
 
 @dataclass(frozen=True)
 class Source:
-    """A model that was found but not loaded: its folder, configuration, family and card."""
+    """A model that was found but not loaded: its folder (None where it is composed), configuration, family and card."""
 
-    folder: Path
+    folder: Path | None
     config: Any
     family: Family
     card: Card | None
@@ -37,6 +38,9 @@ def find(spec: ModelSpec) -> Source:
 
     Raises ``UserError`` for a missing folder or file, an unknown family, or a damaged safetensors file.
     """
+    if spec.compose:
+        config = composed_config(spec.compose)
+        return Source(None, config, family_of(config), None, 0)
     card = read_card(spec.zoo) if spec.zoo else None
     folder = Path(spec.path).expanduser() if spec.path else card_folder(card) if card else None
     if folder is None:
@@ -106,9 +110,11 @@ def device_for(name: str) -> torch.device:
 def outline(spec: ModelSpec) -> ModelView:
     """A view without weights (its parameters are on the meta device): enough to tokenize prompts, whatever the model's size."""
     source = find(spec)
-    cls = getattr(transformers, source.family.model_class)
     with torch.device("meta"):
-        model = cls._from_config(source.config)
+        if spec.compose:
+            model, processor = compose(spec.compose)
+            return ModelView(frozen(model), processor, source.family)
+        model = source.family.hf_class()._from_config(source.config)
     if (source.folder / "generation_config.json").is_file():
         model.generation_config = transformers.GenerationConfig.from_pretrained(source.folder, local_files_only=True)
     return ModelView(frozen(model), _processor(source), source.family)
@@ -122,17 +128,22 @@ def _processor(source: Source) -> Any:
 
 
 def load(spec: ModelSpec, zero: int = 0) -> ModelView:
-    """A frozen, self-checked view of the model that a recipe names."""
+    """A frozen, self-checked view of the model that a recipe names; parts that it composes of sizes alone get random weights."""
     source, device = find(spec), device_for(spec.device)
-    cls = getattr(transformers, source.family.model_class)
+    model, processor = compose(spec.compose, dtype=getattr(torch, spec.dtype)) if spec.compose else _read(source, spec)
+    view = ModelView(frozen(model).to(device), processor, source.family)
+    self_check(view)
+    return view
+
+
+def _read(source: Source, spec: ModelSpec) -> tuple[Any, Any]:
+    cls = source.family.hf_class()
     transformers.utils.logging.disable_progress_bar()  # a run has bars of its own, and stderr is for mistakes
     try:
         model = cls.from_pretrained(source.folder, dtype=getattr(torch, spec.dtype), local_files_only=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"model folder {source.folder}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
-    view = ModelView(frozen(model).to(device), _processor(source), source.family)
-    self_check(view)
-    return view
+    return model, _processor(source)
 
 
 def fingerprint(view: ModelView) -> str:

@@ -37,7 +37,7 @@ class ModelView:
 
     @property
     def norm(self) -> nn.Module:
-        return self.decoder.norm
+        return self.family.norm(self.decoder)
 
     @property
     def unembed(self) -> nn.Module:

@@ -94,11 +94,20 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+class ComposeSpec(Spec):
+    """A model from registered parts; each of vision_encoder and llm names its ``source`` (a folder or hub id), or sizes as ``config``."""
+
+    vision_encoder: Annotated[Node, _plugin("vision_encoder")]
+    connector: Annotated[Node, _plugin("connector")]
+    llm: Annotated[Node, _plugin("llm")]
+
+
 class ModelSpec(Spec):
-    """Which model: a zoo card, a folder, or a configuration to build with random weights."""
+    """Which model: a zoo card, a folder, parts to compose, or a configuration to build with random weights."""
 
     zoo: Text | None = None
     path: Text | None = None
+    compose: ComposeSpec | None = None
     build: dict[str, Any] | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Text = "auto"
@@ -106,8 +115,8 @@ class ModelSpec(Spec):
 
     @model_validator(mode="after")
     def _has_a_source(self) -> ModelSpec:
-        if self.zoo is None and self.path is None and self.build is None:
-            raise ValueError("needs at least one of zoo, path, build")
+        if self.zoo is None and self.path is None and self.compose is None and self.build is None:
+            raise ValueError("needs at least one of zoo, path, compose, build")
         return self
 
 
@@ -323,4 +332,5 @@ class Recipe(Spec):
 
 def is_plugin_node(path: tuple[str | int, ...]) -> bool:
     """Whether the recipe expects a plugin node at ``path``, so that a bare word there stands for ``{type: word}``."""
-    return path in {("data",), ("diagnostic",), ("tune", "tuner"), ("tune", "data", "lessons")} or (len(path) == 2 and path[0] in ("steering", "diagnostics"))
+    alone = {("data",), ("diagnostic",), ("tune", "tuner"), ("tune", "data", "lessons")}
+    return path in alone or (path[:2] == ("model", "compose") and len(path) == 3) or (len(path) == 2 and path[0] in ("steering", "diagnostics"))

@@ -70,6 +70,7 @@ class Tuner:
             raise RuntimeError(f"tuner '{self.name}' is applied already; remove it first")
         self.base, self.beside = fingerprint(view) if view.device.type != "meta" else None, tuple(beside)
         view.model.requires_grad_(False)
+        known = {id(module) for module in view.model.modules()}
         roles = Roles(view)
         self._handles += roles.handles()
         try:
@@ -84,6 +85,9 @@ class Tuner:
             raise
         trained = self.parts | (self.own if self.in_place else {})
         self._before = {name: p.detach().cpu().clone() for name, p in trained.items()} if restorable or not trained else None
+        for module in view.model.modules():
+            if id(module) not in known:
+                module.training = view.model.training  # a new module is born in training mode, its dropout on
         if self.inside_blocks:
             self._wake_lowest_block(view)
         for p in self.trainable.values():

@@ -74,6 +74,14 @@ def test_it_starts_as_the_base_model(tuner_name):
     assert cases.close(logits(view, mixed_prompts()), before)
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_what_it_adds_is_in_the_models_mode(tuner_name, training):
+    view = cases.fresh_view()
+    view.model.train(training)
+    made(tuner_name).apply(view)
+    assert {module.training for module in view.model.modules()} == {training}, "its dropout would be on in evaluation"
+
+
 @pytest.mark.parametrize("beside", [(), ("connector",)])
 def test_what_it_trains_is_what_it_says(tuner_name, beside):
     view = cases.fresh_view()
