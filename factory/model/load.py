@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ def find(spec: ModelSpec) -> Source:
 
     Raises ``UserError`` for a missing folder or file, an unknown family, or a damaged safetensors file.
     """
+    for folder in spec.tuned:
+        tuned_folder(folder)
     if spec.compose:
         config = composed_config(spec.compose)
         return Source(None, config, family_of(config), None, 0)
@@ -133,7 +136,28 @@ def load(spec: ModelSpec, zero: int = 0) -> ModelView:
     model, processor = compose(spec.compose, dtype=getattr(torch, spec.dtype)) if spec.compose else _read(source, spec)
     view = ModelView(frozen(model).to(device), processor, source.family)
     self_check(view)
+    _tune(view, spec.tuned)
     return view
+
+
+def tuned_folder(named: str) -> Path:
+    """The folder of a trained part: ``named`` itself, or ``tuned/`` in a run's folder. Raises ``UserError`` where there is none."""
+    from factory.tune import is_saved  # tuners work on views, which this module makes
+
+    for folder in (Path(named).expanduser(), Path(named).expanduser() / "tuned"):
+        if is_saved(folder):
+            return folder
+    raise UserError(f"model.tuned: {named} holds no trained part; give the folder of a finished tuning run, as in model.tuned=[runs/NAME]")
+
+
+def _tune(view: ModelView, folders: Sequence[str]) -> None:
+    """Put trained parts into the model; one that is weights of the model itself leaves no tuner behind."""
+    from factory import tune
+
+    for folder in folders:
+        tuner = tune.load(tuned_folder(folder), view)
+        if tuner.in_model:
+            tuner.settle(view)
 
 
 def _read(source: Source, spec: ModelSpec) -> tuple[Any, Any]:

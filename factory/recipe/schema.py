@@ -103,12 +103,17 @@ class ComposeSpec(Spec):
 
 
 class ModelSpec(Spec):
-    """Which model: a zoo card, a folder, parts to compose, or a configuration to build with random weights."""
+    """Which model: a zoo card, a folder, parts to compose, or a configuration to build with random weights.
+
+    ``tuned`` names tuning runs (their folders, or a ``tuned/`` folder) whose trained parts are put into it, in order: pretrained
+    connector first.
+    """
 
     zoo: Text | None = None
     path: Text | None = None
     compose: ComposeSpec | None = None
     build: dict[str, Any] | None = None
+    tuned: tuple[Text, ...] = ()
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Text = "auto"
     layer: Layer | None = None
