@@ -37,22 +37,22 @@ def encode_samples(view: ModelView, samples: Sequence[Sample], max_tokens: int |
     id, for one whose answers do not stand whole in the tokens.
     """
     prompts = [s.prompt for s in samples]
-    images, counts = view.images_of(prompts)
-    examples = [_fitted(view, sample, n, max_tokens) for sample, n in zip(samples, counts, strict=True)]
+    images, written = view.images_of(prompts)
+    examples = [_fitted(view, sample, texts, max_tokens) for sample, texts in zip(samples, written, strict=True)]
     kept = [prompt for _, prompt in examples]
-    if sum(len(p.images) for p in kept) < sum(map(len, counts)):
+    if sum(len(p.images) for p in kept) < sum(map(len, written)):
         images, _ = view.images_of(kept)
     return [example for example, _ in examples], images
 
 
-def labelled(view: ModelView, sample: Sample, counts: Sequence[int]) -> Example:
-    """The whole sample, every answer and the end token after it labelled.
+def labelled(view: ModelView, sample: Sample, written: Sequence[str]) -> Example:
+    """The whole sample, its images ``written`` as ``view.images_of`` says, every answer and the end token after it labelled.
 
     Where the template writes no token that ends a generation after an answer (as LLaVA-1.5's does), the tokenizer's end token is put
     there, as in LLaVA's own training. Raises ``UserError`` where an answer's tokens do not span exactly its text.
     """
     try:
-        (encoded,) = view.tokens([sample.prompt], [counts])
+        (encoded,) = view.tokens([sample.prompt], [written])
         runs = [[i for i, _ in run] for role, run in groupby(enumerate(encoded.roles), lambda pair: pair[1]) if role == Role.ANSWER]
         answers = [s.text for s in sample.prompt.segments if s.role == Role.ANSWER]
         spans = [encoded.text[encoded.offsets[run[0]][0] : encoded.offsets[run[-1]][1]] for run in runs]
@@ -75,15 +75,15 @@ def labelled(view: ModelView, sample: Sample, counts: Sequence[int]) -> Example:
     return Example(replace(encoded, ids=ids, roles=roles, offsets=offsets), labels)
 
 
-def _fitted(view: ModelView, sample: Sample, counts: Sequence[int], max_tokens: int | None) -> tuple[Example, Prompt]:
+def _fitted(view: ModelView, sample: Sample, written: Sequence[str], max_tokens: int | None) -> tuple[Example, Prompt]:
     """The sample cut to ``max_tokens`` from its end, by whole exchanges; the first answer alone is cut within."""
-    prompt, example = sample.prompt, labelled(view, sample, counts)
+    prompt, example = sample.prompt, labelled(view, sample, written)
     while max_tokens is not None and len(example.labels) > max_tokens:
         shorter = without_last_exchange(prompt)
         if shorter is None:
             return _cut(example, max_tokens), prompt
         prompt = shorter
-        example = labelled(view, Sample(sample.id, prompt), counts[: len(prompt.images)])
+        example = labelled(view, Sample(sample.id, prompt), written[: len(prompt.images)])
     return example, prompt
 
 

@@ -10,8 +10,8 @@ GROUP = 50
 class Order:
     """An endless sequence over ``n`` samples: every epoch a fresh permutation, drawn from ``(seed, epoch)`` alone.
 
-    With ``lengths`` [n], each run of ``GROUP`` batches of the permutation is sorted by length and its batches are shuffled, so that
-    a batch pads little (group_by_length). Place ``p`` belongs to optimiser step ``p // batch``, whoever computes it.
+    With ``lengths`` [n], each run of ``GROUP`` batches of the permutation (fewer where that would be more than a quarter of it) is
+    sorted by length and its batches are shuffled, so that a batch pads little (group_by_length). Place ``p`` belongs to optimiser step ``p // batch``, whoever computes it.
     """
 
     def __init__(self, n: int, batch: int, seed: int, lengths: np.ndarray | None = None) -> None:
@@ -29,7 +29,8 @@ class Order:
         order = rng.permutation(self.n)
         if self.lengths is None:
             return order
-        return np.concatenate([self._grouped(order[i : i + GROUP * self.batch], rng) for i in range(0, self.n, GROUP * self.batch)])
+        run = self.batch * max(1, min(GROUP, self.n // (4 * self.batch)))
+        return np.concatenate([self._grouped(order[i : i + run], rng) for i in range(0, self.n, run)])
 
     def _grouped(self, part: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         part = part[np.argsort(self.lengths[part], kind="stable")]

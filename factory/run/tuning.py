@@ -16,10 +16,11 @@ from rich.table import Table
 from transformers import TrainerCallback
 
 from factory import files, tune
-from factory.data.collate import Collator, Places
+from factory.data.collate import NOTHING, Collator, Places
 from factory.data.conversation import Unusable
 from factory.data.labels import encode_samples
 from factory.data.order import Order
+from factory.data.prompt import Role, Segment
 from factory.data.show import show_sample
 from factory.data.source import ConversationFile, Lessons, Source
 from factory.errors import UserError
@@ -150,8 +151,9 @@ def digest_of(source: Source) -> str | int:
 
 def image_tokens(view: ModelView) -> int:
     """Tokens of a square image of a common size."""
-    images = [Image.new("RGB", (336, 336))]
-    return view.family.image_token_counts(view.model, view.family.image_inputs(view.processor, images), 1)[0]
+    prompt = NOTHING.prepend(Segment(Role.IMAGE, image=Image.new("RGB", (336, 336))))
+    _, written = view.images_of([prompt])
+    return view.tokens([prompt], written)[0].roles.count(int(Role.IMAGE))
 
 
 def show_trainable(view: ModelView, tuner: Tuner) -> None:

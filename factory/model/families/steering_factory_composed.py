@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import Any
+
+from torch import nn
 
 from factory.model.compose import ComposedForConditionalGeneration
 from factory.model.family import Family
@@ -25,8 +27,8 @@ class Composed(Family):
         return getattr(decoder, "norm", None) or decoder.final_layernorm
 
     def output_projection(self, block: nn.Module) -> nn.Module:
-        """The linear map from the heads' outputs to the residual stream; Phi calls it dense."""
+        """Phi calls it dense."""
         return getattr(block.self_attn, "o_proj", None) or block.self_attn.dense
 
-    def image_token_counts(self, model: nn.Module, inputs: dict[str, Tensor], n_images: int) -> list[int]:
-        return [model.config.image_seq_length] * n_images
+    def image_texts(self, model: nn.Module, processor: Any, inputs: dict[str, Any], n_images: int) -> list[str]:
+        return self.repeated(model, processor, [model.config.image_seq_length] * n_images)

@@ -161,21 +161,22 @@ def recipe(data, tmp_path):
 
 
 def test_a_run_ends_with_the_tuned_part_its_loss_and_its_picture(recipe, tmp_path, capsys):
-    folder = run(recipe())
+    asked = recipe(learning_rate=3e-3, steps=8)
+    folder = run(asked)
     said = capsys.readouterr().out
     view = fresh_view()
     expected = sum(p.numel() for p in view.connector.parameters())
     assert f"{expected:,}" in said and "connector" in said and "lora" in said, "the table of what is trained"
     summary = files.read_json(folder / "tune" / "summary.json")
     log = files.read_jsonl(folder / "tune" / "log.jsonl")
-    assert [row["step"] for row in log] == [1, 2, 3] and summary["loss"] == log[-1]["loss"] and summary["parameters"]["beside"] == expected
+    assert [row["step"] for row in log] == list(range(1, 9)) and summary["loss"] == log[-1]["loss"] and summary["parameters"]["beside"] == expected
     assert (folder / "tune" / "loss.png").read_bytes().startswith(b"\x89PNG")
 
-    batch = batch_of(Path(recipe().tune.data.path), [1])
+    batch = batch_of(Path(asked.tune.data.path), [1, 2, 4, 5])
     before = Answers(view)(**batch)
     tune.load(folder / "tuned", view)
     assert Answers(view)(**batch) < before, "the loaded part has learnt"
-    run(recipe())
+    run(asked)
     assert "tune: done before" in capsys.readouterr().out
 
 
