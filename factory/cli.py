@@ -32,6 +32,8 @@ usage: {me} RECIPE [KEY=VALUE ...] [--limit N]
   plan RECIPE                 print what would run, and what it needs
   list [KIND]                 the plugins there are
   show BENCHMARK|RECIPE       draw some of a benchmark's samples
+  show RECIPE --sample N      one training sample: its tokens, their roles, and which are learnt
+  convert NAME FOLDER OUT     a released dataset to LLaVA-JSON (bash launch.sh list converter)
   new-plugin KIND NAME        write a plugin file to start from
   test [PYTEST ARGUMENTS]     run the project's tests
 
@@ -127,14 +129,35 @@ def _show(parser: _Parser, argv: list[str]) -> None:
     """Draw some samples of a benchmark, or of the benchmark that a recipe names; prints the picture's path."""
     _add_recipe(parser, "BENCHMARK|RECIPE")
     parser.add_argument("--out", type=Path, default=Path("runs", "show"), metavar="FOLDER", help="default: runs/show")
+    parser.add_argument("--sample", type=int, metavar="N", help="print training sample N of a recipe, the first being 0")
     args = parser.parse_intermixed_args(argv)
     from factory.registry import lookup
 
     is_recipe = Path(args.recipe).suffix in RECIPE_SUFFIXES
-    benchmark = lookup("benchmark", _load(args.recipe, args.overrides).data.type if is_recipe else args.recipe)
+    if args.sample is not None:
+        from factory.run.tuning import show
+
+        show(_load(args.recipe, args.overrides), args.sample)
+        return
+    node = _load(args.recipe, args.overrides).data if is_recipe else None
+    if is_recipe and node is None:
+        raise UserError(f"{args.recipe} has no benchmark to draw; --sample N prints one of its training samples")
+    benchmark = lookup("benchmark", node.type if node else args.recipe)
     if not hasattr(benchmark, "show"):
         raise UserError(f"the benchmark '{benchmark.name}' has no samples to draw")
     print(benchmark.show(args.out))
+
+
+def _convert(parser: _Parser, argv: list[str]) -> None:
+    """Write a released dataset's questions as LLaVA-JSON (JSONL); image paths in it are relative to FOLDER."""
+    parser.add_argument("name", metavar="NAME", help="a converter, such as scienceqa")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="the dataset as its authors release it")
+    parser.add_argument("out", type=Path, metavar="OUT", help="the file to write, such as scienceqa.jsonl")
+    parser.add_argument("--split", default="train", help="default: train")
+    args = parser.parse_args(argv)
+    from factory.data.convert import convert
+
+    print(f"{args.out}: {convert(args.name, args.folder, args.split, args.out)} samples; images in {args.folder}")
 
 
 def _new_plugin(parser: _Parser, argv: list[str]) -> None:
@@ -160,6 +183,7 @@ COMMANDS: dict[str, Callable[[_Parser, list[str]], int | None]] = {
     "plan": _plan,
     "list": _list,
     "show": _show,
+    "convert": _convert,
     "new-plugin": _new_plugin,
     "test": _test,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,15 @@ from factory.run.environment import environment
 from factory.run.rundir import RunDir
 from factory.run.study import Rows, Study, make
 from factory.run.training import train_model
+from factory.run.tuning import tune_model
 from factory.summary import Summary
 
 
 def run(recipe: Recipe, limit: int | None = None, world: World | None = None) -> Path:
     """Run a recipe from start to report; returns the run's folder. Started again it does only what is missing.
 
-    ``limit`` takes that many samples of each split (optimiser steps of a training run) and a folder of its own. The ranks of
-    ``world`` share the work; the results do not depend on how many they are.
+    ``limit`` takes that many samples of each split (optimiser steps of a training or tuning run) and a folder of its own. The
+    ranks of ``world`` share the work; the results do not depend on how many they are.
     """
     world = world or World()
     _check_launch(recipe, world)
@@ -38,15 +39,20 @@ def run(recipe: Recipe, limit: int | None = None, world: World | None = None) ->
     name = recipe.name if limit is None else f"{recipe.name}-limit{limit}"
     with RunDir.open(Path(recipe.run.root), name, source, recipe.text, recipe.resolved(), world) as folder:
         Console().print(f"run folder: {folder.path}", soft_wrap=True)
-        (train_model if recipe.train else compare)(recipe, folder, limit)
+        _work(recipe)(recipe, folder, limit)
         world.meet("the end of the run")
     return folder.path
+
+
+def _work(recipe: Recipe) -> Callable[[Recipe, RunDir, int | None], object]:
+    """What a recipe asks for: training from scratch, tuning, or a comparison of steering methods."""
+    return train_model if recipe.train else tune_model if recipe.tune else compare
 
 
 def _check_launch(recipe: Recipe, world: World) -> None:
     if recipe.train and world.size > 1:
         raise UserError("train: this recipe trains in one process; leave launch.processes at 1")
-    if recipe.launch.zero == 3 and world.size == 1:
+    if recipe.launch.zero == 3 and world.size == 1 and recipe.tune is None:
         raise UserError("launch.zero: 3 cuts the model over processes, and there is one; add launch.processes=N, or launch.zero=0")
     world.lockstep = recipe.launch.zero == 3
 

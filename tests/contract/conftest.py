@@ -16,6 +16,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     sources = {
         "case": lambda: steerer_cases(), "option_case": lambda: steerer_cases(with_options=True), "site": sites,
         "prompt_method": prompt_methods, "diagnostic_name": lambda: list(classes("diagnostic")),
+        "tuner_name": lambda: list(classes("tuner")),
     }  # fmt: skip
     for name, source in sources.items():
         if name in metafunc.fixturenames:

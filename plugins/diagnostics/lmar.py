@@ -1,0 +1,168 @@
+"""LMAR, layer-wise modality attention ratio (LLaVA Steering, section 3; SPEC 6): is a picture's token looked at as much as a word?
+
+    LMAR_l = 1/N sum_i  alpha_l,i^image / alpha_l,i^text                                  (equation 2)
+
+alpha are mean attention scores per token, over heads and over the queries that write the answer. Only those queries' rows of the
+attention are computed, softmax(q Kᵀ) beside the model's own kernel: one more token through the model, and no T x T map.
+
+The paper leaves open what counts as text. ``text: others`` takes every other token of the prompt (its figure 1), the beginning-of-text
+token, on which attention rests when it has nothing to look at, among them; ``words`` takes what the prompt says. Both are ours.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from factory.data.prompt import Role
+from factory.diagnose import Diagnostic, Query, Row, attention
+from factory.model.prefix import Prefix, at_last, extend
+from factory.model.view import ModelView
+from factory.registry import Params, register
+from factory.summary import Figure, Finding, Summary, Table
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+WORDS = (Role.SYSTEM, Role.CONTEXT, Role.QUESTION, Role.OPTIONS, Role.INSTRUCTION)
+OTHERS = (*WORDS, Role.TEMPLATE, Role.ANSWER)
+
+
+class LmarParams(Params):
+    """``tokens``: how many tokens of the model's own greedy answer look (1: the one that writes the first).
+
+    ``bins``: into how many stretches, in reading order, the image's tokens are put for the heat map.
+    """
+
+    text: Literal["others", "words"] = "others"
+    tokens: PositiveInt = 1
+    bins: PositiveInt = 8
+
+
+class Looks:
+    """Adds up, over steps, the mean attention over heads that one query of each row pays to ``groups`` of columns [G, R, T].
+
+    ``at`` says which query of the coming step looks, in each row. ``sums`` [layers, G, R].
+    """
+
+    def __init__(self, groups: Tensor, depth: int) -> None:
+        self.groups = groups
+        self.sums = groups.new_zeros(depth, *groups.shape[:2])
+
+    def at(self, rows: Tensor, looking: Tensor) -> Looks:
+        """Column ``rows`` [R] of the step's queries; ``looking`` [R] is 0 for rows whose answer has ended, else 1."""
+        self.rows, self.looking = rows, looking
+        return self
+
+    def __call__(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float, **options: Any) -> tuple[Tensor, None]:
+        R, H, _, d = q.shape
+        one = q.gather(2, self.rows[:, None, None, None].expand(R, H, 1, d)).reshape(R, k.shape[1], -1, d)
+        scores = (one.float() @ k.float().transpose(-1, -2)) * scaling
+        if mask is not None:
+            seen = mask.gather(2, self.rows[:, None, None, None].expand(R, mask.shape[1], 1, mask.shape[3]))
+            scores = scores.masked_fill(~seen, -torch.inf)
+        alpha = scores.softmax(-1).mean((1, 2))
+        prompt = self.groups.shape[-1]
+        self.sums[module.layer_idx] += torch.einsum("grt,rt->gr", self.groups, alpha[:, :prompt]) * self.looking
+        return sdpa_attention_forward(module, q, k, v, mask, scaling=scaling, **options)
+
+
+@register("diagnostic", "lmar")
+class Lmar(Diagnostic):
+    """Attention per image token over attention per text token, by layer."""
+
+    Params = LmarParams
+
+    def on_prefix(self, view: ModelView, prefix: Prefix, query: Query, keys: Sequence[str], hidden: Tensor | None = None) -> list[Row]:
+        roles = torch.cat([prefix.roles, query.roles], -1)
+        image = roles == Role.IMAGE
+        text = torch.isin(roles, torch.tensor([int(r) for r in (WORDS if self.params.text == "words" else OTHERS)], device=roles.device))
+        groups = torch.stack([image, text, *self._binned(image)]).float()
+        with torch.no_grad():
+            sums = self._looked(view, prefix.fork(), query, Looks(groups, view.depth))
+        counts = groups.sum(-1)
+        per_token = torch.where(counts > 0, sums / counts, torch.nan)
+        values = {"lmar": per_token[:, 0] / per_token[:, 1], "attention_image": sums[:, 0], "attention_text": sums[:, 1]}
+        values |= {f"attention_image_{j}": per_token[:, 2 + j] for j in range(self.params.bins)}
+        return [
+            Row(sample=key, metric=metric, layer=layer, head=None, value=value)
+            for metric, table in values.items()
+            for layer, line in enumerate(table.tolist())
+            for key, value in zip(keys, line, strict=True)
+        ]
+
+    def _binned(self, image: Tensor) -> list[Tensor]:
+        rank, count = image.cumsum(-1) - 1, image.sum(-1, keepdim=True).clamp_min(1)
+        at = rank * self.params.bins // count
+        return [image & (at == j) for j in range(self.params.bins)]
+
+    def _looked(self, view: ModelView, prefix: Prefix, query: Query, looks: Looks) -> Tensor:
+        """Attention [layers, G, R] to each group, the mean over the answer's looking tokens."""
+        last = query.mask.sum(-1) - 1
+        looking = torch.ones(prefix.rows, device=query.ids.device)
+        total = looking
+        with attention(view, looks.at(last, looking)):
+            hidden, prefix = extend(view, prefix, *query)
+            for _ in range(self.params.tokens - 1):
+                token = view.logits(at_last(hidden, query.mask)).argmax(-1)
+                looking = looking * ~torch.isin(token, view.eos_ids)
+                one = torch.ones_like(token)[:, None]
+                query = Query(token[:, None], one, one * int(Role.ANSWER))
+                looks.at(torch.zeros_like(token), looking)
+                hidden, prefix = extend(view, prefix, *query, generated=True)
+                total = total + looking
+        return looks.sums / total
+
+    def summary(self, rows: Sequence[dict[str, Any]]) -> Summary | None:
+        means = _means(rows)
+        lmar = means["lmar"]
+        if not lmar:
+            return None
+        average, above = fmean(lmar.values()), [layer for layer, value in lmar.items() if value >= 1]
+        n = len({row["sample"] for row in rows})
+        finding = Finding(
+            f"an image token gets {average:.2f} times the attention of a text token on average over layers ({n} samples); at least as much in {len(above)} of {len(lmar)} layers",
+            values={"average": average, "layers_above_one": len(above), "layers": len(lmar), "samples": n},
+        )
+        columns = ("layer", "LMAR", "attention to the image", "attention to text")
+        table = Table("lmar", "Attention by layer", columns, tuple((i, lmar[i], means["attention_image"][i], means["attention_text"][i]) for i in lmar))
+        bins = [means[f"attention_image_{j}"] for j in range(self.params.bins)]
+        return Summary(
+            "Layer-wise modality attention ratio",
+            (finding,),
+            (table,),
+            (
+                Figure("lmar", "LMAR by layer", f"mean attention per image token over that per text token, {n} samples; 1 is balance", lambda f: _line(f, lmar)),
+                Figure("lmar_map", "Where the image is looked at", f"attention per image token by layer and place in reading order, {n} samples", lambda f: _map(f, bins, list(lmar))),
+            ),
+        )
+
+
+def _means(rows: Sequence[dict[str, Any]]) -> dict[str, dict[int, float]]:
+    """Mean of each metric by layer over the samples that have both modalities."""
+    values: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if row["value"] is not None and row["value"] == row["value"]:
+            values[row["metric"]][row["layer"]].append(row["value"])
+    return defaultdict(dict, {metric: {layer: fmean(by[layer]) for layer in sorted(by)} for metric, by in values.items()})
+
+
+def _line(figure: matplotlib.figure.Figure, lmar: dict[int, float]) -> None:
+    axes = figure.subplots()
+    axes.plot(list(lmar), list(lmar.values()), marker="o")
+    axes.axhline(1, linestyle="--", linewidth=1, color="grey")
+    axes.set(xlabel="layer", ylabel="LMAR", ylim=(0, None))
+
+
+def _map(figure: matplotlib.figure.Figure, bins: list[dict[int, float]], layers: list[int]) -> None:
+    axes = figure.subplots()
+    shown = axes.imshow([[by[layer] for by in bins] for layer in layers], aspect="auto", origin="lower")
+    axes.set(xlabel="stretch of image tokens, in reading order", ylabel="layer")
+    figure.colorbar(shown, label="attention per token")
