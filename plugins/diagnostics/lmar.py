@@ -3,7 +3,7 @@
     LMAR_l = 1/N sum_i  alpha_l,i^image / alpha_l,i^text                                  (equation 2)
 
 alpha are mean attention scores per token, over heads and over the queries that write the answer. Only those queries' rows of the
-attention are computed, softmax(q Kᵀ) beside the model's own kernel: one more token through the model, and no T x T map.
+attention are computed, softmax(q Kᵀ) beside the model's own kernel as the prompt runs, and no T x T map is made.
 
 The paper leaves open what counts as text. ``text: others`` takes every other token of the prompt (its figure 1), the beginning-of-text
 token, on which attention rests when it has nothing to look at, among them; ``words`` takes what the prompt says. Both are ours.
@@ -23,7 +23,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from factory.data.prompt import Role
 from factory.diagnose import Diagnostic, Query, Row, attention
-from factory.model.prefix import Prefix, at_last, extend
+from factory.model.encode import Batch
+from factory.model.prefix import Prefix, at_last, extend, last_index, prefill
 from factory.model.view import ModelView
 from factory.registry import Params, register
 from factory.summary import Figure, Finding, Summary, Table
@@ -49,16 +50,20 @@ class LmarParams(Params):
 class Looks:
     """Adds up, over steps, the mean attention over heads that one query of each row pays to ``groups`` of columns [G, R, T].
 
-    ``at`` says which query of the coming step looks, in each row. ``sums`` [layers, G, R].
+    ``at`` says which query of the coming step looks, in each row. ``sums`` [layers, G, R] over ``looked`` [R] steps.
     """
 
     def __init__(self, groups: Tensor, depth: int) -> None:
         self.groups = groups
         self.sums = groups.new_zeros(depth, *groups.shape[:2])
+        self.looked = groups.new_zeros(groups.shape[1])
+        self.looking = torch.ones_like(self.looked)
 
-    def at(self, rows: Tensor, looking: Tensor) -> Looks:
-        """Column ``rows`` [R] of the step's queries; ``looking`` [R] is 0 for rows whose answer has ended, else 1."""
-        self.rows, self.looking = rows, looking
+    def at(self, rows: Tensor, looking: Tensor | None = None) -> Looks:
+        """Column ``rows`` [R] of the step's queries looks; ``looking`` [R] is 0 for rows whose answer has ended, else 1."""
+        self.rows = rows
+        self.looking = self.looking if looking is None else looking
+        self.looked = self.looked + self.looking
         return self
 
     def __call__(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float, **options: Any) -> tuple[Tensor, None]:
@@ -80,14 +85,36 @@ class Lmar(Diagnostic):
 
     Params = LmarParams
 
+    def measure(self, view: ModelView, batch: Batch, keys: Sequence[str]) -> list[Row]:
+        looks = self._looks(view, batch.roles)
+        with torch.no_grad(), attention(view, looks.at(last_index(batch.attention_mask))):
+            hidden, prefix = prefill(view, batch)
+            self._answer(view, prefix, at_last(hidden, batch.attention_mask), looks)
+        return self._rows(looks, keys)
+
     def on_prefix(self, view: ModelView, prefix: Prefix, query: Query, keys: Sequence[str], hidden: Tensor | None = None) -> list[Row]:
-        roles = torch.cat([prefix.roles, query.roles], -1)
+        looks = self._looks(view, torch.cat([prefix.roles, query.roles], -1))
+        with torch.no_grad(), attention(view, looks.at(last_index(query.mask))):
+            hidden, prefix = extend(view, prefix.fork(), *query)
+            self._answer(view, prefix, at_last(hidden, query.mask), looks)
+        return self._rows(looks, keys)
+
+    def _answer(self, view: ModelView, prefix: Prefix, hidden: Tensor, looks: Looks) -> None:
+        """Let the following tokens of the greedy answer look as well; ``hidden`` [R, d] is the state that writes the first."""
+        for _ in range(self.params.tokens - 1):
+            token = view.logits(hidden).argmax(-1)
+            one = torch.ones_like(token)[:, None]
+            looks.at(torch.zeros_like(token), looks.looking * ~torch.isin(token, view.eos_ids))
+            hidden, prefix = extend(view, prefix, token[:, None], one, one * int(Role.ANSWER), generated=True)
+            hidden = hidden[:, -1]
+
+    def _looks(self, view: ModelView, roles: Tensor) -> Looks:
         image = roles == Role.IMAGE
         text = torch.isin(roles, torch.tensor([int(r) for r in (WORDS if self.params.text == "words" else OTHERS)], device=roles.device))
-        groups = torch.stack([image, text, *self._binned(image)]).float()
-        with torch.no_grad():
-            sums = self._looked(view, prefix.fork(), query, Looks(groups, view.depth))
-        counts = groups.sum(-1)
+        return Looks(torch.stack([image, text, *self._binned(image)]).float(), view.depth)
+
+    def _rows(self, looks: Looks, keys: Sequence[str]) -> list[Row]:
+        sums, counts = looks.sums / looks.looked, looks.groups.sum(-1)
         per_token = torch.where(counts > 0, sums / counts, torch.nan)
         values = {"lmar": per_token[:, 0] / per_token[:, 1], "attention_image": sums[:, 0], "attention_text": sums[:, 1]}
         values |= {f"attention_image_{j}": per_token[:, 2 + j] for j in range(self.params.bins)}
@@ -102,23 +129,6 @@ class Lmar(Diagnostic):
         rank, count = image.cumsum(-1) - 1, image.sum(-1, keepdim=True).clamp_min(1)
         at = rank * self.params.bins // count
         return [image & (at == j) for j in range(self.params.bins)]
-
-    def _looked(self, view: ModelView, prefix: Prefix, query: Query, looks: Looks) -> Tensor:
-        """Attention [layers, G, R] to each group, the mean over the answer's looking tokens."""
-        last = query.mask.sum(-1) - 1
-        looking = torch.ones(prefix.rows, device=query.ids.device)
-        total = looking
-        with attention(view, looks.at(last, looking)):
-            hidden, prefix = extend(view, prefix, *query)
-            for _ in range(self.params.tokens - 1):
-                token = view.logits(at_last(hidden, query.mask)).argmax(-1)
-                looking = looking * ~torch.isin(token, view.eos_ids)
-                one = torch.ones_like(token)[:, None]
-                query = Query(token[:, None], one, one * int(Role.ANSWER))
-                looks.at(torch.zeros_like(token), looking)
-                hidden, prefix = extend(view, prefix, *query, generated=True)
-                total = total + looking
-        return looks.sums / total
 
     def summary(self, rows: Sequence[dict[str, Any]]) -> Summary | None:
         means = _means(rows)
