@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import Any
+
+from torch import nn
 
 from factory.model.compose import ComposedForConditionalGeneration
 from factory.model.family import Family
@@ -21,12 +23,11 @@ class Composed(Family):
     def hf_class(self) -> type[nn.Module]:
         return ComposedForConditionalGeneration
 
-    def norm(self, decoder: nn.Module) -> nn.Module:
-        return getattr(decoder, "norm", None) or decoder.final_layernorm
+    def decoder(self, model: nn.Module) -> nn.Module:
+        decoder = model.get_decoder()
+        self.norm_name = next(name for name in ("norm", "final_layernorm") if hasattr(decoder, name))
+        self.output_projection_path = next(f"self_attn.{name}" for name in ("o_proj", "dense") if hasattr(decoder.layers[0].self_attn, name))
+        return decoder
 
-    def output_projection(self, block: nn.Module) -> nn.Module:
-        """The linear map from the heads' outputs to the residual stream; Phi calls it dense."""
-        return getattr(block.self_attn, "o_proj", None) or block.self_attn.dense
-
-    def image_token_counts(self, model: nn.Module, inputs: dict[str, Tensor], n_images: int) -> list[int]:
-        return [model.config.image_seq_length] * n_images
+    def image_texts(self, model: nn.Module, processor: Any, inputs: dict[str, Any], n_images: int) -> list[str]:
+        return self.repeated(model, processor, [model.config.image_seq_length] * n_images)
