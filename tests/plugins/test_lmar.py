@@ -114,7 +114,9 @@ def test_its_summary_has_numbers_a_table_and_figures():
     found = measured(view, prompts[:3])
     by_layer = [sum(found[i, "lmar", layer] for i in range(3)) / 3 for layer in range(view.depth)]
     assert [row[1] for row in summary.tables[0].rows] == pytest.approx(by_layer, rel=1e-4)
-    assert summary.findings[0].values["average"] == pytest.approx(sum(by_layer) / view.depth, rel=1e-4)
+    assert summary.findings[0].values["median_lmar"] == pytest.approx(sorted(by_layer)[1], rel=1e-4)
+    alpha = [[sum(found[i, f"alpha_{m}", layer] for i in range(3)) for m in ("image", "text")] for layer in range(view.depth)]
+    assert [row[2] for row in summary.tables[0].rows] == pytest.approx([image / text for image, text in alpha], rel=1e-4)
     for figure in summary.figures:
         canvas = matplotlib.figure.Figure()
         figure.draw(canvas)
