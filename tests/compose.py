@@ -38,10 +38,10 @@ def llm(name: str = "llama", **sizes: Any) -> dict[str, Any]:
     return {"type": name, "config": {**TEXT, **special, **sizes}}
 
 
-def spec(vision: Any = None, connector: Any = "mlp2x_gelu", text: Any = None) -> ComposeSpec:
+def composed_spec(vision: Any = None, connector: Any = "mlp2x_gelu", text: Any = None) -> ComposeSpec:
     return ComposeSpec.model_validate({"vision_encoder": vision or encoder(), "connector": connector, "llm": text or llm()})
 
 
 def composed(vision: Any = None, connector: Any = "mlp2x_gelu", text: Any = None, seed: int = 0) -> ModelView:
-    model, processor = compose(spec(vision, connector, text), seed, tiny_tokenizer(400))
+    model, processor = compose(composed_spec(vision, connector, text), seed, tiny_tokenizer(400))
     return ModelView(frozen(model), processor, family_of(model.config))

@@ -3,7 +3,7 @@
     python -m eval_suite.speed.lmar --width 384 --layers 8 --batch 8
 
     one forward   whole prompts to next-token logits, no gradient (the baseline)
-    lmar          the prefill and the attention of the token that writes the answer's first
+    lmar          the same, and the attention that the last token of each prompt pays at every layer
 """
 
 from __future__ import annotations

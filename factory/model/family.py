@@ -55,10 +55,6 @@ class Family:
         """The model's Hugging Face class."""
         return getattr(transformers, self.model_class)
 
-    def norm(self, decoder: nn.Module) -> nn.Module:
-        """The norm on the decoder's output."""
-        return getattr(decoder, self.norm_name)
-
     def core(self, model: nn.Module) -> nn.Module:
         """The model without its unembedding; called like the model, it returns ``last_hidden_state`` after the norm."""
         return model.model

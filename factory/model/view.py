@@ -38,7 +38,7 @@ class ModelView:
 
     @property
     def norm(self) -> nn.Module:
-        return self.family.norm(self.decoder)
+        return getattr(self.decoder, self.family.norm_name)
 
     @property
     def unembed(self) -> nn.Module:

@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from factory.data.prompt import Role
 from factory.errors import UserError
-from factory.model.prefix import Step
+from factory.model.prefix import Step, encoded_step
 from factory.model.view import ModelView
 
 
@@ -42,19 +42,16 @@ class Roles:
     def _see(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         given, self.given = self.given, None
         self.words_known = True
-        self.step = self.view.step or (Step(given) if given is not None else self._infer(kwargs))
+        self.step = self.view.step or (Step(given) if given is not None else self._infer(kwargs.get("input_ids", args[0] if args else None), kwargs))
 
-    def _infer(self, kwargs: dict[str, Any]) -> Step:
-        ids, cache, mask = kwargs.get("input_ids"), kwargs.get("past_key_values"), kwargs.get("attention_mask")
+    def _infer(self, ids: Tensor | None, kwargs: dict[str, Any]) -> Step:
+        cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
         if ids is None:
             raise UserError("a tuned model needs input_ids: inputs_embeds alone do not say which tokens are the image's")
         if cache is not None and cache.get_seq_length() > 0:
             return Step(torch.full_like(ids, int(Role.ANSWER)), generated=True)
-        batch = self.view.encoded
-        if batch is not None and ids.shape[1] == batch.input_ids.shape[1] and ids.shape[0] % batch.size == 0:
-            beams = ids.shape[0] // batch.size
-            if torch.equal(ids, batch.input_ids.repeat_interleave(beams, 0)):
-                return Step(batch.roles.repeat_interleave(beams, 0), beams=beams)
+        if (step := encoded_step(self.view, ids)) is not None:
+            return step
         self.words_known = False
         roles = torch.where(ids == self.view.image_token_id, int(Role.IMAGE), int(Role.TEMPLATE))
-        return Step(roles if mask is None else roles * mask)
+        return Step(roles * mask if isinstance(mask, Tensor) and mask.shape == roles.shape else roles)

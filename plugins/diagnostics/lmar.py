@@ -3,17 +3,19 @@
     LMAR_l = 1/N sum_i  alpha_l,i^image / alpha_l,i^text                                  (equation 2)
 
 alpha are mean attention scores per token, over heads and over the queries that write the answer. Only those queries' rows of the
-attention are computed, softmax(q Kᵀ) beside the model's own kernel: one more token through the model, and no T x T map.
+attention are computed, softmax(q Kᵀ) beside the model's own kernel as the prompt runs, and no T x T map is made.
 
 The paper leaves open what counts as text. ``text: others`` takes every other token of the prompt (its figure 1), the beginning-of-text
 token, on which attention rests when it has nothing to look at, among them; ``words`` takes what the prompt says. Both are ours.
+A mean of ratios follows the few samples that hardly look at text; beside it stands the ratio of the means, ours too.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from statistics import fmean
+from math import isnan
+from statistics import fmean, median
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -23,7 +25,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from factory.data.prompt import Role
 from factory.diagnose import Diagnostic, Query, Row, attention
-from factory.model.prefix import Prefix, at_last, extend
+from factory.model.encode import Batch
+from factory.model.prefix import Prefix, at_last, extend, last_index, prefill
 from factory.model.view import ModelView
 from factory.registry import Params, register
 from factory.summary import Figure, Finding, Summary, Table
@@ -49,16 +52,20 @@ class LmarParams(Params):
 class Looks:
     """Adds up, over steps, the mean attention over heads that one query of each row pays to ``groups`` of columns [G, R, T].
 
-    ``at`` says which query of the coming step looks, in each row. ``sums`` [layers, G, R].
+    ``at`` says which query of the coming step looks, in each row. ``sums`` [layers, G, R] over ``looked`` [R] steps.
     """
 
     def __init__(self, groups: Tensor, depth: int) -> None:
         self.groups = groups
         self.sums = groups.new_zeros(depth, *groups.shape[:2])
+        self.looked = groups.new_zeros(groups.shape[1])
+        self.looking = torch.ones_like(self.looked)
 
-    def at(self, rows: Tensor, looking: Tensor) -> Looks:
-        """Column ``rows`` [R] of the step's queries; ``looking`` [R] is 0 for rows whose answer has ended, else 1."""
-        self.rows, self.looking = rows, looking
+    def at(self, rows: Tensor, looking: Tensor | None = None) -> Looks:
+        """Column ``rows`` [R] of the step's queries looks; ``looking`` [R] is 0 for rows whose answer has ended, else 1."""
+        self.rows = rows
+        self.looking = self.looking if looking is None else looking
+        self.looked = self.looked + self.looking
         return self
 
     def __call__(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float, **options: Any) -> tuple[Tensor, None]:
@@ -80,16 +87,39 @@ class Lmar(Diagnostic):
 
     Params = LmarParams
 
+    def measure(self, view: ModelView, batch: Batch, keys: Sequence[str]) -> list[Row]:
+        looks = self._looks(view, batch.roles)
+        with torch.no_grad(), attention(view, looks.at(last_index(batch.attention_mask))):
+            hidden, prefix = prefill(view, batch)
+            self._answer(view, prefix, at_last(hidden, batch.attention_mask), looks)
+        return self._rows(looks, keys)
+
     def on_prefix(self, view: ModelView, prefix: Prefix, query: Query, keys: Sequence[str], hidden: Tensor | None = None) -> list[Row]:
-        roles = torch.cat([prefix.roles, query.roles], -1)
+        looks = self._looks(view, torch.cat([prefix.roles, query.roles], -1))
+        with torch.no_grad(), attention(view, looks.at(last_index(query.mask))):
+            hidden, prefix = extend(view, prefix.fork(), *query)
+            self._answer(view, prefix, at_last(hidden, query.mask), looks)
+        return self._rows(looks, keys)
+
+    def _answer(self, view: ModelView, prefix: Prefix, hidden: Tensor, looks: Looks) -> None:
+        """Let the following tokens of the greedy answer look as well; ``hidden`` [R, d] is the state that writes the first."""
+        for _ in range(self.params.tokens - 1):
+            token = view.logits(hidden).argmax(-1)
+            one = torch.ones_like(token)[:, None]
+            looks.at(torch.zeros_like(token), looks.looking * ~torch.isin(token, view.eos_ids))
+            hidden, prefix = extend(view, prefix, token[:, None], one, one * int(Role.ANSWER), generated=True)
+            hidden = hidden[:, -1]
+
+    def _looks(self, view: ModelView, roles: Tensor) -> Looks:
         image = roles == Role.IMAGE
         text = torch.isin(roles, torch.tensor([int(r) for r in (WORDS if self.params.text == "words" else OTHERS)], device=roles.device))
-        groups = torch.stack([image, text, *self._binned(image)]).float()
-        with torch.no_grad():
-            sums = self._looked(view, prefix.fork(), query, Looks(groups, view.depth))
-        counts = groups.sum(-1)
+        return Looks(torch.stack([image, text, *self._binned(image)]).float(), view.depth)
+
+    def _rows(self, looks: Looks, keys: Sequence[str]) -> list[Row]:
+        sums, counts = looks.sums / looks.looked, looks.groups.sum(-1)
         per_token = torch.where(counts > 0, sums / counts, torch.nan)
-        values = {"lmar": per_token[:, 0] / per_token[:, 1], "attention_image": sums[:, 0], "attention_text": sums[:, 1]}
+        values = {"lmar": per_token[:, 0] / per_token[:, 1], "alpha_image": per_token[:, 0], "alpha_text": per_token[:, 1]}
+        values |= {"attention_image": sums[:, 0], "attention_text": sums[:, 1]}
         values |= {f"attention_image_{j}": per_token[:, 2 + j] for j in range(self.params.bins)}
         return [
             Row(sample=key, metric=metric, layer=layer, head=None, value=value)
@@ -103,66 +133,61 @@ class Lmar(Diagnostic):
         at = rank * self.params.bins // count
         return [image & (at == j) for j in range(self.params.bins)]
 
-    def _looked(self, view: ModelView, prefix: Prefix, query: Query, looks: Looks) -> Tensor:
-        """Attention [layers, G, R] to each group, the mean over the answer's looking tokens."""
-        last = query.mask.sum(-1) - 1
-        looking = torch.ones(prefix.rows, device=query.ids.device)
-        total = looking
-        with attention(view, looks.at(last, looking)):
-            hidden, prefix = extend(view, prefix, *query)
-            for _ in range(self.params.tokens - 1):
-                token = view.logits(at_last(hidden, query.mask)).argmax(-1)
-                looking = looking * ~torch.isin(token, view.eos_ids)
-                one = torch.ones_like(token)[:, None]
-                query = Query(token[:, None], one, one * int(Role.ANSWER))
-                looks.at(torch.zeros_like(token), looking)
-                hidden, prefix = extend(view, prefix, *query, generated=True)
-                total = total + looking
-        return looks.sums / total
-
     def summary(self, rows: Sequence[dict[str, Any]]) -> Summary | None:
+        rows = _both(rows)
         means = _means(rows)
-        lmar = means["lmar"]
+        lmar, n = means["lmar"], len({row["sample"] for row in rows})
         if not lmar:
             return None
-        average, above = fmean(lmar.values()), [layer for layer, value in lmar.items() if value >= 1]
-        n = len({row["sample"] for row in rows})
+        pooled = {layer: means["alpha_image"][layer] / means["alpha_text"][layer] for layer in lmar}
+        above = [layer for layer, value in pooled.items() if value >= 1]
         finding = Finding(
-            f"an image token gets {average:.2f} times the attention of a text token on average over layers ({n} samples); at least as much in {len(above)} of {len(lmar)} layers",
-            values={"average": average, "layers_above_one": len(above), "layers": len(lmar), "samples": n},
+            f"an image token gets {median(pooled.values()):.2f} times the attention of a text token in the median layer ({n} samples), "
+            f"and as much or more in {len(above)} of {len(lmar)} layers; LMAR, the mean of the samples' ratios, is {median(lmar.values()):.2f} there",
+            values={"median_ratio_of_means": median(pooled.values()), "median_lmar": median(lmar.values()), "layers_above_one": len(above), "layers": len(lmar), "samples": n},
         )
-        columns = ("layer", "LMAR", "attention to the image", "attention to text")
-        table = Table("lmar", "Attention by layer", columns, tuple((i, lmar[i], means["attention_image"][i], means["attention_text"][i]) for i in lmar))
+        columns = ("layer", "LMAR", "ratio of means", "attention to the image", "attention to text")
+        lines = tuple((i, lmar[i], pooled[i], means["attention_image"][i], means["attention_text"][i]) for i in lmar)
         bins = [means[f"attention_image_{j}"] for j in range(self.params.bins)]
+        caption = f"attention per image token over that per text token, {n} samples; 1 is balance"
         return Summary(
             "Layer-wise modality attention ratio",
             (finding,),
-            (table,),
+            (Table("lmar", "Attention by layer", columns, lines),),
             (
-                Figure("lmar", "LMAR by layer", f"mean attention per image token over that per text token, {n} samples; 1 is balance", lambda f: _line(f, lmar)),
+                Figure("lmar", "LMAR by layer", caption, lambda f: _lines(f, {"LMAR (mean of ratios)": lmar, "ratio of means": pooled})),
                 Figure("lmar_map", "Where the image is looked at", f"attention per image token by layer and place in reading order, {n} samples", lambda f: _map(f, bins, list(lmar))),
             ),
         )
 
 
+def _both(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of samples that have both modalities."""
+    lacking = {row["sample"] for row in rows if row["metric"] == "lmar" and (row["value"] is None or isnan(row["value"]))}
+    return [row for row in rows if row["sample"] not in lacking]
+
+
 def _means(rows: Sequence[dict[str, Any]]) -> dict[str, dict[int, float]]:
-    """Mean of each metric by layer over the samples that have both modalities."""
+    """Mean of each metric over samples, by layer."""
     values: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        if row["value"] is not None and row["value"] == row["value"]:
+        if row["value"] is not None and not isnan(row["value"]):  # a stretch is empty where the image has fewer tokens than stretches
             values[row["metric"]][row["layer"]].append(row["value"])
     return defaultdict(dict, {metric: {layer: fmean(by[layer]) for layer in sorted(by)} for metric, by in values.items()})
 
 
-def _line(figure: matplotlib.figure.Figure, lmar: dict[int, float]) -> None:
+def _lines(figure: matplotlib.figure.Figure, curves: dict[str, dict[int, float]]) -> None:
     axes = figure.subplots()
-    axes.plot(list(lmar), list(lmar.values()), marker="o")
+    for name, curve in curves.items():
+        axes.plot(list(curve), list(curve.values()), marker="o", label=name)
     axes.axhline(1, linestyle="--", linewidth=1, color="grey")
-    axes.set(xlabel="layer", ylabel="LMAR", ylim=(0, None))
+    axes.set(xlabel="layer", ylabel="image over text, per token", yscale="log")
+    axes.legend()
 
 
 def _map(figure: matplotlib.figure.Figure, bins: list[dict[int, float]], layers: list[int]) -> None:
     axes = figure.subplots()
-    shown = axes.imshow([[by[layer] for by in bins] for layer in layers], aspect="auto", origin="lower")
+    shown = axes.imshow([[by[layer] for by in bins] for layer in layers], aspect="auto", origin="lower", cmap="viridis")
+    axes.grid(visible=False)
     axes.set(xlabel="stretch of image tokens, in reading order", ylabel="layer")
     figure.colorbar(shown, label="attention per token")

@@ -1,4 +1,7 @@
-"""LoRA (Hu et al., 2021): W0 + B A on the decoder's projections (equation 6 of the MoReS paper), PEFT's layers."""
+"""LoRA (Hu et al., 2021): W0 + B A on the decoder's projections (equation 6 of the MoReS paper), PEFT's layers.
+
+On a model that was loaded quantised (``model.quantize``) this is QLoRA (Dettmers et al., 2023): the base stays in 4 or 8 bits.
+"""
 
 from __future__ import annotations
 

@@ -154,5 +154,5 @@ class MoReS(Tuner):
 
 
 def _steer(subspace: Subspace, chosen: Callable[[], tuple[Tensor, ...]], block: nn.Module, args: tuple, h: Tensor) -> Tensor:
-    at = chosen()
+    at = tuple(index.to(h.device) for index in chosen())
     return h.index_put(at, subspace(h[at]).to(h.dtype), accumulate=True)

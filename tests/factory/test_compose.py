@@ -20,7 +20,7 @@ from factory.recipe import load as read
 from factory.recipe.schema import ModelSpec
 from factory.registry import available, lookup
 from factory.steer import Steering, Where, steer
-from tests.compose import CONNECTORS, ENCODERS, LLMS, VIT, composed, encoder, llm, spec
+from tests.compose import CONNECTORS, ENCODERS, LLMS, VIT, composed, composed_spec, encoder, llm
 from tests.tiny import conflict_prompts, mixed_prompts, tiny_tokenizer
 
 PHI2 = {"vocab_size": 51200, "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 32, "num_attention_heads": 32}
@@ -129,7 +129,7 @@ def test_the_second_of_a_pair_sees_pictures_in_its_own_colours():
 
 
 def test_phi_keeps_the_bias_of_its_unembedding():
-    config = composed_config(spec({"type": "siglip", "config": SIGLIP}, "mlp2x_gelu", {"type": "phi", "config": PHI2}))
+    config = composed_config(composed_spec({"type": "siglip", "config": SIGLIP}, "mlp2x_gelu", {"type": "phi", "config": PHI2}))
     with torch.device("meta"):
         model = ComposedForConditionalGeneration(config)
     assert sum(p.numel() for p in [*model.model.language_model.parameters(), *model.lm_head.parameters()]) == 2_779_683_840
@@ -161,21 +161,21 @@ def test_it_is_steered_and_tuned_like_any_family(name):
 ])  # fmt: skip
 def test_parts_that_do_not_fit_are_refused_before_weights_are_made(vision, connector, text, message):
     with pytest.raises(UserError, match=message):
-        composed_config(spec(vision, connector, text))
+        composed_config(composed_spec(vision, connector, text))
 
 
 def test_random_weights_need_a_tokenizer_by_name():
     with pytest.raises(UserError, match="llm.tokenizer"):
-        load(ModelSpec(compose=spec()))
+        load(ModelSpec(compose=composed_spec()))
 
 
 def test_a_source_of_another_class_is_refused(tmp_path):
     AutoModelForCausalLM.from_config(PhiConfig(**llm("phi")["config"])).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="PhiConfig, and this type of component needs a LlamaConfig"):
-        composed_config(spec(text={"type": "llama", "source": str(tmp_path)}))
+        composed_config(composed_spec(text={"type": "llama", "source": str(tmp_path)}))
     CLIPVisionModel(CLIPVisionConfig(**VIT)).save_pretrained(tmp_path / "clip")
     with pytest.raises(UserError, match="needs a SiglipVisionConfig"):
-        composed_config(spec({"type": "siglip", "source": str(tmp_path / "clip")}))
+        composed_config(composed_spec({"type": "siglip", "source": str(tmp_path / "clip")}))
 
 
 def test_a_recipe_names_the_parts(tmp_path):

@@ -80,8 +80,6 @@ def test_no_attention_map_is_made():
     view, prompts = tiny_view(), conflict_prompts(2)
     batch = view.encode(prompts)
     T, largest = batch.input_ids.shape[1], []
-    with torch.no_grad():
-        hidden, whole = prefill(view, batch)
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -92,8 +90,19 @@ def test_no_attention_map_is_made():
             return out
 
     with Watch():
-        Lmar(LmarParams()).on_whole(view, batch.input_ids, whole, hidden, ["a", "b"])
-    assert largest and not any(shape[-1] >= T and shape[-2] >= T for shape in largest)
+        Lmar(LmarParams()).measure(view, batch, ["a", "b"])
+    maps = [shape for shape in largest if shape[-2:] == (T, T)]
+    assert largest and all(shape[1] == 1 for shape in maps), "of that size there is the mask alone, which has no heads"
+
+
+def test_prompts_that_lie_in_a_cache_give_the_same():
+    view, prompts, diagnostic = tiny_view(), mixed_prompts(), Lmar(LmarParams(tokens=3))
+    batch = view.encode(prompts, "right")
+    with torch.no_grad():
+        hidden, whole = prefill(view, batch)
+    found = {(r["sample"], r["metric"], r["layer"]): r["value"] for r in diagnostic.on_whole(view, batch.input_ids, whole, hidden, list("abcd"))}
+    for row in diagnostic.measure(view, batch, list("abcd")):
+        assert found[row["sample"], row["metric"], row["layer"]] == pytest.approx(row["value"], abs=1e-5, nan_ok=True)
 
 
 def test_its_summary_has_numbers_a_table_and_figures():
@@ -105,7 +114,9 @@ def test_its_summary_has_numbers_a_table_and_figures():
     found = measured(view, prompts[:3])
     by_layer = [sum(found[i, "lmar", layer] for i in range(3)) / 3 for layer in range(view.depth)]
     assert [row[1] for row in summary.tables[0].rows] == pytest.approx(by_layer, rel=1e-4)
-    assert summary.findings[0].values["average"] == pytest.approx(sum(by_layer) / view.depth, rel=1e-4)
+    assert summary.findings[0].values["median_lmar"] == pytest.approx(sorted(by_layer)[1], rel=1e-4)
+    alpha = [[sum(found[i, f"alpha_{m}", layer] for i in range(3)) for m in ("image", "text")] for layer in range(view.depth)]
+    assert [row[2] for row in summary.tables[0].rows] == pytest.approx([image / text for image, text in alpha], rel=1e-4)
     for figure in summary.figures:
         canvas = matplotlib.figure.Figure()
         figure.draw(canvas)

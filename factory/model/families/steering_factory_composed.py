@@ -23,12 +23,11 @@ class Composed(Family):
     def hf_class(self) -> type[nn.Module]:
         return ComposedForConditionalGeneration
 
-    def norm(self, decoder: nn.Module) -> nn.Module:
-        return getattr(decoder, "norm", None) or decoder.final_layernorm
-
-    def output_projection(self, block: nn.Module) -> nn.Module:
-        """Phi calls it dense."""
-        return getattr(block.self_attn, "o_proj", None) or block.self_attn.dense
+    def decoder(self, model: nn.Module) -> nn.Module:
+        decoder = model.get_decoder()
+        self.norm_name = next(name for name in ("norm", "final_layernorm") if hasattr(decoder, name))
+        self.output_projection_path = next(f"self_attn.{name}" for name in ("o_proj", "dense") if hasattr(decoder.layers[0].self_attn, name))
+        return decoder
 
     def image_texts(self, model: nn.Module, processor: Any, inputs: dict[str, Any], n_images: int) -> list[str]:
         return self.repeated(model, processor, [model.config.image_seq_length] * n_images)
