@@ -1,94 +1,25 @@
-"""From a recipe's model node to a checked ModelView. What is missing or broken is said before weights are read."""
+"""From a recipe's model node to a checked ModelView: precision, quantisation and placement."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import struct
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 import transformers
+from accelerate.utils import align_module_device
+from torch import Tensor, nn
 
 from factory.errors import UserError
 from factory.model.checks import self_check
-from factory.model.family import Family, frozen
+from factory.model.family import frozen
+from factory.model.source import find
 from factory.model.view import ModelView
-from factory.model.zoo import Card, card_folder, read_card
 from factory.recipe.schema import ModelSpec
-from factory.registry import available, lookup
 
-
-@dataclass(frozen=True)
-class Source:
-    """A model that was found but not loaded: its folder, configuration, family and card."""
-
-    folder: Path
-    config: Any
-    family: Family
-    card: Card | None
-    bytes: int
-
-
-def find(spec: ModelSpec) -> Source:
-    """Locate a model and check its files without loading weights.
-
-    Raises ``UserError`` for a missing folder or file, an unknown family, or a damaged safetensors file.
-    """
-    card = read_card(spec.zoo) if spec.zoo else None
-    folder = Path(spec.path).expanduser() if spec.path else card_folder(card) if card else None
-    if folder is None:
-        raise UserError(f"model '{spec.zoo}': its weights are not shipped. Download {card.hub} and give its folder: model.path=FOLDER")
-    if not folder.is_dir():
-        raise UserError(f"model folder {folder}: not found. Give the folder that holds config.json: model.path=FOLDER")
-    config = _config(folder)
-    return Source(folder, config, family_of(config), card, sum(_check_weights(f) for f in _weight_files(folder)))
-
-
-def _config(folder: Path) -> Any:
-    if not (folder / "config.json").is_file():
-        raise UserError(f"model folder {folder}: has no config.json; is it a folder written by save_pretrained?")
-    try:
-        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (ValueError, OSError, KeyError) as error:
-        raise UserError(f"{folder / 'config.json'}: cannot be read: {str(error).splitlines()[0]}") from error
-
-
-def family_of(config: Any) -> Family:
-    """The registered family of a configuration, matched by its class. Raises ``UserError`` for a model no family knows."""
-    names = [entry.name for entry in available("family")]
-    for name in sorted(names, key=lambda n: n != config.model_type):
-        cls = lookup("family", name)
-        if cls.config_class == type(config).__name__:
-            return cls()
-    raise UserError(f"no family for {type(config).__name__} (model type '{config.model_type}'). Families: {', '.join(names)}")
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else ["model.safetensors"]
-    for name in names:
-        if not (folder / name).is_file():
-            raise UserError(f"model folder {folder}: {name} is missing; copy it there or download the model again")
-    return [folder / name for name in names]
-
-
-def _check_weights(path: Path) -> int:
-    """Size in bytes of a safetensors file whose header and length are sound; a truncated download is caught here."""
-    size = path.stat().st_size
-    try:
-        with path.open("rb") as f:
-            (length,) = struct.unpack("<Q", f.read(8))
-            header = json.loads(f.read(length)) if length < size else None
-        end = max((v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"), default=0)
-        sound = 8 + length + end == size
-    except (struct.error, ValueError, AttributeError, TypeError, KeyError):
-        sound = False
-    if not sound:
-        raise UserError(f"{path}: damaged or cut short; copy or download it again")
-    return size
+SAMPLED = 64  # values of each parameter that its fingerprint reads
 
 
 def device_for(name: str) -> torch.device:
@@ -103,17 +34,37 @@ def device_for(name: str) -> torch.device:
     return device
 
 
+def placement(spec: ModelSpec) -> dict[str, Any]:
+    """What ``from_pretrained`` is told of devices and quantisation. Raises ``UserError`` where this machine cannot do it."""
+    device = device_for(spec.device)
+    options: dict[str, Any] = {}
+    if spec.quantize:
+        if device.type != "cuda" and spec.device_map is None:
+            raise UserError(f"model.quantize={spec.quantize} needs a CUDA GPU, and the model would run on {device}; leave model.quantize out")
+        if find_spec("bitsandbytes") is None:
+            raise UserError(f"model.quantize={spec.quantize} needs bitsandbytes, which is not installed: pip install 'steering-factory[quantize]'")
+        dtype = getattr(torch, spec.dtype)
+        options["quantization_config"] = transformers.BitsAndBytesConfig(
+            load_in_8bit=spec.quantize == "8bit", load_in_4bit=spec.quantize == "4bit",
+            bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype,
+        )  # fmt: skip
+    if spec.device_map or spec.quantize:
+        options["device_map"] = spec.device_map or {"": device}
+    return options
+
+
 def load(spec: ModelSpec) -> ModelView:
     """A frozen, self-checked view of the model that a recipe names."""
-    source, device = find(spec), device_for(spec.device)
+    source, options = find(spec), placement(spec)
     cls = getattr(transformers, source.family.model_class)
     transformers.utils.logging.disable_progress_bar()  # a run has bars of its own, and stderr is for mistakes
     try:
-        model = cls.from_pretrained(source.folder, dtype=getattr(torch, spec.dtype), local_files_only=True)
+        model = cls.from_pretrained(source.folder, dtype=getattr(torch, spec.dtype), local_files_only=True, **options)
         processor = getattr(transformers, source.family.processor_class).from_pretrained(source.folder, local_files_only=True)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise UserError(f"model folder {source.folder}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
-    view = ModelView(frozen(model).to(device), processor, source.family)
+    placed = frozen(model) if "device_map" in options else frozen(model).to(device_for(spec.device))
+    view = ModelView(placed, processor, source.family, k_sigma=source.card.k_sigma if source.card else None)
     self_check(view)
     return view
 
@@ -121,9 +72,18 @@ def load(spec: ModelSpec) -> ModelView:
 def fingerprint(view: ModelView) -> str:
     """Hash of a model's configuration and of values sampled from every parameter; reads a few kilobytes per tensor at most."""
     h = hashlib.sha256(type(view.model).__name__.encode())
-    for name, p in sorted(view.model.state_dict().items()):
-        flat = p.detach().flatten()
-        sampled = flat[:: max(1, flat.numel() // 64)][:64].float().cpu()
-        h.update(f"{name}{tuple(p.shape)}".encode())
-        h.update(sampled.numpy().tobytes())
+    for name, tensor in sorted(_tensors(view.model)):
+        h.update(f"{name}{tuple(tensor.shape)}".encode())
+        h.update(tensor.detach().flatten()[:: max(1, tensor.numel() // SAMPLED)][:SAMPLED].float().cpu().numpy().tobytes())
     return h.hexdigest()[:16]
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The state dict's names and tensors; those that lie offloaded on disk or in host memory are brought in one module at a time."""
+    for name, tensor in model.state_dict().items():
+        if tensor.device.type != "meta":
+            yield name, tensor
+            continue
+        path, _, last = name.rpartition(".")
+        with align_module_device(module := model.get_submodule(path)):
+            yield name, getattr(module, last).detach().clone()

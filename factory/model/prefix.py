@@ -50,7 +50,8 @@ def fork_cache(cache: Cache, rows: Tensor | None = None) -> Cache:
     new = copy.copy(cache)
     new.layers = [copy.copy(layer) for layer in cache.layers]
     for layer in new.layers if rows is not None else ():
-        layer.keys, layer.values = layer.keys.index_select(0, rows), layer.values.index_select(0, rows)
+        here = rows.to(layer.keys.device)  # a block's cache lies on the block's device
+        layer.keys, layer.values = layer.keys.index_select(0, here), layer.values.index_select(0, here)
     return new
 
 
@@ -72,7 +73,7 @@ def prefill(view: ModelView, batch: Batch) -> tuple[Tensor, Prefix]:
             past_key_values=DynamicCache(config=view.text_config), use_cache=True, **batch.images,
         )  # fmt: skip
     following = (batch.position_ids * batch.attention_mask).amax(-1) + 1
-    return out.last_hidden_state, Prefix(out.past_key_values, batch.attention_mask, batch.roles, following)
+    return out.last_hidden_state.to(view.device), Prefix(out.past_key_values, batch.attention_mask, batch.roles, following)
 
 
 def extend(view: ModelView, prefix: Prefix, ids: Tensor, mask: Tensor, roles: Tensor, generated: bool = False) -> tuple[Tensor, Prefix]:
@@ -85,7 +86,7 @@ def extend(view: ModelView, prefix: Prefix, ids: Tensor, mask: Tensor, roles: Te
     with announced(view, Step(roles, generated)):
         out = view.core(input_ids=ids, attention_mask=full, position_ids=positions, past_key_values=prefix.cache, use_cache=True)
     longer = Prefix(out.past_key_values, full, torch.cat([prefix.roles, roles], -1), prefix.next_position + mask.sum(-1))
-    return out.last_hidden_state, longer
+    return out.last_hidden_state.to(view.device), longer
 
 
 def last_index(mask: Tensor) -> Tensor:
@@ -95,7 +96,7 @@ def last_index(mask: Tensor) -> Tensor:
 
 def at_last(states: Tensor, mask: Tensor) -> Tensor:
     """[R, d]: each row's state at its last token, from states [R, T, d]."""
-    return states[torch.arange(states.shape[0], device=states.device), last_index(mask)]
+    return states[torch.arange(states.shape[0], device=states.device), last_index(mask).to(states.device)]
 
 
 def split_last(batch: Batch) -> tuple[Batch, Tensor, Tensor]:

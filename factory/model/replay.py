@@ -25,4 +25,4 @@ def replay(view: ModelView, layer: int, calls: Sequence[Call], h: Tensor, cache:
     """
     for block, kwargs in zip(view.layers[layer + 1 :], calls, strict=True):
         h = block(h, **kwargs, past_key_values=cache)
-    return view.norm(h)
+    return view.norm(h).to(view.device)

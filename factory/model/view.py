@@ -23,8 +23,9 @@ class ModelView:
     ``unembed``. ``encode`` turns prompts into a ``Batch`` with token roles; ``factory.model.prefix`` runs it on a KV cache.
     """
 
-    def __init__(self, model: nn.Module, processor: Any, family: Family) -> None:
+    def __init__(self, model: nn.Module, processor: Any, family: Family, k_sigma: float | None = None) -> None:
         self.model, self.processor, self.family = model, processor, family
+        self.k_sigma = family.default_k_sigma if k_sigma is None else k_sigma
         self.decoder = family.decoder(model)
         self.core = family.core(model)
         self.text_config = model.config.get_text_config()
@@ -77,7 +78,8 @@ class ModelView:
 
     @property
     def device(self) -> torch.device:
-        return device_of(self.model)
+        """Where inputs go: the device of the input embedding."""
+        return device_of(self.model.get_input_embeddings())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -126,4 +128,4 @@ class ModelView:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 next-token logits [..., vocabulary] of final, normed hidden states [..., d]."""
-        return self.unembed(hidden).float()
+        return self.unembed(hidden).float().to(hidden.device)

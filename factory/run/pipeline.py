@@ -10,7 +10,8 @@ import torch
 from rich.console import Console
 
 from factory import files
-from factory.model.load import find, fingerprint, load
+from factory.model.load import fingerprint, load
+from factory.model.source import find
 from factory.recipe import Recipe
 from factory.run.choose import Choice
 from factory.run.comparison import Comparison

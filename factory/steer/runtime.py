@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicCache
 
 from factory.data.prompt import Role
 from factory.errors import UserError
+from factory.model.family import device_of
 from factory.model.prefix import Step, at_last
 from factory.model.replay import replay, without_cache
 from factory.model.view import ModelView
@@ -53,7 +54,7 @@ class Steering:
             raise UserError("steering began in the middle of a generation: enter `steer` before the prompt is run")
         if step.generated and not self.where.generated:
             return h
-        mask = self._mask(step)
+        mask = self._mask(step, h)
         if step.generated:
             return _moved(h, mask, self._generated_vector(h, mask), _per_row(self._strength(h), h.shape[0]))
         if self.prompt is not h:  # a sweep brings the same prompts again with another strength
@@ -69,16 +70,16 @@ class Steering:
 
     def context(self, h: Tensor, step: Step, ahead: Ahead | None) -> Context:
         """What a controller may know of the prompts in ``h``, for which the vector is known."""
-        mask = self._mask(step)
+        mask = self._mask(step, h)
 
         def probe(strength: Tensor) -> Tensor:
-            return ahead(_moved(h, mask, self.vector, strength))
+            return ahead(_moved(h, mask, self.vector, strength)).to(h.device)
 
         return Context(self.where.layer, step.generated, probe if ahead else None)
 
     def look(self, h: Tensor, step: Step, ahead: Ahead) -> Tensor:
         """What the method's controller sees of its trial strengths [R, S, F]."""
-        self.vector = self._prompt_vector(h, self._mask(step), step)
+        self.vector = self._prompt_vector(h, self._mask(step, h), step)
         return self.steerer.look(last_states(h, step), self.state, self.context(h, step, ahead))
 
     def _prompt_vector(self, h: Tensor, mask: Tensor, step: Step) -> Tensor:
@@ -104,8 +105,9 @@ class Steering:
             return _per_row(self.strength.to(h.device, torch.float32), self.gain.shape[0]) * self.gain
         return self.strength * self.gain
 
-    def _mask(self, step: Step) -> Tensor:
-        return step.roles != Role.PAD if step.generated else self.where.mask(step.roles)
+    def _mask(self, step: Step, h: Tensor) -> Tensor:
+        roles = step.roles.to(h.device)
+        return roles != Role.PAD if step.generated else self.where.mask(roles)
 
 
 def _moved(h: Tensor, mask: Tensor, vector: Tensor, scale: Tensor) -> Tensor:
@@ -137,7 +139,7 @@ def steer(view: ModelView, steerings: Sequence[Steering] | Steering) -> Iterator
     steerings = [steerings] if isinstance(steerings, Steering) else list(steerings)
     for s in steerings:
         check(s, view)
-        s.move(view.device)
+        s.move(device_of(view.layers[s.where.layer]))
     with ExitStack() as stack:
         watch = _Watch(view)
         stack.callback(watch.forget)

@@ -74,7 +74,7 @@ def run_cell(view: ModelView, trunk: Trunk, steering: Steering | None, max_new_t
     if steering is None:
         return _answer(view, trunk, trunk.final, fork_cache(trunk.prefix.cache), max_new_tokens)
     check(steering, view)
-    steering.move(view.device)
+    steering.move(trunk.states.device)
     h = steering.apply(trunk.states, Step(trunk.batch.roles), _ahead(view, trunk))
     hidden, cache = _upper(view, trunk, h)
     with steer(view, steering):
@@ -84,7 +84,7 @@ def run_cell(view: ModelView, trunk: Trunk, steering: Steering | None, max_new_t
 @torch.no_grad()
 def look_ahead(view: ModelView, trunk: Trunk, steering: Steering) -> Tensor:
     """What the method's controller sees of its trial strengths on the trunk's prompts [B, S, F] float32."""
-    steering.move(view.device)
+    steering.move(trunk.states.device)
     return steering.look(trunk.states, Step(trunk.batch.roles), _ahead(view, trunk))
 
 
