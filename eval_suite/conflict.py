@@ -67,6 +67,7 @@ class ConflictBenchmark:
     scorer: ClassVar[str] = RULE
     name: ClassVar[str]
     scoring: Scoring
+    warnings: tuple[str, ...] = ()  # what has to be known beside every number; shown before the run, in results.json and in the report
 
     def samples(self, split: str) -> Sequence[ConflictSample]:
         raise TypeError(f"{type(self).__name__} must define samples(split)")

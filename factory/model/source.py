@@ -46,7 +46,8 @@ def find(spec: ModelSpec) -> Source:
     family, weights = family_of(config), _weight_files(folder)
     if lacking := [path.name for path in weights if not path.is_file()]:
         raise UserError(_incomplete(spec, folder, lacking, len(weights)))
-    card, note = _card_of(spec, config, folder)
+    card = card_for(spec, config)
+    note = None if card or spec.zoo is None else _unlike(spec.zoo, config, folder)
     return Source(folder, config, family, card, sum(_check_weights(path) for path in weights), note)
 
 
@@ -58,7 +59,7 @@ def known(spec: ModelSpec) -> tuple[Any, Card | None]:
     folder = _folder(spec)
     if folder is not None and (folder / "config.json").is_file():
         config = _config(folder)
-        return config, _card_of(spec, config, folder)[0]
+        return config, card_for(spec, config)
     card = read_card(spec.zoo) if spec.zoo else None
     if card is None or not card.config:
         raise UserError(_absent(spec) if folder is None else f"model folder {folder}: has no config.json, so that its sizes are not known")
@@ -118,15 +119,15 @@ def _incomplete(spec: ModelSpec, folder: Path, lacking: list[str], total: int) -
     return f"model {spec.zoo or repo}: its download is not finished ({there}; next: {lacking[0]}). Go on with `{fetch_command(spec.zoo or repo)}`"
 
 
-def _card_of(spec: ModelSpec, config: Any, folder: Path) -> tuple[Card | None, str | None]:
-    if spec.zoo is None:
-        return None, None
-    card = read_card(spec.zoo)
-    if card.describes(config):
-        return card, None
-    depth = config.get_text_config().num_hidden_layers
-    held = f"a {type(config).__name__.removesuffix('Config')} with a decoder of {depth} blocks"
-    return None, f"{folder} holds {held}, not {card.name}: the card's layer, its MCR noise and its published numbers are left aside"
+def card_for(spec: ModelSpec, config: Any) -> Card | None:
+    """The card that a recipe names, if a model of this configuration is the card's."""
+    card = read_card(spec.zoo) if spec.zoo else None
+    return card if card and card.describes(config) else None
+
+
+def _unlike(name: str, config: Any, folder: Path) -> str:
+    held = f"a {type(config).__name__.removesuffix('Config')} with a decoder of {config.get_text_config().num_hidden_layers} blocks"
+    return f"{folder} holds {held}, not {name}: the card's layer, its MCR noise and its published numbers are left aside"
 
 
 def _config(folder: Path) -> Any:

@@ -10,14 +10,15 @@ import torch
 from rich.console import Console
 
 from factory import files
-from factory.model.load import fingerprint, load
+from factory.model.load import fingerprint, load, placement
 from factory.model.source import find
 from factory.recipe import Recipe
 from factory.run.choose import Choice
 from factory.run.comparison import Comparison
 from factory.run.environment import environment
 from factory.run.rundir import RunDir
-from factory.run.study import Rows, Study
+from factory.run.samples import usable_samples
+from factory.run.study import Rows, Study, make, steered_layer
 from factory.run.training import train_model
 
 
@@ -26,36 +27,52 @@ def run(recipe: Recipe, limit: int | None = None) -> Path:
 
     ``limit`` takes that many samples of each split (optimiser steps of a training run) and a folder of its own.
     """
-    if recipe.train is None:
-        find(recipe.model)
+    notes = prepare(recipe) if recipe.train is None else []
     source = recipe.source_path or Path(f"{recipe.name}.yaml")
     name = recipe.name if limit is None else f"{recipe.name}-limit{limit}"
     with RunDir.open(Path(recipe.run.root), name, source, recipe.text, recipe.resolved()) as folder:
         Console().print(f"run folder: {folder.path}", soft_wrap=True)
-        (train_model if recipe.train else compare)(recipe, folder, limit)
+        train_model(recipe, folder, limit) if recipe.train else compare(recipe, folder, limit, notes)
     return folder.path
 
 
-def compare(recipe: Recipe, folder: RunDir, limit: int | None) -> None:
+def compare(recipe: Recipe, folder: RunDir, limit: int | None, notes: list[str]) -> None:
     """Diagnose, fit, choose on dev, score on test; write results.json and the report."""
+    usable_samples(recipe, make(recipe.data), folder, limit)  # told before weights are read
     torch.manual_seed(recipe.seed)
     study = Study(recipe, folder, load(recipe.model), limit)
     diagnostics = study.diagnosed()
     predictions, choices = Comparison(study).run()
-    results = gather(study, predictions, choices)
+    results = gather(study, predictions, choices, notes)
     files.write_json(folder.path / "results.json", results)
     recipe_yaml = (folder.path / "resolved.yaml").read_text(encoding="utf-8")
     page = study.benchmark.report(folder.path, results, diagnostics, predictions, recipe_yaml, recipe.report.plots)
     Console().print(f"results: {folder.path / 'results.json'}\nreport:  {page}", soft_wrap=True)
 
 
-def gather(study: Study, predictions: Rows, choices: list[Choice]) -> dict[str, Any]:
+def prepare(recipe: Recipe) -> list[str]:
+    """Check what can be checked without weights or a run folder: files, device, layer. Returns what has to be known beside the numbers.
+
+    Raises ``UserError`` for whatever would stop the run.
+    """
+    source = find(recipe.model)
+    placement(recipe.model)
+    steered_layer(recipe, source.config.get_text_config().num_hidden_layers, source.card)
+    notes = [*getattr(make(recipe.data), "warnings", ()), *filter(None, [source.note])]
+    for note in notes:
+        Console(stderr=True).print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    return notes
+
+
+def gather(study: Study, predictions: Rows, choices: list[Choice], notes: list[str]) -> dict[str, Any]:
     """The content of results.json; nothing in it depends on when or how often the run was started."""
-    recipe, skipped = study.recipe, study.checked[1]
+    recipe, skipped = study.recipe, study.skipped
+    notes = prepare(recipe) if recipe.train is None else []
     source = recipe.source_path.name if recipe.source_path else recipe.name
-    model = {"class": type(study.view.model).__name__, "fingerprint": fingerprint(study.view), "layer": study.layer}
+    card = study.card.name if study.card else None
+    model = {"class": type(study.view.model).__name__, "card": card, "fingerprint": fingerprint(study.view), "layer": study.layer}
     about = {
         "name": recipe.name, "recipe": source, "seed": recipe.seed, "model": model, "libraries": environment()["libraries"],
-        "error_budget": recipe.evaluate.error_budget, "choices": [asdict(c) for c in choices], "skipped": skipped,
+        "error_budget": recipe.evaluate.error_budget, "choices": [asdict(c) for c in choices], "skipped": skipped, "notes": notes,
     }  # fmt: skip
     return {"schema": 1, "run": about, "rows": study.benchmark.rows(predictions, seed=recipe.seed, skipped=len(skipped))}
