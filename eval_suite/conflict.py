@@ -11,11 +11,12 @@ from typing import ClassVar, Literal
 
 from rich.console import Console
 
-from eval_suite.report import build, print_tables
+from eval_suite.report import build, print_findings, print_tables
 from eval_suite.results import result_rows
 from eval_suite.scorers.conflict import RULE, agree, judge, outcome
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
+from factory.summary import Summary
 
 Scoring = Literal["both_orders", "order1", "open_ended"]
 TASKS = (
@@ -104,9 +105,12 @@ class ConflictBenchmark:
         return result_rows(predictions, benchmark=self.name, protocol=self.protocol, scorer=self.scorer, **context)
 
     def report(
-        self, run_dir: Path, results: dict, diagnostics: list[dict], predictions: list[dict], recipe_yaml: str, plots: bool = True
-    ) -> Path:
+        self, run_dir: Path, results: dict, diagnostics: list[dict], predictions: list[dict], recipe_yaml: str, plots: bool = True,
+        summaries: Sequence[Summary] = (),
+    ) -> Path:  # fmt: skip
         """Write report/ and print the main table; returns the page's path."""
-        page = build(run_dir, results, diagnostics, predictions, recipe_yaml, self.pictures(run_dir / "report" / "pictures"), plots)
-        print_tables(results, Console())
+        page = build(run_dir, results, diagnostics, predictions, recipe_yaml, self.pictures(run_dir / "report" / "pictures"), plots, summaries)
+        console = Console()
+        print_tables(results, console)
+        print_findings(summaries, console)
         return page

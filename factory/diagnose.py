@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,11 @@ from factory.model.encode import Batch
 from factory.model.prefix import Prefix, last_index, prefill
 from factory.model.view import ModelView
 from factory.registry import Params
+from factory.summary import Summary
+
+if TYPE_CHECKING:
+    from factory.data.sample import ConflictSample
+    from factory.run.evaluate import Bench
 
 
 class Row(TypedDict):
@@ -40,24 +45,33 @@ class Query(NamedTuple):
 
 
 class Diagnostic:
-    """Base of the diagnostics. A subclass defines ``on_prefix``, or ``measure`` where it needs the whole prompt at once."""
+    """Base of the diagnostics. A subclass defines ``on_prefix``; or ``measure`` where it needs the whole prompt at once; or
+    ``on_samples`` where it asks prompts of its own.
+
+    As a recipe's ``diagnostic:`` it is measured on the collected prompts and feeds the steering methods. Listed under
+    ``diagnostics:`` it is a stage of its own: ``on_samples`` over ``splits``, and ``summary`` of all rows for the report.
+    """
 
     Params: type[Params] = Params
+    splits: ClassVar[tuple[str, ...]] = ("test",)
 
     def __init__(self, params: Params) -> None:
         self.params = params
 
-    def queried(self, batch: Batch, keys: Sequence[str]) -> Tensor:
-        """[B, T] booleans: the end of each prompt that queries what is before it. Here its last token."""
-        columns = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
-        return columns == last_index(batch.attention_mask)[:, None]
+    def queried(self, prefix: Prefix, keys: Sequence[str]) -> Tensor:
+        """[R, T] booleans: the end of each whole prompt that queries what is before it. Here its last token."""
+        columns = torch.arange(prefix.mask.shape[1], device=prefix.mask.device)
+        return columns == last_index(prefix.mask)[:, None]
 
     def measure(self, view: ModelView, batch: Batch, keys: Sequence[str]) -> list[Row]:
-        """Rows of whole prompts, from one prefill and ``on_prefix``. ``keys``: a stable name for each prompt, all different."""
-        queried = self.queried(batch, keys)
+        """Rows of whole prompts, from one prefill. ``keys``: a stable name for each prompt, all different."""
         with torch.no_grad():
             hidden, whole = prefill(view, batch)
-            prefix, query, hidden = hold_back(view, batch, hidden, whole, queried)
+        return self.on_whole(view, batch.input_ids, whole, hidden, keys)
+
+    def on_whole(self, view: ModelView, ids: Tensor, whole: Prefix, hidden: Tensor, keys: Sequence[str]) -> list[Row]:
+        """Rows of prompts ``ids`` [R, T] that lie in ``whole`` to their end, with their final hidden states [R, T, d]."""
+        prefix, query, hidden = hold_back(view, ids, hidden, whole, self.queried(whole, keys))
         return self.on_prefix(view, prefix, query, keys, hidden)
 
     def on_prefix(self, view: ModelView, prefix: Prefix, query: Query, keys: Sequence[str], hidden: Tensor | None = None) -> list[Row]:
@@ -67,13 +81,31 @@ class Diagnostic:
         """
         raise TypeError(f"{type(self).__name__} must define on_prefix")
 
+    def on_samples(self, bench: Bench, samples: Sequence[ConflictSample]) -> list[dict[str, Any]]:
+        """Rows about some samples, each with its sample's id under ``sample``, its task, tags, form and prompt. Here those of
+        ``measure`` on every form of the benchmark's prompt."""
+        asked = [(s, form) for s in samples for form in bench.benchmark.forms]
+        named = {f"{s.id}/{form}": facts(s, form, "base") for s, form in asked}
+        rows = self.measure(bench.view, bench.view.encode([bench.benchmark.prompt(s, form) for s, form in asked]), list(named))
+        return [{**row, **named[row["sample"]]} for row in rows]
 
-def hold_back(view: ModelView, batch: Batch, hidden: Tensor, whole: Prefix, queried: Tensor) -> tuple[Prefix, Query, Tensor]:
-    """A prefilled batch as the prefix before its ``queried`` tokens, those tokens, padded right, and their hidden states."""
+    def summary(self, rows: Sequence[dict[str, Any]]) -> Summary | None:
+        """What all rows of a run say (each also has its ``split``); None where the rows speak for themselves."""
+        return None
+
+
+def facts(sample: ConflictSample, form: str, prompt: str) -> dict[str, Any]:
+    """What a row tells of its sample: its id, task and tags, and which form and prompt was measured."""
+    return {"sample": sample.id, "task": sample.task, "form": form, "prompt": prompt, **sample.tags}
+
+
+def hold_back(view: ModelView, ids: Tensor, hidden: Tensor, whole: Prefix, queried: Tensor) -> tuple[Prefix, Query, Tensor]:
+    """Prompts ``ids`` [R, T] in a cache, with their final hidden states [R, T, d], as the prefix before their ``queried`` tokens,
+    those tokens, padded right, and their hidden states [R, t, d]. The cache stays whole: the mask hides what is held back."""
     width = int(queried.sum(-1).max())
     at = (~queried).long().argsort(dim=-1, stable=True)[:, :width]
     mask = queried.gather(-1, at).long()
-    query = Query(batch.input_ids.gather(-1, at).masked_fill(mask == 0, view.pad_id), mask, batch.roles.gather(-1, at) * mask)
+    query = Query(ids.gather(-1, at).masked_fill(mask == 0, view.pad_id), mask, whole.roles.gather(-1, at) * mask)
     prefix = Prefix(whole.cache, whole.mask * ~queried, whole.roles * ~queried, whole.next_position - queried.sum(-1))
     return prefix, query, hidden[torch.arange(len(at), device=at.device)[:, None], at]
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from eval_suite.report.diagnostics import print_findings
 from eval_suite.report.tables import main_tables, print_tables
+from factory.summary import Summary
 
-__all__ = ["build", "print_tables"]
+__all__ = ["build", "print_findings", "print_tables"]
 
 
 def build(
@@ -18,14 +20,17 @@ def build(
     recipe_yaml: str,
     pictures: Sequence[tuple[str, Path]] = (),
     plots: bool = True,
+    summaries: Sequence[Summary] = (),
 ) -> Path:
     """Write `run_dir/report/` (index.html, table.csv, table.md, table.tex, figures/*.png); return index.html's path.
 
     `results` is the content of results.json, `diagnostics` the tidy diagnostic rows, `predictions` one record per
-    sample, method, direction and strength, `pictures` titled image files to show; without `plots` no figure is drawn.
+    sample, method, direction and strength, `pictures` titled image files to show, `summaries` what diagnostics say
+    themselves (a section each, and their tables as CSV files); without `plots` no figure is drawn.
     What was not measured is left out, and the page says so.
     """
     # Imported here so that printing a table does not load matplotlib.
+    from eval_suite.report import diagnostics as own
     from eval_suite.report import html, table_files
     from eval_suite.report.plots import draw_all
     from eval_suite.report.rows import Predictions
@@ -39,13 +44,15 @@ def build(
     figures, missing = draw_all(results, diagnostics, outcomes, budget) if plots else ([], [undrawn])
     for stale in (folder / "figures").glob("*.png"):
         stale.unlink()
-    for figure in figures:
+    diagnosed = own.sections(summaries, plots)
+    for figure in (*figures, *(figure for section in diagnosed for figure in section.figures)):
         (folder / "figures" / f"{figure.name}.png").write_bytes(figure.png)
     blocks = main_tables(results)
     (folder / "table.csv").write_text(table_files.to_csv(blocks), encoding="utf-8")
     (folder / "table.md").write_text(table_files.to_markdown(blocks), encoding="utf-8")
     (folder / "table.tex").write_text(table_files.to_latex(blocks), encoding="utf-8")
     index = folder / "index.html"
-    index.write_text(html.page(results, figures, missing, outcomes, recipe_yaml, budget, pictures),
-                     encoding="utf-8")
+    own.write_tables(summaries, folder)
+    page = html.page(results, figures, missing, outcomes, recipe_yaml, budget, pictures, diagnosed)
+    index.write_text(page, encoding="utf-8")
     return index

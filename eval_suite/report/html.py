@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image, UnidentifiedImageError
 
 from eval_suite.report import sections
+from eval_suite.report.diagnostics import Section
 from eval_suite.report.rows import DASH, Predictions
 from eval_suite.report.style import Figure
 from eval_suite.report.summary import comparisons, summarise
@@ -21,7 +22,7 @@ _WIDEST = 1800  # pixels; a larger picture only makes the page heavy
 
 def page(
     results: Mapping, figures: Sequence[Figure], missing: Sequence[str], predictions: Predictions,
-    recipe_yaml: str, budget: float | None, pictures: Sequence[tuple[str, Path]] = (),
+    recipe_yaml: str, budget: float | None, pictures: Sequence[tuple[str, Path]] = (), diagnosed: Sequence[Section] = (),
 ) -> str:
     """The whole page as text. Everything that comes from the inputs is HTML-escaped by the template engine."""
     compared, not_compared = comparisons(results, predictions)
@@ -39,6 +40,7 @@ def page(
         strengths=sections.strength_lines(results, budget), protocols=sections.protocol_lines(results),
         others=metric_lines(other_rows(results)), other_headings=METRIC_HEADINGS,
         figures=[(figure, _data(figure.svg, "image/svg+xml")) for figure in figures], pictures=shown,
+        diagnosed=[(section, [(f, _data(f.svg, "image/svg+xml")) for f in section.figures]) for section in diagnosed],
         missing=[*missing, *not_compared, *unreadable], skipped=named, skipped_count=counted,
         environment=sections.environment(results), notes=sections.notes(results), recipe=recipe_yaml,
     )

@@ -60,7 +60,8 @@ def plain_forward(view: ModelView, batch: Batch) -> torch.Tensor:
 def sequential(view: ModelView, diagnostic: Diagnostic, batch: Batch, keys: Sequence[str], draws: int) -> float:
     """Algorithm 1 as printed; returns the summed squared gradient norms."""
     with torch.no_grad():
-        prefix, query, _ = hold_back(view, batch, *prefill(view, batch), diagnostic.queried(batch, keys))
+        hidden, whole = prefill(view, batch)
+        prefix, query, _ = hold_back(view, batch.input_ids, hidden, whole, diagnostic.queried(whole, keys))
     images, texts = prefix.roles == Role.IMAGE, torch.isin(prefix.roles, torch.tensor(USER_TEXT, device=view.device))
     total = 0.0
     for s in range(prefix.rows):

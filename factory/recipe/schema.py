@@ -84,7 +84,7 @@ def _distinct_labels(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
     labels = [node.label for node in nodes]
     again = [(index, label) for index, label in enumerate(labels) if label in labels[:index]]
     if again:
-        raise refusal(((i,), f"another method is called '{label}' too; name one with 'as:'") for i, label in again)
+        raise refusal(((i,), f"another one is called '{label}' too; name one with 'as:'") for i, label in again)
     return nodes
 
 
@@ -199,6 +199,7 @@ class Recipe(Spec):
     model: ModelSpec
     data: Annotated[Node, _plugin("benchmark")]
     diagnostic: Annotated[Node, _plugin("diagnostic")] | None = None
+    diagnostics: Annotated[tuple[Annotated[Node, _plugin("diagnostic")], ...], AfterValidator(_distinct_labels)] = ()
     collect: CollectSpec = CollectSpec()
     steering: Annotated[tuple[Annotated[Node, _plugin("steering")], ...], AfterValidator(_distinct_labels)] = ()
     evaluate: EvaluateSpec = EvaluateSpec()
@@ -237,4 +238,4 @@ class Recipe(Spec):
 
 def is_plugin_node(path: tuple[str | int, ...]) -> bool:
     """Whether the recipe expects a plugin node at ``path``, so that a bare word there stands for ``{type: word}``."""
-    return path in {("data",), ("diagnostic",)} or (len(path) == 2 and path[0] == "steering")
+    return path in {("data",), ("diagnostic",)} or (len(path) == 2 and path[0] in ("steering", "diagnostics"))

@@ -2,7 +2,7 @@
 
 The prompts [I,T], [I,T,P+] and [I,T,P-] of a sample agree up to the end of the user's text. That common prefix is found by
 comparing token ids, prefilled once, and extended by the three short suffixes as rows of one pass. Cost per sample: one
-prefill, one pass over 3 suffixes of some ten tokens, one pass over 3 last tokens, and the diagnosis on the cache.
+prefill, one pass over 3 suffixes of some ten tokens, and the diagnosis on the cache.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from factory.data.instructions import Style, instruction
 from factory.data.prompt import USER_TEXT, Prompt, Role
-from factory.diagnose import Diagnostic, Query, Row
-from factory.model.encode import Encoded, pad
-from factory.model.prefix import Prefix, extend, last_index, prefill
+from factory.diagnose import Diagnostic, Row
+from factory.model.encode import Encoded
+from factory.model.prefix import extend, last_index, prefill
 from factory.model.view import ModelView
 
 ASKS = ("base", "vision", "text")
@@ -48,19 +48,20 @@ def collect(
     encoded, images = _encode(view, prompts, plan.style)
     shared = [_common(row) for row in zip(*encoded.values(), strict=True)]
     heads = [Encoded(e.ids[:n], e.roles[:n], "") for e, n in zip(encoded["base"], shared, strict=True)]
+    tails = [Encoded(e.ids[n:], e.roles[n:], "") for ask in ASKS for e, n in zip(encoded[ask], shared, strict=True)]
+    rows = torch.arange(len(prompts), device=view.device).repeat(len(ASKS))
+    head, tail = view.collate(heads, images), view.collate(tails, {})
     with _output_of(view, plan.layer) as seen:
-        _, prefix = prefill(view, view.collate(heads, images))
-        rows = torch.arange(len(prompts), device=view.device).repeat(len(ASKS))
-        tails = [Encoded(e.ids[n:], e.roles[n:], "") for ask in ASKS for e, n in zip(encoded[ask], shared, strict=True)]
-        body, query = _split(view, tails)
-        before = prefix.fork(rows)
-        if body.ids.shape[1]:
-            _, before = extend(view, before, *body)
-        hidden, _ = extend(view, before.fork(), *query)
-    states = torch.cat([seen[0].index_select(0, rows), *seen[1:]], 1)
-    mask, roles = torch.cat([before.mask, query.mask], 1), torch.cat([before.roles, query.roles], 1)
-    chosen = _read(states, mask, roles, plan.position).float().cpu().chunk(len(ASKS))
-    found = {} if diagnostic is None else {ask: _diagnose(view, before, query, hidden, diagnostic, keys, ask) for ask in plan.diagnose}
+        of_head, prefix = prefill(view, head)
+        of_tail, whole = extend(view, prefix.fork(rows), tail.input_ids, tail.attention_mask, tail.roles)
+    states = torch.cat([seen[0].index_select(0, rows), seen[1]], 1)
+    chosen = _read(states, whole.mask, whole.roles, plan.position).float().cpu().chunk(len(ASKS))
+    found = {}
+    for ask in plan.diagnose if diagnostic else ():
+        at = ASKS.index(ask) * len(prompts) + torch.arange(len(prompts), device=view.device)
+        ids = torch.cat([head.input_ids, tail.input_ids[at]], 1)
+        asks, hidden = whole.fork(at), torch.cat([of_head, of_tail[at]], 1)
+        found[ask] = diagnostic.on_whole(view, ids, asks, hidden, [f"{key}/{ask}" for key in keys])
     return dict(zip(ASKS, chosen, strict=True)), found
 
 
@@ -73,17 +74,6 @@ def _common(row: Sequence[Encoded]) -> int:
     """Length of the longest common prefix, at least one token short of each."""
     n = min(len(e.ids) for e in row) - 1
     return next((i for i in range(n) if len({e.ids[i] for e in row}) > 1), n)
-
-
-def _split(view: ModelView, tails: Sequence[Encoded]) -> tuple[Query, Query]:
-    """Suffixes without their last tokens (padded on the left), and the last tokens."""
-
-    def query(ids: list[list[int]], roles: list[list[int]]) -> Query:
-        mask = pad([[1] * len(r) for r in ids], 0, "left")
-        return Query(*(t.to(view.device) for t in (pad(ids, view.pad_id, "left"), mask, pad(roles, 0, "left"))))
-
-    body = query([t.ids[:-1] for t in tails], [t.roles[:-1] for t in tails])
-    return body, query([t.ids[-1:] for t in tails], [t.roles[-1:] for t in tails])
 
 
 @contextmanager
@@ -115,11 +105,3 @@ def _read(states: Tensor, mask: Tensor, roles: Tensor, position: str) -> Tensor:
     p = (roles == Role.INSTRUCTION).float()
     mean = (states.float() * p[..., None]).sum(1) / p.sum(1, keepdim=True).clamp_min(1)
     return torch.where(p.any(1, keepdim=True), mean, last_user.float())
-
-
-def _diagnose(
-    view: ModelView, before: Prefix, query: Query, hidden: Tensor, diagnostic: Diagnostic, keys: Sequence[str], ask: str
-) -> list[Row]:
-    start = ASKS.index(ask) * len(keys)
-    rows = torch.arange(start, start + len(keys), device=view.device)
-    return diagnostic.on_prefix(view, before.fork(rows), query.pick(rows), [f"{key}/{ask}" for key in keys], hidden.index_select(0, rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from factory.run.rundir import RunDir
 from factory.run.samples import usable_samples
 from factory.run.study import Rows, Study, make, steered_layer
 from factory.run.training import train_model
+from factory.summary import Summary
 
 
 def run(recipe: Recipe, limit: int | None = None) -> Path:
@@ -41,12 +43,15 @@ def compare(recipe: Recipe, folder: RunDir, limit: int | None, notes: list[str])
     usable_samples(recipe, make(recipe.data), folder, limit)  # told before weights are read
     torch.manual_seed(recipe.seed)
     study = Study(recipe, folder, load(recipe.model), limit)
-    diagnostics = study.diagnosed()
+    diagnostics, further = study.diagnosed(), study.investigated()
     predictions, choices = Comparison(study).run()
-    results = gather(study, predictions, choices, notes)
+    summaries = {node.label: make(node).summary(further[node.label]) for node in recipe.diagnostics}
+    summaries = {label: summary for label, summary in summaries.items() if summary is not None}
+    results = gather(study, predictions, choices, summaries, notes)
     files.write_json(folder.path / "results.json", results)
     recipe_yaml = (folder.path / "resolved.yaml").read_text(encoding="utf-8")
-    page = study.benchmark.report(folder.path, results, diagnostics, predictions, recipe_yaml, recipe.report.plots)
+    rows = diagnostics + [row for rows in further.values() for row in rows]
+    page = study.benchmark.report(folder.path, results, rows, predictions, recipe_yaml, recipe.report.plots, tuple(summaries.values()))
     Console().print(f"results: {folder.path / 'results.json'}\nreport:  {page}", soft_wrap=True)
 
 
@@ -64,10 +69,9 @@ def prepare(recipe: Recipe) -> list[str]:
     return notes
 
 
-def gather(study: Study, predictions: Rows, choices: list[Choice], notes: list[str]) -> dict[str, Any]:
+def gather(study: Study, predictions: Rows, choices: list[Choice], summaries: Mapping[str, Summary], notes: list[str]) -> dict[str, Any]:
     """The content of results.json; nothing in it depends on when or how often the run was started."""
     recipe, skipped = study.recipe, study.skipped
-    notes = prepare(recipe) if recipe.train is None else []
     source = recipe.source_path.name if recipe.source_path else recipe.name
     card = study.card.name if study.card else None
     model = {"class": type(study.view.model).__name__, "card": card, "fingerprint": fingerprint(study.view), "layer": study.layer}
@@ -75,4 +79,5 @@ def gather(study: Study, predictions: Rows, choices: list[Choice], notes: list[s
         "name": recipe.name, "recipe": source, "seed": recipe.seed, "model": model, "libraries": environment()["libraries"],
         "error_budget": recipe.evaluate.error_budget, "choices": [asdict(c) for c in choices], "skipped": skipped, "notes": notes,
     }  # fmt: skip
-    return {"schema": 1, "run": about, "rows": study.benchmark.rows(predictions, seed=recipe.seed, skipped=len(skipped))}
+    rows = study.benchmark.rows(predictions, seed=recipe.seed, skipped=len(skipped))
+    return {"schema": 1, "run": about, "rows": rows, "diagnostics": {label: summary.record() for label, summary in summaries.items()}}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from factory import files
 from factory.data.sample import ConflictSample
-from factory.diagnose import Diagnostic
+from factory.diagnose import Diagnostic, facts
 from factory.errors import UserError
 from factory.model.load import fingerprint
 from factory.model.source import card_for
@@ -91,11 +91,8 @@ class Study:
         keys = [f"{s.id}/{form}" for s, form in asked]
         plan = Plan(self.layer, self.recipe.collect.position, self.recipe.collect.instructions, asks)
         states, found = collect(self.view, [self.benchmark.prompt(s, f) for s, f in asked], plan, self.diagnostic, keys)
-        facts = {
-            f"{key}/{a}": {"sample": s.id, "task": s.task, "form": form, "prompt": a, **s.tags}
-            for key, (s, form) in zip(keys, asked, strict=True) for a in asks
-        }  # fmt: skip
-        return states, [{**row, **facts[row["sample"]]} for rows in found.values() for row in rows]
+        named = {f"{key}/{a}": facts(s, form, a) for key, (s, form) in zip(keys, asked, strict=True) for a in asks}
+        return states, [{**row, **named[row["sample"]]} for rows in found.values() for row in rows]
 
     def collect_stage(self, name: str) -> Stage:
         parts = {"collect": self.recipe.collect.model_dump(), "layer": self.layer}
@@ -137,3 +134,16 @@ class Study:
         if not stage.done:
             stage.finish({"rows": sum(map(len, chunks))})
         return [{**row, "split": "test"} for chunk in chunks for row in chunk]
+
+    def investigated(self) -> dict[str, Rows]:
+        """Rows of each of the recipe's further diagnostics, by label."""
+        return {node.label: self._investigate(node) for node in self.recipe.diagnostics}
+
+    def _investigate(self, node: Node) -> Rows:
+        diagnostic, batch = make(node), self.recipe.collect.batch_size
+        stage = self.folder.stage(f"diagnose-{node.label}", {**self.inputs, "diagnostic": node.model_dump(mode="json"), "batch": batch, "layer": self.layer})
+        found = {split: self.chunks(stage, split, batch, lambda samples: diagnostic.on_samples(self.bench, samples)) for split in diagnostic.splits}
+        rows = [{**row, "split": split} for split, chunks in found.items() for chunk in chunks for row in chunk]
+        if not stage.done:
+            stage.finish({"rows": len(rows)})
+        return rows

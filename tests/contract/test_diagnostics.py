@@ -116,7 +116,8 @@ def test_measuring_leaves_the_prefix_as_it_was(view, diagnostic_name):
     cls = lookup("diagnostic", diagnostic_name)
     diagnostic, batch, keys = cls(cls.Params()), view.encode(conflict_prompts(2)), ["a", "b"]
     with torch.no_grad():
-        prefix, query, hidden = hold_back(view, batch, *prefill(view, batch), diagnostic.queried(batch, keys))
+        hidden, whole = prefill(view, batch)
+        prefix, query, hidden = hold_back(view, batch.input_ids, hidden, whole, diagnostic.queried(whole, keys))
     before = [(layer.keys.clone(), layer.values.clone()) for layer in prefix.cache.layers]
     try:
         first = diagnostic.on_prefix(view, prefix, query, keys, hidden)

@@ -52,6 +52,30 @@ class Holes(Scenes):
         return bad + good[self.params.bad :]
 '''
 
+LETTERS = '''
+from statistics import mean
+
+from factory.diagnose import Diagnostic
+from factory.registry import register
+from factory.summary import Figure, Finding, Summary, Table
+
+
+@register("diagnostic", "letters")
+class Letters(Diagnostic):
+    """How long the questions are: a diagnostic that asks nothing of the model."""
+
+    splits = ("dev", "test")
+
+    def on_samples(self, bench, samples):
+        return [{"sample": s.id, "task": s.task, "metric": "letters", "layer": None, "head": None, "value": float(len(s.question))} for s in samples]
+
+    def summary(self, rows):
+        by_split = tuple((split, mean(r["value"] for r in rows if r["split"] == split)) for split in self.splits)
+        finding = Finding("Questions have letters.", holds=all(v > 0 for _, v in by_split), values=dict(by_split))
+        drawn = Figure("letters", "Letters", "by split", lambda figure: figure.subplots().bar(*zip(*by_split)))
+        return Summary("Length of questions", (finding,), (Table("letters", "Letters", ("split", "mean"), by_split),), (drawn,))
+'''
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -192,3 +216,27 @@ def test_bad_samples_are_skipped_counted_and_named(whole, tmp_path, capsys):
         ("test", "its image cannot be read"), ("test", "its context is empty")}  # fmt: skip
     assert {r["n"] for r in results["rows"] if r["task"] == "all"} == {14}
     assert results["run"]["skipped"][0]["sample"] in (Path(tmp_path) / "whole" / "report" / "index.html").read_text()
+
+
+def test_a_further_diagnostic_is_a_stage_with_its_own_section(folder, tmp_path, capsys):
+    plugin, recipe = tmp_path / "letters.py", tmp_path / "letters.yaml"
+    plugin.write_text(LETTERS)
+    recipe.write_text(
+        f"name: letters\nplugins: [{plugin}]\nmodel: {{path: {folder}, layer: 1}}\ndata: {{type: scenes, scoring: open_ended, per_task: {{train: 1, dev: 1, test: 1}}}}\n"
+        f"diagnostics: [letters]\nsteering: [none]\nevaluate: {{max_new_tokens: 2}}\nrun: {{root: {tmp_path / 'runs'}}}\n"
+    )
+    run = pipeline.run(load(recipe))
+    said = json.loads((run / "results.json").read_text())["diagnostics"]["letters"]
+    assert said["findings"][0]["holds"] is True and said["findings"][0]["values"]["test"] > 10
+    page = (run / "report" / "index.html").read_text()
+    assert "Length of questions" in page and "<b>holds</b>: Questions have letters." in page
+    assert (run / "report" / "figures" / "letters.png").stat().st_size > 1000
+    assert (run / "report" / "letters.csv").read_text().splitlines()[0] == "split,mean"
+    assert "holds: Questions have letters." in capsys.readouterr().out
+    again = files_of(run / "diagnose-letters")
+    pipeline.run(load(recipe))
+    assert files_of(run / "diagnose-letters") == again
+
+
+def files_of(folder):
+    return {p.name: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}

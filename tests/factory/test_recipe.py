@@ -185,7 +185,7 @@ def test_model_needs_a_source():
 
 def test_two_methods_need_two_labels():
     assert mistakes(GOOD.replace("as: strong, ", "")) == [
-        "x.yaml:6:5 steering.1: another method is called 'toy_push' too; name one with 'as:'"
+        "x.yaml:6:5 steering.1: another one is called 'toy_push' too; name one with 'as:'"
     ]
 
 

@@ -176,7 +176,8 @@ def test_a_shared_prefix_gives_what_whole_prompts_give_and_stays_as_it_is():
     view, prompts = tiny_view(), mixed_prompts()
     batch, diagnostic = view.encode(prompts), Mcr(Mcr.Params())
     with torch.no_grad():
-        prefix, query, hidden = hold_back(view, batch, *prefill(view, batch), diagnostic.queried(batch, "abcd"))
+        hidden, whole = prefill(view, batch)
+        prefix, query, hidden = hold_back(view, batch.input_ids, hidden, whole, diagnostic.queried(whole, "abcd"))
     before = [(layer.keys, layer.keys.clone()) for layer in prefix.cache.layers]
     whole = diagnostic.measure(view, batch, "abcd")
     for given in (hidden, None):
@@ -236,7 +237,7 @@ def test_mistakes_are_told():
         run(view, [prompts[0].without(Role.QUESTION)], query_tokens="question_suffix")
     batch, diagnostic = view.encode(prompts), Mcr(Mcr.Params(query_tokens="question_suffix"))
     with torch.no_grad():
-        held = hold_back(view, batch, *prefill(view, batch), Mcr(Mcr.Params()).queried(batch, "ab"))
+        held = hold_back(view, batch.input_ids, *prefill(view, batch), batch.mask(Role.OPTIONS))
     with pytest.raises(UserError, match="ends before the question"):
         diagnostic.on_prefix(view, *held[:2], "ab")
     with pytest.raises(ValueError, match="different keys"):
@@ -248,7 +249,7 @@ def test_held_back_tokens_are_padded_right_and_leave_the_prefix():
     batch = view.encode(prompts)
     queried = batch.mask(Role.OPTIONS)
     with torch.no_grad():
-        prefix, query, hidden = hold_back(view, batch, *prefill(view, batch), queried)
+        prefix, query, hidden = hold_back(view, batch.input_ids, *prefill(view, batch), queried)
     assert isinstance(query, Query)
     assert query.mask.sum(-1).tolist() == queried.sum(-1).tolist() == (batch.attention_mask - prefix.mask).sum(-1).tolist()
     for row, keep in enumerate(queried):

@@ -188,6 +188,13 @@ def test_an_instruction_can_stand_before_the_question():
     assert [s.role for s in changed.segments] == [Role.IMAGE, Role.CONTEXT, Role.INSTRUCTION, Role.QUESTION, Role.OPTIONS]
 
 
+@pytest.mark.parametrize("direction, lacks", [("vision", Role.CONTEXT), ("text", Role.IMAGE)])
+def test_unimodal_leaves_the_other_modality_out(direction, lacks):
+    cls, prompt = lookup("steering", "unimodal"), conflict_prompts(1)[0]
+    changed = cls(cls.Params()).rewrite(prompt, direction, [])
+    assert changed.segments == tuple(s for s in prompt.segments if s.role != lacks) and len(changed.segments) == len(prompt.segments) - 1
+
+
 def test_worked_examples_come_first_each_a_whole_turn():
     cls, (prompt, *pool) = lookup("steering", "few_shot"), conflict_prompts(3)
     examples = [p.append(Segment(Role.ANSWER, answer)) for p, answer in zip(pool, "AB", strict=True)]

@@ -30,7 +30,6 @@ from torch import Tensor
 from factory.data.prompt import Role
 from factory.diagnose import Diagnostic, Query, Row, attention
 from factory.errors import UserError
-from factory.model.encode import Batch
 from factory.model.prefix import Prefix, extend, fork_cache, greedy, last_index
 from factory.model.view import ModelView
 from factory.registry import Params, register
@@ -83,8 +82,8 @@ class Mcr(Diagnostic):
         seed: int = 0
         row_chunk: int | None = Field(None, gt=0)
 
-    def queried(self, batch: Batch, keys: Sequence[str]) -> Tensor:
-        return question_suffix(batch, keys) if self.params.query_tokens == "question_suffix" else super().queried(batch, keys)
+    def queried(self, prefix: Prefix, keys: Sequence[str]) -> Tensor:
+        return question_suffix(prefix, keys) if self.params.query_tokens == "question_suffix" else super().queried(prefix, keys)
 
     def on_prefix(self, view: ModelView, prefix: Prefix, query: Query, keys: Sequence[str], hidden: Tensor | None = None) -> list[Row]:
         """As in ``Diagnostic``. Raises UserError for a layer that the model lacks, or a query without its question."""

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from factory.data.prompt import USER_TEXT, Role
 from factory.errors import UserError
-from factory.model.encode import Batch
 from factory.model.prefix import Prefix, last_index
 
 TEXT = {
@@ -25,13 +24,13 @@ def token_ranges(prefix: Prefix, text_tokens: str) -> Tensor:
     return torch.stack([torch.isin(prefix.roles, m) & prefix.mask.bool() for m in roles])
 
 
-def question_suffix(batch: Batch, keys: Sequence[str]) -> Tensor:
-    """[B, T] booleans: each prompt from its last question on. Raises UserError where that is impossible."""
-    question = batch.roles == Role.QUESTION
+def question_suffix(whole: Prefix, keys: Sequence[str]) -> Tensor:
+    """[R, T] booleans: each prompt from its last question on. Raises UserError where that is impossible."""
+    question = whole.roles == Role.QUESTION
     starts = question & ~torch.nn.functional.pad(question, (1, 0))[:, :-1]
     columns = torch.arange(question.shape[1], device=question.device)
-    suffix = (columns >= last_index(starts)[:, None]) & batch.attention_mask.bool()
-    late = (suffix & (batch.roles == Role.IMAGE)).any(-1)
+    suffix = (columns >= last_index(starts)[:, None]) & whole.mask.bool()
+    late = (suffix & (whole.roles == Role.IMAGE)).any(-1)
     for key, has_question, has_image in zip(keys, question.any(-1).tolist(), late.tolist(), strict=True):
         if not has_question or has_image:
             why = "an image after its last question" if has_question else "no question"

@@ -1,0 +1,81 @@
+"""The sections that diagnostics write themselves: findings, tables and figures of `factory.summary`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+
+from eval_suite.report import style
+from eval_suite.report.rows import DASH
+from factory.summary import Cell, Summary, Table
+
+VERDICTS = {True: "holds", False: "does not hold", None: ""}
+
+
+class Section(NamedTuple):
+    """One diagnostic's section of the page."""
+
+    title: str
+    findings: list[tuple[str, str]]
+    tables: list[tuple[str, tuple[str, ...], list[list[str]]]]
+    figures: list[style.Figure]
+
+
+def sections(summaries: Sequence[Summary], plots: bool) -> list[Section]:
+    """What the page shows of each summary; without `plots` no figure is drawn."""
+    return [
+        Section(
+            summary.title,
+            [(f.text, VERDICTS[f.holds]) for f in summary.findings],
+            [(t.title, t.columns, [[cell(c) for c in row] for row in t.rows]) for t in summary.tables],
+            _drawn(summary) if plots else [],
+        )
+        for summary in summaries
+    ]
+
+
+def _drawn(summary: Summary) -> list[style.Figure]:
+    figures = []
+    with style.styled():
+        for wanted in summary.figures:
+            canvas = style.canvas(*wanted.size)
+            wanted.draw(canvas)
+            figures.append(style.finish(canvas, wanted.name, wanted.title, wanted.caption, wide=wanted.size[0] > 6))
+    return figures
+
+
+def write_tables(summaries: Sequence[Summary], folder: Path) -> None:
+    """Write every table as `NAME.csv` with its full numbers."""
+    for table in (t for summary in summaries for t in summary.tables):
+        (folder / f"{table.name}.csv").write_text(_csv(table), encoding="utf-8")
+
+
+def print_findings(summaries: Sequence[Summary], console: Console) -> None:
+    """One line per finding, with its answer in front where it is a claim."""
+    for summary in summaries:
+        if summary.findings:
+            console.print(f"[bold]{summary.title}[/]", highlight=False)
+        for finding in summary.findings:
+            verdict = VERDICTS[finding.holds]
+            console.print(f"  {verdict + ': ' if verdict else ''}{finding.text}", highlight=False, markup=False, soft_wrap=True)
+
+
+def cell(value: Cell) -> str:
+    """A table's cell as text: numbers to three digits after the point, nothing as a dash."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return DASH
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _csv(table: Table) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(table.columns)
+    writer.writerows(table.rows)
+    return out.getvalue()

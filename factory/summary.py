@@ -1,0 +1,63 @@
+"""What a diagnostic has to say about a whole run: sentences with their numbers, tables and figures, for report and results.json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+Cell = str | int | float | None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence and the numbers in it; ``holds`` answers it where it is a claim put to the test, None where it is not."""
+
+    text: str
+    holds: bool | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A small table; ``name`` is the stem of its CSV file."""
+
+    name: str
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure that ``draw`` puts on an empty matplotlib figure of ``size`` inches; ``name`` is the stem of its file.
+
+    ``caption`` says what is against what, from how many samples.
+    """
+
+    name: str
+    title: str
+    caption: str
+    draw: Callable[[matplotlib.figure.Figure], None]
+    size: tuple[float, float] = (10.0, 4.2)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A diagnostic's findings, tables and figures under one title."""
+
+    title: str
+    findings: tuple[Finding, ...] = ()
+    tables: tuple[Table, ...] = ()
+    figures: tuple[Figure, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """The part that belongs in results.json: everything but the drawings."""
+        return {
+            "title": self.title,
+            "findings": [{"text": f.text, "holds": f.holds, "values": dict(f.values)} for f in self.findings],
+            "tables": [{"name": t.name, "title": t.title, "columns": list(t.columns), "rows": [list(r) for r in t.rows]} for t in self.tables],
+        }
