@@ -33,6 +33,7 @@ PLACES = (  # COCO 2014's own folders; everything in one folder; COCO 2017, whic
     "train2017/{}.jpg", "val2017/{}.jpg", "{}.jpg",
 )  # fmt: skip
 SMALLEST = 3  # samples of a task that give one to each split
+RELEASED = 250  # samples of each task
 
 
 class Mc2Params(Params):
@@ -71,6 +72,7 @@ class Mc2(ConflictBenchmark):
 
     Params = Mc2Params
     tasks = TASKS
+    typical_words = 63.0  # of a prompt: the file's mean context and question, and what the layout adds
 
     def __init__(self, params: Mc2Params) -> None:
         self.params, self.scoring = params, params.scoring
@@ -116,8 +118,18 @@ class Mc2(ConflictBenchmark):
             test = _share(self.params.test_share, len(members))
             dev = _share(self.params.dev_share, len(members) - test)
             place |= dict.fromkeys(alone[:test], "test") | dict.fromkeys(alone[test : test + dev], "dev")
-        splits = {name: [e for e in self.entries if place[e.index] == name] for name in ("train", "dev", "test")}
-        return splits if self.params.protocol == "held_out" else {**splits, "train": self.entries, "test": self.entries}
+        ordered = sorted(self.entries, key=lambda e: TASKS.index(e.task))  # so that some samples, evenly spread, are of every task
+        splits = {name: [e for e in ordered if place[e.index] == name] for name in ("train", "dev", "test")}
+        return splits if self.params.protocol == "held_out" else {**splits, "train": ordered, "test": ordered}
+
+    @property
+    def expected(self) -> dict[str, int]:
+        """Samples by split of the file as released, where it is not there."""
+        test = _share(self.params.test_share, RELEASED)
+        dev = _share(self.params.dev_share, RELEASED - test)
+        whole = self.params.protocol == "paper"
+        counts = {"train": RELEASED if whole else RELEASED - test - dev, "dev": dev, "test": RELEASED if whole else test}
+        return {split: len(TASKS) * n for split, n in counts.items()}
 
     def samples(self, split: str) -> Sequence[ConflictSample]:
         return [self._sample(e) for e in self.splits[split]]
