@@ -307,19 +307,19 @@ def by_direction(method: PromptMethod, prompt: Prompt | None) -> bool:
 def memory(recipe: Recipe, model: ModelFacts, prompt_tokens: int) -> int:
     """Bytes at the fullest moment, about: weights, and the caches and widest activations of one batch.
 
-    A collected prompt's cache is held once for itself, once for each wording and, until its backward pass, once for
-    each of the diagnostic's draws in each modality; an evaluated one once for the trunk and once for the cell.
+    A collected prompt's cache is held once for itself and twice for each wording (before and after its last token); in a diagnosis
+    also for the one diagnosed and, as noise that waits for the backward pass, for each draw. An evaluated one is held once for the
+    trunk and once for the cell.
     """
     cache = 2 * model.depth * model.kv_width * prompt_tokens * model.bytes_per_value
     widest = prompt_tokens * (3 * model.mlp + 4 * model.width) * model.bytes_per_value
-    collecting = recipe.collect.batch_size
-    drawn = 0
+    collecting, held = recipe.collect.batch_size, (1 + 2 * len(ASKS)) * recipe.collect.batch_size
     if recipe.diagnostic:
-        drawn = collecting * MODALITIES * getattr(recipe.diagnostic.params, "draws", 0)
-        drawn = min(drawn, getattr(recipe.diagnostic.params, "row_chunk", None) or drawn)
+        drawn = collecting * getattr(recipe.diagnostic.params, "draws", 0)
+        held += collecting + min(drawn, (getattr(recipe.diagnostic.params, "row_chunk", None) or MODALITIES * drawn) / MODALITIES)
     steered = prompt_tokens * model.width * (4 + model.bytes_per_value)
     evaluating = recipe.evaluate.batch_size * (2 * cache + widest + 2 * steered + 4 * model.vocabulary)
-    return model.bytes + max(collecting * ((1 + len(ASKS)) * cache + widest) + drawn * cache, evaluating)
+    return model.bytes + round(max(held * cache + collecting * widest, evaluating))
 
 
 def timed(job: Callable[[], Any], device: torch.device | None = None) -> tuple[Any, float]:

@@ -145,7 +145,7 @@ def test_a_damaged_model_is_not_timed(recipe_file, folder, tmp_path, capsys):
 
 def test_a_layer_that_the_model_lacks_is_a_line_of_the_plan(recipe_file, folder):
     found = estimate(load(recipe_file(RECIPE, folder=folder), ["model.layer=9"]))
-    assert found.missing == ["layer 9: the model has decoder blocks 0 to 2"]
+    assert found.missing == ["layer 9 is out of range: the model has decoder blocks 0 to 2"]
 
 
 def test_training_plan(recipe_file, capsys):
