@@ -307,9 +307,9 @@ def by_direction(method: PromptMethod, prompt: Prompt | None) -> bool:
 def memory(recipe: Recipe, model: ModelFacts, prompt_tokens: int) -> int:
     """Bytes at the fullest moment, about: weights, and the caches and widest activations of one batch.
 
-    A collected prompt's cache is held once for itself and twice for each wording (before and after its last token); in a diagnosis
-    also for the one diagnosed and, as noise that waits for the backward pass, for each draw. An evaluated one is held once for the
-    trunk and once for the cell.
+    Of a collected prompt the cache is held for itself and for each wording, with a copy of the latter on the way; in a diagnosis also
+    for the wording diagnosed and, as noise that waits for the backward pass, for each draw. Of an evaluated one it is held for the
+    trunk and for the cell. ``eval_suite.speed.plan`` holds this against what a run allocates.
     """
     cache = 2 * model.depth * model.kv_width * prompt_tokens * model.bytes_per_value
     widest = prompt_tokens * (3 * model.mlp + 4 * model.width) * model.bytes_per_value
