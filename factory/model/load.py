@@ -60,7 +60,7 @@ def load(spec: ModelSpec) -> ModelView:
     transformers.utils.logging.disable_progress_bar()  # a run has bars of its own, and stderr is for mistakes
     try:
         model = cls.from_pretrained(source.folder, dtype=getattr(torch, spec.dtype), local_files_only=True, **options)
-        processor = getattr(transformers, source.family.processor_class).from_pretrained(source.folder, local_files_only=True)
+        processor = source.family.load_processor(source.folder)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise UserError(f"model folder {source.folder}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
     placed = frozen(model) if "device_map" in options else frozen(model).to(device_for(spec.device))

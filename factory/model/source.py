@@ -144,7 +144,7 @@ def family_of(config: Any) -> Family:
     names = [entry.name for entry in available("family")]
     for name in sorted(names, key=lambda n: n != config.model_type):
         cls = lookup("family", name)
-        if cls.config_class == type(config).__name__:
+        if cls.matches(config):
             return cls()
     raise UserError(f"no family for {type(config).__name__} (model type '{config.model_type}'). Families: {', '.join(names)}")
 

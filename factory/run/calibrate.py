@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers.cache_utils import DynamicCache
 
 from factory.data.prompt import Prompt
 from factory.model.load import device_for
-from factory.model.prefix import at_last, greedy, prefill
+from factory.model.prefix import at_last, greedy, new_cache, prefill
 from factory.model.replay import replay
 from factory.model.view import ModelView
 from factory.recipe import Recipe
@@ -68,7 +67,7 @@ def calibrate(recipe: Recipe, view: ModelView, layer: int) -> Calibration:
     (logits, prefix), forward = timed(lambda: prefilled(view, prompts), view.device)
     with torch.no_grad():
         trunk = run_trunk(view, view.encode(prompts), layer)
-        _, upper = timed(lambda: replay(view, layer, trunk.calls, trunk.states, DynamicCache(config=view.text_config)), view.device)
+        _, upper = timed(lambda: replay(view, layer, trunk.call, trunk.states, new_cache()), view.device)
         answer, decoding = timed(lambda: greedy(view, prefix, logits, recipe.evaluate.max_new_tokens), view.device)
     diagnostic = make(recipe.diagnostic) if recipe.diagnostic else None
     keys = [s.id for s in samples[: len(prompts)]]

@@ -2,7 +2,8 @@
 
 The prompts [I,T], [I,T,P+] and [I,T,P-] of a sample agree up to the end of the user's text. That common prefix is found by
 comparing token ids, prefilled once, and extended by the three short suffixes as rows of one pass. Cost per sample: one
-prefill, one pass over 3 suffixes of some ten tokens, and the diagnosis on the cache.
+prefill, one pass over 3 suffixes of some ten tokens, and the diagnosis on the cache. A model whose prompt tokens see what
+follows them shares nothing: there the three are run whole.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from factory.data.instructions import Style, instruction
 from factory.data.prompt import USER_TEXT, Prompt, Role
 from factory.diagnose import Diagnostic, Row
 from factory.model.encode import Encoded
-from factory.model.prefix import extend, last_index, prefill
+from factory.model.prefix import Prefix, extend, last_index, prefill
 from factory.model.view import ModelView
 
 ASKS = ("base", "vision", "text")
@@ -45,6 +46,22 @@ def collect(
     view: ModelView, prompts: Sequence[Prompt], plan: Plan, diagnostic: Diagnostic | None, keys: Sequence[str]
 ) -> tuple[dict[str, Tensor], dict[str, list[Row]]]:
     """States {ask: [B, d] float32 on the CPU} for the asks base, vision and text, and diagnostic rows by ask."""
+    run = _apart if view.family.bidirectional_prompt else _shared
+    ids, whole, hidden, states = run(view, prompts, plan)
+    chosen = _read(states, whole.mask, whole.roles, plan.position).float().cpu().chunk(len(ASKS))
+    found = {}
+    for ask in plan.diagnose if diagnostic else ():
+        at = ASKS.index(ask) * len(prompts) + torch.arange(len(prompts), device=view.device)
+        found[ask] = diagnostic.on_whole(view, ids[at], whole.fork(at), hidden[at], [f"{key}/{ask}" for key in keys])
+    return dict(zip(ASKS, chosen, strict=True)), found
+
+
+Pass = tuple[Tensor, Prefix, Tensor, Tensor]
+"""Token ids [R, T] of all rows, the prefix that holds them, their final states and the layer's output [R, T, d]."""
+
+
+def _shared(view: ModelView, prompts: Sequence[Prompt], plan: Plan) -> Pass:
+    """The three asks of each prompt, from what they share."""
     encoded, images = _encode(view, prompts, plan.style)
     shared = [_common(row) for row in zip(*encoded.values(), strict=True)]
     heads = [Encoded(e.ids[:n], e.roles[:n], "") for e, n in zip(encoded["base"], shared, strict=True)]
@@ -54,15 +71,16 @@ def collect(
     with _output_of(view, plan.layer) as seen:
         of_head, prefix = prefill(view, head)
         of_tail, whole = extend(view, prefix.fork(rows), tail.input_ids, tail.attention_mask, tail.roles)
-    states = torch.cat([seen[0].index_select(0, rows), seen[1]], 1)
-    chosen = _read(states, whole.mask, whole.roles, plan.position).float().cpu().chunk(len(ASKS))
-    found = {}
-    for ask in plan.diagnose if diagnostic else ():
-        at = ASKS.index(ask) * len(prompts) + torch.arange(len(prompts), device=view.device)
-        ids = torch.cat([head.input_ids, tail.input_ids[at]], 1)
-        asks, hidden = whole.fork(at), torch.cat([of_head, of_tail[at]], 1)
-        found[ask] = diagnostic.on_whole(view, ids, asks, hidden, [f"{key}/{ask}" for key in keys])
-    return dict(zip(ASKS, chosen, strict=True)), found
+    ids, hidden = torch.cat([head.input_ids[rows], tail.input_ids], 1), torch.cat([of_head[rows], of_tail], 1)
+    return ids, whole, hidden, torch.cat([seen[0].index_select(0, rows), seen[1]], 1)
+
+
+def _apart(view: ModelView, prompts: Sequence[Prompt], plan: Plan) -> Pass:
+    """The three asks as prompts of their own, for models whose prompt tokens see what follows them."""
+    batch = view.encode([asked(p, ask, plan.style) for ask in ASKS for p in prompts])
+    with _output_of(view, plan.layer) as seen:
+        hidden, whole = prefill(view, batch)
+    return batch.input_ids, whole, hidden, seen[0]
 
 
 def _encode(view: ModelView, prompts: Sequence[Prompt], style: Style) -> tuple[dict[str, list[Encoded]], dict[str, Tensor]]:
