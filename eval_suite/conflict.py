@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from rich.console import Console
 
-from eval_suite.report import build, print_findings, print_tables
+from eval_suite.report import build, print_findings, print_published, print_tables
 from eval_suite.results import result_rows
 from eval_suite.scorers.conflict import RULE, agree, judge, outcome
 from factory.data.prompt import Prompt, Role, Segment
@@ -112,5 +112,8 @@ class ConflictBenchmark:
         page = build(run_dir, results, diagnostics, predictions, recipe_yaml, self.pictures(run_dir / "report" / "pictures"), plots, summaries)
         console = Console()
         print_tables(results, console)
+        print_published(results, console)
+        for warning in self.warnings:
+            console.print(warning, style="yellow", markup=False, highlight=False, soft_wrap=True)
         print_findings(summaries, console)
         return page
