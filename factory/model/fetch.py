@@ -8,7 +8,6 @@ from pathlib import Path
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from rich.console import Console
-from rich.table import Table
 
 from factory.errors import UserError, did_you_mean
 from factory.model.source import find
@@ -73,14 +72,13 @@ def _check_room(name: str, card: Card | None, where: Path) -> None:
 
 def show_zoo(console: Console) -> None:
     """Print every model of the zoo: where it comes from, how large it is, and whether its weights are here."""
-    table = Table("model", "hub id", "licence", "parameters", "bf16", "8 bit", "4 bit", "layer", "here", title="model zoo; memory of the weights alone", title_justify="left")
+    console.print("model, hub id, GB of weights in bfloat16, 8 bit and 4 bit, licence; whether they are here", style="dim", highlight=False, soft_wrap=True)
     for name in cards():
         card = read_card(name)
         try:
-            here = f"yes, {find(ModelSpec(zoo=name)).folder}"
+            here = f"here: {find(ModelSpec(zoo=name)).folder}"
         except UserError as error:
-            here = "partly" if "not finished" in str(error) else "no"
-        n = card.parameters
-        sizes = [f"{n * each / 1e9:.1f} GB" if n else "" for each in (2, 1, 0.5)]
-        table.add_row(name, card.hub or "shipped", card.licence, f"{n / 1e9:.2f} B" if n else "", *sizes, str(card.layer), here)
-    console.print(table)
+            here = "partly here" if "not finished" in str(error) else "not here"
+        n = card.parameters or 0
+        sizes = " / ".join(f"{n * each / 1e9:.1f}" for each in (2, 1, 0.5)) if n else "shipped"
+        console.print(f"{name:<26}{card.hub or '':<44}{sizes:<20}{card.licence}; {here}", markup=False, highlight=False, soft_wrap=True)

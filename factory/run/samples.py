@@ -48,13 +48,16 @@ def usable_samples(recipe: Recipe, benchmark: Any, folder: RunDir, limit: int | 
     splits = {split: thin(benchmark.samples(split), limit) for split in SPLITS}
     absent, line = missing(benchmark, [s for samples in splits.values() for s in samples])
     stage = folder.stage("check", {"code": version("steering-factory"), "data": recipe.data.model_dump(mode="json"), "limit": limit, "absent": files.digest(absent)})
+    gone, allowed = set(absent), recipe.evaluate.max_skipped
+    for split, samples in splits.items():
+        lost = sum(s.id in gone for s in samples)
+        if lost > allowed * len(samples):
+            raise UserError(f"{line} ({lost:,} of the {len(samples):,} {split} samples lack theirs, more than evaluate.max_skipped={allowed:g} allows)")
     if absent and not stage.done:
         Console(stderr=True).print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
     usable, skipped = {}, []
     for split, samples in splits.items():
-        lost = [name for name in absent if name in {s.id for s in samples}]
-        check_share([{"sample": name, "reason": line} for name in lost], len(samples), recipe.evaluate.max_skipped)
-        bad = stage.chunk(split, lambda samples=samples, split=split: faults(samples, split, recipe.evaluate.max_skipped))
+        bad = stage.chunk(split, lambda samples=samples, split=split: faults(samples, split, allowed))
         names = {row["sample"] for row in bad}
         usable[split] = [s for s in samples if s.id not in names]
         skipped += bad
