@@ -18,17 +18,27 @@ PATHS = [path for path in sorted(RECIPES.rglob("*.yaml")) if load(path).train is
 OF_MC2 = [path for path in PATHS if load(path).data.type == "mc2"]
 
 
+known = {}
+
+
+def once(config, *rest):
+    """Each model is built once for all recipes."""
+    key = repr(config)
+    if key not in known:
+        known[key] = facts(config, *rest)
+    return known[key]
+
+
 @pytest.fixture(autouse=True)
 def bare(monkeypatch, tmp_path):
     def refuse(*args, **kwargs):
         raise AssertionError("a plan must not touch the network")
 
-    known = {}
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("eval_suite.benchmarks.mc2.PROJECT", tmp_path / "project")
     monkeypatch.setattr(estimating, "FIT_ON", 4)
-    monkeypatch.setattr(estimating, "facts", lambda config, *rest: known.setdefault(repr(config), facts(config, *rest)))
+    monkeypatch.setattr(estimating, "facts", once)
     monkeypatch.chdir(tmp_path)
 
 
