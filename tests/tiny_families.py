@@ -11,7 +11,7 @@ import transformers
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from factory.model.family import Family, frozen
+from factory.model.family import frozen
 from factory.model.parts import Parts
 from factory.model.view import ModelView
 from factory.registry import lookup
@@ -217,6 +217,23 @@ def deepseek_vl() -> Built:
     return transformers.DeepseekVLForConditionalGeneration(config), processor
 
 
+@builder
+def structural() -> Built:
+    """ViP-LLaVA, which has no family of its own."""
+    tokens = tokenizer(bos="<s>")
+    vision = {**VISION, "num_hidden_layers": 2, "model_type": "clip_vision_model", "image_size": 24, "patch_size": 6, "projection_dim": 32}
+    config = transformers.VipLlavaConfig(
+        vision_config=vision, text_config=text_config("llama", tokens), image_token_index=image_id(tokens), vision_feature_layers=[-1, -2],
+        image_seq_length=16, tie_word_embeddings=True,
+    )  # fmt: skip
+    pixels = transformers.CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24})
+    template = written(TURNS, BEGIN="<s>", ASKED="###Human: ", GIVEN="###Assistant:", IMAGE="<image>\n", END="\n")
+    processor = transformers.LlavaProcessor(
+        pixels, tokens, patch_size=6, vision_feature_select_strategy="default", chat_template=template, image_token="<image>", num_additional_image_tokens=1
+    )
+    return transformers.VipLlavaForConditionalGeneration(config), processor
+
+
 @cache
 def family_view(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> ModelView:
     """A frozen random model of a family; one object per set of arguments, so leave it as you found it."""
@@ -224,5 +241,4 @@ def family_view(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) ->
     model, processor = BUILDERS[name]()
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
-    family: Family = lookup("family", name)()
-    return ModelView(frozen(model.to(dtype)), processor, family)
+    return ModelView(frozen(model.to(dtype)), processor, lookup("family", name).of(model.config))

@@ -42,6 +42,7 @@ def self_check(view: ModelView) -> None:
     rows = torch.arange(batch.size, device=view.device)
     last = reference[rows, last_index(batch.attention_mask)]
     require(view, bool(((view.logits(tail) - last).abs() <= tolerance).all()), "extending its KV cache does not equal recomputing")
+    require(view, _close_alone(view, hidden, valid, tolerance), "a padded batch does not give the logits that it gives for one prompt by itself")
 
 
 def require(view: ModelView, holds: bool, what: str) -> None:
@@ -58,6 +59,13 @@ def _prompts(answered: bool = False) -> list[Prompt]:
 
 def _close(ours: Tensor, reference: Tensor, valid: Tensor, tolerance: float) -> bool:
     return bool(((ours - reference).abs().amax(-1)[valid] <= tolerance).all())
+
+
+def _close_alone(view: ModelView, hidden: Tensor, valid: Tensor, tolerance: float) -> bool:
+    """Whether each row's logits are the model's own for that prompt, when it is left to find positions and masks itself."""
+    prompts = _prompts(answered=view.family.bidirectional_prompt)
+    alone = [view.model(**view.encode([prompt])).logits[0].float() for prompt in prompts]
+    return all(bool(((view.logits(h[v]) - a).abs() <= tolerance).all()) for h, v, a in zip(hidden, valid, alone, strict=True))
 
 
 def _attention_is_known(view: ModelView) -> bool:

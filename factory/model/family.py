@@ -30,8 +30,10 @@ class Family:
     default_k_sigma: ClassVar[float] = 0.1
     vision_path: ClassVar[str] = "model.vision_tower"
     connector_path: ClassVar[str] = "model.multi_modal_projector"
-    attention_path: ClassVar[str] = "self_attn"
-    output_projection_path: ClassVar[str] = "self_attn.o_proj"
+    layers_name: str = "layers"
+    norm_name: str = "norm"
+    attention_path: str = "self_attn"
+    output_projection_path: str = "self_attn.o_proj"
     chat_template: ClassVar[str | None] = None
     """Used where the processor brings no template."""
     bookkeeping: ClassVar[tuple[str, ...]] = ()
@@ -40,8 +42,9 @@ class Family:
     """Whether the tokens of a prompt see those after them, so that no prefix of a prompt can be shared or extended."""
 
     @classmethod
-    def matches(cls, config: Any) -> bool:
-        return cls.config_class == type(config).__name__
+    def of(cls, config: Any) -> Family | None:
+        """The family of a model with this configuration, if it is one of this family's."""
+        return cls() if cls.config_class == type(config).__name__ else None
 
     def load_processor(self, folder: Path) -> Any:
         """The processor saved in ``folder``: at least ``image_processor``, ``tokenizer`` and ``chat_template``."""
@@ -53,7 +56,7 @@ class Family:
         return model.model
 
     def decoder(self, model: nn.Module) -> nn.Module:
-        """The language decoder: a module with ``layers`` and ``norm``."""
+        """The language decoder: the module with the blocks (``layers_name``) and the output norm (``norm_name``)."""
         return model.get_decoder()
 
     def vision_tower(self, model: nn.Module) -> nn.Module:
@@ -90,6 +93,10 @@ class Family:
         Here as transformers' processor of the model writes it.
         """
         return [processor.replace_image_token(inputs, i) for i in range(n_images)]
+
+    def model_inputs(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, Tensor]:
+        """What of ``image_inputs`` the model takes."""
+        return {name: value for name, value in inputs.items() if name not in self.bookkeeping}
 
     def repeated(self, model: nn.Module, processor: Any, counts: Iterable[int]) -> list[str]:
         """The image token so many times for each image."""

@@ -27,8 +27,13 @@ class _Given(nn.Module):
 
 @contextmanager
 def recorded(view: ModelView, calls: list[Call]) -> Iterator[None]:
-    """Keep the keyword arguments of every call of the decoder inside."""
-    handle = view.decoder.register_forward_pre_hook(lambda module, args, kwargs: calls.append(kwargs), with_kwargs=True)
+    """Put the keyword arguments of the decoder's next call, the KV cache aside, into ``calls`` where that is empty."""
+
+    def keep(module: nn.Module, args: tuple, kwargs: Call) -> None:
+        if not calls:
+            calls.append({k: v for k, v in kwargs.items() if k != "past_key_values"})
+
+    handle = view.decoder.register_forward_pre_hook(keep, with_kwargs=True)
     try:
         yield
     finally:
@@ -42,9 +47,9 @@ def replay(view: ModelView, layer: int, call: Call, h: Tensor, cache: Cache) -> 
     to each of them, stays its own affair. ``call`` has its keyword arguments; ``cache`` holds none of these tokens and
     receives those of the blocks above.
     """
-    blocks = view.decoder.layers
-    view.decoder.layers = nn.ModuleList([_Given(h) if i <= layer else block for i, block in enumerate(blocks)])
+    name, blocks = view.family.layers_name, view.layers
+    setattr(view.decoder, name, nn.ModuleList([_Given(h) if i <= layer else block for i, block in enumerate(blocks)]))
     try:
         return view.decoder(**{**call, "past_key_values": cache}).last_hidden_state.to(view.device)
     finally:
-        view.decoder.layers = blocks
+        setattr(view.decoder, name, blocks)

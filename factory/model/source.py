@@ -142,10 +142,9 @@ def _config(folder: Path) -> Any:
 def family_of(config: Any) -> Family:
     """The registered family of a configuration, matched by its class. Raises ``UserError`` for a model no family knows."""
     names = [entry.name for entry in available("family")]
-    for name in sorted(names, key=lambda n: n != config.model_type):
-        cls = lookup("family", name)
-        if cls.matches(config):
-            return cls()
+    for name in sorted(names, key=lambda n: (n == "structural", n != config.model_type)):
+        if (family := lookup("family", name).of(config)) is not None:
+            return family
     raise UserError(f"no family for {type(config).__name__} (model type '{config.model_type}'). Families: {', '.join(names)}")
 
 

@@ -34,11 +34,11 @@ class ModelView:
 
     @property
     def layers(self) -> nn.ModuleList:
-        return self.decoder.layers
+        return getattr(self.decoder, self.family.layers_name)
 
     @property
     def norm(self) -> nn.Module:
-        return self.decoder.norm
+        return getattr(self.decoder, self.family.norm_name)
 
     @property
     def unembed(self) -> nn.Module:
@@ -121,8 +121,7 @@ class ModelView:
         images = [image for p in prompts for image in p.images]
         inputs = self.family.image_inputs(self.processor, images, [len(p.images) for p in prompts])
         texts = iter(self.family.image_texts(self.model, self.processor, inputs, len(images)))
-        kept = {name: value for name, value in inputs.items() if name not in self.family.bookkeeping}
-        return kept, [[next(texts) for _ in p.images] for p in prompts]
+        return self.family.model_inputs(self.model, inputs), [[next(texts) for _ in p.images] for p in prompts]
 
     def tokens(self, prompts: Sequence[Prompt], images: Sequence[Sequence[str]]) -> list[Encoded]:
         """Each prompt's tokens and roles, ``images`` being the texts of its images."""

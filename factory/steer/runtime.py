@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import Cache
 
 from factory.data.prompt import Role
 from factory.errors import UserError
@@ -187,7 +188,7 @@ def _hook(steering: Steering, watch: _Watch) -> Callable:
     def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         def ahead(h: Tensor) -> Tensor:
             with torch.no_grad():
-                hidden = replay(view, layer, watch.call, h, new_cache())
+                hidden = replay(view, layer, watch.calls[0], h, new_cache())
                 return view.logits(at_last(hidden, (watch.step.roles != Role.PAD).long()))
 
         return steering.apply(output, watch.step, ahead)
@@ -203,21 +204,15 @@ class _Watch:
         self.step: Step | None = None
         self.calls: list[Call] = []
 
-    @property
-    def call(self) -> Call:
-        """The decoder call that is under way; a look ahead runs the decoder again inside of it."""
-        return self.calls[0]
-
     def forget(self) -> None:
         self.step = None
         self.calls.clear()
 
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         self.calls.clear()
-        self.step = self.view.step or self._infer(kwargs)
+        self.step = self.view.step or self._infer(kwargs.get("input_ids", args[0] if args else None), kwargs.get("past_key_values"))
 
-    def _infer(self, kwargs: dict[str, Any]) -> Step:
-        cache, ids = kwargs.get("past_key_values"), kwargs.get("input_ids")
+    def _infer(self, ids: Tensor | None, cache: Cache | None) -> Step:
         if ids is None:
             raise UserError("steering needs input_ids (inputs_embeds alone do not say which tokens are image or text)")
         if cache is not None and cache.get_seq_length() > 0:

@@ -50,7 +50,7 @@ def run_trunk(view: ModelView, batch: Batch, layer: int) -> Trunk:
             final, prefix = prefill(view, batch)
     finally:
         handle.remove()
-    return Trunk(layer, batch, prefix, states[0], final, {k: v for k, v in calls[0].items() if k != "past_key_values"})
+    return Trunk(layer, batch, prefix, states[0], final, calls[0])
 
 
 @torch.no_grad()

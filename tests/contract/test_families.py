@@ -44,7 +44,7 @@ def view(request) -> ModelView:
 
 
 def test_every_family_is_held_to_the_contract():
-    assert {entry.name for entry in available("family")} - {"llava", "structural"} == set(NAMES)
+    assert {entry.name for entry in available("family")} - {"llava"} == set(NAMES)
 
 
 def test_a_saved_model_loads_and_checks_itself(view, tmp_path):
