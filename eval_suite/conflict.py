@@ -18,12 +18,12 @@ from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
 from factory.summary import Summary
 
-Scoring = Literal["both_orders", "order1", "open_ended"]
+Scoring = Literal["both_orders", "order1", "loglik_forced", "open_ended"]
 TASKS = (
     "activity_recognition", "attribute", "color", "counting", "object_recognition",
     "positional_reasoning", "sentiment_understanding", "sport_recognition",
 )  # fmt: skip
-FORMS: dict[str, tuple[str, ...]] = {"both_orders": ("order1", "order2"), "order1": ("order1",), "open_ended": ("open",)}
+FORMS: dict[str, tuple[str, ...]] = {"both_orders": ("order1", "order2"), "order1": ("order1",), "loglik_forced": ("order1",), "open_ended": ("open",)}
 CHOOSE = "Answer the question by selecting the correct answer A or B."
 DIRECT = "Please directly answer the question."
 
@@ -77,6 +77,11 @@ class ConflictBenchmark:
     def forms(self) -> tuple[str, ...]:
         """Names of the prompts that each sample is asked with."""
         return FORMS[self.scoring]
+
+    @property
+    def letters(self) -> tuple[str, ...]:
+        """The letters of which the likelier is the answer (``loglik_forced``: no answer is unparsable, none is an error); else none."""
+        return ("A", "B") if self.scoring == "loglik_forced" else ()
 
     @property
     def protocol(self) -> str:

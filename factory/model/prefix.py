@@ -114,8 +114,13 @@ def split_last(batch: Batch) -> tuple[Batch, Tensor, Tensor]:
     return replace(batch, attention_mask=mask, roles=roles), batch.input_ids[rows, last][:, None], batch.roles[rows, last][:, None]
 
 
-def greedy(view: ModelView, prefix: Prefix, logits: Tensor, max_new_tokens: int) -> Tensor:
-    """Greedy answers [R, <= max_new_tokens] from next-token ``logits`` [R, vocabulary]; padding follows an end token."""
+def greedy(view: ModelView, prefix: Prefix, logits: Tensor, max_new_tokens: int, among: Tensor | None = None) -> Tensor:
+    """Greedy answers [R, <= max_new_tokens] from next-token ``logits`` [R, vocabulary]; padding follows an end token.
+
+    With ``among`` the answer is the likeliest of these token ids, one token alone.
+    """
+    if among is not None:
+        return among[logits[:, among].argmax(-1)][:, None]
     tokens, done = [], torch.zeros(logits.shape[0], dtype=torch.bool, device=logits.device)
     while True:
         token = logits.argmax(-1).masked_fill(done, view.pad_id)

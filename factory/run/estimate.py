@@ -279,7 +279,7 @@ def stages(recipe: Recipe, data: Data, methods: Sequence[Method], share: float) 
         out.append(Stage("fit", train, fits=fits))
     if tried := [m for m in steerers if m.trials]:
         cells, looks = (directions * train * sum(m.variants * n(m) for m in tried) for n in (lambda m: m.trials, lambda m: m.looks))
-        out.append(Stage("trials", train, train, cells, looks, share, cells * recipe.evaluate.max_new_tokens))
+        out.append(Stage("trials", train, train, cells, looks, share, cells * answer_length(recipe)))
     out.append(_scored("dev", recipe, data, [(m, m.variants) for m in steerers], share))
     out.append(_scored("test", recipe, data, [(m, 1) for m in steerers], share))
     return out
@@ -289,13 +289,18 @@ def _scored(split: str, recipe: Recipe, data: Data, steered: Sequence[tuple[Meth
     """A scored split: prompt methods answer in full, the variants of fitted ones share a trunk; a worked example costs one more prompt."""
     e, prompts = recipe.evaluate, data.prompts[split]
     cells, looks = (len(e.directions) * prompts * sum(variants * n(m) for m, variants in steered) for n in (lambda m: len(e.strengths), lambda m: m.looks))
-    trunk, tokens = prompts if cells else 0, cells * e.max_new_tokens
+    trunk, tokens = prompts if cells else 0, cells * answer_length(recipe)
     for method in (make(node) for node in recipe.steering):
         if isinstance(method, PromptMethod):
             asked = prompts * (len(e.directions) if by_direction(method, data.prompt) else 1)
             trunk += asked * (1 + method.shots)
-            tokens += asked * (method.max_new_tokens or e.max_new_tokens)
+            tokens += asked * answer_length(recipe, method.max_new_tokens)
     return Stage(split, prompts, trunk, cells, looks, share, tokens)
+
+
+def answer_length(recipe: Recipe, own: int | None = None) -> int:
+    """Most tokens of an answer, of a method with a limit of its ``own``; one where the benchmark forces a choice."""
+    return 1 if getattr(make(recipe.data), "letters", ()) else own or recipe.evaluate.max_new_tokens
 
 
 def by_direction(method: PromptMethod, prompt: Prompt | None) -> bool:

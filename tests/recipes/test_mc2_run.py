@@ -101,3 +101,11 @@ def test_pictures_that_come_later_are_taken_at_the_next_start(llava, coco, tmp_p
     for name in ("train2014", "val2014"):
         (empty / name).symlink_to(coco / name)
     assert main(argv) == 0
+
+
+def test_a_forced_choice_is_the_likelier_letter(llava, coco, tmp_path):
+    few = ["steering=[none, {type: static}]", "diagnostic=null", "evaluate.directions=[vision]", "data.scoring=loglik_forced"]
+    assert start(llava, coco, tmp_path, *few, "--limit", "4") == 0
+    rows = [r for r in results_of(tmp_path, "amps_llava13b-limit4")["rows"] if r["task"] == "all"]
+    assert {r["protocol"] for r in rows} == {"mc2/loglik_forced"} and {r["method"] for r in rows} == {"none", "static"}
+    assert all(r["metrics"]["follow"] + r["metrics"]["compete"] == 1 and r["parse_failure_rate"] == 0 for r in rows)
