@@ -48,9 +48,9 @@ class Calibration:
 
 
 def too_small(spec: ModelSpec, needed: int) -> str | None:
-    """Why the device cannot hold ``needed`` bytes, or None."""
+    """Why the device cannot hold ``needed`` bytes, or None; a model that accelerate spreads out may have room elsewhere."""
     device = device_for(spec.device)
-    if device.type != "cuda":
+    if device.type != "cuda" or spec.device_map:
         return None
     there = torch.cuda.get_device_properties(device).total_memory
     return f"{device} has {gigabytes(there)} of memory, the run needs about {gigabytes(needed)}" if needed > there else None

@@ -11,12 +11,15 @@ import torch
 from rich.console import Console
 
 from factory import files
+from factory.errors import UserError
 from factory.model.load import fingerprint, load, placement
 from factory.model.source import find
 from factory.recipe import Recipe
+from factory.run.calibrate import too_small
 from factory.run.choose import Choice
 from factory.run.comparison import Comparison
 from factory.run.environment import environment
+from factory.run.estimate import find_facts
 from factory.run.rundir import RunDir
 from factory.run.samples import usable_samples
 from factory.run.study import Rows, Study, make, steered_layer
@@ -63,6 +66,8 @@ def prepare(recipe: Recipe) -> list[str]:
     source = find(recipe.model)
     placement(recipe.model)
     steered_layer(recipe, source.config.get_text_config().num_hidden_layers, source.card)
+    if torch.cuda.is_available() and (model := find_facts(recipe.model)[0]) and (why := too_small(recipe.model, model.bytes)):
+        raise UserError(f"model: {why} for its weights alone; use model.quantize=4bit, model.device_map=auto over several GPUs, or a smaller model")
     notes = [*getattr(make(recipe.data), "warnings", ()), *filter(None, [source.note])]
     for note in notes:
         Console(stderr=True).print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)

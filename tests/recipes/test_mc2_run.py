@@ -92,6 +92,13 @@ def test_what_is_missing_stops_it_in_one_line_before_weights_are_read(llava, coc
     assert f"0 of 48 found in {tmp_path}" in said and "data.images=FOLDER" in said
 
 
+def test_a_gpu_too_small_for_the_weights_stops_it(llava, coco, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("factory.run.pipeline.torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("factory.run.pipeline.too_small", lambda spec, needed: f"cuda has 1 byte, the run needs about {needed}")
+    said = refused(capsys, RECIPE, f"model.path={llava}", f"data.images={coco}", f"run.root={tmp_path}", "model.device=cpu")
+    assert "cuda has 1 byte" in said and "model.quantize=4bit" in said
+
+
 def test_pictures_that_come_later_are_taken_at_the_next_start(llava, coco, tmp_path, capsys):
     few = ["steering=[none]", "diagnostic=null", "evaluate.directions=[vision]", "--limit", "1"]
     empty = tmp_path / "pictures"
