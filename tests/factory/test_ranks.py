@@ -138,7 +138,7 @@ def test_the_deepspeed_launcher_starts_the_ranks_of_a_recipe(home, tmp_path):
 
 
 @pytest.mark.slow
-def test_torchrun_starts_ranks_and_a_mistake_is_told_once(home, tmp_path):
+def test_ranks_of_torchrun_find_each_other(home, tmp_path):
     torchrun = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={29600 + os.getpid() % 300}", "-m", "factory.cli"]
     done = launched([*torchrun, str(home / "shared.yaml"), f"run.root={tmp_path}"])
     assert done.returncode == 0, done.stderr
