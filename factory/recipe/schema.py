@@ -29,6 +29,7 @@ from factory.registry import Params, lookup
 DEFAULT_STRENGTHS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)  # SPEC A19
 Direction = Literal["vision", "text"]
 Layer = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 
 
@@ -183,13 +184,21 @@ class Source:
 
 
 class Recipe(Spec):
-    """One run: a model, the data it is put to, and what is done with it."""
+    """One run: a model, the data it is put to, and what is done with it.
+
+    ``data`` is the conflict benchmark that methods are fitted, chosen and scored on; ``benchmarks`` are question benchmarks put to
+    the model as it is, to every method at its chosen strength, and to saved ``artefacts``. With ``seeds`` the recipe is run once for
+    each, and the runs are compared.
+    """
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Seed = 0
+    seeds: Annotated[tuple[Seed, ...], AfterValidator(_distinct)] = ()
     plugins: tuple[Text, ...] = ()
     model: ModelSpec
-    data: Annotated[Node, _plugin("benchmark")]
+    data: Annotated[Node, _plugin("benchmark")] | None = None
+    benchmarks: Annotated[tuple[Annotated[Node, _plugin("benchmark")], ...], AfterValidator(_distinct_labels)] = ()
+    artefacts: Annotated[tuple[Text, ...], AfterValidator(_distinct)] = ()
     diagnostic: Annotated[Node, _plugin("diagnostic")] | None = None
     diagnostics: Annotated[tuple[Annotated[Node, _plugin("diagnostic")], ...], AfterValidator(_distinct_labels)] = ()
     collect: CollectSpec = CollectSpec()
@@ -201,6 +210,12 @@ class Recipe(Spec):
     launch: LaunchSpec = LaunchSpec()
 
     _source: Source = PrivateAttr(Source())
+
+    @model_validator(mode="after")
+    def _has_something_to_do(self) -> Recipe:
+        if self.data is None and (not self.benchmarks or self.steering or self.train or self.diagnostic or self.diagnostics):
+            raise ValueError("needs the key 'data' (only benchmarks and artefacts go without)")
+        return self
 
     @property
     def source_path(self) -> Path | None:
@@ -230,4 +245,4 @@ class Recipe(Spec):
 
 def is_plugin_node(path: tuple[str | int, ...]) -> bool:
     """Whether the recipe expects a plugin node at ``path``, so that a bare word there stands for ``{type: word}``."""
-    return path in {("data",), ("diagnostic",)} or (len(path) == 2 and path[0] in ("steering", "diagnostics"))
+    return path in {("data",), ("diagnostic",)} or (len(path) == 2 and path[0] in ("steering", "diagnostics", "benchmarks"))

@@ -19,7 +19,7 @@ from factory.model.zoo import read_card
 from factory.recipe import Recipe
 from factory.recipe.schema import Node
 from factory.registry import lookup
-from factory.run import progress
+from factory.run.chunks import computed
 from factory.run.collect import ASKS, Plan, collect
 from factory.run.evaluate import Bench
 from factory.run.rundir import RunDir, Stage
@@ -60,17 +60,7 @@ class Study:
 
     def chunks(self, stage: Stage, split: str, rows: int, compute: Callable[[list[ConflictSample]], Any]) -> list[Any]:
         """All chunks of ``stage`` over a split, ``rows`` prompts at a time; those stored before are only read."""
-        batches = list(self._batches(split, rows))
-        missing = set(stage.missing([key for key, _ in batches]))
-        if not missing:
-            progress.skipped(stage.name)
-            return [stage.chunk(key, lambda b=batch: compute(b)) for key, batch in batches]
-        out = []
-        with progress.stage(stage.name, len(batches), len(batches) - len(missing)) as bar:
-            for key, batch in batches:
-                out.append(stage.chunk(key, lambda b=batch: compute(b)))
-                bar.advance(key in missing)
-        return out
+        return computed(stage, list(self._batches(split, rows)), compute)
 
     def _batches(self, split: str, rows: int) -> Iterator[tuple[str, list[ConflictSample]]]:
         size = max(1, rows // len(self.benchmark.forms))
