@@ -68,7 +68,7 @@ class AnswerBenchmark:
     """Base of the benchmarks that ask questions and score answers.
 
     A subclass gives ``profile`` (its named prompt protocol), ``scorer`` (rule and version), ``main`` (the metric that stands for
-    it), ``items()`` and ``read(item, text)``. ``shares`` names the metrics that are plain shares of independent right answers and
+    it, more being better), ``beside`` (metrics that a comparison shows beside it), ``items()`` and ``read(item, text)``. ``shares`` names the metrics that are plain shares of independent right answers and
     get a Wilson interval; every other interval is a bootstrap over units, and ``without_interval`` names metrics of which no unit has a part.
     """
 
@@ -76,6 +76,7 @@ class AnswerBenchmark:
     name: ClassVar[str]
     profile: ClassVar[str] = "llava-1.5"
     main: ClassVar[str] = "accuracy"
+    beside: ClassVar[tuple[str, ...]] = ()
     shares: ClassVar[dict[str, tuple[str, str]]] = {"accuracy": ("right", "n")}
     without_interval: ClassVar[tuple[str, ...]] = ()
     new_tokens: ClassVar[int] = 128
@@ -139,7 +140,7 @@ class AnswerBenchmark:
 
     def rows(self, records: Sequence[Record], draws: int = 1000, **context: Any) -> list[dict[str, Any]]:
         """Rows of results.json: one for all records, then one per task; ``context`` is added to each."""
-        about = {"benchmark": self.name, "split": self.split, "protocol": self.protocol, "scorer": self.scorer, "main": self.main,
+        about = {"benchmark": self.name, "split": self.split, "protocol": self.protocol, "scorer": self.scorer, "main": self.main, "beside": list(self.beside),
                  "prompt_hash": prompt_hash(records), "generation": {"max_new_tokens": self.new_tokens, "do_sample": False}}  # fmt: skip
         groups: dict[str, list[Record]] = {"all": list(records)}
         for record in records:

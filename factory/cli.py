@@ -30,6 +30,7 @@ usage: {me} RECIPE [KEY=VALUE ...] [--limit N]
   plan RECIPE                 print what would run, and what it needs
   list [KIND]                 the plugins there are
   show BENCHMARK|RECIPE       draw some of a benchmark's samples
+  compare RUN RUN ...         finished runs in one table, with paired tests
   new-plugin KIND NAME        write a plugin file to start from
   test [PYTEST ARGUMENTS]     run the project's tests
 
@@ -65,10 +66,24 @@ def _dispatch(argv: list[str]) -> None:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(HELP.format(me=me))
         return
-    name, rest = (argv[0], argv[1:]) if argv[0] in COMMANDS else ("run", argv)
-    if rest is argv:
-        _check_recipe_word(argv[0])
+    name, rest = argv[0], argv[1:]
+    if name not in COMMANDS and (command := _registered(name)):
+        parser = _Parser(prog=f"{me} {name}", description=command.__doc__)
+        command.arguments(parser)
+        return command.run(parser.parse_intermixed_args(rest))
+    if name not in COMMANDS:
+        _check_recipe_word(name)
+        name, rest = "run", argv
     COMMANDS[name](_Parser(prog=f"{me} {name}", description=COMMANDS[name].__doc__), rest)
+
+
+def _registered(word: str) -> type | None:
+    """The command that a plugin adds under this name."""
+    if word.startswith("-") or Path(word).suffix in RECIPE_SUFFIXES:
+        return None
+    from factory.registry import available, lookup
+
+    return lookup("command", word) if word in {entry.name for entry in available("command")} else None
 
 
 def _check_recipe_word(word: str) -> None:

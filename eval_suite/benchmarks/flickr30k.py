@@ -29,6 +29,7 @@ class Flickr30k(AnswerBenchmark):
 
     Params = Flickr30kParams
     main = "CIDEr"
+    beside = ("METEOR",)
     shares = {}  # noqa: RUF012  caption scores are not shares
     without_interval = OF_CORPUS
 

@@ -37,6 +37,7 @@ class HallusionBench(AnswerBenchmark):
 
     Params = HallusionParams
     main = "aAcc"
+    beside = ("qAcc", "fAcc", "hard")
     shares = {}  # noqa: RUF012  answers within a set are not independent
 
     def __init__(self, params: HallusionParams) -> None:

@@ -31,6 +31,7 @@ class Pope(AnswerBenchmark):
     Params = PopeParams
     scorer = POPE
     main = "f1"
+    beside = ("accuracy", "yes_ratio")
     shares = {}  # noqa: RUF012  the total is a mean over splits
 
     @property

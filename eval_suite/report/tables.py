@@ -202,11 +202,12 @@ def _terminal(block: Block, tasks: bool, interval: bool, air: bool, fold: bool =
     return table
 
 
-def metric_lines(rows: list[Mapping]) -> list[tuple[str, ...]]:
+def metric_lines(rows: list[Mapping], main_only: bool = False) -> list[tuple[str, ...]]:
     """Long-form cells of the other benchmarks: benchmark, split, task, method and direction, strength, metric, value, interval, n."""
     lines = []
     for row in rows:
-        for name, value in row.get("metrics", {}).items():
+        names = [n for n in row.get("metrics", {}) if not main_only or n == row.get("main", n)]
+        for name, value in ((n, row["metrics"][n]) for n in names):
             low, high = (row.get("ci") or {}).get(name) or (None, None)
             interval = f"{low:.3f}–{high:.3f}" if low is not None and high is not None else ""
             lines.append((
@@ -228,6 +229,6 @@ def _others_terminal(rows: list[Mapping]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title="Other benchmarks", title_justify="left", title_style="bold")
     for heading in METRIC_HEADINGS:
         table.add_column(heading, justify="right" if heading in ("Str.", "Value", "n") else "left")
-    for line in metric_lines([row for row in rows if row.get("task", TOTAL) == TOTAL]):
+    for line in metric_lines([row for row in rows if row.get("task", TOTAL) == TOTAL], main_only=True):
         table.add_row(*map(escape, line))
     return table

@@ -37,6 +37,8 @@ def run(recipe: Recipe, limit: int | None = None) -> Path:
         return run_seeds(recipe, limit)
     if recipe.train is None:
         find(recipe.model)
+    for folder in map(Path, recipe.artefacts):
+        artefact.check_folder(folder.expanduser())
     asked = suites(recipe, limit)
     source = recipe.source_path or Path(f"{recipe.name}.yaml")
     name = recipe.name if limit is None else f"{recipe.name}-limit{limit}"
@@ -88,6 +90,7 @@ def examine(recipe: Recipe, folder: RunDir, asked: Sequence[Suite]) -> None:
     files.write_json(folder.path / "results.json", results)
     recipe_yaml = (folder.path / "resolved.yaml").read_text(encoding="utf-8")
     page = asked[0].benchmark.report(folder.path, results, recipe_yaml, recipe.report.plots)
+    lookup("command", "compare").over([folder.path], folder.path / "comparison")
     Console().print(f"results: {folder.path / 'results.json'}\nreport:  {page}", soft_wrap=True)
 
 

@@ -40,13 +40,18 @@ def save(folder: Path, steering: Steering, view: ModelView, about: dict[str, Any
     return folder
 
 
+def check_folder(folder: Path) -> None:
+    """Raises ``UserError`` where ``folder`` is no artefact."""
+    if not (folder / MANIFEST).is_file():
+        raise UserError(f"{folder}: not a steering artefact (it has no {MANIFEST})")
+
+
 def load(folder: Path, view: ModelView) -> Steering:
     """The steering in ``folder``, ready for ``steer(view, ...)``.
 
     Raises ``UserError`` where the folder is no artefact, is damaged, or was made for another base model.
     """
-    if not (folder / MANIFEST).is_file():
-        raise UserError(f"{folder}: not a steering artefact (it has no {MANIFEST})")
+    check_folder(folder)
     manifest = files.read_json(folder / MANIFEST)
     try:
         theirs, kind, strength = manifest["base_model"], manifest["type"], manifest["strength"]

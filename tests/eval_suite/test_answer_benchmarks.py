@@ -74,15 +74,14 @@ def test_right_answers_score_full_marks_and_empty_ones_are_counted(name, tmp_pat
 
 
 def texts(prompt):
-    return [message["content"] for message in prompt.messages()][0][1:]
+    return prompt.messages()[0]["content"][1:]
 
 
 @pytest.mark.parametrize(
     ("name", "more", "asked"),
     [
         ("vqav2", {}, "What colour is thing 0?\nAnswer the question using a single word or phrase."),
-        ("vizwiz", {}, "What is this?\nWhen the provided information is insufficient, respond with 'Unanswerable'.\n"
-                       "Answer the question using a single word or phrase."),
+        ("vizwiz", {}, "What is this?\nWhen the provided information is insufficient, respond with 'Unanswerable'.\nAnswer the question using a single word or phrase."),
         ("textvqa", {}, "what does the sign say?\nReference OCR token: STOP, here\nAnswer the question using a single word or phrase."),
         ("textvqa", {"ocr": False}, "what does the sign say?\nAnswer the question using a single word or phrase."),
         ("scienceqa", {}, "Which is it?\nA. rock\nB. tree\nC. sea\nAnswer with the option's letter from the given choices directly."),

@@ -72,7 +72,7 @@ def test_syntax_errors_have_a_place(text, mistake):
 
 @pytest.mark.parametrize("text", ["", "# nothing but a comment\n"])
 def test_empty_recipe_names_what_it_needs(text):
-    assert mistakes(text) == [f"x.yaml:1:1 the recipe: needs the key '{key}'" for key in ("name", "model", "data")]
+    assert mistakes(text) == [f"x.yaml:1:1 the recipe: needs the key '{key}'" for key in ("name", "model")]
 
 
 def test_recipe_that_is_no_mapping():
