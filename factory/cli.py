@@ -136,17 +136,30 @@ def _list(parser: _Parser, argv: list[str]) -> None:
 
 
 def _show(parser: _Parser, argv: list[str]) -> None:
-    """Draw some samples of a benchmark, or of the benchmark that a recipe names; prints the picture's path."""
+    """Draw some samples of a benchmark, or of a recipe's; a recipe's question benchmarks print three prompts each, as the model reads them."""
     _add_recipe(parser, "BENCHMARK|RECIPE")
     parser.add_argument("--out", type=Path, default=Path("runs", "show"), metavar="FOLDER", help="default: runs/show")
     args = parser.parse_intermixed_args(argv)
     from factory.registry import lookup
 
-    is_recipe = Path(args.recipe).suffix in RECIPE_SUFFIXES
-    benchmark = lookup("benchmark", _load(args.recipe, args.overrides).data.type if is_recipe else args.recipe)
-    if not hasattr(benchmark, "show"):
-        raise UserError(f"the benchmark '{benchmark.name}' has no samples to draw")
-    print(benchmark.show(args.out))
+    recipe = _load(args.recipe, args.overrides) if Path(args.recipe).suffix in RECIPE_SUFFIXES else None
+    if recipe and recipe.benchmarks:
+        _show_prompts(recipe)
+    drawn = args.recipe if recipe is None else recipe.data and recipe.data.type
+    if drawn and hasattr(benchmark := lookup("benchmark", drawn), "show"):
+        print(benchmark.show(args.out))
+    elif not (recipe and recipe.benchmarks):
+        raise UserError(f"the benchmark '{drawn}' has no samples to draw")
+
+
+def _show_prompts(recipe: Recipe) -> None:
+    from factory.run.suite import dry_run
+
+    for suite, prompts in dry_run(recipe):
+        bench = suite.benchmark
+        print(f"== {suite.node.label}: {len(suite.items)} questions, protocol {bench.protocol}, scorer {bench.scorer}, {bench.new_tokens} new tokens at most")
+        for sample, text in prompts:
+            print(f"-- {sample}\n{text}")
 
 
 def _new_plugin(parser: _Parser, argv: list[str]) -> None:

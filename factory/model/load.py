@@ -7,6 +7,7 @@ import json
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -116,6 +117,16 @@ def load(spec: ModelSpec) -> ModelView:
     view = ModelView(frozen(model).to(device), processor, source.family)
     self_check(view)
     return view
+
+
+def tokenizing(spec: ModelSpec) -> tuple[Any, str]:
+    """A model's processor and its image token, without reading weights."""
+    source = find(spec)
+    try:
+        processor = getattr(transformers, source.family.processor_class).from_pretrained(source.folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model folder {source.folder}: its processor cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    return processor, processor.tokenizer.convert_ids_to_tokens(source.family.image_token_id(SimpleNamespace(config=source.config)))
 
 
 def fingerprint(view: ModelView) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -62,7 +62,11 @@ class Arm:
     def new_tokens(self, asked: int) -> int:
         return (self.rewrite and self.rewrite.max_new_tokens) or asked
 
+    def steered(self, view: ModelView) -> AbstractContextManager[None]:
+        """The block in which ``view`` is steered as the arm has it."""
+        return steer(view, self.steering) if self.steering else nullcontext()
+
     def answer(self, view: ModelView, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
         """Greedy answers."""
-        with steer(view, self.steering) if self.steering else nullcontext():
+        with self.steered(view):
             return answer_prompts(Bench(view, None, 0, max_new_tokens), prompts, max_new_tokens)

@@ -14,12 +14,14 @@ from factory import files
 from factory.data.prompt import Prompt
 from factory.errors import UserError
 from factory.model.encode import render
-from factory.model.load import fingerprint
+from factory.model.load import fingerprint, tokenizing
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import Node
+from factory.registry import lookup
 from factory.run.arms import Arm
 from factory.run.chunks import computed
+from factory.run.harness import HarnessSuite
 from factory.run.responses import Responses
 from factory.run.rundir import RunDir
 from factory.run.samples import check_share, thin
@@ -35,8 +37,6 @@ class Suite:
     def __init__(self, node: Node, recipe: Recipe, limit: int | None) -> None:
         self.node, self.recipe, self.limit = node, recipe, limit
         self.benchmark = make(node)
-        if not hasattr(self.benchmark, "items"):
-            raise UserError(f"benchmarks: '{node.type}' sets an image against a text and belongs under 'data:'")
         items = thin(list(self.benchmark.items()), limit)
         absent = [{"sample": i.id, "reason": f"its image is missing: {p}"} for i in items for p in i.images if not p.is_file()]
         check_share(absent, len(items), recipe.evaluate.max_skipped)
@@ -78,10 +78,11 @@ class Suite:
             known.put(prompt.digest, text)
         seconds = (time.perf_counter() - began) / len(todo) if todo else 0.0
         texts = [known.get(p.digest) for p in prompts.values()]
+        image_token = view.tokenizer.convert_ids_to_tokens(view.image_token_id)
         facts = self.benchmark.inspect(view, list(prompts.values()), texts)
         fresh = {p.digest for p in todo}
         for (sample, prompt), text, seen in zip(prompts.items(), texts, facts, strict=True):
-            yield {"sample": sample, "text": text, "prompt": written(view, prompt), "prompt_digest": prompt.digest,
+            yield {"sample": sample, "text": text, "prompt": written(view.processor, image_token, prompt), "prompt_digest": prompt.digest,
                    "seconds": seconds if prompt.digest in fresh else None, **seen}  # fmt: skip
 
     def _scored(self, answers: Rows) -> Rows:
@@ -96,17 +97,21 @@ class Suite:
             name, content = handed_in
             files.write_json(folder / "submissions" / self.node.label / arm.name / name, content)
 
-    def rendered(self, view: ModelView, arm: Arm, n: int = 3) -> list[tuple[str, str]]:
-        """The first ``n`` prompts as the model would read them, by sample."""
-        return [(item.id, written(view, arm.prompt(item.prompt()))) for item in self.items[:n]]
-
-
-def suites(recipe: Recipe, limit: int | None) -> list[Suite]:
+def suites(recipe: Recipe, limit: int | None) -> list[Suite | HarnessSuite]:
     """The recipe's benchmarks. Raises ``UserError`` for missing files, before anything heavy starts."""
-    return [Suite(node, recipe, limit) for node in recipe.benchmarks]
+    return [suite_of(node)(node, recipe, limit) for node in recipe.benchmarks]
 
 
-def put(folder: RunDir, view: ModelView, asked: Sequence[Suite], arms: Sequence[Arm]) -> tuple[Rows, Rows]:
+def suite_of(node: Node) -> type[Suite | HarnessSuite]:
+    """How a benchmark is put: question by question here, or as a whole by a harness of its own."""
+    cls = lookup(node.kind, node.type)
+    for does, suite in (("items", Suite), ("harness", HarnessSuite)):
+        if hasattr(cls, does):
+            return suite
+    raise UserError(f"benchmarks: '{node.type}' sets an image against a text and belongs under 'data:'")
+
+
+def put(folder: RunDir, view: ModelView, asked: Sequence[Suite | HarnessSuite], arms: Sequence[Arm]) -> tuple[Rows, Rows]:
     """Every benchmark to every arm: rows of results.json and skipped samples; costs go to costs.json, as no two runs cost the same."""
     rows, skipped, costs = [], [], {}
     for suite in asked:
@@ -114,7 +119,7 @@ def put(folder: RunDir, view: ModelView, asked: Sequence[Suite], arms: Sequence[
             measured, left_out, price = suite.run(folder, view, arm)
             rows += measured
             skipped += [s for s in left_out if s not in skipped]
-            costs[f"{suite.node.label}/{arm.name}"] = price
+            costs |= {f"{label}/{arm.name}": price for label in dict.fromkeys(row["label"] for row in measured)}
     if asked:
         files.write_json(folder.path / "costs.json", costs)
     return rows, skipped
@@ -127,7 +132,13 @@ def cost(arm: Arm, answers: Rows, view: ModelView) -> dict[str, Any]:
     return {"parameters": arm.parameters, "generated": len(seconds), "seconds_per_answer": sum(seconds) / len(seconds) if seconds else None, "peak_bytes": peak}
 
 
-def written(view: ModelView, prompt: Prompt) -> str:
+def written(processor: Any, image_token: str, prompt: Prompt) -> str:
     """The prompt as the chat template renders it, one image token for each picture."""
-    image_token = view.tokenizer.convert_ids_to_tokens(view.image_token_id)
-    return render(view.processor, prompt, image_token, [1] * len(prompt.images))[0]
+    return render(processor, prompt, image_token, [1] * len(prompt.images))[0]
+
+
+def dry_run(recipe: Recipe, n: int = 3) -> Iterator[tuple[Suite, list[tuple[str, str]]]]:
+    """Each benchmark with its first ``n`` prompts as the model would read them, by sample; the model's weights are not read."""
+    processor, image_token = tokenizing(recipe.model)
+    for suite in (s for s in suites(recipe, None) if isinstance(s, Suite)):
+        yield suite, [(item.id, written(processor, image_token, item.prompt())) for item in suite.items[:n]]
