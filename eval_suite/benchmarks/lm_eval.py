@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 from pydantic import Field, PositiveInt
 
 from factory.errors import UserError
-from factory.model.view import ModelView
 from factory.registry import Params, register
+from factory.run.harness import Job
 
 Z = 1.959963984540054
 
@@ -46,7 +46,7 @@ class LmEval:
     def protocol(self) -> str:
         return f"lm-eval/{self.version}"
 
-    def harness(self, view: ModelView, limit: int | None, seed: int) -> list[dict[str, Any]]:
+    def harness(self, job: Job) -> list[dict[str, Any]]:
         """One result per task: name, metrics, intervals, n, protocol, and per-question records.
 
         Raises ``UserError`` for a task that lm-eval does not know or whose data cannot be had.
@@ -57,13 +57,13 @@ class LmEval:
         from eval_suite.bridges.lm_model import LiveModel
 
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
-        p = self.params
+        p, seed = self.params, job.seed
         manager = TaskManager(include_path=str(Path(p.include).expanduser()) if p.include else None, include_defaults=p.include is None or not self._own())
         if unknown := [task for task in p.tasks if task not in manager.all_tasks]:
             raise UserError(f"benchmark lm_eval: no task {', '.join(unknown)}; own task files are found through include: FOLDER")
         try:
             out = simple_evaluate(
-                model=LiveModel(view, p.batch_size), tasks=list(p.tasks), task_manager=manager, num_fewshot=p.few_shot, limit=limit or p.limit,
+                model=LiveModel(job.view, p.batch_size), tasks=list(p.tasks), task_manager=manager, num_fewshot=p.few_shot, limit=job.limit or p.limit,
                 log_samples=True, bootstrap_iters=1000, random_seed=seed, numpy_random_seed=seed, torch_random_seed=seed, fewshot_random_seed=seed,
             )  # fmt: skip
         except (ConnectionError, FileNotFoundError) as error:

@@ -4,24 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import time
+from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from factory import files
 from factory.model.load import fingerprint
 from factory.model.view import ModelView
 from factory.recipe import Recipe
-from factory.recipe.schema import Node
+from factory.recipe.schema import ModelSpec, Node
 from factory.run import progress
 from factory.run.arms import Arm
 from factory.run.rundir import RunDir
 from factory.run.study import make
+from factory.steer import Steering
 
 Rows = list[dict[str, Any]]
 
 
+@dataclass(frozen=True)
+class Job:
+    """What a harness is given: the model, steered already for one that works in this process, and what makes it so for one that
+    does not; ``folder`` is its own to write in."""
+
+    view: ModelView
+    model: ModelSpec
+    steering: Steering | None
+    folder: Path
+    limit: int | None
+    seed: int
+
+
 class HarnessSuite:
-    """One harness of a recipe; ``harness(view, limit, seed)`` of its benchmark gives results by task. Prompt methods do not apply."""
+    """One harness of a recipe; ``harness(job)`` of its benchmark gives results by task. Prompt methods do not apply."""
 
     def __init__(self, node: Node, recipe: Recipe, limit: int | None) -> None:
         self.node, self.recipe, self.limit = node, recipe, limit
@@ -36,17 +52,18 @@ class HarnessSuite:
         stage = folder.stage(f"bench-{self.node.label}-{arm.name}", inputs)
         if stage.done:
             progress.skipped(stage.name)
-        results = stage.chunk("results", lambda: self._evaluate(view, arm))
+        job = Job(view, self.recipe.model, arm.steering, stage.path, self.limit, self.recipe.seed)
+        results = stage.chunk("results", lambda: self._evaluate(job, arm))
         if not stage.done:
             stage.finish({"tasks": [r["task"] for r in results]})
         rows = [self._row(folder, arm, result) for result in results]
         n = sum(r["n"] for r in results)
         return rows, [], {"parameters": arm.parameters, "generated": n, "seconds_per_answer": results[0]["seconds"] / n if n else None, "peak_bytes": None}
 
-    def _evaluate(self, view: ModelView, arm: Arm) -> Rows:
+    def _evaluate(self, job: Job, arm: Arm) -> Rows:
         began = time.perf_counter()
-        with arm.steered(view):
-            results = self.benchmark.harness(view, self.limit, self.recipe.seed)
+        with arm.steered(job.view):
+            results = self.benchmark.harness(job)
         return [{**r, "seconds": time.perf_counter() - began} for r in results]
 
     def _row(self, folder: RunDir, arm: Arm, result: dict[str, Any]) -> dict[str, Any]:

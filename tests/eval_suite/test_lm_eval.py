@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
 
+from factory.recipe.schema import ModelSpec
 from factory.registry import lookup
 from factory.run.arms import Arm
+from factory.run.harness import Job
 from factory.steer import Steering
 from factory.steer.where import Where
 from tests.tiny import saved_tiny, tiny_view
@@ -69,9 +72,13 @@ def steering(strength, d=48):
     return Arm("static", None, strength, steering=Steering(cls(cls.Params()), {"v": vector}, Where(layer=1), strength))
 
 
+def job():
+    return Job(tiny_view(), ModelSpec(path="unused"), None, Path("unused"), None, 0)
+
+
 def results(tasks, arm):
     with arm.steered(tiny_view()):
-        return benchmark(tasks).harness(tiny_view(), None, 0)
+        return benchmark(tasks).harness(job())
 
 
 def test_only_a_strength_that_is_not_zero_changes_anything(tasks):
@@ -129,4 +136,4 @@ def test_an_unknown_task_is_told(tasks, tmp_path):
 
     cls = lookup("benchmark", "lm_eval")
     with pytest.raises(UserError, match="no task tiny_other"):
-        cls(cls.Params(tasks=("tiny_other",), include=str(tasks))).harness(tiny_view(), None, 0)
+        cls(cls.Params(tasks=("tiny_other",), include=str(tasks))).harness(job())
