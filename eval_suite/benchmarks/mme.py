@@ -32,7 +32,8 @@ class Mme(AnswerBenchmark):
 
     Params = MmeParams
     scorer = MME
-    main = "score"
+    main = "points"
+    beside = ("accuracy", "accuracy_plus")
     shares = {}  # noqa: RUF012  questions on one picture are not independent
 
     def items(self) -> Sequence[Item]:
@@ -72,7 +73,7 @@ class Mme(AnswerBenchmark):
         plain = {task: sums.ratio(f"{task}/right", f"{task}/n") for task in tasks}
         both = {task: sums.ratio(f"{task}/both", f"{task}/images") for task in tasks}
         return {
-            "score": sum(100 * (plain[task] + both[task]) for task in tasks),
+            "points": sum(100 * (plain[task] + both[task]) for task in tasks),
             "accuracy": sum(plain.values()) / len(tasks), "accuracy_plus": sum(both.values()) / len(tasks),
         }  # fmt: skip
 

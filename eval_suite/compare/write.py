@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from rich import box
@@ -25,12 +26,17 @@ FOOT = (
     "correction over all tests here; McNemar's test on right and wrong answers, a paired bootstrap on graded ones, both on the samples two "
     "arms share. Intervals are 95 %; over several seeds the score is their mean. Rank: mean rank over the columns that all arms have."
 )
+AS_THEY_ARE = ("perplexity", "points")
 COSTS = ("parameters", "s/answer", "peak memory")
 
 
-def number(value: float) -> str:
-    """A share in percent with one decimal; what is no share (an MME sum, a CIDEr above one) with its own."""
-    return f"{100 * value:.1f}" if abs(value) <= 1 else f"{value:.1f}"
+def number(value: float, metric: str) -> str:
+    """A score times a hundred with one decimal, as papers print shares and caption scores; perplexities and MME's points as they are."""
+    return f"{value:.1f}" if metric in AS_THEY_ARE else f"{100 * value:.1f}"
+
+
+def shown_value(cell: Cell) -> str:
+    return f"{number(cell.score.value, cell.score.column[1])}{MARKS[cell.verdict]}"
 
 
 def heading(column: Column) -> str:
@@ -56,13 +62,15 @@ def costs(line: Line) -> list[str]:
 
 def _interval(cell: Cell) -> str:
     interval = cell.score.intervals[0] if len(cell.score.intervals) == 1 else None
-    return f"{number(interval[0])}–{number(interval[1])}" if interval else ""
+    metric = cell.score.column[1]
+    return f"{number(interval[0], metric)}–{number(interval[1], metric)}" if interval else ""
 
 
 def _spread(cell: Cell) -> str:
     """The interval of one seed, the range over several."""
     values = cell.score.values
-    return _interval(cell) if len(values) == 1 else f"{number(min(values))}–{number(max(values))} over {len(values)} seeds"
+    metric = cell.score.column[1]
+    return _interval(cell) if len(values) == 1 else f"{number(min(values), metric)}–{number(max(values), metric)} over {len(values)} seeds"
 
 
 def grid(table: Table, block: Block, cell_text: Callable[[Cell], str]) -> tuple[list[str], list[list[str]]]:
@@ -75,27 +83,29 @@ def grid(table: Table, block: Block, cell_text: Callable[[Cell], str]) -> tuple[
         strengths = ", ".join(dict.fromkeys(map(strength_text, line.arm.strengths)))
         rows.append([label(line, table), strengths, *cells, *([f"{line.rank:.2f}" if line.rank else DASH] if ranked else []), *costs(line)])
     for name, source, values in block.published:
-        cells = [number(values[c]) if c in values else DASH for c in block.columns]
+        cells = [number(values[c], c[1]) if c in values else DASH for c in block.columns]
         rows.append([f"published: {name} [{source}]", DASH, *cells, *([DASH] if ranked else []), *[DASH] * len(COSTS)])
     return heads, rows
 
 
 def show(table: Table, console: Console) -> None:
-    """Print the comparison; a narrow terminal loses the columns of costs first."""
+    """Print the comparison; a narrow terminal loses the columns of costs first, then the metrics beside the main ones."""
     for block in table.blocks:
-        shown = _terminal(table, block, len(COSTS))
-        if console.measure(shown, options=console.options.update(width=10_000)).maximum > console.width:
-            shown = _terminal(table, block, 0)
+        main = [c for c in block.columns if any(c in line.cells and line.cells[c].score.main for line in block.lines)]
+        for columns, priced in ((block.columns, True), (block.columns, False), (main, False)):
+            shown = _terminal(table, replace(block, columns=columns), priced)
+            if console.measure(shown, options=console.options.update(width=10_000)).maximum <= console.width:
+                break
         console.print(shown)
     console.print(FOOT, style="dim", highlight=False)
 
 
-def _terminal(table: Table, block: Block, priced: int) -> Shown:
-    heads, rows = grid(table, block, lambda c: f"{number(c.score.value)}{MARKS[c.verdict]}")
-    kept = len(heads) - len(COSTS) + priced
-    shown = Shown(box=box.SIMPLE_HEAD, title=title(block), title_justify="left", title_style="bold", padding=(0, 1 if priced else 0), pad_edge=False)
+def _terminal(table: Table, block: Block, priced: bool) -> Shown:
+    heads, rows = grid(table, block, shown_value)
+    kept = len(heads) if priced else len(heads) - len(COSTS)
+    shown = Shown(box=box.SIMPLE_HEAD, title=title(block), title_justify="left", title_style="bold", padding=(0, 1) if priced else (0, 1, 0, 0), pad_edge=False)
     for i, head in enumerate(heads[:kept]):
-        shown.add_column(escape(head.replace(" ", "\n") if i else head), justify="left" if i == 0 else "right", overflow="fold", no_wrap=i > 0)
+        shown.add_column(escape(head.replace(" ", "\n") if i else head), justify="right" if i else "left", overflow="fold", min_width=0 if i else 12)
     for row in rows:
         style = "red" if any("▼" in cell for cell in row) else "dim" if row[0].startswith("published") else None
         shown.add_row(*map(escape, row[:kept]), style=style)
@@ -125,7 +135,7 @@ def to_csv(table: Table) -> str:
 def to_markdown(table: Table) -> str:
     parts = []
     for block in table.blocks:
-        heads, rows = grid(table, block, lambda c: f"{number(c.score.value)}{MARKS[c.verdict]}" + (f" ({_spread(c)})" if _spread(c) else ""))
+        heads, rows = grid(table, block, lambda c: shown_value(c) + (f" ({_spread(c)})" if _spread(c) else ""))
         lines = [f"### {title(block)}", "", "| " + " | ".join(map(markdown_escape, heads)) + " |", "|:---|" + "---:|" * (len(heads) - 1)]
         parts.append("\n".join([*lines, *("| " + " | ".join(map(markdown_escape, row)) + " |" for row in rows)]))
     return "\n\n".join([*parts, FOOT]) + "\n"
@@ -134,7 +144,7 @@ def to_markdown(table: Table) -> str:
 def to_latex(table: Table) -> str:
     parts = []
     for block in table.blocks:
-        heads, rows = grid(table, block, lambda c: f"{number(c.score.value)}{MARKS[c.verdict]}")
+        heads, rows = grid(table, block, shown_value)
         lines = [rf"% {title(block)}", rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}", r"\toprule", " & ".join(map(latex_escape, heads)) + r" \\", r"\midrule"]
         body = [" & ".join(map(latex_escape, row)) + r" \\" for row in rows]
         text = "\n".join([*lines, *body, r"\bottomrule", r"\end{tabular}"])

@@ -158,7 +158,7 @@ def test_mme_adds_accuracy_and_both_right():
     asked = [("a", 0, "yes", "Yes"), ("a", 1, "no", "No"), ("b", 0, "yes", "Yes"), ("b", 1, "no", "Yes")]
     items = [(Item(f"{p}/{i}", nothing, gold, ("existence",), p, (), {"subtask": "existence"}), text) for p, i, gold, text in asked]
     total = measured(mme, items)
-    assert total["metrics"]["score"] == pytest.approx(75 + 50)
+    assert total["metrics"]["points"] == pytest.approx(75 + 50)
 
 
 def test_hallusionbench_groups_and_the_unclear_answer():
