@@ -141,7 +141,7 @@ class AnswerBenchmark:
     def rows(self, records: Sequence[Record], draws: int = 1000, **context: Any) -> list[dict[str, Any]]:
         """Rows of results.json: one for all records, then one per task; ``context`` is added to each."""
         about = {"benchmark": self.name, "split": self.split, "protocol": self.protocol, "scorer": self.scorer, "main": self.main, "beside": list(self.beside),
-                 "prompt_hash": prompt_hash(records), "generation": {"max_new_tokens": self.new_tokens, "do_sample": False}}  # fmt: skip
+                 "prompt_hash": prompt_hash(records)}  # fmt: skip
         groups: dict[str, list[Record]] = {"all": list(records)}
         for record in records:
             for task in record["tasks"]:

@@ -48,7 +48,7 @@ class Suite:
         """Rows of results.json, skipped samples, and what the arm cost on this benchmark; predictions go to files."""
         bench, size = self.benchmark, self.recipe.evaluate.batch_size
         new_tokens = arm.new_tokens(bench.new_tokens)
-        made_by = {"model": fingerprint(view), "dtype": str(view.dtype), "device": view.device.type, "steering": arm.about, "new_tokens": new_tokens}
+        made_by = {"model": fingerprint(view), **precision(view, size), "device": view.device.type, "steering": arm.about, "new_tokens": new_tokens}
         inputs = {**made_by, "code": version("steering-factory"), "arm": arm.facts, "benchmark": self.node.model_dump(mode="json"),
                   "scorer": bench.scorer, "protocol": bench.protocol, "limit": self.limit, "batch_size": size}  # fmt: skip
         stage = folder.stage(f"bench-{self.node.label}-{arm.name}", inputs)
@@ -63,6 +63,8 @@ class Suite:
             stage.finish({"answers": len(records), "skipped": len(skipped)})
         self._keep(folder.path, arm, records)
         rows = bench.rows(records, **arm.facts, label=self.node.label, seed=self.recipe.seed, chosen=True, skipped=len(skipped))
+        for row in rows:
+            row["generation"] = {"max_new_tokens": new_tokens, "do_sample": False, **precision(view, size)}
         return rows, [{**s, "benchmark": self.node.label} for s in skipped], cost(arm, answers, view)
 
     def _answers(self, view: ModelView, arm: Arm, known: Responses, items: Sequence[Any], new_tokens: int) -> Iterator[dict[str, Any]]:
@@ -123,6 +125,12 @@ def put(folder: RunDir, view: ModelView, asked: Sequence[Suite | HarnessSuite], 
     if asked:
         files.write_json(folder.path / "costs.json", costs)
     return rows, skipped
+
+
+def precision(view: ModelView, batch_size: int) -> dict[str, Any]:
+    """The dtype and, where it is not float32, the batch size: padding then changes roundings, and with them an answer now and then."""
+    dtype = str(view.dtype).removeprefix("torch.")
+    return {"dtype": dtype} if dtype == "float32" else {"dtype": dtype, "batch_size": batch_size}
 
 
 def cost(arm: Arm, answers: Rows, view: ModelView) -> dict[str, Any]:

@@ -164,6 +164,27 @@ def test_a_run_keeps_rows_predictions_submissions_and_costs(asked):
     assert json.loads((run / "costs.json").read_text())["pope/none"]["generated"] > 0
 
 
+def test_lower_precision_says_with_which_batch_size(asked, tmp_path):
+    recipe, run = asked
+    assert {json.dumps(r["generation"]) for r in rows_of(run)} == {'{"max_new_tokens": 128, "do_sample": false, "dtype": "float32"}'}
+    assert main([str(recipe), f"run.root={tmp_path}", "model.dtype=bfloat16", "--limit", "2"]) == 0
+    assert rows_of(tmp_path / "asked-limit2")[0]["generation"] == {"max_new_tokens": 128, "do_sample": False, "dtype": "bfloat16", "batch_size": 5}
+
+
+def test_a_dry_run_prints_three_prompts_and_reads_no_weights(asked, capsys, monkeypatch):
+    monkeypatch.setattr("factory.model.load.load", None)
+    assert main(["show", str(asked[0])]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("\n-- ") == 6 and "== pope: 12 questions, protocol pope/random+popular+adversarial/llava-1.5, scorer pope/1, 128 new tokens" in shown
+    assert "-- random/1\nUSER: <image>\nIs there a dog in the image?\nAnswer the question using a single word or phrase. ASSISTANT:" in shown
+
+
+def test_a_plan_counts_the_answers(asked, capsys):
+    assert main(["plan", str(asked[0])]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "question benchmarks, 1 arms or more" in shown and "12" in shown
+
+
 @pytest.mark.parametrize("size", [1, 12])
 def test_batch_size_does_not_change_answers(asked, tmp_path, size):
     recipe, run = asked
