@@ -64,7 +64,17 @@ def divide(above: Any, below: Any) -> Any:
     return np.divide(above, below, out=np.zeros(np.broadcast_shapes(np.shape(above), np.shape(below))), where=np.asarray(below) != 0)
 
 
-class AnswerBenchmark:
+class Reported:
+    """A benchmark that can report a run which has question benchmarks alone."""
+
+    def report(self, run_dir: Path, results: dict, recipe_yaml: str, plots: bool = True) -> Path:
+        """Write report/ of a run that has question benchmarks alone, and print its table; returns the page's path."""
+        page = build(run_dir, results, [], [], recipe_yaml, plots=plots)
+        print_tables(results, Console())
+        return page
+
+
+class AnswerBenchmark(Reported):
     """Base of the benchmarks that ask questions and score answers.
 
     A subclass gives ``profile`` (its named prompt protocol), ``scorer`` (rule and version), ``main`` (the metric that stands for
@@ -147,12 +157,6 @@ class AnswerBenchmark:
             for task in record["tasks"]:
                 groups.setdefault(task, []).append(record)
         return [{"task": task, **self._measured(members, draws), **about, **context} for task, members in groups.items()]
-
-    def report(self, run_dir: Path, results: dict, recipe_yaml: str, plots: bool = True) -> Path:
-        """Write report/ of a run that has question benchmarks alone, and print its table; returns the page's path."""
-        page = build(run_dir, results, [], [], recipe_yaml, plots=plots)
-        print_tables(results, Console())
-        return page
 
     def _measured(self, members: Sequence[Record], draws: int) -> dict[str, Any]:
         n = len(members)

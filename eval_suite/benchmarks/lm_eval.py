@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, PositiveInt
 
+from eval_suite.benchmark import Reported
 from factory.errors import UserError
 from factory.registry import Params, register
 from factory.run.harness import Job
@@ -27,7 +28,7 @@ class LmEvalParams(Params):
 
 
 @register("benchmark", "lm_eval")
-class LmEval:
+class LmEval(Reported):
     """Text tasks of lm-eval: log-likelihood and generation with the model, steered or not, as it stands in memory."""
 
     Params = LmEvalParams

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, PositiveInt
 
+from eval_suite.benchmark import Reported
 from factory.errors import UserError
 from factory.model.load import find
 from factory.registry import Params, register
@@ -32,7 +33,7 @@ class LmmsEvalParams(Params):
 
 
 @register("benchmark", "lmms_eval")
-class LmmsEval:
+class LmmsEval(Reported):
     """Multimodal tasks of lmms-eval 0.7; its exit code says nothing, so its results file is what counts."""
 
     Params = LmmsEvalParams

@@ -185,11 +185,12 @@ def test_a_plan_counts_the_answers(asked, capsys):
     assert "question benchmarks, 1 arms or more" in shown and "12" in shown
 
 
-@pytest.mark.parametrize("size", [1, 12])
-def test_batch_size_does_not_change_answers(asked, tmp_path, size):
-    recipe, run = asked
-    assert main([str(recipe), f"run.root={tmp_path}", f"evaluate.batch_size={size}"]) == 0
-    assert rows_of(tmp_path / "asked") == rows_of(run)
+def test_batch_size_does_not_change_answers(asked, tmp_path):
+    for name, size in (("one", 1), ("five", 5)):
+        assert main([str(asked[0]), f"run.root={tmp_path / name}", f"evaluate.batch_size={size}", "--limit", "4"]) == 0
+    assert rows_of(tmp_path / "one" / "asked-limit4") == rows_of(tmp_path / "five" / "asked-limit4")
+    answers = [(tmp_path / name / "asked-limit4/predictions/pope/none.jsonl").read_text().splitlines() for name in ("one", "five")]
+    assert [json.loads(line)["text"] for line in answers[0]] == [json.loads(line)["text"] for line in answers[1]]
 
 
 def test_answers_come_from_the_cache_of_another_run(asked, tmp_path, monkeypatch):
@@ -204,7 +205,7 @@ def test_answers_come_from_the_cache_of_another_run(asked, tmp_path, monkeypatch
     assert rows_of(tmp_path / "other") == rows_of(run)
 
 
-@pytest.mark.parametrize("stop", [1, 3, 5])
+@pytest.mark.parametrize("stop", [3])
 def test_a_killed_run_ends_with_the_same_results(asked, tmp_path, monkeypatch, stop):
     from factory.run.rundir import Stage
 

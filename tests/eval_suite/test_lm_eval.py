@@ -130,6 +130,18 @@ def test_a_recipe_runs_text_tasks_on_every_steering(tasks, tmp_path):
     assert main(["compare", str(tmp_path / "runs/text"), "--out", str(tmp_path / "out")]) == 0
 
 
+def test_a_harness_alone_is_reported_and_compared(tasks, tmp_path):
+    from factory.cli import main
+
+    recipe = tmp_path / "alone.yaml"
+    recipe.write_text(
+        f"name: alone\nmodel: {{path: {saved_tiny(tmp_path / 'model')}}}\nbenchmarks: [{{type: lm_eval, tasks: [tiny_choice], include: {tasks}}}]\n"
+        f"run: {{root: {tmp_path / 'runs'}}}\nreport: {{plots: false}}\n"
+    )
+    assert main([str(recipe)]) == 0
+    assert "lm_eval.tiny_choice acc" in (tmp_path / "runs/alone/comparison/compare.md").read_text()
+
+
 @pytest.mark.slow  # lm-eval reads its thousands of task files
 def test_an_unknown_task_is_told(tasks, tmp_path):
     from factory.errors import UserError
