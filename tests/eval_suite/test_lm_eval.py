@@ -139,7 +139,7 @@ def test_a_harness_alone_is_reported_and_compared(tasks, tmp_path):
         f"run: {{root: {tmp_path / 'runs'}}}\nreport: {{plots: false}}\n"
     )
     assert main([str(recipe)]) == 0
-    assert "lm_eval.tiny_choice acc" in (tmp_path / "runs/alone/comparison/compare.md").read_text()
+    assert "none,,lm_eval.tiny_choice,acc," in (tmp_path / "runs/alone/comparison/compare.csv").read_text()
 
 
 @pytest.mark.slow  # lm-eval reads its thousands of task files
