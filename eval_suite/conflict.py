@@ -14,6 +14,7 @@ from rich.console import Console
 from eval_suite.report import build, print_findings, print_published, print_tables
 from eval_suite.results import result_rows
 from eval_suite.scorers.conflict import RULE, agree, judge, outcome
+from factory import files
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
 from factory.summary import Summary
@@ -108,6 +109,17 @@ class ConflictBenchmark:
     def rows(self, predictions: Sequence[dict], **context: object) -> list[dict]:
         """Rows of results.json from per-sample predictions."""
         return result_rows(predictions, benchmark=self.name, protocol=self.protocol, scorer=self.scorer, **context)
+
+    def keep(self, run_dir: Path, predictions: Sequence[dict], seed: int) -> None:
+        """Write the test predictions at the reported strengths, one file per method and direction."""
+        about = {"benchmark": self.name, "label": self.name, "protocol": self.protocol, "seed": seed}
+        cells: dict[str, list[dict]] = {}
+        for p in predictions:
+            if p["split"] == "test" and p["chosen"]:
+                record = {**about, **p, "tasks": [p["task"]], "value": float(p["outcome"] == "follow"), "failed": "error" in p["verdicts"]}
+                cells.setdefault(f"{p['method']}-{p['direction']}".replace(":", "-"), []).append(record)
+        for name, records in cells.items():
+            files.write_jsonl(run_dir / "predictions" / self.name / f"{name}.jsonl", records)
 
     def report(
         self, run_dir: Path, results: dict, diagnostics: list[dict], predictions: list[dict], recipe_yaml: str, plots: bool = True,

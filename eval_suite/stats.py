@@ -7,7 +7,7 @@ same input gives the same interval on every machine.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -142,3 +142,21 @@ def _percentiles(means: np.ndarray, level: float) -> Interval:
     tail = (1 - _checked(level)) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def bootstrap_sums(
+    sums: np.ndarray, metrics: Callable[[np.ndarray], Mapping[str, np.ndarray]], draws: int = 1000, seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, Interval]:
+    """Percentile bootstrap intervals of metrics that are functions of sums over units.
+
+    `sums` [units, k] is what each unit adds; `metrics` maps resampled totals [draws, k] to named arrays [draws].
+    """
+    rng = np.random.default_rng(seed)
+    units = len(sums)
+    rows = max(1, _CHUNK // units)
+    totals = [
+        rng.multinomial(units, np.full(units, 1 / units), size=min(rows, draws - start)) @ sums
+        for start in range(0, draws, rows)
+    ]
+    return {name: _percentiles(np.broadcast_to(v, (draws,)), level) for name, v in metrics(np.concatenate(totals)).items()}

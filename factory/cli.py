@@ -35,6 +35,7 @@ usage: {me} RECIPE [KEY=VALUE ...] [--limit N]
   show BENCHMARK|RECIPE       draw some of a benchmark's samples
   show RECIPE --sample N      one training sample: its tokens, their roles, and which are learnt
   convert NAME FOLDER OUT     a released dataset to LLaVA-JSON (bash launch.sh list converter)
+  compare RUN RUN ...         finished runs in one table, with paired tests
   new-plugin KIND NAME        write a plugin file to start from
   test [PYTEST ARGUMENTS]     run the project's tests
 
@@ -65,12 +66,27 @@ def _dispatch(argv: list[str], world: World) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(HELP.format(me=me))
         return 0
-    name, rest = (argv[0], argv[1:]) if argv[0] in COMMANDS else ("run", argv)
-    if rest is argv:
-        _check_recipe_word(argv[0])
-    parser = _Parser(prog=f"{me} {name}", description=COMMANDS[name].__doc__)
+    name, rest = argv[0], argv[1:]
+    parser = _Parser(prog=f"{me} {name}")
     parser.world = world
+    if name not in COMMANDS and (command := _registered(name)):
+        parser.description = command.__doc__
+        command.arguments(parser)
+        return command.run(parser.parse_intermixed_args(rest)) or 0
+    if name not in COMMANDS:
+        _check_recipe_word(name)
+        name, rest = "run", argv
+    parser.prog, parser.description = f"{me} {name}", COMMANDS[name].__doc__
     return COMMANDS[name](parser, rest) or 0
+
+
+def _registered(word: str) -> type | None:
+    """The command that a plugin adds under this name."""
+    if word.startswith("-") or Path(word).suffix in RECIPE_SUFFIXES:
+        return None
+    from factory.registry import available, lookup
+
+    return lookup("command", word) if word in {entry.name for entry in available("command")} else None
 
 
 def _check_recipe_word(word: str) -> None:
@@ -144,26 +160,38 @@ def _list(parser: _Parser, argv: list[str]) -> None:
 
 
 def _show(parser: _Parser, argv: list[str]) -> None:
-    """Draw some samples of a benchmark, or of the benchmark that a recipe names; prints the picture's path."""
+    """Draw some samples of a benchmark, or of a recipe's; a recipe's question benchmarks print three prompts each, as the model reads them."""
     _add_recipe(parser, "BENCHMARK|RECIPE")
     parser.add_argument("--out", type=Path, default=Path("runs", "show"), metavar="FOLDER", help="default: runs/show")
     parser.add_argument("--sample", type=int, metavar="N", help="print training sample N of a recipe, the first being 0")
     args = parser.parse_intermixed_args(argv)
     from factory.registry import lookup
 
-    is_recipe = Path(args.recipe).suffix in RECIPE_SUFFIXES
+    recipe = _load(args.recipe, args.overrides) if Path(args.recipe).suffix in RECIPE_SUFFIXES else None
     if args.sample is not None:
         from factory.run.tuning import show
 
         show(_load(args.recipe, args.overrides), args.sample)
         return
-    node = _load(args.recipe, args.overrides).data if is_recipe else None
-    if is_recipe and node is None:
+    if recipe and recipe.benchmarks:
+        _show_prompts(recipe)
+    drawn = args.recipe if recipe is None else recipe.data and recipe.data.type
+    if recipe and drawn is None and not recipe.benchmarks:
         raise UserError(f"{args.recipe} has no benchmark to draw; --sample N prints one of its training samples")
-    benchmark = lookup("benchmark", node.type if node else args.recipe)
-    if not hasattr(benchmark, "show"):
-        raise UserError(f"the benchmark '{benchmark.name}' has no samples to draw")
-    print(benchmark.show(args.out))
+    if drawn and hasattr(benchmark := lookup("benchmark", drawn), "show"):
+        print(benchmark.show(args.out))
+    elif not (recipe and recipe.benchmarks):
+        raise UserError(f"the benchmark '{drawn}' has no samples to draw")
+
+
+def _show_prompts(recipe: Recipe) -> None:
+    from factory.run.suite import dry_run
+
+    for suite, prompts in dry_run(recipe):
+        bench = suite.benchmark
+        print(f"== {suite.node.label}: {len(suite.items)} questions, protocol {bench.protocol}, scorer {bench.scorer}, {bench.new_tokens} new tokens at most")
+        for sample, text in prompts:
+            print(f"-- {sample}\n{text}")
 
 
 def _convert(parser: _Parser, argv: list[str]) -> None:

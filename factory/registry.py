@@ -31,6 +31,7 @@ KINDS = {
     "diagnostic": "plugins.diagnostics",
     "tuner": "plugins.tuners",
     "benchmark": "eval_suite.benchmarks",
+    "command": "eval_suite.commands",
     "family": "factory.model.families",
     "vision_encoder": "factory.components.vision_encoder",
     "connector": "factory.components.connector",

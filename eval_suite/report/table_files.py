@@ -44,19 +44,19 @@ def to_markdown(blocks: Sequence[Block]) -> str:
     parts = []
     for block in blocks:
         labels = ["Method", "Strength", *(label for _, label in block.columns)]
-        lines = [f"### {_md(block.title)}" + (f" (n = {block.n})" if block.n else ""), ""]
+        lines = [f"### {markdown_escape(block.title)}" + (f" (n = {block.n})" if block.n else ""), ""]
         lines += ["| " + " | ".join(labels) + " |", "|:---|" + "---:|" * (len(labels) - 1)]
         for line in block.lines:
-            name = f"*{_md(line.label)}* (upper bound)" if line.oracle else _md(line.label)
+            name = f"*{markdown_escape(line.label)}* (upper bound)" if line.oracle else markdown_escape(line.label)
             cells = [_md_entry(line.entries[key], key) for key, _ in block.columns]
-            lines.append("| " + " | ".join([name, _md(line.strength), *cells]) + " |")
-        parts.append("\n".join(lines + [f"\n{_md(note)}" for note in block.notes]))
+            lines.append("| " + " | ".join([name, markdown_escape(line.strength), *cells]) + " |")
+        parts.append("\n".join(lines + [f"\n{markdown_escape(note)}" for note in block.notes]))
     parts.append("Share of samples that follow the target modality, in percent, with 95 % intervals. "
                  "Bold: best of a column, upper bounds left aside.")
     return "\n\n".join(parts) + "\n"
 
 
-def _md(text: str) -> str:
+def markdown_escape(text: str) -> str:
     return re.sub(r"([\\`*_|<>\[\]#])", r"\\\1", text)
 
 

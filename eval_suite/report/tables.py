@@ -202,19 +202,24 @@ def _terminal(block: Block, tasks: bool, interval: bool, air: bool, fold: bool =
     return table
 
 
-def metric_lines(rows: list[Mapping]) -> list[tuple[str, ...]]:
-    """Long-form cells of the other benchmarks: benchmark, split, task, method, strength, metric, value, interval, n."""
+def metric_lines(rows: list[Mapping], main_only: bool = False) -> list[tuple[str, ...]]:
+    """Long-form cells of the other benchmarks: benchmark, split, task, method and direction, strength, metric, value, interval, n."""
     lines = []
     for row in rows:
-        for name, value in row.get("metrics", {}).items():
+        names = [n for n in row.get("metrics", {}) if not main_only or n == row.get("main", n)]
+        for name, value in ((n, row["metrics"][n]) for n in names):
             low, high = (row.get("ci") or {}).get(name) or (None, None)
             interval = f"{low:.3f}–{high:.3f}" if low is not None and high is not None else ""
             lines.append((
-                row["benchmark"], row.get("split") or DASH, short_task(row.get("task", TOTAL)), row["method"],
+                row.get("label") or row["benchmark"], row.get("split") or DASH, short_task(row.get("task", TOTAL)), _steered(row),
                 strength_text(row.get("strength")), name, DASH if value is None else f"{value:.3f}", interval,
                 str(row.get("n", DASH)),
             ))
     return lines
+
+
+def _steered(row: Mapping) -> str:
+    return f"{row['method']} ({row['direction']})" if row.get("direction") else row["method"]
 
 
 METRIC_HEADINGS = ("Benchmark", "Split", "Task", "Method", "Str.", "Metric", "Value", "95 % CI", "n")
@@ -224,6 +229,6 @@ def _others_terminal(rows: list[Mapping]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title="Other benchmarks", title_justify="left", title_style="bold")
     for heading in METRIC_HEADINGS:
         table.add_column(heading, justify="right" if heading in ("Str.", "Value", "n") else "left")
-    for line in metric_lines(rows):
+    for line in metric_lines([row for row in rows if row.get("task", TOTAL) == TOTAL], main_only=True):
         table.add_row(*map(escape, line))
     return table

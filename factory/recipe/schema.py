@@ -29,6 +29,7 @@ from factory.registry import Params, lookup
 DEFAULT_STRENGTHS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)  # SPEC A19
 Direction = Literal["vision", "text"]
 Layer = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 
 
@@ -280,13 +281,21 @@ class Source:
 
 
 class Recipe(Spec):
-    """One run: a model, the data it is put to, and what is done with it."""
+    """One run: a model, the data it is put to, and what is done with it.
+
+    ``data`` is the conflict benchmark that methods are fitted, chosen and scored on; ``benchmarks`` are question benchmarks put to
+    the model as it is, to every method at its chosen strength, and to saved ``artefacts``. With ``seeds`` the recipe is run once for
+    each, and the runs are compared.
+    """
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Seed = 0
+    seeds: Annotated[tuple[Seed, ...], AfterValidator(_distinct)] = ()
     plugins: tuple[Text, ...] = ()
     model: ModelSpec
     data: Annotated[Node, _plugin("benchmark")] | None = None
+    benchmarks: Annotated[tuple[Annotated[Node, _plugin("benchmark")], ...], AfterValidator(_distinct_labels)] = ()
+    artefacts: Annotated[tuple[Text, ...], AfterValidator(_distinct)] = ()
     diagnostic: Annotated[Node, _plugin("diagnostic")] | None = None
     diagnostics: Annotated[tuple[Annotated[Node, _plugin("diagnostic")], ...], AfterValidator(_distinct_labels)] = ()
     collect: CollectSpec = CollectSpec()
@@ -304,8 +313,9 @@ class Recipe(Spec):
     def _has_one_job(self) -> Recipe:
         if self.train is not None and self.tune is not None:
             raise refusal([(("tune",), "stands beside 'train'; a recipe trains from scratch or tunes, one of them")])
-        if self.data is None and self.tune is None:
-            raise refusal([((), "needs the key 'data'")])
+        alone = self.benchmarks and not (self.steering or self.train or self.diagnostic or self.diagnostics)
+        if self.data is None and self.tune is None and not alone:
+            raise refusal([((), "needs the key 'data' (only benchmarks and artefacts go without)")])
         return self
 
     @model_validator(mode="after")
@@ -343,4 +353,5 @@ class Recipe(Spec):
 def is_plugin_node(path: tuple[str | int, ...]) -> bool:
     """Whether the recipe expects a plugin node at ``path``, so that a bare word there stands for ``{type: word}``."""
     alone = {("data",), ("diagnostic",), ("tune", "tuner"), ("tune", "data", "lessons")}
-    return path in alone or (path[:2] == ("model", "compose") and len(path) == 3) or (len(path) == 2 and path[0] in ("steering", "diagnostics"))
+    listed = len(path) == 2 and path[0] in ("steering", "diagnostics", "benchmarks")
+    return path in alone or listed or (path[:2] == ("model", "compose") and len(path) == 3)

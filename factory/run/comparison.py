@@ -15,6 +15,7 @@ from factory.data.prompt import Prompt
 from factory.data.sample import ConflictSample
 from factory.registry import Params
 from factory.run import progress
+from factory.run.arms import Arm
 from factory.run.choose import Choice, choose, oracle
 from factory.run.evaluate import Fitted, ask, asked_forms, cells, looks, placed, sweep, trunk_of
 from factory.run.rundir import Stage
@@ -33,6 +34,7 @@ class Comparison:
         self.study, self.recipe = study, study.recipe
         self.methods = {node.label: make(node) for node in self.recipe.steering}
         self.directions, self.strengths = self.recipe.evaluate.directions, self.recipe.evaluate.strengths
+        self.chosen: list[tuple[Fitted, Choice]] = []
 
     @property
     def steerers(self) -> dict[str, Steerer]:
@@ -135,11 +137,20 @@ class Comparison:
         test, stage = self._scored("test", kept, {"fit": self.fit_stage.digest, "choices": [asdict(c) for c in choices]})
         if not stage.done:
             stage.finish({"predictions": len(test)})
+        self.chosen = [(f, variants[f.label, f.direction]) for f in kept]
         if self.study.folder.world.first:
             self._save(kept, variants)
         dev = [r for r in dev if r["strength"] is None or variants[r["method"], r["direction"]].variant == r["variant"]]
         rows = dev + test + [row for split in (dev, test) for row in oracle(split, REFERENCE, self.unsteered)]
         return _finished([row for row in rows if row["method"] != UNSTEERED], variants), choices
+
+    def arms(self) -> list[Arm]:
+        """The model as it is, then every method at the strength chosen on dev. Methods that show worked examples are left out:
+        those are examples of this benchmark."""
+        prompted = [(label, m) for label, m in self.methods.items() if isinstance(m, PromptMethod) and label != self.unsteered and not m.shots]
+        asked = [Arm(label, d, rewrite=m) for label, m in prompted for d in self.directions]
+        steered = [Arm(f.label, f.direction, c.strength, f.variant, placed(f, self.study.layer, c.strength)) for f, c in self.chosen]
+        return [Arm(), *asked, *steered]
 
     def _save(self, kept: Sequence[Fitted], choices: dict[tuple[str, str], Choice]) -> None:
         """One artefact per method and direction, at its chosen strength."""

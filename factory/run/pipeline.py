@@ -16,7 +16,11 @@ from factory.errors import UserError
 from factory.launch.world import World
 from factory.model.load import fingerprint, load, outline, placement
 from factory.model.source import find
+from factory.model.view import ModelView
 from factory.recipe import Recipe
+from factory.recipe.schema import Source
+from factory.registry import lookup
+from factory.run.arms import Arm
 from factory.run.calibrate import too_small
 from factory.run.choose import Choice
 from factory.run.comparison import Comparison
@@ -25,8 +29,10 @@ from factory.run.estimate import find_facts
 from factory.run.rundir import RunDir
 from factory.run.samples import usable_samples
 from factory.run.study import Rows, Study, make, steered_layer
+from factory.run.suite import Suite, put, suites
 from factory.run.training import train_model
 from factory.run.tuning import tune_model
+from factory.steer import artefact
 from factory.summary import Summary
 
 
@@ -38,19 +44,32 @@ def run(recipe: Recipe, limit: int | None = None, world: World | None = None) ->
     """
     world = world or World()
     _check_launch(recipe, world)
+    if recipe.seeds:
+        return run_seeds(recipe, limit, world)
     notes = [] if recipe.train else prepare(recipe, world.first)
+    asked = suites(recipe, limit)
     source = recipe.source_path or Path(f"{recipe.name}.yaml")
     name = recipe.name if limit is None else f"{recipe.name}-limit{limit}"
     with RunDir.open(Path(recipe.run.root), name, source, recipe.text, recipe.resolved(), world) as folder:
         Console().print(f"run folder: {folder.path}", soft_wrap=True)
-        _work(recipe, notes)(recipe, folder, limit)
+        _work(recipe, asked, notes)(recipe, folder, limit)
         world.meet("the end of the run")
     return folder.path
 
 
-def _work(recipe: Recipe, notes: list[str]) -> Callable[[Recipe, RunDir, int | None], object]:
-    """What a recipe asks for: training from scratch, tuning, or a comparison of steering methods."""
-    return train_model if recipe.train else tune_model if recipe.tune else partial(compare, notes=notes)
+def run_seeds(recipe: Recipe, limit: int | None, world: World) -> Path:
+    """Run a recipe once for each of its seeds, then compare the runs; returns the folder of the comparison."""
+    single = [recipe.model_copy(update={"seed": seed, "seeds": (), "name": f"{recipe.name}-seed{seed}"}) for seed in recipe.seeds]
+    paths = [run(one.made_from(Source(recipe.source_path, recipe.text, recipe.overrides)), limit, world) for one in single]
+    folder = Path(recipe.run.root) / (recipe.name if limit is None else f"{recipe.name}-limit{limit}")
+    return lookup("command", "compare").over(paths, folder) if world.first else folder
+
+
+def _work(recipe: Recipe, asked: Sequence[Suite], notes: list[str]) -> Callable[[Recipe, RunDir, int | None], object]:
+    """What a recipe asks for: training from scratch, tuning, a comparison of steering methods, or question benchmarks alone."""
+    if recipe.train or recipe.tune:
+        return train_model if recipe.train else tune_model
+    return partial(compare if recipe.data else examine, asked=asked, notes=notes)
 
 
 def _check_launch(recipe: Recipe, world: World) -> None:
@@ -61,24 +80,31 @@ def _check_launch(recipe: Recipe, world: World) -> None:
     world.lockstep = recipe.launch.zero == 3
 
 
-def compare(recipe: Recipe, folder: RunDir, limit: int | None, notes: Sequence[str] = ()) -> None:
+def compare(recipe: Recipe, folder: RunDir, limit: int | None, asked: Sequence[Suite] = (), notes: Sequence[str] = ()) -> None:
     """Diagnose, fit, choose on dev, score on test; write results.json and the report."""
     usable_samples(recipe, make(recipe.data), folder, limit, outline(recipe.model).writing)  # told before weights are read
     torch.manual_seed(recipe.seed)
     study = Study(recipe, folder, load(recipe.model, recipe.launch.zero), limit)
     diagnostics, further = study.diagnosed(), study.investigated()
-    predictions, choices = Comparison(study).run()
+    comparison = Comparison(study)
+    predictions, choices = comparison.run()
+    answered = put(folder, study.view, asked, [*comparison.arms(), *saved_arms(recipe, study.view)]) if asked else ([], [])
     if folder.world.first:
-        conclude(study, diagnostics, further, predictions, choices, notes)
+        conclude(study, diagnostics, further, predictions, choices, answered, notes)
 
 
-def conclude(study: Study, diagnostics: Rows, further: Mapping[str, Rows], predictions: Rows, choices: list[Choice], notes: Sequence[str]) -> None:
-    """Write results.json and the report."""
+def conclude(
+    study: Study, diagnostics: Rows, further: Mapping[str, Rows], predictions: Rows, choices: list[Choice], answered: tuple[Rows, Rows], notes: Sequence[str]
+) -> None:
+    """Write results.json and the report; ``answered``: rows and skipped samples of the question benchmarks."""
     recipe, folder = study.recipe, study.folder
     summaries = {node.label: make(node).summary(further[node.label]) for node in recipe.diagnostics}
     summaries = {label: summary for label, summary in summaries.items() if summary is not None}
     results = gather(study, predictions, choices, summaries, notes)
+    results["rows"] += answered[0]
+    results["run"]["skipped"] += answered[1]
     files.write_json(folder.path / "results.json", results)
+    study.benchmark.keep(folder.path, predictions, recipe.seed)
     recipe_yaml = (folder.path / "resolved.yaml").read_text(encoding="utf-8")
     rows = diagnostics + [row for rows in further.values() for row in rows]
     page = study.benchmark.report(folder.path, results, rows, predictions, recipe_yaml, recipe.report.plots, tuple(summaries.values()))
@@ -86,8 +112,8 @@ def conclude(study: Study, diagnostics: Rows, further: Mapping[str, Rows], predi
 
 
 def prepare(recipe: Recipe, told: bool = True) -> list[str]:
-    """Check what can be checked without weights or a run folder: files, device, layer. Returns what has to be known beside the numbers,
-    and prints it where it is to be ``told``.
+    """Check what can be checked without weights or a run folder: files, device, layer, artefacts. Returns what has to be known
+    beside the numbers, and prints it where it is to be ``told``.
 
     Raises ``UserError`` for whatever would stop the run.
     """
@@ -96,21 +122,46 @@ def prepare(recipe: Recipe, told: bool = True) -> list[str]:
     steered_layer(recipe, source.config.get_text_config().num_hidden_layers, source.card)
     if torch.cuda.is_available() and (model := find_facts(recipe.model)[0]) and (why := too_small(recipe.model, model.bytes)):
         raise UserError(f"model: {why} for its weights alone; use model.quantize=4bit, model.device_map=auto over several GPUs, or a smaller model")
+    for folder in map(Path, recipe.artefacts):
+        artefact.check_folder(folder.expanduser())
     notes = [*(getattr(make(recipe.data), "warnings", ()) if recipe.data else ()), *filter(None, [source.note])]
     for note in notes if told else ():
         Console(stderr=True).print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
     return notes
 
 
+def examine(recipe: Recipe, folder: RunDir, limit: int | None, asked: Sequence[Suite], notes: Sequence[str]) -> None:
+    """Put question benchmarks to the model as it is and to saved artefacts; write results.json and the report."""
+    view = load(recipe.model, recipe.launch.zero)
+    rows, skipped = put(folder, view, asked, [Arm(), *saved_arms(recipe, view)])
+    if not folder.world.first:
+        return
+    results = {"schema": 1, "run": {**about_run(recipe, view, notes), "skipped": skipped}, "rows": rows}
+    files.write_json(folder.path / "results.json", results)
+    recipe_yaml = (folder.path / "resolved.yaml").read_text(encoding="utf-8")
+    page = asked[0].benchmark.report(folder.path, results, recipe_yaml, recipe.report.plots)
+    lookup("command", "compare").over([folder.path], folder.path / "comparison")
+    Console().print(f"results: {folder.path / 'results.json'}\nreport:  {page}", soft_wrap=True)
+
+
+def saved_arms(recipe: Recipe, view: ModelView) -> list[Arm]:
+    """The recipe's artefacts, each named after its folder. Raises ``UserError`` for one that was made for another model."""
+    return [Arm(path.name, None, s.strength, "", s) for path in map(Path, recipe.artefacts) for s in [artefact.load(path.expanduser(), view)]]
+
+
 def gather(study: Study, predictions: Rows, choices: list[Choice], summaries: Mapping[str, Summary], notes: Sequence[str]) -> dict[str, Any]:
     """The content of results.json; nothing in it depends on when or how often the run was started."""
     recipe, skipped = study.recipe, study.skipped
-    source = recipe.source_path.name if recipe.source_path else recipe.name
-    card = study.card.name if study.card else None
-    model = {"class": type(study.view.model).__name__, "card": card, "fingerprint": fingerprint(study.view), "layer": study.layer}
     about = {
-        "name": recipe.name, "recipe": source, "seed": recipe.seed, "model": model, "libraries": environment()["libraries"],
-        "error_budget": recipe.evaluate.error_budget, "choices": [asdict(c) for c in choices], "skipped": skipped, "notes": list(notes),
+        **about_run(recipe, study.view, notes), "error_budget": recipe.evaluate.error_budget, "choices": [asdict(c) for c in choices], "skipped": list(skipped),
     }  # fmt: skip
+    about["model"] |= {"card": study.card.name if study.card else None, "layer": study.layer}
     rows = study.benchmark.rows(predictions, seed=recipe.seed, skipped=len(skipped))
     return {"schema": 1, "run": about, "rows": rows, "diagnostics": {label: summary.record() for label, summary in summaries.items()}}
+
+
+def about_run(recipe: Recipe, view: ModelView, notes: Sequence[str]) -> dict[str, Any]:
+    """Which recipe, model and libraries a run had, and what has to be known beside its numbers."""
+    source = recipe.source_path.name if recipe.source_path else recipe.name
+    model = {"class": type(view.model).__name__, "fingerprint": fingerprint(view)}
+    return {"name": recipe.name, "recipe": source, "seed": recipe.seed, "model": model, "libraries": environment()["libraries"], "notes": list(notes)}

@@ -11,21 +11,48 @@ from rich.table import Table
 from factory.errors import UserError
 from factory.model.load import device_for, load
 from factory.recipe import Recipe
+from factory.registry import lookup
 from factory.run.calibrate import Calibration, calibrate, gigabytes, too_small, training_memory, training_phases
 from factory.run.estimate import Data, Estimate, ModelFacts, estimate, facts_of, memory
 from factory.run.study import make
+from factory.run.suite import Suite, suite_of
 from factory.run.training import build
 from factory.run.tuning import plan_tuning
+from factory.steer import Steerer
 
 
 def plan(recipe: Recipe, limit: int | None = None) -> None:
     """Print what ``run`` would do with a recipe. What is missing is a line of the plan, not an error."""
     console = Console()
     console.print(f"[bold]plan of {recipe.name}[/]", highlight=False)
+    _say_benchmarks(recipe, console)
     if recipe.train or recipe.tune:
         (_plan_training if recipe.train else plan_tuning)(recipe, console)
-    else:
+    elif recipe.data:
         _plan_comparison(recipe, console, limit)
+
+
+def _say_benchmarks(recipe: Recipe, console: Console) -> None:
+    """The question benchmarks: how many answers they ask of how many arms."""
+    if not recipe.benchmarks:
+        return
+    steered = sum(issubclass(lookup("steering", node.type), Steerer) for node in recipe.steering)
+    arms = 1 + len(recipe.artefacts) + steered * len(recipe.evaluate.directions)
+    table = Table("benchmark", "questions", "protocol", "answers at least", "new tokens at most", title=f"question benchmarks, {arms} arms or more", title_justify="left")
+    for node in recipe.benchmarks:
+        try:
+            suite = suite_of(node)(node, recipe, None)
+        except UserError as error:
+            console.print("missing:", error, style="yellow", markup=False, highlight=False, soft_wrap=True)
+            continue
+        if not isinstance(suite, Suite):
+            table.add_row(node.label, "as its harness has it", suite.benchmark.protocol, "", "")
+            continue
+        n, b = len(suite.items), suite.benchmark
+        table.add_row(node.label, f"{n:,}", b.protocol, f"{n * arms:,}", str(b.new_tokens))
+    console.print(table)
+    if recipe.seeds:
+        console.print(f"once for each of {len(recipe.seeds)} seeds; what follows is for one", highlight=False)
 
 
 def _plan_comparison(recipe: Recipe, console: Console, limit: int | None) -> None:

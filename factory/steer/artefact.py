@@ -45,6 +45,12 @@ def save(folder: Path, steering: Steering, view: ModelView, about: dict[str, Any
     return folder
 
 
+def check_folder(folder: Path) -> None:
+    """Raises ``UserError`` where ``folder`` is no artefact."""
+    if not (folder / MANIFEST).is_file():
+        raise UserError(f"{folder}: not a steering artefact (it has no {MANIFEST})")
+
+
 def load(folder: Path, view: ModelView) -> Steering:
     """The steering in ``folder``, ready for ``steer(view, ...)``.
 
@@ -128,8 +134,7 @@ def _hub(repo: str, action: str) -> Iterator[None]:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    if not (folder / MANIFEST).is_file():
-        raise UserError(f"{folder}: not a steering artefact (it has no {MANIFEST})")
+    check_folder(folder)
     return files.read_json(folder / MANIFEST)
 
 

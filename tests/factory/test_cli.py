@@ -96,7 +96,7 @@ def test_recipe_mistakes_are_one_line_each(recipe, capsys):
     recipe.write_text(RECIPE + "sead: 1\nreport: {plots: 3}\n")
     assert error_of(capsys, "good.yaml", "seed=x") == (
         "error: override 'seed=x' seed: should be a valid integer, got the string 'x'\n"
-        "error: good.yaml:5:1 sead: unknown key. Did you mean seed?\n"
+        "error: good.yaml:5:1 sead: unknown key. Did you mean seed or seeds?\n"
         "error: good.yaml:6:10 report.plots: should be a valid boolean, got 3"
     )
 

@@ -72,7 +72,7 @@ def test_syntax_errors_have_a_place(text, mistake):
 
 @pytest.mark.parametrize("text", ["", "# nothing but a comment\n"])
 def test_empty_recipe_names_what_it_needs(text):
-    assert mistakes(text) == [f"x.yaml:1:1 the recipe: needs the key '{key}'" for key in ("name", "model", "data")]
+    assert mistakes(text) == [f"x.yaml:1:1 the recipe: needs the key '{key}'" for key in ("name", "model")]
 
 
 def test_recipe_that_is_no_mapping():
@@ -137,7 +137,7 @@ def test_last_override_wins():
         ("seed", "should read KEY=VALUE, as in steering.2.beta=0.5"),
         ("=3", "should read KEY=VALUE, as in steering.2.beta=0.5"),
         ("a..b=3", "should read KEY=VALUE, as in steering.2.beta=0.5"),
-        ("sead=3", "sead: unknown key. Did you mean seed?"),
+        ("sead=3", "sead: unknown key. Did you mean seed or seeds?"),
         ("seed=x", "seed: should be a valid integer, got the string 'x'"),
         ("steering.9.beta=1", "steering: is a list of 2, counted from 0, and has no item 9"),
         ("steering.two.beta=1", "steering: is a list of 2, counted from 0, and has no item two"),

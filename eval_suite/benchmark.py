@@ -1,0 +1,198 @@
+"""The contract of a question-and-answer benchmark: released files to prompts, answers to scores with confidence intervals.
+
+A metric is a function of sums over independent units (a unit is what the benchmark's authors drew: a question, a picture with all
+its questions), so one vectorised bootstrap over units serves accuracy, F1 and all-or-nothing groups alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from rich.console import Console
+
+from eval_suite.report import build, print_tables
+from eval_suite.scorers.reading import Reading
+from eval_suite.stats import bootstrap_sums, wilson
+from factory.data.prompt import Prompt
+from factory.errors import UserError
+from factory.model.view import ModelView
+from factory.registry import Params
+
+Record = dict[str, Any]
+SHORT = "Answer the question using a single word or phrase."
+LETTER = "Answer with the option's letter from the given choices directly."
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question. ``tasks`` are the groups it is reported under, ``unit`` what is resampled, ``gold`` what the scorer needs.
+
+    ``prompt`` reads the pictures only when it is called and raises ``OSError`` where one cannot be read; ``images`` names their
+    files, so that missing ones are told before anything heavy starts.
+    """
+
+    id: str
+    prompt: Callable[[], Prompt]
+    gold: Any = None
+    tasks: tuple[str, ...] = ()
+    unit: str = ""
+    images: tuple[Path, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Sums:
+    """Named sums, each a number or an array over resamples; one that nobody added to is 0."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.values = values
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values.get(name, 0.0)
+
+    def ratio(self, above: str, below: str) -> Any:
+        return divide(self[above], self[below])
+
+
+def divide(above: Any, below: Any) -> Any:
+    """The quotient, 0 where ``below`` is 0 (a resample may miss every positive)."""
+    return np.divide(above, below, out=np.zeros(np.broadcast_shapes(np.shape(above), np.shape(below))), where=np.asarray(below) != 0)
+
+
+class Reported:
+    """A benchmark that can report a run which has question benchmarks alone."""
+
+    def report(self, run_dir: Path, results: dict, recipe_yaml: str, plots: bool = True) -> Path:
+        """Write report/ of a run that has question benchmarks alone, and print its table; returns the page's path."""
+        page = build(run_dir, results, [], [], recipe_yaml, plots=plots)
+        print_tables(results, Console())
+        return page
+
+
+class AnswerBenchmark(Reported):
+    """Base of the benchmarks that ask questions and score answers.
+
+    A subclass gives ``profile`` (its named prompt protocol), ``scorer`` (rule and version), ``main`` (the metric that stands for
+    it, more being better), ``beside`` (metrics that a comparison shows beside it), ``items()`` and ``read(item, text)``. ``shares`` names the metrics that are plain shares of independent right answers and
+    get a Wilson interval; every other interval is a bootstrap over units, and ``without_interval`` names metrics of which no unit has a part.
+    """
+
+    Params = Params
+    name: ClassVar[str]
+    profile: ClassVar[str] = "llava-1.5"
+    main: ClassVar[str] = "accuracy"
+    beside: ClassVar[tuple[str, ...]] = ()
+    shares: ClassVar[dict[str, tuple[str, str]]] = {"accuracy": ("right", "n")}
+    without_interval: ClassVar[tuple[str, ...]] = ()
+    new_tokens: ClassVar[int] = 128
+    scorer: str
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+
+    @property
+    def protocol(self) -> str:
+        """What a number must share with another to stand beside it: benchmark, split and prompt profile."""
+        return f"{self.name}/{self.split}/{self.profile}"
+
+    @property
+    def split(self) -> str:
+        return getattr(self.params, "split", "test")
+
+    def items(self) -> Sequence[Item]:
+        """The questions, in the order of the released file. Raises ``UserError`` where files are missing or malformed."""
+        raise TypeError(f"{type(self).__name__} must define items()")
+
+    def read(self, item: Item, text: str) -> Reading:
+        """What the rule makes of an answer."""
+        raise TypeError(f"{type(self).__name__} must define read(item, text)")
+
+    def unit_sums(self, members: Sequence[Record]) -> dict[str, float]:
+        """What one unit adds to the sums; for rules by which a group is right only as a whole this is overridden."""
+        sums: dict[str, float] = defaultdict(float)
+        for member in members:
+            for name, value in member["sums"].items():
+                sums[name] += value
+        return sums
+
+    def metrics(self, sums: Sums) -> dict[str, Any]:
+        """Metrics from sums, in [0, 1] unless the benchmark's own unit is another; arrays where the sums are."""
+        return {"accuracy": sums.ratio("right", "n")}
+
+    def inspect(self, view: ModelView, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[dict[str, Any]]:
+        """What the model without steering says of the answers, added to their records (perplexity, for one)."""
+        return [{} for _ in texts]
+
+    def settle(self, records: Sequence[Record]) -> Sequence[Record]:
+        """Scores that need all answers at once (corpus statistics)."""
+        return records
+
+    def submission(self, records: Sequence[Record]) -> tuple[str, Any] | None:
+        """Name and JSON-able content of the file that the benchmark's server takes; None where there is no server."""
+        return None
+
+    def missing(self) -> str | None:
+        """Why nothing can be scored here (hidden answers, no judge); None where scores are possible."""
+        return None
+
+    def record(self, item: Item, text: str) -> Record:
+        """One prediction, scored."""
+        r = self.read(item, text)
+        return {
+            "sample": item.id, "unit": item.unit or item.id, "tasks": list(item.tasks), **item.facts,
+            "parsed": r.parsed, "sums": dict(r.sums), "value": r.value, "failed": r.failed, "guessed": r.guessed,
+        }  # fmt: skip
+
+    def rows(self, records: Sequence[Record], draws: int = 1000, **context: Any) -> list[dict[str, Any]]:
+        """Rows of results.json: one for all records, then one per task; ``context`` is added to each."""
+        about = {"benchmark": self.name, "split": self.split, "protocol": self.protocol, "scorer": self.scorer, "main": self.main, "beside": list(self.beside),
+                 "prompt_hash": prompt_hash(records)}  # fmt: skip
+        groups: dict[str, list[Record]] = {"all": list(records)}
+        for record in records:
+            for task in record["tasks"]:
+                groups.setdefault(task, []).append(record)
+        return [{"task": task, **self._measured(members, draws), **about, **context} for task, members in groups.items()]
+
+    def _measured(self, members: Sequence[Record], draws: int) -> dict[str, Any]:
+        n = len(members)
+        shares = {
+            "n": n,
+            "parse_failure_rate": sum(m["failed"] for m in members) / n,
+            "guess_share": sum(m["guessed"] for m in members) / n,
+            "empty_share": sum(not m["text"].strip() for m in members) / n,
+        }
+        if self.missing():
+            return {"metrics": {}, "ci": {}, "not_scored": self.missing(), **shares}
+        units: dict[str, list[Record]] = defaultdict(list)
+        for member in members:
+            units[member["unit"]].append(member)
+        table = [self.unit_sums(group) for group in units.values()]
+        names = sorted({name for sums in table for name in sums})
+        matrix = np.array([[sums.get(name, 0.0) for name in names] for sums in table])
+        total = Sums(dict(zip(names, matrix.sum(0), strict=True)))
+        values = {metric: float(value) for metric, value in self.metrics(total).items()}
+        spread = bootstrap_sums(matrix, lambda m: self.metrics(Sums(dict(zip(names, m.T, strict=True)))), draws) if draws else {}
+        for metric, (above, below) in self.shares.items():
+            if total[below]:
+                spread[metric] = wilson(float(total[above]), round(float(total[below])))
+        return {"metrics": values, "ci": {metric: list(spread[metric]) for metric in values if metric in spread and metric not in self.without_interval}, **shares}
+
+
+def prompt_hash(records: Iterable[Record]) -> str:
+    """Hash of the set of prompts that were asked."""
+    return hashlib.sha256(" ".join(sorted({r["prompt_digest"] for r in records})).encode()).hexdigest()[:16]
+
+
+def no_duplicates(items: Sequence[Item], name: str) -> Sequence[Item]:
+    """The items, refused where two share an id (a file joined twice would count them twice)."""
+    seen: set[str] = set()
+    for item in items:
+        if item.id in seen:
+            raise UserError(f"benchmark {name}: sample {item.id} occurs twice; is a file there twice?")
+        seen.add(item.id)
+    return items

@@ -1,0 +1,50 @@
+"""GQA (Hudson and Manning 2019): compositional questions on scene graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from eval_suite.benchmark import SHORT, AnswerBenchmark, Item, Record
+from eval_suite.released import asked, field_of, file, read_json
+from eval_suite.scorers.exact import GQA, gqa, gqa_answer
+from eval_suite.scorers.reading import Reading
+from factory.data.prompt import Role
+from factory.registry import Params, register
+
+
+class GqaParams(Params):
+    """``root`` holds ``SPLIT_questions.json`` and images/."""
+
+    root: str
+    split: str = "testdev_balanced"
+
+
+@register("benchmark", "gqa")
+class Gqa(AnswerBenchmark):
+    """GQA: exact match of the lower-cased answer, by structural type too."""
+
+    Params = GqaParams
+    scorer = GQA
+
+    def missing(self) -> str | None:
+        return "the answers are hidden: hand in the submission file" if self.split.startswith(("test_", "challenge")) else None
+
+    def items(self) -> Sequence[Item]:
+        path = file(self.params.root, f"{self.split}_questions.json")
+        items = []
+        for number, row in read_json(path).items():
+            image_id, question = field_of(path, row, "imageId", "question")
+            image = path.parent / "images" / f"{image_id}.jpg"
+            kind = row.get("types", {}).get("structural")
+            prompt = asked(image, (Role.QUESTION, question), (Role.OPTIONS, SHORT))
+            items.append(Item(number, prompt, row.get("answer"), (kind,) if kind else (), images=(image,)))
+        return items
+
+    def read(self, item: Item, text: str) -> Reading:
+        if item.gold is None:
+            return Reading(gqa_answer(text) or None, failed=not text.strip())
+        return gqa(text, item.gold)
+
+    def submission(self, records: Sequence[Record]) -> tuple[str, Any] | None:
+        return f"{self.split}_predictions.json", [{"questionId": r["sample"], "prediction": gqa_answer(r["text"])} for r in records]

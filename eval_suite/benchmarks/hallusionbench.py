@@ -1,0 +1,101 @@
+"""HallusionBench (Guan et al. 2024): the same questions on original and edited figures, and without any."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from eval_suite.benchmark import SHORT, AnswerBenchmark, Item, Record, Sums
+from eval_suite.judge import Judge, JudgeParams
+from eval_suite.released import asked, field_of, file, read_json
+from eval_suite.scorers.judged import HALLUSION as JUDGED
+from eval_suite.scorers.judged import HALLUSION_PROMPT, hallusion_verdict
+from eval_suite.scorers.reading import Reading
+from eval_suite.scorers.yes_no import HALLUSION, first_yes_no, hallusion
+from factory.data.prompt import Role
+from factory.registry import Params, register
+
+FIELDS = ("category", "subcategory", "visual_input", "set_id", "figure_id", "question_id", "question", "gt_answer")
+
+
+class HallusionParams(Params):
+    """``root`` holds HallusionBench.json and hallusion_bench/ (or its VD/ and VS/); ``judge`` as the authors do, else by yes and no.
+
+    ``short`` asks for a single word, as LLaVA-1.5 is asked elsewhere; the authors ask the question alone.
+    """
+
+    root: str
+    judge: JudgeParams | None = None
+    short: bool = True
+
+
+@register("benchmark", "hallusionbench")
+class HallusionBench(AnswerBenchmark):
+    """HallusionBench: aAcc per question, qAcc (a question right on all figures), fAcc (a figure right in all), easy and hard."""
+
+    Params = HallusionParams
+    main = "aAcc"
+    beside = ("qAcc", "fAcc", "hard")
+    shares = {}  # noqa: RUF012  answers within a set are not independent
+
+    def __init__(self, params: HallusionParams) -> None:
+        super().__init__(params)
+        self.judge = Judge(params.judge) if params.judge else None
+
+    @property
+    def scorer(self) -> str:
+        return f"{JUDGED} {self.params.judge.model}" if self.params.judge else HALLUSION
+
+    @property
+    def protocol(self) -> str:
+        return f"{super().protocol}/{'short' if self.params.short else 'plain'}"
+
+    def items(self) -> Sequence[Item]:
+        path = file(self.params.root, "HallusionBench.json")
+        return [self._item(path, row) for row in read_json(path)]
+
+    def _item(self, path: Path, row: dict[str, Any]) -> Item:
+        category, kind, visual, group, figure, number, question, answer = field_of(path, row, *FIELDS)
+        image = self._image(path.parent, row) if str(visual) != "0" else None
+        prompt = asked(image, (Role.QUESTION, question), (Role.OPTIONS, SHORT if self.params.short else ""))
+        unit = f"{category}_{kind}_{group}"
+        facts = {
+            "question": f"{unit}_{number}", "figure": None if (category, str(figure)) == ("VS", "0") else f"{unit}_{figure}",
+            "hard": str(visual) == "2",
+        }  # fmt: skip
+        gold = ("yes" if str(answer) == "1" else "no", facts["figure"] is not None, question, row.get("gt_answer_details", ""))
+        return Item(f"{unit}_{figure}_{number}", prompt, gold, (f"{category}/{kind}",), unit, (image,) if image else (), facts)
+
+    def _image(self, root: Path, row: dict[str, Any]) -> Path:
+        name = row.get("filename") or f"{row['category']}/{row['subcategory']}/{row['set_id']}_{row['figure_id']}.png"
+        inside = name.removeprefix("./").removeprefix("hallusion_bench/")
+        return next((p for p in (root / "hallusion_bench" / inside, root / inside) if p.is_file()), root / "hallusion_bench" / inside)
+
+    def read(self, item: Item, text: str) -> Reading:
+        label, shown, question, reference = item.gold
+        if self.judge:
+            return hallusion(hallusion_verdict(self.judge.ask(HALLUSION_PROMPT.format(question, reference, text))), shown)
+        said = first_yes_no(text)
+        return hallusion(None if said is None else said == label, shown)
+
+    def unit_sums(self, members: Sequence[Record]) -> dict[str, float]:
+        groups = {
+            "question": _whole(members, "question"), "figure": _whole([m for m in members if m["figure"]], "figure"),
+            "easy": _whole([m for m in members if not m["hard"]], "question"), "hard": _whole([m for m in members if m["hard"]], "question"),
+        }  # fmt: skip
+        sums = {"right": sum(m["sums"]["right"] for m in members), "n": float(len(members))}
+        return sums | {f"{name}/{what}": float(x) for name, found in groups.items() for what, x in (("right", sum(found)), ("n", len(found)))}
+
+    def metrics(self, sums: Sums) -> dict[str, Any]:
+        kinds = {"qAcc": "question", "fAcc": "figure", "easy": "easy", "hard": "hard"}
+        return {"aAcc": sums.ratio("right", "n")} | {name: sums.ratio(f"{kind}/right", f"{kind}/n") for name, kind in kinds.items()}
+
+
+def _whole(members: Iterable[Record], by: str) -> list[bool]:
+    """For each group of answers whether all of them are right."""
+    groups: dict[str, list[bool]] = defaultdict(list)
+    for member in members:
+        groups[member[by]].append(member["sums"]["right"] == 1)
+    return [all(group) for group in groups.values()]

@@ -1,0 +1,100 @@
+"""Text abilities (HellaSwag, MMLU, IFEval, own tasks) through EleutherAI's lm-evaluation-harness on the live model."""
+
+from __future__ import annotations
+
+import logging
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field, PositiveInt
+
+from eval_suite.benchmark import Reported
+from factory.errors import UserError
+from factory.registry import Params, register
+from factory.run.harness import Job
+
+Z = 1.959963984540054
+
+
+class LmEvalParams(Params):
+    """``tasks`` by lm-eval's names; ``include`` is a folder of own task files; ``limit`` questions of each task."""
+
+    tasks: tuple[str, ...] = Field(min_length=1)
+    include: str | None = None
+    few_shot: int | None = Field(None, ge=0)
+    limit: PositiveInt | None = None
+    batch_size: PositiveInt = 16
+
+
+@register("benchmark", "lm_eval")
+class LmEval(Reported):
+    """Text tasks of lm-eval: log-likelihood and generation with the model, steered or not, as it stands in memory."""
+
+    Params = LmEvalParams
+    scorer: ClassVar[str] = "lm-eval"
+
+    def __init__(self, params: LmEvalParams) -> None:
+        self.params = params
+        try:
+            self.version = version("lm-eval")
+        except PackageNotFoundError as error:
+            raise UserError("benchmark lm_eval needs lm-eval; install the extra: pip install 'steering-factory[benchmarks]'") from error
+        if params.include and not Path(params.include).expanduser().is_dir():
+            raise UserError(f"benchmark lm_eval: include={params.include} is no folder")
+
+    @property
+    def protocol(self) -> str:
+        return f"lm-eval/{self.version}"
+
+    def harness(self, job: Job) -> list[dict[str, Any]]:
+        """One result per task: name, metrics, intervals, n, protocol, and per-question records.
+
+        Raises ``UserError`` for a task that lm-eval does not know or whose data cannot be had.
+        """
+        from lm_eval import simple_evaluate
+        from lm_eval.tasks import TaskManager
+
+        from eval_suite.bridges.lm_model import LiveModel
+
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)
+        p, seed = self.params, job.seed
+        manager = TaskManager(include_path=str(Path(p.include).expanduser()) if p.include else None, include_defaults=p.include is None or not self._own())
+        if unknown := [task for task in p.tasks if task not in manager.all_tasks]:
+            raise UserError(f"benchmark lm_eval: no task {', '.join(unknown)}; own task files are found through include: FOLDER")
+        try:
+            out = simple_evaluate(
+                model=LiveModel(job.view, p.batch_size), tasks=list(p.tasks), task_manager=manager, num_fewshot=p.few_shot, limit=job.limit or p.limit,
+                log_samples=True, bootstrap_iters=1000, random_seed=seed, numpy_random_seed=seed, torch_random_seed=seed, fewshot_random_seed=seed,
+            )  # fmt: skip
+        except (ConnectionError, FileNotFoundError) as error:
+            raise UserError(f"benchmark lm_eval: the data of a task cannot be had ({error}); download it first, or use own task files") from error
+        return [self._result(out, task) for task in out["results"] if task in out["samples"]]
+
+    def _own(self) -> bool:
+        """Whether every task is one of the folder's, so that lm-eval's thousands of own files need not be read."""
+        from lm_eval.tasks import TaskManager
+
+        own = TaskManager(include_path=str(Path(self.params.include).expanduser()), include_defaults=False)
+        return all(task in own.all_tasks for task in self.params.tasks)
+
+    def _result(self, out: dict[str, Any], task: str) -> dict[str, Any]:
+        found = {k.split(",")[0]: v for k, v in out["results"][task].items() if isinstance(v, int | float) and "_stderr" not in k and "," in k}
+        errors = {k.split(",")[0].removesuffix("_stderr"): v for k, v in out["results"][task].items() if "_stderr" in k and isinstance(v, float)}
+        main = next((m for m in ("acc", "exact_match", "prompt_level_strict_acc") if m in found), next(iter(found)))
+        shots = out["n-shot"].get(task, 0)
+        return {
+            "task": task, "main": main, "metrics": {k: float(v) for k, v in found.items()}, "ci": {k: [found[k] - Z * e, found[k] + Z * e] for k, e in errors.items()},
+            "n": len(out["samples"][task]), "protocol": f"{self.protocol}/{task}/v{out['versions'].get(task)}/{shots}-shot",
+            "records": [_record(sample, main) for sample in out["samples"][task]],
+        }  # fmt: skip
+
+
+def _record(sample: dict[str, Any], main: str) -> dict[str, Any]:
+    value = sample.get(main)
+    return {
+        "sample": str(sample["doc_id"]), "value": float(value) if isinstance(value, int | float) else None,
+        "prompt_digest": sample.get("prompt_hash", ""), "text": str(sample.get("filtered_resps")), "target": str(sample.get("target")),
+    }  # fmt: skip
+
+

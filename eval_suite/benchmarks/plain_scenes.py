@@ -1,0 +1,50 @@
+"""Scenes asked without a conflict: the picture alone, or the text alone. What steering should leave as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import PositiveInt
+
+from eval_suite.benchmark import AnswerBenchmark, Item
+from eval_suite.conflict import build_prompt
+from eval_suite.scenes.world import scene, specs
+from eval_suite.scorers.conflict import RULE, judge
+from eval_suite.scorers.reading import Reading, right_or_wrong
+from factory.registry import Params, register
+
+
+class PlainScenesParams(Params):
+    """``shows``: the modality that is left; ``seed`` draws the scenes, ``per_task`` of each of the eight tasks."""
+
+    shows: Literal["image", "text"] = "image"
+    split: Literal["dev", "test"] = "test"
+    per_task: PositiveInt = 48
+    seed: int = 1
+
+
+@register("benchmark", "plain_scenes")
+class PlainScenes(AnswerBenchmark):
+    """Scenes with one modality alone: share of open answers that name what is shown (or said), by task too."""
+
+    Params = PlainScenesParams
+    profile = "open_ended"
+    scorer = RULE
+    new_tokens = 6
+
+    @property
+    def protocol(self) -> str:
+        return f"{super().protocol}/{self.params.shows}"
+
+    def items(self) -> Sequence[Item]:
+        image = self.params.shows == "image"
+        samples = [scene(spec) for spec in specs(self.params.split, self.params.per_task, self.params.seed)]
+        return [
+            Item(s.id, lambda s=s: build_prompt(s, "open", image=image, context=not image), (s.answer_vision, s.answer_text), (s.task,))
+            for s in samples
+        ]  # fmt: skip
+
+    def read(self, item: Item, text: str) -> Reading:
+        verdict = judge("open", text, *item.gold)
+        return right_or_wrong(None if verdict == "error" else verdict, verdict == ("vision" if self.params.shows == "image" else "text"))

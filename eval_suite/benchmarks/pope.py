@@ -1,0 +1,67 @@
+"""POPE (Li et al. 2023): is there such an object in the picture? Three ways of drawing the objects that are not there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from eval_suite.benchmark import SHORT, AnswerBenchmark, Item, Sums, divide
+from eval_suite.released import asked, field_of, file, read_jsonl
+from eval_suite.scorers.reading import Reading
+from eval_suite.scorers.yes_no import POPE, pope
+from factory.data.prompt import Role
+from factory.registry import Params, register
+
+SPLITS = ("random", "popular", "adversarial")
+
+
+class PopeParams(Params):
+    """``root`` holds coco_pope_{random,popular,adversarial}.json; ``images`` the COCO val2014 folder (default: root/val2014)."""
+
+    root: str
+    images: str | None = None
+    splits: tuple[str, ...] = SPLITS
+
+
+@register("benchmark", "pope")
+class Pope(AnswerBenchmark):
+    """POPE: accuracy, precision, recall, F1 and yes-ratio by the official rule for each split, and their mean over the splits."""
+
+    Params = PopeParams
+    scorer = POPE
+    main = "f1"
+    beside = ("accuracy", "yes_ratio")
+    shares = {}  # noqa: RUF012  the total is a mean over splits
+
+    @property
+    def split(self) -> str:
+        return "+".join(self.params.splits)
+
+    def items(self) -> Sequence[Item]:
+        items = []
+        for split in self.params.splits:
+            path = file(self.params.root, f"coco_pope_{split}.json", f"coco_pope_{split}.jsonl")
+            folder = Path(self.params.images).expanduser() if self.params.images else path.parent / "val2014"
+            for row in read_jsonl(path):
+                number, name, question, label = field_of(path, row, "question_id", "image", "text", "label")
+                prompt = asked(folder / name, (Role.QUESTION, question), (Role.OPTIONS, SHORT))
+                items.append(Item(f"{split}/{number}", prompt, (label, split), (split,), images=(folder / name,), facts={"label": label}))
+        return items
+
+    def read(self, item: Item, text: str) -> Reading:
+        return pope(text, *item.gold)
+
+    def metrics(self, sums: Sums) -> dict[str, Any]:
+        splits = [split for split in self.params.splits if any(name.startswith(f"{split}/") for name in sums.values)]
+        each = [confusion(*(sums[f"{split}/{cell}"] for cell in ("tp", "fp", "tn", "fn"))) for split in splits]
+        return {name: sum(one[name] for one in each) / len(each) for name in each[0]}
+
+
+def confusion(tp: Any, fp: Any, tn: Any, fn: Any) -> dict[str, Any]:
+    """Accuracy, precision, recall, F1 and the share of answers that say yes."""
+    n, precision, recall = tp + fp + tn + fn, divide(tp, tp + fp), divide(tp, tp + fn)
+    return {
+        "accuracy": divide(tp + tn, n), "precision": precision, "recall": recall,
+        "f1": divide(2 * precision * recall, precision + recall), "yes_ratio": divide(tp + fp, n),
+    }  # fmt: skip

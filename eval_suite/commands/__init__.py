@@ -1,0 +1,1 @@
+"""Commands of the evaluation suite, one file each, named after what it registers."""

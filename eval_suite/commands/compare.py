@@ -1,0 +1,37 @@
+"""``compare RUN RUN…``: finished runs in one table with paired tests, written as CSV, Markdown, LaTeX and figures."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from eval_suite.compare import table as tables
+from eval_suite.compare.load import load
+from eval_suite.compare.write import show, write
+from factory.registry import register
+
+
+@register("command", "compare")
+class Compare:
+    """Compare finished runs: scores with intervals, paired tests, ranks and costs in one table."""
+
+    @staticmethod
+    def arguments(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a finished run")
+        parser.add_argument("--out", type=Path, default=Path("runs", "compare"), metavar="FOLDER", help="default: runs/compare")
+
+    @classmethod
+    def run(cls, args: argparse.Namespace) -> None:
+        cls.over(args.runs, args.out)
+
+    @staticmethod
+    def over(runs: Sequence[Path], out: Path) -> Path:
+        """Compare ``runs``, print the table and write it under ``out``; returns ``out``."""
+        table = tables.build(load(runs))
+        write(table, out)
+        show(table, Console())
+        Console().print(f"comparison: {out / 'compare.md'} (also .csv, .tex, figures/)", soft_wrap=True)
+        return out

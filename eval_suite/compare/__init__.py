@@ -1,0 +1,1 @@
+"""Comparing finished runs: one table, paired tests, figures."""

@@ -1,0 +1,140 @@
+"""Finished runs as scores and per-sample values, grouped over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from eval_suite.released import read_json, read_jsonl
+from factory.errors import UserError
+
+UNSTEERED = "none"
+Column = tuple[str, str, str | None]
+"""What one column of a table measures: benchmark label, metric, direction of a conflict benchmark."""
+
+
+@dataclass
+class Score:
+    """One arm's score in one column, its parts one a seed; ``samples`` are per-sample values averaged over seeds.
+
+    Only a benchmark's ``main`` metric is tested and ranked.
+    """
+
+    column: Column
+    protocol: str
+    scorer: str
+    main: bool = True
+    values: list[float] = field(default_factory=list)
+    intervals: list[tuple[float, float] | None] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    failures: list[float] = field(default_factory=list)
+    parts: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def value(self) -> float:
+        return sum(self.values) / len(self.values)
+
+    @property
+    def samples(self) -> dict[str, float]:
+        shared = [s for s in self.parts[0] if all(s in part for part in self.parts)] if self.parts else []
+        return {s: sum(part[s] for part in self.parts) / len(self.parts) for s in shared}
+
+
+@dataclass
+class Arm:
+    """One row of a table: a method of a run (of the runs of all its seeds) toward one direction."""
+
+    group: str
+    method: str
+    direction: str | None
+    seeds: list[int] = field(default_factory=list)
+    strengths: list[float | None] = field(default_factory=list)
+    scores: dict[Column, Score] = field(default_factory=dict)
+    parameters: int | None = None
+    seconds: float | None = None
+    peak_bytes: int | None = None
+
+
+def load(folders: Sequence[Path]) -> list[Arm]:
+    """The arms of finished runs. Raises ``UserError`` for a folder without results, and for scores that must not share a column."""
+    arms: dict[tuple, Arm] = {}
+    for folder in folders:
+        if not (folder / "results.json").is_file():
+            raise UserError(f"{folder}: has no results.json; is it the folder of a finished run?")
+        results = read_json(folder / "results.json")
+        for row in results["rows"]:
+            if row.get("task") == "all" and row.get("split") != "dev" and row.get("chosen", True) and row["metrics"]:
+                _add(arms, folder, results["run"], row)
+    if not arms:
+        raise UserError(f"{', '.join(map(str, folders))}: no scores to compare")
+    _refuse_mixed_protocols(arms.values())
+    return list(arms.values())
+
+
+def _add(arms: dict[tuple, Arm], folder: Path, run: Mapping[str, Any], row: Mapping[str, Any]) -> None:
+    seed = row.get("seed") or 0
+    group = str(run["name"]).removesuffix(f"-seed{seed}")
+    method, direction = row["method"], row.get("direction")
+    arm = arms.setdefault((group, method, direction), Arm(group, method, direction))
+    if seed not in arm.seeds:
+        arm.seeds.append(seed)
+        arm.strengths.append(row.get("strength"))
+    label, name = row.get("label") or row["benchmark"], "-".join(filter(None, (method, direction))).replace(":", "-")
+    predictions = folder / "predictions" / label / f"{name}.jsonl"
+    samples = {p["sample"]: p["value"] for p in read_jsonl(predictions) if p["value"] is not None} if predictions.is_file() else None
+    conflict = "follow" in row["metrics"]
+    main = row.get("main") or ("follow" if conflict else next(iter(row["metrics"])))
+    for metric in (main, *row.get("beside", ())):
+        if metric not in row["metrics"]:
+            continue
+        column = (label, metric, direction if conflict else None)
+        score = arm.scores.setdefault(column, Score(column, row["protocol"], row["scorer"], metric == main))
+        if (score.protocol, score.scorer) != (row["protocol"], row["scorer"]):
+            _refuse(label, (score.protocol, score.scorer), (row["protocol"], row["scorer"]))
+        interval = (row.get("ci") or {}).get(metric)
+        score.values.append(row["metrics"][metric])
+        score.intervals.append(tuple(interval) if interval else None)
+        score.counts.append(row["n"])
+        score.failures.append(row.get("parse_failure_rate") or 0.0)
+        if samples is not None and metric == main:
+            score.parts.append(samples)
+    _cost(arm, folder, label, name)
+
+
+def _cost(arm: Arm, folder: Path, label: str, name: str) -> None:
+    costs = read_json(folder / "costs.json") if (folder / "costs.json").is_file() else {}
+    if price := costs.get(f"{label}/{name}"):
+        arm.parameters, arm.peak_bytes = price["parameters"], price["peak_bytes"] or arm.peak_bytes
+        arm.seconds = price["seconds_per_answer"] or arm.seconds
+    tensors = folder / "artefacts" / name / "steering.safetensors"
+    if arm.parameters is None and tensors.is_file():
+        with safe_open(tensors, "pt") as file:
+            shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118  the file is no mapping
+        arm.parameters = sum(_product(shape) for shape in shapes)
+
+
+def _product(shape: Sequence[int]) -> int:
+    n = 1
+    for size in shape:
+        n *= size
+    return n
+
+
+def _refuse_mixed_protocols(arms: Sequence[Arm]) -> None:
+    seen: dict[Column, tuple[str, str]] = {}
+    for arm in arms:
+        for column, score in arm.scores.items():
+            made = (score.protocol, score.scorer)
+            if seen.setdefault(column, made) != made:
+                _refuse(column[0], seen[column], made)
+
+
+def _refuse(label: str, one: tuple[str, str], other: tuple[str, str]) -> None:
+    raise UserError(
+        f"{label}: scores of protocol '{one[0]}' (scorer {one[1]}) and of protocol '{other[0]}' (scorer {other[1]}) must not stand in one "
+        "column; compare runs that were scored alike, or name the benchmarks apart with 'as:'"
+    )

@@ -1,0 +1,57 @@
+"""Figures of a comparison: scores with intervals, and differences from the unsteered model."""
+
+from __future__ import annotations
+
+from eval_suite.compare.load import UNSTEERED
+from eval_suite.compare.table import Block, Table
+from eval_suite.compare.write import heading, label, title
+from eval_suite.report import style
+from eval_suite.report.style import Figure
+
+
+def draw(table: Table) -> list[Figure]:
+    """One figure of scores per block, and one of differences where something was tested."""
+    with style.styled():
+        figures = [_scores(table, block, i) for i, block in enumerate(table.blocks)]
+        return figures + [f for i, block in enumerate(table.blocks) if (f := _differences(table, block, i))]
+
+
+def _scores(table: Table, block: Block, index: int) -> Figure:
+    palette = style.looks(label(line, table) for line in block.lines)
+    figure = style.canvas(max(6.0, 1.0 + 2.2 * len(block.columns)), 4.6)
+    axes = figure.subplots(1, len(block.columns), squeeze=False)[0]
+    handles: dict[str, object] = {}
+    for ax, column in zip(axes, block.columns, strict=True):
+        for x, line in enumerate(block.lines):
+            if (cell := line.cells.get(column)) is None:
+                continue
+            look, value = palette[label(line, table)], cell.score.value
+            interval = cell.score.intervals[0] if len(cell.score.intervals) == 1 else (min(cell.score.values), max(cell.score.values))
+            low, high = interval or (value, value)
+            errors = [[max(0.0, value - low)], [max(0.0, high - value)]]
+            handles[label(line, table)] = ax.errorbar([x], [value], yerr=errors, color=look.color, marker=look.marker, linestyle="", capsize=3)
+        ax.set_xticks([])
+        ax.set_title(heading(column), fontsize=11)
+    style.legend_below(figure, handles)
+    caption = "Scores with 95 % intervals; over several seeds, their mean and range."
+    return style.finish(figure, f"scores_{index + 1}", title(block), caption)
+
+
+def _differences(table: Table, block: Block, index: int) -> Figure | None:
+    tests = [
+        (f"{label(line, table)}, {heading(column)}", cell.against[UNSTEERED])
+        for line in block.lines for column, cell in line.cells.items() if UNSTEERED in cell.against
+    ]  # fmt: skip
+    if not tests:
+        return None
+    figure = style.canvas(8.0, 1.2 + 0.34 * len(tests))
+    ax = figure.subplots()
+    colours = {"better": "#009E73", "worse": "#D55E00", "": "#6e6e6e"}
+    for y, (_, t) in enumerate(tests):
+        ax.errorbar([t.difference], [y], xerr=[[t.difference - t.low], [t.high - t.difference]], color=colours[t.verdict], marker="o", capsize=3, linestyle="")
+    ax.axvline(0, color="#444444", linewidth=1)
+    ax.set_yticks(range(len(tests)), [name for name, _ in tests])
+    ax.invert_yaxis()
+    ax.set_xlabel("Difference from the unsteered model, per-sample score")
+    caption = "Paired differences with 95 % intervals; coloured where p < 0.05 after Holm's correction."
+    return style.finish(figure, f"differences_{index + 1}", title(block), caption)

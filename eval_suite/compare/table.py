@@ -1,0 +1,133 @@
+"""The comparison as data: arms by columns, each cell tested against its reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from eval_suite.compare.load import UNSTEERED, Arm, Column, Score
+from eval_suite.compare.significance import Test, compare, holm
+
+PUBLISHED = Path(__file__).with_name("published.yaml")
+
+
+@dataclass
+class Cell:
+    """A score with what it was tested against: the same run's unsteered model, and the same method in the first run."""
+
+    score: Score
+    against: dict[str, Test] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> str:
+        """"worse" where any test says so, "better" where one does and none says worse."""
+        verdicts = [test.verdict for test in self.against.values()]
+        return "worse" if "worse" in verdicts else "better" if "better" in verdicts else ""
+
+
+@dataclass
+class Line:
+    """One arm of a block; ``rank`` is its mean rank over the columns that every arm of the block has."""
+
+    arm: Arm
+    cells: dict[Column, Cell]
+    rank: float | None = None
+
+
+@dataclass
+class Block:
+    """Arms toward one direction, side by side; ``published`` are (name, source, value by column)."""
+
+    direction: str | None
+    columns: list[Column]
+    lines: list[Line]
+    published: list[tuple[str, str, dict[Column, float]]]
+
+
+@dataclass
+class Table:
+    """A comparison: its blocks and every test in them."""
+
+    blocks: list[Block]
+    tests: list[tuple[str, Test]]
+    groups: list[str]
+
+
+def build(arms: Sequence[Arm]) -> Table:
+    """Blocks by direction. An arm without a direction (the unsteered model on question benchmarks, a saved artefact) is in all."""
+    groups = list(dict.fromkeys(arm.group for arm in arms))
+    directions = list(dict.fromkeys(arm.direction for arm in arms if arm.direction)) or [None]
+    blocks = [_block([arm for arm in arms if arm.direction in (direction, None)], direction, groups) for direction in directions]
+    _test(blocks, groups)
+    tests = [(f"{_where(block, line, column)}, against {name}", test)
+             for block in blocks for line in block.lines for column, cell in line.cells.items() for name, test in cell.against.items()]  # fmt: skip
+    return Table(blocks, tests, groups)
+
+
+def _block(arms: Sequence[Arm], direction: str | None, groups: Sequence[str]) -> Block:
+    merged: dict[tuple[str, str], Line] = {}
+    for arm in sorted(arms, key=lambda a: (groups.index(a.group), a.method.startswith("oracle:"), a.method != UNSTEERED)):
+        line = merged.setdefault((arm.group, arm.method), Line(arm, {}))
+        line.arm = _together(line.arm, arm)
+        line.cells |= {column: Cell(score) for column, score in arm.scores.items() if column[2] in (None, direction)}
+    lines = [line for line in merged.values() if line.cells]
+    columns = list(dict.fromkeys(column for line in lines for column in line.cells))
+    _rank(lines, columns)
+    return Block(direction, columns, lines, _published(columns, lines))
+
+
+def _together(one: Arm, other: Arm) -> Arm:
+    """The arm of a line that two arms share: the unsteered model is asked questions without a direction, conflicts with one."""
+    named, unnamed = (other, one) if other.direction else (one, other)
+    price = {key: getattr(named, key) if getattr(named, key) is not None else getattr(unnamed, key) for key in ("parameters", "seconds", "peak_bytes")}
+    return replace(named, **price)
+
+
+def _rank(lines: Sequence[Line], columns: Sequence[Column]) -> None:
+    lines = [line for line in lines if not line.arm.method.startswith("oracle:")]
+    complete = [c for c in columns if all(c in line.cells and line.cells[c].score.main for line in lines)]
+    for line in lines if complete and len(lines) > 1 else ():
+        places = []
+        for column in complete:
+            values = [other.cells[column].score.value for other in lines]
+            own = line.cells[column].score.value
+            places.append(1 + sum(v > own for v in values) + (sum(v == own for v in values) - 1) / 2)
+        line.rank = sum(places) / len(places)
+
+
+def _test(blocks: Sequence[Block], groups: Sequence[str]) -> None:
+    pending: list[tuple[Cell, str, Test]] = []
+    for block in blocks:
+        by_key = {(line.arm.group, line.arm.method): line for line in block.lines}
+        for (group, method), line in by_key.items():
+            references = {UNSTEERED: by_key.get((group, UNSTEERED)) if method != UNSTEERED else None}
+            if group != groups[0]:
+                references[groups[0]] = by_key.get((groups[0], method))
+            for name, other in references.items():
+                for column, cell in line.cells.items() if other else ():
+                    if column in other.cells and (test := compare(cell.score.samples, other.cells[column].score.samples)):
+                        pending.append((cell, name, test))
+    for (cell, name, _), test in zip(pending, holm([test for *_, test in pending]), strict=True):
+        cell.against[name] = test
+
+
+def _where(block: Block, line: Line, column: Column) -> str:
+    toward = f" ({block.direction})" if block.direction else ""
+    return f"{line.arm.group}: {line.arm.method}{toward} on {column[0]}"
+
+
+def _published(columns: Sequence[Column], lines: Sequence[Line]) -> list[tuple[str, str, dict[Column, float]]]:
+    """Published scores whose protocol and metric are those of a column."""
+    made = {column: cell.score for line in lines for column, cell in line.cells.items()}
+    found: dict[tuple[str, str], dict[Column, float]] = {}
+    known: list[dict[str, Any]] = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
+    for entry in known:
+        for column in columns:
+            wanted = (entry["protocol"], entry["metric"], entry.get("direction"))
+            if wanted == (made[column].protocol, column[1], column[2]):
+                found.setdefault((entry["name"], entry["source"]), {})[column] = entry["value"]
+    return [(name, source, values) for (name, source), values in found.items()]

@@ -1,0 +1,162 @@
+"""A comparison as terminal table, CSV, Markdown, LaTeX and figures."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as Shown
+
+from eval_suite.compare.load import Column
+from eval_suite.compare.table import Block, Cell, Line, Table
+from eval_suite.report.rows import DASH, strength_text
+from eval_suite.report.table_files import latex_escape, markdown_escape
+from factory import files
+
+MARKS = {"better": "▲", "worse": "▼", "": ""}
+TEX_MARKS = {"better": r"$\blacktriangle$", "worse": r"$\blacktriangledown$", "": ""}
+FOOT = (
+    "▲ and ▼: better or worse than the unsteered model of the same run (or than the same method in the first run), p < 0.05 after Holm's "
+    "correction over all tests here; McNemar's test on right and wrong answers, a paired bootstrap on graded ones, both on the samples two "
+    "arms share. Intervals are 95 %; over several seeds the score is their mean. Rank: mean rank over the columns that all arms have."
+)
+AS_THEY_ARE = ("perplexity", "points")
+COSTS = ("parameters", "s/answer", "peak memory")
+
+
+def number(value: float, metric: str) -> str:
+    """A score times a hundred with one decimal, as papers print shares and caption scores; perplexities and MME's points as they are."""
+    return f"{value:.1f}" if metric in AS_THEY_ARE else f"{100 * value:.1f}"
+
+
+def shown_value(cell: Cell) -> str:
+    return f"{number(cell.score.value, cell.score.column[1])}{MARKS[cell.verdict]}"
+
+
+def heading(column: Column) -> str:
+    return f"{column[0]} {column[1]}"
+
+
+def title(block: Block) -> str:
+    return {"vision": "Towards the image", "text": "Towards the text"}.get(block.direction or "", block.direction or "All arms")
+
+
+def label(line: Line, table: Table) -> str:
+    return line.arm.method if len(table.groups) == 1 else f"{line.arm.group}: {line.arm.method}"
+
+
+def costs(line: Line) -> list[str]:
+    """Fitted parameters, seconds an answer, peak device memory; a dash for what was not recorded."""
+    a = line.arm
+    return [
+        DASH if a.parameters is None else f"{a.parameters:,}", DASH if a.seconds is None else f"{a.seconds:.3g}",
+        DASH if not a.peak_bytes else f"{a.peak_bytes / 2**30:.2f} GiB",
+    ]  # fmt: skip
+
+
+def _interval(cell: Cell) -> str:
+    interval = cell.score.intervals[0] if len(cell.score.intervals) == 1 else None
+    metric = cell.score.column[1]
+    return f"{number(interval[0], metric)}–{number(interval[1], metric)}" if interval else ""
+
+
+def _spread(cell: Cell) -> str:
+    """The interval of one seed, the range over several."""
+    values = cell.score.values
+    metric = cell.score.column[1]
+    return _interval(cell) if len(values) == 1 else f"{number(min(values), metric)}–{number(max(values), metric)} over {len(values)} seeds"
+
+
+def grid(table: Table, block: Block, cell_text: Callable[[Cell], str]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of one block, published numbers last."""
+    ranked = any(line.rank is not None for line in block.lines)
+    heads = ["method", "strength", *map(heading, block.columns), *(["rank"] if ranked else []), *COSTS]
+    rows = []
+    for line in block.lines:
+        cells = [cell_text(line.cells[c]) if c in line.cells else DASH for c in block.columns]
+        strengths = ", ".join(dict.fromkeys(map(strength_text, line.arm.strengths)))
+        rows.append([label(line, table), strengths, *cells, *([f"{line.rank:.2f}" if line.rank else DASH] if ranked else []), *costs(line)])
+    for name, source, values in block.published:
+        cells = [number(values[c], c[1]) if c in values else DASH for c in block.columns]
+        rows.append([f"published: {name} [{source}]", DASH, *cells, *([DASH] if ranked else []), *[DASH] * len(COSTS)])
+    return heads, rows
+
+
+def show(table: Table, console: Console) -> None:
+    """Print the comparison; a narrow terminal loses the columns of costs first, then the metrics beside the main ones."""
+    for block in table.blocks:
+        main = [c for c in block.columns if any(c in line.cells and line.cells[c].score.main for line in block.lines)]
+        for columns, priced in ((block.columns, True), (block.columns, False), (main, False)):
+            shown = _terminal(table, replace(block, columns=columns), priced)
+            if console.measure(shown, options=console.options.update(width=10_000)).maximum <= console.width:
+                break
+        console.print(shown)
+    console.print(FOOT, style="dim", highlight=False)
+
+
+def _terminal(table: Table, block: Block, priced: bool) -> Shown:
+    heads, rows = grid(table, block, shown_value)
+    kept = len(heads) if priced else len(heads) - len(COSTS)
+    shown = Shown(box=box.SIMPLE_HEAD, title=title(block), title_justify="left", title_style="bold", padding=(0, 1) if priced else (0, 1, 0, 0), pad_edge=False)
+    for i, head in enumerate(heads[:kept]):
+        shown.add_column(escape(head.replace(" ", "\n") if i else head), justify="right" if i else "left", overflow="fold", min_width=0 if i else 12)
+    for row in rows:
+        style = "red" if any("▼" in cell for cell in row) else "dim" if row[0].startswith("published") else None
+        shown.add_row(*map(escape, row[:kept]), style=style)
+    return shown
+
+
+def to_csv(table: Table) -> str:
+    """One line per arm and column, with every test."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["run", "method", "direction", "benchmark", "metric", "protocol", "scorer", "n", "seeds", "value", "low", "high", "parse_failure_rate",
+                     "rank", "parameters", "seconds_per_answer", "peak_bytes",
+                     "reference", "test", "difference", "difference_low", "difference_high", "pairs", "p", "p_holm", "verdict"])  # fmt: skip
+    for block in table.blocks:
+        for line in block.lines:
+            for column, cell in line.cells.items():
+                s, a = cell.score, line.arm
+                low, high = s.intervals[0] or ("", "") if len(s.intervals) == 1 else ("", "")
+                head = [a.group, a.method, block.direction, column[0], column[1], s.protocol, s.scorer, s.counts[0], len(s.values), s.value, low, high,
+                        sum(s.failures) / len(s.failures), line.rank, a.parameters, a.seconds, a.peak_bytes]  # fmt: skip
+                for reference, t in (cell.against or {"": None}).items():
+                    tested = [reference, t.name, t.difference, t.low, t.high, t.n, t.p, t.adjusted, t.verdict] if t else [""] * 9
+                    writer.writerow(["" if v is None else v for v in [*head, *tested]])
+    return out.getvalue()
+
+
+def to_markdown(table: Table) -> str:
+    parts = []
+    for block in table.blocks:
+        heads, rows = grid(table, block, lambda c: shown_value(c) + (f" ({_spread(c)})" if _spread(c) else ""))
+        lines = [f"### {title(block)}", "", "| " + " | ".join(map(markdown_escape, heads)) + " |", "|:---|" + "---:|" * (len(heads) - 1)]
+        parts.append("\n".join([*lines, *("| " + " | ".join(map(markdown_escape, row)) + " |" for row in rows)]))
+    return "\n\n".join([*parts, FOOT]) + "\n"
+
+
+def to_latex(table: Table) -> str:
+    parts = []
+    for block in table.blocks:
+        heads, rows = grid(table, block, shown_value)
+        lines = [rf"% {title(block)}", rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}", r"\toprule", " & ".join(map(latex_escape, heads)) + r" \\", r"\midrule"]
+        body = [" & ".join(map(latex_escape, row)) + r" \\" for row in rows]
+        text = "\n".join([*lines, *body, r"\bottomrule", r"\end{tabular}"])
+        parts.append(text.replace("▲", TEX_MARKS["better"]).replace("▼", TEX_MARKS["worse"]))
+    return "% " + FOOT.replace("▲", "up").replace("▼", "down") + "\n" + "\n\n".join(parts) + "\n"
+
+
+def write(table: Table, folder: Path) -> None:
+    """compare.{csv,md,tex} and figures/ in ``folder``."""
+    from eval_suite.compare.plots import draw
+
+    for suffix, text in (("csv", to_csv(table)), ("md", to_markdown(table)), ("tex", to_latex(table))):
+        files.write_text(folder / f"compare.{suffix}", text)
+    for figure in draw(table):
+        files.write_bytes(folder / "figures" / f"{figure.name}.png", figure.png)

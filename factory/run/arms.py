@@ -1,0 +1,72 @@
+"""What a benchmark is asked of: the model as it is, a rewritten prompt, or a steering at its strength."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from factory.data.prompt import Prompt
+from factory.model.view import ModelView
+from factory.run.evaluate import Bench, answer_prompts
+from factory.steer import PromptMethod, Steering, steer
+
+UNSTEERED = "none"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One column of a comparison; without ``steering`` and ``rewrite`` it is the model as it is."""
+
+    method: str = UNSTEERED
+    direction: str | None = None
+    strength: float | None = None
+    variant: str = ""
+    steering: Steering | None = None
+    rewrite: PromptMethod | None = None
+
+    @property
+    def name(self) -> str:
+        return "-".join(filter(None, (self.method, self.direction)))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The keys by which rows and predictions name the arm."""
+        return {"method": self.method, "direction": self.direction, "strength": self.strength, "variant": self.variant}
+
+    @property
+    def parameters(self) -> int:
+        """Fitted numbers."""
+        return sum(t.numel() for t in self.steering.state.values()) if self.steering else 0
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """All that makes the arm steer as it does, tensors by their hash; prompts carry what ``rewrite`` does by themselves."""
+        if self.steering is None:
+            return {}
+        s, h = self.steering, hashlib.sha256()
+        for key, value in sorted(s.state.items()):
+            h.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
+            h.update(value.detach().contiguous().cpu().numpy().tobytes())
+        return {
+            "type": s.steerer.name, "params": s.steerer.params.model_dump(mode="json"), "where": s.where.model_dump(mode="json"),
+            "strength": s.strength, "state": h.hexdigest(),
+        }  # fmt: skip
+
+    def prompt(self, prompt: Prompt) -> Prompt:
+        return self.rewrite.rewrite(prompt, self.direction, []) if self.rewrite else prompt
+
+    def new_tokens(self, asked: int) -> int:
+        return (self.rewrite and self.rewrite.max_new_tokens) or asked
+
+    def steered(self, view: ModelView) -> AbstractContextManager[None]:
+        """The block in which ``view`` is steered as the arm has it."""
+        return steer(view, self.steering) if self.steering else nullcontext()
+
+    def answer(self, view: ModelView, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+        """Greedy answers."""
+        with self.steered(view):
+            return answer_prompts(Bench(view, None, 0, max_new_tokens), prompts, max_new_tokens)

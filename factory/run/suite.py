@@ -1,0 +1,153 @@
+"""Question benchmarks (``benchmarks:`` of a recipe) put to every arm of a run: answered in batches, scored, kept as predictions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from factory import files
+from factory.data.prompt import Prompt
+from factory.errors import UserError
+from factory.model.encode import Writing, render
+from factory.model.load import fingerprint, outline
+from factory.model.view import ModelView
+from factory.recipe import Recipe
+from factory.recipe.schema import Node
+from factory.registry import lookup
+from factory.run import progress
+from factory.run.arms import Arm
+from factory.run.harness import HarnessSuite
+from factory.run.responses import Responses
+from factory.run.rundir import RunDir
+from factory.run.samples import check_share, thin
+from factory.run.study import make
+
+Rows = list[dict[str, Any]]
+UNREAD = "its image cannot be read"
+
+
+class Suite:
+    """One benchmark of a recipe with its questions. Making it reads its files, so that what is missing is told at once."""
+
+    def __init__(self, node: Node, recipe: Recipe, limit: int | None) -> None:
+        self.node, self.recipe, self.limit = node, recipe, limit
+        self.benchmark = make(node)
+        items = thin(list(self.benchmark.items()), limit)
+        absent = [{"sample": i.id, "reason": f"its image is missing: {p}"} for i in items for p in i.images if not p.is_file()]
+        check_share(absent, len(items), recipe.evaluate.max_skipped)
+        self.absent = absent
+        names = {row["sample"] for row in absent}
+        self.items = [item for item in items if item.id not in names]
+
+    def run(self, folder: RunDir, view: ModelView, arm: Arm) -> tuple[Rows, Rows, dict[str, Any]]:
+        """Rows of results.json, skipped samples, and what the arm cost on this benchmark; predictions go to files."""
+        bench, size = self.benchmark, self.recipe.evaluate.batch_size
+        new_tokens = arm.new_tokens(bench.new_tokens)
+        made_by = {"model": fingerprint(view), **precision(view, size), "device": view.device.type, "steering": arm.about, "new_tokens": new_tokens}
+        inputs = {**made_by, "code": version("steering-factory"), "arm": arm.facts, "benchmark": self.node.model_dump(mode="json"),
+                  "scorer": bench.scorer, "protocol": bench.protocol, "limit": self.limit, "batch_size": size}  # fmt: skip
+        stage = folder.stage(f"bench-{self.node.label}-{arm.name}", inputs)
+        known = Responses(Path(self.recipe.run.root), made_by)
+        batches = {f"{i:06d}": self.items[i : i + size] for i in range(0, len(self.items), size)}
+        work = {key: lambda items=items: list(self._answers(view, arm, known, items, new_tokens)) for key, items in batches.items()}
+        chunks = progress.gather(stage, work)
+        answers = [row for chunk in chunks for row in chunk]
+        skipped = self.absent + [{"sample": a["sample"], "reason": a["unread"]} for a in answers if a.get("unread")]
+        check_share(skipped, len(self.items) + len(self.absent), self.recipe.evaluate.max_skipped)
+        [records] = stage.gather({"scored": lambda: self._scored(answers)})
+        if not stage.done:
+            stage.finish({"answers": len(records), "skipped": len(skipped)})
+        if folder.world.first:
+            self._keep(folder.path, arm, records)
+        rows = bench.rows(records, **arm.facts, label=self.node.label, seed=self.recipe.seed, chosen=True, skipped=len(skipped))
+        for row in rows:
+            row["generation"] = {"max_new_tokens": new_tokens, "do_sample": False, **precision(view, size)}
+        return rows, [{**s, "benchmark": self.node.label} for s in skipped], cost(arm, answers, view)
+
+    def _answers(self, view: ModelView, arm: Arm, known: Responses, items: Sequence[Any], new_tokens: int) -> Iterator[dict[str, Any]]:
+        prompts: dict[str, Prompt] = {}
+        for item in items:
+            try:
+                prompts[item.id] = arm.prompt(item.prompt())
+            except OSError as error:
+                yield {"sample": item.id, "unread": f"{UNREAD}: {error}"}
+        todo = [p for p in prompts.values() if known.get(p.digest) is None]
+        began = time.perf_counter()
+        for prompt, text in zip(todo, arm.answer(view, todo, new_tokens) if todo else [], strict=True):
+            known.put(prompt.digest, text)
+        seconds = (time.perf_counter() - began) / len(todo) if todo else 0.0
+        texts = [known.get(p.digest) for p in prompts.values()]
+        facts = self.benchmark.inspect(view, list(prompts.values()), texts)
+        fresh = {p.digest for p in todo}
+        for (sample, prompt), text, seen in zip(prompts.items(), texts, facts, strict=True):
+            yield {"sample": sample, "text": text, "prompt": written(view.writing, prompt), "prompt_digest": prompt.digest,
+                   "seconds": seconds if prompt.digest in fresh else None, **seen}  # fmt: skip
+
+    def _scored(self, answers: Rows) -> Rows:
+        items = {item.id: item for item in self.items}
+        told = [a for a in answers if "text" in a]
+        return list(self.benchmark.settle([{**a, **self.benchmark.record(items[a["sample"]], a["text"])} for a in told]))
+
+    def _keep(self, folder: Path, arm: Arm, records: Rows) -> None:
+        about = {"benchmark": self.benchmark.name, "label": self.node.label, "protocol": self.benchmark.protocol, "seed": self.recipe.seed, **arm.facts}
+        files.write_jsonl(folder / "predictions" / self.node.label / f"{arm.name}.jsonl", [{**about, **r} for r in records])
+        if handed_in := self.benchmark.submission(records):
+            name, content = handed_in
+            files.write_json(folder / "submissions" / self.node.label / arm.name / name, content)
+
+def suites(recipe: Recipe, limit: int | None) -> list[Suite | HarnessSuite]:
+    """The recipe's benchmarks. Raises ``UserError`` for missing files, before anything heavy starts."""
+    return [suite_of(node)(node, recipe, limit) for node in recipe.benchmarks]
+
+
+def suite_of(node: Node) -> type[Suite | HarnessSuite]:
+    """How a benchmark is put: question by question here, or as a whole by a harness of its own."""
+    cls = lookup(node.kind, node.type)
+    for does, suite in (("items", Suite), ("harness", HarnessSuite)):
+        if hasattr(cls, does):
+            return suite
+    raise UserError(f"benchmarks: '{node.type}' sets an image against a text and belongs under 'data:'")
+
+
+def put(folder: RunDir, view: ModelView, asked: Sequence[Suite | HarnessSuite], arms: Sequence[Arm]) -> tuple[Rows, Rows]:
+    """Every benchmark to every arm: rows of results.json and skipped samples; costs go to costs.json, as no two runs cost the same."""
+    rows, skipped, costs = [], [], {}
+    for suite in asked:
+        for arm in arms:
+            measured, left_out, price = suite.run(folder, view, arm)
+            rows += measured
+            skipped += [s for s in left_out if s not in skipped]
+            costs |= {f"{label}/{arm.name}": price for label in dict.fromkeys(row["label"] for row in measured)}
+    if folder.world.first:
+        files.write_json(folder.path / "costs.json", costs)
+    return rows, skipped
+
+
+def precision(view: ModelView, batch_size: int) -> dict[str, Any]:
+    """The dtype and, where it is not float32, the batch size: padding then changes roundings, and with them an answer now and then."""
+    dtype = str(view.dtype).removeprefix("torch.")
+    return {"dtype": dtype} if dtype == "float32" else {"dtype": dtype, "batch_size": batch_size}
+
+
+def cost(arm: Arm, answers: Rows, view: ModelView) -> dict[str, Any]:
+    """Fitted parameters, seconds an answer (over those generated here, not taken from the cache) and peak device memory in bytes."""
+    seconds = [a["seconds"] for a in answers if a.get("seconds") is not None]
+    peak = torch.cuda.max_memory_allocated() if view.device.type == "cuda" else None
+    return {"parameters": arm.parameters, "generated": len(seconds), "seconds_per_answer": sum(seconds) / len(seconds) if seconds else None, "peak_bytes": peak}
+
+
+def written(writing: Writing, prompt: Prompt) -> str:
+    """The prompt as the chat template renders it, one image token for each picture."""
+    return render(writing, prompt, [writing.image_token] * len(prompt.images))[0]
+
+
+def dry_run(recipe: Recipe, n: int = 3) -> Iterator[tuple[Suite, list[tuple[str, str]]]]:
+    """Each benchmark with its first ``n`` prompts as the model would read them, by sample; the model's weights are not read."""
+    writing = outline(recipe.model).writing
+    for suite in (s for s in suites(recipe, None) if isinstance(s, Suite)):
+        yield suite, [(item.id, written(writing, item.prompt())) for item in suite.items[:n]]

@@ -1,0 +1,204 @@
+"""Comparing runs: paired tests with correction, protocols kept apart, and a whole comparison recipe."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eval_suite.commands.compare import Compare
+from eval_suite.compare.significance import Test, bootstrap_p, compare, holm, mcnemar
+from factory.cli import main
+from tests.tiny import saved_tiny
+
+
+@given(st.integers(0, 30), st.integers(0, 30))
+def test_mcnemar_is_the_exact_sign_test(gained, lost):
+    n = gained + lost
+    slow = min(1.0, 2 * sum(math.comb(n, k) for k in range(min(gained, lost) + 1)) / 2**n) if n else 1.0
+    assert mcnemar(gained, lost) == pytest.approx(slow)
+
+
+def test_mcnemar_of_many_discordant_samples():
+    assert mcnemar(5000, 5200) == pytest.approx(0.0488, abs=0.001) and mcnemar(60_000, 40_000) < 1e-300
+
+
+def a_test(p):
+    return Test("t", 0.1, 0.0, 0.2, 10, p)
+
+
+def test_holm_is_the_step_down_correction():
+    assert [t.adjusted for t in holm([a_test(p) for p in (0.01, 0.04, 0.03, 0.005)])] == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert [t.adjusted for t in holm([a_test(0.9), a_test(0.8)])] == [1.0, 1.0]
+
+
+def test_bootstrap_p_holds_its_level_and_sees_a_shift():
+    rng = np.random.default_rng(0)
+    null = [bootstrap_p(rng.normal(size=60)) for _ in range(60)]
+    assert np.mean(np.array(null) < 0.05) <= 0.15 and np.mean(null) == pytest.approx(0.5, abs=0.15)
+    assert bootstrap_p(rng.normal(size=60) + 1) < 0.001 + 1 / 2001
+
+
+def test_graded_scores_are_not_put_to_mcnemar():
+    a = {str(i): (i % 10) / 10 for i in range(50)}
+    assert compare(a, {k: v / 2 for k, v in a.items()}).name == "paired bootstrap"
+    assert compare({k: float(v > 0.5) for k, v in a.items()}, {k: float(v > 0.2) for k, v in a.items()}).name == "McNemar"
+    assert compare(a, {"x": 1.0}) is None
+
+
+def run_folder(root: Path, name: str, methods: dict[str, list[float]], protocol="pope/random/llava-1.5", seed=0, **more) -> Path:
+    """A finished run with one question benchmark, as the suite writes it."""
+    rows = []
+    for method, values in methods.items():
+        share = sum(values) / len(values)
+        rows.append({
+            "benchmark": "pope", "label": "pope", "split": "random", "task": "all", "direction": None, "method": method, "strength": None if method == "none" else 1.0,
+            "seed": seed, "n": len(values), "metrics": {"f1": share}, "ci": {"f1": [share - 0.05, share + 0.05]}, "protocol": protocol, "scorer": "pope/1",
+            "main": "f1", "parse_failure_rate": 0.0, "chosen": True, **more,
+        })  # fmt: skip
+        lines = [json.dumps({"sample": str(i), "value": v}) for i, v in enumerate(values)]
+        path = root / name / "predictions" / "pope" / f"{method}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines) + "\n")
+    (root / name / "results.json").write_text(json.dumps({"schema": 1, "run": {"name": name, "seed": seed}, "rows": rows}))
+    return root / name
+
+
+def drawn(share, n=400, seed=0):
+    rng = random.Random(seed)
+    return [float(rng.random() < share) for _ in range(n)]
+
+
+def flipped(values, share, seed):
+    """The same answers with a share of them turned round."""
+    rng = random.Random(seed)
+    return [1 - v if rng.random() < share else v for v in values]
+
+
+def table_of(out: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((out / "compare.csv").open()))
+
+
+def test_a_real_difference_is_significant_and_a_null_one_is_not(tmp_path, capsys):
+    base = drawn(0.5)
+    worse = [0.0 if i % 4 == 0 else v for i, v in enumerate(base)]
+    a = run_folder(tmp_path, "a", {"none": base, "amps": flipped(base, 0.2, 1)})
+    b = run_folder(tmp_path, "b", {"none": flipped(base, 0.2, 2), "amps": worse})
+    assert main(["compare", str(a), str(b), "--out", str(tmp_path / "out")]) == 0
+    rows = {(r["run"], r["method"], r["reference"]): r for r in table_of(tmp_path / "out")}
+    assert rows["b", "amps", "none"]["verdict"] == rows["b", "amps", "a"]["verdict"] == "worse" and float(rows["b", "amps", "none"]["p_holm"]) < 0.05
+    assert rows["a", "amps", "none"]["verdict"] == rows["b", "none", "a"]["verdict"] == ""
+    assert rows["a", "none", ""]["test"] == "" and rows["b", "amps", "a"]["pairs"] == "400"
+    assert "▼" in capsys.readouterr().out and "▼" in (tmp_path / "out" / "compare.md").read_text()
+    assert r"\blacktriangledown" in (tmp_path / "out" / "compare.tex").read_text()
+    assert (tmp_path / "out" / "figures" / "scores_1.png").stat().st_size > 1000
+
+
+def test_seeds_are_averaged_sample_by_sample(tmp_path):
+    base = drawn(0.5)
+    folders = [run_folder(tmp_path, f"x-seed{s}", {"none": base, "amps": [max(v, float(i % 5 == s)) for i, v in enumerate(base)]}, seed=s) for s in (0, 1)]
+    Compare.over(folders, tmp_path / "out")
+    rows = {r["method"]: r for r in table_of(tmp_path / "out")}
+    assert rows["amps"]["seeds"] == "2" and rows["amps"]["test"] == "paired bootstrap" and rows["amps"]["verdict"] == "better"
+    assert rows["none"]["run"] == "x"
+
+
+@pytest.mark.parametrize("other", [{"protocol": "pope/random/plain"}, {"scorer": "pope/2"}])
+def test_scores_of_different_protocols_never_share_a_column(tmp_path, capsys, other):
+    a = run_folder(tmp_path, "a", {"none": drawn(0.5)})
+    b = run_folder(tmp_path, "b", {"none": drawn(0.5)}, **other)
+    assert main(["compare", str(a), str(b), "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err.strip()
+    assert "must not stand in one column" in told and "\n" not in told and not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_results_is_told(tmp_path, capsys):
+    assert main(["compare", str(tmp_path)]) == 2
+    assert "has no results.json" in capsys.readouterr().err
+
+
+def test_published_numbers_stand_beside_measured_ones_of_the_same_protocol(tmp_path):
+    same = run_folder(tmp_path, "a", {"none": drawn(0.5)}, protocol="textvqa/val/llava-1.5/ocr", main="accuracy", metrics={"accuracy": 0.5}, label="textvqa")
+    Compare.over([same], tmp_path / "out")
+    assert "published: LLaVA-1.5-13B" in (tmp_path / "out" / "compare.md").read_text()
+    without = run_folder(tmp_path, "b", {"none": drawn(0.5)}, protocol="textvqa/val/llava-1.5/no-ocr", main="accuracy", metrics={"accuracy": 0.5}, label="textvqa")
+    Compare.over([without], tmp_path / "out")
+    assert "published" not in (tmp_path / "out" / "compare.md").read_text()
+
+
+RECIPE = """\
+name: every
+seeds: [0, 1]
+model: {{path: {folder}, layer: 1}}
+data: {{type: scenes, scoring: open_ended, per_task: {{train: 1, dev: 1, test: 1}}}}
+steering: [none, instruction, static]
+benchmarks: [{{type: plain_scenes, per_task: 2}}, {{type: fluency, new_tokens: 3, prompts: ["what is it?", tell me more]}}]
+evaluate: {{strengths: [1], batch_size: 8, max_new_tokens: 2}}
+run: {{root: {root}}}
+report: {{plots: false}}
+"""
+
+
+@pytest.fixture(scope="module")
+def every(tmp_path_factory):
+    """A comparison recipe over two seeds that was run."""
+    home = tmp_path_factory.mktemp("every")
+    recipe = home / "every.yaml"
+    recipe.write_text(RECIPE.format(folder=saved_tiny(home / "model"), root=home / "runs"))
+    assert main([str(recipe)]) == 0
+    return recipe, home / "runs"
+
+
+def test_a_comparison_recipe_makes_the_table(every):
+    rows = table_of(every[1] / "every")
+    assert {(r["method"], r["benchmark"]) for r in rows} >= {(m, b) for m in ("none", "static", "instruction") for b in ("scenes", "plain_scenes", "fluency")}
+    assert {r["direction"] for r in rows} == {"vision", "text"} and {r["seeds"] for r in rows} == {"2"}
+    assert {r["parameters"] for r in rows if r["method"] == "static"} == {"48"}
+    assert {r["metric"] for r in rows if r["benchmark"] == "fluency"} == {"sound", "perplexity", "distinct_2", "repetitive", "empty"}
+
+
+@pytest.mark.parametrize("stop", [12])
+def test_a_killed_comparison_ends_with_the_same_results(every, tmp_path, monkeypatch, stop):
+    from factory.run.rundir import Stage
+
+    stored, done = Stage._store, []
+
+    def store(self, key, value):
+        done.append(key)
+        if len(done) == stop:
+            raise KeyboardInterrupt
+        return stored(self, key, value)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Stage, "_store", store)
+        assert main([str(every[0]), f"run.root={tmp_path}"]) == 130
+    assert main([str(every[0]), f"run.root={tmp_path}"]) == 0
+    for seed in (0, 1):
+        name = f"every-seed{seed}/results.json"
+        assert (tmp_path / name).read_bytes() == (every[1] / name).read_bytes()
+
+
+def test_an_artefact_is_examined_against_the_model_as_it_is(every, tmp_path):
+    recipe = tmp_path / "examine.yaml"
+    model = json.dumps(str(every[0].parent / "model"))
+    saved = every[1] / "every-seed0" / "artefacts" / "static-vision"
+    recipe.write_text(
+        f"name: examine\nmodel: {{path: {model}}}\nartefacts: [{saved}]\nbenchmarks: [{{type: plain_scenes, per_task: 1}}]\n"
+        f"run: {{root: {tmp_path / 'runs'}}}\nreport: {{plots: false}}\n"
+    )
+    assert main([str(recipe)]) == 0
+    rows = table_of(tmp_path / "runs" / "examine" / "comparison")
+    assert [(r["method"], r["reference"]) for r in rows] == [("none", ""), ("static-vision", "none")]
+
+
+def test_a_missing_artefact_is_told_before_the_model_is_read(every, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("factory.run.pipeline.load", None)
+    assert main([str(every[0]), f"artefacts=[{tmp_path}]", "seeds=[]"]) == 2
+    assert "not a steering artefact" in capsys.readouterr().err
