@@ -44,7 +44,10 @@ def asked(prompt: Prompt, ask: str, style: Style) -> Prompt:
 def collect(
     view: ModelView, prompts: Sequence[Prompt], plan: Plan, diagnostic: Diagnostic | None, keys: Sequence[str]
 ) -> tuple[dict[str, Tensor], dict[str, list[Row]]]:
-    """States {ask: [B, d] float32 on the CPU} for the asks base, vision and text, and diagnostic rows by ask."""
+    """States {ask: [B, d] float32 on the CPU} for the asks base, vision and text, and diagnostic rows by ask.
+
+    ``ask.tail`` is the mean state of the prompt's last tokens, a tenth of them, three to eight (PIXEL's second view).
+    """
     encoded, images = _encode(view, prompts, plan.style)
     shared = [_common(row) for row in zip(*encoded.values(), strict=True)]
     heads = [Encoded(e.ids[:n], e.roles[:n], "") for e, n in zip(encoded["base"], shared, strict=True)]
@@ -56,13 +59,14 @@ def collect(
         of_tail, whole = extend(view, prefix.fork(rows), tail.input_ids, tail.attention_mask, tail.roles)
     states = torch.cat([seen[0].index_select(0, rows), seen[1]], 1)
     chosen = _read(states, whole.mask, whole.roles, plan.position).float().cpu().chunk(len(ASKS))
+    tails = _tail_mean(states, whole.mask).cpu().chunk(len(ASKS))
     found = {}
     for ask in plan.diagnose if diagnostic else ():
         at = ASKS.index(ask) * len(prompts) + torch.arange(len(prompts), device=view.device)
         ids = torch.cat([head.input_ids, tail.input_ids[at]], 1)
         asks, hidden = whole.fork(at), torch.cat([of_head, of_tail[at]], 1)
         found[ask] = diagnostic.on_whole(view, ids, asks, hidden, [f"{key}/{ask}" for key in keys])
-    return dict(zip(ASKS, chosen, strict=True)), found
+    return dict(zip((*ASKS, *(f"{ask}.tail" for ask in ASKS)), (*chosen, *tails), strict=True)), found
 
 
 def _encode(view: ModelView, prompts: Sequence[Prompt], style: Style) -> tuple[dict[str, list[Encoded]], dict[str, Tensor]]:
@@ -88,6 +92,14 @@ def _output_of(view: ModelView, layer: int) -> Iterator[list[Tensor]]:
         yield seen
     finally:
         handle.remove()
+
+
+def _tail_mean(states: Tensor, mask: Tensor) -> Tensor:
+    """Mean float32 state [R, d] of each row's last tokens, a tenth of them, three to eight."""
+    length = mask.sum(-1, keepdim=True)
+    k = (0.1 * length).round().clamp(3, 8)
+    last = (mask.bool() & (length - mask.cumsum(-1) < k)).float()
+    return (states.float() * last[..., None]).sum(1) / last.sum(-1, keepdim=True)
 
 
 def _read(states: Tensor, mask: Tensor, roles: Tensor, position: str) -> Tensor:

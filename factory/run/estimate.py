@@ -221,8 +221,8 @@ def describe(label: str, kind: str, method: Any, model: ModelFacts | None, data:
 
 def random_states(n: int, width: int, seed: int) -> States:
     draw = torch.Generator().manual_seed(seed)
-    base, toward, away = torch.randn(3, n, width, generator=draw)
-    return States("vision", base, toward, away, torch.rand(n, generator=draw) + 0.1, ["all"] * n, seed)
+    base, toward, away, *tails = torch.randn(6, n, width, generator=draw)
+    return States("vision", base, toward, away, torch.rand(n, generator=draw) + 0.1, ["all"] * n, seed, tuple(tails))
 
 
 def stages(recipe: Recipe, data: Data, share: float) -> list[Stage]:

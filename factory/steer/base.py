@@ -22,7 +22,8 @@ class States:
     """What a method is fitted on, for one direction; n training prompts, d the model's width.
 
     ``base`` h_[I,T], ``toward`` h_[I,T,P+], ``away`` h_[I,T,P-] [n, d] float32 (AMPS eq. 11); ``r_v`` [n] the visual MCR
-    (NaN where no diagnostic ran); ``tasks`` one name per prompt; ``seed`` decides all randomness of a fit.
+    (NaN where no diagnostic ran); ``tasks`` one name per prompt; ``seed`` decides all randomness of a fit. ``tails``: base,
+    toward and away averaged over each prompt's last tokens (a tenth of them, three to eight), None where they were not collected.
     """
 
     direction: Direction
@@ -32,6 +33,7 @@ class States:
     r_v: Tensor
     tasks: Sequence[str]
     seed: int = 0
+    tails: tuple[Tensor, Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,10 @@ class Steerer:
     def calibrate(self, state: Tensors, trials: Trials) -> Tensors:
         """Learn a controller from what the trial strengths did to the training prompts."""
         return state
+
+    def choose(self, h: Tensor, chosen: Tensor, state: Tensors) -> Tensor:
+        """Which of the ``chosen`` prompt tokens [R, T] to steer, from their states ``h`` [R, T, d]; all unless the method is choosy."""
+        return chosen
 
     def delta(self, h: Tensor, state: Tensors, ctx: Context) -> Tensor:
         """The steering vectors [rows, d] for states ``h`` [rows, d]; pure."""
