@@ -15,10 +15,10 @@ from factory.data.prompt import Prompt
 from factory.data.sample import ConflictSample
 from factory.run import progress
 from factory.run.choose import Choice, choose, oracle
-from factory.run.evaluate import Fitted, ask, asked_forms, cells, looks, placed, sweep, trunk_of
+from factory.run.evaluate import Fitted, ask, asked_forms, cells, contrast, looks, placed, sweep, trunk_of
 from factory.run.rundir import Stage
 from factory.run.study import Rows, Study, make
-from factory.steer import PromptMethod, Steerer, Trials, artefact
+from factory.steer import LogitsMethod, PromptMethod, Steerer, Trials, artefact
 from factory.steer.base import Tensors
 
 REFERENCE = "l2s"
@@ -106,7 +106,7 @@ class Comparison:
         return [self.study.benchmark.example(pool[(first + i) % len(pool)], form, direction) for i in range(min(shots, len(pool)))]
 
     def _scored(self, split: str, fitted: Sequence[Fitted], parts: dict[str, Any]) -> tuple[Rows, Stage]:
-        """Predictions of the prompt methods and of ``fitted`` at every strength."""
+        """Predictions of the prompt methods, and of the decoding-time methods and ``fitted`` at every strength."""
         nodes = [n.model_dump(mode="json") for n in self.recipe.steering]
         stage = self._stage(split, {"methods": nodes, **parts})
         bench = self.study.bench
@@ -116,6 +116,8 @@ class Comparison:
             for label, method in self.methods.items():
                 if isinstance(method, PromptMethod):
                     rows += ask(bench, samples, label, method, self.directions, self._examples)
+                elif isinstance(method, LogitsMethod):
+                    rows += contrast(bench, samples, label, method, self.directions, self.strengths)
             return rows + (sweep(bench, samples, fitted, self.strengths) if fitted else [])
 
         chunks = self.study.chunks(stage, split, self.recipe.evaluate.batch_size, compute)

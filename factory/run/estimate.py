@@ -25,7 +25,7 @@ from factory.recipe.schema import ModelSpec
 from factory.run.collect import ASKS
 from factory.run.samples import SPLITS, fault, thin
 from factory.run.study import make
-from factory.steer import PromptMethod, States, Steerer
+from factory.steer import LogitsMethod, PromptMethod, States, Steerer
 
 LOOKED_AT = 16
 FIT_ON = 128
@@ -207,6 +207,8 @@ def describe(label: str, kind: str, method: Any, model: ModelFacts | None, data:
     if isinstance(method, PromptMethod):
         shots = f", {method.shots} worked example(s)" if method.shots else ""
         return Method(label, kind, f"the prompt{shots}", 1, steers=False)
+    if isinstance(method, LogitsMethod):
+        return Method(label, kind, "the logits, beside altered copies of the prompt", 1, steers=False)
     where = method.where()
     prompt = "no prompt token" if where.role == "none" else f"{where.role} prompt tokens" + (f" ({where.take})" if where.take != "all" else "")
     place = prompt + (" and the answer's tokens" if where.generated else "")
@@ -253,7 +255,10 @@ def _scored(name: str, recipe: Recipe, data: Data, split: str, methods: Sequence
     cells = fitted * len(e.strengths)
     trunk, tokens = prompts if cells else 0, cells * prompts * e.max_new_tokens
     for method in methods:
-        if isinstance(method, PromptMethod):
+        if isinstance(method, LogitsMethod):
+            rows = prompts * sum(1 + len(method.copies(data.prompt or Prompt(()), d)) for d in e.directions)
+            trunk, tokens = trunk + rows, tokens + rows * len(e.strengths) * e.max_new_tokens
+        elif isinstance(method, PromptMethod):
             asked = prompts * (len(e.directions) if by_direction(method, data.prompt) else 1)
             trunk += asked * (1 + method.shots)
             tokens += asked * (method.max_new_tokens or e.max_new_tokens)

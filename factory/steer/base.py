@@ -1,8 +1,9 @@
-"""What a steering method is: a prompt that is rewritten, or a vector that is fitted and added."""
+"""What a steering method is: a prompt that is rewritten, a vector that is fitted and added, or logits that are contrasted."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from factory.data.prompt import Prompt
+from factory.model.view import ModelView
 from factory.registry import Params
 from factory.steer.where import Where
 
@@ -87,6 +89,37 @@ class PromptMethod:
     def rewrite(self, prompt: Prompt, direction: Direction, examples: Sequence[Prompt]) -> Prompt:
         """The prompt that asks for ``direction``; ``examples`` are answered training prompts of the same task and form."""
         return prompt
+
+
+class LogitsMethod:
+    """A decoding-time method: every prompt is run together with altered copies of it, and their next-token logits are combined.
+
+    What is altered may be the prompt (``copies``), the image tensors (``images``) or the computation (``running``). Prompts and
+    copies are rows of one batch, block after block: first the ``B`` prompts, then their first copies, and so on. A row must not
+    depend on what else is in the batch, and at strength 0 the answers must be the model's own.
+    """
+
+    Params = Params
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+
+    def copies(self, prompt: Prompt, direction: Direction) -> tuple[Prompt, ...]:
+        """The prompts that run beside a prompt; here the prompt itself, once."""
+        return (prompt,)
+
+    def images(self, inputs: dict[str, Tensor], direction: Direction, blocks: int) -> dict[str, Tensor]:
+        """The image inputs of all ``blocks`` (the prompts' first), with those of the copies altered."""
+        return inputs
+
+    @contextmanager
+    def running(self, view: ModelView, direction: Direction, blocks: int) -> Iterator[None]:
+        """Around every forward of the rows, the answer's tokens included."""
+        yield
+
+    def combine(self, own: Tensor, others: Tensor, direction: Direction, strength: float) -> Tensor:
+        """Logits [B, V] to choose from, out of the prompts' own [B, V] and those of their copies [blocks - 1, B, V]."""
+        raise TypeError(f"{type(self).__name__} must define combine(own, others, direction, strength)")
 
 
 class Steerer:

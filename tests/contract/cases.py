@@ -13,7 +13,7 @@ from factory.data.prompt import Prompt, Role, Segment
 from factory.model.prefix import at_last, greedy, prefill
 from factory.model.view import ModelView
 from factory.registry import available, lookup
-from factory.steer import Context, PromptMethod, States, Steerer, Steering, Trials, steer
+from factory.steer import Context, LogitsMethod, PromptMethod, States, Steerer, Steering, Trials, steer
 from factory.steer.sweep import look_ahead, run_trunk
 from tests.tiny import conflict_prompts, tiny_view
 
@@ -202,3 +202,7 @@ def fresh_view(**sizes: Any) -> ModelView:
 
 def answered_example(prompt: Prompt) -> Prompt:
     return prompt.append(Segment(Role.ANSWER, "A"))
+
+
+def logits_methods() -> list[str]:
+    return [name for name, cls in classes("steering").items() if issubclass(cls, LogitsMethod)]
