@@ -92,14 +92,17 @@ class PromptMethod:
 
 
 class LogitsMethod:
-    """A decoding-time method: every prompt is run together with altered copies of it, and their next-token logits are combined.
+    """A decoding-time method: every prompt is run, mostly together with altered copies of it, and their next-token logits are combined.
 
     What is altered may be the prompt (``copies``), the image tensors (``images``) or the computation (``running``). Prompts and
     copies are rows of one batch, block after block: first the ``B`` prompts, then their first copies, and so on. A row must not
     depend on what else is in the batch, and at strength 0 the answers must be the model's own.
+
+    ``shares_prompt``: what ``running`` does is the same at every strength, so that one pass over the prompts serves them all.
     """
 
     Params = Params
+    shares_prompt: ClassVar[bool] = True
 
     def __init__(self, params: Params) -> None:
         self.params = params
@@ -113,13 +116,13 @@ class LogitsMethod:
         return inputs
 
     @contextmanager
-    def running(self, view: ModelView, direction: Direction, blocks: int) -> Iterator[None]:
+    def running(self, view: ModelView, direction: Direction, blocks: int, strength: float) -> Iterator[None]:
         """Around every forward of the rows, the answer's tokens included."""
         yield
 
     def combine(self, own: Tensor, others: Tensor, direction: Direction, strength: float) -> Tensor:
-        """Logits [B, V] to choose from, out of the prompts' own [B, V] and those of their copies [blocks - 1, B, V]."""
-        raise TypeError(f"{type(self).__name__} must define combine(own, others, direction, strength)")
+        """Logits [B, V] to choose from, out of the prompts' own [B, V] and those of their copies [blocks - 1, B, V]; here their own."""
+        return own
 
 
 class Steerer:

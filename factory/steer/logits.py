@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from factory.steer.base import Direction, LogitsMethod
 def contrasted(
     view: ModelView, method: LogitsMethod, prompts: Sequence[Prompt], direction: Direction, strengths: Sequence[float], max_new_tokens: int
 ) -> list[list[str]]:
-    """Greedy answers to ``prompts`` at each strength; the prompts are run once for all strengths.
+    """Greedy answers to ``prompts`` at each strength; where the method allows it the prompts are run once for all strengths.
 
     Cost: as many rows more as there are copies, in the prompt's pass and for every answer token.
     """
@@ -25,19 +25,25 @@ def contrasted(
     blocks = 1 + len(copies)
     batch = view.encode([*prompts, *(p for copy in copies for p in copy)])
     batch.images = method.images(batch.images, direction, blocks)
-    with method.running(view, direction, blocks):
-        hidden, prefix = prefill(view, batch)
-        first = view.logits(at_last(hidden, batch.attention_mask))
-        answers = []
-        for strength in strengths:
-
-            def token(logits: Tensor, strength: float = strength) -> Tensor:
-                own, *others = logits.chunk(blocks)
-                return method.combine(own, torch.stack(others), direction, strength).argmax(-1).repeat(blocks)
-
-            tokens = greedy(view, prefix.fork(), first, max_new_tokens, token)
-            answers.append(decode_texts(view, tokens[: len(prompts)]))
+    answers = []
+    for group in [list(strengths)] if method.shares_prompt else [[s] for s in strengths]:
+        with method.running(view, direction, blocks, group[0]):
+            hidden, prefix = prefill(view, batch)
+            first = view.logits(at_last(hidden, batch.attention_mask))
+            for strength in group:
+                tokens = greedy(view, prefix.fork(), first, max_new_tokens, _one_for_all(method, direction, blocks, strength))
+                answers.append(decode_texts(view, tokens[: len(prompts)]))
     return answers
+
+
+def _one_for_all(method: LogitsMethod, direction: Direction, blocks: int, strength: float) -> Callable[[Tensor], Tensor]:
+    """Picks the next token of each prompt from the logits of all its rows, and gives it to all of them."""
+
+    def pick(logits: Tensor) -> Tensor:
+        own, others = logits.unflatten(0, (blocks, -1)).tensor_split([1])
+        return method.combine(own[0], others, direction, strength).argmax(-1).repeat(blocks)
+
+    return pick
 
 
 def contrastive(own: Tensor, others: Tensor, strength: float, plausible: float) -> Tensor:

@@ -25,6 +25,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from factory.data.prompt import Prompt
 from factory.diagnose import attention
 from factory.errors import UserError
+from factory.focus import applied, visible, weights
 from factory.model.view import ModelView
 from factory.registry import Params, register
 from factory.steer import LogitsMethod
@@ -56,7 +57,7 @@ class CausalMM(LogitsMethod):
         return (prompt,) * len(LEVELS[self.params.levels, direction])
 
     @contextmanager
-    def running(self, view: ModelView, direction: str, blocks: int) -> Iterator[None]:
+    def running(self, view: ModelView, direction: str, blocks: int, strength: float) -> Iterator[None]:
         parts = {"vision": view.vision_tower, "language": view.decoder}
         altered = {id(m): (level, block) for block, level in enumerate(LEVELS[self.params.levels, direction], 1) for m in parts[level].modules()}
 
@@ -67,11 +68,9 @@ class CausalMM(LogitsMethod):
                 raise UserError(f"causalmm: {type(module).__name__} runs all images as one row, so a copy's attention cannot be told apart; use levels: language")
             rows = slice(block * len(q) // blocks, (block + 1) * len(q) // blocks)
             seen = visible(module, q[rows], k, None if mask is None else mask[rows])
-            K, V = (x[rows].repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
-            scores = (q[rows].float() @ K.float().mT * options["scaling"]).masked_fill(~seen, torch.finfo(torch.float32).min)
             kind = self.params.vision_map if level == "vision" else self.params.language_map
-            altered_out = (counterfactual(scores.softmax(-1), seen, kind, self.params.seed).to(V.dtype) @ V).transpose(1, 2)
-            return torch.cat([out[: rows.start], altered_out, out[rows.stop :]]), None
+            A = counterfactual(weights(q[rows], k[rows], seen, options["scaling"]), seen, kind, self.params.seed)
+            return torch.cat([out[: rows.start], applied(A, v[rows]), out[rows.stop :]]), None
 
         with ExitStack() as stack:
             for level in LEVELS[self.params.levels, direction]:
@@ -80,15 +79,6 @@ class CausalMM(LogitsMethod):
 
     def combine(self, own: Tensor, others: Tensor, direction: str, strength: float) -> Tensor:
         return contrastive(own, others, strength, self.params.plausible)
-
-
-def visible(module: nn.Module, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
-    """What each query sees [R or 1, 1, t, T], as the plain attention takes a missing mask."""
-    if mask is not None:
-        return mask[..., : k.shape[2]]
-    t, T = q.shape[2], k.shape[2]
-    seen = torch.ones(1, 1, t, T, dtype=torch.bool, device=q.device)
-    return seen.tril(T - t) if getattr(module, "is_causal", True) and t > 1 else seen
 
 
 def counterfactual(A: Tensor, seen: Tensor, kind: str, seed: int) -> Tensor:
