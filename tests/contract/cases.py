@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from factory.data.prompt import Prompt, Role, Segment
+from factory.diagnose import Diagnostic
 from factory.model.prefix import at_last, greedy, prefill
 from factory.model.view import ModelView
 from factory.registry import available, lookup
@@ -206,3 +207,8 @@ def answered_example(prompt: Prompt) -> Prompt:
 
 def logits_methods() -> list[str]:
     return [name for name, cls in classes("steering").items() if issubclass(cls, LogitsMethod)]
+
+
+def prompt_diagnostics() -> list[str]:
+    """The diagnostics that measure prompts; those that ask prompts of their own need a benchmark's samples."""
+    return [name for name, cls in classes("diagnostic").items() if cls.on_samples is Diagnostic.on_samples]
