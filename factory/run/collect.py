@@ -2,7 +2,8 @@
 
 The prompts [I,T], [I,T,P+] and [I,T,P-] of a sample agree up to the end of the user's text. That common prefix is found by
 comparing token ids, prefilled once, and extended by the three short suffixes as rows of one pass. Cost per sample: one
-prefill, one pass over 3 suffixes of some ten tokens, and the diagnosis on the cache.
+prefill, one pass over 3 suffixes of some ten tokens, and the diagnosis on the cache. A model whose prompt tokens see what
+follows them shares nothing: there the three are run whole.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from factory.data.instructions import Style, instruction
 from factory.data.prompt import USER_TEXT, Prompt, Role
 from factory.diagnose import Diagnostic, Row
 from factory.model.encode import Encoded
-from factory.model.prefix import extend, last_index, prefill
+from factory.model.prefix import Prefix, extend, last_index, prefill
 from factory.model.view import ModelView
 
 ASKS = ("base", "vision", "text")
@@ -48,25 +49,55 @@ def collect(
 
     ``ask.tail`` is the mean state of the prompt's last tokens, a tenth of them, three to eight (PIXEL's second view).
     """
+    run = (_apart if view.family.bidirectional_prompt else _shared)(view, prompts, plan)
+    chosen = _read(run.states, run.whole.mask, run.whole.roles, plan.position).float().cpu().chunk(len(ASKS))
+    tails = _tail_mean(run.states, run.whole.mask).cpu().chunk(len(ASKS))
+    found = {}
+    for ask in plan.diagnose if diagnostic else ():
+        rows = ASKS.index(ask) * len(prompts) + torch.arange(len(prompts), device=view.device)
+        found[ask] = diagnostic.on_whole(view, *run.pick(rows), [f"{key}/{ask}" for key in keys])
+    return dict(zip((*ASKS, *(f"{ask}.tail" for ask in ASKS)), (*chosen, *tails), strict=True)), found
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """The three asks of all prompts, run: their ids [3 B, T], the cache they lie in, and the layer's output [3 B, T, d].
+
+    ``final`` holds the final states by blocks of columns, each with the row that every ask takes of it.
+    """
+
+    ids: Tensor
+    whole: Prefix
+    states: Tensor
+    final: tuple[tuple[Tensor, Tensor], ...]
+
+    def pick(self, rows: Tensor) -> tuple[Tensor, Prefix, Tensor]:
+        """Ids, cache and final states of some rows."""
+        return self.ids[rows], self.whole.fork(rows), torch.cat([hidden[at[rows]] for hidden, at in self.final], 1)
+
+
+def _shared(view: ModelView, prompts: Sequence[Prompt], plan: Plan) -> _Pass:
+    """The three asks of each prompt, from what they share."""
     encoded, images = _encode(view, prompts, plan.style)
     shared = [_common(row) for row in zip(*encoded.values(), strict=True)]
     heads = [Encoded(e.ids[:n], e.roles[:n], "") for e, n in zip(encoded["base"], shared, strict=True)]
     tails = [Encoded(e.ids[n:], e.roles[n:], "") for ask in ASKS for e, n in zip(encoded[ask], shared, strict=True)]
-    rows = torch.arange(len(prompts), device=view.device).repeat(len(ASKS))
     head, tail = view.collate(heads, images), view.collate(tails, {})
+    every = torch.arange(len(tails), device=view.device)
+    rows = every % len(prompts)
     with _output_of(view, plan.layer) as seen:
         of_head, prefix = prefill(view, head)
         of_tail, whole = extend(view, prefix.fork(rows), tail.input_ids, tail.attention_mask, tail.roles)
-    states = torch.cat([seen[0].index_select(0, rows), seen[1]], 1)
-    chosen = _read(states, whole.mask, whole.roles, plan.position).float().cpu().chunk(len(ASKS))
-    tails = _tail_mean(states, whole.mask).cpu().chunk(len(ASKS))
-    found = {}
-    for ask in plan.diagnose if diagnostic else ():
-        at = ASKS.index(ask) * len(prompts) + torch.arange(len(prompts), device=view.device)
-        ids = torch.cat([head.input_ids, tail.input_ids[at]], 1)
-        asks, hidden = whole.fork(at), torch.cat([of_head, of_tail[at]], 1)
-        found[ask] = diagnostic.on_whole(view, ids, asks, hidden, [f"{key}/{ask}" for key in keys])
-    return dict(zip((*ASKS, *(f"{ask}.tail" for ask in ASKS)), (*chosen, *tails), strict=True)), found
+    ids, states = torch.cat([head.input_ids[rows], tail.input_ids], 1), torch.cat([seen[0][rows], seen[1]], 1)
+    return _Pass(ids, whole, states, ((of_head, rows), (of_tail, every)))
+
+
+def _apart(view: ModelView, prompts: Sequence[Prompt], plan: Plan) -> _Pass:
+    """The three asks as prompts of their own, for models whose prompt tokens see what follows them."""
+    batch = view.encode([asked(p, ask, plan.style) for ask in ASKS for p in prompts])
+    with _output_of(view, plan.layer) as seen:
+        hidden, whole = prefill(view, batch)
+    return _Pass(batch.input_ids, whole, seen[0], ((hidden, torch.arange(batch.size, device=view.device)),))
 
 
 def _encode(view: ModelView, prompts: Sequence[Prompt], style: Style) -> tuple[dict[str, list[Encoded]], dict[str, Tensor]]:
