@@ -31,6 +31,9 @@ class Comparison:
         self.study, self.recipe = study, study.recipe
         self.methods = {node.label: make(node) for node in self.recipe.steering}
         self.directions, self.strengths = self.recipe.evaluate.directions, self.recipe.evaluate.strengths
+        self.kept: list[Fitted] = []
+        self.choices: list[Choice] = []
+        self.scored: str = ""
 
     @property
     def steerers(self) -> dict[str, Steerer]:
@@ -99,7 +102,7 @@ class Comparison:
         how = {"strengths": e.strengths, "max_new_tokens": e.max_new_tokens, "batch_size": e.batch_size, "directions": e.directions}
         return self.study.folder.stage(name, {**self.study.inputs, "layer": self.study.layer, **how, **parts})
 
-    def _examples(self, sample: ConflictSample, form: str, direction: str, shots: int) -> list[Prompt]:
+    def examples(self, sample: ConflictSample, form: str, direction: str, shots: int) -> list[Prompt]:
         """Answered training prompts of the sample's task, the same ones for every start of a run."""
         pool = [s for s in self.study.samples["train"] if s.task == sample.task]
         first = int(hashlib.sha256(sample.id.encode()).hexdigest(), 16) % max(1, len(pool))
@@ -115,7 +118,7 @@ class Comparison:
             rows = []
             for label, method in self.methods.items():
                 if isinstance(method, PromptMethod):
-                    rows += ask(bench, samples, label, method, self.directions, self._examples)
+                    rows += ask(bench, samples, label, method, self.directions, self.examples)
                 elif isinstance(method, LogitsMethod):
                     rows += contrast(bench, samples, label, method, self.directions, self.strengths)
             return rows + (sweep(bench, samples, fitted, self.strengths) if fitted else [])
@@ -124,7 +127,10 @@ class Comparison:
         return [{**row, "split": split} for chunk in chunks for row in chunk], stage
 
     def run(self) -> tuple[Rows, list[Choice]]:
-        """All predictions worth reporting (dev and test, chosen variants, the oracle) and the choices made on dev."""
+        """All predictions worth reporting (dev and test, chosen variants, the oracle) and the choices made on dev.
+
+        Afterwards ``kept`` are the fitted methods in their chosen variants, ``choices`` the choices, ``scored`` the test stage's digest.
+        """
         dev, stage = self._scored("dev", self.ready, {"fit": self.fit_stage.digest})
         choices = choose(dev, self.recipe.evaluate.error_budget)
         if not stage.done:
@@ -134,6 +140,7 @@ class Comparison:
         test, stage = self._scored("test", kept, {"fit": self.fit_stage.digest, "choices": [asdict(c) for c in choices]})
         if not stage.done:
             stage.finish({"predictions": len(test)})
+        self.kept, self.choices, self.scored = kept, choices, stage.digest
         self._save(kept, variants)
         dev = [r for r in dev if r["strength"] is None or variants[r["method"], r["direction"]].variant == r["variant"]]
         rows = dev + test + [row for split in (dev, test) for row in oracle(split, REFERENCE)]

@@ -15,6 +15,7 @@ from factory.model.load import find, fingerprint, load
 from factory.recipe import Recipe
 from factory.run.choose import Choice
 from factory.run.comparison import Comparison
+from factory.run.cost import measure_costs
 from factory.run.environment import environment
 from factory.run.rundir import RunDir
 from factory.run.study import Rows, Study, make
@@ -42,14 +43,16 @@ def compare(recipe: Recipe, folder: RunDir, limit: int | None) -> None:
     torch.manual_seed(recipe.seed)
     study = Study(recipe, folder, load(recipe.model), limit)
     diagnostics, further = study.diagnosed(), study.investigated()
-    predictions, choices = Comparison(study).run()
+    comparison = Comparison(study)
+    predictions, choices = comparison.run()
     summaries = {node.label: make(node).summary(further[node.label]) for node in recipe.diagnostics}
     summaries = {label: summary for label, summary in summaries.items() if summary is not None}
     results = gather(study, predictions, choices, summaries)
     files.write_json(folder.path / "results.json", results)
     recipe_yaml = (folder.path / "resolved.yaml").read_text(encoding="utf-8")
     rows = diagnostics + [row for rows in further.values() for row in rows]
-    page = study.benchmark.report(folder.path, results, rows, predictions, recipe_yaml, recipe.report.plots, tuple(summaries.values()))
+    told = [*summaries.values(), *([measure_costs(comparison)] if recipe.evaluate.cost else [])]
+    page = study.benchmark.report(folder.path, results, rows, predictions, recipe_yaml, recipe.report.plots, told)
     Console().print(f"results: {folder.path / 'results.json'}\nreport:  {page}", soft_wrap=True)
 
 
