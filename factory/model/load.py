@@ -110,7 +110,7 @@ def load(spec: ModelSpec) -> ModelView:
     try:
         model = cls.from_pretrained(source.folder, dtype=getattr(torch, spec.dtype), local_files_only=True)
         processor = source.family.load_processor(source.folder)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (ImportError, OSError, ValueError, RuntimeError) as error:
         raise UserError(f"model folder {source.folder}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
     view = ModelView(frozen(model).to(device), processor, source.family)
     self_check(view)

@@ -85,6 +85,7 @@ class ModelView:
 
     @property
     def device(self) -> torch.device:
+        """Where token ids go in; final hidden states and logits come back to it, also from a model that is spread over devices."""
         return device_of(self.model)
 
     @property
@@ -145,4 +146,4 @@ class ModelView:
         """float32 next-token logits [..., vocabulary] of final, normed hidden states [..., d]."""
         logits = self.unembed(hidden)
         cap = getattr(self.text_config, "final_logit_softcapping", None)
-        return (logits if cap is None else (logits / cap).tanh() * cap).float()
+        return (logits if cap is None else (logits / cap).tanh() * cap).to(hidden.device, torch.float32)

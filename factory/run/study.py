@@ -82,10 +82,10 @@ class Study:
     def checked(self) -> tuple[dict[str, list[ConflictSample]], Rows]:
         """Usable samples by split, and those that are not, with the reason. Raises ``UserError`` where they are too many."""
         stage = self.folder.stage("check", self.inputs)
-        usable, skipped = {}, []
+        usable, skipped, writing = {}, [], self.view.writing
         for split in SPLITS:
             samples = thin(self.benchmark.samples(split), self.limit)
-            bad = stage.chunk(split, lambda s=samples, split=split: [{"sample": x.id, "reason": why, "split": split} for x in s if (why := fault(x))])
+            bad = stage.chunk(split, lambda s=samples, split=split: [{"sample": x.id, "reason": why, "split": split} for x in s if (why := fault(x, writing))])
             check_share(bad, len(samples), self.recipe.evaluate.max_skipped)
             names = {row["sample"] for row in bad}
             usable[split] = [s for s in samples if s.id not in names]
