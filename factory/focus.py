@@ -6,7 +6,7 @@ tokens. LIAE is the entropy of the heads' mean attention over those tokens, reno
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from factory.diagnose import Query, attention
+from factory.errors import UserError
 from factory.model.prefix import Prefix, extend, last_index
 from factory.model.view import ModelView
 
@@ -27,10 +28,15 @@ def visible(module: nn.Module, q: Tensor, k: Tensor, mask: Tensor | None) -> Ten
     return seen.tril(T - t) if getattr(module, "is_causal", True) and t > 1 else seen
 
 
-def weights(q: Tensor, k: Tensor, seen: Tensor, scaling: float) -> Tensor:
-    """A = softmax(q k^T) [R, heads, t, T] in float32, from q [R, heads, t, d], k [R, kv_heads, T, d] and what is ``seen``."""
+def weights(q: Tensor, k: Tensor, seen: Tensor, options: Mapping[str, Any]) -> Tensor:
+    """A = softmax(q k^T) [R, heads, t, T] in float32, from q [R, heads, t, d], k [R, kv_heads, T, d] and what is ``seen``.
+
+    ``options`` are those of the attention call. Raises UserError for attention that is more than this softmax.
+    """
+    if options.get("softcap") is not None or options.get("s_aux") is not None:
+        raise UserError("this model's attention has a soft cap or sinks: its weights are not the plain softmax that this method reads and edits")
     k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
-    scores = q.float() @ k.float().mT * scaling
+    scores = q.float() @ k.float().mT * options["scaling"]
     return scores.masked_fill(~seen, torch.finfo(torch.float32).min).softmax(-1)
 
 
@@ -53,13 +59,13 @@ def liae(A: Tensor, on: Tensor) -> Tensor:
 
 @torch.no_grad()
 def by_layer(view: ModelView, prefix: Prefix, query: Query, on: Tensor, measure: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
-    """``measure(A [R, heads, T], on)`` of each row's last query token in every layer; ``on`` [R, T] marks tokens of prefix and query."""
+    """``measure(A [R, heads, T], on)`` of each row's last query token in every layer; ``on`` [R, T] marks tokens of prefix and query; on the CPU."""
     at, found = last_index(query.mask), []
 
     def attend(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **options: Any) -> tuple[Tensor, None]:
-        rows, seen = torch.arange(len(q), device=q.device), visible(module, q, k, mask)
-        last = seen.expand(len(q), -1, q.shape[2], -1)[rows, :, at][:, :, None]
-        found.append(measure(weights(q[rows, :, at][:, :, None], k, last, options["scaling"])[:, :, 0], on))
+        rows, last, seen = torch.arange(len(q), device=q.device), at.to(q.device), visible(module, q, k, mask)
+        seen = seen.expand(len(q), -1, q.shape[2], -1)[rows, :, last][:, :, None]
+        found.append(measure(weights(q[rows, :, last][:, :, None], k, seen, options)[:, :, 0], on.to(q.device)).cpu())
         return sdpa_attention_forward(module, q, k, v, mask, **options)
 
     with attention(view, attend):

@@ -69,7 +69,7 @@ class CausalMM(LogitsMethod):
             rows = slice(block * len(q) // blocks, (block + 1) * len(q) // blocks)
             seen = visible(module, q[rows], k, None if mask is None else mask[rows])
             kind = self.params.vision_map if level == "vision" else self.params.language_map
-            A = counterfactual(weights(q[rows], k[rows], seen, options["scaling"]), seen, kind, self.params.seed)
+            A = counterfactual(weights(q[rows], k[rows], seen, options), seen, kind, self.params.seed)
             return torch.cat([out[: rows.start], applied(A, v[rows]), out[rows.stop :]]), None
 
         with ExitStack() as stack:

@@ -54,8 +54,8 @@ class Dleaf(LogitsMethod):
         gamma, watch = min(strength, 1.0), _Watch(view, ROLES[direction])
 
         def attend(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **options: Any) -> tuple[Tensor, None]:
-            at, on = watch.look(k.shape[2])
-            A = weights(q, k, visible(module, q, k, mask), options["scaling"])
+            at, on = (t.to(q.device) for t in watch.look(k.shape[2]))
+            A = weights(q, k, visible(module, q, k, mask), options)
             last = A[torch.arange(len(A), device=A.device), :, at]
             focus, astray = iaf(last, on), watch.astray(liae(last, on), self.params.margin)
             if not bool(astray.any()):
@@ -83,7 +83,7 @@ class _Watch:
 
     def astray(self, entropy: Tensor, margin: float) -> Tensor:
         """Which rows [R] have more ``entropy`` in this layer than the best so far by more than ``margin``."""
-        best = entropy if self.best is None else self.best
+        best = entropy if self.best is None else self.best.to(entropy.device)
         self.best = torch.minimum(best, entropy)
         return entropy > best + margin
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from factory.data.prompt import Role
-from factory.focus import iaf, liae
+from factory.errors import UserError
+from factory.focus import iaf, liae, weights
 from factory.registry import lookup
 from factory.steer.logits import contrasted
 from plugins.steering.dleaf import Dleaf, DleafParams, corrected
@@ -28,6 +29,12 @@ def test_liae_and_iaf_by_hand():
     mean = [sum(float(A[0, h, j]) for h in range(3)) / 3 for j in (0, 1, 3)]
     p = [m / sum(mean) for m in mean]
     assert liae(A, on)[0].item() == pytest.approx(-sum(x * math.log(x) for x in p)) and math.isnan(liae(A, on)[1])
+
+
+def test_attention_that_is_no_plain_softmax_is_refused():
+    q = torch.randn(1, 2, 3, 4)
+    with pytest.raises(UserError, match="soft cap"):
+        weights(q, q, torch.ones(1, 1, 3, 3, dtype=torch.bool), {"scaling": 1.0, "softcap": 50.0})
 
 
 def test_the_correction_head_by_head():
