@@ -17,10 +17,11 @@ def ranks(x: np.ndarray) -> np.ndarray:
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Rank correlation of x and y [n]; NaN where either is constant."""
-    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+    """Rank correlation of x and y [n], infinities included; NaN where either is constant."""
+    a, b = ranks(x), ranks(y)
+    if len(x) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
-    return float(np.corrcoef(ranks(x), ranks(y))[0, 1])
+    return float(np.corrcoef(a, b)[0, 1])
 
 
 def auroc(score: np.ndarray, label: np.ndarray) -> float:

@@ -74,6 +74,17 @@ def announced(view: ModelView, step: Step) -> Iterator[None]:
         view.step = before
 
 
+def encoded_step(view: ModelView, ids: Tensor) -> Step | None:
+    """What a forward of prompts ``ids`` [R, T] processes, if they are those that the view encoded last (or their beams)."""
+    batch = view.encoded
+    if batch is None or ids.shape[1] != batch.input_ids.shape[1] or ids.shape[0] % batch.size:
+        return None
+    beams = ids.shape[0] // batch.size
+    if not torch.equal(ids, batch.input_ids.repeat_interleave(beams, 0)):
+        return None
+    return Step(batch.roles.repeat_interleave(beams, 0), beams=beams)
+
+
 def prefill(view: ModelView, batch: Batch) -> tuple[Tensor, Prefix]:
     """Run whole prompts: final hidden states [B, T, d] and the prefix that holds them."""
     with announced(view, Step(batch.roles)):

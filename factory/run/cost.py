@@ -6,7 +6,7 @@ Seconds differ from run to run, so they are kept with the run and shown in its r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median
 from typing import Any
@@ -18,7 +18,7 @@ from factory.model.view import ModelView
 from factory.run import progress
 from factory.run.comparison import Comparison
 from factory.run.estimate import timed
-from factory.run.evaluate import answer_prompts, asked_forms, placed
+from factory.run.evaluate import Asked, answer_prompts, asked_forms, placed
 from factory.run.samples import thin
 from factory.steer import LogitsMethod, PromptMethod, steer
 from factory.steer.logits import contrasted
@@ -30,24 +30,18 @@ BASE = "none"
 
 def measure_costs(comparison: Comparison) -> Summary:
     """The table of costs, of every method in every direction; measured once per run folder."""
-    study, jobs = comparison.study, dict(_jobs(comparison))
+    study = comparison.study
     stage = study.folder.stage("cost", {"scored": comparison.scored})
-    if stage.done:
-        progress.skipped("cost")
-        return _summary([stage.chunk(name, lambda: None) for name in jobs])
-    rows = []
-    with progress.stage("cost", len(jobs)) as bar:
-        for name, job in jobs.items():
-            rows.append(stage.chunk(name, lambda job=job, name=name: {"name": name, **_measured(study.view, job)}))
-            bar.advance()
-    stage.finish({"measured": len(rows)})
+    prompts = asked_forms(study.bench, thin(study.samples["test"], SAMPLES))
+    rows = progress.gather(stage, {name: lambda job=job, name=name: {"name": name, **_measured(study.view, job, len(prompts))} for name, job in _jobs(comparison, prompts)})
+    if not stage.done:
+        stage.finish({"measured": len(rows)})
     return _summary(rows)
 
 
-def _jobs(comparison: Comparison) -> Iterator[tuple[str, Callable[[], Any]]]:
+def _jobs(comparison: Comparison, asked: Sequence[Asked]) -> Iterator[tuple[str, Callable[[], Any]]]:
     """What answers the prompts, by method and direction."""
     study, bench = comparison.study, comparison.study.bench
-    asked = asked_forms(bench, thin(study.samples["test"], SAMPLES))
     prompts, most = [p for *_, p in asked], bench.max_new_tokens
     strengths = {(c.method, c.direction): c.strength for c in comparison.choices}
     for label, method in comparison.methods.items():
@@ -85,10 +79,10 @@ def decoder_work(view: ModelView) -> Iterator[list[int]]:
             handle.remove()
 
 
-def _measured(view: ModelView, job: Callable[[], Any]) -> dict[str, float]:
+def _measured(view: ModelView, job: Callable[[], Any], answers: int) -> dict[str, float]:
     with decoder_work(view) as calls:
         job()
-    return {"seconds": median(timed(job, view.device)[1] for _ in range(REPEATS)) / SAMPLES, "work": sum(calls) / view.depth / SAMPLES}
+    return {"seconds": median(timed(job, view.device)[1] for _ in range(REPEATS)) / answers, "work": sum(calls) / view.depth / answers}
 
 
 def _summary(rows: list[dict[str, Any]]) -> Summary:
@@ -102,5 +96,5 @@ def _summary(rows: list[dict[str, Any]]) -> Summary:
         method, _, direction = r["name"].rpartition("-")
         work = beside(r, "work")
         lines.append((method, direction, r["seconds"], beside(r, "seconds"), r["work"], None if work is None else work - 1))
-    columns = ("method", "toward", "seconds a sample", "x unsteered", "decoder tokens a sample", "extra forwards an answer")
-    return Summary("What an answer costs", tables=(Table("cost", f"Cost, measured on {SAMPLES} test samples in one batch; extra forwards in units of an unsteered answer's decoder work", columns, tuple(lines)),))
+    columns = ("method", "toward", "seconds an answer", "x unsteered", "decoder tokens an answer", "extra forwards an answer")
+    return Summary("What an answer costs", tables=(Table("cost", f"Cost, measured on {SAMPLES} test samples or all, in one batch; extra forwards in units of an unsteered answer's decoder work", columns, tuple(lines)),))

@@ -17,7 +17,7 @@ from transformers.cache_utils import Cache
 from factory.data.prompt import Role
 from factory.errors import UserError
 from factory.model.family import device_of
-from factory.model.prefix import Step, at_last, new_cache
+from factory.model.prefix import Step, at_last, encoded_step, new_cache
 from factory.model.replay import Call, recorded, replay
 from factory.model.view import ModelView
 from factory.steer.base import Context, Steerer, Tensors
@@ -218,13 +218,6 @@ class _Watch:
             raise UserError("steering needs input_ids (inputs_embeds alone do not say which tokens are image or text)")
         if cache is not None and cache.get_seq_length() > 0:
             return Step(torch.full_like(ids, int(Role.ANSWER)), generated=True)
-        return self._prompts(ids)
-
-    def _prompts(self, ids: Tensor) -> Step:
-        """The batch encoded last if these are its prompts (or their beams); otherwise a clear refusal."""
-        batch = self.view.encoded
-        if batch is not None and ids.shape[1] == batch.input_ids.shape[1] and ids.shape[0] % batch.size == 0:
-            beams = ids.shape[0] // batch.size
-            if torch.equal(ids, batch.input_ids.repeat_interleave(beams, 0)):
-                return Step(batch.roles.repeat_interleave(beams, 0), beams=beams)
-        raise UserError("steering does not know these tokens' roles: make the batch with view.encode(prompts) just before it is run")
+        if (step := encoded_step(self.view, ids)) is None:
+            raise UserError("steering does not know these tokens' roles: make the batch with view.encode(prompts) just before it is run")
+        return step

@@ -35,7 +35,7 @@ def finished(tmp_path_factory) -> Path:
 
 def test_copies_cost_a_forward_each_and_vectors_none(finished):
     lines = (finished / "report" / "cost.csv").read_text().splitlines()
-    assert lines[0].startswith("method,toward,seconds a sample")
+    assert lines[0].startswith("method,toward,seconds an answer")
     extra = {tuple(line.split(",")[:2]): float(line.split(",")[-1]) for line in lines[1:]}
     assert len(extra) == 7 * 2
     for direction in ("vision", "text"):
