@@ -208,7 +208,8 @@ def describe(label: str, kind: str, method: Any, model: ModelFacts | None, data:
         shots = f", {method.shots} worked example(s)" if method.shots else ""
         return Method(label, kind, f"the prompt{shots}", 1, steers=False)
     if isinstance(method, LogitsMethod):
-        return Method(label, kind, "the logits, beside altered copies of the prompt", 1, steers=False)
+        copies = len(method.copies(data.prompt or Prompt(()), "vision"))
+        return Method(label, kind, f"the logits, beside {copies} altered copy(s) of the prompt" if copies else "the computation of the prompt and the answer", 1, steers=False)
     where = method.where()
     prompt = "no prompt token" if where.role == "none" else f"{where.role} prompt tokens" + (f" ({where.take})" if where.take != "all" else "")
     place = prompt + (" and the answer's tokens" if where.generated else "")
