@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from rich.console import Console
 
-from eval_suite.report import build, print_findings, print_tables
+from eval_suite.report import build, print_findings, print_published, print_tables
 from eval_suite.report.explain import explain
 from eval_suite.results import result_rows
 from eval_suite.scorers.conflict import RULE, agree, judge, outcome
@@ -19,12 +19,12 @@ from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
 from factory.summary import Summary
 
-Scoring = Literal["both_orders", "order1", "open_ended"]
+Scoring = Literal["both_orders", "order1", "loglik_forced", "open_ended"]
 TASKS = (
     "activity_recognition", "attribute", "color", "counting", "object_recognition",
     "positional_reasoning", "sentiment_understanding", "sport_recognition",
 )  # fmt: skip
-FORMS: dict[str, tuple[str, ...]] = {"both_orders": ("order1", "order2"), "order1": ("order1",), "open_ended": ("open",)}
+FORMS: dict[str, tuple[str, ...]] = {"both_orders": ("order1", "order2"), "order1": ("order1",), "loglik_forced": ("order1",), "open_ended": ("open",)}
 CHOOSE = "Answer the question by selecting the correct answer A or B."
 DIRECT = "Please directly answer the question."
 
@@ -69,6 +69,7 @@ class ConflictBenchmark:
     scorer: ClassVar[str] = RULE
     name: ClassVar[str]
     scoring: Scoring
+    warnings: tuple[str, ...] = ()  # what has to be known beside every number; shown before the run, in results.json and in the report
 
     def samples(self, split: str) -> Sequence[ConflictSample]:
         raise TypeError(f"{type(self).__name__} must define samples(split)")
@@ -77,6 +78,11 @@ class ConflictBenchmark:
     def forms(self) -> tuple[str, ...]:
         """Names of the prompts that each sample is asked with."""
         return FORMS[self.scoring]
+
+    @property
+    def letters(self) -> tuple[str, ...]:
+        """The letters of which the likelier is the answer (``loglik_forced``: no answer is unparsable, none is an error); else none."""
+        return ("A", "B") if self.scoring == "loglik_forced" else ()
 
     @property
     def protocol(self) -> str:
@@ -113,5 +119,8 @@ class ConflictBenchmark:
         page = build(run_dir, results, diagnostics, predictions, recipe_yaml, self.pictures(run_dir / "report" / "pictures"), plots, summaries)
         console = Console()
         print_tables(results, console)
+        print_published(results, console)
+        for warning in self.warnings:
+            console.print(warning, style="yellow", markup=False, highlight=False, soft_wrap=True)
         print_findings(summaries, console)
         return page

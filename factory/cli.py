@@ -30,6 +30,7 @@ usage: {me} RECIPE [KEY=VALUE ...] [--limit N]
 
   RECIPE, run RECIPE          run a recipe; started again, it skips what is done
   plan RECIPE                 print what would run, and what it needs
+  fetch [MODEL]               download a model of the zoo or of the hub; without MODEL, the models there are
   list [KIND]                 the plugins there are
   show BENCHMARK|RECIPE       draw some of a benchmark's samples
   show RECIPE --sample N      one training sample: its tokens, their roles, and which are learnt
@@ -82,7 +83,7 @@ def _check_recipe_word(word: str) -> None:
 def _run(parser: _Parser, argv: list[str]) -> int | None:
     """Run a recipe."""
     _add_recipe(parser)
-    parser.add_argument("--limit", type=_positive, metavar="N", help="use at most N samples of each split")
+    _add_limit(parser)
     args = parser.parse_intermixed_args(argv)
     recipe = _load(args.recipe, args.overrides)
     from factory.launch import launcher
@@ -101,11 +102,28 @@ def _run(parser: _Parser, argv: list[str]) -> int | None:
 def _plan(parser: _Parser, argv: list[str]) -> None:
     """Print what a recipe would run: model, trainable parameters, steering sites, memory, forward passes, time."""
     _add_recipe(parser)
+    _add_limit(parser)
     args = parser.parse_intermixed_args(argv)
     recipe = _load(args.recipe, args.overrides)
     from factory.run.plan import plan
 
-    plan(recipe)
+    plan(recipe, args.limit)
+
+
+def _fetch(parser: _Parser, argv: list[str]) -> None:
+    """Download a model, by its name in the zoo or its hub id; without a name, list the zoo's models."""
+    parser.add_argument("model", nargs="?", metavar="MODEL")
+    parser.add_argument("--to", type=Path, metavar="FOLDER", help="default: the hub's cache (HF_HOME)")
+    parser.add_argument("--revision", metavar="REVISION", help="a branch, tag or commit of the hub repository")
+    args = parser.parse_args(argv)
+    from factory.model.fetch import fetch, show_zoo
+
+    if args.model:
+        print(fetch(args.model, args.to, args.revision))
+    else:
+        from rich.console import Console
+
+        show_zoo(Console())
 
 
 def _list(parser: _Parser, argv: list[str]) -> None:
@@ -181,6 +199,7 @@ def _test(parser: _Parser, argv: list[str]) -> None:
 COMMANDS: dict[str, Callable[[_Parser, list[str]], int | None]] = {
     "run": _run,
     "plan": _plan,
+    "fetch": _fetch,
     "list": _list,
     "show": _show,
     "convert": _convert,
@@ -193,6 +212,10 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"'{text}' should be a whole number of 1 or more")
     return int(text)
+
+
+def _add_limit(parser: _Parser) -> None:
+    parser.add_argument("--limit", type=_positive, metavar="N", help="use at most N samples of each split")
 
 
 def _add_recipe(parser: _Parser, metavar: str = "RECIPE") -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from factory.model.compose import compose
 from factory.model.family import frozen
-from factory.model.load import family_of
+from factory.model.source import family_of
 from factory.model.view import ModelView
 from factory.recipe.schema import ComposeSpec
 from tests.tiny import tiny_tokenizer

@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from eval_suite.report import sections
 from eval_suite.report.diagnostics import Section
+from eval_suite.report.published import beside
 from eval_suite.report.rows import DASH, Predictions
 from eval_suite.report.style import Figure
 from eval_suite.report.summary import comparisons, summarise
@@ -34,7 +35,7 @@ def page(
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("page.html.j2").render(
         name=str(run.get("name") or "Steering report"), run=run, budget=budget,
-        summary=summarise(results, compared, budget), blocks=main_tables(results),
+        summary=summarise(results, compared, budget), blocks=main_tables(results), published=beside(results),
         comparisons=sections.comparison_lines(compared),
         references=sorted({c.reference for c in compared}), dash=DASH,
         strengths=sections.strength_lines(results, budget), protocols=sections.protocol_lines(results),

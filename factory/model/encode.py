@@ -90,7 +90,12 @@ class Writing:
 
     def reserved(self, text: str) -> str | None:
         """A token with a meaning of its own that ``text`` spells: it would add an image or end the prompt."""
-        return next((t for t in (self.image_token, self.placeholder, *self.tokenizer.all_special_tokens) if t in text), None)
+        return next((t for t in self.special if t in text), None)
+
+    @property
+    def special(self) -> list[str]:
+        """Tokens that no text of a prompt may spell."""
+        return [self.image_token, self.placeholder, *self.tokenizer.all_special_tokens]
 
 
 def encode_one(writing: Writing, prompt: Prompt, images: Sequence[str]) -> Encoded:

@@ -135,4 +135,9 @@ def frozen(model: nn.Module) -> nn.Module:
 
 
 def device_of(module: nn.Module) -> torch.device:
+    """Where a module computes. Its parameters may lie elsewhere meanwhile, offloaded by accelerate, whose hook then says."""
+    hook = getattr(module, "_hf_hook", None)
+    for each in getattr(hook, "hooks", (hook,)):
+        if getattr(each, "execution_device", None) is not None:
+            return torch.device(each.execution_device)
     return next(module.parameters()).device

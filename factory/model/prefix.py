@@ -59,8 +59,8 @@ def fork_cache(cache: Cache, rows: Tensor | None = None) -> Cache:
     new = copy.copy(cache)
     new.layers = [copy.copy(layer) for layer in cache.layers]
     for layer in new.layers if rows is not None else ():
-        at = rows.to(layer.keys.device)
-        layer.keys, layer.values = layer.keys.index_select(0, at), layer.values.index_select(0, at)
+        here = rows.to(layer.keys.device)  # a block's cache lies on the block's device
+        layer.keys, layer.values = layer.keys.index_select(0, here), layer.values.index_select(0, here)
     return new
 
 
@@ -118,7 +118,7 @@ def last_index(mask: Tensor) -> Tensor:
 
 def at_last(states: Tensor, mask: Tensor) -> Tensor:
     """[R, d]: each row's state at its last token, from states [R, T, d]."""
-    return states[torch.arange(states.shape[0], device=states.device), last_index(mask)]
+    return states[torch.arange(states.shape[0], device=states.device), last_index(mask).to(states.device)]
 
 
 def split_last(batch: Batch) -> tuple[Batch, Tensor, Tensor]:
@@ -134,8 +134,15 @@ def likeliest(logits: Tensor) -> Tensor:
     return logits.argmax(-1)
 
 
-def greedy(view: ModelView, prefix: Prefix, logits: Tensor, max_new_tokens: int, pick: Callable[[Tensor], Tensor] = likeliest) -> Tensor:
-    """Greedy answers [R, <= max_new_tokens] from next-token ``logits`` [R, vocabulary]; padding follows an end token."""
+def greedy(
+    view: ModelView, prefix: Prefix, logits: Tensor, max_new_tokens: int, among: Tensor | None = None, pick: Callable[[Tensor], Tensor] = likeliest
+) -> Tensor:
+    """Greedy answers [R, <= max_new_tokens] from next-token ``logits`` [R, vocabulary]; padding follows an end token.
+
+    With ``among`` the answer is one of these token ids, one token alone. ``pick`` chooses the column [R] of each row's token.
+    """
+    if among is not None:
+        return among[pick(logits[:, among])][:, None]
     tokens, done = [], torch.zeros(logits.shape[0], dtype=torch.bool, device=logits.device)
     while True:
         token = pick(logits).masked_fill(done, view.pad_id)

@@ -50,6 +50,6 @@ def replay(view: ModelView, layer: int, call: Call, h: Tensor, cache: Cache) -> 
     name, blocks = view.family.layers_name, view.layers
     setattr(view.decoder, name, nn.ModuleList([_Given(h) if i <= layer else block for i, block in enumerate(blocks)]))
     try:
-        return view.decoder(**{**call, "past_key_values": cache}).last_hidden_state
+        return view.decoder(**{**call, "past_key_values": cache}).last_hidden_state.to(view.device)
     finally:
         setattr(view.decoder, name, blocks)

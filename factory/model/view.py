@@ -23,8 +23,9 @@ class ModelView:
     ``unembed``. ``encode`` turns prompts into a ``Batch`` with token roles; ``factory.model.prefix`` runs it on a KV cache.
     """
 
-    def __init__(self, model: nn.Module, processor: Any, family: Family) -> None:
+    def __init__(self, model: nn.Module, processor: Any, family: Family, k_sigma: float | None = None) -> None:
         self.model, self.processor, self.family = model, processor, family
+        self.k_sigma = family.default_k_sigma if k_sigma is None else k_sigma
         self.decoder = family.decoder(model)
         self.core = family.core(model)
         self.text_config = model.config.get_text_config()
@@ -87,7 +88,7 @@ class ModelView:
     @property
     def device(self) -> torch.device:
         """Where token ids go in; final hidden states and logits come back to it, also from a model that is spread over devices."""
-        return device_of(self.model)
+        return device_of(self.model.get_input_embeddings())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -156,4 +157,4 @@ class ModelView:
         """float32 next-token logits [..., vocabulary] of final, normed hidden states [..., d]."""
         logits = self.unembed(hidden)
         cap = getattr(self.text_config, "final_logit_softcapping", None)
-        return (logits if cap is None else (logits / cap).tanh() * cap).to(hidden.device, torch.float32)
+        return (logits if cap is None else (logits / cap).tanh() * cap).float().to(hidden.device)

@@ -103,25 +103,30 @@ class ComposeSpec(Spec):
 
 
 class ModelSpec(Spec):
-    """Which model: a zoo card, a folder, parts to compose, or a configuration to build with random weights.
+    """Which model: a zoo card, a folder, a hub id, parts to compose, or a configuration to build with random weights.
 
-    ``tuned`` names tuning runs (their folders, or a ``tuned/`` folder) whose trained parts are put into it, in order: pretrained
-    connector first.
+    Beside a card, ``path`` or ``hub`` say where its weights are. ``tuned`` names tuning runs (their folders, or a ``tuned/``
+    folder) whose trained parts are put into it, in order: pretrained connector first. ``quantize`` needs bitsandbytes and a GPU;
+    ``device_map`` spreads the model over all GPUs (and host memory) as accelerate places it, ``device`` then has no say.
     """
 
     zoo: Text | None = None
     path: Text | None = None
+    hub: Annotated[str, StringConstraints(pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
+    revision: Text | None = None
     compose: ComposeSpec | None = None
     build: dict[str, Any] | None = None
     tuned: tuple[Text, ...] = ()
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    quantize: Literal["8bit", "4bit"] | None = None
     device: Text = "auto"
+    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = None
     layer: Layer | None = None
 
     @model_validator(mode="after")
     def _has_a_source(self) -> ModelSpec:
-        if self.zoo is None and self.path is None and self.compose is None and self.build is None:
-            raise ValueError("needs at least one of zoo, path, compose, build")
+        if all(source is None for source in (self.zoo, self.path, self.hub, self.compose, self.build)):
+            raise ValueError("needs at least one of zoo, path, hub, compose, build")
         return self
 
 

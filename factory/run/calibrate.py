@@ -10,7 +10,8 @@ import torch
 
 from factory.data.prompt import Prompt
 from factory.model.load import device_for
-from factory.model.prefix import at_last, greedy, prefill
+from factory.model.prefix import at_last, greedy, new_cache, prefill
+from factory.model.replay import replay
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import ModelSpec
@@ -18,6 +19,7 @@ from factory.run.collect import ASKS, Plan, collect
 from factory.run.estimate import Method, Stage, timed
 from factory.run.samples import thin
 from factory.run.study import make
+from factory.steer.sweep import run_trunk
 from factory.train.lessons import IGNORE, Collator, Lessons
 
 PROMPTS_WITHIN = ((0.25, 32), (2.0, 8))  # seconds of one prompt's forward, and how many prompts are then timed together
@@ -26,12 +28,15 @@ ADAM_COPIES = 4  # of each parameter: itself, its gradient and Adam's two moment
 
 @dataclass(frozen=True)
 class Calibration:
-    """Seconds measured on the model itself, per prompt: ``forward``, ``collect`` by number of diagnosed wordings, per ``token``; tokens of a prompt."""
+    """Seconds measured on the model itself, per prompt: ``forward``, ``upper`` (the blocks above the site), ``collect`` by number of
+    diagnosed wordings, and per ``token``; tokens of a prompt, and the share ``answered`` of the longest answer allowed that is decoded."""
 
     prompts: int
     prompt_tokens: int
     forward: float
+    upper: float
     token: float
+    answered: float
     collect: dict[int, float]
 
     def seconds(self, stage: Stage, methods: Sequence[Method], directions: int) -> float:
@@ -39,13 +44,13 @@ class Calibration:
             return sum(m.fit_seconds * m.variants * directions for m in methods)
         if stage.collects:
             return stage.prompts * self.collect[stage.diagnosed // stage.prompts]
-        return stage.passes * self.forward + stage.tokens * self.token
+        return stage.trunk * self.forward + (stage.cells + stage.looks) * self.upper + stage.tokens * self.answered * self.token
 
 
 def too_small(spec: ModelSpec, needed: int) -> str | None:
-    """Why the device cannot hold ``needed`` bytes, or None."""
+    """Why the device cannot hold ``needed`` bytes, or None; a model that accelerate spreads out may have room elsewhere."""
     device = device_for(spec.device)
-    if device.type != "cuda":
+    if device.type != "cuda" or spec.device_map:
         return None
     there = torch.cuda.get_device_properties(device).total_memory
     return f"{device} has {gigabytes(there)} of memory, the run needs about {gigabytes(needed)}" if needed > there else None
@@ -61,7 +66,9 @@ def calibrate(recipe: Recipe, view: ModelView, layer: int) -> Calibration:
     prompts = prompts[: next((n for seconds, n in PROMPTS_WITHIN if first < seconds), 1)]
     (logits, prefix), forward = timed(lambda: prefilled(view, prompts), view.device)
     with torch.no_grad():
-        answer, decoding = timed(lambda: greedy(view, prefix, logits, 4), view.device)
+        trunk = run_trunk(view, view.encode(prompts), layer)
+        _, upper = timed(lambda: replay(view, layer, trunk.call, trunk.states, new_cache()), view.device)
+        answer, decoding = timed(lambda: greedy(view, prefix, logits, recipe.evaluate.max_new_tokens), view.device)
     diagnostic = make(recipe.diagnostic) if recipe.diagnostic else None
     keys = [s.id for s in samples[: len(prompts)]]
     collected = {}
@@ -70,7 +77,8 @@ def calibrate(recipe: Recipe, view: ModelView, layer: int) -> Calibration:
         collected[len(asks)] = timed(lambda how=how: collect(view, prompts, how, diagnostic, keys), view.device)[1] / len(prompts)
     n = len(prompts)
     length = int(prefix.next_position.sum()) // n
-    return Calibration(n, length, forward / n, decoding / max(1, answer.shape[1] - 1) / n, collected)
+    steps = answer.shape[1]
+    return Calibration(n, length, forward / n, upper / n, decoding / max(1, steps - 1) / n, steps / recipe.evaluate.max_new_tokens, collected)
 
 
 @torch.no_grad()

@@ -116,7 +116,7 @@ def _output_of(view: ModelView, layer: int) -> Iterator[list[Tensor]]:
     seen: list[Tensor] = []
 
     def keep(module: nn.Module, args: tuple, output: Any) -> None:
-        seen.append(output)
+        seen.append(output.to(view.device))
 
     handle = view.layers[layer].register_forward_hook(keep)
     try:

@@ -52,7 +52,7 @@ def _jobs(comparison: Comparison, asked: Sequence[Asked]) -> Iterator[tuple[str,
                 yield name, lambda r=rewritten, m=method: answer_prompts(bench, r, m.max_new_tokens or most)
             elif isinstance(method, LogitsMethod):
                 strength = strengths[label, direction]
-                yield name, lambda m=method, d=direction, s=strength: contrasted(bench.view, m, prompts, d, [s], most)
+                yield name, lambda m=method, d=direction, s=strength: contrasted(bench.view, m, prompts, d, [s], most, bench.among)
     for f in comparison.kept:
         steering = placed(f, study.layer, strengths[f.label, f.direction])
 

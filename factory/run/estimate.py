@@ -7,34 +7,36 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-import transformers
-from torch import nn
+from torch import Tensor, nn
 
 from factory.data.prompt import Prompt
 from factory.errors import UserError
 from factory.model.family import Family
-from factory.model.load import family_of, find
-from factory.model.zoo import card_folder, read_card
+from factory.model.load import placement
+from factory.model.source import family_of, find, known
+from factory.model.zoo import Card
 from factory.recipe import Recipe
 from factory.recipe.schema import ModelSpec
 from factory.run.collect import ASKS
-from factory.run.samples import SPLITS, fault, thin
-from factory.run.study import make
-from factory.steer import LogitsMethod, PromptMethod, States, Steerer
+from factory.run.samples import SPLITS, fault, missing, thin
+from factory.run.study import make, steered_layer
+from factory.steer import Context, LogitsMethod, PromptMethod, States, Steerer, Trials
 
 LOOKED_AT = 16
 FIT_ON = 128
+TRIED_ON = 4
 MODALITIES = 2
+QUANTISED = {"8bit": 1.0, "4bit": 0.516}  # bytes a weight: LLM.int8 and nf4 with doubly quantised scales (QLoRA, sec. 3: 0.127 bits)
+TOKENS_A_WORD, TEMPLATE_TOKENS = 1.35, 30  # for a tokenizer that is not there; English under a vocabulary of 32,000 or more
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A model as its configuration tells it; ``parts`` are parameters by part, each counted once."""
+    """A model as its configuration tells it; ``parts`` are parameters by part, each counted once, ``linear`` those that quantisation packs."""
 
     cls: str
     family: str
@@ -45,6 +47,9 @@ class ModelFacts:
     mlp: int
     vocabulary: int
     dtype: str
+    linear: int = 0
+    quantize: str | None = None
+    image_tokens: int | None = None
 
     @property
     def bytes_per_value(self) -> int:
@@ -56,16 +61,18 @@ class ModelFacts:
 
     @property
     def bytes(self) -> int:
-        return self.parameters * self.bytes_per_value
+        packed = self.linear if self.quantize else 0
+        return (self.parameters - packed) * self.bytes_per_value + round(packed * QUANTISED.get(self.quantize, 0))
 
 
 @dataclass(frozen=True)
 class Data:
-    """Samples by split, the forms each is asked in, one of the prompts, and what is wrong with the samples looked at."""
+    """Samples by split, the forms each is asked in, one of the prompts, the words of a prompt, and what is wrong with the samples looked at."""
 
     samples: dict[str, int] = field(default_factory=dict)
     forms: tuple[str, ...] = ()
     prompt: Prompt | None = None
+    words: float = 0.0
     missing: tuple[str, ...] = ()
 
     @property
@@ -75,7 +82,8 @@ class Data:
 
 @dataclass(frozen=True)
 class Method:
-    """One method of the comparison; ``parameters`` are the fitted numbers of one variant toward one direction."""
+    """One method of the comparison; ``parameters`` are the fitted numbers of one variant toward one direction; ``looks`` the look-ahead
+    passes of the blocks above the site that its controller makes on each prompt, ``trials`` the strengths it tries on training prompts."""
 
     label: str
     type: str
@@ -84,17 +92,20 @@ class Method:
     steers: bool = True
     parameters: int | None = None
     fit_seconds: float = 0.0
+    looks: int = 0
+    trials: int = 0
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Predicted work: ``trunk`` whole-prompt passes, ``cells`` passes of the blocks above the steered one alone, ``share`` of
-    all blocks that these are, ``tokens`` generated at most, prompts ``diagnosed`` (once for each wording of the prompt)."""
+    """Predicted work: ``trunk`` whole-prompt passes, ``cells`` and ``looks`` (a controller's, ahead) passes of the blocks above the
+    steered one alone, ``share`` of all blocks that these are, ``tokens`` generated at most, prompts ``diagnosed`` (once for each wording)."""
 
     name: str
     prompts: int
     trunk: float = 0.0
     cells: int = 0
+    looks: int = 0
     share: float = 1.0
     tokens: int = 0
     diagnosed: int = 0
@@ -107,18 +118,19 @@ class Stage:
 
     @property
     def passes(self) -> float:
-        return self.trunk + self.cells * self.share
+        return self.trunk + (self.cells + self.looks) * self.share
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """All that is known of a run before it starts; None where something needed is missing."""
+    """All that is known of a run before it starts; None where something needed is missing. ``prompt_tokens`` are guessed from words."""
 
     name: str
     missing: list[str]
     model: ModelFacts | None
     layer: int | None
     data: Data
+    prompt_tokens: int | None = None
     methods: list[Method] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
 
@@ -130,7 +142,7 @@ class Estimate:
 def facts(config: Any, family: Family, dtype: torch.dtype) -> ModelFacts:
     """A model's sizes from its configuration; its weights are neither read nor allocated."""
     with torch.device("meta"):
-        model = getattr(transformers, family.model_class)(config)
+        model = family.hf_class()(config)
     return facts_of(model, family, dtype)
 
 
@@ -145,61 +157,66 @@ def facts_of(model: nn.Module, family: Family, dtype: torch.dtype) -> ModelFacts
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
     kv_width = (getattr(text, "num_key_value_heads", None) or heads) * head_dim
     parts = {name: n for name, n in parts.items() if n}
+    head = model.get_output_embeddings()
+    linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear) and m is not head)
     return ModelFacts(
-        type(model).__name__, family.name, parts, text.num_hidden_layers, text.hidden_size, kv_width, text.intermediate_size, text.vocab_size, str(dtype).removeprefix("torch.")
+        type(model).__name__, family.name, parts, text.num_hidden_layers, text.hidden_size, kv_width, text.intermediate_size, text.vocab_size, str(dtype).removeprefix("torch."), linear
     )  # fmt: skip
 
 
-def find_facts(spec: ModelSpec) -> tuple[ModelFacts | None, list[str]]:
-    """The model's facts as far as its files tell them, and what is missing of it."""
-    missing = []
+def find_facts(spec: ModelSpec) -> tuple[ModelFacts | None, Card | None, list[str]]:
+    """The model's facts from its folder's configuration, else from its zoo card, the card if it is this model's, and what is missing of it."""
+    lacking = []
+    for check in (find, placement):
+        try:
+            check(spec)
+        except UserError as error:
+            lacking.append(str(error))
     try:
-        find(spec)
+        config, card = known(spec)
+        found = facts(config, family_of(config), getattr(torch, spec.dtype))
     except UserError as error:
-        missing.append(str(error))
-    card = read_card(spec.zoo) if spec.zoo else None
-    folder = Path(spec.path).expanduser() if spec.path else card_folder(card) if card else None
-    if folder is None or not (folder / "config.json").is_file():
-        return None, missing
-    try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-        return facts(config, family_of(config), getattr(torch, spec.dtype)), missing
-    except (UserError, ValueError, OSError, KeyError) as error:
-        return None, missing or [str(error).splitlines()[0]]
+        return None, None, lacking or [str(error)]
+    return replace(found, quantize=spec.quantize, image_tokens=card.image_tokens if card else None), card, lacking
 
 
-def estimate(recipe: Recipe) -> Estimate:
-    """Count a comparison's work. Nothing is loaded; what is missing becomes a line, not an error."""
-    model, missing = find_facts(recipe.model)
-    layer = site(recipe, model) if model else None
-    if model and not layer < model.depth:
-        missing.append(f"layer {layer}: the model has decoder blocks 0 to {model.depth - 1}")
-    data = look(recipe)
+def estimate(recipe: Recipe, limit: int | None = None) -> Estimate:
+    """Count a comparison's work, of at most ``limit`` samples of each split. Nothing is loaded; what is missing becomes a line, not an error."""
+    model, card, lacking = find_facts(recipe.model)
+    layer = None
+    if model:
+        try:
+            layer = steered_layer(recipe, model.depth, card)
+        except UserError as error:
+            lacking.append(str(error))
+    data = look(recipe, limit)
     methods = [describe(node.label, node.type, make(node), model, data, recipe.seed) for node in recipe.steering]
-    share = (model.depth - layer - 1) / model.depth if model else 1.0
-    return Estimate(recipe.name, [*missing, *data.missing], model, layer, data, methods, stages(recipe, data, share))
+    share = (model.depth - layer - 1) / model.depth if layer is not None else 1.0
+    tokens = round(model.image_tokens + TOKENS_A_WORD * data.words + TEMPLATE_TOKENS) if model and model.image_tokens and data.words else None
+    return Estimate(recipe.name, [*lacking, *data.missing], model, layer, data, tokens, methods, stages(recipe, data, methods, share))
 
 
-def site(recipe: Recipe, model: ModelFacts) -> int:
-    """The block that a run steers, as ``factory.run.study.steered_layer`` has it, for a model that is not loaded."""
-    card = read_card(recipe.model.zoo) if recipe.model.zoo else None
-    named = (recipe.collect.layer, recipe.model.layer, card.layer if card else None)
-    return next((layer for layer in named if layer is not None), model.depth // 2)
-
-
-def look(recipe: Recipe) -> Data:
-    """Count the samples and look at some of each split."""
+def look(recipe: Recipe, limit: int | None = None) -> Data:
+    """Count the samples and look at some of each split; a benchmark whose file is not there may know what it would hold."""
+    benchmark = make(recipe.data)
+    forms = tuple(getattr(benchmark, "forms", ()))
     try:
-        benchmark = make(recipe.data)
-        splits = {split: benchmark.samples(split) for split in SPLITS}
+        splits = {split: thin(benchmark.samples(split), limit) for split in SPLITS}
     except UserError as error:
-        return Data(missing=(str(error),))
-    looked_at = [s for samples in splits.values() for s in thin(samples, LOOKED_AT)]
+        expected = getattr(benchmark, "expected", {})
+        counts = {split: n if limit is None else min(n, limit) for split, n in expected.items()}
+        return Data(counts, forms, words=getattr(benchmark, "typical_words", 0.0), missing=(str(error),))
+    absent, line = missing(benchmark, [s for samples in splits.values() for s in samples])
+    gone = set(absent)
+    looked_at = [s for samples in splits.values() for s in thin([s for s in samples if s.id not in gone], LOOKED_AT)]
     faults = {s.id: why for s in looked_at if (why := fault(s))}
     usable = next((s for s in looked_at if s.id not in faults), None)
-    prompt = benchmark.prompt(usable, benchmark.forms[0]) if usable else None
-    lost = [f"{len(faults)} of {len(looked_at)} samples looked at cannot be used; the first: {': '.join(next(iter(faults.items())))}"] if faults else []
-    return Data({split: len(samples) for split, samples in splits.items()}, tuple(benchmark.forms), prompt, tuple(lost))
+    prompt = benchmark.prompt(usable, forms[0]) if usable else None
+    lost = [line] if absent else []
+    if faults:
+        lost.append(f"{len(faults)} of {len(looked_at)} samples looked at cannot be used; the first: {': '.join(next(iter(faults.items())))}")
+    typical = sum(len(segment.text.split()) for segment in prompt.segments) if prompt else getattr(benchmark, "typical_words", 0.0)
+    return Data({split: len(samples) for split, samples in splits.items()}, forms, prompt, typical, tuple(lost))
 
 
 def describe(label: str, kind: str, method: Any, model: ModelFacts | None, data: Data, seed: int) -> Method:
@@ -218,8 +235,28 @@ def describe(label: str, kind: str, method: Any, model: ModelFacts | None, data:
         return Method(label, kind, place, len(variants))
     total = data.prompts["train"]
     n = max(2, min(FIT_ON, total))
-    state, seconds = timed(lambda: next(iter(variants.values())).fit(random_states(n, model.width, seed)))
-    return Method(label, kind, place, len(variants), True, sum(t.numel() for t in state.values()), seconds * max(1.0, total / n))
+    first = next(iter(variants.values()))
+    state, seconds = timed(lambda: first.fit(random_states(n, model.width, seed)))
+    looks = count_looks(first, state, model.width, seed)
+    return Method(label, kind, place, len(variants), True, sum(t.numel() for t in state.values()), seconds * max(1.0, total / n), looks, len(first.trial_strengths))
+
+
+def count_looks(method: Steerer, state: dict[str, Tensor], width: int, seed: int) -> int:
+    """How often a method's controller runs the blocks above the site ahead on a prompt: counted on random prompts, once it is calibrated."""
+    draw, asked = torch.Generator().manual_seed(seed), []
+
+    def probe(strength: Tensor) -> Tensor:
+        asked.append(strength)
+        return torch.randn(TRIED_ON, 2 * TRIED_ON, generator=draw)
+
+    states, ctx = random_states(TRIED_ON, width, seed), Context(layer=0, probe=probe)
+    if strengths := method.trial_strengths:
+        follow = torch.rand(TRIED_ON, len(strengths), generator=draw) < 0.5
+        trials = Trials(follow, ~follow, method.look(states.base, state, ctx), states.base, states.r_v, torch.arange(TRIED_ON), seed)
+        state = method.calibrate(state, trials)
+    asked.clear()
+    method.gain(states.base, state, ctx)
+    return len(asked)
 
 
 def random_states(n: int, width: int, seed: int) -> States:
@@ -228,42 +265,47 @@ def random_states(n: int, width: int, seed: int) -> States:
     return States("vision", base, toward, away, torch.rand(n, generator=draw) + 0.1, ["all"] * n, seed, tuple(tails))
 
 
-def stages(recipe: Recipe, data: Data, share: float) -> list[Stage]:
+def stages(recipe: Recipe, data: Data, methods: Sequence[Method], share: float) -> list[Stage]:
     """The stages of a comparison in the order in which they run; ``share`` of the blocks lie above the steered one."""
     prompts = data.prompts
     if not prompts:
         return []
-    methods = [make(node) for node in recipe.steering]
-    steerers = [m for m in methods if isinstance(m, Steerer)]
-    directions, variants = len(recipe.evaluate.directions), sum(len(m.variants()) or 1 for m in steerers)
-    train, out = prompts["train"], []
-    if recipe.diagnostic:
-        out.append(Stage("diagnose", prompts["test"], prompts["test"], diagnosed=len(ASKS) * prompts["test"]))
+    directions, steerers = len(recipe.evaluate.directions), [m for m in methods if m.steers]
+    fits, train = directions * sum(m.variants for m in steerers), prompts["train"]
+    out = [Stage("diagnose", prompts["test"], prompts["test"], diagnosed=len(ASKS) * prompts["test"])] if recipe.diagnostic else []
+    for node in recipe.diagnostics:
+        asked = sum(prompts[split] for split in make(node).splits)
+        out.append(Stage(f"diagnose-{node.label}", asked, asked))
     if steerers:
         out.append(Stage("collect", train, train, diagnosed=train if recipe.diagnostic else 0))
-        out.append(Stage("fit", train, fits=variants * directions))
-    want = sum(len(m.variants()) or 1 for m in steerers if m.trial_strengths)
-    if want:
-        out.append(_scored("trials", recipe, data, "train", [], want * directions, share))
-    out.append(_scored("dev", recipe, data, "dev", methods, variants * directions, share))
-    out.append(_scored("test", recipe, data, "test", methods, len(steerers) * directions, share))
+        out.append(Stage("fit", train, fits=fits))
+    if tried := [m for m in steerers if m.trials]:
+        cells, looks = (directions * train * sum(m.variants * n(m) for m in tried) for n in (lambda m: m.trials, lambda m: m.looks))
+        out.append(Stage("trials", train, train, cells, looks, share, cells * answer_length(recipe)))
+    out.append(_scored("dev", recipe, data, [(m, m.variants) for m in steerers], share))
+    out.append(_scored("test", recipe, data, [(m, 1) for m in steerers], share))
     return out
 
 
-def _scored(name: str, recipe: Recipe, data: Data, split: str, methods: Sequence[Any], fitted: int, share: float) -> Stage:
-    """A scored split: prompt methods answer in full, fitted ones share a trunk; a worked example costs one more prompt."""
+def _scored(split: str, recipe: Recipe, data: Data, steered: Sequence[tuple[Method, int]], share: float) -> Stage:
+    """A scored split: prompt methods answer in full, the variants of fitted ones share a trunk; a worked example costs one more prompt."""
     e, prompts = recipe.evaluate, data.prompts[split]
-    cells = fitted * len(e.strengths)
-    trunk, tokens = prompts if cells else 0, cells * prompts * e.max_new_tokens
-    for method in methods:
+    cells, looks = (len(e.directions) * prompts * sum(variants * n(m) for m, variants in steered) for n in (lambda m: len(e.strengths), lambda m: m.looks))
+    trunk, tokens = prompts if cells else 0, cells * answer_length(recipe)
+    for method in (make(node) for node in recipe.steering):
         if isinstance(method, LogitsMethod):
             rows = prompts * sum(1 + len(method.copies(data.prompt or Prompt(()), d)) for d in e.directions)
-            trunk, tokens = trunk + rows, tokens + rows * len(e.strengths) * e.max_new_tokens
+            trunk, tokens = trunk + rows, tokens + rows * len(e.strengths) * answer_length(recipe)
         elif isinstance(method, PromptMethod):
             asked = prompts * (len(e.directions) if by_direction(method, data.prompt) else 1)
             trunk += asked * (1 + method.shots)
-            tokens += asked * (method.max_new_tokens or e.max_new_tokens)
-    return Stage(name, prompts, trunk, cells * prompts, share, tokens)
+            tokens += asked * answer_length(recipe, method.max_new_tokens)
+    return Stage(split, prompts, trunk, cells, looks, share, tokens)
+
+
+def answer_length(recipe: Recipe, own: int | None = None) -> int:
+    """Most tokens of an answer, of a method with a limit of its ``own``; one where the benchmark forces a choice."""
+    return 1 if getattr(make(recipe.data), "letters", ()) else own or recipe.evaluate.max_new_tokens
 
 
 def by_direction(method: PromptMethod, prompt: Prompt | None) -> bool:
@@ -275,19 +317,19 @@ def by_direction(method: PromptMethod, prompt: Prompt | None) -> bool:
 def memory(recipe: Recipe, model: ModelFacts, prompt_tokens: int) -> int:
     """Bytes at the fullest moment, about: weights, and the caches and widest activations of one batch.
 
-    A collected prompt's cache is held once for itself, once for each wording and, until its backward pass, once for
-    each of the diagnostic's draws in each modality; an evaluated one once for the trunk and once for the cell.
+    Of a collected prompt the cache is held for itself and for each wording, with a copy of the latter on the way; in a diagnosis also
+    for the wording diagnosed and, as noise that waits for the backward pass, for each draw. Of an evaluated one it is held for the
+    trunk and for the cell. ``eval_suite.speed.plan`` holds this against what a run allocates.
     """
     cache = 2 * model.depth * model.kv_width * prompt_tokens * model.bytes_per_value
     widest = prompt_tokens * (3 * model.mlp + 4 * model.width) * model.bytes_per_value
-    collecting = recipe.collect.batch_size
-    drawn = 0
+    collecting, held = recipe.collect.batch_size, (1 + 2 * len(ASKS)) * recipe.collect.batch_size
     if recipe.diagnostic:
-        drawn = collecting * MODALITIES * getattr(recipe.diagnostic.params, "draws", 0)
-        drawn = min(drawn, getattr(recipe.diagnostic.params, "row_chunk", None) or drawn)
+        drawn = collecting * getattr(recipe.diagnostic.params, "draws", 0)
+        held += collecting + min(drawn, (getattr(recipe.diagnostic.params, "row_chunk", None) or MODALITIES * drawn) / MODALITIES)
     steered = prompt_tokens * model.width * (4 + model.bytes_per_value)
     evaluating = recipe.evaluate.batch_size * (2 * cache + widest + 2 * steered + 4 * model.vocabulary)
-    return model.bytes + max(collecting * ((1 + len(ASKS)) * cache + widest) + drawn * cache, evaluating)
+    return model.bytes + round(max(held * cache + collecting * widest, evaluating))
 
 
 def timed(job: Callable[[], Any], device: torch.device | None = None) -> tuple[Any, float]:

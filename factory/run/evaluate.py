@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from factory.data.prompt import Prompt
 from factory.data.sample import ConflictSample
+from factory.errors import UserError
 from factory.model.prefix import at_last, decode_texts, greedy, prefill
 from factory.model.view import ModelView
 from factory.steer import LogitsMethod, PromptMethod, Steerer, Steering
@@ -46,6 +48,21 @@ class Bench:
     layer: int
     max_new_tokens: int
 
+    @cached_property
+    def among(self) -> Tensor | None:
+        """Where the benchmark forces a choice among ``letters``: the ids [k] of the tokens that are one of them, spaces aside.
+
+        Raises ``UserError`` where the tokenizer has none for a letter.
+        """
+        ids: list[int] = []
+        for letter in getattr(self.benchmark, "letters", ()):
+            spelt = {self.view.tokenizer(text, add_special_tokens=False)["input_ids"][-1] for text in (letter, f" {letter}")}
+            own = sorted(i for i in spelt if self.view.tokenizer.decode([i]).strip() == letter)
+            if not own:
+                raise UserError(f"data.scoring: the model's tokenizer has no token for the letter {letter}; use both_orders")
+            ids += own
+        return torch.tensor(ids, device=self.view.device) if ids else None
+
 
 def answer_prompts(bench: Bench, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
     """Unsteered greedy answers."""
@@ -53,7 +70,7 @@ def answer_prompts(bench: Bench, prompts: Sequence[Prompt], max_new_tokens: int)
     with torch.no_grad():
         hidden, prefix = prefill(bench.view, batch)
         logits = bench.view.logits(at_last(hidden, batch.attention_mask))
-        return decode_texts(bench.view, greedy(bench.view, prefix, logits, max_new_tokens))
+        return decode_texts(bench.view, greedy(bench.view, prefix, logits, max_new_tokens, bench.among))
 
 
 def asked_forms(bench: Bench, samples: Sequence[ConflictSample]) -> list[Asked]:
@@ -79,7 +96,7 @@ def cells(bench: Bench, asked: Sequence[Asked], trunk: Trunk, fitted: Sequence[F
         steering = placed(method, bench.layer)
         for strength in strengths:
             steering.strength = strength
-            tokens = run_cell(bench.view, trunk, steering, bench.max_new_tokens)
+            tokens = run_cell(bench.view, trunk, steering, bench.max_new_tokens, bench.among)
             cell = {"method": method.label, "direction": method.direction, "variant": method.variant, "strength": strength}
             rows += _predictions(bench, asked, decode_texts(bench.view, tokens), cell)
     return rows
@@ -117,7 +134,7 @@ def contrast(
     """Predictions of a decoding-time method at every strength."""
     asked, rows = asked_forms(bench, samples), []
     for direction in directions:
-        answers = contrasted(bench.view, method, [prompt for *_, prompt in asked], direction, strengths, bench.max_new_tokens)
+        answers = contrasted(bench.view, method, [prompt for *_, prompt in asked], direction, strengths, bench.max_new_tokens, bench.among)
         for strength, texts in zip(strengths, answers, strict=True):
             rows += _predictions(bench, asked, texts, {"method": label, "direction": direction, "variant": "", "strength": strength})
     return rows

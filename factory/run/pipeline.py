@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,18 @@ from rich.console import Console
 from factory import files
 from factory.errors import UserError
 from factory.launch.world import World
-from factory.model.load import find, fingerprint, load
+from factory.model.load import fingerprint, load, outline, placement
+from factory.model.source import find
 from factory.recipe import Recipe
+from factory.run.calibrate import too_small
 from factory.run.choose import Choice
 from factory.run.comparison import Comparison
 from factory.run.cost import measure_costs
 from factory.run.environment import environment
+from factory.run.estimate import find_facts
 from factory.run.rundir import RunDir
-from factory.run.study import Rows, Study, make
+from factory.run.samples import usable_samples
+from factory.run.study import Rows, Study, make, steered_layer
 from factory.run.training import train_model
 from factory.run.tuning import tune_model
 from factory.summary import Summary
@@ -34,20 +39,19 @@ def run(recipe: Recipe, limit: int | None = None, world: World | None = None) ->
     """
     world = world or World()
     _check_launch(recipe, world)
-    if recipe.train is None:
-        find(recipe.model)
+    notes = [] if recipe.train else prepare(recipe, world.first)
     source = recipe.source_path or Path(f"{recipe.name}.yaml")
     name = recipe.name if limit is None else f"{recipe.name}-limit{limit}"
     with RunDir.open(Path(recipe.run.root), name, source, recipe.text, recipe.resolved(), world) as folder:
         Console().print(f"run folder: {folder.path}", soft_wrap=True)
-        _work(recipe)(recipe, folder, limit)
+        _work(recipe, notes)(recipe, folder, limit)
         world.meet("the end of the run")
     return folder.path
 
 
-def _work(recipe: Recipe) -> Callable[[Recipe, RunDir, int | None], object]:
+def _work(recipe: Recipe, notes: list[str]) -> Callable[[Recipe, RunDir, int | None], object]:
     """What a recipe asks for: training from scratch, tuning, or a comparison of steering methods."""
-    return train_model if recipe.train else tune_model if recipe.tune else compare
+    return train_model if recipe.train else tune_model if recipe.tune else partial(compare, notes=notes)
 
 
 def _check_launch(recipe: Recipe, world: World) -> None:
@@ -58,8 +62,9 @@ def _check_launch(recipe: Recipe, world: World) -> None:
     world.lockstep = recipe.launch.zero == 3
 
 
-def compare(recipe: Recipe, folder: RunDir, limit: int | None) -> None:
+def compare(recipe: Recipe, folder: RunDir, limit: int | None, notes: Sequence[str] = ()) -> None:
     """Diagnose, fit, choose on dev, score on test; write results.json and the report."""
+    usable_samples(recipe, make(recipe.data), folder, limit, outline(recipe.model).writing)  # told before weights are read
     torch.manual_seed(recipe.seed)
     study = Study(recipe, folder, load(recipe.model, recipe.launch.zero), limit)
     diagnostics, further = study.diagnosed(), study.investigated()
@@ -67,15 +72,17 @@ def compare(recipe: Recipe, folder: RunDir, limit: int | None) -> None:
     predictions, choices = comparison.run()
     costs = [measure_costs(comparison)] if recipe.evaluate.cost else []
     if folder.world.first:
-        conclude(study, diagnostics, further, predictions, choices, costs)
+        conclude(study, diagnostics, further, predictions, choices, notes, costs)
 
 
-def conclude(study: Study, diagnostics: Rows, further: Mapping[str, Rows], predictions: Rows, choices: list[Choice], costs: Sequence[Summary]) -> None:
+def conclude(
+    study: Study, diagnostics: Rows, further: Mapping[str, Rows], predictions: Rows, choices: list[Choice], notes: Sequence[str], costs: Sequence[Summary]
+) -> None:
     """Write results.json and the report; ``costs`` differ from run to run, so the report alone has them."""
     recipe, folder = study.recipe, study.folder
     summaries = {node.label: make(node).summary(further[node.label]) for node in recipe.diagnostics}
     summaries = {label: summary for label, summary in summaries.items() if summary is not None}
-    results = gather(study, predictions, choices, summaries)
+    results = gather(study, predictions, choices, summaries, notes)
     files.write_json(folder.path / "results.json", results)
     recipe_yaml = (folder.path / "resolved.yaml").read_text(encoding="utf-8")
     rows = diagnostics + [row for rows in further.values() for row in rows]
@@ -83,14 +90,32 @@ def conclude(study: Study, diagnostics: Rows, further: Mapping[str, Rows], predi
     Console().print(f"results: {folder.path / 'results.json'}\nreport:  {page}", soft_wrap=True)
 
 
-def gather(study: Study, predictions: Rows, choices: list[Choice], summaries: Mapping[str, Summary]) -> dict[str, Any]:
+def prepare(recipe: Recipe, told: bool = True) -> list[str]:
+    """Check what can be checked without weights or a run folder: files, device, layer. Returns what has to be known beside the numbers,
+    and prints it where it is to be ``told``.
+
+    Raises ``UserError`` for whatever would stop the run.
+    """
+    source = find(recipe.model)
+    placement(recipe.model)
+    steered_layer(recipe, source.config.get_text_config().num_hidden_layers, source.card)
+    if torch.cuda.is_available() and (model := find_facts(recipe.model)[0]) and (why := too_small(recipe.model, model.bytes)):
+        raise UserError(f"model: {why} for its weights alone; use model.quantize=4bit, model.device_map=auto over several GPUs, or a smaller model")
+    notes = [*(getattr(make(recipe.data), "warnings", ()) if recipe.data else ()), *filter(None, [source.note])]
+    for note in notes if told else ():
+        Console(stderr=True).print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    return notes
+
+
+def gather(study: Study, predictions: Rows, choices: list[Choice], summaries: Mapping[str, Summary], notes: Sequence[str]) -> dict[str, Any]:
     """The content of results.json; nothing in it depends on when or how often the run was started."""
-    recipe, skipped = study.recipe, study.checked[1]
+    recipe, skipped = study.recipe, study.skipped
     source = recipe.source_path.name if recipe.source_path else recipe.name
-    model = {"class": type(study.view.model).__name__, "fingerprint": fingerprint(study.view), "layer": study.layer}
+    card = study.card.name if study.card else None
+    model = {"class": type(study.view.model).__name__, "card": card, "fingerprint": fingerprint(study.view), "layer": study.layer}
     about = {
         "name": recipe.name, "recipe": source, "seed": recipe.seed, "model": model, "libraries": environment()["libraries"],
-        "error_budget": recipe.evaluate.error_budget, "choices": [asdict(c) for c in choices], "skipped": skipped,
+        "error_budget": recipe.evaluate.error_budget, "choices": [asdict(c) for c in choices], "skipped": skipped, "notes": list(notes),
     }  # fmt: skip
     rows = study.benchmark.rows(predictions, seed=recipe.seed, skipped=len(skipped))
     return {"schema": 1, "run": about, "rows": rows, "diagnostics": {label: summary.record() for label, summary in summaries.items()}}

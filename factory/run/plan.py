@@ -18,15 +18,18 @@ from factory.run.training import build
 from factory.run.tuning import plan_tuning
 
 
-def plan(recipe: Recipe) -> None:
+def plan(recipe: Recipe, limit: int | None = None) -> None:
     """Print what ``run`` would do with a recipe. What is missing is a line of the plan, not an error."""
     console = Console()
     console.print(f"[bold]plan of {recipe.name}[/]", highlight=False)
-    (_plan_training if recipe.train else plan_tuning if recipe.tune else _plan_comparison)(recipe, console)
+    if recipe.train or recipe.tune:
+        (_plan_training if recipe.train else plan_tuning)(recipe, console)
+    else:
+        _plan_comparison(recipe, console, limit)
 
 
-def _plan_comparison(recipe: Recipe, console: Console) -> None:
-    found = estimate(recipe)
+def _plan_comparison(recipe: Recipe, console: Console, limit: int | None) -> None:
+    found = estimate(recipe, limit)
     missing, measured = list(found.missing), None
     if found.model and not missing:
         try:
@@ -47,16 +50,19 @@ def _plan_comparison(recipe: Recipe, console: Console) -> None:
     if not found.stages:
         return
     console.print(_stages(recipe, found, measured))
-    if measured:
-        needed = memory(recipe, found.model, measured.prompt_tokens)
-        console.print(f"memory: about {gigabytes(needed)} at the fullest moment, beside the libraries", highlight=False)
+    tokens = measured.prompt_tokens if measured else found.prompt_tokens
+    if found.model and tokens:
+        needed = memory(recipe, found.model, tokens)
+        guess = "" if measured else f" (prompts of about {tokens} tokens, guessed from their words and the card's image tokens)"
+        console.print(f"memory: about {gigabytes(needed)} at the fullest moment, beside the libraries{guess}", highlight=False, soft_wrap=True)
         if why := too_small(recipe.model, needed):
             console.print(f"too large: {why}; use smaller batches", style="yellow", highlight=False)
+    if measured:
         n = "1 prompt" if measured.prompts == 1 else f"{measured.prompts} prompts"
-        console.print(f"time: from {n} of about {measured.prompt_tokens} tokens, timed just now on the model itself; every answer at its longest", highlight=False)
+        console.print(f"time: from {n} of about {measured.prompt_tokens} tokens, timed just now on the model itself, and answers as long as theirs", highlight=False)
     else:
-        console.print("time and memory: unknown until the model is there", highlight=False)
-    console.print("prompt pass: one forward of a whole prompt; a strength's runs the blocks above the site alone, which are here counted as their share")
+        console.print(f"time{'' if found.model and tokens else ' and memory'}: unknown until the model and the data are there", highlight=False)
+    console.print("prompt pass: one forward of a whole prompt; a strength's, and a controller's look ahead, run the blocks above the site alone, which are here counted as their share")
 
 
 def _plan_training(recipe: Recipe, console: Console) -> None:
@@ -120,7 +126,7 @@ def _stages(recipe: Recipe, found: Estimate, measured: Calibration | None) -> Ta
     for s in found.stages:
         seconds = measured.seconds(s, found.methods, len(e.directions)) if measured else math.nan
         total += seconds
-        also = f"{s.diagnosed:,} diagnoses" if s.diagnosed else f"{s.fits} fits" if s.fits else ""
+        also = f"{s.diagnosed:,} diagnoses" if s.diagnosed else f"{s.fits} fits" if s.fits else f"{s.looks:,} looks ahead" if s.looks else ""
         counts = (s.prompts, s.passes, s.passes - s.trunk, s.tokens)
         table.add_row(s.name, *(f"{n:,.0f}" if n else "" for n in counts), also, _clock(seconds))
     table.columns[0].footer, table.columns[2].footer, table.columns[-1].footer = "all", f"{found.passes:,.0f}", _clock(total)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from importlib.metadata import version
 from typing import Any
 
+from rich.console import Console
+
+from factory import files
 from factory.data.sample import ConflictSample
 from factory.errors import UserError
 from factory.model.encode import Writing
+from factory.recipe import Recipe
+from factory.run.rundir import RunDir
 
 SPLITS = ("train", "dev", "test")
 
@@ -32,6 +39,48 @@ def thin(samples: Sequence[ConflictSample], limit: int | None) -> list[ConflictS
     if limit is None or limit >= len(samples):
         return list(samples)
     return [samples[i * len(samples) // limit] for i in range(limit)]
+
+
+Checked = tuple[dict[str, list[ConflictSample]], list[dict[str, Any]]]
+
+
+def usable_samples(recipe: Recipe, benchmark: Any, folder: RunDir, limit: int | None, writing: Writing) -> Checked:
+    """Usable samples by split, and those that are not, with the reason; needs no weights, only how the model is written for.
+
+    Pictures that are not there are counted first, and told in one line. Raises ``UserError`` where too many samples are unusable;
+    nothing is stored then, so that the run can be started again once they are there.
+    """
+    splits = {split: thin(benchmark.samples(split), limit) for split in SPLITS}
+    absent, line = missing(benchmark, [s for samples in splits.values() for s in samples])
+    stage = folder.stage("check", {"code": version("steering-factory"), "data": recipe.data.model_dump(mode="json"), "limit": limit, "absent": files.digest(absent), "reserved": writing.special})
+    gone, allowed = set(absent), recipe.evaluate.max_skipped
+    for split, samples in splits.items():
+        lost = sum(s.id in gone for s in samples)
+        if lost > allowed * len(samples):
+            raise UserError(f"{line} ({lost:,} of the {len(samples):,} {split} samples lack theirs, more than evaluate.max_skipped={allowed:g} allows)")
+    if absent and not stage.done and folder.world.first:
+        Console(stderr=True).print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    usable, skipped = {}, []
+    found = stage.gather({split: partial(faults, samples, split, allowed, writing) for split, samples in splits.items()})
+    for (split, samples), bad in zip(splits.items(), found, strict=True):
+        names = {row["sample"] for row in bad}
+        usable[split] = [s for s in samples if s.id not in names]
+        skipped += bad
+    if not stage.done:
+        stage.finish({"usable": {split: len(s) for split, s in usable.items()}, "skipped": len(skipped)})
+    return usable, skipped
+
+
+def missing(benchmark: Any, samples: Sequence[ConflictSample]) -> tuple[list[str], str]:
+    """Ids of the samples whose pictures are not there, told without reading any, and a line about them, of benchmarks that can say."""
+    return benchmark.missing(samples) if hasattr(benchmark, "missing") else ([], "")
+
+
+def faults(samples: Sequence[ConflictSample], split: str, allowed: float, writing: Writing) -> list[dict[str, Any]]:
+    """The unusable samples, each read once. Raises ``UserError`` where they are more than a share ``allowed``."""
+    bad = [{"sample": s.id, "reason": why, "split": split} for s in samples if (why := fault(s, writing))]
+    check_share(bad, len(samples), allowed)
+    return bad
 
 
 def check_share(skipped: Sequence[dict[str, Any]], total: int, allowed: float) -> None:

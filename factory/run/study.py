@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from factory import files
 from factory.data.sample import ConflictSample
 from factory.diagnose import Diagnostic, facts
 from factory.errors import UserError
 from factory.model.load import fingerprint
+from factory.model.source import card_for
 from factory.model.view import ModelView
-from factory.model.zoo import read_card
+from factory.model.zoo import Card
 from factory.recipe import Recipe
 from factory.recipe.schema import Node
 from factory.registry import lookup
@@ -23,7 +25,7 @@ from factory.run import progress
 from factory.run.collect import ASKS, Plan, collect
 from factory.run.evaluate import Bench
 from factory.run.rundir import RunDir, Stage
-from factory.run.samples import SPLITS, check_share, fault, thin
+from factory.run.samples import usable_samples
 from factory.steer import States
 
 Rows = list[dict[str, Any]]
@@ -34,14 +36,17 @@ def make(node: Node) -> Any:
     return lookup(node.kind, node.type)(node.params)
 
 
-def steered_layer(recipe: Recipe, view: ModelView) -> int:
-    """The recipe's layer, else the zoo card's, else the middle block. Raises ``UserError`` for one the model lacks."""
-    card = read_card(recipe.model.zoo) if recipe.model.zoo else None
+def steered_layer(recipe: Recipe, depth: int, card: Card | None) -> int:
+    """The recipe's layer, else the zoo card's, else the middle one of ``depth`` blocks. Raises ``UserError`` for one the model lacks."""
     named = [recipe.collect.layer, recipe.model.layer, card.layer if card else None]
-    layer = next((layer for layer in named if layer is not None), view.depth // 2)
-    if layer >= view.depth:
-        raise UserError(f"layer {layer} is out of range: {type(view.model).__name__} has decoder blocks 0 to {view.depth - 1}")
+    layer = next((layer for layer in named if layer is not None), depth // 2)
+    if layer >= depth:
+        raise UserError(f"layer {layer} is out of range: the model has decoder blocks 0 to {depth - 1}")
     return layer
+
+
+def _content(sample: ConflictSample) -> list[str]:
+    return [sample.id, sample.task, sample.question, sample.context, sample.answer_vision, sample.answer_text]
 
 
 class Study:
@@ -51,11 +56,13 @@ class Study:
         self.recipe, self.folder, self.view, self.limit = recipe, folder, view, limit
         self.benchmark = make(recipe.data)
         self.diagnostic: Diagnostic | None = make(recipe.diagnostic) if recipe.diagnostic else None
-        self.layer = steered_layer(recipe, view)
+        self.card = card_for(recipe.model, view.model.config)
+        self.layer = steered_layer(recipe, view.depth, self.card)
+        self.samples, self.skipped = usable_samples(recipe, self.benchmark, folder, limit, view.writing)
         self.bench = Bench(view, self.benchmark, self.layer, recipe.evaluate.max_new_tokens)
         self.inputs = {
             "code": version("steering-factory"), "seed": recipe.seed, "model": fingerprint(view),
-            "data": recipe.data.model_dump(mode="json"), "limit": limit,
+            "data": recipe.data.model_dump(mode="json"), "limit": limit, "samples": files.digest([_content(s) for split in self.samples.values() for s in split]),
         }  # fmt: skip
 
     def chunks(self, stage: Stage, split: str, rows: int, compute: Callable[[list[ConflictSample]], Any]) -> list[Any]:
@@ -67,27 +74,6 @@ class Study:
         samples = self.samples[split]
         for i in range(0, len(samples), size):
             yield f"{split}-{i:05d}", samples[i : i + size]
-
-    @cached_property
-    def checked(self) -> tuple[dict[str, list[ConflictSample]], Rows]:
-        """Usable samples by split, and those that are not, with the reason. Raises ``UserError`` where they are too many."""
-        stage = self.folder.stage("check", self.inputs)
-        usable, skipped, writing = {}, [], self.view.writing
-        given = {split: thin(self.benchmark.samples(split), self.limit) for split in SPLITS}
-        look = lambda split: [{"sample": x.id, "reason": why, "split": split} for x in given[split] if (why := fault(x, writing))]
-        found = stage.gather({split: lambda s=split: look(s) for split in SPLITS})
-        for (split, samples), bad in zip(given.items(), found, strict=True):
-            check_share(bad, len(samples), self.recipe.evaluate.max_skipped)
-            names = {row["sample"] for row in bad}
-            usable[split] = [s for s in samples if s.id not in names]
-            skipped += bad
-        if not stage.done:
-            stage.finish({"usable": {split: len(s) for split, s in usable.items()}, "skipped": len(skipped)})
-        return usable, skipped
-
-    @property
-    def samples(self) -> dict[str, list[ConflictSample]]:
-        return self.checked[0]
 
     def _collect(self, samples: list[ConflictSample], asks: tuple[str, ...]) -> tuple[dict[str, Tensor], Rows]:
         """States and tidy diagnostic rows of all forms of some samples."""

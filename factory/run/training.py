@@ -16,7 +16,8 @@ from factory import files
 from factory.errors import UserError
 from factory.model.build import TinyLlava, build_llava, train_tokenizer
 from factory.model.family import frozen
-from factory.model.load import family_of, fingerprint, load
+from factory.model.load import fingerprint, load
+from factory.model.source import family_of
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import TrainSpec

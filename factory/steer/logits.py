@@ -15,11 +15,12 @@ from factory.steer.base import Direction, LogitsMethod
 
 @torch.no_grad()
 def contrasted(
-    view: ModelView, method: LogitsMethod, prompts: Sequence[Prompt], direction: Direction, strengths: Sequence[float], max_new_tokens: int
-) -> list[list[str]]:
+    view: ModelView, method: LogitsMethod, prompts: Sequence[Prompt], direction: Direction, strengths: Sequence[float], max_new_tokens: int,
+    among: Tensor | None = None,
+) -> list[list[str]]:  # fmt: skip
     """Greedy answers to ``prompts`` at each strength; where the method allows it the prompts are run once for all strengths.
 
-    Cost: as many rows more as there are copies, in the prompt's pass and for every answer token.
+    ``among``: as in ``greedy``. Cost: as many rows more as there are copies, in the prompt's pass and for every answer token.
     """
     copies = list(zip(*(method.copies(p, direction) for p in prompts), strict=True))
     blocks = 1 + len(copies)
@@ -31,7 +32,7 @@ def contrasted(
             hidden, prefix = prefill(view, batch)
             first = view.logits(at_last(hidden, batch.attention_mask))
             for strength in group:
-                tokens = greedy(view, prefix.fork(), first, max_new_tokens, _one_for_all(method, direction, blocks, strength))
+                tokens = greedy(view, prefix.fork(), first, max_new_tokens, among, _one_for_all(method, direction, blocks, strength))
                 answers.append(decode_texts(view, tokens[: len(prompts)]))
     return answers
 

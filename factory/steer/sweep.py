@@ -54,16 +54,16 @@ def run_trunk(view: ModelView, batch: Batch, layer: int) -> Trunk:
 
 
 @torch.no_grad()
-def run_cell(view: ModelView, trunk: Trunk, steering: Steering | None, max_new_tokens: int) -> Tensor:
-    """Greedy answers [B, n] of one cell: ``steering`` (or none) applied to the shared trunk."""
+def run_cell(view: ModelView, trunk: Trunk, steering: Steering | None, max_new_tokens: int, among: Tensor | None = None) -> Tensor:
+    """Greedy answers [B, n] of one cell: ``steering`` (or none) applied to the shared trunk; ``among`` as in ``greedy``."""
     if steering is None:
-        return _answer(view, trunk, trunk.final, fork_cache(trunk.prefix.cache), max_new_tokens)
+        return _answer(view, trunk, trunk.final, fork_cache(trunk.prefix.cache), max_new_tokens, among)
     check(steering, view)
     steering.move(trunk.states.device)
     h = steering.apply(trunk.states, Step(trunk.batch.roles), _ahead(view, trunk))
     hidden, cache = _upper(view, trunk, h)
     with going_on(view, [steering]):
-        return _answer(view, trunk, hidden, cache, max_new_tokens)
+        return _answer(view, trunk, hidden, cache, max_new_tokens, among)
 
 
 @torch.no_grad()
@@ -86,9 +86,9 @@ def _upper(view: ModelView, trunk: Trunk, h: Tensor) -> tuple[Tensor, Cache]:
     return hidden, cache
 
 
-def _answer(view: ModelView, trunk: Trunk, hidden: Tensor, cache: Cache, max_new_tokens: int) -> Tensor:
+def _answer(view: ModelView, trunk: Trunk, hidden: Tensor, cache: Cache, max_new_tokens: int, among: Tensor | None) -> Tensor:
     p = trunk.prefix
-    return greedy(view, Prefix(cache, p.mask, p.roles, p.next_position), _next_logits(view, trunk, hidden), max_new_tokens)
+    return greedy(view, Prefix(cache, p.mask, p.roles, p.next_position), _next_logits(view, trunk, hidden), max_new_tokens, among)
 
 
 def _next_logits(view: ModelView, trunk: Trunk, hidden: Tensor) -> Tensor:

@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel
 from factory.errors import UserError
 from factory.model.checks import self_check
 from factory.model.compose import ComposedForConditionalGeneration, composed_config
-from factory.model.load import find, fingerprint, load
+from factory.model.load import fingerprint, load
 from factory.model.prefix import at_last
+from factory.model.source import find
 from factory.recipe import Recipe
 from factory.recipe import load as read
 from factory.recipe.schema import ModelSpec

@@ -13,7 +13,8 @@ from factory.data.prompt import Role
 from factory.errors import UserError
 from factory.model import checks
 from factory.model.checks import self_check
-from factory.model.load import device_for, family_of, find, fingerprint, load
+from factory.model.load import device_for, fingerprint, load
+from factory.model.source import family_of, find
 from factory.model.view import ModelView
 from factory.model.zoo import cards, read_card
 from factory.recipe.schema import ModelSpec

@@ -240,3 +240,14 @@ def test_a_further_diagnostic_is_a_stage_with_its_own_section(folder, tmp_path, 
 
 def files_of(folder):
     return {p.name: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
+def test_the_error_budget_counts_from_the_model_itself_whatever_the_recipe_calls_it(whole, tmp_path):
+    few = ["data.per_task={train: 1, dev: 1, test: 1}", "evaluate.directions=[text]"]
+    choices = []
+    for name, methods in (("named", "[{type: none, as: baseline}, static]"), ("absent", "[static]"), ("usual", "[none, static]")):
+        path = pipeline.run(load(whole[1], [f"run.root={tmp_path / name}", f"steering={methods}", *few]))
+        results = json.loads((path / "results.json").read_text())
+        assert not any("unsteered" in row["method"] for row in results["rows"])
+        choices.append(results["run"]["choices"])
+    assert choices[0] == choices[1] == choices[2] and choices[0]

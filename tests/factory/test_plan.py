@@ -26,7 +26,7 @@ model: {{path: {folder}, layer: 1}}
 data: {{type: scenes, scoring: both_orders, per_task: {{train: 2, dev: 1, test: 1}}}}
 diagnostic: {{type: mcr, draws: 1}}
 collect: {{batch_size: 8}}
-steering: [none, instruction, {{type: few_shot, shots: 1}}, static, {{type: amps, betas: [0.0, 0.5], net: {{epochs: 1}}}}]
+steering: [none, instruction, {{type: few_shot, shots: 1}}, static, {{type: amps, betas: [0.0, 0.5], net: {{epochs: 1}}}}, {{type: dose, doses: [0.5, 1, 2], net: {{epochs: 1}}}}]
 evaluate: {{strengths: [0.5, 1], batch_size: 8, max_new_tokens: 2}}
 """
 TRAIN = "name: learn\nmodel: {{build: {sizes}}}\ndata: scenes\ntrain: {{steps: 10, vision_steps: 3, text_steps: 4, batch_size: 2}}\n"
@@ -66,6 +66,7 @@ def test_fitted_parameters_of_each_method(recipe_file, folder):
     assert methods["static"].parameters == width
     assert methods["amps"].parameters >= 2 * 100 * width + 100
     assert (methods["amps"].variants, methods["static"].variants) == (2, 1)
+    assert [(m.looks, m.trials) for m in methods.values() if m.looks or m.trials] == [(3 + 2, 3)]  # dose: its doses, none, and backwards
     assert not methods["few_shot"].steers
 
 
@@ -75,7 +76,7 @@ def test_what_is_counted_is_what_the_run_does(recipe_file, folder, tmp_path, mon
     stages = {s.name: s for s in estimate(recipe).stages}
     with RunDir.open(tmp_path / "runs", "small", tmp_path / "small.yaml", "", {}) as run:
         study = Study(recipe, run, load_model(recipe.model), None)
-        counts = dict.fromkeys(("images", "cells", "prompts"), 0)
+        counts = dict.fromkeys(("images", "cells", "upper"), 0)
 
         def counted(name, function, rows):
             def call(*args, **options):
@@ -87,13 +88,16 @@ def test_what_is_counted_is_what_the_run_does(recipe_file, folder, tmp_path, mon
         monkeypatch.setattr(evaluate, "prefill", counted("images", prefix.prefill, lambda view, batch: len(batch.images["pixel_values"])))
         monkeypatch.setattr(sweep, "prefill", counted("images", prefix.prefill, lambda view, batch: len(batch.images["pixel_values"])))
         monkeypatch.setattr(evaluate, "run_cell", counted("cells", sweep.run_cell, lambda view, trunk, *_: trunk.batch.size))
+        monkeypatch.setattr(sweep, "_upper", counted("upper", sweep._upper, lambda view, trunk, h: trunk.batch.size))
         assert len(study.diagnosed()) == stages["diagnose"].diagnosed * 6  # MCR gives six numbers a diagnosis
         assert len(study.collected["base"]) == stages["collect"].prompts == stages["collect"].diagnosed
         comparison = Comparison(study)
         assert len(comparison.fitted) == stages["fit"].fits
         comparison.run()
-    assert counts["cells"] == stages["dev"].cells + stages["test"].cells
-    assert counts["images"] == stages["dev"].trunk + stages["test"].trunk
+    scored = [stages[name] for name in ("trials", "dev", "test")]
+    assert counts["cells"] == sum(s.cells for s in scored)
+    assert counts["upper"] == sum(s.cells + s.looks for s in scored)
+    assert counts["images"] == sum(s.trunk for s in scored)
 
 
 def test_passes_count_the_share_of_blocks_above_the_site(recipe_file, folder):
@@ -101,7 +105,7 @@ def test_passes_count_the_share_of_blocks_above_the_site(recipe_file, folder):
         {s.name: s for s in estimate(load(recipe_file(RECIPE, folder=folder), [f"model.layer={layer}"])).stages}["test"] for layer in (0, 2)
     )
     assert high.passes == high.trunk == low.trunk
-    assert low.passes == pytest.approx(low.trunk + low.cells * 2 / 3)
+    assert low.passes == pytest.approx(low.trunk + (low.cells + low.looks) * 2 / 3)
 
 
 def test_time_and_memory_come_from_the_model_itself(recipe_file, folder):
@@ -145,7 +149,7 @@ def test_a_damaged_model_is_not_timed(recipe_file, folder, tmp_path, capsys):
 
 def test_a_layer_that_the_model_lacks_is_a_line_of_the_plan(recipe_file, folder):
     found = estimate(load(recipe_file(RECIPE, folder=folder), ["model.layer=9"]))
-    assert found.missing == ["layer 9: the model has decoder blocks 0 to 2"]
+    assert found.missing == ["layer 9 is out of range: the model has decoder blocks 0 to 2"]
 
 
 def test_training_plan(recipe_file, capsys):

@@ -48,10 +48,10 @@ def results(root: Path) -> bytes:
     return (root / "shared" / "results.json").read_bytes()
 
 
-def in_ranks(home: Path, root: Path, *overrides: str, size: int = 2):
+def in_ranks(home: Path, root: Path, *overrides: str):
     root.mkdir(exist_ok=True)
     recipe = load(home / "shared.yaml", [f"run.root={root}", *overrides])
-    return as_ranks(size, lambda world: pipeline.run(recipe, None, world) and 0, root)
+    return as_ranks(2, lambda world: pipeline.run(recipe, None, world) and 0, root, within=280)
 
 
 def outcome_shares(root: Path) -> list:
@@ -93,15 +93,18 @@ def test_a_rank_killed_in_a_stage_ends_the_run_and_the_next_start_ends_it_with_t
 
 @pytest.mark.slow
 def test_a_model_cut_over_two_ranks_gives_the_same_answers(home, tmp_path):
-    ended = in_ranks(home, tmp_path, "launch.zero=3")
+    few = ["data.per_task={train: 1, dev: 1, test: 1}", "steering=[none, static, {type: l2s, net: {epochs: 2, init: random}}]",
+           "evaluate={strengths: [2], batch_size: 8, max_new_tokens: 2, directions: [text]}", "collect.batch_size=8"]  # fmt: skip
+    pipeline.run(load(home / "shared.yaml", [*few, f"run.root={tmp_path / 'whole'}"]))
+    ended = in_ranks(home, tmp_path / "cut", "launch.zero=3", *few)
     assert (ended.codes, ended.said) == ([0, 0], [])
-    for path in (home / "alone/shared/collect/chunks").glob("*.safetensors"):
-        whole, cut = load_file(path), load_file(tmp_path / "shared/collect/chunks" / path.name)
-        for name in whole:
-            torch.testing.assert_close(cut[name], whole[name], rtol=1e-4, atol=1e-4)
-    assert outcome_shares(tmp_path) == outcome_shares(home / "alone")
-    about, alone = (json.loads(results(root))["run"] for root in (tmp_path, home / "alone"))
-    assert about["model"] == alone["model"]
+    (chunk,) = (tmp_path / "whole/shared/collect/chunks").glob("*.safetensors")
+    whole, cut = load_file(chunk), load_file(tmp_path / "cut/shared/collect/chunks" / chunk.name)
+    for name in whole:
+        torch.testing.assert_close(cut[name], whole[name], rtol=1e-4, atol=1e-4)
+    assert outcome_shares(tmp_path / "cut") == outcome_shares(tmp_path / "whole")
+    about = [json.loads(results(tmp_path / name))["run"]["model"] for name in ("cut", "whole")]
+    assert about[0] == about[1]
 
 
 def test_what_zero_cannot_do_is_told_before_anything_runs(home, tmp_path, capsys):
@@ -135,7 +138,7 @@ def test_the_deepspeed_launcher_starts_the_ranks_of_a_recipe(home, tmp_path):
 
 
 @pytest.mark.slow
-def test_torchrun_starts_ranks_and_a_mistake_is_told_once(home, tmp_path):
+def test_ranks_of_torchrun_find_each_other(home, tmp_path):
     torchrun = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={29600 + os.getpid() % 300}", "-m", "factory.cli"]
     done = launched([*torchrun, str(home / "shared.yaml"), f"run.root={tmp_path}"])
     assert done.returncode == 0, done.stderr

@@ -52,7 +52,7 @@ class Mcr(Diagnostic):
     class Params(Params):
         """``layers`` and ``kv`` confine both the noise and the gradient; the other options are those of SPEC A5-A11.
 
-        ``k_sigma``: sigma_m in standard deviations of the cache; null takes the model family's (AMPS: Qwen 0.1, LLaVA 1).
+        ``k_sigma``: sigma_m in standard deviations of the cache; null takes the zoo card's or the family's (AMPS: Qwen 0.1, LLaVA 1).
         ``divergence``: f = CE(P_x, P_z) (Algorithm 1), CE(P_z, P_x) (eq. 5-7 as printed) or KL(P_x || P_z).
         ``grad_scope``: gradient on the perturbed slice R[m] (eq. 7) or on all of KV_prev (Algorithm 1 as printed).
         ``reduce``: squared norms summed over tokens (eq. 7) or divided by the number of tokens.
@@ -120,7 +120,7 @@ class Mcr(Diagnostic):
     def _contributions(self, view: ModelView, prefix: Prefix, R: Tensor, keys: Sequence[str], query: Query, scored: Tensor, hidden: Tensor) -> Tensor:
         """C [2, S] (float64, on the CPU), squared norms summed over tokens: lines 2-10 of Algorithm 1."""
         p = self.params
-        k = view.family.default_k_sigma if p.k_sigma is None else p.k_sigma
+        k = view.k_sigma if p.k_sigma is None else p.k_sigma
         sigma = k * spread(prefix, R, p.sigma_scope, p.sigma_shared)
         weight = R if p.grad_scope == "slice" else prefix.mask.expand_as(R)
         places, log_P_x = self._places(view.depth), view.logits(hidden).log_softmax(-1)

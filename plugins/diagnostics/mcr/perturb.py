@@ -47,7 +47,7 @@ class Perturbed:
         self.keys, self.pairs, self.draws, self.R, self.sigma, self.seed = keys, pairs, draws, R, sigma.tolist(), seed
         self.places, self.sobolev = places, sobolev
         self.past = [(_plain(layer.keys), _plain(layer.values)) for layer in prefix.cache.layers]
-        self.prefix, self.pending, self.generator = prefix, set(range(len(self.past))), torch.Generator(R.device)
+        self.prefix, self.pending, self.generators = prefix, set(range(len(self.past))), {x.device: torch.Generator(x.device) for layer in self.past for x in layer}
         self.modalities = torch.tensor([m for m, _ in pairs])
         self.weight = weight[self.modalities.to(R.device)].transpose(0, 1).float()
         self.spread = sigma[:, :, self.modalities].transpose(-1, -2)
@@ -77,7 +77,7 @@ class Perturbed:
             """[S r, heads (group), t, d] to [S, heads, r, (group) t, d]."""
             return x.reshape(S, r, heads, -1, x.shape[-1]).transpose(1, 2)
 
-        q, k, v = by_sample(q) + self.root.to(q.dtype), by_sample(k), by_sample(v)
+        q, k, v = by_sample(q) + self.root.to(q), by_sample(k), by_sample(v)
         scores = (q.flatten(2, 3) @ K.mT).view(S, heads, r, group * t, length)
         for part, columns, eps in self._noise(layer, 0):
             scores[:, :, part.rows].scatter_add_(-1, columns.expand(-1, heads, eps.shape[2], group * t, -1), q[:, :, part.rows] @ eps.mT)
@@ -99,8 +99,8 @@ class Perturbed:
     def _add(self, layer: int, kv: int, weights: Tensor, vectors: Tensor) -> None:
         """Add the squared norms of the gradient sum_a weights[a, t] vectors[a] of each token t, weighted and summed."""
         weights, vectors = weights.float(), vectors.float()
-        counted = self.weight[:, None, :, -weights.shape[-1] :, None]
-        norms = (weights * (vectors @ vectors.mT @ weights) @ counted).sum((1, 3, 4))
+        counted = self.weight[:, None, :, -weights.shape[-1] :, None].to(weights.device)
+        norms = (weights * (vectors @ vectors.mT @ weights) @ counted).sum((1, 3, 4)).to(self.norms)
         self.norms += norms * (self.spread[layer, kv].to(norms) ** 2 / 2) if self.sobolev else norms
 
     def _noise(self, layer: int, kv: int) -> list[tuple[Slice, Tensor, Tensor]]:
@@ -111,14 +111,15 @@ class Perturbed:
     def _draw(self, part: Slice, x: Tensor, layer: int, kv: int) -> tuple[Tensor, Tensor]:
         S, heads, length, d = x.shape
         first, last = (self.pairs[part.rows][at][1] for at in (0, -1))
+        generator = self.generators[x.device]
         eps = x.new_empty(S, heads, last - first + 1, part.columns.shape[1], d)
         for eps_s, n, key, sigma in zip(eps, part.counts, self.keys, self.sigma[layer][kv][part.m], strict=True):
             eps_s[:, :, n:] = 0
             if n:
-                self.generator.manual_seed(noise_seed(self.seed, key, MODALITIES[part.m], layer, K_OR_V[kv]))
-                noise = torch.randn(heads, self.draws, n, d, generator=self.generator, device=x.device)
+                generator.manual_seed(noise_seed(self.seed, key, MODALITIES[part.m], layer, K_OR_V[kv]))
+                noise = torch.randn(heads, self.draws, n, d, generator=generator, device=x.device)
                 torch.mul(noise[:, first : last + 1], sigma, out=eps_s[:, :, :n])
-        columns = part.columns - (self.R.shape[-1] - length)
+        columns = part.columns.to(x.device) - (self.R.shape[-1] - length)
         if length < self.R.shape[-1]:  # a sliding window has dropped the first columns
             eps *= (columns >= 0)[:, None, None, :, None]
         return columns.clamp_min(0)[:, None, None, None], eps

@@ -92,7 +92,7 @@ def _alone(bench: Bench, asked: Sequence[tuple], prompts: Sequence[Prompt]) -> t
     with torch.no_grad():
         hidden, prefix = prefill(bench.view, batch)
         logits = bench.view.logits(at_last(hidden, batch.attention_mask))
-        texts = decode_texts(bench.view, greedy(bench.view, prefix, logits, bench.max_new_tokens))
+        texts = decode_texts(bench.view, greedy(bench.view, prefix, logits, bench.max_new_tokens, bench.among))
     log_p = logits.log_softmax(-1).cpu()
     verdicts = [bench.benchmark.judge(sample, form, text) for (sample, form, _), text in zip(asked, texts, strict=True)]
     return -(log_p.exp() * log_p).sum(-1), verdicts, log_p.amax(-1).exp().tolist()

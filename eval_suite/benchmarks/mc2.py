@@ -1,0 +1,206 @@
+"""MC² (Zhang et al., arXiv 2505.20977): 2,000 image-text conflicts on COCO 2014 pictures, eight tasks of 250, as the authors release them.
+
+Prompt layout and the two option orders are those of the authors' script (SPEC 3.2). Scoring (SPEC 3.3) and splits (SPEC A16) are
+ours: neither the benchmark's nor the AMPS authors' are public.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from random import Random
+from typing import Any, Literal
+
+from PIL import Image
+from pydantic import Field
+
+from eval_suite.conflict import DIRECT, TASKS, ConflictBenchmark, Scoring, build_prompt
+from factory.data.prompt import Prompt, Role, Segment
+from factory.data.sample import ConflictSample
+from factory.errors import UserError
+from factory.registry import Params, register
+
+FILE = "evaluate_final.json"
+SOURCE = "data/evaluate_final.json of github.com/EchoDreamer/Modality-Preference"
+PROJECT = Path(__file__).parents[2]
+KEYS = {"answer_vision": "gt", "answer_text": "hitem"}  # the released file's names, and those that the authors' script reads
+PLACES = (  # COCO 2014's own folders; everything in one folder; COCO 2017, which renamed the same pictures
+    "train2014/COCO_train2014_{}.jpg", "val2014/COCO_val2014_{}.jpg", "COCO_train2014_{}.jpg", "COCO_val2014_{}.jpg",
+    "train2017/{}.jpg", "val2017/{}.jpg", "{}.jpg",
+)  # fmt: skip
+SMALLEST = 3  # samples of a task that give one to each split
+RELEASED = 250  # samples of each task
+
+
+class Mc2Params(Params):
+    """``file``: the released JSON; null looks for evaluate_final.json in ``images``, beside it, in data/mc2 and in shared/data/mc2 beside
+    the project. ``images``: the folder that holds train2014/ and val2014/, or all pictures.
+
+    ``protocol``: held_out takes ``test_share`` of each task for test and ``dev_share`` of the rest for dev, by ``seed``; paper trains
+    and scores on all samples, as AMPS does: its test numbers are of training samples, and results and report say so.
+    """
+
+    file: str | None = None
+    images: str = "data/coco"
+    scoring: Scoring = "both_orders"
+    protocol: Literal["held_out", "paper"] = "held_out"
+    test_share: float = Field(0.2, gt=0, lt=1)
+    dev_share: float = Field(0.2, gt=0, lt=1)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One object of the file: its place there, and its fields under the released file's names."""
+
+    index: int
+    image_id: str
+    task: str
+    question: str
+    context: str
+    answer_vision: str
+    answer_text: str
+
+
+@register("benchmark", "mc2")
+class Mc2(ConflictBenchmark):
+    """MC² as released, on COCO 2014 pictures: which modality an answer follows where picture and text disagree."""
+
+    Params = Mc2Params
+    tasks = TASKS
+    typical_words = 63.0  # of a prompt: the file's mean context and question, and what the layout adds
+
+    def __init__(self, params: Mc2Params) -> None:
+        self.params, self.scoring = params, params.scoring
+        self.folder = Path(params.images).expanduser()
+
+    @property
+    def protocol(self) -> str:
+        return super().protocol + ("/scored-on-training-samples" if self.params.protocol == "paper" else "")
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        if self.params.protocol == "held_out":
+            return ()
+        return ("LEAKAGE: data.protocol=paper fits every method on the very samples that the test rows score; these numbers say nothing of new samples.",)
+
+    @cached_property
+    def path(self) -> Path:
+        """The released file. Raises ``UserError`` that says where it was looked for."""
+        if self.params.file:
+            named = Path(self.params.file).expanduser()
+            if not named.is_file():
+                raise UserError(f"data.file {named}: not found. It is {SOURCE}")
+            return named
+        tried = [self.folder, self.folder.absolute().parent, Path("data/mc2"), PROJECT / "data/mc2", PROJECT.parent / "shared/data/mc2"]
+        found = next((folder / FILE for folder in tried if (folder / FILE).is_file()), None)
+        if found is None:
+            raise UserError(f"MC²'s {FILE} is not in {', '.join(map(str, tried[:3]))}. Get {SOURCE} and name it: data.file=FILE")
+        return found
+
+    @cached_property
+    def entries(self) -> list[Entry]:
+        return read(self.path)
+
+    @cached_property
+    def splits(self) -> dict[str, list[Entry]]:
+        """Stratified by task. A picture that several samples show makes all of them training samples, so none of test is seen before."""
+        shown = Counter(e.image_id for e in self.entries)
+        place = {e.index: "train" for e in self.entries}
+        for task in dict.fromkeys(e.task for e in self.entries):
+            members = [e for e in self.entries if e.task == task]
+            alone = [e.index for e in members if shown[e.image_id] == 1]
+            Random(f"{self.params.seed}/{task}").shuffle(alone)
+            test = _share(self.params.test_share, len(members))
+            dev = _share(self.params.dev_share, len(members) - test)
+            place |= dict.fromkeys(alone[:test], "test") | dict.fromkeys(alone[test : test + dev], "dev")
+        ordered = sorted(self.entries, key=lambda e: TASKS.index(e.task))  # so that some samples, evenly spread, are of every task
+        splits = {name: [e for e in ordered if place[e.index] == name] for name in ("train", "dev", "test")}
+        return splits if self.params.protocol == "held_out" else {**splits, "train": ordered, "test": ordered}
+
+    @property
+    def expected(self) -> dict[str, int]:
+        """Samples by split of the file as released, where it is not there."""
+        test = _share(self.params.test_share, RELEASED)
+        dev = _share(self.params.dev_share, RELEASED - test)
+        whole = self.params.protocol == "paper"
+        counts = {"train": RELEASED if whole else RELEASED - test - dev, "dev": dev, "test": RELEASED if whole else test}
+        return {split: len(TASKS) * n for split, n in counts.items()}
+
+    def samples(self, split: str) -> Sequence[ConflictSample]:
+        return [self._sample(e) for e in self.splits[split]]
+
+    def _sample(self, e: Entry) -> ConflictSample:
+        name = f"mc2-{e.index:04d}-{e.image_id}"
+        load = partial(self._picture, e.image_id)
+        return ConflictSample(name, e.task, e.question, e.context, e.answer_vision, e.answer_text, load, {"image_id": e.image_id})
+
+    def prompt(self, sample: ConflictSample, form: str) -> Prompt:
+        """The script's prompt; its open-ended question goes on after a space, where the other forms break the line."""
+        prompt = build_prompt(sample, form)
+        if form != "open":
+            return prompt
+        return prompt.without(Role.QUESTION, Role.OPTIONS).append(Segment(Role.QUESTION, f"{sample.question} {DIRECT}"))
+
+    def example(self, sample: ConflictSample, form: str, direction: str) -> Prompt:
+        return self.prompt(sample, form).append(super().example(sample, form, direction).segments[-1])
+
+    def find(self, image_id: str) -> Path | None:
+        """The picture's file, None where there is none."""
+        return next((path for place in PLACES if (path := self.folder / place.format(image_id)).is_file()), None)
+
+    def _picture(self, image_id: str) -> Image.Image:
+        path = self.find(image_id)
+        if path is None:
+            raise FileNotFoundError(f"no picture {image_id} in {self.folder}")
+        try:
+            with Image.open(path) as image:
+                return image.convert("RGB")
+        except OSError as error:  # a cut file, one of no bytes, or one that is no picture
+            raise OSError(f"{path}: damaged or cut short ({error}); download it again") from error
+
+    def missing(self, samples: Sequence[ConflictSample]) -> tuple[list[str], str]:
+        """Samples whose picture is not there, and one line that says how many of how many, in which folder, and what to do."""
+        found = {i: self.find(i) for i in dict.fromkeys(str(s.tags["image_id"]) for s in samples)}
+        there = Counter(path.parent.name + "/" for path in found.values() if path)
+        lacking = [i for i, path in found.items() if path is None]
+        where = f"{self.folder} ({', '.join(f'{folder} {n:,}' for folder, n in there.items()) or 'none' if self.folder.is_dir() else 'no such folder'})"
+        line = (
+            f"MC² pictures: {len(found) - len(lacking):,} of {len(found):,} found in {where}; lacking {', '.join(lacking[:3])}{', …' * (len(lacking) > 3)}. Download train2014.zip "
+            "and val2014.zip (13 and 6 GB) from cocodataset.org, unzip both into one folder and name it: data.images=FOLDER"
+        )
+        return [s.id for s in samples if found[str(s.tags["image_id"])] is None], line
+
+
+def _share(share: float, n: int) -> int:
+    return max(1, round(share * n)) if n >= SMALLEST - 1 else 0
+
+
+def read(path: Path) -> list[Entry]:
+    """The file's entries, with the keys of the released file or those of the authors' script. Raises ``UserError`` naming what is wrong."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a whole JSON file ({error}); download it again") from error
+    if not isinstance(data, list) or not data:
+        raise UserError(f"{path}: not MC²'s file: it should be a list of objects")
+    return list(_entries(path, data))
+
+
+def _entries(path: Path, data: list[Any]) -> Iterator[Entry]:
+    for index, raw in enumerate(data):
+        if not isinstance(raw, dict):
+            raise UserError(f"{path}: entry {index} is no object")
+        fields = {**raw, **{name: raw.get(name, raw.get(other)) for name, other in KEYS.items()}}
+        if isinstance(fields.get("context"), dict):
+            fields["context"] = fields["context"].get("icc")
+        wanted = {name: fields.get(name) for name in Entry.__dataclass_fields__ if name != "index"}
+        if lacking := [name for name, value in wanted.items() if not isinstance(value, str)]:
+            raise UserError(f"{path}: entry {index} has no text under {', '.join(lacking)}")
+        if wanted["task"] not in TASKS:
+            raise UserError(f"{path}: entry {index} is of the unknown task '{wanted['task']}'; MC² has {', '.join(TASKS)}")
+        yield Entry(index, **wanted)

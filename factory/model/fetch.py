@@ -1,0 +1,84 @@
+"""Getting a model's files from the hub, and saying which models of the zoo are here."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from rich.console import Console
+
+from factory.errors import UserError, did_you_mean
+from factory.model.source import find
+from factory.model.zoo import Card, cards, read_card
+from factory.recipe.schema import ModelSpec
+
+FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
+SPARE = 1.05  # room on the disk, over the weights' own size
+
+
+def fetch(name: str, folder: Path | None = None, revision: str | None = None) -> Path:
+    """Download a model, a zoo card's name or a hub id, into the hub's cache or into ``folder``; returns where it lies.
+
+    A download that broke off goes on where it stopped. Raises ``UserError`` in one line for an unknown name, no network,
+    no such repository or revision, a licence that has not been accepted, and a full disk.
+    """
+    card = read_card(name) if name in cards() else None
+    if card and card.folder:
+        raise UserError(f"model {name} ships with the project; there is nothing to fetch")
+    repo = card.hub if card else name
+    if "/" not in repo:
+        raise UserError(f"no model '{name}' in the zoo.{did_you_mean(name, cards())} Give one of {', '.join(cards())}, or a hub id, OWNER/NAME")
+    where = folder or Path(constants.HF_HUB_CACHE)
+    _check_room(name, card, where)
+    revision = revision or (card.revision if card else None)
+    try:
+        there = Path(snapshot_download(repo, revision=revision, local_dir=folder, cache_dir=constants.HF_HUB_CACHE, allow_patterns=list(FILES)))
+    except GatedRepoError as error:
+        raise UserError(f"{repo}: its licence has to be accepted first, at {constants.ENDPOINT}/{repo}; then `hf auth login`, and fetch again") from error
+    except RevisionNotFoundError as error:
+        raise UserError(f"{repo}: the hub has no revision '{revision}' of it") from error
+    except RepositoryNotFoundError as error:
+        raise UserError(f"{repo}: the hub has no such model, or shows it only after `hf auth login`") from error
+    except HFValidationError as error:
+        raise UserError(f"'{repo}' is no hub id: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # whatever the network stack raises: it differs between the hub's transports
+        if not _is_transfer(error):
+            raise
+        raise UserError(f"{repo}: cannot be downloaded from {constants.ENDPOINT} ({_first_line(error)}). Check the network, or copy the files to a folder: model.path=FOLDER") from error
+    find(ModelSpec(path=str(there)))
+    return there
+
+
+def _is_transfer(error: Exception) -> bool:
+    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore", "requests", "urllib3", "hf_xet", "huggingface_hub")
+
+
+def _first_line(error: Exception) -> str:
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+
+
+def _check_room(name: str, card: Card | None, where: Path) -> None:
+    needed = card.download_bytes if card else None
+    there = next(path for path in (where.absolute(), *where.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if needed and free < SPARE * needed:
+        raise UserError(f"model {name} needs about {needed / 1e9:.1f} GB; {there} has {free / 1e9:.1f} GB free. Set HF_HOME, or give another folder: --to FOLDER")
+
+
+def show_zoo(console: Console) -> None:
+    """Print every model of the zoo: where it comes from, how large it is, and whether its weights are here."""
+    console.print("model, hub id, GB of weights in bfloat16, 8 bit and 4 bit, licence; whether they are here", style="dim", highlight=False, soft_wrap=True)
+    for name in cards():
+        card = read_card(name)
+        try:
+            here = f"here: {find(ModelSpec(zoo=name)).folder}"
+        except UserError as error:
+            here = "partly here" if "not finished" in str(error) else "not here"
+        n = card.parameters or 0
+        sizes = " / ".join(f"{n * each / 1e9:.1f}" for each in (2, 1, 0.5)) if n else "shipped"
+        console.print(f"{name:<26}{card.hub or '':<44}{sizes:<20}{card.licence}; {here}", markup=False, highlight=False, soft_wrap=True)

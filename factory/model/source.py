@@ -1,0 +1,192 @@
+"""Where a model is, found without reading weights: a folder, the hub's cache, or a card that knows its sizes."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from factory.errors import UserError
+from factory.model.compose import composed_config
+from factory.model.family import Family
+from factory.model.zoo import Card, card_folder, read_card
+from factory.recipe.schema import ModelSpec
+from factory.registry import available, lookup
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model that was found but not loaded: its folder (None where it is composed), configuration, family, the bytes of its weights, its ``card`` where the
+    weights are those that the card describes, and otherwise a ``note`` that says that they are not."""
+
+    folder: Path | None
+    config: Any
+    family: Family
+    card: Card | None
+    bytes: int
+    note: str | None = None
+
+
+def find(spec: ModelSpec) -> Source:
+    """Locate a model and check its files without loading weights.
+
+    Raises ``UserError`` for weights that are not on this machine (with what they are and the command that gets them), a missing
+    folder or file, an unfinished download, an unknown family, or a damaged safetensors file.
+    """
+    for named in spec.tuned:
+        tuned_folder(named)
+    if spec.compose:
+        config = composed_config(spec.compose)
+        return Source(None, config, family_of(config), None, 0)
+    folder = _folder(spec)
+    if folder is None:
+        raise UserError(_absent(spec))
+    if not folder.is_dir():
+        raise UserError(f"model folder {folder}: not found. Give the folder that holds config.json: model.path=FOLDER")
+    config = _config(folder)
+    family, weights = family_of(config), _weight_files(folder)
+    if lacking := [path.name for path in weights if not path.is_file()]:
+        raise UserError(_incomplete(spec, folder, lacking, len(weights)))
+    card = card_for(spec, config)
+    note = None if card or spec.zoo is None else _unlike(spec.zoo, config, folder)
+    return Source(folder, config, family, card, sum(_check_weights(path) for path in weights), note)
+
+
+def known(spec: ModelSpec) -> tuple[Any, Card | None]:
+    """A model's configuration and card as far as they can be known without its weights: from its folder, else from its card.
+
+    Raises ``UserError`` where neither tells.
+    """
+    if spec.compose:
+        return composed_config(spec.compose), None
+    folder = _folder(spec)
+    if folder is not None and (folder / "config.json").is_file():
+        config = _config(folder)
+        return config, card_for(spec, config)
+    card = read_card(spec.zoo) if spec.zoo else None
+    if card is None or not card.config:
+        raise UserError(_absent(spec) if folder is None else f"model folder {folder}: has no config.json, so that its sizes are not known")
+    return card.hf_config(), card
+
+
+def tuned_folder(named: str) -> Path:
+    """The folder of a trained part: ``named`` itself, or ``tuned/`` in a run's folder. Raises ``UserError`` where there is none."""
+    from factory.tune import is_saved  # tuners work on views, which this module makes
+
+    for folder in (Path(named).expanduser(), Path(named).expanduser() / "tuned"):
+        if is_saved(folder):
+            return folder
+    raise UserError(f"model.tuned: {named} holds no trained part; give the folder of a finished tuning run, as in model.tuned=[runs/NAME]")
+
+
+def _folder(spec: ModelSpec) -> Path | None:
+    """The folder that a recipe's model node names, whether or not it exists; None for a hub model that is not in the cache."""
+    if spec.path:
+        return Path(spec.path).expanduser()
+    card = read_card(spec.zoo) if spec.zoo else None
+    if card and card.folder:
+        return card_folder(card)
+    repo, revision = hub_id(spec)
+    return cached(repo, revision) if repo else None
+
+
+def hub_id(spec: ModelSpec) -> tuple[str | None, str | None]:
+    """The hub id and revision that a model node asks for."""
+    card = read_card(spec.zoo) if spec.zoo else None
+    return (spec.hub, spec.revision) if spec.hub else (card.hub, spec.revision or card.revision) if card else (None, None)
+
+
+def cached(repo: str, revision: str | None) -> Path | None:
+    """The snapshot of a hub repository in the local cache (HF_HOME or HF_HUB_CACHE decide where), whole or not; None without one."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    found = try_to_load_from_cache(repo, "config.json", cache_dir=constants.HF_HUB_CACHE, revision=revision)
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def fetch_command(name: str) -> str:
+    return f"{os.environ.get('STEERING_FACTORY_COMMAND', 'steering-factory')} fetch {name}"
+
+
+def _absent(spec: ModelSpec) -> str:
+    repo, _ = hub_id(spec)
+    if repo is None:
+        return f"model '{spec.zoo or spec.path}': no weights and no hub id are known of it; give its folder: model.path=FOLDER"
+    from huggingface_hub import constants
+
+    card = read_card(spec.zoo) if spec.zoo else None
+    size = f" of about {card.download_bytes / 1e9:.1f} GB in all" if card and card.download_bytes else ""
+    files = f"{card.weight_files} safetensors files" if card and card.weight_files else "the safetensors files"
+    gate = "; its licence has to be accepted on its hub page before" if card and card.gated else ""
+    return (
+        f"model {spec.zoo or repo}: its weights are not on this machine. Needed from the hub id {repo}: {files}{size}, configuration, tokenizer and processor{gate}. "
+        f"Get them with `{fetch_command(spec.zoo or repo)}` (into {constants.HF_HUB_CACHE}), or give a folder that holds them: model.path=FOLDER"
+    )
+
+
+def _incomplete(spec: ModelSpec, folder: Path, lacking: list[str], total: int) -> str:
+    if spec.path or (spec.zoo and read_card(spec.zoo).folder):
+        return f"model folder {folder}: {lacking[0]} is missing; copy it there or download the model again"
+    repo, _ = hub_id(spec)
+    there = f"{total - len(lacking)} of {total} weight files are there"
+    return f"model {spec.zoo or repo}: its download is not finished ({there}; next: {lacking[0]}). Go on with `{fetch_command(spec.zoo or repo)}`"
+
+
+def card_for(spec: ModelSpec, config: Any) -> Card | None:
+    """The card that a recipe names, if a model of this configuration is the card's."""
+    card = read_card(spec.zoo) if spec.zoo else None
+    return card if card and card.describes(config) else None
+
+
+def _unlike(name: str, config: Any, folder: Path) -> str:
+    held = f"a {type(config).__name__.removesuffix('Config')} with a decoder of {config.get_text_config().num_hidden_layers} blocks"
+    return f"{folder} holds {held}, not {name}: the card's layer, its MCR noise and its published numbers are left aside"
+
+
+def _config(folder: Path) -> Any:
+    if not (folder / "config.json").is_file():
+        raise UserError(f"model folder {folder}: has no config.json; is it a folder written by save_pretrained?")
+    try:
+        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (ValueError, OSError, KeyError) as error:
+        raise UserError(f"{folder / 'config.json'}: cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def family_of(config: Any) -> Family:
+    """The registered family of a configuration, matched by its class. Raises ``UserError`` for a model no family knows."""
+    names = [entry.name for entry in available("family")]
+    for name in sorted(names, key=lambda n: (n == "structural", n != config.model_type)):
+        if (family := lookup("family", name).of(config)) is not None:
+            return family
+    raise UserError(f"no family for {type(config).__name__} (model type '{config.model_type}'). Families: {', '.join(names)}")
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The weight files that a folder should hold; some may be missing."""
+    index = folder / "model.safetensors.index.json"
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else ["model.safetensors"]
+    except (ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{index}: damaged or cut short; copy or download it again") from error
+    return [folder / name for name in names]
+
+
+def _check_weights(path: Path) -> int:
+    """Size in bytes of a safetensors file whose header and length are sound; a truncated download is caught here."""
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as f:
+            (length,) = struct.unpack("<Q", f.read(8))
+            header = json.loads(f.read(length)) if length < size else None
+        end = max((v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"), default=0)
+        sound = 8 + length + end == size
+    except (struct.error, ValueError, AttributeError, TypeError, KeyError):
+        sound = False
+    if not sound:
+        raise UserError(f"{path}: damaged or cut short; copy or download it again")
+    return size

@@ -1,0 +1,69 @@
+"""A plan of every recipe of the project, on a machine with no weights, no data and no network."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from factory.cli import main
+from factory.recipe import load
+from factory.run import estimate as estimating
+from factory.run.estimate import estimate, facts, memory
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+PATHS = [path for path in sorted(RECIPES.rglob("*.yaml")) if load(path).train is None]
+OF_MC2 = [path for path in PATHS if load(path).data.type == "mc2"]
+
+
+known = {}
+
+
+def once(config, *rest):
+    """Each model is built once for all recipes."""
+    key = repr(config)
+    if key not in known:
+        known[key] = facts(config, *rest)
+    return known[key]
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch, tmp_path):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a plan must not touch the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("eval_suite.benchmarks.mc2.PROJECT", tmp_path / "project")
+    monkeypatch.setattr(estimating, "FIT_ON", 4)
+    monkeypatch.setattr(estimating, "facts", once)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("path", OF_MC2, ids=lambda path: str(path.relative_to(RECIPES)))
+def test_forwards_and_memory_are_known_without_weights_or_data(path):
+    recipe = load(path, ["steering=[none, static]"])
+    found = estimate(recipe)
+    assert found.model.depth > found.layer == 14
+    assert found.data.samples == {"train": 1280, "dev": 320, "test": 400}
+    assert found.passes > 0 and memory(recipe, found.model, found.prompt_tokens) > found.model.bytes
+    weights, data = found.missing
+    assert "Get them with" in weights and "data.file=FILE" in data
+
+
+@pytest.mark.parametrize("path", OF_MC2, ids=lambda path: str(path.relative_to(RECIPES)))
+def test_the_header_says_what_the_plan_says(path):
+    found = estimate(load(path))
+    passes = f"{round(found.passes):,} prompt passes"
+    memory_told = f"{memory(load(path), found.model, found.prompt_tokens) / 1e9:.0f} GB"
+    head = path.read_text(encoding="utf-8").split("\nname:")[0]
+    assert passes in head and memory_told in head and f"fetch {load(path).model.zoo}" in head
+
+
+def test_a_plan_says_what_it_does_not_know(capsys):
+    assert main(["plan", "recipes/amps_smolvlm.yaml", "steering=[none, static]", "--limit", "5"]) == 0
+    said = capsys.readouterr().out
+    for words in ("its weights are not on this machine", "evaluate_final.json is not in", "memory: about", "time: unknown until the model and the data are there", "train 5, dev 5, test 5"):
+        assert words in said
