@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 from rich.console import Console
 
 from eval_suite.report import build, print_findings, print_published, print_tables
+from eval_suite.report.explain import explain
 from eval_suite.results import result_rows
 from eval_suite.scorers.conflict import RULE, agree, judge, outcome
 from factory import files
@@ -126,6 +127,7 @@ class ConflictBenchmark:
         summaries: Sequence[Summary] = (),
     ) -> Path:  # fmt: skip
         """Write report/ and print the main table; returns the page's path."""
+        summaries = [*summaries, *explain(diagnostics, predictions)]
         page = build(run_dir, results, diagnostics, predictions, recipe_yaml, self.pictures(run_dir / "report" / "pictures"), plots, summaries)
         console = Console()
         print_tables(results, console)

@@ -123,13 +123,13 @@ AttentionMaskInterface.register("steering_factory", sdpa_mask)
 
 
 @contextmanager
-def attention(view: ModelView, attend: Attend) -> Iterator[None]:
-    """The decoder's attention computed by ``attend(module, q, k, v, mask, scaling=..., ...)``, as in transformers' interface.
+def attention(view: ModelView, attend: Attend, of: nn.Module | None = None) -> Iterator[None]:
+    """The attention of the decoder (or of the part ``of``) computed by ``attend(module, q, k, v, mask, scaling=..., ...)``, as in transformers' interface.
 
     q [B, heads, t, d], k and v [B, kv_heads, T, d], mask [B, 1, t, T] booleans (True = seen) or None; it returns
     ([B, t, heads, d], None).
     """
-    configs = {id(m.config): m.config for m in view.decoder.modules() if hasattr(m, "config")}.values()
+    configs = {id(m.config): m.config for m in (of or view.decoder).modules() if hasattr(m, "config")}.values()
     before = [config._attn_implementation for config in configs]
     token = _attend.set(attend)
     try:

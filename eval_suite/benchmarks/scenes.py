@@ -8,9 +8,10 @@ from random import Random
 from typing import Any
 
 from PIL import Image
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from eval_suite.conflict import ConflictBenchmark, Scoring
+from eval_suite.scenes.color_set import color_samples
 from eval_suite.scenes.curriculum import Mix, lesson, picture, text_lesson, worked_example_lesson
 from eval_suite.scenes.exam import examine
 from eval_suite.scenes.sheet import save_sheet
@@ -28,12 +29,24 @@ class PerTask(Params):
     test: PositiveInt = 48
 
 
+class ColorSet(Params):
+    """Conflicts of each split of the controllable colour set (56 are one of each pair of tiers), and how many of the test split's
+    are asked again as its irrelevant-text and its irrelevant-image control. Controls are no conflicts: leave them at 0 where
+    steering methods are compared."""
+
+    train: PositiveInt = 56
+    dev: PositiveInt = 56
+    test: PositiveInt = 224
+    controls: NonNegativeInt = 0
+
+
 class ScenesParams(Params):
-    """``scoring`` as in MC² (SPEC.md 3.3); ``few_shot_every``: one training batch in so many shows worked examples;
+    """``scoring`` as in MC² (SPEC.md 3.3); ``colors``: the colour set of arXiv 2511.02243 in place of the eight tasks; ``few_shot_every``: one training batch in so many shows worked examples;
     ``options``: share of training prompts that ask for a letter; ``lessons`` weighs their kinds."""
 
     scoring: Scoring = "both_orders"
     per_task: PerTask = PerTask()
+    colors: ColorSet | None = None
     seed: int = 0
     few_shot_every: PositiveInt = 16
     options: float = Field(0.5, ge=0, le=1)
@@ -52,6 +65,8 @@ class Scenes(ConflictBenchmark):
         self.scoring = params.scoring
 
     def samples(self, split: str) -> Sequence[ConflictSample]:
+        if colors := self.params.colors:
+            return color_samples(split, getattr(colors, split), colors.controls if split == "test" else 0, self.params.seed)
         return [scene(spec) for spec in specs(split, getattr(self.params.per_task, split), self.params.seed)]
 
     def lesson(self, index: int, batch: int, total: int) -> Prompt:

@@ -69,13 +69,13 @@ def outline(shape: str, cx: float, cy: float, r: float) -> list[tuple[float, flo
 
 
 class Canvas:
-    """A picture of ``SIZE`` pixels, drawn at twice the size and reduced; coordinates are final pixels."""
+    """A picture of ``size`` pixels a side, drawn at twice the size and reduced; coordinates are final pixels."""
 
-    def __init__(self, rng: Random) -> None:
+    def __init__(self, rng: Random, size: int = SIZE) -> None:
         self.rng = rng
         self.k = SUPERSAMPLE
         tint = [rng.randint(222, 250) for _ in range(3)]
-        self.image = Image.new("RGB", (SIZE * self.k, SIZE * self.k), tuple(tint))
+        self.image = Image.new("RGB", (size * self.k, size * self.k), tuple(tint))
         self.pen = ImageDraw.Draw(self.image)
         self.background = tuple(tint)
 
@@ -140,7 +140,7 @@ class Canvas:
         small = self.image.reduce(self.k)
         if not noise:
             return small
-        grain = np.random.default_rng(self.rng.getrandbits(32)).normal(0, 255 * noise, (SIZE, SIZE, 3))
+        grain = np.random.default_rng(self.rng.getrandbits(32)).normal(0, 255 * noise, (*small.size[::-1], 3))
         return Image.fromarray(np.clip(np.asarray(small) + grain, 0, 255).astype(np.uint8))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -129,16 +129,23 @@ def split_last(batch: Batch) -> tuple[Batch, Tensor, Tensor]:
     return replace(batch, attention_mask=mask, roles=roles), batch.input_ids[rows, last][:, None], batch.roles[rows, last][:, None]
 
 
-def greedy(view: ModelView, prefix: Prefix, logits: Tensor, max_new_tokens: int, among: Tensor | None = None) -> Tensor:
+def likeliest(logits: Tensor) -> Tensor:
+    """Each row's likeliest token [R] from logits [R, vocabulary]."""
+    return logits.argmax(-1)
+
+
+def greedy(
+    view: ModelView, prefix: Prefix, logits: Tensor, max_new_tokens: int, among: Tensor | None = None, pick: Callable[[Tensor], Tensor] = likeliest
+) -> Tensor:
     """Greedy answers [R, <= max_new_tokens] from next-token ``logits`` [R, vocabulary]; padding follows an end token.
 
-    With ``among`` the answer is the likeliest of these token ids, one token alone.
+    With ``among`` the answer is one of these token ids, one token alone. ``pick`` chooses the column [R] of each row's token.
     """
     if among is not None:
-        return among[logits[:, among].argmax(-1)][:, None]
+        return among[pick(logits[:, among])][:, None]
     tokens, done = [], torch.zeros(logits.shape[0], dtype=torch.bool, device=logits.device)
     while True:
-        token = logits.argmax(-1).masked_fill(done, view.pad_id)
+        token = pick(logits).masked_fill(done, view.pad_id)
         tokens.append(token)
         done = done | torch.isin(token, view.eos_ids)
         if len(tokens) == max_new_tokens or bool(done.all()):

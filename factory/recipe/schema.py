@@ -141,7 +141,8 @@ class CollectSpec(Spec):
 
 
 class EvaluateSpec(Spec):
-    """What is compared: directions, strengths, and the share of errors a strength may add on the dev split."""
+    """What is compared: directions, strengths, and the share of errors a strength may add on the dev split; ``cost`` also times
+    an answer under each method, on the test split's first samples."""
 
     directions: Annotated[tuple[Direction, ...], Field(min_length=1), AfterValidator(_distinct)] = ("vision", "text")
     strengths: Annotated[tuple[FiniteFloat, ...], Field(min_length=1), AfterValidator(_distinct)] = DEFAULT_STRENGTHS
@@ -150,6 +151,7 @@ class EvaluateSpec(Spec):
     batch_size: PositiveInt = 32
     max_new_tokens: PositiveInt = 16
     bootstrap: Annotated[int, Field(ge=0)] = 1000
+    cost: bool = False
 
 
 class TrainSpec(Spec):

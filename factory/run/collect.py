@@ -45,14 +45,18 @@ def asked(prompt: Prompt, ask: str, style: Style) -> Prompt:
 def collect(
     view: ModelView, prompts: Sequence[Prompt], plan: Plan, diagnostic: Diagnostic | None, keys: Sequence[str]
 ) -> tuple[dict[str, Tensor], dict[str, list[Row]]]:
-    """States {ask: [B, d] float32 on the CPU} for the asks base, vision and text, and diagnostic rows by ask."""
+    """States {ask: [B, d] float32 on the CPU} for the asks base, vision and text, and diagnostic rows by ask.
+
+    ``ask.tail`` is the mean state of the prompt's last tokens, a tenth of them, three to eight (PIXEL's second view).
+    """
     run = (_apart if view.family.bidirectional_prompt else _shared)(view, prompts, plan)
     chosen = _read(run.states, run.whole.mask, run.whole.roles, plan.position).float().cpu().chunk(len(ASKS))
+    tails = _tail_mean(run.states, run.whole.mask).cpu().chunk(len(ASKS))
     found = {}
     for ask in plan.diagnose if diagnostic else ():
         rows = ASKS.index(ask) * len(prompts) + torch.arange(len(prompts), device=view.device)
         found[ask] = diagnostic.on_whole(view, *run.pick(rows), [f"{key}/{ask}" for key in keys])
-    return dict(zip(ASKS, chosen, strict=True)), found
+    return dict(zip((*ASKS, *(f"{ask}.tail" for ask in ASKS)), (*chosen, *tails), strict=True)), found
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,14 @@ def _output_of(view: ModelView, layer: int) -> Iterator[list[Tensor]]:
         yield seen
     finally:
         handle.remove()
+
+
+def _tail_mean(states: Tensor, mask: Tensor) -> Tensor:
+    """Mean float32 state [R, d] of each row's last tokens, a tenth of them, three to eight."""
+    length = mask.sum(-1, keepdim=True)
+    k = (0.1 * length).round().clamp(3, 8)
+    last = (mask.bool() & (length - mask.cumsum(-1) < k)).float()
+    return (states.float() * last[..., None]).sum(1) / last.sum(-1, keepdim=True)
 
 
 def _read(states: Tensor, mask: Tensor, roles: Tensor, position: str) -> Tensor:

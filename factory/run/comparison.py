@@ -17,10 +17,10 @@ from factory.registry import Params
 from factory.run import progress
 from factory.run.arms import Arm
 from factory.run.choose import Choice, choose, oracle
-from factory.run.evaluate import Fitted, ask, asked_forms, cells, looks, placed, sweep, trunk_of
+from factory.run.evaluate import Fitted, ask, asked_forms, cells, contrast, looks, placed, sweep, trunk_of
 from factory.run.rundir import Stage
 from factory.run.study import Rows, Study, make
-from factory.steer import PromptMethod, Steerer, Trials, artefact
+from factory.steer import LogitsMethod, PromptMethod, Steerer, Trials, artefact
 from factory.steer.base import Tensors
 
 REFERENCE = "l2s"
@@ -34,17 +34,23 @@ class Comparison:
         self.study, self.recipe = study, study.recipe
         self.methods = {node.label: make(node) for node in self.recipe.steering}
         self.directions, self.strengths = self.recipe.evaluate.directions, self.recipe.evaluate.strengths
-        self.chosen: list[tuple[Fitted, Choice]] = []
+        self.kept: list[Fitted] = []
+        self.choices: list[Choice] = []
+        self.scored: str = ""
 
     @property
     def steerers(self) -> dict[str, Steerer]:
         return {label: m for label, m in self.methods.items() if isinstance(m, Steerer)}
 
     @property
+    def decoders(self) -> dict[str, LogitsMethod]:
+        return {label: m for label, m in self.methods.items() if isinstance(m, LogitsMethod)}
+
+    @property
     def prompters(self) -> dict[str, PromptMethod]:
-        """The prompt methods, among them one that leaves the prompt alone: the steerers are measured against it."""
+        """The prompt methods, among them one that leaves the prompt alone: what has strengths is measured against it."""
         given = {label: m for label, m in self.methods.items() if isinstance(m, PromptMethod)}
-        return given if self.unsteered in given or not self.steerers else {**given, self.unsteered: PromptMethod(Params())}
+        return given if self.unsteered in given or len(given) == len(self.methods) else {**given, self.unsteered: PromptMethod(Params())}
 
     @cached_property
     def unsteered(self) -> str:
@@ -105,14 +111,14 @@ class Comparison:
         how = {"strengths": e.strengths, "max_new_tokens": e.max_new_tokens, "batch_size": e.batch_size, "directions": e.directions}
         return self.study.folder.stage(name, {**self.study.inputs, "layer": self.study.layer, **how, **parts})
 
-    def _examples(self, sample: ConflictSample, form: str, direction: str, shots: int) -> list[Prompt]:
+    def examples(self, sample: ConflictSample, form: str, direction: str, shots: int) -> list[Prompt]:
         """Answered training prompts of the sample's task, the same ones for every start of a run."""
         pool = [s for s in self.study.samples["train"] if s.task == sample.task]
         first = int(hashlib.sha256(sample.id.encode()).hexdigest(), 16) % max(1, len(pool))
         return [self.study.benchmark.example(pool[(first + i) % len(pool)], form, direction) for i in range(min(shots, len(pool)))]
 
     def _scored(self, split: str, fitted: Sequence[Fitted], parts: dict[str, Any]) -> tuple[Rows, Stage]:
-        """Predictions of the prompt methods and of ``fitted`` at every strength."""
+        """Predictions of the prompt methods, and of the decoding-time methods and ``fitted`` at every strength."""
         nodes = [n.model_dump(mode="json") for n in self.recipe.steering]
         stage = self._stage(split, {"methods": nodes, "unsteered": self.unsteered, **parts})
         bench = self.study.bench
@@ -120,14 +126,19 @@ class Comparison:
         def compute(samples: list[ConflictSample]) -> Rows:
             rows = []
             for label, method in self.prompters.items():
-                rows += ask(bench, samples, label, method, self.directions, self._examples)
+                rows += ask(bench, samples, label, method, self.directions, self.examples)
+            for label, method in self.decoders.items():
+                rows += contrast(bench, samples, label, method, self.directions, self.strengths)
             return rows + (sweep(bench, samples, fitted, self.strengths) if fitted else [])
 
         chunks = self.study.chunks(stage, split, self.recipe.evaluate.batch_size, compute)
         return [{**row, "split": split} for chunk in chunks for row in chunk], stage
 
     def run(self) -> tuple[Rows, list[Choice]]:
-        """All predictions worth reporting (dev and test, chosen variants, the oracle) and the choices made on dev."""
+        """All predictions worth reporting (dev and test, chosen variants, the oracle) and the choices made on dev.
+
+        Afterwards ``kept`` are the fitted methods in their chosen variants, ``choices`` the choices, ``scored`` the test stage's digest.
+        """
         dev, stage = self._scored("dev", self.ready, {"fit": self.fit_stage.digest})
         choices = choose(dev, self.recipe.evaluate.error_budget, self.unsteered)
         if not stage.done:
@@ -137,7 +148,7 @@ class Comparison:
         test, stage = self._scored("test", kept, {"fit": self.fit_stage.digest, "choices": [asdict(c) for c in choices]})
         if not stage.done:
             stage.finish({"predictions": len(test)})
-        self.chosen = [(f, variants[f.label, f.direction]) for f in kept]
+        self.kept, self.choices, self.scored = kept, choices, stage.digest
         if self.study.folder.world.first:
             self._save(kept, variants)
         dev = [r for r in dev if r["strength"] is None or variants[r["method"], r["direction"]].variant == r["variant"]]
@@ -149,7 +160,8 @@ class Comparison:
         those are examples of this benchmark."""
         prompted = [(label, m) for label, m in self.methods.items() if isinstance(m, PromptMethod) and label != self.unsteered and not m.shots]
         asked = [Arm(label, d, rewrite=m) for label, m in prompted for d in self.directions]
-        steered = [Arm(f.label, f.direction, c.strength, f.variant, placed(f, self.study.layer, c.strength)) for f, c in self.chosen]
+        at = {(c.method, c.direction): c.strength for c in self.choices}
+        steered = [Arm(f.label, f.direction, s, f.variant, placed(f, self.study.layer, s)) for f in self.kept for s in [at[f.label, f.direction]]]
         return [Arm(), *asked, *steered]
 
     def _save(self, kept: Sequence[Fitted], choices: dict[tuple[str, str], Choice]) -> None:

@@ -24,7 +24,7 @@ from factory.recipe.schema import ModelSpec
 from factory.run.collect import ASKS
 from factory.run.samples import SPLITS, fault, missing, thin
 from factory.run.study import make, steered_layer
-from factory.steer import Context, PromptMethod, States, Steerer, Trials
+from factory.steer import Context, LogitsMethod, PromptMethod, States, Steerer, Trials
 
 LOOKED_AT = 16
 FIT_ON = 128
@@ -224,6 +224,9 @@ def describe(label: str, kind: str, method: Any, model: ModelFacts | None, data:
     if isinstance(method, PromptMethod):
         shots = f", {method.shots} worked example(s)" if method.shots else ""
         return Method(label, kind, f"the prompt{shots}", 1, steers=False)
+    if isinstance(method, LogitsMethod):
+        copies = len(method.copies(data.prompt or Prompt(()), "vision"))
+        return Method(label, kind, f"the logits, beside {copies} altered copy(s) of the prompt" if copies else "the computation of the prompt and the answer", 1, steers=False)
     where = method.where()
     prompt = "no prompt token" if where.role == "none" else f"{where.role} prompt tokens" + (f" ({where.take})" if where.take != "all" else "")
     place = prompt + (" and the answer's tokens" if where.generated else "")
@@ -258,8 +261,8 @@ def count_looks(method: Steerer, state: dict[str, Tensor], width: int, seed: int
 
 def random_states(n: int, width: int, seed: int) -> States:
     draw = torch.Generator().manual_seed(seed)
-    base, toward, away = torch.randn(3, n, width, generator=draw)
-    return States("vision", base, toward, away, torch.rand(n, generator=draw) + 0.1, ["all"] * n, seed)
+    base, toward, away, *tails = torch.randn(6, n, width, generator=draw)
+    return States("vision", base, toward, away, torch.rand(n, generator=draw) + 0.1, ["all"] * n, seed, tuple(tails))
 
 
 def stages(recipe: Recipe, data: Data, methods: Sequence[Method], share: float) -> list[Stage]:
@@ -290,7 +293,10 @@ def _scored(split: str, recipe: Recipe, data: Data, steered: Sequence[tuple[Meth
     cells, looks = (len(e.directions) * prompts * sum(variants * n(m) for m, variants in steered) for n in (lambda m: len(e.strengths), lambda m: m.looks))
     trunk, tokens = prompts if cells else 0, cells * answer_length(recipe)
     for method in (make(node) for node in recipe.steering):
-        if isinstance(method, PromptMethod):
+        if isinstance(method, LogitsMethod):
+            rows = prompts * sum(1 + len(method.copies(data.prompt or Prompt(()), d)) for d in e.directions)
+            trunk, tokens = trunk + rows, tokens + rows * len(e.strengths) * answer_length(recipe)
+        elif isinstance(method, PromptMethod):
             asked = prompts * (len(e.directions) if by_direction(method, data.prompt) else 1)
             trunk += asked * (1 + method.shots)
             tokens += asked * answer_length(recipe, method.max_new_tokens)

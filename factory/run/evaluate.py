@@ -15,8 +15,9 @@ from factory.data.sample import ConflictSample
 from factory.errors import UserError
 from factory.model.prefix import at_last, decode_texts, greedy, prefill
 from factory.model.view import ModelView
-from factory.steer import PromptMethod, Steerer, Steering
+from factory.steer import LogitsMethod, PromptMethod, Steerer, Steering
 from factory.steer.base import Tensors
+from factory.steer.logits import contrasted
 from factory.steer.sweep import Trunk, look_ahead, run_cell, run_trunk
 
 Asked = tuple[ConflictSample, str, Prompt]
@@ -124,6 +125,18 @@ def ask(
             answers[digests] = answer_prompts(bench, prompts, method.max_new_tokens or bench.max_new_tokens)
         cell = {"method": label, "direction": direction, "variant": "", "strength": None}
         rows += _predictions(bench, [(s, f, p) for (s, f, _), p in zip(asked, prompts, strict=True)], answers[digests], cell)
+    return rows
+
+
+def contrast(
+    bench: Bench, samples: Sequence[ConflictSample], label: str, method: LogitsMethod, directions: Sequence[str], strengths: Sequence[float]
+) -> list[dict[str, Any]]:
+    """Predictions of a decoding-time method at every strength."""
+    asked, rows = asked_forms(bench, samples), []
+    for direction in directions:
+        answers = contrasted(bench.view, method, [prompt for *_, prompt in asked], direction, strengths, bench.max_new_tokens, bench.among)
+        for strength, texts in zip(strengths, answers, strict=True):
+            rows += _predictions(bench, asked, texts, {"method": label, "direction": direction, "variant": "", "strength": strength})
     return rows
 
 

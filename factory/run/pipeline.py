@@ -24,6 +24,7 @@ from factory.run.arms import Arm
 from factory.run.calibrate import too_small
 from factory.run.choose import Choice
 from factory.run.comparison import Comparison
+from factory.run.cost import measure_costs
 from factory.run.environment import environment
 from factory.run.estimate import find_facts
 from factory.run.rundir import RunDir
@@ -89,14 +90,17 @@ def compare(recipe: Recipe, folder: RunDir, limit: int | None, asked: Sequence[S
     comparison = Comparison(study)
     predictions, choices = comparison.run()
     answered = put(folder, study.view, asked, [*comparison.arms(), *saved_arms(recipe, study.view)]) if asked else ([], [])
+    costs = [measure_costs(comparison)] if recipe.evaluate.cost else []
     if folder.world.first:
-        conclude(study, diagnostics, further, predictions, choices, answered, notes)
+        conclude(study, (diagnostics, further), predictions, choices, answered, notes, costs)
 
 
 def conclude(
-    study: Study, diagnostics: Rows, further: Mapping[str, Rows], predictions: Rows, choices: list[Choice], answered: tuple[Rows, Rows], notes: Sequence[str]
+    study: Study, diagnosed: tuple[Rows, Mapping[str, Rows]], predictions: Rows, choices: list[Choice], answered: tuple[Rows, Rows], notes: Sequence[str], costs: Sequence[Summary]
 ) -> None:
-    """Write results.json and the report; ``answered``: rows and skipped samples of the question benchmarks."""
+    """Write results.json and the report; ``answered``: rows and skipped samples of the question benchmarks; ``costs`` differ from
+    run to run, so the report alone has them."""
+    diagnostics, further = diagnosed
     recipe, folder = study.recipe, study.folder
     summaries = {node.label: make(node).summary(further[node.label]) for node in recipe.diagnostics}
     summaries = {label: summary for label, summary in summaries.items() if summary is not None}
@@ -107,7 +111,7 @@ def conclude(
     study.benchmark.keep(folder.path, predictions, recipe.seed)
     recipe_yaml = (folder.path / "resolved.yaml").read_text(encoding="utf-8")
     rows = diagnostics + [row for rows in further.values() for row in rows]
-    page = study.benchmark.report(folder.path, results, rows, predictions, recipe_yaml, recipe.report.plots, tuple(summaries.values()))
+    page = study.benchmark.report(folder.path, results, rows, predictions, recipe_yaml, recipe.report.plots, [*summaries.values(), *costs])
     Console().print(f"results: {folder.path / 'results.json'}\nreport:  {page}", soft_wrap=True)
 
 

@@ -100,7 +100,7 @@ class Study:
             return {**states, "r_v": torch.tensor(r_v or [float("nan")] * len(states["base"]))}
 
         chunks = self.chunks(stage, "train", self.recipe.collect.batch_size, compute)
-        tensors = {name: torch.cat([c[name] for c in chunks]) for name in (*ASKS, "r_v")}
+        tensors = {name: torch.cat([c[name] for c in chunks]) for name in chunks[0]}
         if not stage.done:
             stage.finish({"prompts": len(tensors["base"])})
         return tensors
@@ -109,7 +109,8 @@ class Study:
         """What a method is fitted on toward ``direction``."""
         t = self.collected
         other = "text" if direction == "vision" else "vision"
-        return States(direction, t["base"], t[direction], t[other], t["r_v"], self.train_tasks, self.recipe.seed)
+        tails = (t["base.tail"], t[f"{direction}.tail"], t[f"{other}.tail"])
+        return States(direction, t["base"], t[direction], t[other], t["r_v"], self.train_tasks, self.recipe.seed, tails)
 
     @property
     def train_tasks(self) -> list[str]:

@@ -1,7 +1,7 @@
 """Steering: what (Steerer), where (Where), how strongly (a number, one per row, or a controller); the runtime owns the rest."""
 
-from factory.steer.base import Context, PromptMethod, States, Steerer, Trials
+from factory.steer.base import Context, LogitsMethod, PromptMethod, States, Steerer, Trials
 from factory.steer.runtime import Steering, Strength, steer
 from factory.steer.where import Where
 
-__all__ = ["Context", "PromptMethod", "States", "Steerer", "Steering", "Strength", "Trials", "Where", "steer"]
+__all__ = ["Context", "LogitsMethod", "PromptMethod", "States", "Steerer", "Steering", "Strength", "Trials", "Where", "steer"]

@@ -1,8 +1,9 @@
-"""What a steering method is: a prompt that is rewritten, or a vector that is fitted and added."""
+"""What a steering method is: a prompt that is rewritten, a vector that is fitted and added, or logits that are contrasted."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from factory.data.prompt import Prompt
+from factory.model.view import ModelView
 from factory.registry import Params
 from factory.steer.where import Where
 
@@ -22,7 +24,8 @@ class States:
     """What a method is fitted on, for one direction; n training prompts, d the model's width.
 
     ``base`` h_[I,T], ``toward`` h_[I,T,P+], ``away`` h_[I,T,P-] [n, d] float32 (AMPS eq. 11); ``r_v`` [n] the visual MCR
-    (NaN where no diagnostic ran); ``tasks`` one name per prompt; ``seed`` decides all randomness of a fit.
+    (NaN where no diagnostic ran); ``tasks`` one name per prompt; ``seed`` decides all randomness of a fit. ``tails``: base,
+    toward and away averaged over each prompt's last tokens (a tenth of them, three to eight), None where they were not collected.
     """
 
     direction: Direction
@@ -32,6 +35,7 @@ class States:
     r_v: Tensor
     tasks: Sequence[str]
     seed: int = 0
+    tails: tuple[Tensor, Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,40 @@ class PromptMethod:
         return prompt
 
 
+class LogitsMethod:
+    """A decoding-time method: every prompt is run, mostly together with altered copies of it, and their next-token logits are combined.
+
+    What is altered may be the prompt (``copies``), the image tensors (``images``) or the computation (``running``). Prompts and
+    copies are rows of one batch, block after block: first the ``B`` prompts, then their first copies, and so on. A row must not
+    depend on what else is in the batch, and at strength 0 the answers must be the model's own.
+
+    ``shares_prompt``: what ``running`` does is the same at every strength, so that one pass over the prompts serves them all.
+    """
+
+    Params = Params
+    shares_prompt: ClassVar[bool] = True
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+
+    def copies(self, prompt: Prompt, direction: Direction) -> tuple[Prompt, ...]:
+        """The prompts that run beside a prompt; here the prompt itself, once."""
+        return (prompt,)
+
+    def images(self, inputs: dict[str, Tensor], direction: Direction, blocks: int) -> dict[str, Tensor]:
+        """The image inputs of all ``blocks`` (the prompts' first), with those of the copies altered."""
+        return inputs
+
+    @contextmanager
+    def running(self, view: ModelView, direction: Direction, blocks: int, strength: float) -> Iterator[None]:
+        """Around every forward of the rows, the answer's tokens included."""
+        yield
+
+    def combine(self, own: Tensor, others: Tensor, direction: Direction, strength: float) -> Tensor:
+        """Logits [B, V] to choose from, out of the prompts' own [B, V] and those of their copies [blocks - 1, B, V]; here their own."""
+        return own
+
+
 class Steerer:
     """A method that adds ``strength * gain(h) * delta(h)`` to the output of one decoder block.
 
@@ -124,6 +162,10 @@ class Steerer:
     def calibrate(self, state: Tensors, trials: Trials) -> Tensors:
         """Learn a controller from what the trial strengths did to the training prompts."""
         return state
+
+    def choose(self, h: Tensor, chosen: Tensor, state: Tensors) -> Tensor:
+        """Which of the ``chosen`` prompt tokens [R, T] to steer, from their states ``h`` [R, T, d]; all unless the method is choosy."""
+        return chosen
 
     def delta(self, h: Tensor, state: Tensors, ctx: Context) -> Tensor:
         """The steering vectors [rows, d] for states ``h`` [rows, d]; pure."""

@@ -59,7 +59,7 @@ class Steering:
             raise UserError("steering began in the middle of a generation: enter `steer` before the prompt is run")
         if step.generated and not self.where.generated:
             return h
-        mask = self._mask(step)
+        mask = self._mask(h, step)
         if step.generated:
             return _moved(h, mask, self._generated_vector(h, mask), _per_row(self._strength(h), h.shape[0]))
         if self.prompt is not h:  # a sweep brings the same prompts again with another strength
@@ -75,7 +75,7 @@ class Steering:
 
     def context(self, h: Tensor, step: Step, ahead: Ahead | None) -> Context:
         """What a controller may know of the prompts in ``h``, for which the vector is known."""
-        mask = self._mask(step)
+        mask = self._mask(h, step)
 
         def probe(strength: Tensor) -> Tensor:
             return ahead(_moved(h, mask, self.vector, strength)).to(h.device)
@@ -85,7 +85,7 @@ class Steering:
     def look(self, h: Tensor, step: Step, ahead: Ahead) -> Tensor:
         """What the method's controller sees of its trial strengths [R, S, F]."""
         step = step.on(h.device)
-        self.vector = self._prompt_vector(h, self._mask(step), step)
+        self.vector = self._prompt_vector(h, self._mask(h, step), step)
         return self.steerer.look(last_states(h, step), self.state, self.context(h, step, ahead))
 
     def _prompt_vector(self, h: Tensor, mask: Tensor, step: Step) -> Tensor:
@@ -111,8 +111,8 @@ class Steering:
             return _per_row(self.strength.to(h.device, torch.float32), self.gain.shape[0]) * self.gain
         return self.strength * self.gain
 
-    def _mask(self, step: Step) -> Tensor:
-        return step.roles != Role.PAD if step.generated else self.where.mask(step.roles)
+    def _mask(self, h: Tensor, step: Step) -> Tensor:
+        return step.roles != Role.PAD if step.generated else self.steerer.choose(h, self.where.mask(step.roles), self.state)
 
 
 def _moved(h: Tensor, mask: Tensor, vector: Tensor, scale: Tensor) -> Tensor:

@@ -85,9 +85,14 @@ def deviation(r: Tensor, tasks: list[str], anchor: str) -> tuple[Tensor, dict[st
         for value in r:
             running = 0.9 * running + 0.1 * value
             anchors.append(running)
-        return (r - torch.stack(anchors)) / torch.stack(anchors), r_bar
+        return relative(r, torch.stack(anchors)), r_bar
     if anchor == "task":
         for task in dict.fromkeys(tasks):
             r_bar[task] = r[torch.tensor([t == task for t in tasks])].mean()
     per_sample = torch.stack([r_bar.get(task, r_bar["all"]) for task in tasks])
-    return (r - per_sample) / per_sample, r_bar
+    return relative(r, per_sample), r_bar
+
+
+def relative(r: Tensor, anchor: Tensor) -> Tensor:
+    """(r - anchor) / anchor; 0 where they are equal, as where every ratio of a task is 0 and so is its mean."""
+    return torch.where(r == anchor, 0.0, (r - anchor) / anchor)

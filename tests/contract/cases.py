@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from factory.data.prompt import Prompt, Role, Segment
+from factory.diagnose import Diagnostic
 from factory.model.encode import Encoded
 from factory.model.prefix import at_last, greedy, prefill
 from factory.model.view import ModelView
 from factory.registry import available, lookup
-from factory.steer import Context, PromptMethod, States, Steerer, Steering, Trials, steer
+from factory.steer import Context, LogitsMethod, PromptMethod, States, Steerer, Steering, Trials, steer
 from factory.steer.sweep import look_ahead, run_trunk
 from tests.tiny import conflict_prompts, tiny_view
 
@@ -65,7 +66,8 @@ def random_states(seed: int = 0, n: int = 24, d: int = 48, direction: str = "vis
     push = torch.randn(d, generator=rng) + base @ torch.randn(d, d, generator=rng) / d
     toward, away = base + push + 0.1 * torch.randn(n, d, generator=rng), base - push
     r_v = 0.2 + 0.6 * torch.rand(n, generator=rng)
-    return States(direction, base, toward, away, r_v, ["color" if i % 3 else "counting" for i in range(n)], seed)
+    tails = tuple(view / 2 + 0.1 * torch.randn(n, d, generator=rng) for view in (base, toward, away))
+    return States(direction, base, toward, away, r_v, ["color" if i % 3 else "counting" for i in range(n)], seed, tails)
 
 
 @cache
@@ -151,12 +153,13 @@ def recompute(view: ModelView, prompt: Prompt, answer: Tensor, steerings: Sequen
         return probe
 
     def hook_of(s: Steering):
-        chosen = torch.cat([s.where.mask(batch.roles)[0], torch.full((len(answer) - 1,), s.where.generated)])
+        later_too = torch.full((len(answer) - 1,), s.where.generated)
         ctx, later = Context(s.where.layer), Context(s.where.layer, True)
         gains: list[float] = []
 
         def hook(module: nn.Module, args: tuple, h: Tensor) -> Tensor:
             last = h[:, n - 1]
+            chosen = torch.cat([s.steerer.choose(h[:, :n], s.where.mask(batch.roles), s.state)[0], later_too])
             if s.steerer.reads == "last_prompt":
                 vector = s.steerer.delta(last, s.state, ctx).expand(h.shape[1], -1)
             else:
@@ -204,3 +207,12 @@ def fresh_view(**sizes: Any) -> ModelView:
 
 def answered_example(prompt: Prompt) -> Prompt:
     return prompt.append(Segment(Role.ANSWER, "A"))
+
+
+def logits_methods() -> list[str]:
+    return [name for name, cls in classes("steering").items() if issubclass(cls, LogitsMethod)]
+
+
+def prompt_diagnostics() -> list[str]:
+    """The diagnostics that measure prompts; those that ask prompts of their own need a benchmark's samples."""
+    return [name for name, cls in classes("diagnostic").items() if cls.on_samples is Diagnostic.on_samples]

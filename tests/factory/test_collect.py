@@ -45,11 +45,25 @@ def reference(prompt: Prompt, ask: str, plan: Plan) -> torch.Tensor:
 def test_states_are_those_of_whole_prompts(position, layer, style):
     prompts, plan = mixed_prompts(), Plan(layer, position, style)
     states, rows = collect(tiny_view(), prompts, plan, None, KEYS)
-    assert tuple(states) == ASKS and rows == {}
+    assert set(states) == {*ASKS, *(f"{ask}.tail" for ask in ASKS)} and rows == {}
     for ask in ASKS:
         assert states[ask].shape == (4, 48) and states[ask].dtype == torch.float32 and states[ask].device.type == "cpu"
         assert close(states[ask], torch.stack([reference(p, ask, plan) for p in prompts]), 2e-5)
     assert not close(states["vision"], states["text"], 1e-2) or position == "second_last"
+
+
+def test_tails_are_the_means_of_the_last_tokens():
+    prompts, plan, view = mixed_prompts(), Plan(1), tiny_view()
+    states, _ = collect(view, prompts, plan, None, KEYS)
+    for ask in ASKS:
+        for i, prompt in enumerate(prompts):
+            seen, batch = [], view.encode([asked(prompt, ask, plan.style)])
+            handle = view.layers[1].register_forward_hook(lambda module, args, output, seen=seen: seen.append(output))
+            with torch.no_grad():
+                prefill(view, batch)
+            handle.remove()
+            k = min(8, max(3, round(0.1 * batch.input_ids.shape[1])))
+            assert close(states[f"{ask}.tail"][i], seen[0][0, -k:].mean(0), 2e-5)
 
 
 def test_the_positions_are_different_states():

@@ -82,6 +82,14 @@ def test_the_running_anchor_by_hand():
     assert anchors["all"].item() == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("anchor", ["task", "global", "ema"])
+def test_a_task_in_which_no_prompt_contributes_is_scaled_by_one(monkeypatch, anchor):
+    nothing = replace(FOUR, r_v=torch.tensor([0.0, 0.0, 0.0, 0.0]))
+    assert scales(monkeypatch, amps(anchor=anchor), nothing) == pytest.approx([1.0] * 4, abs=1e-5)
+    some = replace(FOUR, r_v=torch.tensor([0.0, 0.0, 0.5, 0.7]))
+    assert scales(monkeypatch, amps(), some) == pytest.approx([1.0, 1.0, 1 - 1 / 12, 1 + 1 / 12], abs=1e-5)
+
+
 def test_anchors_are_kept_with_the_artefact():
     state = amps().fit(FOUR)
     assert {k: round(v.item(), 6) for k, v in state.items() if k.startswith("anchor.")} == {"anchor.all": 0.5, "anchor.color": 0.4, "anchor.counting": 0.6}

@@ -15,7 +15,7 @@ from factory.run.estimate import estimate, facts, memory
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 PATHS = [path for path in sorted(RECIPES.rglob("*.yaml")) if load(path).train is None]
-OF_MC2 = [path for path in PATHS if load(path).data.type == "mc2"]
+OF_MC2 = [path for path in PATHS if (data := load(path).data) and data.type == "mc2"]
 
 
 known = {}

@@ -1,0 +1,204 @@
+"""What the rows of relative uncertainty say: the curve and its balance point, its monotony, and the oscillations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from factory.association import bootstrap, interval, spearman
+from factory.summary import Figure, Finding, Summary, Table
+
+from .curve import balance_point, bins, isotonic, isotonic_crossing, logistic, sigmoid
+
+TITLE = "Relative uncertainty and inherent preference"
+FEWEST = 10  # conflicts below which no curve is fitted
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Prompts of one kind: dH_rel, total entropy, followed text (1, 0 or NaN), oscillations [n]; logit differences [n, layers]."""
+
+    samples: np.ndarray
+    x: np.ndarray
+    total: np.ndarray
+    text: np.ndarray
+    switches: np.ndarray
+    difference: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def where(self, mask: np.ndarray) -> Cases:
+        return Cases(*(getattr(self, name)[mask] for name in self.__dataclass_fields__))
+
+
+def tell(rows: Sequence[Mapping[str, Any]], ambiguous: float, n_bins: int, draws: int, seed: int) -> Summary:
+    """Findings, tables and figures from tidy rows."""
+    kinds = gather(rows)
+    everything, known = kinds.get("conflict", (0, None))
+    findings = [Finding(f"{0 if known is None else len(known)} of {everything} conflicts are answered right from either modality alone; they are what follows is about")]
+    tables, figures = [], []
+    curve = known.where(np.isfinite(known.text)) if known is not None else None
+    if curve is not None and len(curve) >= FEWEST and 0 < curve.text.mean() < 1:
+        boot = partial(_boot, clusters=curve.samples, draws=draws, seed=seed)
+        balance, found = _balance(curve, boot)
+        findings += [*_monotony(curve, boot, n_bins), found]
+        tables.append(_curve_table(curve, n_bins, boot))
+        figures += [_curve_figure(curve, n_bins, boot, balance), _map_figure(curve, n_bins)]
+        if np.isfinite(balance):
+            table, finding = _oscillations(curve, balance, ambiguous, boot)
+            tables.append(table)
+            findings.append(finding)
+    else:
+        findings.append(Finding("too few of them follow one or the other modality for a curve: the balance point is unknown"))
+    findings += [_control(kind, *kinds[kind]) for kind in sorted(kinds) if kind != "conflict"]
+    return Summary(TITLE, tuple(findings), tuple(tables), tuple(figures))
+
+
+def gather(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, Cases]]:
+    """By kind of sample (a conflict, or the ``control`` it is tagged with): how many prompts, and those answered right where they can be."""
+    prompts: dict[tuple, dict[str, Any]] = {}
+    for r in rows:
+        p = prompts.setdefault((r["sample"], r["form"]), {"kind": r.get("control", "conflict"), "layers": {}})
+        if r["metric"] == "logit_difference":
+            p["layers"][r["layer"]] = r["value"]
+        else:
+            p[r["metric"]] = r["value"]
+    kinds: dict[str, list[tuple[tuple, dict]]] = {}
+    for key, p in prompts.items():
+        kinds.setdefault(p["kind"], []).append((key, p))
+    out = {}
+    for kind, members in kinds.items():
+        kept = [(key, p) for key, p in members if p["known"] or kind != "conflict"]
+        column = lambda name, kept=kept: np.array([p[name] for _, p in kept], float)
+        layers = np.array([[p["layers"][layer] for layer in sorted(p["layers"])] for _, p in kept], float)
+        samples = np.array([key[0] for key, _ in kept])
+        out[kind] = len(members), Cases(samples, column("dH_rel"), column("H_v") + column("H_t"), column("text"), column("oscillations"), layers)
+    return out
+
+
+def _boot(statistic: Callable[[np.ndarray], float], clusters: np.ndarray, draws: int, seed: int) -> np.ndarray:
+    return bootstrap(statistic, clusters, draws, seed)
+
+
+def _text(value: float, ci: tuple[float, float] | None) -> str:
+    return f"{value:.2f} [{ci[0]:.2f}, {ci[1]:.2f}]" if ci else f"{value:.2f} [no interval]"
+
+
+def _balance(c: Cases, boot: Callable) -> tuple[float, Finding]:
+    point, crossing = balance_point(c.x, c.text), isotonic_crossing(c.x, c.text)
+    drawn = boot(lambda i: balance_point(c.x[i], c.text[i]))
+    ci, none = interval(drawn), float(np.mean(~np.isfinite(drawn)))
+    values = {"balance": _or_none(point), "interval": ci, "isotonic": _or_none(crossing), "none_in_range": none, "range": [float(c.x.min()), float(c.x.max())]}
+    if not np.isfinite(point):
+        side = "text" if c.text.mean() > 0.5 else "vision"
+        return point, Finding(f"balance point: none in range [{c.x.min():.2f}, {c.x.max():.2f}]; the model follows {side} throughout ({c.text.mean():.0%} text)", values=values)
+    clear = ci is not None and ci[0] * ci[1] > 0
+    leans = f"the model leans to {'text' if point > 0 else 'vision'}" if clear else "no clear inherent preference"
+    also = f"; isotonic crossing {crossing:.2f}" if np.isfinite(crossing) else ""
+    rare = f"; none in range in {none:.0%} of the resamples" if none else ""
+    return point, Finding(f"balance point {_text(point, ci)}: {leans}{also}{rare}", values=values)
+
+
+def _or_none(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _monotony(c: Cases, boot: Callable, n_bins: int) -> list[Finding]:
+    rho = spearman(c.x, c.text)
+    ci = interval(boot(lambda i: spearman(c.x[i], c.text[i])))
+    number = bins(c.x, n_bins)
+    share = [c.text[number == b].mean() for b in range(number.max() + 1)]
+    falls = sum(bool(b <= a) for a, b in pairwise(share))
+    law = Finding(
+        f"P(text) falls as the text grows relatively uncertain: rank correlation {_text(rho, ci)}; {falls} of {len(share) - 1} steps between bins do not rise",
+        ci is not None and ci[1] < 0, {"spearman": _or_none(rho), "interval": ci, "falling_steps": falls, "steps": len(share) - 1},
+    )  # fmt: skip
+    halves = [c.total <= np.median(c.total), c.total > np.median(c.total)]
+    found = [spearman(c.x[h], c.text[h]) for h in halves]
+    both = Finding(
+        f"it does so among conflicts of low and of high total entropy: rank correlations {found[0]:.2f} and {found[1]:.2f}",
+        bool(max(found) < 0) if np.isfinite(found).all() else None, {"low": _or_none(found[0]), "high": _or_none(found[1])},
+    )  # fmt: skip
+    return [law, both]
+
+
+def _curve_table(c: Cases, n_bins: int, boot: Callable) -> Table:
+    number, rows = bins(c.x, n_bins), []
+    for b in range(number.max() + 1):
+        mine = number == b
+        ci = interval(boot(lambda i, mine=mine: float(c.text[i][mine[i]].mean()) if mine[i].any() else np.nan)) or (None, None)
+        rows.append((float(c.x[mine].mean()), int(mine.sum()), float(c.text[mine].mean()), *ci, float(c.switches[mine].mean())))
+    return Table("following_curve", "Following the text by relative uncertainty", ("mean dH_rel", "prompts", "follow text", "low", "high", "oscillations"), tuple(rows))
+
+
+def _oscillations(c: Cases, balance: float, width: float, boot: Callable) -> tuple[Table, Finding]:
+    near = np.abs(c.x - balance) <= width
+    rows = [
+        (name, int(m.sum()), float(c.switches[m].mean()) if m.any() else None, float(np.abs(c.difference[m, -1]).mean()) if m.any() else None)
+        for name, m in (("ambiguous", near), ("clear", ~near))
+    ]
+    table = Table("oscillations", f"Layer-wise oscillations; ambiguous: within {width:g} of the balance point", ("region", "prompts", "mean oscillations", "mean |last logit difference|"), tuple(rows))
+    if not near.any() or near.all():
+        return table, Finding("all conflicts lie on one side of the ambiguous region's border: oscillations cannot be compared")
+
+    def gap(i: np.ndarray) -> float:
+        return float(c.switches[i][near[i]].mean() - c.switches[i][~near[i]].mean()) if near[i].any() and not near[i].all() else np.nan
+
+    everything = np.arange(len(c))
+    value, ci = gap(everything), interval(boot(gap))
+    text = f"layers switch between the answers {rows[0][2]:.2f} times in the ambiguous region and {rows[1][2]:.2f} times outside: difference {_text(value, ci)}"
+    return table, Finding(text, ci is not None and ci[0] > 0, {"difference": value, "interval": ci, "ambiguous_share": float(near.mean())})
+
+
+def _control(kind: str, n: int, c: Cases) -> Finding:
+    decided = c.text[np.isfinite(c.text)]
+    follow = f"{decided.mean():.0%} follow the text" if len(decided) else "none follows either"
+    values = {"prompts": n, "oscillations": float(c.switches.mean()), "follow_text": float(decided.mean()) if len(decided) else None}
+    return Finding(f"control '{kind}': {n} prompts without a conflict; {follow}, and layers switch {c.switches.mean():.2f} times", values=values)
+
+
+def _curve_figure(c: Cases, n_bins: int, boot: Callable, balance: float) -> Figure:
+    table, (a, b), (at, steps) = _curve_table(c, n_bins, boot), logistic(c.x, c.text), isotonic(c.x, c.text)
+
+    def draw(figure: Any) -> None:
+        ax = figure.subplots()
+        grid = np.linspace(c.x.min(), c.x.max(), 200)
+        ax.plot(grid, sigmoid(a + b * grid), color="#0072B2", label="logistic fit")
+        ax.step(at, steps, where="mid", color="#999933", linewidth=1.2, label="isotonic fit")
+        x, y = [r[0] for r in table.rows], [r[2] for r in table.rows]
+        low, high = [r[2] - (r[2] if r[3] is None else r[3]) for r in table.rows], [(r[2] if r[4] is None else r[4]) - r[2] for r in table.rows]
+        ax.errorbar(x, y, yerr=np.maximum([low, high], 0), fmt="o", color="#D55E00", label="bins of equal count")
+        ax.axhline(0.5, color="#888888", linewidth=0.8)
+        if np.isfinite(balance):
+            ax.axvline(balance, color="#888888", linestyle="--", label=f"balance point {balance:.2f}")
+        ax.set_xlabel("relative uncertainty (text less image)")
+        ax.set_ylabel("P(follow text)")
+        ax.set_ylim(-0.03, 1.03)
+        ax.legend()
+
+    caption = f"Share that follows the text against relative uncertainty; {len(c)} prompts answered right from either modality alone; bars: bootstrap 95 % intervals."
+    return Figure("following_curve", "The following curve", caption, draw, (7.0, 4.2))
+
+
+def _map_figure(c: Cases, n_bins: int) -> Figure:
+    number = bins(c.x, n_bins)
+    grid = np.array([np.nanmean(c.difference[number == b], 0) for b in range(number.max() + 1)]).T
+
+    def draw(figure: Any) -> None:
+        ax = figure.subplots()
+        limit = float(np.nanmax(np.abs(grid)))
+        image = ax.imshow(grid, aspect="auto", origin="lower", cmap="RdBu", vmin=-limit, vmax=limit)
+        ax.set_xticks(range(grid.shape[1]), [f"{c.x[number == b].mean():.2f}" for b in range(grid.shape[1])])
+        ax.set_xlabel("mean relative uncertainty of the bin")
+        ax.set_ylabel("layer")
+        ax.grid(False)
+        figure.colorbar(image, ax=ax, label="logit of text less vision answer")
+
+    caption = f"Mean logit difference of the two answers, read through the output norm after every layer; {len(c)} prompts."
+    return Figure("logit_differences", "Which answer each layer favours", caption, draw, (7.0, 4.2))

@@ -1,0 +1,130 @@
+"""DSAS: a learned gate on any steering method (arXiv 2512.03661). SPEC.md 8.
+
+    h_l(t) = sigmoid(w . PCA(t) + b);      t <- t + lambda h_l(t) (T_l(t) - t)
+
+From secondary sources: a logistic regression per layer on PCA of the activations (5 components), trained to tell the inputs
+that need steering (source set S) from those that do not (control set C), used per token as the multiplier of any steering map.
+Ours: S are the training prompts that do not follow the wanted modality without steering, C those that do (found by answering them
+once unsteered); the regression is fitted on the last prompt token's state, where the source takes the mean over the sequence;
+its classes are balanced. The source steers only layers whose classifier reaches 0.75; a run of this project steers one layer
+and keeps the classifier's accuracy with the artefact instead. The end-to-end variant with LinEAS is not here.
+"""
+
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, PositiveInt, field_validator
+from torch import Tensor
+
+from factory.errors import UserError
+from factory.registry import Params, lookup, register
+from factory.steer import Context, States, Steerer, Trials
+from factory.steer.where import Where
+
+Tensors = dict[str, Tensor]
+NEWTON_STEPS = 25
+
+
+class DsasParams(Params):
+    """``of`` the gated method, as a recipe names it; ``gate`` per token (the source) or once per prompt, on its last token (ours);
+    ``components`` of the PCA; ``ridge`` the penalty on the regression's weights."""
+
+    of: dict[str, Any] = Field(default_factory=lambda: {"type": "static"})
+    gate: Literal["token", "prompt"] = "token"
+    components: PositiveInt = 5
+    ridge: float = Field(1e-2, gt=0)
+
+    @field_validator("of")
+    @classmethod
+    def _known(cls, of: dict[str, Any]) -> dict[str, Any]:
+        try:
+            inner_of(of)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+        return of
+
+
+def inner_of(of: dict[str, Any]) -> Steerer:
+    """The steering method that ``of`` names. Raises ``UserError`` where there is none such, or it adds no vectors."""
+    options = dict(of)
+    method = lookup("steering", str(options.pop("type", "")))
+    if not issubclass(method, Steerer) or method is Dsas:
+        raise UserError(f"dsas gates a method that adds vectors to states; '{method.name}' does not")
+    return method(method.Params(**options))
+
+
+@register("steering", "dsas")
+class Dsas(Steerer):
+    """Another method's vectors, each scaled by how much the state looks like one that does not follow yet."""
+
+    Params = DsasParams
+
+    def __init__(self, params: DsasParams) -> None:
+        super().__init__(params)
+        self.inner = inner_of(params.of)
+        self.reads = "per_token" if params.gate == "token" else self.inner.reads
+
+    def where(self) -> Where:
+        return self.inner.where()
+
+    def fit(self, states: States) -> Tensors:
+        return self.inner.fit(states)
+
+    @property
+    def trial_strengths(self) -> tuple[float, ...]:
+        return (0.0, *self.inner.trial_strengths)
+
+    def look(self, h: Tensor, state: Tensors, ctx: Context) -> Tensor:
+        seen = self.inner.look(h, state, ctx) if self.inner.trial_strengths else h.new_zeros(len(h), 0, 1)
+        return torch.cat([seen.new_zeros(len(h), 1, seen.shape[-1]), seen], 1)
+
+    def calibrate(self, state: Tensors, trials: Trials) -> Tensors:
+        inner = replace(trials, follow=trials.follow[:, 1:], error=trials.error[:, 1:], looks=trials.looks[:, 1:])
+        if self.inner.trial_strengths:
+            state = self.inner.calibrate(state, inner)
+        gate = fit_gate(trials.base, ~trials.follow[:, 0], self.params.components, self.params.ridge)
+        return {**state, **{f"dsas.{k}": t for k, t in gate.items()}}
+
+    def delta(self, h: Tensor, state: Tensors, ctx: Context) -> Tensor:
+        vectors = self.inner.delta(h, state, ctx)
+        return self._gate(h, state)[:, None] * vectors if self.params.gate == "token" else vectors
+
+    def gain(self, h: Tensor, state: Tensors, ctx: Context) -> Tensor:
+        gain = self.inner.gain(h, state, ctx)
+        return gain if self.params.gate == "token" else self._gate(h, state) * gain
+
+    def _gate(self, h: Tensor, state: Tensors) -> Tensor:
+        """h_l(t) [rows]; 1 before it is calibrated."""
+        if "dsas.w" not in state:
+            return h.new_ones(len(h))
+        return torch.sigmoid(h @ state["dsas.w"] + state["dsas.b"])
+
+
+def fit_gate(t: Tensor, source: Tensor, components: int, ridge: float) -> Tensors:
+    """Logistic regression of ``source`` [n] on PCA of states ``t`` [n, d], folded into one affine map: w [d], b, balanced accuracy.
+
+    Where all prompts are of one class the gate is a constant, their share with one prompt of each class added.
+    """
+    n, n_source = len(t), int(source.sum())
+    if n_source in (0, n):
+        return {"w": t.new_zeros(t.shape[1]), "b": torch.logit(t.new_tensor((n_source + 1) / (n + 2))), "accuracy": t.new_tensor(1.0)}
+    mean = t.mean(0)
+    axes = torch.linalg.svd(t - mean, full_matrices=False).Vh[:components]
+    x = (t - mean) @ axes.T
+    spread = x.std(0).clamp_min(1e-8)
+    x = F.pad(x / spread, (0, 1), value=1.0)
+    y = source.float()
+    weight = torch.where(source, n / (2 * n_source), n / (2 * (n - n_source)))
+    theta = x.new_zeros(x.shape[1])
+    penalty = torch.full_like(theta, ridge * n)
+    penalty[-1] = 1e-6 * n  # the intercept is free, but for a trace that keeps the system regular
+    for _ in range(NEWTON_STEPS):
+        p = torch.sigmoid(x @ theta)
+        slope = x.T @ (weight * (p - y)) + penalty * theta
+        curve = (x * (weight * p * (1 - p))[:, None]).T @ x + penalty.diag()
+        theta = theta - torch.linalg.solve(curve, slope)
+    right = ((x @ theta > 0) == source).float()
+    w = (theta[:-1] / spread) @ axes
+    return {"w": w, "b": theta[-1] - mean @ w, "accuracy": (right[source].mean() + right[~source].mean()) / 2}

@@ -1,0 +1,77 @@
+"""Whether a predictor tells which samples flip and which break: planted relations are found, absent ones are not claimed."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from eval_suite.report.explain import explain, first_strengths, predictors
+
+N = 60
+STRENGTHS = (0.5, 1.0, 2.0)
+
+
+def prediction(method: str, sample: int, outcome: str, strength: float | None, direction: str = "text", split: str = "test") -> dict:
+    return {"method": method, "direction": direction, "split": split, "sample": f"s{sample}", "task": "color", "strength": strength, "outcome": outcome}
+
+
+def diagnosed(metric: str, values: np.ndarray, **more: object) -> list[dict]:
+    about = {"layer": None, "head": None, "split": "test", "prompt": "base", "form": "open", "metric": metric, **more}
+    return [{**about, "sample": f"s{i}", "value": float(v)} for i, v in enumerate(values)]
+
+
+def planted(direction: str = "text") -> tuple[list[dict], np.ndarray]:
+    """Samples below -0.5 flip at 0.5, those below 0 at 1, those below 0.5 at 2; the rest never. Those above 0.7 break at 2."""
+    dH = np.linspace(-1, 1, N)
+    out = [prediction("none", i, "compete", None, direction) for i in range(N)]
+    for s, limit in zip(STRENGTHS, (-0.5, 0.0, 0.5), strict=True):
+        out += [prediction("l2s", i, "follow" if x < limit else "error" if s == 2 and x > 0.7 else "compete", s, direction) for i, x in enumerate(dH)]
+    return out, dH
+
+
+def table(summaries) -> dict[tuple, dict]:
+    (summary,) = summaries
+    json.dumps(summary.record(), allow_nan=False)
+    t = summary.tables[0]
+    return {(row[2], row[3]): dict(zip(t.columns, row, strict=True)) for row in t.rows}
+
+
+@pytest.mark.parametrize("direction, sign", [("text", 1), ("vision", -1)])
+def test_a_planted_law_is_found_in_either_direction(direction, sign):
+    predictions, dH = planted(direction)
+    noise = np.random.default_rng(0).random(N)
+    rows = table(explain(diagnosed("dH_rel", sign * dH) + diagnosed("confidence", noise), predictions))
+    flips = rows["flips", "relative uncertainty of the target"]
+    assert flips["n"] == N and flips["events"] == sum(dH < 0.5) and flips["AUROC"] == 0 and flips["high "] < 0.05
+    assert flips["rank correlation"] > 0.9 and flips["low"] > 0.8
+    breaks = rows["breaks", "relative uncertainty of the target"]
+    assert breaks["events"] == sum(dH > 0.7) and breaks["AUROC"] == 1
+    assert rows["flips", "confidence"]["low "] < 0.5 < rows["flips", "confidence"]["high "]
+
+
+def test_the_mcr_is_the_target_modalitys():
+    predictions, dH = planted("text")
+    rows = table(explain(diagnosed("R_V", (1 - dH) / 2), predictions))
+    assert rows["flips", "MCR of the target"]["AUROC"] == 0
+
+
+def test_the_least_strength_counts_and_only_samples_that_can():
+    base = {"a": "compete", "b": "follow", "c": "error"}
+    runs = [{"sample": s, "strength": k, "outcome": o} for s, k, o in [("a", 2.0, "follow"), ("a", 1.0, "follow"), ("b", 1.0, "error"), ("c", 0.5, "follow"), ("a", 0.5, "error")]]
+    assert first_strengths(runs, base, "flips") == {"a": 1.0, "c": 0.5}
+    assert first_strengths(runs, base, "breaks") == {"a": 0.5, "b": 1.0}
+
+
+def test_only_test_samples_on_the_plain_prompt_count_and_forms_are_averaged():
+    rows = diagnosed("R_V", np.array([0.2])) + diagnosed("R_V", np.array([0.4]), form="other") + diagnosed("R_V", np.array([9.0]), prompt="vision")
+    assert predictors(rows + diagnosed("R_V", np.array([5.0]), split="dev")) == {"MCR of the target": {"s0": pytest.approx(0.3)}}
+
+
+def test_where_nothing_was_measured_nothing_is_said():
+    predictions, dH = planted()
+    assert explain([], predictions) == [] and explain(diagnosed("dH_rel", dH), []) == []
+    unswept = [{**p, "strength": None} for p in predictions]
+    assert explain(diagnosed("dH_rel", dH), unswept) == []
+    assert explain(diagnosed("dH_rel", dH), [p for p in predictions if p["sample"] in ("s0", "s59")]) == []

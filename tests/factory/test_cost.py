@@ -1,0 +1,68 @@
+"""A run with decoding-time methods and costs: what they work, and that results.json knows nothing of seconds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from factory.recipe import load
+from factory.run import pipeline
+from factory.run.cost import decoder_work
+from tests.contract.cases import answers
+from tests.tiny import conflict_prompts, saved_tiny, tiny_view
+
+RECIPE = """\
+name: costs
+model: {{path: {folder}, layer: 1}}
+data: {{type: scenes, scoring: open_ended, per_task: {{train: 2, dev: 1, test: 1}}}}
+diagnostics: [relative_uncertainty, liae]
+steering: [none, static, vcd, {{type: causalmm, levels: both}}, dleaf, {{type: dsas, of: {{type: static}}}}, {{type: pixel, clip: [0, 0.1]}}]
+evaluate: {{strengths: [0.5, 1], batch_size: 16, max_new_tokens: 2, cost: true}}
+run: {{root: {root}}}
+report: {{plots: false}}
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("costs")
+    recipe = root / "costs.yaml"
+    recipe.write_text(RECIPE.format(folder=saved_tiny(root / "model"), root=root / "runs"))
+    return pipeline.run(load(recipe))
+
+
+def test_copies_cost_a_forward_each_and_vectors_none(finished):
+    lines = (finished / "report" / "cost.csv").read_text().splitlines()
+    assert lines[0].startswith("method,toward,seconds an answer")
+    extra = {tuple(line.split(",")[:2]): float(line.split(",")[-1]) for line in lines[1:]}
+    assert len(extra) == 7 * 2
+    for direction in ("vision", "text"):
+        assert extra["none", direction] == 0 and abs(extra["static", direction]) < 0.05 and abs(extra["dsas", direction]) < 0.05
+        assert extra["vcd", direction] == pytest.approx(1, abs=0.05) and extra["causalmm", direction] == pytest.approx(2, abs=0.05)
+
+
+def test_seconds_stay_out_of_the_results(finished):
+    results = json.loads((finished / "results.json").read_text())
+    assert "seconds" not in json.dumps(results) and set(results["diagnostics"]) == {"relative_uncertainty", "liae"}
+    assert {(r["method"], r["strength"]) for r in results["rows"]} >= {("vcd", 0.5), ("vcd", 1.0), ("dleaf", 0.5), ("causalmm", 1.0)}
+
+
+def test_a_finished_run_measures_nothing_again(finished, monkeypatch):
+    monkeypatch.setattr("factory.run.cost._measured", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr("factory.run.comparison.contrast", lambda *_: pytest.fail("answered again"))
+    before = (finished / "report" / "cost.csv").read_text()
+    pipeline.run(load(finished / "recipe.yaml") if (finished / "recipe.yaml").exists() else load(finished / "resolved.yaml"))
+    assert (finished / "report" / "cost.csv").read_text() == before
+
+
+def test_work_is_counted_in_tokens_of_every_block():
+    view, prompts = tiny_view(), conflict_prompts(2)
+    width = view.encode(prompts).input_ids.shape[1]
+    with decoder_work(view) as calls:
+        tokens = answers(view, prompts, n=3)
+    assert sum(calls) == view.depth * 2 * (width + len(tokens[0]) - 1)
+    with decoder_work(view) as calls:
+        pass
+    assert calls == []
