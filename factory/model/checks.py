@@ -36,6 +36,7 @@ def self_check(view: ModelView) -> None:
     require(view, _close(view.logits(view.norm(seen[0])), reference, valid, tolerance), "the output norm does not reproduce its logits")
     require(view, bool(((batch.input_ids == view.image_token_id) == batch.mask(Role.IMAGE)).all()), "image tokens do not stand where the roles say")
     require(view, len(whole.cache.layers) == view.depth, "its KV cache does not have one entry per decoder block")
+    require(view, _attention_is_known(view), "its attention output does not have the size that its configuration tells")
     tail = _extended(view, batch)
     rows = torch.arange(batch.size, device=view.device)
     last = reference[rows, last_index(batch.attention_mask)]
@@ -55,6 +56,18 @@ def _prompts() -> list[Prompt]:
 
 def _close(ours: Tensor, reference: Tensor, valid: Tensor, tolerance: float) -> bool:
     return bool(((ours - reference).abs().amax(-1)[valid] <= tolerance).all())
+
+
+def _attention_is_known(view: ModelView) -> bool:
+    """Whether each block's output projection runs on ``heads * head_dim`` values and gives the block's width."""
+    shapes: list[tuple[int, int]] = []
+    handles = [view.o_proj(i).register_forward_hook(lambda m, a, out: shapes.append((a[0].shape[-1], out.shape[-1]))) for i in range(view.depth)]
+    try:
+        prefill(view, view.encode(_prompts()[1:]))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return shapes == [(view.heads * view.head_dim, view.width)] * view.depth
 
 
 def _extended(view: ModelView, batch: Batch) -> Tensor:

@@ -23,6 +23,8 @@ class Family:
     default_k_sigma: ClassVar[float] = 0.1
     vision_path: ClassVar[str] = "model.vision_tower"
     connector_path: ClassVar[str] = "model.multi_modal_projector"
+    attention_path: ClassVar[str] = "self_attn"
+    output_projection_path: ClassVar[str] = "self_attn.o_proj"
 
     def core(self, model: nn.Module) -> nn.Module:
         """The model without its unembedding; called like the model, it returns ``last_hidden_state`` after the norm."""
@@ -37,6 +39,14 @@ class Family:
 
     def connector(self, model: nn.Module) -> nn.Module:
         return model.get_submodule(self.connector_path)
+
+    def attention(self, block: nn.Module) -> nn.Module:
+        """The self-attention of a decoder block."""
+        return block.get_submodule(self.attention_path)
+
+    def output_projection(self, block: nn.Module) -> nn.Module:
+        """The linear map from a block's concatenated head outputs [.., heads * head_dim] to its residual stream [.., d]."""
+        return block.get_submodule(self.output_projection_path)
 
     def image_token_id(self, model: nn.Module) -> int:
         return model.config.image_token_id

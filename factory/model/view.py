@@ -75,6 +75,14 @@ class ModelView:
     def head_dim(self) -> int:
         return getattr(self.text_config, "head_dim", None) or self.width // self.heads
 
+    def attention(self, layer: int) -> nn.Module:
+        """Self-attention of block ``layer``. The self-check has seen that its ``o_proj`` takes ``heads * head_dim`` values."""
+        return self.family.attention(self.layers[layer])
+
+    def o_proj(self, layer: int) -> nn.Module:
+        """Output projection of block ``layer``: a head's output is its ``head_dim`` columns of this module's input [.., heads * head_dim]."""
+        return self.family.output_projection(self.layers[layer])
+
     @property
     def device(self) -> torch.device:
         return device_of(self.model)
