@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from factory.branch import Stem, run_stem
 from factory.data.answers import Dictionary, DictionaryParams, Pair
 from factory.data.instructions import Style, instruction
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
 from factory.diagnose import facts
-from factory.branch import Stem, run_stem
+from factory.lens import Pool, Readout
 from factory.model.prefix import at_last, decode_texts, greedy, last_index
 from factory.model.view import ModelView
 from factory.registry import Params
+from factory.residual import Residuals, columns_of, residuals
 
 if TYPE_CHECKING:
     from factory.run.evaluate import Bench
@@ -76,6 +78,18 @@ class Asked:
         return {**self.items[i].facts, "outcome": self.outcomes[i]}
 
 
+@dataclass(frozen=True)
+class Anchor:
+    """The residual stream at the n instruction tokens, ``mask`` [B, n], and, as column n, at the last prompt token."""
+
+    found: Residuals
+    mask: Tensor
+
+    def reader(self, view: ModelView, asked: Asked, k: int, pool: Pool) -> Readout:
+        """f_C and f_X of states [B, ..., n, d] at the instruction tokens."""
+        return Readout(view, self.mask, asked.comply, asked.compete, k, pool)
+
+
 def instruct(prompt: Prompt, segment: Segment, layout: str = "after_format", system: str = "none") -> Prompt:
     """``prompt`` with an instruction, laid out as ``InstructedParams`` says."""
     segments = list(prompt.segments)
@@ -111,8 +125,21 @@ def instructed(bench: Bench, samples: Sequence[ConflictSample], params: Instruct
 @torch.no_grad()
 def ask(bench: Bench, items: Sequence[Instructed]) -> Asked:
     """Run instructed prompts once, and see what the model answers."""
+    return _answered(bench, items, run_stem(bench.view, bench.view.encode([item.prompt for item in items])))
+
+
+@torch.no_grad()
+def ask_and_look(bench: Bench, items: Sequence[Instructed]) -> tuple[Asked, Anchor]:
+    """``ask``, keeping the residual stream at instruction tokens and at the last one of the same run."""
+    batch = bench.view.encode([item.prompt for item in items])
+    at, mask = columns_of(batch.mask(Role.INSTRUCTION))
+    with residuals(bench.view, torch.cat([at, last_index(batch.attention_mask)[:, None]], -1)) as found:
+        stem = run_stem(bench.view, batch)
+    return _answered(bench, items, stem), Anchor(found, mask)
+
+
+def _answered(bench: Bench, items: Sequence[Instructed], stem: Stem) -> Asked:
     view = bench.view
-    stem = run_stem(view, view.encode([item.prompt for item in items]))
     logits = view.logits(at_last(stem.hidden, stem.batch.attention_mask))
     texts = decode_texts(view, greedy(view, stem.prefix.fork(), logits, bench.max_new_tokens))
     verdicts = [bench.benchmark.judge(item.sample, item.form, text) for item, text in zip(items, texts, strict=True)]

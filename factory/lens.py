@@ -5,6 +5,7 @@ Nothing here touches the whole vocabulary: only the columns of an answer diction
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -55,3 +56,29 @@ def intensity(z: Tensor, mask: Tensor, k: int) -> Tensor:
 def restricted(comply: Tensor, compete: Tensor) -> Tensor:
     """log P~ [..., K]: the distribution over E_C and E_X alone, from logits of either (-inf: not an entry)."""
     return F.log_softmax(torch.cat([comply, compete], -1), -1)
+
+
+def restricted_logits(view: ModelView, hidden: Tensor, comply: Tensor, compete: Tensor) -> Tensor:
+    """log P~ [B, ..., K] of final normed states [B, ..., d]."""
+    return restricted(*(dictionary_logits(view, hidden, ids) for ids in (comply, compete)))
+
+
+@dataclass(frozen=True)
+class Readout:
+    """f_C and f_X (eq. 5) of states at instruction tokens: which of them ``mask`` [B, n], entries ``comply`` and ``compete`` [B, K]."""
+
+    view: ModelView
+    mask: Tensor
+    comply: Tensor
+    compete: Tensor
+    k: int
+    pool: Pool = "max"
+
+    def __call__(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """f_C, f_X [B, ...] of states [B, ..., n, d]."""
+        return tuple(intensity(belief(self.view, h, ids, self.pool), self.mask, self.k) for ids in (self.comply, self.compete))
+
+    def margin(self, h: Tensor) -> Tensor:
+        """M = f_C - f_X [B, ...]."""
+        comply, compete = self(h)
+        return comply - compete

@@ -52,7 +52,8 @@ def profile(rows: Rows, **facts: Any) -> Profile:
 def together(*profiles: Profile) -> list[Profile]:
     """The profiles on the samples that all of them have, so that they can be compared pair by pair."""
     shared = sorted(set.intersection(*(set(p.keys) for p in profiles)))
-    return [Profile(shared, p.values[[p.keys.index(key) for key in shared]]) for p in profiles]
+    places = [{key: i for i, key in enumerate(p.keys)} for p in profiles]
+    return [Profile(shared, p.values[[place[key] for key in shared]]) for p, place in zip(profiles, places, strict=True)]
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, Interval]:

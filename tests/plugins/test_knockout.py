@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from factory.instructed import ask, instructed
 from factory.lens import restricted
+from factory.nssd import nssd
 from factory.registry import lookup
 from plugins.diagnostics.knockout import PATHWAYS, effects, windows
-from plugins.diagnostics.knockout.nssd import nssd
 from tests.anchor import asked_mix, mixed_items, role_sets, scenes_bench, slow_forward
 from tests.tiny import tiny_view
 
@@ -45,7 +45,7 @@ def test_every_pathway_and_layer_equals_a_whole_prompt_run_head_by_head(heads, k
         for pathway in SOME[i % 2 :: 2]:
             source, target = (sets[name] for name in pathway.split("->"))
             for centre in range(view.depth):
-                cut = lambda layer, q, k: layer in (centre, centre + 1) and q in target and k in source
+                cut = lambda layer, q, k, c=centre, s=source, t=target: layer in (c, c + 1) and q in t and k in s
                 after = view.logits(slow_forward(view, batch, cut)[-1])
                 expected = slow_nssd(before, after, item.answers.comply, item.answers.compete, kl)
                 I, leads = (float(each[i, centre]) for each in found.by_pathway[pathway])

@@ -25,14 +25,14 @@ from factory.data.answers import Dictionary
 from factory.data.sample import ConflictSample
 from factory.diagnose import Diagnostic
 from factory.instructed import Asked, InstructedParams, ask, instructed, thinned, tokens_of
-from factory.lens import dictionary_logits, restricted
+from factory.lens import restricted_logits
 from factory.model.prefix import last_index
 from factory.model.view import ModelView
+from factory.nssd import KL, mass, nssd
 from factory.registry import register
 from factory.run.evaluate import Bench
 from factory.summary import Summary
 
-from .nssd import KL, mass, nssd
 from .summary import summarise
 
 ROLES = "image|context|cues|compliant|competing|question|format|instruction|generated|template"
@@ -101,7 +101,7 @@ def effects(view: ModelView, asked: Asked, pathways: Sequence[str], window: int,
     rows = torch.arange(len(last), device=last.device)
     ids = torch.cat([asked.comply, asked.compete], -1)
     complies = (torch.arange(ids.shape[1], device=ids.device) < asked.comply.shape[1]).expand_as(ids)
-    before = _restricted(view, stem.hidden[rows, last][:, None], asked)  # [B, 1, K]
+    before = restricted_logits(view, stem.hidden[rows, last][:, None], asked.comply, asked.compete)  # [B, 1, K]
     found = Effects(mass(before[:, 0], complies))
     active = windows(view.depth, window).to(last.device)  # [layers, centres]
     for target in dict.fromkeys(p.split("->")[1] for p in pathways):
@@ -114,7 +114,7 @@ def effects(view: ModelView, asked: Asked, pathways: Sequence[str], window: int,
             torch.arange(len(sources), device=last.device).repeat_interleave(view.depth), active.repeat(1, len(sources)),
         )  # fmt: skip
         hidden = branch(view, stem, tail, cuts, tokens)[rows, :, tail.mask.sum(-1) - 1]
-        after = _restricted(view, hidden, asked)
+        after = restricted_logits(view, hidden, asked.comply, asked.compete)
         I = nssd(before, after, complies[:, None], kl).view(len(last), len(sources), view.depth)
         leads = (mass(after, complies[:, None]) > 0.5).view_as(I)
         for i, source in enumerate(sources):
@@ -122,11 +122,6 @@ def effects(view: ModelView, asked: Asked, pathways: Sequence[str], window: int,
             found.by_pathway[f"{source}->{target}"] = I[:, i], leads[:, i]
             found.there[f"{source}->{target}"] = edges.any(-1)
     return found
-
-
-def _restricted(view: ModelView, hidden: Tensor, asked: Asked) -> Tensor:
-    """log P~ [B, n, K] of final normed states [B, n, d]."""
-    return restricted(*(dictionary_logits(view, hidden, ids) for ids in (asked.comply, asked.compete)))
 
 
 def windows(depth: int, size: int) -> Tensor:
