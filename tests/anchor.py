@@ -24,9 +24,9 @@ def scenes_bench(view: ModelView | None = None, scoring: str = "open_ended", tok
     return Bench(view or tiny_view(), benchmark, 1, tokens), list(benchmark.samples("test"))
 
 
-def mixed_items(bench: Bench, samples: Sequence[ConflictSample], params: InstructedParams = InstructedParams()) -> list[Instructed]:
+def mixed_items(bench: Bench, samples: Sequence[ConflictSample], params: InstructedParams | None = None) -> list[Instructed]:
     """Items of both directions with different layouts: image first, text first, and two images with text between them."""
-    items, _ = instructed(bench, samples, params, Dictionary(bench.view.tokenizer, DictionaryParams()))
+    items, _ = instructed(bench, samples, params or InstructedParams(), Dictionary(bench.view.tokenizer, DictionaryParams()))
     changes: list[Callable[[Prompt], Prompt]] = [lambda p: p, text_first, lambda p: two_images(p, items[0].prompt)]
     return [Instructed(i.sample, i.form, i.direction, changes[n % 3](i.prompt), i.answers) for n, i in enumerate(items)]
 

@@ -35,7 +35,7 @@ def slow_nssd(logits_before, logits_after, comply: list[int], compete: list[int]
 @pytest.mark.parametrize(("heads", "kv_heads", "kl"), [(4, 2, "before_after"), (4, 4, "after_before")])
 def test_every_pathway_and_layer_equals_a_whole_prompt_run_head_by_head(heads, kv_heads, kl):
     view = tiny_view(heads=heads, kv_heads=kv_heads)
-    bench, asked = asked_mix(view)
+    _, asked = asked_mix(view)
     found = effects(view, asked, SOME, window=2, kl=kl, tokens=40)
     worst = 0.0
     for i, item in enumerate(asked.items):

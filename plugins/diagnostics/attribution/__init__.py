@@ -8,6 +8,7 @@ With h^l = h^{l-1} + a^l + m^l, f_S of eq. 5 and the margin M = f_C - f_X:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -62,7 +63,7 @@ def attributions(view: ModelView, asked: Asked, anchor: Anchor, k: int, pool: Li
     steps: dict[str, list[Tensor]] = {f"{part}_{what}": [] for part in ("attention", "mlp") for what in ("comply", "compete", "margin")}
     for before, a, after in zip(r.before, r.attention, r.after, strict=True):
         states = [torch.stack(f(h[:, :-1])) for h in (before, before + a, after)]
-        for part, (low, high) in zip(("attention", "mlp"), zip(states, states[1:], strict=False), strict=True):
+        for part, (low, high) in zip(("attention", "mlp"), pairwise(states), strict=True):
             d_C, d_X = high - low
             for what, value in (("comply", d_C), ("compete", d_X), ("margin", d_C - d_X)):
                 steps[f"{part}_{what}"].append(value)
