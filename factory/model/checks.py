@@ -20,9 +20,10 @@ def self_check(view: ModelView) -> None:
     """Check, on a small prompt with an image and on a padded text prompt, that
 
     norm and unembedding reproduce the model's logits, image tokens stand where the roles say, the blocks can be replayed,
-    and extending a KV cache equals recomputing. Raises ``UserError`` naming the model and what failed.
+    each block's attention has the size that is told, and extending a KV cache (by an answer, where a prompt cannot be
+    extended) equals recomputing. Raises ``UserError`` naming the model and what failed.
     """
-    batch = view.encode(_prompts())
+    batch = view.encode(_prompts(answered=view.family.bidirectional_prompt))
     reference = view.model(**batch, position_ids=batch.position_ids).logits.float()
     tolerance = TOLERANCE[view.dtype] * max(1.0, float(reference.abs().max()))
     seen: list[Tensor] = []
@@ -41,6 +42,7 @@ def self_check(view: ModelView) -> None:
     rows = torch.arange(batch.size, device=view.device)
     last = reference[rows, last_index(batch.attention_mask)]
     require(view, bool(((view.logits(tail) - last).abs() <= tolerance).all()), "extending its KV cache does not equal recomputing")
+    require(view, _close_alone(view, hidden, valid, tolerance), "a padded batch does not give the logits that it gives for one prompt by itself")
 
 
 def require(view: ModelView, holds: bool, what: str) -> None:
@@ -48,14 +50,22 @@ def require(view: ModelView, holds: bool, what: str) -> None:
         raise UserError(f"{type(view.model).__name__} as seen through family '{view.family.name}': {what}; it cannot be used")
 
 
-def _prompts() -> list[Prompt]:
+def _prompts(answered: bool = False) -> list[Prompt]:
     image = Image.linear_gradient("L").convert("RGB")
     words = (Segment(Role.CONTEXT, "Text context: the box is red."), Segment(Role.QUESTION, "What color is the box?"))
+    words += (Segment(Role.ANSWER, "The box in the image is red."),) * answered
     return [Prompt((Segment(Role.IMAGE, image=image), *words)), Prompt(words[1:])]
 
 
 def _close(ours: Tensor, reference: Tensor, valid: Tensor, tolerance: float) -> bool:
     return bool(((ours - reference).abs().amax(-1)[valid] <= tolerance).all())
+
+
+def _close_alone(view: ModelView, hidden: Tensor, valid: Tensor, tolerance: float) -> bool:
+    """Whether each row's logits are the model's own for that prompt, when it is left to find positions and masks itself."""
+    prompts = _prompts(answered=view.family.bidirectional_prompt)
+    alone = [view.model(**view.encode([prompt])).logits[0].float() for prompt in prompts]
+    return all(bool(((view.logits(h[v]) - a).abs() <= tolerance).all()) for h, v, a in zip(hidden, valid, alone, strict=True))
 
 
 def _attention_is_known(view: ModelView) -> bool:
@@ -73,7 +83,6 @@ def _attention_is_known(view: ModelView) -> bool:
 def _extended(view: ModelView, batch: Batch) -> Tensor:
     """Final states [B, d] of the last tokens, computed by extending a prefix of all others by three tokens at most."""
     cut = batch.input_ids.shape[1] - 3  # the batch is padded on the left, so all rows end together
-    head = Batch(batch.input_ids[:, :cut], batch.attention_mask[:, :cut], batch.roles[:, :cut], batch.position_ids[:, :cut], batch.images)
-    prefix: Prefix = prefill(view, head)[1]
+    prefix: Prefix = prefill(view, batch.columns(0, cut))[1]
     hidden, _ = extend(view, prefix, batch.input_ids[:, cut:], batch.attention_mask[:, cut:], batch.roles[:, cut:])
     return hidden[:, -1]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -31,8 +31,9 @@ class Encoded:
 class Batch(Mapping[str, Tensor]):
     """A padded batch. As a mapping it holds what the model takes, so ``model.generate(**batch)`` works.
 
-    Attributes: ``input_ids``, ``attention_mask``, ``roles`` [B, T] (``Role`` values, 0 on padding), ``position_ids`` [B, T],
-    ``images`` the image processor's outputs for all images of the batch in reading order.
+    Attributes: ``input_ids``, ``attention_mask``, ``roles`` [B, T] (``Role`` values, 0 on padding), ``position_ids`` [B, T]
+    or [axes, B, T], ``images`` the image processor's outputs for all images of the batch in reading order, ``of_tokens`` the
+    further inputs [B, T] that a family's model takes.
     """
 
     input_ids: Tensor
@@ -40,9 +41,10 @@ class Batch(Mapping[str, Tensor]):
     roles: Tensor
     position_ids: Tensor
     images: dict[str, Tensor] = field(default_factory=dict)
+    of_tokens: dict[str, Tensor] = field(default_factory=dict)
 
     def _inputs(self) -> dict[str, Tensor]:
-        return {"input_ids": self.input_ids, "attention_mask": self.attention_mask, **self.images}
+        return {"input_ids": self.input_ids, "attention_mask": self.attention_mask, **self.of_tokens, **self.images}
 
     def __getitem__(self, key: str) -> Tensor:
         return self._inputs()[key]
@@ -63,60 +65,90 @@ class Batch(Mapping[str, Tensor]):
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
         images = {k: v.to(device, dtype if v.is_floating_point() else None) for k, v in self.images.items()}
-        return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.roles.to(device), self.position_ids.to(device), images)
+        return replace(self._mapped(lambda t: t.to(device)), images=images)
+
+    def columns(self, first: int, end: int | None = None) -> Batch:
+        """The columns ``first`` to ``end``, with all images."""
+        return self._mapped(lambda t: t[..., first:end])
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with its tensors of tokens changed."""
+        parts = (self.input_ids, self.attention_mask, self.roles, self.position_ids)
+        return Batch(*map(change, parts), self.images, {k: change(v) for k, v in self.of_tokens.items()})
 
 
-def encode_one(processor: Any, prompt: Prompt, image_token: str, counts: Sequence[int]) -> Encoded:
-    """Tokens and roles of one prompt whose images take ``counts`` image tokens each.
+@dataclass(frozen=True)
+class Writing:
+    """How prompts are written for a model: its tokenizer, its chat template, what the template writes for an image
+    (``placeholder``), and the token that image features take the place of."""
+
+    tokenizer: Any
+    template: str | None
+    placeholder: str
+    image_token: str
+
+    def reserved(self, text: str) -> str | None:
+        """A token with a meaning of its own that ``text`` spells: it would add an image or end the prompt."""
+        return next((t for t in (self.image_token, self.placeholder, *self.tokenizer.all_special_tokens) if t in text), None)
+
+
+def encode_one(writing: Writing, prompt: Prompt, images: Sequence[str]) -> Encoded:
+    """Tokens and roles of one prompt; ``images`` are the texts that stand for its images.
 
     Raises ``UserError`` where a text spells a special token, which would add an image or end the prompt.
     """
     for segment in prompt.segments:
-        if spelt := next((t for t in (image_token, *processor.tokenizer.all_special_tokens) if t in segment.text), None):
+        if spelt := writing.reserved(segment.text):
             raise UserError(f"a {segment.role.name.lower()} text spells the model's special token '{spelt}'; change the text: {segment.text[:80]!r}")
-    text, char_roles = render(processor, prompt, image_token, counts)
-    bos = processor.tokenizer.bos_token
-    tokens = processor.tokenizer(text, add_special_tokens=not (bos and text.startswith(bos)), return_offsets_mapping=True)
+    text, char_roles = render(writing, prompt, images)
+    bos = writing.tokenizer.bos_token
+    tokens = writing.tokenizer(text, add_special_tokens=not (bos and bos in text), return_offsets_mapping=True)
     roles = [_role(text, char_roles, start, end) for start, end in tokens["offset_mapping"]]
     return Encoded(list(tokens["input_ids"]), roles, text)
 
 
-def render(processor: Any, prompt: Prompt, image_token: str, counts: Sequence[int]) -> tuple[str, list[int]]:
-    """The chat template's text with image tokens expanded, and the role of each character.
+def render(writing: Writing, prompt: Prompt, images: Sequence[str]) -> tuple[str, list[int]]:
+    """The chat template's text with images written out, and the role of each character.
 
     The template is rendered with a private-use mark in the place of each text, and the texts are put in afterwards:
     their places are then known exactly, whatever their words. Raises ``UserError`` when the template drops,
-    repeats or reorders a segment.
+    repeats or reorders a segment, be it a text or an image.
     """
-    marked = _apply_template(processor, prompt.messages(lambda i, _: chr(FIRST_MARK + i)), generate=not prompt.answered)
+    marked = _apply_template(writing, prompt.messages(lambda i, _: chr(FIRST_MARK + i)), generate=not prompt.answered)
     text: list[str] = []
     roles: list[int] = []
-    images, texts = iter(counts), [i for i, s in enumerate(prompt.segments) if s.image is None]
+    seen = iter([(i, images[n]) for n, i in enumerate(i for i, s in enumerate(prompt.segments) if s.image is not None)])
     placed: list[int] = []
 
     def put(piece: str, role: Role) -> None:
         text.append(piece)
         roles.extend([int(role)] * len(piece))
 
-    for piece in re.split(f"([{MARKS}]|{re.escape(image_token)})", marked):
-        if piece == image_token:
-            put(image_token * next(images, 0), Role.IMAGE)
+    for piece in re.split(f"([{MARKS}]|{re.escape(writing.placeholder)})", marked):
+        if piece == writing.placeholder:
+            at, written = next(seen, (-1, ""))
+            placed.append(at)
+            for part in re.split(f"({re.escape(writing.image_token)})", written):
+                put(part, Role.IMAGE if part == writing.image_token else Role.TEMPLATE)
         elif len(piece) == 1 and ord(piece) >= FIRST_MARK:
             placed.append(ord(piece) - FIRST_MARK)
             segment = prompt.segments[placed[-1]]
             put(segment.text, segment.role)
         else:
             put(piece, Role.TEMPLATE)
-    if placed != texts or next(images, None) is not None:
-        raise UserError("the model's chat template drops, repeats or reorders a part of the prompt: token roles cannot be told")
+    if placed != list(range(len(prompt.segments))):
+        moved = sorted(placed) == list(range(len(prompt.segments)))
+        raise UserError(
+            "the model's chat template drops, repeats or reorders a part of the prompt: "
+            + ("it puts images before texts; put them first in the prompt, or save another chat template" if moved else "token roles cannot be told")
+        )
     return "".join(text), roles
 
 
-def _apply_template(processor: Any, messages: list[dict], generate: bool) -> str:
-    template = getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None)
-    if not template:
+def _apply_template(writing: Writing, messages: list[dict], generate: bool) -> str:
+    if not writing.template:
         raise UserError("the model's processor has no chat template: save one beside it (chat_template.jinja)")
-    return processor.apply_chat_template(messages, chat_template=template, add_generation_prompt=generate, tokenize=False)
+    return writing.tokenizer.apply_chat_template(messages, chat_template=writing.template, add_generation_prompt=generate, tokenize=False)
 
 
 def _role(text: str, char_roles: list[int], start: int, end: int) -> int:

@@ -2,36 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import transformers
 from PIL import Image
 from torch import Tensor, nn
+
+from factory.errors import UserError
+from factory.model.masks import sliding_window
+from factory.model.parts import Parts
 
 
 class Family:
     """Base of the families; a subclass overrides only what differs from the common Hugging Face layout.
 
     A family is registered under its configuration's ``model_type`` and names its ``config_class``;
-    a model is matched by that class, never by a path.
+    a model is matched by that class, never by a path. ``processor_class`` is left out where transformers' own
+    processor needs packages that only serve video: the image processor and the tokenizer are then used by themselves.
     """
 
     config_class: ClassVar[str]
     model_class: ClassVar[str]
-    processor_class: ClassVar[str]
+    processor_class: ClassVar[str | None] = None
     default_k_sigma: ClassVar[float] = 0.1
     vision_path: ClassVar[str] = "model.vision_tower"
     connector_path: ClassVar[str] = "model.multi_modal_projector"
-    attention_path: ClassVar[str] = "self_attn"
-    output_projection_path: ClassVar[str] = "self_attn.o_proj"
+    layers_name: str = "layers"
+    norm_name: str = "norm"
+    attention_path: str = "self_attn"
+    output_projection_path: str = "self_attn.o_proj"
+    chat_template: ClassVar[str | None] = None
+    """Used where the processor brings no template."""
+    bookkeeping: ClassVar[tuple[str, ...]] = ()
+    """What the image processor returns for ``image_texts`` alone, and the model does not take."""
+    bidirectional_prompt: ClassVar[bool] = False
+    """Whether the tokens of a prompt see those after them, so that no prefix of a prompt can be shared or extended."""
+
+    @classmethod
+    def of(cls, config: Any) -> Family | None:
+        """The family of a model with this configuration, if it is one of this family's."""
+        return cls() if cls.config_class == type(config).__name__ else None
+
+    def load_processor(self, folder: Path) -> Any:
+        """The processor saved in ``folder``: at least ``image_processor``, ``tokenizer`` and ``chat_template``."""
+        loader = getattr(transformers, self.processor_class) if self.processor_class else Parts
+        return loader.from_pretrained(folder, local_files_only=True)
 
     def core(self, model: nn.Module) -> nn.Module:
         """The model without its unembedding; called like the model, it returns ``last_hidden_state`` after the norm."""
         return model.model
 
     def decoder(self, model: nn.Module) -> nn.Module:
-        """The language decoder: a module with ``layers`` and ``norm``."""
+        """The language decoder: the module with the blocks (``layers_name``) and the output norm (``norm_name``)."""
         return model.get_decoder()
 
     def vision_tower(self, model: nn.Module) -> nn.Module:
@@ -51,17 +76,53 @@ class Family:
     def image_token_id(self, model: nn.Module) -> int:
         return model.config.image_token_id
 
-    def image_inputs(self, processor: Any, images: Sequence[Image.Image]) -> dict[str, Tensor]:
-        """Model inputs of all images of a batch, in reading order (empty where there is none)."""
+    def placeholder(self, model: nn.Module, processor: Any) -> str:
+        """What the chat template writes for an image."""
+        return processor.tokenizer.convert_ids_to_tokens(self.image_token_id(model))
+
+    def image_inputs(self, processor: Any, images: Sequence[Image.Image], per_prompt: Sequence[int] = ()) -> dict[str, Any]:
+        """Model inputs of all images of a batch, in reading order (empty where there is none).
+
+        ``per_prompt``: how many of the images each prompt has, for processors that care.
+        """
         return dict(processor.image_processor(images=list(images), return_tensors="pt")) if images else {}
 
-    def image_token_counts(self, model: nn.Module, inputs: dict[str, Tensor], n_images: int) -> list[int]:
-        """How many image tokens each image takes."""
-        raise TypeError(f"{type(self).__name__} must define image_token_counts")
+    def image_texts(self, model: nn.Module, processor: Any, inputs: dict[str, Any], n_images: int) -> list[str]:
+        """What stands in the prompt for each image: image tokens, and what the model is used to see around them.
 
-    def position_ids(self, mask: Tensor) -> Tensor:
-        """Position of each token [B, T] from its attention mask [B, T]: padding does not count."""
+        Here as transformers' processor of the model writes it.
+        """
+        return [processor.replace_image_token(inputs, i) for i in range(n_images)]
+
+    def model_inputs(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, Tensor]:
+        """What of ``image_inputs`` the model takes."""
+        return {name: value for name, value in inputs.items() if name not in self.bookkeeping}
+
+    def repeated(self, model: nn.Module, processor: Any, counts: Iterable[int]) -> list[str]:
+        """The image token so many times for each image."""
+        token = processor.tokenizer.convert_ids_to_tokens(self.image_token_id(model))
+        return [token * int(n) for n in counts]
+
+    def token_inputs(self, model: nn.Module, ids: Tensor, roles: Tensor) -> dict[str, Tensor]:
+        """Further inputs [B, T] of a prefill, one value per token."""
+        return {}
+
+    def position_ids(self, model: nn.Module, ids: Tensor, mask: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        """Position of each token, [B, T] or, for a rotary embedding of several axes, [axes, B, T]: padding does not count.
+
+        ``mask`` [B, T] is the attention mask, ``inputs`` holds the images' and the tokens' inputs.
+        """
         return (mask.long().cumsum(-1) - 1).clamp_min(0)
+
+    def attention_mask(self, decoder: nn.Module, mask: Tensor, new: int) -> Any:
+        """What the model takes as attention mask for the last ``new`` columns of ``mask`` [R, T], the others being cached.
+
+        Raises ``UserError`` where a sliding window would count the padding between cached and new tokens.
+        """
+        window = sliding_window(decoder.config)
+        if window is not None and mask.shape[1] > window:
+            raise UserError(f"{type(decoder).__name__}: a prompt and answer of {mask.shape[1]} tokens pass its sliding window of {window}: shorten the prompt")
+        return mask
 
 
 def frozen(model: nn.Module) -> nn.Module:

@@ -59,10 +59,9 @@ def _config(folder: Path) -> Any:
 def family_of(config: Any) -> Family:
     """The registered family of a configuration, matched by its class. Raises ``UserError`` for a model no family knows."""
     names = [entry.name for entry in available("family")]
-    for name in sorted(names, key=lambda n: n != config.model_type):
-        cls = lookup("family", name)
-        if cls.config_class == type(config).__name__:
-            return cls()
+    for name in sorted(names, key=lambda n: (n == "structural", n != config.model_type)):
+        if (family := lookup("family", name).of(config)) is not None:
+            return family
     raise UserError(f"no family for {type(config).__name__} (model type '{config.model_type}'). Families: {', '.join(names)}")
 
 
@@ -110,7 +109,7 @@ def load(spec: ModelSpec) -> ModelView:
     transformers.utils.logging.disable_progress_bar()  # a run has bars of its own, and stderr is for mistakes
     try:
         model = cls.from_pretrained(source.folder, dtype=getattr(torch, spec.dtype), local_files_only=True)
-        processor = getattr(transformers, source.family.processor_class).from_pretrained(source.folder, local_files_only=True)
+        processor = source.family.load_processor(source.folder)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"model folder {source.folder}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
     view = ModelView(frozen(model).to(device), processor, source.family)

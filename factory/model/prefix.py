@@ -45,6 +45,11 @@ class Prefix:
         return Prefix(fork_cache(self.cache, rows), pick(self.mask), pick(self.roles), pick(self.next_position))
 
 
+def new_cache() -> Cache:
+    """An empty cache that keeps every token of every layer: a column is then the same token in all of them, sliding windows or not."""
+    return DynamicCache()
+
+
 def fork_cache(cache: Cache, rows: Tensor | None = None) -> Cache:
     """A cache whose layers can be replaced or extended without touching the original's."""
     new = copy.copy(cache)
@@ -69,9 +74,10 @@ def prefill(view: ModelView, batch: Batch) -> tuple[Tensor, Prefix]:
     with announced(view, Step(batch.roles)):
         out = view.core(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, position_ids=batch.position_ids,
-            past_key_values=DynamicCache(config=view.text_config), use_cache=True, **batch.images,
+            past_key_values=new_cache(), use_cache=True, **batch.of_tokens, **batch.images,
         )  # fmt: skip
-    following = (batch.position_ids * batch.attention_mask).amax(-1) + 1
+    of_axes = batch.position_ids.view(-1, *batch.attention_mask.shape)
+    following = (of_axes * batch.attention_mask).amax((0, -1)) + 1
     return out.last_hidden_state, Prefix(out.past_key_values, batch.attention_mask, batch.roles, following)
 
 
@@ -81,9 +87,10 @@ def extend(view: ModelView, prefix: Prefix, ids: Tensor, mask: Tensor, roles: Te
     Returns the final hidden states [R, t, d] and the longer prefix.
     """
     full = torch.cat([prefix.mask, mask], -1)
+    seen = view.family.attention_mask(view.decoder, full, ids.shape[1])
     positions = prefix.next_position[:, None] + (mask.cumsum(-1) - 1).clamp_min(0)
     with announced(view, Step(roles, generated)):
-        out = view.core(input_ids=ids, attention_mask=full, position_ids=positions, past_key_values=prefix.cache, use_cache=True)
+        out = view.core(input_ids=ids, attention_mask=seen, position_ids=positions, past_key_values=prefix.cache, use_cache=True)
     longer = Prefix(out.past_key_values, full, torch.cat([prefix.roles, roles], -1), prefix.next_position + mask.sum(-1))
     return out.last_hidden_state, longer
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from factory.model.view import ModelView
@@ -13,16 +14,42 @@ from factory.model.view import ModelView
 Call = dict[str, Any]
 
 
-def without_cache(kwargs: Call) -> Call:
-    """What a decoder block was called with beside the states and the KV cache."""
-    return {k: v for k, v in kwargs.items() if k != "past_key_values" and not isinstance(v, Cache)}
+class _Given(nn.Module):
+    """Stands in for a block whose output is known."""
+
+    def __init__(self, output: Tensor) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, *_: Any, **__: Any) -> Tensor:
+        return self.output
 
 
-def replay(view: ModelView, layer: int, calls: Sequence[Call], h: Tensor, cache: Cache) -> Tensor:
-    """Final normed states [R, t, d] of the blocks above ``layer`` run on its output ``h`` [R, t, d].
+@contextmanager
+def recorded(view: ModelView, calls: list[Call]) -> Iterator[None]:
+    """Put the keyword arguments of the decoder's next call, the KV cache aside, into ``calls`` where that is empty."""
 
-    ``calls`` has each block's keyword arguments, bottom up; ``cache`` holds none of these tokens and receives them.
+    def keep(module: nn.Module, args: tuple, kwargs: Call) -> None:
+        if not calls:
+            calls.append({k: v for k, v in kwargs.items() if k != "past_key_values"})
+
+    handle = view.decoder.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def replay(view: ModelView, layer: int, call: Call, h: Tensor, cache: Cache) -> Tensor:
+    """Final normed states [R, t, d] of a call of the decoder, had block ``layer`` given ``h`` [R, t, d].
+
+    The decoder itself runs, with the blocks up to ``layer`` left out: what it does between blocks, and what it hands
+    to each of them, stays its own affair. ``call`` has its keyword arguments; ``cache`` holds none of these tokens and
+    receives those of the blocks above.
     """
-    for block, kwargs in zip(view.layers[layer + 1 :], calls, strict=True):
-        h = block(h, **kwargs, past_key_values=cache)
-    return view.norm(h)
+    name, blocks = view.family.layers_name, view.layers
+    setattr(view.decoder, name, nn.ModuleList([_Given(h) if i <= layer else block for i, block in enumerate(blocks)]))
+    try:
+        return view.decoder(**{**call, "past_key_values": cache}).last_hidden_state
+    finally:
+        setattr(view.decoder, name, blocks)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from factory.data.prompt import Prompt
-from factory.model.encode import Batch, Encoded, PaddingSide, encode_one, pad
+from factory.model.encode import Batch, Encoded, PaddingSide, Writing, encode_one, pad
 from factory.model.family import Family, device_of
 
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ class ModelView:
 
     @property
     def layers(self) -> nn.ModuleList:
-        return self.decoder.layers
+        return getattr(self.decoder, self.family.layers_name)
 
     @property
     def norm(self) -> nn.Module:
-        return self.decoder.norm
+        return getattr(self.decoder, self.family.norm_name)
 
     @property
     def unembed(self) -> nn.Module:
@@ -107,24 +107,33 @@ class ModelView:
         pad_id = self.tokenizer.pad_token_id
         return int(self.eos_ids[0]) if pad_id is None else pad_id
 
-    def images_of(self, prompts: Sequence[Prompt]) -> tuple[dict[str, Tensor], list[list[int]]]:
-        """Image inputs of all prompts in order, and per prompt how many tokens each of its images takes."""
-        images = [image for p in prompts for image in p.images]
-        inputs = self.family.image_inputs(self.processor, images)
-        counts = iter(self.family.image_token_counts(self.model, inputs, len(images)))
-        return inputs, [[next(counts) for _ in p.images] for p in prompts]
-
-    def tokens(self, prompts: Sequence[Prompt], counts: Sequence[Sequence[int]]) -> list[Encoded]:
-        """Each prompt's tokens and roles, its images taking ``counts`` tokens each."""
+    @property
+    def writing(self) -> Writing:
+        """How prompts are written for this model."""
+        template = self.processor.chat_template or self.tokenizer.chat_template or self.family.chat_template
         image_token = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
-        return [encode_one(self.processor, p, image_token, n) for p, n in zip(prompts, counts, strict=True)]
+        return Writing(self.tokenizer, template, self.family.placeholder(self.model, self.processor), image_token)
+
+    def images_of(self, prompts: Sequence[Prompt]) -> tuple[dict[str, Tensor], list[list[str]]]:
+        """Image inputs of all prompts in order, and per prompt the text that stands for each of its images."""
+        images = [image for p in prompts for image in p.images]
+        inputs = self.family.image_inputs(self.processor, images, [len(p.images) for p in prompts])
+        texts = iter(self.family.image_texts(self.model, self.processor, inputs, len(images)))
+        return self.family.model_inputs(self.model, inputs), [[next(texts) for _ in p.images] for p in prompts]
+
+    def tokens(self, prompts: Sequence[Prompt], images: Sequence[Sequence[str]]) -> list[Encoded]:
+        """Each prompt's tokens and roles, ``images`` being the texts of its images."""
+        writing = self.writing
+        return [encode_one(writing, p, texts) for p, texts in zip(prompts, images, strict=True)]
 
     def collate(self, encoded: Sequence[Encoded], images: dict[str, Tensor], side: PaddingSide = "left") -> Batch:
         """Pad encoded prompts into a batch on the model's device."""
         mask = pad([[1] * len(e.ids) for e in encoded], 0, side)
         ids = pad([e.ids for e in encoded], self.pad_id, side)
         roles = pad([e.roles for e in encoded], 0, side)
-        return Batch(ids, mask, roles, self.family.position_ids(mask), images).to(self.device, self.dtype)
+        of_tokens = self.family.token_inputs(self.model, ids, roles)
+        positions = self.family.position_ids(self.model, ids, mask, {**images, **of_tokens})
+        return Batch(ids, mask, roles, positions, images, of_tokens).to(self.device, self.dtype)
 
     def encode(self, prompts: Sequence[Prompt], side: PaddingSide = "left") -> Batch:
         """Prompts to a padded batch with roles. Raises ``UserError`` when the template changes a segment."""
@@ -134,4 +143,6 @@ class ModelView:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 next-token logits [..., vocabulary] of final, normed hidden states [..., d]."""
-        return self.unembed(hidden).float()
+        logits = self.unembed(hidden)
+        cap = getattr(self.text_config, "final_logit_softcapping", None)
+        return (logits if cap is None else (logits / cap).tanh() * cap).float()

@@ -2,7 +2,8 @@
 
 The prompts [I,T], [I,T,P+] and [I,T,P-] of a sample agree up to the end of the user's text. That common prefix is found by
 comparing token ids, prefilled once, and extended by the three short suffixes as rows of one pass. Cost per sample: one
-prefill, one pass over 3 suffixes of some ten tokens, and the diagnosis on the cache.
+prefill, one pass over 3 suffixes of some ten tokens, and the diagnosis on the cache. A model whose prompt tokens see what
+follows them shares nothing: there the three are run whole.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from factory.data.instructions import Style, instruction
 from factory.data.prompt import USER_TEXT, Prompt, Role
 from factory.diagnose import Diagnostic, Row
 from factory.model.encode import Encoded
-from factory.model.prefix import extend, last_index, prefill
+from factory.model.prefix import Prefix, extend, last_index, prefill
 from factory.model.view import ModelView
 
 ASKS = ("base", "vision", "text")
@@ -45,24 +46,35 @@ def collect(
     view: ModelView, prompts: Sequence[Prompt], plan: Plan, diagnostic: Diagnostic | None, keys: Sequence[str]
 ) -> tuple[dict[str, Tensor], dict[str, list[Row]]]:
     """States {ask: [B, d] float32 on the CPU} for the asks base, vision and text, and diagnostic rows by ask."""
-    encoded, images = _encode(view, prompts, plan.style)
+    with _output_of(view, plan.layer) as seen:
+        ids, whole, hidden = (_apart if view.family.bidirectional_prompt else _shared)(view, prompts, plan.style)
+    states = torch.cat([seen[0].repeat(len(whole.mask) // len(seen[0]), 1, 1), *seen[1:]], 1)
+    chosen = _read(states, whole.mask, whole.roles, plan.position).float().cpu().chunk(len(ASKS))
+    found = {}
+    for ask in plan.diagnose if diagnostic else ():
+        at = ASKS.index(ask) * len(prompts) + torch.arange(len(prompts), device=view.device)
+        found[ask] = diagnostic.on_whole(view, ids[at], whole.fork(at), hidden[at], [f"{key}/{ask}" for key in keys])
+    return dict(zip(ASKS, chosen, strict=True)), found
+
+
+def _shared(view: ModelView, prompts: Sequence[Prompt], style: Style) -> tuple[Tensor, Prefix, Tensor]:
+    """All asks [3 B, T] in a cache, with their final hidden states: the shared prefixes run once, then the suffixes."""
+    encoded, images = _encode(view, prompts, style)
     shared = [_common(row) for row in zip(*encoded.values(), strict=True)]
     heads = [Encoded(e.ids[:n], e.roles[:n], "") for e, n in zip(encoded["base"], shared, strict=True)]
     tails = [Encoded(e.ids[n:], e.roles[n:], "") for ask in ASKS for e, n in zip(encoded[ask], shared, strict=True)]
     rows = torch.arange(len(prompts), device=view.device).repeat(len(ASKS))
     head, tail = view.collate(heads, images), view.collate(tails, {})
-    with _output_of(view, plan.layer) as seen:
-        of_head, prefix = prefill(view, head)
-        of_tail, whole = extend(view, prefix.fork(rows), tail.input_ids, tail.attention_mask, tail.roles)
-    states = torch.cat([seen[0].index_select(0, rows), seen[1]], 1)
-    chosen = _read(states, whole.mask, whole.roles, plan.position).float().cpu().chunk(len(ASKS))
-    found = {}
-    for ask in plan.diagnose if diagnostic else ():
-        at = ASKS.index(ask) * len(prompts) + torch.arange(len(prompts), device=view.device)
-        ids = torch.cat([head.input_ids, tail.input_ids[at]], 1)
-        asks, hidden = whole.fork(at), torch.cat([of_head, of_tail[at]], 1)
-        found[ask] = diagnostic.on_whole(view, ids, asks, hidden, [f"{key}/{ask}" for key in keys])
-    return dict(zip(ASKS, chosen, strict=True)), found
+    of_head, prefix = prefill(view, head)
+    of_tail, whole = extend(view, prefix.fork(rows), tail.input_ids, tail.attention_mask, tail.roles)
+    return torch.cat([head.input_ids[rows], tail.input_ids], 1), whole, torch.cat([of_head[rows], of_tail], 1)
+
+
+def _apart(view: ModelView, prompts: Sequence[Prompt], style: Style) -> tuple[Tensor, Prefix, Tensor]:
+    """As ``_shared``, every ask run whole."""
+    batch = view.encode([asked(p, ask, style) for ask in ASKS for p in prompts])
+    hidden, whole = prefill(view, batch)
+    return batch.input_ids, whole, hidden
 
 
 def _encode(view: ModelView, prompts: Sequence[Prompt], style: Style) -> tuple[dict[str, list[Encoded]], dict[str, Tensor]]:

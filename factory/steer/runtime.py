@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import Cache
 
 from factory.data.prompt import Role
 from factory.errors import UserError
-from factory.model.prefix import Step, at_last
-from factory.model.replay import replay, without_cache
+from factory.model.prefix import Step, at_last, new_cache
+from factory.model.replay import Call, recorded, replay
 from factory.model.view import ModelView
 from factory.steer.base import Context, Steerer, Tensors
 from factory.steer.where import Where
@@ -43,6 +43,10 @@ class Steering:
 
     def move(self, device: torch.device) -> None:
         self.state = {k: v.to(device) for k, v in self.state.items()}
+
+    def forget(self) -> None:
+        """Know no prompt any more, and keep none of its states."""
+        self.vector = self.gain = self.prompt = None
 
     def apply(self, h: Tensor, step: Step, ahead: Ahead | None = None) -> Tensor:
         """The steered output [R, t, d] of a block; where the strength is 0 the very bits of ``h``.
@@ -132,18 +136,33 @@ def steer(view: ModelView, steerings: Sequence[Steering] | Steering) -> Iterator
     """Steer every forward of ``view.model`` inside the block, by each of ``steerings`` in order.
 
     Works with ``view.model.generate(**view.encode(prompts))`` (greedy, sampling, beams), with plain forwards and with
-    ``factory.model.prefix``. Raises ``UserError`` for a layer out of range or a strength that is not a finite number.
+    ``factory.model.prefix``. What a steering knows of prompts ends with the block: one that is used again steers by the
+    prompts it then sees. Raises ``UserError`` for a layer out of range or a strength that is not a finite number.
     """
     steerings = [steerings] if isinstance(steerings, Steering) else list(steerings)
     for s in steerings:
         check(s, view)
+        s.forget()
+    try:
+        with going_on(view, steerings):
+            yield
+    finally:
+        for s in steerings:
+            s.forget()
+
+
+@contextmanager
+def going_on(view: ModelView, steerings: Sequence[Steering]) -> Iterator[None]:
+    """As ``steer``, by steerings that have been checked and may know the prompts whose answers follow."""
+    for s in steerings:
         s.move(view.device)
     with ExitStack() as stack:
         watch = _Watch(view)
         stack.callback(watch.forget)
+        stack.enter_context(recorded(view, watch.calls))
         stack.callback(view.core.register_forward_pre_hook(watch, with_kwargs=True).remove)
         for s in steerings:
-            stack.callback(view.layers[s.where.layer].register_forward_hook(_hook(s, watch), with_kwargs=True).remove)
+            stack.callback(view.layers[s.where.layer].register_forward_hook(_hook(s, watch)).remove)
         yield
 
 
@@ -164,11 +183,10 @@ def check(steering: Steering, view: ModelView) -> None:
 def _hook(steering: Steering, watch: _Watch) -> Callable:
     view, layer = watch.view, steering.where.layer
 
-    def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> Tensor:
+    def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         def ahead(h: Tensor) -> Tensor:
-            calls = [without_cache(kwargs)] * (view.depth - layer - 1)
             with torch.no_grad():
-                hidden = replay(view, layer, calls, h, DynamicCache(config=view.text_config))
+                hidden = replay(view, layer, watch.calls[0], h, new_cache())
                 return view.logits(at_last(hidden, (watch.step.roles != Role.PAD).long()))
 
         return steering.apply(output, watch.step, ahead)
@@ -177,20 +195,22 @@ def _hook(steering: Steering, watch: _Watch) -> Callable:
 
 
 class _Watch:
-    """Finds out, once per forward of the model, which tokens it processes."""
+    """Finds out, once per forward of the model, which tokens it processes and how its decoder is called."""
 
     def __init__(self, view: ModelView) -> None:
         self.view = view
         self.step: Step | None = None
+        self.calls: list[Call] = []
 
     def forget(self) -> None:
         self.step = None
+        self.calls.clear()
 
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        self.step = self.view.step or self._infer(kwargs)
+        self.calls.clear()
+        self.step = self.view.step or self._infer(kwargs.get("input_ids", args[0] if args else None), kwargs.get("past_key_values"))
 
-    def _infer(self, kwargs: dict[str, Any]) -> Step:
-        cache, ids = kwargs.get("past_key_values"), kwargs.get("input_ids")
+    def _infer(self, ids: Tensor | None, cache: Cache | None) -> Step:
         if ids is None:
             raise UserError("steering needs input_ids (inputs_embeds alone do not say which tokens are image or text)")
         if cache is not None and cache.get_seq_length() > 0:

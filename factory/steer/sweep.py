@@ -5,27 +5,25 @@ Cost of S cells over a model of L blocks steered at block l: one prefill plus S 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers.cache_utils import Cache, DynamicCache
+from torch import Tensor
+from transformers.cache_utils import Cache
 
 from factory.model.encode import Batch
-from factory.model.prefix import Prefix, Step, at_last, fork_cache, greedy, prefill
-from factory.model.replay import Call, replay, without_cache
+from factory.model.prefix import Prefix, Step, at_last, fork_cache, greedy, new_cache, prefill
+from factory.model.replay import Call, recorded, replay
 from factory.model.view import ModelView
-from factory.steer.runtime import Steering, check, steer
+from factory.steer.runtime import Steering, check, going_on
 
 
 @dataclass(frozen=True)
 class Trunk:
     """A prompt batch run up to (and unsteered beyond) one block: what every cell of a sweep shares.
 
-    ``states`` [B, T, d] the block's output, ``calls`` the keyword arguments of the blocks above it, ``final`` [B, T, d] the unsteered end.
+    ``states`` [B, T, d] the block's output, ``call`` how the decoder was called, ``final`` [B, T, d] the unsteered end.
     """
 
     layer: int
@@ -33,7 +31,7 @@ class Trunk:
     prefix: Prefix
     states: Tensor
     final: Tensor
-    calls: tuple[Call, ...]
+    call: Call
 
     @property
     def last(self) -> Tensor:
@@ -43,29 +41,16 @@ class Trunk:
 
 @torch.no_grad()
 def run_trunk(view: ModelView, batch: Batch, layer: int) -> Trunk:
-    """Prefill once, unsteered, and keep what the blocks above ``layer`` were called with."""
+    """Prefill once, unsteered, and keep what block ``layer`` gave and how the decoder was called."""
     calls: list[Call] = []
     states: list[Tensor] = []
-    with _recorded(view, layer, calls, states):
-        final, prefix = prefill(view, batch)
-    return Trunk(layer, batch, prefix, states[0], final, tuple(calls))
-
-
-@contextmanager
-def _recorded(view: ModelView, layer: int, calls: list[Call], states: list[Tensor]) -> Iterator[None]:
-    def keep_output(module: nn.Module, args: tuple, output: Tensor) -> None:
-        states.append(output)
-
-    def keep_call(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        calls.append(without_cache(kwargs))
-
-    handles = [view.layers[layer].register_forward_hook(keep_output)]
-    handles += [block.register_forward_pre_hook(keep_call, with_kwargs=True) for block in view.layers[layer + 1 :]]
+    handle = view.layers[layer].register_forward_hook(lambda module, args, output: states.append(output))
     try:
-        yield
+        with recorded(view, calls):
+            final, prefix = prefill(view, batch)
     finally:
-        for handle in handles:
-            handle.remove()
+        handle.remove()
+    return Trunk(layer, batch, prefix, states[0], final, calls[0])
 
 
 @torch.no_grad()
@@ -77,7 +62,7 @@ def run_cell(view: ModelView, trunk: Trunk, steering: Steering | None, max_new_t
     steering.move(view.device)
     h = steering.apply(trunk.states, Step(trunk.batch.roles), _ahead(view, trunk))
     hidden, cache = _upper(view, trunk, h)
-    with steer(view, steering):
+    with going_on(view, [steering]):
         return _answer(view, trunk, hidden, cache, max_new_tokens)
 
 
@@ -94,8 +79,8 @@ def _ahead(view: ModelView, trunk: Trunk) -> Callable[[Tensor], Tensor]:
 
 def _upper(view: ModelView, trunk: Trunk, h: Tensor) -> tuple[Tensor, Cache]:
     """Run the blocks above the trunk on ``h``: final normed states and a cache of all blocks."""
-    upper = DynamicCache(config=view.text_config)
-    hidden = replay(view, trunk.layer, trunk.calls, h, upper)
+    upper = new_cache()
+    hidden = replay(view, trunk.layer, trunk.call, h, upper)
     cache = fork_cache(trunk.prefix.cache)
     cache.layers[trunk.layer + 1 :] = upper.layers[trunk.layer + 1 :]
     return hidden, cache

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from factory.data.prompt import Prompt, Role, Segment
+from factory.model.encode import Encoded
 from factory.model.prefix import at_last, greedy, prefill
 from factory.model.view import ModelView
 from factory.registry import available, lookup
@@ -125,8 +126,11 @@ def recompute(view: ModelView, prompt: Prompt, answer: Tensor, steerings: Sequen
 
     The vector of a method that reads the last prompt token stays what it was at that token while the answer grows.
     """
-    batch = view.encode([prompt])
-    n, ids = batch.input_ids.shape[1], torch.cat([batch.input_ids, answer[None, :-1]], 1)
+    images, texts = view.images_of([prompt])
+    (encoded,) = view.tokens([prompt], texts)
+    n, rest = len(encoded.ids), answer[:-1].tolist()
+    batch = view.collate([encoded], images)
+    whole = view.collate([Encoded(encoded.ids + rest, encoded.roles + [int(Role.ANSWER)] * len(rest), "")], images)
 
     def seen_ahead(s: Steering, vector: Tensor, chosen: Tensor) -> Callable[[Tensor], Tensor]:
         """The prompt run whole at another strength, for controllers that look ahead (of one method at a time)."""
@@ -139,7 +143,7 @@ def recompute(view: ModelView, prompt: Prompt, answer: Tensor, steerings: Sequen
             others = dict(hooks)
             hooks.clear()
             mine = view.layers[s.where.layer].register_forward_hook(add)
-            out = view.core(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **batch.images)
+            out = view.core(**batch, position_ids=batch.position_ids, use_cache=False)
             mine.remove()
             hooks.update(others)
             return view.logits(out.last_hidden_state[:, -1])
@@ -154,7 +158,7 @@ def recompute(view: ModelView, prompt: Prompt, answer: Tensor, steerings: Sequen
         def hook(module: nn.Module, args: tuple, h: Tensor) -> Tensor:
             last = h[:, n - 1]
             if s.steerer.reads == "last_prompt":
-                vector = s.steerer.delta(last, s.state, ctx).expand(ids.shape[1], -1)
+                vector = s.steerer.delta(last, s.state, ctx).expand(h.shape[1], -1)
             else:
                 vector = torch.cat([s.steerer.delta(h[0, :n], s.state, ctx), s.steerer.delta(h[0, n:], s.state, later)])
             if not gains:
@@ -170,7 +174,7 @@ def recompute(view: ModelView, prompt: Prompt, answer: Tensor, steerings: Sequen
     handles = [view.layers[s.where.layer].register_forward_hook(hook_of(s)) for s in steerings]
     try:
         with torch.no_grad():
-            out = view.core(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **batch.images)
+            out = view.core(**whole, position_ids=whole.position_ids, use_cache=False)
     finally:
         for handle in handles:
             handle.remove()

@@ -7,6 +7,7 @@ import random
 import pytest
 import torch
 
+from factory.data.prompt import Role
 from factory.errors import UserError
 from factory.model.prefix import at_last, prefill
 from factory.registry import lookup
@@ -268,7 +269,7 @@ def test_an_artefact_steers_as_the_method_did(view, option_case, tmp_path):
 
 
 @pytest.mark.parametrize("direction", ["vision", "text"])
-def test_prompt_methods_only_add(prompt_method, direction):
+def test_prompt_methods_still_ask_the_question(prompt_method, direction):
     cls = lookup("steering", prompt_method)
     method = cls(cls.Params())
     prompt, *pool = conflict_prompts(5)
@@ -277,8 +278,9 @@ def test_prompt_methods_only_add(prompt_method, direction):
     changed = method.rewrite(prompt, direction, examples)
     assert [p.digest for p in (prompt, *examples)] == digests, "rewrite must not change what it is given"
     assert method.rewrite(prompt, direction, examples).digest == changed.digest
-    rest = iter(changed.segments)
-    assert all(segment in rest for segment in prompt.segments), "the prompt's own segments stay, in order"
+    rest, kept = iter(changed.segments), [s for s in prompt.segments if s in changed.segments]
+    assert all(segment in rest for segment in kept), "what stays of the prompt stays in order"
+    assert {s.role for s in prompt.segments} - {s.role for s in kept} <= {Role.IMAGE, Role.CONTEXT}, "only a modality may be left out"
     rest = iter(changed.segments)
     assert all(segment in rest for example in examples for segment in example.segments), "so do the examples', answers too"
     assert not changed.answered
@@ -290,7 +292,7 @@ def test_prompt_methods_leave_the_roles_of_the_prompt(view, prompt_method):
     prompt, *pool = conflict_prompts(5)
     changed = method.rewrite(prompt, "vision", [cases.answered_example(p) for p in pool[: method.shots]])
     before, after = view.encode([prompt]), view.encode([changed])
-    for role in {s.role for s in prompt.segments}:
+    for role in {s.role for s in prompt.segments if s in changed.segments}:
         own = view.tokenizer.decode(before.input_ids[before.mask(role)]).strip()
         assert view.tokenizer.decode(after.input_ids[after.mask(role)]).strip().endswith(own)
     hidden, _ = prefill(view, after)

@@ -68,7 +68,7 @@ def test_layouts_keep_their_roles(prompt):
 def test_roles_stand_in_the_order_of_the_segments():
     view = tiny_view()
     prompt = conflict_prompts(1)[0].append(Segment(Role.INSTRUCTION, "answer from the text."))
-    encoded = view.tokens([prompt], [[16]])[0]
+    encoded = view.tokens([prompt], [["<image>" * 16]])[0]
     order = [r for i, r in enumerate(encoded.roles) if r != Role.TEMPLATE and (i == 0 or encoded.roles[i - 1] != r)]
     assert order == [Role.IMAGE, Role.CONTEXT, Role.QUESTION, Role.OPTIONS, Role.INSTRUCTION]
     assert encoded.roles[-1] == Role.TEMPLATE, "the generation prompt is the template's"

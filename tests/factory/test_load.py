@@ -129,7 +129,7 @@ def test_the_self_check_refuses_a_model_that_it_does_not_understand(monkeypatch)
 
 def test_the_self_check_notices_wrong_positions(monkeypatch):
     view = fresh_view()
-    monkeypatch.setattr(type(view.family), "position_ids", lambda self, mask: (mask.long().cumsum(-1) * 2).clamp_min(0))
+    monkeypatch.setattr(type(view.family), "position_ids", lambda self, model, ids, mask, inputs: (mask.long().cumsum(-1) * 2).clamp_min(0))
     with pytest.raises(UserError, match="extending its KV cache"):
         self_check(view)
 

@@ -243,7 +243,7 @@ def test_a_prompt_in_two_pieces_reads_its_last_token_last():
     """Prefix and query, as collection and diagnosis run them: the answer is steered by the end of the prompt."""
     view, method = tiny_view(), Push()
     batch = view.encode(conflict_prompts(2))
-    head = view.collate([type(e)(e.ids[:-3], e.roles[:-3], "") for e in view.tokens(conflict_prompts(2), [[16], [16]])], batch.images)
+    head = view.collate([type(e)(e.ids[:-3], e.roles[:-3], "") for e in view.tokens(conflict_prompts(2), [["<image>" * 16]] * 2)], batch.images)
     with torch.no_grad(), steer(view, push(method=method, role="none", generated=False)):
         _, prefix = prefill(view, head)
         extend(view, prefix, batch.input_ids[:, -3:], batch.attention_mask[:, -3:], batch.roles[:, -3:])

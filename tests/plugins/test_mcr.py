@@ -40,7 +40,8 @@ def written_out(view: ModelView, prompt: Prompt, key: str, **options) -> dict[st
     ids = batch.input_ids
 
     def tail(cache: DynamicCache, ids: torch.Tensor) -> torch.Tensor:
-        at = torch.arange(cut, ids.shape[1])[None]
+        further = torch.arange(1, ids.shape[1] - T + 1) + batch.position_ids.max()
+        at = torch.cat([batch.position_ids[..., cut:], further.expand(*batch.position_ids.shape[:-1], -1)], -1)
         return view.model(input_ids=ids[:, cut:], position_ids=at, past_key_values=cache, use_cache=True).logits[0].float()
 
     def kv(cache: DynamicCache) -> list[list[torch.Tensor]]:
@@ -53,7 +54,8 @@ def written_out(view: ModelView, prompt: Prompt, key: str, **options) -> dict[st
         return cache
 
     with torch.no_grad():
-        past = kv(view.model(input_ids=ids[:, :cut], use_cache=True, **batch.images).past_key_values)
+        past = kv(view.model(**batch, past_key_values=DynamicCache(), use_cache=True).past_key_values)
+        past = [[x[:, :, :cut] for x in layer] for layer in past]
         if p.query_tokens == "first_k_generated":
             for _ in range(p.first_k - 1):
                 token = tail(restore(past), ids)[-1].argmax()

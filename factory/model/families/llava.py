@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import Any
+
+from torch import nn
 
 from factory.model.family import Family
 from factory.registry import register
@@ -17,7 +19,7 @@ class Llava(Family):
     processor_class = "LlavaProcessor"
     default_k_sigma = 1.0
 
-    def image_token_counts(self, model: nn.Module, inputs: dict[str, Tensor], n_images: int) -> list[int]:
+    def image_texts(self, model: nn.Module, processor: Any, inputs: dict[str, Any], n_images: int) -> list[str]:
         vision = model.config.vision_config
         patches = (vision.image_size // vision.patch_size) ** 2
-        return [patches + (model.config.vision_feature_select_strategy == "full")] * n_images
+        return self.repeated(model, processor, [patches + (model.config.vision_feature_select_strategy == "full")] * n_images)

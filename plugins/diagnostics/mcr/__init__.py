@@ -101,6 +101,8 @@ class Mcr(Diagnostic):
         option = self.params.query_tokens
         scored = query.mask.bool()
         if option == "question_suffix":
+            if view.family.bidirectional_prompt:
+                raise UserError(f"mcr: query_tokens: question_suffix: {type(view.model).__name__} reads a question together with what is before it; use last")
             if bool((query.roles != Role.QUESTION).all(-1).any()):
                 raise UserError("mcr: query_tokens: question_suffix needs a prefix that ends before the question; use query_tokens: last here")
         else:

@@ -1,0 +1,53 @@
+"""Idefics3 (arXiv 2408.12637): images in rows and columns of tiles, each named in the prompt, beside the whole image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from factory.model.family import Family
+from factory.registry import register
+
+AROUND, WHOLE = "<fake_token_around_image>", "<global-img>"
+
+
+@register("family", "idefics3")
+class Idefics3(Family):
+    """Idefics3; its text decoder is ``model.text_model``."""
+
+    config_class = "Idefics3Config"
+    model_class = "Idefics3ForConditionalGeneration"
+    processor_class = "Idefics3Processor"
+    vision_path = "model.vision_model"
+    connector_path = "model.connector"
+    bookkeeping = ("rows", "cols")
+
+    def image_inputs(self, processor: Any, images: Sequence[Image.Image], per_prompt: Sequence[int] = ()) -> dict[str, Any]:
+        """The model takes a row of tiles for each prompt, and drops tiles that are all zero."""
+        if not images:
+            return {}
+        left, per_prompt = iter(images), per_prompt or [1] * len(images)
+        groups = [[next(left) for _ in range(n)] for n in per_prompt if n]
+        inputs = dict(processor.image_processor(images=groups, return_row_col_info=True, return_tensors="pt"))
+        with_images = torch.tensor(per_prompt) > 0
+        for name in inputs.keys() - set(self.bookkeeping):
+            of_all = inputs[name].new_zeros(len(per_prompt), *inputs[name].shape[1:])
+            of_all[with_images] = inputs[name]
+            inputs[name] = of_all
+        return inputs
+
+    def image_texts(self, model: nn.Module, processor: Any, inputs: dict[str, Any], n_images: int) -> list[str]:
+        (one,) = self.repeated(model, processor, [model.model.image_seq_len])
+        rows, columns = (list(chain.from_iterable(inputs[name])) if n_images else [] for name in self.bookkeeping)
+        return [_written(one, r, c) for r, c in zip(rows, columns, strict=True)]
+
+
+def _written(tile: str, rows: int, columns: int) -> str:
+    """The tiles row by row, then the whole image; an image that is not cut is the whole image alone."""
+    lines = ["".join(f"{AROUND}<row_{r + 1}_col_{c + 1}>{tile}" for c in range(columns)) + "\n" for r in range(rows)]
+    return "".join(lines) + ("\n" if lines else "") + AROUND + WHOLE + tile + AROUND

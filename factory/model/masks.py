@@ -1,0 +1,42 @@
+"""Attention masks of tokens that follow a KV cache, where padding may lie between tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from factory.errors import UserError
+
+
+def sliding_window(config: Any) -> int | None:
+    """How many tokens a block of sliding attention sees, the querying one included; None where every block sees all."""
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    used = "sliding_attention" in kinds if kinds else getattr(config, "use_sliding_window", True)
+    return window if window and used else None
+
+
+def by_layer_type(decoder: nn.Module, mask: Tensor, new: int) -> dict[str, Tensor]:
+    """Masks [R, 1, new, T] of full and of sliding attention for the last ``new`` columns of ``mask`` [R, T].
+
+    A window counts tokens, not columns: transformers' own masks would count the padding between tokens as well.
+    Raises ``UserError`` for an attention implementation that takes no such mask.
+    """
+    place = mask.cumsum(-1)
+    distance = place[:, -new:, None] - place[:, None, :]
+    seen = (mask.bool()[:, None, :] & (distance >= 0))[:, None]
+    near = seen & (distance < (sliding_window(decoder.config) or mask.shape[1] + 1))[:, None]
+    return {"full_attention": _as_taken(decoder, seen), "sliding_attention": _as_taken(decoder, near)}
+
+
+def _as_taken(decoder: nn.Module, seen: Tensor) -> Tensor:
+    """Booleans for SDPA and this project's own attention, numbers to add for the eager one."""
+    name = decoder.config._attn_implementation
+    if name in ("sdpa", "steering_factory"):
+        return seen
+    if name != "eager":
+        raise UserError(f"attention '{name}' takes no mask per layer: load {type(decoder).__name__} with sdpa or eager attention")
+    dtype = next(decoder.parameters()).dtype
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)

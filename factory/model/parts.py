@@ -1,0 +1,39 @@
+"""A processor as its parts, for models whose own processor class needs packages that only serve video."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoImageProcessor, AutoTokenizer
+
+
+@dataclass
+class Parts:
+    """An image processor, a tokenizer and a chat template."""
+
+    image_processor: Any
+    tokenizer: Any
+    chat_template: str | None = None
+
+    @classmethod
+    def from_pretrained(cls, folder: Path, **options: Any) -> Parts:
+        """The parts saved in ``folder``. Raises ``OSError`` or ``ValueError`` where one is missing or damaged."""
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        return cls(AutoImageProcessor.from_pretrained(folder, **options), tokenizer, _saved_template(Path(folder)) or tokenizer.chat_template)
+
+    def save_pretrained(self, folder: Path) -> None:
+        self.image_processor.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        if self.chat_template:
+            (Path(folder) / "chat_template.jinja").write_text(self.chat_template, encoding="utf-8")
+
+
+def _saved_template(folder: Path) -> str | None:
+    if (path := folder / "chat_template.jinja").is_file():
+        return path.read_text(encoding="utf-8")
+    if (path := folder / "chat_template.json").is_file():
+        return json.loads(path.read_text(encoding="utf-8"))["chat_template"]
+    return None

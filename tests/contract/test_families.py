@@ -1,0 +1,210 @@
+"""The contract of model families: what ModelView, the KV cache, steering and diagnostics build on, for each of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from factory.data.prompt import Prompt, Role, Segment
+from factory.model.checks import self_check
+from factory.model.encode import Encoded
+from factory.model.load import fingerprint, load
+from factory.model.prefix import at_last, extend, greedy, prefill
+from factory.model.view import ModelView
+from factory.recipe.schema import ModelSpec
+from factory.registry import available, lookup
+from factory.run.collect import Plan, asked, collect
+from factory.steer import steer
+from factory.steer.sweep import run_cell, run_trunk
+from tests.contract.cases import Case, answers, close, logits, recompute, steering
+from tests.plugins.test_mcr import run as mcr
+from tests.plugins.test_mcr import written_out
+from tests.tiny import mixed_prompts
+from tests.tiny_families import BUILDERS, family_view
+
+NAMES = sorted(BUILDERS)
+LOOKING, READING = Case("dose"), Case("l2s", (("predict_from", "per_token"),))
+SIZES = ((48, 48), (72, 30), (30, 72), (40, 56))
+
+
+def prompts_of(view: ModelView) -> list[Prompt]:
+    """Prompts with one image, with the text first, with two images and with none; images of several sizes."""
+    found, sizes = [], iter(SIZES * 2)
+    for prompt in mixed_prompts():
+        segments = [replace(s, image=s.image.resize(next(sizes))) if s.image else s for s in prompt.segments]
+        found.append(Prompt(tuple(segments)))
+    return found
+
+
+@pytest.fixture(params=NAMES)
+def view(request) -> ModelView:
+    return family_view(request.param)
+
+
+def test_every_family_is_held_to_the_contract():
+    assert {entry.name for entry in available("family")} - {"llava"} == set(NAMES)
+
+
+def test_a_saved_model_loads_and_checks_itself(view, tmp_path):
+    view.model.save_pretrained(tmp_path)
+    view.processor.save_pretrained(tmp_path)
+    loaded, prompts = load(ModelSpec(path=str(tmp_path), device="cpu")), prompts_of(view)
+    assert type(loaded.family) is type(view.family) and fingerprint(loaded) == fingerprint(view)
+    assert loaded.encode(prompts).input_ids.tolist() == view.encode(prompts).input_ids.tolist()
+    assert torch.equal(logits(loaded, prompts), logits(view, prompts))
+
+
+def test_roles_mark_the_image_tokens_and_the_words(view):
+    prompts = prompts_of(view)
+    batch = view.encode(prompts)
+    assert torch.equal(batch.input_ids == view.image_token_id, batch.mask(Role.IMAGE))
+    assert (batch.mask(Role.IMAGE).sum(-1) > 0).tolist() == [True, True, True, False]
+    for row, prompt in zip(range(4), prompts, strict=True):
+        for role in {s.role for s in prompt.segments} - {Role.IMAGE}:
+            words = view.tokenizer.decode(batch.input_ids[row, batch.mask(role)[row]])
+            assert words.split() == " ".join(s.text for s in prompt.segments if s.role == role).split()
+
+
+WITH_PROCESSOR = [name for name in NAMES if lookup("family", name).processor_class]
+
+
+@pytest.mark.parametrize("name", WITH_PROCESSOR)
+def test_inputs_are_those_of_the_models_own_processor(name):
+    view = family_view(name)
+    for prompt in prompts_of(view)[:3]:
+        batch = view.encode([prompt])
+        if view.processor.chat_template:
+            text = view.tokenizer.apply_chat_template(prompt.messages(), chat_template=view.processor.chat_template, tokenize=False, add_generation_prompt=True)
+        else:  # PaliGemma's processor is given the words and places the beginning token itself
+            text = "".join("<image>" if c["type"] == "image" else c["text"] for c in prompt.messages()[0]["content"])
+        theirs = view.processor(images=[prompt.images], text=[text], add_special_tokens=False, return_tensors="pt")
+        for key in batch:
+            assert torch.equal(theirs[key].to(batch[key].dtype), batch[key]), key
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_padded_prefill_is_the_model_alone(view, side):
+    """The model itself, left to find positions and masks for one prompt without padding."""
+    prompts = prompts_of(view)
+    together = logits(view, prompts, side=side)
+    for i, prompt in enumerate(prompts):
+        with torch.no_grad():
+            alone = view.model(**view.encode([prompt])).logits[0, -1].float()
+        assert close(together[i], alone, 1e-4)
+
+
+def continued(view: ModelView, prompts: list[Prompt], n: int) -> list[Encoded]:
+    """Prompts with ``n`` answer tokens each."""
+    encoded = view.tokens(prompts, view.images_of(prompts)[1])
+    words = view.tokenizer("the red box is in the image of a blue ball", add_special_tokens=False).input_ids[:n]
+    return [Encoded(e.ids + words, e.roles + [int(Role.ANSWER)] * n, "") for e in encoded]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_extending_a_fork_is_recomputing(view, side):
+    prompts = prompts_of(view)
+    whole = continued(view, prompts, 7)
+    images = view.images_of(prompts)[0]
+    held = 7 if view.family.bidirectional_prompt else 12  # of a causal model also the end of the prompt
+    heads = [Encoded(e.ids[:-held], e.roles[:-held], "") for e in whole]
+    rows = torch.tensor([3, 0, 2, 1, 2])
+
+    def part(first: int, end: int) -> tuple[torch.Tensor, ...]:
+        rest = [Encoded(e.ids[-held:], e.roles[-held:], "") for e in whole]
+        ids = torch.tensor([e.ids[first:end] for e in rest])[rows]
+        return ids, torch.ones_like(ids), torch.tensor([e.roles[first:end] for e in rest])[rows]
+
+    with torch.no_grad():
+        _, prefix = prefill(view, view.collate(heads, images, side))
+        fork = prefix.fork(rows)
+        before = [layer.keys.clone() for layer in prefix.cache.layers]
+        first, fork = extend(view, fork, *part(0, 4))
+        second, _ = extend(view, fork, *part(4, held))
+        found = view.logits(torch.cat([first, second], 1))
+        for i, row in enumerate(rows.tolist()):
+            own, texts = view.images_of([prompts[row]])
+            alone = view.collate([whole[row]], own)
+            assert texts
+            reference = view.model(**alone).logits[0, -held:].float()
+            assert close(found[i], reference, 1e-4)
+    assert all(torch.equal(layer.keys, keys) for layer, keys in zip(prefix.cache.layers, before, strict=True))
+
+
+def test_greedy_answers_are_those_of_generate(view):
+    batch = view.encode(prompts_of(view))
+    with torch.no_grad():
+        hidden, prefix = prefill(view, batch)
+        ours = greedy(view, prefix, view.logits(at_last(hidden, batch.attention_mask)), 6)
+        theirs = view.model.generate(**batch, max_new_tokens=6, do_sample=False)[:, batch.input_ids.shape[1] :]
+    assert ours.tolist() == theirs.tolist()
+
+
+@pytest.mark.parametrize("chosen", [LOOKING, READING], ids=str)
+def test_steering_is_its_definition(view, chosen):
+    """Strength 0 bit for bit; each row its own strength; cached decoding is recomputing; a sweep's cell is the plain run."""
+    prompts, layer = prompts_of(view), 1
+    batch = view.encode(prompts)
+    with torch.no_grad():
+        plain = view.model(**batch).logits
+        with steer(view, steering(chosen, layer, 0.0)):
+            assert torch.equal(view.model(**batch).logits, plain)
+        with steer(view, steering(chosen, layer)):
+            out = view.model.generate(
+                **batch, do_sample=False, min_new_tokens=3, max_new_tokens=3, output_logits=True, return_dict_in_generate=True
+            )
+    for i, prompt in enumerate(prompts):
+        reference = recompute(view, prompt, out.sequences[i, -3:], [steering(chosen, layer)])
+        assert close(torch.stack([step[i] for step in out.logits]), reference, 1e-4)
+    trunk = run_trunk(view, view.encode(prompts, "right"), layer)
+    cell = run_cell(view, trunk, steering(chosen, layer), 3).tolist()
+    assert cell == answers(view, prompts, steering(chosen, layer), "right", 3)
+    assert torch.equal(trunk.final, prefill(view, trunk.batch)[0])
+    strengths = torch.tensor([0.0, 1.0, -2.0, 3.0])
+    together = logits(view, prompts, steering(chosen, layer, strengths))
+    assert torch.equal(together[0], logits(view, prompts)[0])
+    assert close(together[2:3], logits(view, prompts[2:3], steering(chosen, layer, -2.0)), 1e-4)
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+def test_looking_ahead_at_the_first_and_the_last_block(view, layer):
+    prompt = prompts_of(view)[0]
+    answer = torch.tensor(answers(view, [prompt], steering(LOOKING, layer), n=1)[0])
+    found = logits(view, [prompt], steering(LOOKING, layer))
+    assert close(found, recompute(view, prompt, answer, [steering(LOOKING, layer)]), 1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_mcr_is_algorithm_1_written_out(name):
+    view = family_view(name, torch.float64)
+    prompts = prompts_of(view)[:3]
+    found = mcr(view, prompts, side="right")
+    for key, prompt in zip("abc", prompts, strict=True):
+        for metric, value in written_out(view, prompt, key).items():
+            assert found[key][metric] == pytest.approx(value, rel=2e-3), (key, metric)
+
+
+def test_collected_states_are_those_of_whole_prompts(view):
+    prompts, plan = prompts_of(view), Plan(layer=1)
+    states, _ = collect(view, prompts, plan, None, "abcd")
+    for ask in ("base", "vision", "text"):
+        trunk = run_trunk(view, view.encode([asked(p, ask, plan.style) for p in prompts]), 1)
+        assert close(states[ask], trunk.last, 1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bfloat16_is_near(name):
+    exact, half = family_view(name), family_view(name, torch.bfloat16)
+    self_check(half)
+    prompts = prompts_of(exact)
+    a, b = logits(exact, prompts, steering(READING, 1, 0.5)), logits(half, prompts, steering(READING, 1, 0.5))
+    assert torch.nn.functional.cosine_similarity(a, b).min() > 0.98
+
+
+def test_an_answer_that_was_given_is_read(view):
+    prompt = prompts_of(view)[0]
+    shown = prompt.append(Segment(Role.ANSWER, "red"))
+    batch = view.encode([Prompt((*shown.segments, *prompt.segments)), prompt], "right")
+    assert view.tokenizer.decode(batch.input_ids[0, batch.mask(Role.ANSWER)[0]]).split() == ["red"]
+    assert torch.isfinite(prefill(view, batch)[0][batch.attention_mask.bool()]).all()
