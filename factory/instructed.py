@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SYSTEM = "You are a helpful and honest assistant who strictly follows all user instructions and provides accurate responses."
 LEFT_OUT = "left_out"
+Layout = Literal["after_format", "before_format", "before_question"]
 
 
 class InstructedParams(Params):
@@ -38,7 +39,7 @@ class InstructedParams(Params):
     """
 
     style: Style = "amps_rq1"
-    layout: Literal["after_format", "before_format", "before_question"] = "after_format"
+    layout: Layout = "after_format"
     system: Literal["none", "before", "between"] = "none"
     directions: tuple[Literal["vision", "text"], ...] = ("vision", "text")
     dictionary: DictionaryParams = DictionaryParams()

@@ -41,7 +41,7 @@ def compare(recipe: Recipe, folder: RunDir, limit: int | None) -> None:
     """Diagnose, fit, choose on dev, score on test; write results.json and the report."""
     torch.manual_seed(recipe.seed)
     study = Study(recipe, folder, load(recipe.model), limit)
-    diagnostics, further = study.diagnosed(), study.investigated()
+    diagnostics, further = study.diagnosed(), study.investigated
     predictions, choices = Comparison(study).run()
     summaries = {node.label: make(node).summary(further[node.label]) for node in recipe.diagnostics}
     summaries = {label: summary for label, summary in summaries.items() if summary is not None}
