@@ -44,7 +44,7 @@ def compare(recipe: Recipe, folder: RunDir, limit: int | None) -> None:
     diagnostics, further = study.diagnosed(), study.investigated
     predictions, choices = Comparison(study).run()
     summaries = {node.label: make(node).summary(further[node.label]) for node in recipe.diagnostics}
-    summaries = {label: summary for label, summary in summaries.items() if summary is not None}
+    summaries = {label: summary.under(label) for label, summary in summaries.items() if summary is not None}
     results = gather(study, predictions, choices, summaries)
     files.write_json(folder.path / "results.json", results)
     recipe_yaml = (folder.path / "resolved.yaml").read_text(encoding="utf-8")

@@ -18,10 +18,12 @@ from torch import Tensor
 from factory.data.answers import Dictionary
 from factory.data.prompt import Role
 from factory.data.sample import ConflictSample
-from factory.diagnose import Diagnostic
+from factory.diagnose import Diagnostic, Query, hold_back
 from factory.errors import UserError
-from factory.instructed import Instructed, InstructedParams, ask, instructed
-from factory.model.prefix import at_last, decode_texts, greedy, prefill
+from factory.instructed import Asked, InstructedParams, ask, instructed
+from factory.model.encode import Batch
+from factory.model.prefix import Prefix, at_last, decode_texts, extend, greedy, prefill
+from factory.model.view import ModelView
 from factory.registry import register
 from factory.run.evaluate import Bench
 from factory.steer import Steering, steer
@@ -41,6 +43,31 @@ class Cell(NamedTuple):
     choice: Choice
     heads: int
     coefficient: float
+
+
+class Rest(NamedTuple):
+    """Prompts that lie in a cache up to their instruction, and what follows."""
+
+    prefix: Prefix
+    query: Query
+
+    def pick(self, rows: Sequence[int]) -> Rest:
+        at = torch.tensor(rows, device=self.query.ids.device)
+        return Rest(self.prefix.fork(at), self.query.pick(at))
+
+
+def from_instruction(view: ModelView, batch: Batch, hidden: Tensor, whole: Prefix) -> Rest:
+    """Prompts held back from their first instruction token on; before it the heads change nothing."""
+    mask = batch.mask(Role.INSTRUCTION)
+    columns = torch.arange(mask.shape[1], device=mask.device)
+    first = torch.where(mask, columns, mask.shape[1] - 1).amin(-1)
+    prefix, query, _ = hold_back(view, batch.input_ids, hidden, whole, (columns >= first[:, None]) & batch.attention_mask.bool())
+    return Rest(prefix, query)
+
+
+@torch.no_grad()
+def _prefilled(view: ModelView, batch: Batch) -> tuple[Tensor, Prefix]:
+    return prefill(view, batch)
 
 
 @register("diagnostic", "intervention")
@@ -80,35 +107,37 @@ class Intervention(Diagnostic):
     def on_samples(self, bench: Bench, samples: Sequence[ConflictSample]) -> list[dict[str, Any]]:
         p = self.params
         items, rows = instructed(bench, samples, p, Dictionary(bench.view.tokenizer, p.dictionary))
-        outcomes = ask(bench, items).outcomes if items else []
+        if not items:
+            return rows
+        asked = ask(bench, items)
+        rest = from_instruction(bench.view, asked.stem.batch, asked.stem.hidden, asked.stem.prefix)
         for direction in p.directions:
-            own = [(item, outcome) for item, outcome in zip(items, outcomes, strict=True) if item.direction == direction]
-            groups = {"block": [(i, o) for i, o in own if o == "follow"], "amplify": [(i, o) for i, o in own if o != "follow"]}
+            own = [i for i, item in enumerate(items) if item.direction == direction]
+            groups = {"block": [i for i in own if asked.outcomes[i] == "follow"], "amplify": [i for i in own if asked.outcomes[i] != "follow"]}
             for cell in self.cells:
                 if group := groups[cell.action]:
-                    rows += self._rows(bench, group, [item.prompt for item, _ in group], direction, "follows", cell)
+                    rows += self._rows(bench, asked, group, rest.pick(group), direction, "follows", cell)
             if p.alone and own:
-                prompts = [item.prompt.without(ABSENT[direction]) for item, _ in own]
-                for cell in (None, *(c for c in self.cells if c.action == "block" and c.choice != "shared")):
-                    rows += self._rows(bench, own, prompts, direction, "answers", cell)
+                batch = bench.view.encode([items[i].prompt.without(ABSENT[direction]) for i in own])
+                alone = from_instruction(bench.view, batch, *_prefilled(bench.view, batch))
+                for cell in (Cell("none", "top", 0, 1.0), *(c for c in self.cells if c.action == "block" and c.choice != "shared")):
+                    rows += self._rows(bench, asked, own, alone, direction, "answers", cell)
         return rows
 
-    def _rows(self, bench: Bench, group: Sequence[tuple[Instructed, str]], prompts: Sequence[Any], direction: str, metric: str, cell: Cell | None) -> Iterator[dict]:
-        cell_facts = (cell or Cell("none", "top", 0, 1.0))._asdict()
-        followed = self._follow(bench, [item for item, _ in group], prompts, direction, cell)
-        for (item, outcome), value in zip(group, followed, strict=True):
-            yield {**item.facts, "outcome": outcome, **cell_facts, "metric": metric, "layer": None, "head": None, "value": float(value)}
+    def _rows(self, bench: Bench, asked: Asked, group: Sequence[int], rest: Rest, direction: str, metric: str, cell: Cell) -> Iterator[dict]:
+        texts = self._answer(bench, rest, direction, cell)
+        for i, text in zip(group, texts, strict=True):
+            follows = bench.benchmark.judge(asked.items[i].sample, asked.items[i].form, text) == direction
+            yield {**asked.facts(i), **cell._asdict(), "metric": metric, "layer": None, "head": None, "value": float(follows)}
 
     @torch.no_grad()
-    def _follow(self, bench: Bench, items: Sequence[Instructed], prompts: Sequence[Any], direction: str, cell: Cell | None) -> list[bool]:
-        """Whether each prompt's answer follows the instruction while the cell's heads are scaled."""
+    def _answer(self, bench: Bench, rest: Rest, direction: str, cell: Cell) -> list[str]:
+        """Greedy answers while the cell's heads are scaled: only the prompt from its instruction on is run again."""
         view = bench.view
-        batch = view.encode(prompts)
-        with steer(view, self._steering(direction, cell) if cell else []):
-            hidden, prefix = prefill(view, batch)
-            tokens = greedy(view, prefix, view.logits(at_last(hidden, batch.attention_mask)), bench.max_new_tokens)
-        verdicts = [bench.benchmark.judge(item.sample, item.form, text) for item, text in zip(items, decode_texts(view, tokens), strict=True)]
-        return [verdict == direction for verdict in verdicts]
+        with steer(view, self._steering(direction, cell)):
+            hidden, longer = extend(view, rest.prefix.fork(), *rest.query)
+            tokens = greedy(view, longer, view.logits(at_last(hidden, rest.query.mask)), bench.max_new_tokens)
+        return decode_texts(view, tokens)
 
     def _steering(self, direction: str, cell: Cell) -> Steering:
         chosen = choose_heads(self.scores, direction, cell.heads, cell.choice, self.params.seed)
