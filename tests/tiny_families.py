@@ -11,10 +11,12 @@ import transformers
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from factory.model.compose import compose
 from factory.model.family import frozen
 from factory.model.parts import Parts
 from factory.model.view import ModelView
 from factory.registry import lookup
+from tests.compose import composed_spec, encoder, llm
 from tests.tiny import tiny_tokenizer
 
 TEXT = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64, "tie_word_embeddings": True}
@@ -232,6 +234,12 @@ def structural() -> Built:
         pixels, tokens, patch_size=6, vision_feature_select_strategy="default", chat_template=template, image_token="<image>", num_additional_image_tokens=1
     )
     return transformers.VipLlavaForConditionalGeneration(config), processor
+
+
+@builder
+def steering_factory_composed() -> Built:
+    """A pair of encoders interleaved into Phi, whose norm and output projection have names of their own."""
+    return compose(composed_spec(encoder("mof"), "mof_mlp", llm("phi")), 0, tiny_tokenizer(400))
 
 
 @cache

@@ -51,6 +51,10 @@ class Family:
         loader = getattr(transformers, self.processor_class) if self.processor_class else Parts
         return loader.from_pretrained(folder, local_files_only=True)
 
+    def hf_class(self) -> type[nn.Module]:
+        """The model's Hugging Face class."""
+        return getattr(transformers, self.model_class)
+
     def core(self, model: nn.Module) -> nn.Module:
         """The model without its unembedding; called like the model, it returns ``last_hidden_state`` after the norm."""
         return model.model

@@ -46,35 +46,54 @@ def collect(
     view: ModelView, prompts: Sequence[Prompt], plan: Plan, diagnostic: Diagnostic | None, keys: Sequence[str]
 ) -> tuple[dict[str, Tensor], dict[str, list[Row]]]:
     """States {ask: [B, d] float32 on the CPU} for the asks base, vision and text, and diagnostic rows by ask."""
-    with _output_of(view, plan.layer) as seen:
-        ids, whole, hidden = (_apart if view.family.bidirectional_prompt else _shared)(view, prompts, plan.style)
-    states = torch.cat([seen[0].repeat(len(whole.mask) // len(seen[0]), 1, 1), *seen[1:]], 1)
-    chosen = _read(states, whole.mask, whole.roles, plan.position).float().cpu().chunk(len(ASKS))
+    run = (_apart if view.family.bidirectional_prompt else _shared)(view, prompts, plan)
+    chosen = _read(run.states, run.whole.mask, run.whole.roles, plan.position).float().cpu().chunk(len(ASKS))
     found = {}
     for ask in plan.diagnose if diagnostic else ():
-        at = ASKS.index(ask) * len(prompts) + torch.arange(len(prompts), device=view.device)
-        found[ask] = diagnostic.on_whole(view, ids[at], whole.fork(at), hidden[at], [f"{key}/{ask}" for key in keys])
+        rows = ASKS.index(ask) * len(prompts) + torch.arange(len(prompts), device=view.device)
+        found[ask] = diagnostic.on_whole(view, *run.pick(rows), [f"{key}/{ask}" for key in keys])
     return dict(zip(ASKS, chosen, strict=True)), found
 
 
-def _shared(view: ModelView, prompts: Sequence[Prompt], style: Style) -> tuple[Tensor, Prefix, Tensor]:
-    """All asks [3 B, T] in a cache, with their final hidden states: the shared prefixes run once, then the suffixes."""
-    encoded, images = _encode(view, prompts, style)
+@dataclass(frozen=True)
+class _Pass:
+    """The three asks of all prompts, run: their ids [3 B, T], the cache they lie in, and the layer's output [3 B, T, d].
+
+    ``final`` holds the final states by blocks of columns, each with the row that every ask takes of it.
+    """
+
+    ids: Tensor
+    whole: Prefix
+    states: Tensor
+    final: tuple[tuple[Tensor, Tensor], ...]
+
+    def pick(self, rows: Tensor) -> tuple[Tensor, Prefix, Tensor]:
+        """Ids, cache and final states of some rows."""
+        return self.ids[rows], self.whole.fork(rows), torch.cat([hidden[at[rows]] for hidden, at in self.final], 1)
+
+
+def _shared(view: ModelView, prompts: Sequence[Prompt], plan: Plan) -> _Pass:
+    """The three asks of each prompt, from what they share."""
+    encoded, images = _encode(view, prompts, plan.style)
     shared = [_common(row) for row in zip(*encoded.values(), strict=True)]
     heads = [Encoded(e.ids[:n], e.roles[:n], "") for e, n in zip(encoded["base"], shared, strict=True)]
     tails = [Encoded(e.ids[n:], e.roles[n:], "") for ask in ASKS for e, n in zip(encoded[ask], shared, strict=True)]
-    rows = torch.arange(len(prompts), device=view.device).repeat(len(ASKS))
     head, tail = view.collate(heads, images), view.collate(tails, {})
-    of_head, prefix = prefill(view, head)
-    of_tail, whole = extend(view, prefix.fork(rows), tail.input_ids, tail.attention_mask, tail.roles)
-    return torch.cat([head.input_ids[rows], tail.input_ids], 1), whole, torch.cat([of_head[rows], of_tail], 1)
+    every = torch.arange(len(tails), device=view.device)
+    rows = every % len(prompts)
+    with _output_of(view, plan.layer) as seen:
+        of_head, prefix = prefill(view, head)
+        of_tail, whole = extend(view, prefix.fork(rows), tail.input_ids, tail.attention_mask, tail.roles)
+    ids, states = torch.cat([head.input_ids[rows], tail.input_ids], 1), torch.cat([seen[0][rows], seen[1]], 1)
+    return _Pass(ids, whole, states, ((of_head, rows), (of_tail, every)))
 
 
-def _apart(view: ModelView, prompts: Sequence[Prompt], style: Style) -> tuple[Tensor, Prefix, Tensor]:
-    """As ``_shared``, every ask run whole."""
-    batch = view.encode([asked(p, ask, style) for ask in ASKS for p in prompts])
-    hidden, whole = prefill(view, batch)
-    return batch.input_ids, whole, hidden
+def _apart(view: ModelView, prompts: Sequence[Prompt], plan: Plan) -> _Pass:
+    """The three asks as prompts of their own, for models whose prompt tokens see what follows them."""
+    batch = view.encode([asked(p, ask, plan.style) for ask in ASKS for p in prompts])
+    with _output_of(view, plan.layer) as seen:
+        hidden, whole = prefill(view, batch)
+    return _Pass(batch.input_ids, whole, seen[0], ((hidden, torch.arange(batch.size, device=view.device)),))
 
 
 def _encode(view: ModelView, prompts: Sequence[Prompt], style: Style) -> tuple[dict[str, list[Encoded]], dict[str, Tensor]]:

@@ -17,7 +17,8 @@ from transformers.cache_utils import Cache
 
 from factory.data.prompt import Role
 from factory.errors import UserError
-from factory.model.prefix import Step, at_last, new_cache
+from factory.model.family import device_of
+from factory.model.prefix import Step, at_last, encoded_step, new_cache
 from factory.model.replay import Call, recorded, replay
 from factory.model.view import ModelView
 from factory.steer.base import Context, Steerer, Tensors
@@ -60,6 +61,7 @@ class Steering:
 
         ``ahead`` gives the prompts' next-token logits [R, vocabulary] from the block's output, for controllers that look ahead.
         """
+        step = step.on(h.device)
         if step.generated and self.gain is None:
             raise UserError("steering began in the middle of a generation: enter `steer` before the prompt is run")
         if step.generated and not self.where.generated:
@@ -83,12 +85,13 @@ class Steering:
         mask = self._mask(step)
 
         def probe(strength: Tensor) -> Tensor:
-            return ahead(_moved(h, mask, self.vector, strength))
+            return ahead(_moved(h, mask, self.vector, strength)).to(h.device)
 
         return Context(self.where.layer, step.generated, probe if ahead else None)
 
     def look(self, h: Tensor, step: Step, ahead: Ahead) -> Tensor:
         """What the method's controller sees of its trial strengths [R, S, F]."""
+        step = step.on(h.device)
         self.vector = self._prompt_vector(h, self._mask(step), step)
         return self.steerer.look(last_states(h, step), self.state, self.context(h, step, ahead))
 
@@ -163,7 +166,7 @@ def going_on(view: ModelView, steerings: Sequence[Steering]) -> Iterator[None]:
     """As ``steer``, by steerings that have been checked and may know the prompts whose answers follow."""
     parts = [part for s in steerings for part in s.by_block()]
     for s in parts:
-        s.move(view.device)
+        s.move(device_of(view.layers[s.where.layer]))
     with ExitStack() as stack:
         watch = _Watch(view)
         stack.callback(watch.forget)
@@ -198,7 +201,7 @@ def _hooked(steering: Steering, watch: _Watch) -> RemovableHandle:
     def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         def ahead(h: Tensor) -> Tensor:
             with torch.no_grad():
-                hidden = replay(view, layer, watch.calls[0], h, new_cache())
+                hidden = replay(view, layer, watch.calls[0], h, new_cache()).to(view.device)
                 return view.logits(at_last(hidden, (watch.step.roles != Role.PAD).long()))
 
         return steering.apply(output, watch.step, ahead)
@@ -227,13 +230,6 @@ class _Watch:
             raise UserError("steering needs input_ids (inputs_embeds alone do not say which tokens are image or text)")
         if cache is not None and cache.get_seq_length() > 0:
             return Step(torch.full_like(ids, int(Role.ANSWER)), generated=True)
-        return self._prompts(ids)
-
-    def _prompts(self, ids: Tensor) -> Step:
-        """The batch encoded last if these are its prompts (or their beams); otherwise a clear refusal."""
-        batch = self.view.encoded
-        if batch is not None and ids.shape[1] == batch.input_ids.shape[1] and ids.shape[0] % batch.size == 0:
-            beams = ids.shape[0] // batch.size
-            if torch.equal(ids, batch.input_ids.repeat_interleave(beams, 0)):
-                return Step(batch.roles.repeat_interleave(beams, 0), beams=beams)
-        raise UserError("steering does not know these tokens' roles: make the batch with view.encode(prompts) just before it is run")
+        if (step := encoded_step(self.view, ids)) is None:
+            raise UserError("steering does not know these tokens' roles: make the batch with view.encode(prompts) just before it is run")
+        return step

@@ -18,13 +18,15 @@ ROLES: dict[str, tuple[Role, ...]] = {
     "instruction": (Role.INSTRUCTION,), "template": (Role.TEMPLATE,), "none": (),
 }  # fmt: skip
 Site = Literal["block", "heads"]
-TAKE = re.compile(r"all|(first|last|uniform|from):(\d+)|ratio:(0?\.\d+|1(?:\.0*)?)")
+ONE = r"(?:all|(?:first|last|uniform|from):\d+|ratio:(?:0?\.\d+|1(?:\.0*)?))"
+TAKE = re.compile(rf"{ONE}(?:\+{ONE})*")
 
 
 class Where(BaseModel):
     """Token choice: prompt tokens of ``role``, thinned by ``take``, and the generated tokens if ``generated``.
 
-    ``take``: ``all``, ``first:K``, ``last:K``, ``uniform:K``, ``ratio:R`` (uniform, share R of them), ``from:K`` (all but the first K).
+    ``take``: ``all``, ``first:K``, ``last:K``, ``uniform:K``, ``ratio:R`` (uniform, share R of them), ``from:K`` (all but the first K);
+    joined by ``+`` they add up, as in ``first:4+last:5``.
     ``layer`` is the 0-based decoder block that is steered (SPEC A15); a method that acts in several has them in ``layers`` instead.
     ``site``: the block's output [.., d], or its attention's head outputs [.., heads * head_dim] before they are projected.
     """
@@ -42,7 +44,7 @@ class Where(BaseModel):
     @classmethod
     def _known(cls, take: str) -> str:
         if not TAKE.fullmatch(take):
-            raise ValueError("must be all, first:K, last:K, uniform:K, from:K or ratio:R with R in (0, 1]")
+            raise ValueError("must be all, first:K, last:K, uniform:K, from:K or ratio:R with R in (0, 1], or some of them joined by +")
         return take
 
     @property
@@ -53,21 +55,28 @@ class Where(BaseModel):
     def mask(self, roles: Tensor) -> Tensor:
         """[R, T] booleans: the prompt tokens that are steered, from their roles [R, T] (0 = padding)."""
         chosen = torch.isin(roles, torch.tensor([int(r) for r in ROLES[self.role]], device=roles.device, dtype=roles.dtype))
-        return chosen & self._thinned(chosen)
+        return chosen & torch.stack([_thinned(chosen, take) for take in self.take.split("+")]).any(0)
 
-    def _thinned(self, chosen: Tensor) -> Tensor:
-        rank = chosen.cumsum(-1) - 1
-        count = chosen.sum(-1, keepdim=True)
-        if self.take == "all":
-            return chosen
-        kind, value = self.take.split(":")
-        if kind == "first":
-            return rank < int(value)
-        if kind == "from":
-            return rank >= int(value)
-        if kind == "last":
-            return rank >= count - int(value)
-        k = torch.full_like(count, int(value)) if kind == "uniform" else (count * float(value)).ceil().long()
-        k = torch.minimum(k, count).clamp_min(1)
-        # the i-th of k evenly spaced picks is rank floor(i * count / k): a token is a pick when the next boundary passes it
-        return ((rank + 1) * k - 1) // count.clamp_min(1) > (rank * k - 1) // count.clamp_min(1)
+
+def _thinned(chosen: Tensor, take: str) -> Tensor:
+    rank = chosen.cumsum(-1) - 1
+    count = chosen.sum(-1, keepdim=True)
+    if take == "all":
+        return chosen
+    kind, value = take.split(":")
+    if kind == "first":
+        return rank < int(value)
+    if kind == "from":
+        return rank >= int(value)
+    if kind == "last":
+        return rank >= count - int(value)
+    return spread(chosen, torch.full_like(count, int(value)) if kind == "uniform" else (count * float(value)).ceil().long())
+
+
+def spread(chosen: Tensor, k: Tensor) -> Tensor:
+    """[R, T] booleans: k [R, 1] of each row's chosen tokens (at least one, at most all), evenly spaced from the first on."""
+    rank = chosen.cumsum(-1) - 1
+    count = chosen.sum(-1, keepdim=True)
+    k = torch.minimum(k, count).clamp_min(1)
+    # the i-th of k evenly spaced picks is rank floor(i * count / k): a token is a pick when the next boundary passes it
+    return chosen & (((rank + 1) * k - 1) // count.clamp_min(1) > (rank * k - 1) // count.clamp_min(1))

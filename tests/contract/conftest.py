@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.contract.cases import Case, diagnostics, prompt_methods, sites, steerer_cases
+from tests.contract.cases import Case, classes, diagnostics, prompt_methods, sites, steerer_cases
 from tests.tiny import tiny_view
 
 
@@ -17,6 +17,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         "case": lambda: steerer_cases(), "option_case": lambda: steerer_cases(with_options=True), "site": sites,
         "prompt_method": prompt_methods, "diagnostic_name": lambda: diagnostics(asks=False),
         "asking_diagnostic": lambda: diagnostics(asks=True),
+        "tuner_name": lambda: list(classes("tuner")),
     }  # fmt: skip
     for name, source in sources.items():
         if name in metafunc.fixturenames:

@@ -185,6 +185,16 @@ def test_mcr_is_algorithm_1_written_out(name):
             assert found[key][metric] == pytest.approx(value, rel=2e-3), (key, metric)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_mcr_in_other_precisions_is_near(name):
+    prompts = prompts_of(family_view(name))[:2]
+    exact = mcr(family_view(name, torch.float64), prompts)
+    single, half = mcr(family_view(name), prompts), mcr(family_view(name, torch.bfloat16), prompts)
+    for key in exact:
+        assert single[key]["R_V"] == pytest.approx(exact[key]["R_V"], abs=2e-3)
+        assert half[key]["R_V"] == pytest.approx(exact[key]["R_V"], abs=0.15)
+
+
 def test_collected_states_are_those_of_whole_prompts(view):
     prompts, plan = prompts_of(view), Plan(layer=1)
     states, _ = collect(view, prompts, plan, None, "abcd")

@@ -6,9 +6,10 @@ import json
 import math
 
 import pytest
+import torch
 
 from eval_suite.speed import __main__ as everything
-from eval_suite.speed import collection, generation, sweep, timing
+from eval_suite.speed import collection, generation, lmar, sweep, timing, tuning
 from factory.steer.runtime import Steering
 from tests.tiny import tiny_view
 
@@ -51,7 +52,17 @@ def test_sweep():
     check(sweep.measure(tiny_view(), batch=2, strengths=2, tokens=2, repeats=1))
 
 
-@pytest.mark.parametrize(("module", "extra"), [(collection, ["--no-published"]), (generation, ["--new", "2"]), (sweep, ["--strengths", "2"])])
+def test_tuning_keeps_less_where_less_is_trained():
+    view = tiny_view()
+    before = {name: p.clone() for name, p in view.model.named_parameters()}
+    result = tuning.measure(view, batch=2, repeats=1, tuners=("mores", "full"))
+    check(result)
+    kept = {r.what: r.value for r in result.ratios if "kept" in r.what}
+    assert 1 <= kept["mores: kept for backward"] < kept["full: kept for backward"]
+    assert all(torch.equal(p, before[name]) and not p.requires_grad for name, p in view.model.named_parameters())
+
+
+@pytest.mark.parametrize(("module", "extra"), [(collection, ["--no-published"]), (generation, ["--new", "2"]), (sweep, ["--strengths", "2"]), (lmar, []), (tuning, ["--tuners", "mores"])])
 def test_each_alone(module, extra, capsys):
     module.main([*SIZES, *MINIMAL, *extra])
     assert module.__name__.rpartition(".")[2] in capsys.readouterr().out
@@ -61,7 +72,7 @@ def test_all_in_one_table_and_file(tmp_path, capsys):
     everything.main([*SIZES, *MINIMAL, "--json", str(tmp_path / "figures.json")])
     said = capsys.readouterr().out
     saved = json.loads((tmp_path / "figures.json").read_text())
-    assert [r["benchmark"] for r in saved["results"]] == ["mcr", "collection", "generation", "sweep"]
+    assert [r["benchmark"] for r in saved["results"]] == ["mcr", "collection", "generation", "sweep", "lmar", "tuning"]
     assert all(r["benchmark"] in said for r in saved["results"])
     assert saved["command"] and saved["environment"]["libraries"]["torch"]
 

@@ -179,7 +179,7 @@ def test_names_with_braces_are_shown_as_written():
 
 def test_model_needs_a_source():
     assert mistakes(GOOD.replace("zoo: tiny", "device: cpu")) == [
-        "x.yaml:2:1 model: needs at least one of zoo, path, build"
+        "x.yaml:2:1 model: needs at least one of zoo, path, compose, build"
     ]
 
 

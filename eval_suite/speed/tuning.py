@@ -1,0 +1,83 @@
+"""Cost of a training step of each tuner over the frozen model's own, in time and in what is kept for the backward pass.
+
+    python -m eval_suite.speed.tuning --width 384 --layers 8 --batch 8
+
+    frozen   forward and backward of the answer's loss through the frozen decoder into the connector, as in pretraining (the baseline)
+    TUNER    the same with a tuner applied, so that its parameters get gradients too
+
+Each model is a copy of one; optimiser steps are left out, the learning rate being 0. What is kept for the backward pass is counted by
+the bytes of the distinct tensors that autograd saves, the model's weights not among them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from eval_suite.speed import timing
+from factory.data.prompt import Role, Segment
+from factory.model.view import ModelView
+from factory.registry import lookup
+from factory.train.lessons import Collator
+
+TUNERS = {"mores": {}, "lora": {"rank": 16}, "ia3": {}, "adapter": {"bottleneck": 64}, "oft": {"blocks": 16}, "full": {}}
+TARGETS = {"mores": 1.05}
+
+
+def measure(view: ModelView, batch: int = 8, repeats: int = 5, tuners: Sequence[str] = tuple(TUNERS)) -> timing.Result:
+    prompts = [prompt.append(Segment(Role.ANSWER, "red")) for prompt in timing.conflicts(batch)]
+    inputs = {key: value for key, value in Collator(view)(prompts).items() if key != "text_labels"}
+    steps = {"frozen": _step(view, None, inputs), **{name: _step(view, name, inputs) for name in tuners}}
+    kept = {name: kept_bytes(step) for name, step in steps.items()}
+    times = timing.interleaved(steps, repeats, view.device)
+    ratios = [timing.ratio(times, name, "frozen", TARGETS.get(name)) for name in tuners]
+    ratios += [timing.Ratio(f"{name}: kept for backward", "frozen", *[kept[name] / kept["frozen"]] * 3) for name in tuners]
+    setting = {"batch": batch, "tokens": inputs["input_ids"].shape[1], "repeats": repeats, "frozen_kept_mib": round(kept["frozen"] / 2**20, 1)}
+    return timing.result("tuning", view, setting, times, ratios)
+
+
+def _step(view: ModelView, tuner: str | None, inputs: dict[str, Tensor]) -> Callable[[], None]:
+    """Forward and backward on a copy of the model that trains its connector and, where one is named, a tuner."""
+    mine = ModelView(copy.deepcopy(view.model).train(), view.processor, view.family)
+    if tuner is None:
+        mine.model.requires_grad_(False)
+        mine.connector.requires_grad_(True)
+    else:
+        cls = lookup("tuner", tuner)
+        cls(cls.Params(**TUNERS[tuner])).apply(mine, ("connector",))
+
+    def step() -> None:
+        mine.model.zero_grad(set_to_none=True)
+        mine.model(**inputs, use_cache=False).loss.backward()
+
+    step.weights = {p.untyped_storage().data_ptr() for p in mine.model.parameters()}
+    return step
+
+
+def kept_bytes(step: Callable[[], None]) -> int:
+    """Bytes that a step keeps for its backward pass."""
+    sizes: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in step.weights:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        step()
+    return sum(sizes.values())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = timing.parser(".tuning", __doc__)
+    parser.add_argument("--tuners", nargs="+", choices=TUNERS, default=list(TUNERS), help="some of them")
+    a = parser.parse_args(arguments)
+    timing.finish([measure(view, **timing.options(a), tuners=a.tuners) for view in timing.models(a)], a.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Connectors between vision encoder and language model."""

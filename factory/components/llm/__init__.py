@@ -1,0 +1,1 @@
+"""Language models that a model can be composed of. (OpenELM is not among them: transformers has no class for it.)"""

@@ -1,0 +1,61 @@
+"""Where a component's weights come from: a local folder, a hub id, or nowhere (random weights from a configuration)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import transformers
+from pydantic import model_validator
+from torch import nn
+from transformers import AutoConfig, PreTrainedConfig
+
+from factory.errors import UserError
+from factory.registry import Params
+
+
+class Sourced(Params):
+    """``source``: a folder or a hub id; else ``config``, keys of the Hugging Face configuration of a model with random weights."""
+
+    source: str | None = None
+    config: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Sourced:
+        if (self.source is None) == (self.config is None):
+            raise ValueError("needs one of source (a folder or a hub id) and config (sizes for random weights)")
+        return self
+
+    def read_config(self, config_class: str, inside: str | None = None) -> PreTrainedConfig:
+        """The configuration, of class ``config_class``; ``inside`` names it in the configuration of a larger model, as CLIP's.
+
+        Raises ``UserError`` where there is none, where it is of another class, or where its keys are wrong.
+        """
+        cls = getattr(transformers, config_class)
+        if self.config is not None:
+            try:
+                return cls(**self.config)
+            except (TypeError, ValueError) as error:
+                raise UserError(f"model.compose: not a {config_class}: {str(error).splitlines()[0]}") from error
+        found = self._read(AutoConfig, "configuration")
+        found = found if isinstance(found, cls) else getattr(found, inside or "", found)
+        if not isinstance(found, cls):
+            raise UserError(f"model.compose: {self.source} holds a {type(found).__name__}, and this type of component needs a {config_class}")
+        return found
+
+    def read_weights(self, model_class: Any, config: PreTrainedConfig) -> nn.Module:
+        """The model with its source's weights, or random ones from ``config``; ``model_class`` is a transformers (auto) class."""
+        if self.source is not None:
+            return self._read(model_class, "weights", config=config)
+        make = getattr(model_class, "from_config", None) or model_class._from_config
+        return make(config)
+
+    def _read(self, cls: Any, what: str, **options: Any) -> Any:
+        folder = Path(self.source).expanduser()
+        local = folder.is_dir()
+        if not local and (self.source.count("/") != 1 or self.source.startswith((".", "/", "~"))):
+            raise UserError(f"model.compose: folder {self.source}: not found")
+        try:
+            return cls.from_pretrained(folder if local else self.source, **options)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(f"model.compose: {self.source}: its {what} cannot be read: {str(error).strip().splitlines()[0]}") from error

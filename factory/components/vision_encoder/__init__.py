@@ -1,0 +1,1 @@
+"""Vision encoders that a model can be composed of."""

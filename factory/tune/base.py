@@ -1,0 +1,171 @@
+"""The contract of a tuner: it puts trainable parameters into a frozen model, and can take them out again.
+
+    tuner = lookup("tuner", "mores")(MoReSParams(rank=1))
+    parameters = tuner.apply(view, beside=("connector",))   # {name in view.model: Parameter}; all others are frozen
+    ...                                                     # train view.model with any loop; a batch may carry `roles`
+    tune.save(folder, tuner, view)                          # the trained part alone
+    tune.load(folder, another_view)                         # the tuner that the manifest names, applied and filled
+
+A tuner works through hooks and submodules of ``view.model``, so whoever runs that model (a trainer, DeepSpeed, ``generate``)
+runs the tuned model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from factory.errors import UserError
+from factory.model.load import fingerprint
+from factory.model.view import ModelView
+from factory.registry import Params
+from factory.tune.roles import Roles
+
+Part = Literal["connector", "vision_tower"]
+
+
+class Tuner:
+    """Base of the tuners. A subclass defines ``insert``, and ``withdraw`` where hooks and submodules are not all it adds.
+
+    ``learning_rate`` is the method's own default and ``sweep`` the values to choose among on dev data: one rate for all
+    methods is no fair comparison. ``inside_blocks`` says whether its parameters are used inside the decoder blocks, and
+    ``in_place`` whether it trains weights of the model itself.
+    """
+
+    Params = Params
+    learning_rate: ClassVar[float]
+    sweep: ClassVar[tuple[float, ...]]
+    inside_blocks: ClassVar[bool] = True
+    in_place: ClassVar[bool] = False
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+        self.base: str | None = None
+        self.beside: tuple[Part, ...] = ()
+        self.own: dict[str, nn.Parameter] = {}
+        self.parts: dict[str, nn.Parameter] = {}
+        self._handles: list[RemovableHandle] = []
+        self._modules: list[tuple[nn.Module, str]] = []
+        self._before: dict[str, Tensor] | None = None
+
+    def insert(self, view: ModelView, roles: Roles) -> Iterable[nn.Parameter]:
+        """Add what is trained, through ``attach`` and ``keep``, and return its parameters. ``roles.step`` is what a forward processes."""
+        raise TypeError(f"{type(self).__name__} must define insert(view, roles)")
+
+    def withdraw(self, view: ModelView) -> None:
+        """Undo what ``insert`` did beside ``attach`` and ``keep``."""
+
+    def apply(self, view: ModelView, beside: Sequence[Part] = (), restorable: bool = False) -> dict[str, nn.Parameter]:
+        """Freeze ``view.model``, add this method, and return the trainable parameters by their name in the model.
+
+        ``beside`` are whole parts trained with it (every method of the paper trains the connector). ``restorable`` keeps a copy of
+        the weights that are trained in place, so that ``remove`` can restore them.
+        Raises ``UserError`` where the method does not fit the model, and RuntimeError when applied twice.
+        """
+        if self._handles:
+            raise RuntimeError(f"tuner '{self.name}' is applied already; remove it first")
+        self.base, self.beside = fingerprint(view) if view.device.type != "meta" else None, tuple(beside)
+        view.model.requires_grad_(False)
+        known = {id(module) for module in view.model.modules()}
+        roles = Roles(view)
+        self._handles += roles.handles()
+        try:
+            added = {id(p) for p in self.insert(view, roles)}
+            view.model.requires_grad_(False)
+            names = dict(view.model.named_parameters())
+            self.own = {name: p for name, p in names.items() if id(p) in added}
+            whole = {id(p) for part in beside for p in getattr(view, part).parameters()} - added
+            self.parts = {name: p for name, p in names.items() if id(p) in whole}
+        except BaseException:
+            self.remove(view)
+            raise
+        trained = self.parts | (self.own if self.in_place else {})
+        self._before = {name: p.detach().cpu().clone() for name, p in trained.items()} if restorable or not trained else None
+        for module in view.model.modules():
+            if id(module) not in known:
+                module.training = view.model.training  # a new module is born in training mode, its dropout on
+        if self.inside_blocks:
+            self._wake_lowest_block(view)
+        for p in self.trainable.values():
+            p.requires_grad_(True)
+        return self.trainable
+
+    @property
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The method's own parameters and those of the parts beside it."""
+        return self.own | self.parts
+
+    def counts(self) -> dict[str, int]:
+        """Trainable numbers: ``tuner`` the method's own, ``beside`` those of whole parts."""
+        return {"tuner": sum(p.numel() for p in self.own.values()), "beside": sum(p.numel() for p in self.parts.values())}
+
+    def remove(self, view: ModelView) -> None:
+        """Take the method out: the model is what it was, bit for bit, and frozen.
+
+        Raises RuntimeError where weights were trained in place and ``apply`` was not told to keep a copy.
+        """
+        if self._before is None and self.trainable:
+            raise RuntimeError(f"tuner '{self.name}' trained weights in place; apply it with restorable=True, or load the model again")
+        with torch.no_grad():
+            for name, tensor in (self._before or {}).items():
+                self.trainable[name].copy_(tensor)
+        for handle in self._handles:
+            handle.remove()
+        self.withdraw(view)
+        for module, name in self._modules:
+            delattr(module, name)
+        view.model.requires_grad_(False)
+        self._handles, self._modules, self.own, self.parts, self._before = [], [], {}, {}, None
+
+    @property
+    def in_model(self) -> bool:
+        """Whether all that it trains are weights that the model has without it."""
+        return self.in_place or not self.own
+
+    def settle(self, view: ModelView) -> None:
+        """Leave what was trained in the model for good, and nothing else of the method; for one that is ``in_model``."""
+        if not self.in_model:
+            raise RuntimeError(f"tuner '{self.name}' adds to the model; it cannot be settled in it")
+        self._before = {}
+        self.remove(view)
+
+    def attach(self, module: nn.Module, name: str, child: nn.Module) -> nn.Module:
+        """Make ``child`` a submodule of ``module``, on its device, until the tuner is removed."""
+        module.add_module(name, child.to(next(module.parameters()).device))
+        self._modules.append((module, name))
+        return child
+
+    def keep(self, *handles: RemovableHandle) -> None:
+        """Hooks that live until the tuner is removed."""
+        self._handles += handles
+
+    def fill(self, tensors: Mapping[str, Tensor]) -> None:
+        """Give the trainable parameters these values. Raises ``UserError`` where names or shapes differ."""
+        theirs = {name: tuple(t.shape) for name, t in tensors.items()}
+        ours = {name: tuple(p.shape) for name, p in self.trainable.items()}
+        if theirs != ours:
+            odd = sorted({name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name)})
+            raise UserError(f"tuner '{self.name}': the saved tensors do not fit: {odd[0]} ({len(odd)} differ)")
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                self.trainable[name].copy_(tensor)
+
+    def _wake_lowest_block(self, view: ModelView) -> None:
+        """Reentrant checkpointing passes no gradient into a block whose input needs none: make the lowest tuned block's need one.
+
+        Blocks below it stay out of the backward pass.
+        """
+        own = {id(p) for p in self.own.values()}
+        lowest = next((block for block in view.layers if any(id(p) in own for p in block.parameters())), None)
+
+        def wake(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Any, ...] | None:
+            if not (torch.is_grad_enabled() and module.training and getattr(module, "gradient_checkpointing", False)) or args[0].requires_grad:
+                return None
+            return (args[0].detach().requires_grad_(), *args[1:])
+
+        if lowest is not None:
+            self.keep(lowest.register_forward_pre_hook(wake))
