@@ -63,15 +63,17 @@ class Tail:
 
 @torch.no_grad()
 def run_stem(view: ModelView, batch: Batch) -> Stem:
-    """Prefill, keeping what the decoder was given. Raises ``UserError`` for a cache that has forgotten tokens."""
+    """Prefill, keeping what the decoder was given. Raises ``UserError`` for a prompt beyond a sliding window, and for a model whose prompt
+    tokens see what follows them."""
     given: list[Tensor] = []
     handle = view.decoder.register_forward_pre_hook(lambda module, args, kwargs: given.append(kwargs["inputs_embeds"]), with_kwargs=True)
     try:
         hidden, prefix = prefill(view, batch)
     finally:
         handle.remove()
-    if any(layer.keys.shape[-2] != batch.input_ids.shape[1] for layer in prefix.cache.layers):
-        raise UserError(f"{type(view.decoder).__name__} attends within a sliding window shorter than the prompt: its attention cannot be cut by role")
+    if view.family.bidirectional_prompt:
+        raise UserError(f"in {type(view.decoder).__name__} prompt tokens see what follows them: its attention cannot be cut by role over a shared prefix")
+    view.family.attention_mask(view.decoder, prefix.mask, 1)
     return Stem(batch, hidden, given[0], prefix)
 
 

@@ -68,4 +68,4 @@ def slow_forward(view: ModelView, batch: Batch, cut: Callable[[int, int, int], b
         return out, None
 
     with torch.no_grad(), attention(view, attend):
-        return view.core(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **batch.images).last_hidden_state[0]
+        return view.core(**batch, position_ids=batch.position_ids, use_cache=False).last_hidden_state[0]

@@ -11,10 +11,12 @@ from factory.registry import lookup
 from plugins.diagnostics.attribution import attributions
 from plugins.diagnostics.heads import head_margins, knockout_map
 from plugins.diagnostics.heads.silence import silenced
+from plugins.diagnostics.knockout import effects
 from plugins.diagnostics.logit_lens import beliefs
-from tests.anchor import mixed_items, scenes_bench, slow_forward
+from tests.anchor import mixed_items, role_sets, scenes_bench, slow_forward
 from tests.plugins.test_knockout import slow_nssd
 from tests.tiny import tiny_view
+from tests.tiny_families import family_view
 
 
 class Slow:
@@ -34,7 +36,7 @@ class Slow:
                 block.register_forward_hook(lambda m, args, out: self.after.append(out[0].clone())),
             ]
         with torch.no_grad():
-            view.core(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **batch.images)
+            view.core(**batch, position_ids=batch.position_ids, use_cache=False)
         for handle in handles:
             handle.remove()
 
@@ -148,3 +150,29 @@ def test_blocks_that_rescale_what_they_add_are_refused():
             ask_and_look(bench, items)
     finally:
         handle.remove()
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "internvl", "llava_next"])
+def test_other_families_agree_with_the_slow_runs_too(name):
+    view = family_view(name)
+    bench, samples = scenes_bench(view)
+    items = mixed_items(bench, samples)[:2]
+    asked, anchor = ask_and_look(bench, items)
+    lens, parts, margins = beliefs(view, asked, anchor, 3), attributions(view, asked, anchor, 3), head_margins(view, asked, anchor, 3)
+    states = silenced(view, asked.stem)
+    cut = effects(view, asked, ("compliant->instruction",), 1).by_pathway["compliant->instruction"][0]
+    for i, item in enumerate(items):
+        slow, batch = Slow(view, item, 3, "max"), view.encode([item.prompt])
+        last = batch.input_ids.shape[1] - 1
+        sets = role_sets(batch, item.direction)
+        before = view.logits(slow_forward(view, batch, lambda *_: False)[-1])
+        for layer in range(view.depth):
+            comply, compete = slow.f(slow.after[layer], slow.instruction)
+            near = lambda x, scale=comply: pytest.approx(x, abs=2e-5 * max(1.0, abs(scale)))
+            assert (float(lens["f_comply"][layer, i]), float(lens["f_compete"][layer, i])) == (near(comply), near(compete))
+            assert float(parts["attention_margin"][layer, i]) == near(slow.margin(slow.before[layer] + slow.a[layer]) - slow.margin(slow.before[layer]))
+            assert float(margins[i, layer, 1]) == near(slow.margin(slow.before[layer] + slow.head(layer, 1)) - slow.margin(slow.before[layer]))
+            state = slow_forward(view, batch, lambda *_: False, {(layer, 1, last)})[-1]
+            assert torch.allclose(states[i, layer, 1], state, atol=2e-5 * float(state.abs().max()))
+            after = view.logits(slow_forward(view, batch, lambda at, q, k, layer=layer, sets=sets: at == layer and q in sets["instruction"] and k in sets["compliant"])[-1])
+            assert float(cut[i, layer]) == pytest.approx(slow_nssd(before, after, item.answers.comply, item.answers.compete, "before_after"), abs=1e-5)
