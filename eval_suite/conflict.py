@@ -56,12 +56,15 @@ def build_prompt(sample: ConflictSample, form: str, image: bool = True, context:
     return Prompt((*parts, *question_segments(sample, form)))
 
 
+def answer_of(sample: ConflictSample, form: str, direction: str) -> str:
+    """The answer that follows ``direction`` in the words of a form: the answer itself, or its option's letter."""
+    answer = sample.answer_vision if direction == "vision" else sample.answer_text
+    return answer if form == "open" else "AB"[options(sample, 0 if form == "order1" else 1).index(answer)]
+
+
 def answered(sample: ConflictSample, form: str, direction: str) -> Prompt:
     """A worked example: the prompt of a form with the answer that follows ``direction``."""
-    answer = sample.answer_vision if direction == "vision" else sample.answer_text
-    if form != "open":
-        answer = "AB"[options(sample, 0 if form == "order1" else 1).index(answer)]
-    return build_prompt(sample, form).append(Segment(Role.ANSWER, answer))
+    return build_prompt(sample, form).append(Segment(Role.ANSWER, answer_of(sample, form, direction)))
 
 
 class ConflictBenchmark:
@@ -94,6 +97,10 @@ class ConflictBenchmark:
 
     def example(self, sample: ConflictSample, form: str, direction: str) -> Prompt:
         return answered(sample, form, direction)
+
+    def answer(self, sample: ConflictSample, form: str, direction: str) -> str:
+        """The canonical answer that follows ``direction``, as a form of the prompt asks for it."""
+        return answer_of(sample, form, direction)
 
     def judge(self, sample: ConflictSample, form: str, text: str) -> str:
         """The verdict on one answer's text: vision, text, other or error."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypedDict
@@ -88,6 +88,9 @@ class Diagnostic:
         named = {f"{s.id}/{form}": facts(s, form, "base") for s, form in asked}
         rows = self.measure(bench.view, bench.view.encode([bench.benchmark.prompt(s, form) for s, form in asked]), list(named))
         return [{**row, **named[row["sample"]]} for row in rows]
+
+    def learn(self, found: Sequence[Mapping[str, Any]]) -> None:
+        """Take in the training rows of the diagnostics listed before this one; called before ``on_samples``."""
 
     def summary(self, rows: Sequence[dict[str, Any]]) -> Summary | None:
         """What all rows of a run say (each also has its ``split``); None where the rows speak for themselves."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -53,6 +53,11 @@ class Summary:
     findings: tuple[Finding, ...] = ()
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
+
+    def under(self, label: str) -> Summary:
+        """The same with file names of its own: those of several diagnostics of one type must not meet."""
+        own = lambda parts: tuple(replace(part, name=f"{label}-{part.name}") for part in parts)
+        return replace(self, tables=own(self.tables), figures=own(self.figures))
 
     def record(self) -> dict[str, Any]:
         """The part that belongs in results.json: everything but the drawings."""

@@ -17,7 +17,7 @@ from eval_suite.report.rows import (
     percent,
     strength_text,
 )
-from eval_suite.stats import PairedDifference, paired_difference
+from factory.stats import PairedDifference, paired_difference
 
 _VERDICTS = {"higher": "follows more", "lower": "follows less", "undecided": "no clear difference"}
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from factory.data.prompt import Role, Segment
 
-Style = Literal["amps_eq9", "amps_rq1", "mc2", "mc2_prioritize", "mc2_original"]
+Style = Literal["amps_eq9", "amps_rq1", "mc2", "mc2_prioritize", "mc2_original", "anchor", "anchor_prioritize", "anchor_focus"]
 
 _MC2_VISION = (
     "In case there is an inconsistency between the text context and the image content, "
@@ -35,6 +35,19 @@ INSTRUCTIONS: dict[str, dict[str, str]] = {
         "vision": _MC2_VISION,
         "text": "In case there is an inconsistency between the text context and the image content, "
         "you should follow the text context rather than the image content.",
+    },
+    # Instruction Anchor app. B and C.3; the wordings for the image are ours, with the sources exchanged
+    "anchor": {
+        "vision": "You should follow the visual content rather than the textual context.",
+        "text": "You should follow the textual context rather than the visual content.",
+    },
+    "anchor_prioritize": {
+        "vision": "Prioritize the information in the visual elements over any text",
+        "text": "Prioritize the information in the text over any visual elements",
+    },
+    "anchor_focus": {
+        "vision": "Focus on the visual content; ignore textual context.",
+        "text": "Focus on the textual context; ignore visual content.",
     },
 }
 

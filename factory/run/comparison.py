@@ -60,7 +60,9 @@ class Comparison:
     @cached_property
     def fit_stage(self) -> Stage:
         nodes = [n.model_dump(mode="json") for n in self.recipe.steering if n.label in self.steerers]
-        return self.study.folder.stage("fit", {"collect": self.study.collect_stage("collect").digest, "methods": nodes, "directions": self.directions})
+        found = [n.model_dump(mode="json") for n in self.recipe.diagnostics]
+        collected = self.study.collect_stage("collect").digest
+        return self.study.folder.stage("fit", {"collect": collected, "methods": nodes, "directions": self.directions, "diagnostics": found})
 
     @cached_property
     def fitted(self) -> list[Fitted]:

@@ -79,9 +79,21 @@ def asked_forms(bench: Bench, samples: Sequence[ConflictSample]) -> list[Asked]:
 
 
 def sweep(bench: Bench, samples: Sequence[ConflictSample], fitted: Sequence[Fitted], strengths: Sequence[float]) -> list[dict[str, Any]]:
-    """Predictions of every fitted method at every strength; the blocks up to the steered one run once for all of them."""
-    asked = asked_forms(bench, samples)
-    return cells(bench, asked, trunk_of(bench, asked), fitted, strengths)
+    """Predictions of every fitted method at every strength; the blocks up to the steered one run once for all with the same prompts."""
+    trunks: dict[tuple[str, ...], tuple[list[Asked], Trunk]] = {}
+    rows = []
+    for method in fitted:
+        asked = asked_by(bench, samples, method)
+        digests = tuple(prompt.digest for *_, prompt in asked)
+        if digests not in trunks:
+            trunks[digests] = asked, trunk_of(bench, asked)
+        rows += cells(bench, *trunks[digests], [method], strengths)
+    return rows
+
+
+def asked_by(bench: Bench, samples: Sequence[ConflictSample], method: Fitted) -> list[Asked]:
+    """Each sample with each of its forms as a method wants them asked."""
+    return [(s, form, method.steerer.rewrite(prompt, method.direction)) for s, form, prompt in asked_forms(bench, samples)]
 
 
 def trunk_of(bench: Bench, asked: Sequence[Asked]) -> Trunk:
@@ -104,7 +116,7 @@ def cells(bench: Bench, asked: Sequence[Asked], trunk: Trunk, fitted: Sequence[F
 
 def placed(method: Fitted, layer: int, strength: float = 1.0) -> Steering:
     """A fitted method at the run's layer."""
-    return Steering(method.steerer, method.state, method.steerer.where().model_copy(update={"layer": layer}), strength)
+    return Steering(method.steerer, method.state, method.steerer.placed(method.state, layer), strength)
 
 
 def looks(bench: Bench, trunk: Trunk, method: Fitted) -> Tensor:

@@ -86,7 +86,7 @@ def compare(recipe: Recipe, folder: RunDir, limit: int | None, asked: Sequence[S
     usable_samples(recipe, make(recipe.data), folder, limit, outline(recipe.model).writing)  # told before weights are read
     torch.manual_seed(recipe.seed)
     study = Study(recipe, folder, load(recipe.model, recipe.launch.zero), limit)
-    diagnostics, further = study.diagnosed(), study.investigated()
+    diagnostics, further = study.diagnosed(), study.investigated
     comparison = Comparison(study)
     predictions, choices = comparison.run()
     answered = put(folder, study.view, asked, [*comparison.arms(), *saved_arms(recipe, study.view)]) if asked else ([], [])
@@ -103,7 +103,7 @@ def conclude(
     diagnostics, further = diagnosed
     recipe, folder = study.recipe, study.folder
     summaries = {node.label: make(node).summary(further[node.label]) for node in recipe.diagnostics}
-    summaries = {label: summary for label, summary in summaries.items() if summary is not None}
+    summaries = {label: summary.under(label) for label, summary in summaries.items() if summary is not None}
     results = gather(study, predictions, choices, summaries, notes)
     results["rows"] += answered[0]
     results["run"]["skipped"] += answered[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any
@@ -110,7 +110,12 @@ class Study:
         t = self.collected
         other = "text" if direction == "vision" else "vision"
         tails = (t["base.tail"], t[f"{direction}.tail"], t[f"{other}.tail"])
-        return States(direction, t["base"], t[direction], t[other], t["r_v"], self.train_tasks, self.recipe.seed, tails)
+        return States(direction, t["base"], t[direction], t[other], t["r_v"], self.train_tasks, self.recipe.seed, tails, self.found)
+
+    @property
+    def found(self) -> Rows:
+        """What the further diagnostics saw of the training split."""
+        return [row for rows in self.investigated.values() for row in rows if row["split"] == "train"]
 
     @property
     def train_tasks(self) -> list[str]:
@@ -126,13 +131,19 @@ class Study:
             stage.finish({"rows": sum(map(len, chunks))})
         return [{**row, "split": "test"} for chunk in chunks for row in chunk]
 
+    @cached_property
     def investigated(self) -> dict[str, Rows]:
-        """Rows of each of the recipe's further diagnostics, by label."""
-        return {node.label: self._investigate(node) for node in self.recipe.diagnostics}
+        """Rows of each of the recipe's further diagnostics, by label; each may learn from those before it."""
+        found: dict[str, Rows] = {}
+        for node in self.recipe.diagnostics:
+            found[node.label] = self._investigate(node, found)
+        return found
 
-    def _investigate(self, node: Node) -> Rows:
+    def _investigate(self, node: Node, earlier: Mapping[str, Rows]) -> Rows:
         diagnostic, batch = make(node), self.recipe.collect.batch_size
-        stage = self.folder.stage(f"diagnose-{node.label}", {**self.inputs, "diagnostic": node.model_dump(mode="json"), "batch": batch, "layer": self.layer})
+        diagnostic.learn([row for rows in earlier.values() for row in rows if row["split"] == "train"])
+        before = [n.model_dump(mode="json") for n in self.recipe.diagnostics[: len(earlier)]]
+        stage = self.folder.stage(f"diagnose-{node.label}", {**self.inputs, "diagnostic": node.model_dump(mode="json"), "batch": batch, "layer": self.layer, "after": before})
         found = {split: self.chunks(stage, split, batch, lambda samples: diagnostic.on_samples(self.bench, samples)) for split in diagnostic.splits}
         rows = [{**row, "split": split} for split, chunks in found.items() for chunk in chunks for row in chunk]
         if not stage.done:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ class States:
     ``base`` h_[I,T], ``toward`` h_[I,T,P+], ``away`` h_[I,T,P-] [n, d] float32 (AMPS eq. 11); ``r_v`` [n] the visual MCR
     (NaN where no diagnostic ran); ``tasks`` one name per prompt; ``seed`` decides all randomness of a fit. ``tails``: base,
     toward and away averaged over each prompt's last tokens (a tenth of them, three to eight), None where they were not collected.
+    ``found``: tidy rows of the recipe's further diagnostics on the training split.
     """
 
     direction: Direction
@@ -36,6 +37,7 @@ class States:
     tasks: Sequence[str]
     seed: int = 0
     tails: tuple[Tensor, Tensor, Tensor] | None = None
+    found: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -142,9 +144,17 @@ class Steerer:
         """Methods of the same kind among which dev data decides, by name; empty where there is nothing to decide."""
         return {}
 
+    def rewrite(self, prompt: Prompt, direction: Direction) -> Prompt:
+        """The prompt that is steered; as it is, unless the method needs one that asks for ``direction``."""
+        return prompt
+
     def where(self) -> Where:
-        """Default token choice; the layer is filled in by the run."""
+        """Default token choice; the layer is filled in by ``placed``."""
         return Where()
+
+    def placed(self, state: Tensors, layer: int) -> Where:
+        """Where the fitted method acts in a run at ``layer``."""
+        return self.where().model_copy(update={"layer": layer})
 
     def fit(self, states: States) -> Tensors:
         """Learn from the states of the training prompts; returns named float32 tensors."""

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers.cache_utils import Cache
 
 from factory.data.prompt import Role
@@ -44,6 +45,12 @@ class Steering:
 
     def move(self, device: torch.device) -> None:
         self.state = {k: v.to(device) for k, v in self.state.items()}
+
+    def by_block(self) -> list[Steering]:
+        """This steering, one part for each block that it acts in."""
+        if self.where.layers is None:
+            return [self]
+        return [replace(self, where=self.where.model_copy(update={"layer": layer, "layers": None})) for layer in self.where.blocks]
 
     def forget(self) -> None:
         """Know no prompt any more, and keep none of its states."""
@@ -116,9 +123,9 @@ class Steering:
 
 
 def _moved(h: Tensor, mask: Tensor, vector: Tensor, scale: Tensor) -> Tensor:
-    """``h + scale * vector`` on the masked tokens, ``scale`` [R]; elsewhere, and where it is 0, the very bits of ``h``."""
+    """``h + scale * vector`` on the masked tokens, ``scale`` [R]; elsewhere, and where either is 0, the very bits of ``h``."""
     scale = scale[:, None, None]
-    added = torch.where(scale != 0, scale * vector, NOTHING)
+    added = torch.where((scale != 0) & (vector != 0), scale * vector, NOTHING)
     return (h.float() + torch.where(mask[..., None], added, NOTHING)).to(h.dtype)
 
 
@@ -157,22 +164,24 @@ def steer(view: ModelView, steerings: Sequence[Steering] | Steering) -> Iterator
 @contextmanager
 def going_on(view: ModelView, steerings: Sequence[Steering]) -> Iterator[None]:
     """As ``steer``, by steerings that have been checked and may know the prompts whose answers follow."""
-    for s in steerings:
+    parts = [part for s in steerings for part in s.by_block()]
+    for s in parts:
         s.move(device_of(view.layers[s.where.layer]))
     with ExitStack() as stack:
         watch = _Watch(view)
         stack.callback(watch.forget)
         stack.enter_context(recorded(view, watch.calls))
         stack.callback(view.core.register_forward_pre_hook(watch, with_kwargs=True).remove)
-        for s in steerings:
-            stack.callback(view.layers[s.where.layer].register_forward_hook(_hook(s, watch)).remove)
+        for s in parts:
+            stack.callback(_hooked(s, watch).remove)
         yield
 
 
 def check(steering: Steering, view: ModelView) -> None:
-    layer, strength = steering.where.layer, steering.strength
-    if layer is None or not 0 <= layer < view.depth:
-        raise UserError(f"layer {layer} is out of range: {type(view.model).__name__} has decoder blocks 0 to {view.depth - 1}")
+    strength = steering.strength
+    for layer in steering.where.blocks:
+        if layer is None or not 0 <= layer < view.depth:
+            raise UserError(f"layer {layer} is out of range: {type(view.model).__name__} has decoder blocks 0 to {view.depth - 1}")
     if callable(strength) and not isinstance(strength, Tensor):
         return
     try:
@@ -183,8 +192,11 @@ def check(steering: Steering, view: ModelView) -> None:
         raise UserError(f"strength {strength!r} is not a finite number")
 
 
-def _hook(steering: Steering, watch: _Watch) -> Callable:
+def _hooked(steering: Steering, watch: _Watch) -> RemovableHandle:
+    """Put a steering to work at its site. Looking ahead is for what moves a block's output."""
     view, layer = watch.view, steering.where.layer
+    if steering.where.site == "heads":
+        return view.o_proj(layer).register_forward_pre_hook(lambda module, args: (steering.apply(args[0], watch.step), *args[1:]))
 
     def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         def ahead(h: Tensor) -> Tensor:
@@ -194,7 +206,7 @@ def _hook(steering: Steering, watch: _Watch) -> Callable:
 
         return steering.apply(output, watch.step, ahead)
 
-    return hook
+    return view.layers[layer].register_forward_hook(hook)
 
 
 class _Watch:

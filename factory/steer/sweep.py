@@ -16,7 +16,7 @@ from factory.model.encode import Batch
 from factory.model.prefix import Prefix, Step, at_last, fork_cache, greedy, new_cache, prefill
 from factory.model.replay import Call, recorded, replay
 from factory.model.view import ModelView
-from factory.steer.runtime import Steering, check, going_on
+from factory.steer.runtime import Steering, check, going_on, steer
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,15 @@ def run_trunk(view: ModelView, batch: Batch, layer: int) -> Trunk:
 
 @torch.no_grad()
 def run_cell(view: ModelView, trunk: Trunk, steering: Steering | None, max_new_tokens: int, among: Tensor | None = None) -> Tensor:
-    """Greedy answers [B, n] of one cell: ``steering`` (or none) applied to the shared trunk; ``among`` as in ``greedy``."""
+    """Greedy answers [B, n] of one cell: ``steering`` (or none) applied to the shared trunk, or to whole prompts where it acts
+    elsewhere; ``among`` as in ``greedy``."""
     if steering is None:
         return _answer(view, trunk, trunk.final, fork_cache(trunk.prefix.cache), max_new_tokens, among)
     check(steering, view)
+    if steering.where.site != "block" or steering.where.blocks != (trunk.layer,):
+        with steer(view, steering):
+            hidden, prefix = prefill(view, trunk.batch)
+            return greedy(view, prefix, _next_logits(view, trunk, hidden), max_new_tokens, among)
     steering.move(trunk.states.device)
     h = steering.apply(trunk.states, Step(trunk.batch.roles), _ahead(view, trunk))
     hidden, cache = _upper(view, trunk, h)

@@ -17,6 +17,7 @@ ROLES: dict[str, tuple[Role, ...]] = {
     "image": (Role.IMAGE,), "text": USER_TEXT, "context": (Role.CONTEXT,), "question": (Role.QUESTION,), "options": (Role.OPTIONS,),
     "instruction": (Role.INSTRUCTION,), "template": (Role.TEMPLATE,), "none": (),
 }  # fmt: skip
+Site = Literal["block", "heads"]
 ONE = r"(?:all|(?:first|last|uniform|from):\d+|ratio:(?:0?\.\d+|1(?:\.0*)?))"
 TAKE = re.compile(rf"{ONE}(?:\+{ONE})*")
 
@@ -26,12 +27,15 @@ class Where(BaseModel):
 
     ``take``: ``all``, ``first:K``, ``last:K``, ``uniform:K``, ``ratio:R`` (uniform, share R of them), ``from:K`` (all but the first K);
     joined by ``+`` they add up, as in ``first:4+last:5``.
-    ``layer`` is the 0-based decoder block whose output is steered (SPEC A15).
+    ``layer`` is the 0-based decoder block that is steered (SPEC A15); a method that acts in several has them in ``layers`` instead.
+    ``site``: the block's output [.., d], or its attention's head outputs [.., heads * head_dim] before they are projected.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    site: Site = "block"
     layer: int | None = Field(None, ge=0)
+    layers: tuple[int, ...] | None = None
     role: RoleName = "all"
     take: str = "all"
     generated: bool = True
@@ -42,6 +46,11 @@ class Where(BaseModel):
         if not TAKE.fullmatch(take):
             raise ValueError("must be all, first:K, last:K, uniform:K, from:K or ratio:R with R in (0, 1], or some of them joined by +")
         return take
+
+    @property
+    def blocks(self) -> tuple[int | None, ...]:
+        """The decoder blocks that are steered, bottom up."""
+        return (self.layer,) if self.layers is None else tuple(sorted(self.layers))
 
     def mask(self, roles: Tensor) -> Tensor:
         """[R, T] booleans: the prompt tokens that are steered, from their roles [R, T] (0 = padding)."""

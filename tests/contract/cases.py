@@ -24,15 +24,17 @@ LAYERS = (0, 1, 2)
 STRENGTH = 3.0
 OPTIONS = {"predict_from": ("per_token",), "apply_to": ("generated_only", "last_and_generated", "from_index:5")}
 
+SPECIAL = {"heads": (("role", "all"), ("generated", True), ("coefficient", 2.0))}  # else it steers only what an instruction has added
+
 
 class Case(NamedTuple):
     """A steering method under options, by name and hence hashable."""
 
     method: str
-    options: tuple[tuple[str, str], ...] = ()
+    options: tuple[tuple[str, Any], ...] = ()
 
     def __str__(self) -> str:
-        return "-".join([self.method, *(value for _, value in self.options)])
+        return "-".join([self.method, *(str(value) for _, value in self.options)])
 
 
 def classes(kind: str) -> dict[str, type]:
@@ -42,11 +44,11 @@ def classes(kind: str) -> dict[str, type]:
 def steerer_cases(with_options: bool = False) -> list[Case]:
     """Every registered method that adds vectors, and each with one of its token choices changed."""
     found = [name for name, cls in classes("steering").items() if issubclass(cls, Steerer)]
-    cases = [Case(name) for name in found]
+    cases = [Case(name, SPECIAL.get(name, ())) for name in found]
     for name in found if with_options else ():
         for option, values in OPTIONS.items():
             if option in lookup("steering", name).Params.model_fields:
-                cases += [Case(name, ((option, value),)) for value in values]
+                cases += [Case(name, (*SPECIAL.get(name, ()), (option, value))) for value in values]
     return cases
 
 
@@ -54,6 +56,11 @@ def sites() -> list[tuple[Case, int]]:
     """Every method at the first, a middle and the last layer, and its options at the middle one."""
     plain = steerer_cases()
     return [(case, layer) for case in plain for layer in LAYERS] + [(c, 1) for c in steerer_cases(True) if c not in plain]
+
+
+def diagnostics(asks: bool) -> list[str]:
+    """Diagnostics that ask prompts of their own about samples, or that measure any prompt."""
+    return [name for name, cls in classes("diagnostic").items() if asks == (cls.on_samples is not Diagnostic.on_samples)]
 
 
 def prompt_methods() -> list[str]:
@@ -67,7 +74,11 @@ def random_states(seed: int = 0, n: int = 24, d: int = 48, direction: str = "vis
     toward, away = base + push + 0.1 * torch.randn(n, d, generator=rng), base - push
     r_v = 0.2 + 0.6 * torch.rand(n, generator=rng)
     tails = tuple(view / 2 + 0.1 * torch.randn(n, d, generator=rng) for view in (base, toward, away))
-    return States(direction, base, toward, away, r_v, ["color" if i % 3 else "counting" for i in range(n)], seed, tails)
+    found = [
+        {"sample": str(i), "form": "open", "direction": way, "outcome": "follow", "metric": "head_margin", "layer": layer, "head": head, "value": float(torch.randn((), generator=rng))}
+        for i in range(2) for way in ("vision", "text") for layer in LAYERS for head in range(4)
+    ]  # fmt: skip
+    return States(direction, base, toward, away, r_v, ["color" if i % 3 else "counting" for i in range(n)], seed, tails, found)
 
 
 @cache
@@ -174,7 +185,13 @@ def recompute(view: ModelView, prompt: Prompt, answer: Tensor, steerings: Sequen
 
         return hook
 
-    handles = [view.layers[s.where.layer].register_forward_hook(hook_of(s)) for s in steerings]
+    def put(s: Steering):
+        hook = hook_of(s)
+        if s.where.site == "heads":
+            return view.o_proj(s.where.layer).register_forward_pre_hook(lambda module, args: (hook(module, (), args[0]),))
+        return view.layers[s.where.layer].register_forward_hook(hook)
+
+    handles = [put(s) for s in steerings]
     try:
         with torch.no_grad():
             out = view.core(**whole, position_ids=whole.position_ids, use_cache=False)
@@ -211,8 +228,3 @@ def answered_example(prompt: Prompt) -> Prompt:
 
 def logits_methods() -> list[str]:
     return [name for name, cls in classes("steering").items() if issubclass(cls, LogitsMethod)]
-
-
-def prompt_diagnostics() -> list[str]:
-    """The diagnostics that measure prompts; those that ask prompts of their own need a benchmark's samples."""
-    return [name for name, cls in classes("diagnostic").items() if cls.on_samples is Diagnostic.on_samples]

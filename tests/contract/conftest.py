@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.contract.cases import Case, classes, logits_methods, prompt_diagnostics, prompt_methods, sites, steerer_cases
+from tests.contract.cases import Case, classes, diagnostics, logits_methods, prompt_methods, sites, steerer_cases
 from tests.tiny import tiny_view
 
 
@@ -15,7 +15,8 @@ def label(value: object) -> str:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     sources = {
         "case": lambda: steerer_cases(), "option_case": lambda: steerer_cases(with_options=True), "site": sites,
-        "prompt_method": prompt_methods, "logits_method": logits_methods, "diagnostic_name": prompt_diagnostics,
+        "prompt_method": prompt_methods, "logits_method": logits_methods, "diagnostic_name": lambda: diagnostics(asks=False),
+        "asking_diagnostic": lambda: diagnostics(asks=True),
         "tuner_name": lambda: list(classes("tuner")),
     }  # fmt: skip
     for name, source in sources.items():

@@ -10,6 +10,7 @@ import torch
 from factory.diagnose import Diagnostic, hold_back
 from factory.model.prefix import prefill
 from factory.registry import lookup
+from tests.anchor import scenes_bench
 from tests.contract import cases
 from tests.tiny import conflict_prompts, mixed_prompts, no_image, tiny_view
 
@@ -126,3 +127,38 @@ def test_measuring_leaves_the_prefix_as_it_was(view, diagnostic_name):
     after = [(layer.keys, layer.values) for layer in prefix.cache.layers]
     assert all(torch.equal(a, b) for old, new in zip(before, after, strict=True) for a, b in zip(old, new, strict=True))
     assert diagnostic.on_prefix(view, prefix, query, keys, hidden) == first
+
+
+def investigate(name: str, view=None, count: int | None = None) -> list[dict]:
+    """What a diagnostic that asks prompts of its own says of a few samples."""
+    bench, samples = scenes_bench(view)
+    cls = lookup("diagnostic", name)
+    diagnostic = cls(cls.Params())
+    diagnostic.learn(cases.random_states().found)
+    return diagnostic.on_samples(bench, samples[:count])
+
+
+def test_rows_about_samples_are_tidy_and_repeatable(view, asking_diagnostic):
+    rows = investigate(asking_diagnostic, view)
+    assert rows and str(investigate(asking_diagnostic, view)) == str(rows)  # NaN, which says "undefined", equals itself as text alone
+    places = set()
+    for row in rows:
+        assert all(isinstance(row[column], types) for column, types in COLUMNS.items()) and not math.isinf(row["value"])
+        assert {"task", "form", "prompt"} <= row.keys()
+        places.add(tuple(v for k, v in row.items() if k != "value"))
+    assert len(places) == len(rows), "one number for each sample, form, metric, layer and head"
+    assert len({row["sample"] for row in rows}) == len(scenes_bench(view)[1])
+
+
+def test_asking_about_samples_leaves_nothing_behind(asking_diagnostic):
+    view = cases.fresh_view()
+    investigate(asking_diagnostic, view, 2)
+    before = cases.traces(view)
+    investigate(asking_diagnostic, view, 2)
+    assert cases.traces(view) == before
+
+
+def test_a_sample_says_the_same_whatever_else_is_asked(view, asking_diagnostic):
+    few, all_ = investigate(asking_diagnostic, view, 2), investigate(asking_diagnostic, view)
+    of = lambda rows: {tuple(v for k, v in r.items() if k != "value"): r["value"] for r in rows if not math.isnan(r["value"])}
+    assert agree(of(few), {k: of(all_)[k] for k in of(few)}, 1e-2)

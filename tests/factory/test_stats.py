@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from eval_suite.stats import (
+from factory.stats import (
     bootstrap_difference,
     bootstrap_mean,
     paired_bootstrap,

@@ -1,0 +1,176 @@
+"""Conflicts with an instruction that asks for one modality: the setting of Instruction Anchor (sec. 3.1, app. B and C)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from factory.branch import Stem, run_stem
+from factory.data.answers import Dictionary, DictionaryParams, Pair
+from factory.data.instructions import Style, instruction
+from factory.data.prompt import Prompt, Role, Segment
+from factory.data.sample import ConflictSample
+from factory.diagnose import facts
+from factory.lens import Pool, Readout
+from factory.model.prefix import at_last, decode_texts, greedy, last_index
+from factory.model.view import ModelView
+from factory.registry import Params
+from factory.residual import Residuals, columns_of, residuals
+
+if TYPE_CHECKING:
+    from factory.run.evaluate import Bench
+
+SYSTEM = "You are a helpful and honest assistant who strictly follows all user instructions and provides accurate responses."
+LEFT_OUT = "left_out"
+Layout = Literal["after_format", "before_format", "before_question"]
+
+
+class InstructedParams(Params):
+    """How samples are asked.
+
+    ``style`` words the instruction T_sem; the format constraint T_fmt is the benchmark's own. ``layout``: T_sem after T_fmt, right
+    before it (app. C.2, swapped), or before the question (MC²). ``system`` puts a general system prompt, which counts as format,
+    before both or between them (app. C.2). ``dictionary``: how answers are told.
+    """
+
+    style: Style = "amps_rq1"
+    layout: Layout = "after_format"
+    system: Literal["none", "before", "between"] = "none"
+    directions: tuple[Literal["vision", "text"], ...] = ("vision", "text")
+    dictionary: DictionaryParams = DictionaryParams()
+
+
+@dataclass(frozen=True)
+class Instructed:
+    """One form of one sample with the instruction toward ``direction``, and what begins its two answers."""
+
+    sample: ConflictSample
+    form: str
+    direction: str
+    prompt: Prompt
+    answers: Pair
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What every row about it says."""
+        return {**facts(self.sample, self.form, self.direction), "direction": self.direction}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Instructed prompts, run once: ``comply`` and ``compete`` [B, K] token ids (-1 fills up), each one's ``outcome``."""
+
+    items: Sequence[Instructed]
+    stem: Stem
+    comply: Tensor
+    compete: Tensor
+    outcomes: Sequence[str]
+
+    @property
+    def directions(self) -> list[str]:
+        return [item.direction for item in self.items]
+
+    def facts(self, i: int) -> dict[str, Any]:
+        return {**self.items[i].facts, "outcome": self.outcomes[i]}
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """The residual stream at the n instruction tokens, ``mask`` [B, n], and, as column n, at the last prompt token."""
+
+    found: Residuals
+    mask: Tensor
+
+    def reader(self, view: ModelView, asked: Asked, k: int, pool: Pool) -> Readout:
+        """f_C and f_X of states [B, ..., n, d] at the instruction tokens."""
+        return Readout(view, self.mask, asked.comply, asked.compete, k, pool)
+
+
+def instruct(prompt: Prompt, segment: Segment, layout: str = "after_format", system: str = "none") -> Prompt:
+    """``prompt`` with an instruction, laid out as ``InstructedParams`` says."""
+    segments = list(prompt.segments)
+    formats = [i for i, s in enumerate(segments) if s.role == Role.OPTIONS] or [len(segments)]
+    if layout == "before_question":
+        segments = list(prompt.before_question(segment).segments)
+    else:
+        segments.insert(formats[-1] + (layout == "after_format"), segment)
+    if system != "none":
+        both = [i for i, s in enumerate(segments) if s is segment or s.role == Role.OPTIONS]
+        segments.insert(both[0] if system == "before" else both[0] + 1, Segment(Role.OPTIONS, SYSTEM))
+    return Prompt(tuple(segments))
+
+
+def instructed(bench: Bench, samples: Sequence[ConflictSample], params: InstructedParams, dictionary: Dictionary) -> tuple[list[Instructed], list[dict[str, Any]]]:
+    """Every sample, form and direction that the dictionary covers, and a row for each that it does not."""
+    items, left_out = [], []
+    for sample in samples:
+        for form in bench.benchmark.forms:
+            answers = {d: bench.benchmark.answer(sample, form, d) for d in ("vision", "text")}
+            pair = dictionary.pair(answers["vision"], answers["text"])
+            if isinstance(pair, str):
+                left_out.append({**facts(sample, form, ""), "metric": LEFT_OUT, "layer": None, "head": None, "value": 1.0, "reason": pair})
+                continue
+            prompt = bench.benchmark.prompt(sample, form)
+            for direction in params.directions:
+                own = pair if direction == "vision" else Pair(pair.compete, pair.comply)
+                whole = instruct(prompt, instruction(params.style, direction), params.layout, params.system)
+                items.append(Instructed(sample, form, direction, whole, own))
+    return items, left_out
+
+
+@torch.no_grad()
+def ask(bench: Bench, items: Sequence[Instructed]) -> Asked:
+    """Run instructed prompts once, and see what the model answers."""
+    return _answered(bench, items, run_stem(bench.view, bench.view.encode([item.prompt for item in items])))
+
+
+@torch.no_grad()
+def ask_and_look(bench: Bench, items: Sequence[Instructed]) -> tuple[Asked, Anchor]:
+    """``ask``, keeping the residual stream at instruction tokens and at the last one of the same run."""
+    batch = bench.view.encode([item.prompt for item in items])
+    at, mask = columns_of(batch.mask(Role.INSTRUCTION))
+    with residuals(bench.view, torch.cat([at, last_index(batch.attention_mask)[:, None]], -1)) as found:
+        stem = run_stem(bench.view, batch)
+    return _answered(bench, items, stem), Anchor(found, mask)
+
+
+def _answered(bench: Bench, items: Sequence[Instructed], stem: Stem) -> Asked:
+    view = bench.view
+    logits = view.logits(at_last(stem.hidden, stem.batch.attention_mask))
+    texts = decode_texts(view, greedy(view, stem.prefix.fork(), logits, bench.max_new_tokens))
+    verdicts = [bench.benchmark.judge(item.sample, item.form, text) for item, text in zip(items, texts, strict=True)]
+    outcomes = [bench.benchmark.outcome([v], item.direction) for item, v in zip(items, verdicts, strict=True)]
+    sets = [padded([getattr(item.answers, name) for item in items], view) for name in ("comply", "compete")]
+    return Asked(items, stem, *sets, outcomes)
+
+
+def padded(sets: Sequence[Sequence[int]], view: ModelView) -> Tensor:
+    """Token ids [B, K], -1 after each row's own."""
+    width = max(map(len, sets))
+    return torch.tensor([[*s, *[-1] * (width - len(s))] for s in sets], device=view.device)
+
+
+def thinned(samples: Sequence[ConflictSample], share: float) -> list[ConflictSample]:
+    """A share of the samples, each taken or left by its own id, so that a larger share has all of a smaller one's."""
+    drawn = (int(hashlib.sha256(s.id.encode()).hexdigest()[:8], 16) / 2**32 for s in samples)
+    return [s for s, u in zip(samples, drawn, strict=True) if u < share]
+
+
+def tokens_of(asked: Asked) -> dict[str, Tensor]:
+    """[B, T] booleans of every token set that a pathway can name."""
+    batch = asked.stem.batch
+    roles = {"image": Role.IMAGE, "context": Role.CONTEXT, "question": Role.QUESTION, "format": Role.OPTIONS, "instruction": Role.INSTRUCTION, "template": Role.TEMPLATE}
+    found = {name: batch.mask(role) for name, role in roles.items()}
+    toward_vision = torch.tensor([d == "vision" for d in asked.directions], device=batch.roles.device)[:, None]
+    columns = torch.arange(batch.roles.shape[1], device=batch.roles.device)
+    return found | {
+        "cues": found["image"] | found["context"],
+        "compliant": torch.where(toward_vision, found["image"], found["context"]),
+        "competing": torch.where(toward_vision, found["context"], found["image"]),
+        "generated": columns == last_index(batch.attention_mask)[:, None],
+    }

@@ -1,0 +1,70 @@
+"""What attention and MLP do to the decision at instruction tokens (Instruction Anchor, sec. 4.1, eq. 7 and 8; SPEC section 5).
+
+With h^l = h^{l-1} + a^l + m^l, f_S of eq. 5 and the margin M = f_C - f_X:
+
+    dAttn^l_g = g(h^{l-1} + a^l) - g(h^{l-1})       dMLP^l_g = g(h^l) - g(h^{l-1} + a^l)       g in {f_C, f_X, M}    (7, 8)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+
+from factory.data.answers import Dictionary
+from factory.data.sample import ConflictSample
+from factory.diagnose import Diagnostic
+from factory.instructed import Anchor, Asked, InstructedParams, ask_and_look, instructed
+from factory.model.view import ModelView
+from factory.registry import register
+from factory.run.evaluate import Bench
+from factory.summary import Summary
+
+from .summary import summarise
+
+
+@register("diagnostic", "attribution")
+class Attribution(Diagnostic):
+    """How far attention and MLP move each answer's belief and the margin at instruction tokens (Instruction Anchor, eq. 7 and 8).
+
+    Rows by layer: ``attention_`` and ``mlp_`` with ``comply``, ``compete`` and ``margin``.
+    """
+
+    class Params(InstructedParams):
+        """``k``: how many instruction tokens are averaged. ``pool``: the largest logit of a dictionary, or their mean."""
+
+        k: PositiveInt = 5
+        pool: Literal["max", "mean"] = "max"
+
+    def on_samples(self, bench: Bench, samples: Sequence[ConflictSample]) -> list[dict[str, Any]]:
+        p = self.params
+        items, rows = instructed(bench, samples, p, Dictionary(bench.view.tokenizer, p.dictionary))
+        if not items:
+            return rows
+        asked, anchor = ask_and_look(bench, items)
+        for metric, values in attributions(bench.view, asked, anchor, p.k, p.pool).items():
+            for i, profile in enumerate(values.T.tolist()):
+                named = asked.facts(i)
+                rows += [{**named, "metric": metric, "layer": layer, "head": None, "value": float(v)} for layer, v in enumerate(profile)]
+        return rows
+
+    def summary(self, rows: Sequence[dict[str, Any]]) -> Summary:
+        return summarise(rows, self.params)
+
+
+@torch.no_grad()
+def attributions(view: ModelView, asked: Asked, anchor: Anchor, k: int, pool: Literal["max", "mean"] = "max") -> dict[str, Tensor]:
+    """Each metric [layers, B]."""
+    f, r = anchor.reader(view, asked, k, pool), anchor.found
+    steps: dict[str, list[Tensor]] = {f"{part}_{what}": [] for part in ("attention", "mlp") for what in ("comply", "compete", "margin")}
+    for before, a, after in zip(r.before, r.attention, r.after, strict=True):
+        states = [torch.stack(f(h[:, :-1])) for h in (before, before + a, after)]
+        for part, (low, high) in zip(("attention", "mlp"), pairwise(states), strict=True):
+            d_C, d_X = high - low
+            for what, value in (("comply", d_C), ("compete", d_X), ("margin", d_C - d_X)):
+                steps[f"{part}_{what}"].append(value)
+    return {name: torch.stack(values) for name, values in steps.items()}

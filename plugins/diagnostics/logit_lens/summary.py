@@ -1,0 +1,105 @@
+"""What the logit lens says: figure 3b (LDAR by layer), figure 4ab (the subspaces' evolution), and where the decision stands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from factory.instructed import LEFT_OUT
+from factory.profiles import Profile, curve, matching, mean_interval, profile, spelt, together
+from factory.summary import Figure, Finding, Summary, Table
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+    from . import LogitLens
+
+Rows = Sequence[dict[str, Any]]
+OUTCOMES = {"follow": "followed", "compete": "failed"}
+
+
+def summarise(rows: Rows, params: LogitLens.Params) -> Summary:
+    directions = [d for d in params.directions if decided(rows, d) is not None]
+    findings = [f for d in directions for f in _findings(rows, d)]
+    left_out = len(matching(rows, metric=LEFT_OUT))
+    findings.append(Finding(f"{left_out} prompts left out for their dictionaries", values={"left_out": left_out}))
+    title = f"Logit lens at instruction tokens (k {params.k}, {params.pool}, {params.style}, {params.layout})"
+    return Summary(title, tuple(findings), tuple(_table(rows, d) for d in directions), tuple(_figures(rows, directions)))
+
+
+def margins(rows: Rows, direction: str, outcome: str) -> Profile:
+    """f_C - f_X of the prompts with an outcome."""
+    f_C, f_X = together(*(profile(rows, metric=m, direction=direction, outcome=outcome) for m in ("f_comply", "f_compete")))
+    return Profile(f_C.keys, f_C.values - f_X.values)
+
+
+def decided(rows: Rows, direction: str) -> Profile | None:
+    """1 where the belief agrees with the answer (eq. 6), on prompts that followed or failed; None where there are none."""
+    followed, failed = (margins(rows, direction, outcome) for outcome in OUTCOMES)
+    parts = [p for p in (Profile(followed.keys, followed.values > 0), Profile(failed.keys, failed.values < 0)) if p.n]
+    if not parts:
+        return None
+    return Profile([key for p in parts for key in p.keys], np.concatenate([p.values for p in parts]).astype(float))
+
+
+def _findings(rows: Rows, direction: str) -> list[Finding]:
+    """LDAR from the first to the last layer, and the two positions' agreement in the layers of high LDAR."""
+    ldar = decided(rows, direction)
+    first, last = ldar.values[:, 0], ldar.values[:, -1]
+    (low, low_ci), (high, high_ci), (rise, rise_ci) = (mean_interval(v) for v in (first, last, last - first))
+    peak = int(np.argmax(ldar.mean))
+    text = (
+        f"{direction}: the decision stands at the instruction tokens in the end: LDAR goes from {spelt(low, low_ci)} in the first layer to "
+        f"{spelt(high, high_ci)} in the last (highest {ldar.mean[peak]:.3f} in layer {peak}; paper: about 0.5 to over 0.95; n={ldar.n})"
+    )
+    values = {"direction": direction, "first": low, "last": high, "last_ci": list(high_ci), "rise": rise, "rise_ci": list(rise_ci), "peak": peak, "n": ldar.n}
+    findings = [Finding(text, rise_ci[0] > 0 and high_ci[1] >= 0.95, values)]
+    alike = profile(rows, metric="synchronised", direction=direction)
+    share, interval = mean_interval(alike.values[:, peak])
+    text = f"{direction}: instruction tokens and the last token lean the same way in layer {peak}: {spelt(share, interval)} of prompts (paper: over 0.9; n={alike.n})"
+    findings.append(Finding(text, interval[1] >= 0.9 and share > 0.5, {"direction": direction, "share": share, "ci": list(interval), "layer": peak, "n": alike.n}))
+    return findings
+
+
+def _table(rows: Rows, direction: str) -> Table:
+    ldar, alike = decided(rows, direction), profile(rows, metric="synchronised", direction=direction)
+    out = []
+    for layer in range(ldar.values.shape[1]):
+        mean, (low, high) = mean_interval(ldar.values[:, layer])
+        out.append((layer, ldar.n, mean, low, high, float(alike.mean[layer])))
+    return Table(f"ldar_{direction}", f"LDAR by layer, {direction} instruction", ("layer", "n", "LDAR", "low", "high", "synchronised"), tuple(out))
+
+
+def _figures(rows: Rows, directions: Sequence[str]) -> list[Figure]:
+    if not directions:
+        return []
+
+    def draw_ldar(figure: matplotlib.figure.Figure) -> None:
+        ax = figure.subplots()
+        for direction in directions:
+            ldar, alike = decided(rows, direction), profile(rows, metric="synchronised", direction=direction)
+            line = ax.plot(ldar.mean, marker="o", label=f"{direction}: LDAR")[0]
+            ax.plot(alike.mean, linestyle="--", color=line.get_color(), label=f"{direction}: agrees with the last token")
+        ax.axhline(0.5, color="grey", linewidth=0.8)
+        ax.set(xlabel="layer", ylabel="share of prompts", ylim=(0, 1.02))
+        ax.legend(fontsize=7)
+
+    def draw_states(figure: matplotlib.figure.Figure) -> None:
+        axes = np.array(figure.subplots(1, 2 * len(directions), sharey=True)).ravel()
+        for ax, (direction, outcome) in zip(axes, ((d, o) for d in directions for o in OUTCOMES), strict=True):
+            for metric, name in (("f_comply", "compliant"), ("f_compete", "competing")):
+                if (f := profile(rows, metric=metric, direction=direction, outcome=outcome)).n:
+                    curve(ax, f, name)
+            ax.set_title(f"{direction}, {OUTCOMES[outcome]}", fontsize=9)
+        axes[0].set_ylabel("f_S (logit)")
+        if axes[0].lines:
+            axes[0].legend(fontsize=7)
+
+    caption = "Share of prompts whose belief at the instruction tokens agrees with their answer (eq. 6; paper, figure 3b), and how often the last token leans the same way."
+    states = "Belief in the two answers at the instruction tokens by layer (eq. 5), mean and standard deviation; prompts that follow and prompts that give the other modality's answer (paper, figure 4a, b)."
+    return [
+        Figure("ldar", "Latent decision alignment rate", caption, draw_ldar, (6.5, 4.0)),
+        Figure("subspaces", "The two subspaces by layer", states, draw_states, (11.0, 3.4)),
+    ]

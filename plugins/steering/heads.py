@@ -1,0 +1,56 @@
+"""Head steering (Instruction Anchor, sec. 4.2; SPEC section 5): block or amplify the heads that settle the conflict, at instruction tokens."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from factory.data.instructions import Style, instruction
+from factory.data.prompt import Prompt
+from factory.errors import UserError
+from factory.instructed import Layout, instruct
+from factory.registry import Params, register
+from factory.steer import States
+from factory.steer.heads import HeadScaler, choose_heads, coefficients, scores
+from factory.steer.where import RoleName
+
+
+class HeadsParams(Params):
+    """``heads``: the ``top`` of eq. 9 on training prompts, as many ``random`` others, or those of the top that both directions share.
+
+    ``coefficient``: c at strength 1 (0 blocks; the paper's own value is lost, its table 4 finds 8 to 10 best); strength s gives
+    1 + s (c - 1). ``role``: whose tokens are changed, ``generated``: the answer's too. ``style`` and ``layout``: the instruction that
+    the prompts are given; null leaves them without one.
+    """
+
+    heads: Literal["top", "random", "shared"] = "top"
+    top: PositiveInt = 30
+    coefficient: float = Field(10.0, ge=0)
+    role: RoleName = "instruction"
+    generated: bool = False
+    style: Style | None = "amps_rq1"
+    layout: Layout = "after_format"
+
+
+@register("steering", "heads")
+class Heads(HeadScaler):
+    """Outputs of chosen attention heads scaled at instruction tokens: blocked or amplified (Instruction Anchor)."""
+
+    Params = HeadsParams
+
+    def __init__(self, params: HeadsParams) -> None:
+        super().__init__(params, params.role, params.generated)
+
+    def rewrite(self, prompt: Prompt, direction: str) -> Prompt:
+        p = self.params
+        return prompt if p.style is None else instruct(prompt, instruction(p.style, direction), p.layout)
+
+    def fit(self, states: States) -> dict[str, Tensor]:
+        """Raises ``UserError`` where no head attribution was measured on the training split."""
+        by_direction = {d: s for d in ("vision", "text") if (s := scores(states.found, d)).numel()}
+        if states.direction not in by_direction:
+            raise UserError("steering 'heads' chooses by the attribution of each head: add `heads` to the recipe's `diagnostics:`, with both directions")
+        chosen = choose_heads(by_direction, states.direction, self.params.top, self.params.heads, states.seed)
+        return coefficients(chosen, self.params.coefficient, tuple(by_direction[states.direction].shape))
