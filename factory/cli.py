@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from itertools import groupby
@@ -15,13 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from factory.errors import UserError, did_you_mean
+from factory.launch.world import CONTINUE, World, join
 
 if TYPE_CHECKING:
     from factory.recipe import Recipe
 
 PROJECT = Path(__file__).resolve().parents[1]
+LOCAL_RANK = re.compile(r"--local[-_]rank=\d+")  # what the DeepSpeed launcher adds unless told not to
 RECIPE_SUFFIXES = (".yaml", ".yml")
-CONTINUE = "start the same command again to continue"
 HELP = """\
 usage: {me} RECIPE [KEY=VALUE ...] [--limit N]
        {me} COMMAND ...
@@ -30,6 +32,8 @@ usage: {me} RECIPE [KEY=VALUE ...] [--limit N]
   plan RECIPE                 print what would run, and what it needs
   list [KIND]                 the plugins there are
   show BENCHMARK|RECIPE       draw some of a benchmark's samples
+  show RECIPE --sample N      one training sample: its tokens, their roles, and which are learnt
+  convert NAME FOLDER OUT     a released dataset to LLaVA-JSON (bash launch.sh list converter)
   new-plugin KIND NAME        write a plugin file to start from
   test [PYTEST ARGUMENTS]     run the project's tests
 
@@ -38,37 +42,34 @@ usage: {me} RECIPE [KEY=VALUE ...] [--limit N]
 
 
 class _Parser(argparse.ArgumentParser):
+    world: World
+
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see {self.prog} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    """Run one command; returns the exit code. Of several ranks one speaks for all."""
+    argv = [word for word in (sys.argv[1:] if argv is None else argv) if not LOCAL_RANK.fullmatch(word)]
+    world = join()
     try:
-        _dispatch(argv)
-        sys.stdout.flush()
-        return 0
-    except UserError as error:
-        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"interrupted; {CONTINUE}", file=sys.stderr)
-        return 130
+        return world.carry_out(lambda: _dispatch(argv, world))
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
-def _dispatch(argv: list[str]) -> None:
+def _dispatch(argv: list[str], world: World) -> int:
     me = os.environ.get("STEERING_FACTORY_COMMAND", "steering-factory")
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(HELP.format(me=me))
-        return
+        return 0
     name, rest = (argv[0], argv[1:]) if argv[0] in COMMANDS else ("run", argv)
     if rest is argv:
         _check_recipe_word(argv[0])
-    COMMANDS[name](_Parser(prog=f"{me} {name}", description=COMMANDS[name].__doc__), rest)
+    parser = _Parser(prog=f"{me} {name}", description=COMMANDS[name].__doc__)
+    parser.world = world
+    return COMMANDS[name](parser, rest) or 0
 
 
 def _check_recipe_word(word: str) -> None:
@@ -78,16 +79,20 @@ def _check_recipe_word(word: str) -> None:
         raise UserError(f"'{word}' is neither a command nor a recipe file.{hint} Commands: {', '.join(COMMANDS)}")
 
 
-def _run(parser: _Parser, argv: list[str]) -> None:
+def _run(parser: _Parser, argv: list[str]) -> int | None:
     """Run a recipe."""
     _add_recipe(parser)
     parser.add_argument("--limit", type=_positive, metavar="N", help="use at most N samples of each split")
     args = parser.parse_intermixed_args(argv)
     recipe = _load(args.recipe, args.overrides)
+    from factory.launch import launcher
+
+    if launcher.wanted(recipe.launch):
+        return launcher.launch(recipe.launch, recipe.model, ["run", *argv])
     try:
         from factory.run.pipeline import run
 
-        run(recipe, args.limit)
+        run(recipe, args.limit, parser.world)
     except Exception as fault:
         fault.add_note(f"The run stopped here; once the fault is mended, {CONTINUE}.")
         raise
@@ -124,14 +129,35 @@ def _show(parser: _Parser, argv: list[str]) -> None:
     """Draw some samples of a benchmark, or of the benchmark that a recipe names; prints the picture's path."""
     _add_recipe(parser, "BENCHMARK|RECIPE")
     parser.add_argument("--out", type=Path, default=Path("runs", "show"), metavar="FOLDER", help="default: runs/show")
+    parser.add_argument("--sample", type=int, metavar="N", help="print training sample N of a recipe, the first being 0")
     args = parser.parse_intermixed_args(argv)
     from factory.registry import lookup
 
     is_recipe = Path(args.recipe).suffix in RECIPE_SUFFIXES
-    benchmark = lookup("benchmark", _load(args.recipe, args.overrides).data.type if is_recipe else args.recipe)
+    if args.sample is not None:
+        from factory.run.tuning import show
+
+        show(_load(args.recipe, args.overrides), args.sample)
+        return
+    node = _load(args.recipe, args.overrides).data if is_recipe else None
+    if is_recipe and node is None:
+        raise UserError(f"{args.recipe} has no benchmark to draw; --sample N prints one of its training samples")
+    benchmark = lookup("benchmark", node.type if node else args.recipe)
     if not hasattr(benchmark, "show"):
         raise UserError(f"the benchmark '{benchmark.name}' has no samples to draw")
     print(benchmark.show(args.out))
+
+
+def _convert(parser: _Parser, argv: list[str]) -> None:
+    """Write a released dataset's questions as LLaVA-JSON (JSONL); image paths in it are relative to FOLDER."""
+    parser.add_argument("name", metavar="NAME", help="a converter, such as scienceqa")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="the dataset as its authors release it")
+    parser.add_argument("out", type=Path, metavar="OUT", help="the file to write, such as scienceqa.jsonl")
+    parser.add_argument("--split", default="train", help="default: train")
+    args = parser.parse_args(argv)
+    from factory.data.convert import convert
+
+    print(f"{args.out}: {convert(args.name, args.folder, args.split, args.out)} samples; images in {args.folder}")
 
 
 def _new_plugin(parser: _Parser, argv: list[str]) -> None:
@@ -152,11 +178,12 @@ def _test(parser: _Parser, argv: list[str]) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *argv])
 
 
-COMMANDS: dict[str, Callable[[_Parser, list[str]], None]] = {
+COMMANDS: dict[str, Callable[[_Parser, list[str]], int | None]] = {
     "run": _run,
     "plan": _plan,
     "list": _list,
     "show": _show,
+    "convert": _convert,
     "new-plugin": _new_plugin,
     "test": _test,
 }

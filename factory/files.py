@@ -7,6 +7,7 @@ file (`.NAME.PID.partial`); `sweep` removes those.
 
 import errno
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from factory.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 PARTIAL = ".partial"
@@ -91,6 +93,15 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def write_safetensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: dict[str, str] | None = None) -> None:
     """Replace `path` by named tensors, atomically. Views, shared storage and accelerator tensors are fine."""
     write_bytes(path, encode_safetensors(tensors, metadata))
+
+
+def write_npy(path: Path, array: "np.ndarray") -> None:
+    """Replace `path` by an array in NumPy's format, atomically."""
+    import numpy as np
+
+    data = io.BytesIO()
+    np.save(data, array, allow_pickle=False)
+    write_bytes(path, data.getvalue())
 
 
 def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:

@@ -35,6 +35,7 @@ KINDS = {
     "vision_encoder": "factory.components.vision_encoder",
     "connector": "factory.components.connector",
     "llm": "factory.components.llm",
+    "converter": "factory.data.converters",
 }
 ENTRY_POINT_GROUP = "steering_factory.plugins"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -45,6 +46,12 @@ def tiny_view(heads: int = 4, kv_heads: int = 2, dtype: torch.dtype = torch.floa
         for weight in [*model.get_decoder().layers.parameters(), model.get_input_embeddings().weight]:
             weight.mul_(spread if weight.ndim == 2 else 1.0)
     return ModelView(frozen(model.to(dtype)), processor, Llava())
+
+
+def fresh_view() -> ModelView:
+    """A tiny view of its own, for a test that changes its model."""
+    shared = tiny_view()
+    return ModelView(copy.deepcopy(shared.model), shared.processor, shared.family)
 
 
 def saved_tiny(folder: Path) -> Path:

@@ -189,7 +189,7 @@ def gemma3() -> Built:
     vision = {**VISION, "model_type": "siglip_vision_model", "image_size": 24, "patch_size": 6, "vision_use_head": False}
     config = transformers.Gemma3Config(
         text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_index=image_id(tokens),
-        boi_token_index=tokens.convert_tokens_to_ids("<start_of_image>"), eoi_token_index=tokens.convert_tokens_to_ids("<end_of_image>"),
+        boi_token_index=tokens.convert_tokens_to_ids("<start_of_image>"), eoi_token_index=tokens.convert_tokens_to_ids("<end_of_image>"), tie_word_embeddings=False,
     )  # fmt: skip
     pixels = transformers.Gemma3ImageProcessorPil(size={"height": 24, "width": 24})
     template = written(TURNS, BEGIN="<s>", ASKED="<start_of_turn>user\n", GIVEN="<start_of_turn>model\n", IMAGE="<start_of_image>", END="<end_of_turn>\n")

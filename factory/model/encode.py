@@ -20,11 +20,12 @@ MARKS = f"{chr(FIRST_MARK)}-{chr(0xF8FF)}"
 
 @dataclass(frozen=True)
 class Encoded:
-    """One prompt as token ids and roles (both of length T)."""
+    """One prompt as token ids, roles and character offsets in the rendered ``text`` (all of length T)."""
 
     ids: list[int]
     roles: list[int]
     text: str
+    offsets: list[tuple[int, int]] = field(default_factory=list)
 
 
 @dataclass
@@ -103,8 +104,9 @@ def encode_one(writing: Writing, prompt: Prompt, images: Sequence[str]) -> Encod
     text, char_roles = render(writing, prompt, images)
     bos = writing.tokenizer.bos_token
     tokens = writing.tokenizer(text, add_special_tokens=not (bos and bos in text), return_offsets_mapping=True)
-    roles = [_role(text, char_roles, start, end) for start, end in tokens["offset_mapping"]]
-    return Encoded(list(tokens["input_ids"]), roles, text)
+    offsets = list(tokens["offset_mapping"])
+    roles = [_role(text, char_roles, start, end) for start, end in offsets]
+    return Encoded(list(tokens["input_ids"]), roles, text, offsets)
 
 
 def render(writing: Writing, prompt: Prompt, images: Sequence[str]) -> tuple[str, list[int]]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from factory.model.checks import self_check
 from factory.model.compose import compose, composed_config
 from factory.model.family import Family, frozen
 from factory.model.view import ModelView
+from factory.model.zero import load_cut, whole
 from factory.model.zoo import Card, card_folder, read_card
 from factory.recipe.schema import ModelSpec
 from factory.registry import available, lookup
@@ -38,6 +41,8 @@ def find(spec: ModelSpec) -> Source:
 
     Raises ``UserError`` for a missing folder or file, an unknown family, or a damaged safetensors file.
     """
+    for folder in spec.tuned:
+        tuned_folder(folder)
     if spec.compose:
         config = composed_config(spec.compose)
         return Source(None, config, family_of(config), None, 0)
@@ -106,32 +111,80 @@ def device_for(name: str) -> torch.device:
     return device
 
 
-def load(spec: ModelSpec) -> ModelView:
-    """A frozen, self-checked view of the model that a recipe names; parts that it composes of sizes alone get random weights."""
-    source, device = find(spec), device_for(spec.device)
-    model, processor = compose(spec.compose, dtype=getattr(torch, spec.dtype)) if spec.compose else _read(source, spec)
-    view = ModelView(frozen(model).to(device), processor, source.family)
+def outline(spec: ModelSpec) -> ModelView:
+    """A view without weights (its parameters are on the meta device): enough to tokenize prompts, whatever the model's size."""
+    source = find(spec)
+    with torch.device("meta"):
+        if spec.compose:
+            model, processor = compose(spec.compose)
+            return ModelView(frozen(model), processor, source.family)
+        model = source.family.hf_class()._from_config(source.config)
+    if (source.folder / "generation_config.json").is_file():
+        model.generation_config = transformers.GenerationConfig.from_pretrained(source.folder, local_files_only=True)
+    return ModelView(frozen(model), _processor(source), source.family)
+
+
+def _processor(source: Source) -> Any:
+    try:
+        return source.family.load_processor(source.folder)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model folder {source.folder}: its processor cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+
+
+def load(spec: ModelSpec, zero: int = 0) -> ModelView:
+    """A frozen, self-checked view of the model that a recipe names; with ``zero`` 3 cut over the ranks. Parts that it composes of
+    sizes alone get random weights."""
+    source, device, dtype = find(spec), device_for(spec.device), getattr(torch, spec.dtype)
+    if spec.compose and zero == 3:
+        raise UserError("launch.zero: 3 cuts a model that is read from a folder; save the composed one with save_pretrained and name it: model.path=FOLDER")
+    model, processor = compose(spec.compose, dtype=dtype) if spec.compose else _read(source, dtype, zero, device)
+    view = ModelView(model if zero == 3 else frozen(model).to(device), processor, source.family)
+    if zero == 3:
+        view.identity = fingerprint(view)
     self_check(view)
+    _tune(view, spec.tuned)
     return view
 
 
-def _read(source: Source, spec: ModelSpec) -> tuple[Any, Any]:
-    cls = source.family.hf_class()
+def tuned_folder(named: str) -> Path:
+    """The folder of a trained part: ``named`` itself, or ``tuned/`` in a run's folder. Raises ``UserError`` where there is none."""
+    from factory.tune import is_saved  # tuners work on views, which this module makes
+
+    for folder in (Path(named).expanduser(), Path(named).expanduser() / "tuned"):
+        if is_saved(folder):
+            return folder
+    raise UserError(f"model.tuned: {named} holds no trained part; give the folder of a finished tuning run, as in model.tuned=[runs/NAME]")
+
+
+def _tune(view: ModelView, folders: Sequence[str]) -> None:
+    """Put trained parts into the model; one that is weights of the model itself leaves no tuner behind."""
+    from factory import tune
+
+    for folder in folders:
+        tuner = tune.load(tuned_folder(folder), view)
+        if tuner.in_model:
+            tuner.settle(view)
+
+
+def _read(source: Source, dtype: torch.dtype, zero: int, device: torch.device) -> tuple[Any, Any]:
+    read = partial(source.family.hf_class().from_pretrained, source.folder, dtype=dtype, local_files_only=True)
     transformers.utils.logging.disable_progress_bar()  # a run has bars of its own, and stderr is for mistakes
     try:
-        model = cls.from_pretrained(source.folder, dtype=getattr(torch, spec.dtype), local_files_only=True)
-        processor = source.family.load_processor(source.folder)
-    except (OSError, ValueError, RuntimeError) as error:
+        model = load_cut(read, source.config, dtype, device) if zero == 3 else read()
+    except (ImportError, OSError, ValueError, RuntimeError) as error:
         raise UserError(f"model folder {source.folder}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
-    return model, processor
+    return model, _processor(source)
 
 
 def fingerprint(view: ModelView) -> str:
     """Hash of a model's configuration and of values sampled from every parameter; reads a few kilobytes per tensor at most."""
+    if view.identity:
+        return view.identity
     h = hashlib.sha256(type(view.model).__name__.encode())
-    for name, p in sorted(view.model.state_dict().items()):
-        flat = p.detach().flatten()
-        sampled = flat[:: max(1, flat.numel() // 64)][:64].float().cpu()
-        h.update(f"{name}{tuple(p.shape)}".encode())
-        h.update(sampled.numpy().tobytes())
+    for name, tensor in sorted(view.model.state_dict(keep_vars=True).items()):
+        with whole(tensor) as p:
+            flat = p.detach().flatten()
+            sampled = flat[:: max(1, flat.numel() // 64)][:64].float().cpu()
+            h.update(f"{name}{tuple(p.shape)}".encode())
+            h.update(sampled.numpy().tobytes())
     return h.hexdigest()[:16]

@@ -25,6 +25,10 @@ class Step:
     generated: bool = False
     beams: int = 1
 
+    def on(self, device: torch.device) -> Step:
+        """The step beside tensors of ``device``."""
+        return self if self.roles.device == device else replace(self, roles=self.roles.to(device))
+
 
 @dataclass(frozen=True)
 class Prefix:
@@ -55,7 +59,8 @@ def fork_cache(cache: Cache, rows: Tensor | None = None) -> Cache:
     new = copy.copy(cache)
     new.layers = [copy.copy(layer) for layer in cache.layers]
     for layer in new.layers if rows is not None else ():
-        layer.keys, layer.values = layer.keys.index_select(0, rows), layer.values.index_select(0, rows)
+        at = rows.to(layer.keys.device)
+        layer.keys, layer.values = layer.keys.index_select(0, at), layer.values.index_select(0, at)
     return new
 
 
@@ -89,7 +94,7 @@ def prefill(view: ModelView, batch: Batch) -> tuple[Tensor, Prefix]:
         )  # fmt: skip
     of_axes = batch.position_ids.view(-1, *batch.attention_mask.shape)
     following = (of_axes * batch.attention_mask).amax((0, -1)) + 1
-    return out.last_hidden_state, Prefix(out.past_key_values, batch.attention_mask, batch.roles, following)
+    return out.last_hidden_state.to(view.device), Prefix(out.past_key_values, batch.attention_mask, batch.roles, following)
 
 
 def extend(view: ModelView, prefix: Prefix, ids: Tensor, mask: Tensor, roles: Tensor, generated: bool = False) -> tuple[Tensor, Prefix]:
@@ -103,7 +108,7 @@ def extend(view: ModelView, prefix: Prefix, ids: Tensor, mask: Tensor, roles: Te
     with announced(view, Step(roles, generated)):
         out = view.core(input_ids=ids, attention_mask=seen, position_ids=positions, past_key_values=prefix.cache, use_cache=True)
     longer = Prefix(out.past_key_values, full, torch.cat([prefix.roles, roles], -1), prefix.next_position + mask.sum(-1))
-    return out.last_hidden_state, longer
+    return out.last_hidden_state.to(view.device), longer
 
 
 def last_index(mask: Tensor) -> Tensor:

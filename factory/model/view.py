@@ -28,6 +28,7 @@ class ModelView:
         self.decoder = family.decoder(model)
         self.core = family.core(model)
         self.text_config = model.config.get_text_config()
+        self.identity: str | None = None  # its fingerprint, where only all ranks together can take it
         self.encoded: Batch | None = None
         self.step: Step | None = None
 
@@ -85,6 +86,7 @@ class ModelView:
 
     @property
     def device(self) -> torch.device:
+        """Where token ids go in; final hidden states and logits come back to it, also from a model that is spread over devices."""
         return device_of(self.model)
 
     @property
@@ -96,16 +98,21 @@ class ModelView:
         return self.family.image_token_id(self.model)
 
     @property
-    def eos_ids(self) -> Tensor:
-        """Ids that end a generation [k]."""
+    def end_ids(self) -> list[int]:
+        """Ids that end a generation, the tokenizer's own first."""
         eos = self.model.generation_config.eos_token_id
         eos = self.tokenizer.eos_token_id if eos is None else eos
-        return torch.tensor([eos] if isinstance(eos, int) else list(eos), device=self.device)
+        return sorted([eos] if isinstance(eos, int) else eos, key=lambda i: i != self.tokenizer.eos_token_id)
+
+    @property
+    def eos_ids(self) -> Tensor:
+        """Ids that end a generation [k]."""
+        return torch.tensor(self.end_ids, device=self.device)
 
     @property
     def pad_id(self) -> int:
         pad_id = self.tokenizer.pad_token_id
-        return int(self.eos_ids[0]) if pad_id is None else pad_id
+        return self.end_ids[0] if pad_id is None else pad_id
 
     @property
     def writing(self) -> Writing:
@@ -128,12 +135,16 @@ class ModelView:
 
     def collate(self, encoded: Sequence[Encoded], images: dict[str, Tensor], side: PaddingSide = "left") -> Batch:
         """Pad encoded prompts into a batch on the model's device."""
+        return self.batch(encoded, images, side).to(self.device, self.dtype)
+
+    def batch(self, encoded: Sequence[Encoded], images: dict[str, Tensor], side: PaddingSide) -> Batch:
+        """Pad encoded prompts into a batch on the CPU, touching no device, so that a data loader's workers may."""
         mask = pad([[1] * len(e.ids) for e in encoded], 0, side)
         ids = pad([e.ids for e in encoded], self.pad_id, side)
         roles = pad([e.roles for e in encoded], 0, side)
         of_tokens = self.family.token_inputs(self.model, ids, roles)
         positions = self.family.position_ids(self.model, ids, mask, {**images, **of_tokens})
-        return Batch(ids, mask, roles, positions, images, of_tokens).to(self.device, self.dtype)
+        return Batch(ids, mask, roles, positions, images, of_tokens)
 
     def encode(self, prompts: Sequence[Prompt], side: PaddingSide = "left") -> Batch:
         """Prompts to a padded batch with roles. Raises ``UserError`` when the template changes a segment."""
@@ -145,4 +156,4 @@ class ModelView:
         """float32 next-token logits [..., vocabulary] of final, normed hidden states [..., d]."""
         logits = self.unembed(hidden)
         cap = getattr(self.text_config, "final_logit_softcapping", None)
-        return (logits if cap is None else (logits / cap).tanh() * cap).float()
+        return (logits if cap is None else (logits / cap).tanh() * cap).to(hidden.device, torch.float32)

@@ -103,12 +103,17 @@ class ComposeSpec(Spec):
 
 
 class ModelSpec(Spec):
-    """Which model: a zoo card, a folder, parts to compose, or a configuration to build with random weights."""
+    """Which model: a zoo card, a folder, parts to compose, or a configuration to build with random weights.
+
+    ``tuned`` names tuning runs (their folders, or a ``tuned/`` folder) whose trained parts are put into it, in order: pretrained
+    connector first.
+    """
 
     zoo: Text | None = None
     path: Text | None = None
     compose: ComposeSpec | None = None
     build: dict[str, Any] | None = None
+    tuned: tuple[Text, ...] = ()
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Text = "auto"
     layer: Layer | None = None
@@ -162,6 +167,72 @@ class TrainSpec(Spec):
     threads: PositiveInt | None = None
 
 
+class TuneDataSpec(Spec):
+    """What a model is tuned on: a file of conversations with the folder of its images, or the lessons of a benchmark.
+
+    ``path``: LLaVA-JSON or messages, JSONL or one JSON array; ``images`` null is the file's own folder. ``take`` samples are drawn by
+    ``seed``. ``max_tokens`` null cuts nothing; ``max_skipped`` is the share of samples that may be unusable.
+    """
+
+    path: Text | None = None
+    images: Text | None = None
+    lessons: Annotated[Node, _plugin("benchmark")] | None = None
+    take: PositiveInt | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    max_tokens: PositiveInt | None = 2048
+    max_skipped: Annotated[float, Field(ge=0, le=1)] = 0.0
+    group_by_length: bool = True
+    workers: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> TuneDataSpec:
+        if (self.path is None) == (self.lessons is None):
+            raise ValueError("needs one of path and lessons")
+        if self.lessons is not None and self.take is None:
+            raise ValueError("needs take, the number of lessons to draw")
+        return self
+
+
+class TuneSpec(Spec):
+    """Tuning a pretrained or composed model: ``pretrain`` its connector (tuner ``connector``), or ``finetune`` it on instructions.
+
+    ``batch_size`` is the samples of one optimiser step, over all ranks; each rank takes ``micro_batch`` of its share at once (null: all)
+    and accumulates their gradients, so neither the number of ranks nor the memory of one changes what is learnt. ``steps`` null
+    follows from ``epochs``. ``learning_rate`` null is the tuner's own. ``warmup`` is a share of the steps. ``beside`` are the parts that
+    are trained in full with the tuner. ``bf16`` computes in bfloat16 and keeps what is trained in float32.
+    """
+
+    stage: Literal["pretrain", "finetune"] = "finetune"
+    tuner: Annotated[Node, _plugin("tuner")] | None = None
+    beside: Annotated[tuple[Literal["connector", "vision_tower"], ...], AfterValidator(_distinct)] = ("connector",)
+    data: TuneDataSpec
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    steps: PositiveInt | None = None
+    batch_size: PositiveInt = 128
+    micro_batch: PositiveInt | None = None
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+    save_every: PositiveInt = 500
+    report: Annotated[tuple[Literal["tensorboard", "wandb"], ...], AfterValidator(_distinct)] = ("tensorboard",)
+    threads: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _fits_its_stage(self) -> TuneSpec:
+        if (self.stage == "finetune") == (self.tuner is None):
+            raise ValueError("needs a tuner, as in tuner: {type: mores}" if self.tuner is None else "pretrains the connector alone: leave tuner out, or say stage: finetune")
+        return self
+
+    @property
+    def method(self) -> Node:
+        """The tuner's node; in pretraining the one that adds nothing to the language model."""
+        return self.tuner or read_node("tuner", "connector")
+
+
 class ReportSpec(Spec):
     """What the report shows."""
 
@@ -175,11 +246,23 @@ class RunSpec(Spec):
 
 
 class LaunchSpec(Spec):
-    """How many processes, on which hosts, with which ZeRO stage."""
+    """How many ``processes`` on each host; ``hostfile`` (lines ``HOST slots=N``) names the hosts, null is this machine.
+
+    ``zero`` is the ZeRO stage. 3 cuts the model over the processes, for one that no GPU holds; 1 and 2 cut what training keeps.
+    ``offload`` names what ZeRO keeps in the host's memory while training.
+    """
 
     processes: PositiveInt = 1
     hostfile: Text | None = None
     zero: Annotated[int, Field(ge=0, le=3)] = 0
+    offload: Annotated[tuple[Literal["optimizer", "parameters"], ...], AfterValidator(_distinct)] = ()
+
+    @model_validator(mode="after")
+    def _offload_fits(self) -> LaunchSpec:
+        least = max((3 if part == "parameters" else 1 for part in self.offload), default=0)
+        if self.zero < least:
+            raise ValueError(f"offload of {' and '.join(self.offload)} needs zero: {least} or more")
+        return self
 
 
 @dataclass(frozen=True)
@@ -198,18 +281,33 @@ class Recipe(Spec):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     plugins: tuple[Text, ...] = ()
     model: ModelSpec
-    data: Annotated[Node, _plugin("benchmark")]
+    data: Annotated[Node, _plugin("benchmark")] | None = None
     diagnostic: Annotated[Node, _plugin("diagnostic")] | None = None
     diagnostics: Annotated[tuple[Annotated[Node, _plugin("diagnostic")], ...], AfterValidator(_distinct_labels)] = ()
     collect: CollectSpec = CollectSpec()
     steering: Annotated[tuple[Annotated[Node, _plugin("steering")], ...], AfterValidator(_distinct_labels)] = ()
     evaluate: EvaluateSpec = EvaluateSpec()
     train: TrainSpec | None = None
+    tune: TuneSpec | None = None
     report: ReportSpec = ReportSpec()
     run: RunSpec = RunSpec()
     launch: LaunchSpec = LaunchSpec()
 
     _source: Source = PrivateAttr(Source())
+
+    @model_validator(mode="after")
+    def _has_one_job(self) -> Recipe:
+        if self.train is not None and self.tune is not None:
+            raise refusal([(("tune",), "stands beside 'train'; a recipe trains from scratch or tunes, one of them")])
+        if self.data is None and self.tune is None:
+            raise refusal([((), "needs the key 'data'")])
+        return self
+
+    @model_validator(mode="after")
+    def _zero_has_a_use(self) -> Recipe:
+        if self.train is None and self.tune is None and self.launch.zero in (1, 2):
+            raise refusal([(("launch", "zero"), f"stage {self.launch.zero} cuts gradients and optimiser states, and nothing is trained here; use 0, or 3 to cut the model")])
+        return self
 
     @property
     def source_path(self) -> Path | None:
@@ -239,4 +337,5 @@ class Recipe(Spec):
 
 def is_plugin_node(path: tuple[str | int, ...]) -> bool:
     """Whether the recipe expects a plugin node at ``path``, so that a bare word there stands for ``{type: word}``."""
-    return path in {("data",), ("diagnostic",)} or path[:2] == ("model", "compose") and len(path) == 3 or (len(path) == 2 and path[0] in ("steering", "diagnostics"))
+    alone = {("data",), ("diagnostic",), ("tune", "tuner"), ("tune", "data", "lessons")}
+    return path in alone or (path[:2] == ("model", "compose") and len(path) == 3) or (len(path) == 2 and path[0] in ("steering", "diagnostics"))

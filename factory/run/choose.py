@@ -28,22 +28,22 @@ def share(predictions: Sequence[Prediction], outcome: str) -> float:
     return sum(p["outcome"] == outcome for p in predictions) / len(predictions)
 
 
-def choose(dev: Sequence[Prediction], budget: float) -> list[Choice]:
+def choose(dev: Sequence[Prediction], budget: float, unsteered: str = "none") -> list[Choice]:
     """For each method and direction the variant and strength that follow most within an error ``budget``.
 
-    The budget is the share of errors added to those of the unsteered model (method ``none``) on the same samples; where
+    The budget is the share of errors added to those of the model itself (method ``unsteered``) on the same samples; where
     every cell exceeds it, the one with the fewest errors is taken and marked. Ties go to the smaller strength.
     """
     cells: dict[tuple, list[Prediction]] = defaultdict(list)
     for p in dev:
         cells[p["method"], p["direction"], p["variant"], p["strength"]].append(p)
-    base = {d: share(rows, "error") for (method, d, _, _), rows in cells.items() if method == "none"}
+    base = {d: share(rows, "error") for (method, d, _, _), rows in cells.items() if method == unsteered}
     best: dict[tuple[str, str], Choice] = {}
     for (method, direction, variant, strength), rows in cells.items():
         if strength is None:
             continue
         error = share(rows, "error")
-        choice = Choice(method, direction, variant, strength, share(rows, "follow"), error, error <= base.get(direction, 0.0) + budget)
+        choice = Choice(method, direction, variant, strength, share(rows, "follow"), error, error <= base[direction] + budget)
         key = (method, direction)
         if key not in best or _merit(choice) > _merit(best[key]):
             best[key] = choice
@@ -54,12 +54,12 @@ def _merit(c: Choice) -> tuple:
     return (c.within_budget, c.follow if c.within_budget else -c.error, -c.error, -abs(c.strength))
 
 
-def oracle(predictions: Sequence[Prediction], method: str) -> list[dict[str, Any]]:
-    """Each sample's best outcome over the strengths of ``method`` and no steering at all, chosen with its label: an upper bound."""
+def oracle(predictions: Sequence[Prediction], method: str, unsteered: str = "none") -> list[dict[str, Any]]:
+    """Each sample's best outcome over the strengths of ``method`` and no steering at all (method ``unsteered``), chosen with its label: an upper bound."""
     best: dict[tuple, Prediction] = {}
     for p in predictions:
         key = (p["sample"], p["direction"])
-        if p["method"] in (method, "none") and (key not in best or RANK[p["outcome"]] < RANK[best[key]["outcome"]]):
+        if p["method"] in (method, unsteered) and (key not in best or RANK[p["outcome"]] < RANK[best[key]["outcome"]]):
             best[key] = p
     swept = {p["direction"] for p in predictions if p["method"] == method}
     return [{**p, "method": f"oracle:{method}", "strength": None, "variant": ""} for p in best.values() if p["direction"] in swept]

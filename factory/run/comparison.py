@@ -13,6 +13,7 @@ import torch
 
 from factory.data.prompt import Prompt
 from factory.data.sample import ConflictSample
+from factory.registry import Params
 from factory.run import progress
 from factory.run.choose import Choice, choose, oracle
 from factory.run.evaluate import Fitted, ask, asked_forms, cells, looks, placed, sweep, trunk_of
@@ -22,6 +23,7 @@ from factory.steer import PromptMethod, Steerer, Trials, artefact
 from factory.steer.base import Tensors
 
 REFERENCE = "l2s"
+UNSTEERED = "(unsteered)"  # measured, but not reported, where the recipe has no method of this kind
 
 
 class Comparison:
@@ -36,6 +38,17 @@ class Comparison:
     def steerers(self) -> dict[str, Steerer]:
         return {label: m for label, m in self.methods.items() if isinstance(m, Steerer)}
 
+    @property
+    def prompters(self) -> dict[str, PromptMethod]:
+        """The prompt methods, among them one that leaves the prompt alone: the steerers are measured against it."""
+        given = {label: m for label, m in self.methods.items() if isinstance(m, PromptMethod)}
+        return given if self.unsteered in given or not self.steerers else {**given, self.unsteered: PromptMethod(Params())}
+
+    @cached_property
+    def unsteered(self) -> str:
+        """The label of the method that changes nothing, as the recipe has it."""
+        return next((label for label, m in self.methods.items() if isinstance(m, PromptMethod) and type(m).rewrite is PromptMethod.rewrite), UNSTEERED)
+
     @cached_property
     def fit_stage(self) -> Stage:
         nodes = [n.model_dump(mode="json") for n in self.recipe.steering if n.label in self.steerers]
@@ -44,25 +57,15 @@ class Comparison:
     @cached_property
     def fitted(self) -> list[Fitted]:
         """Every method, direction and variant, fitted on training states and, where it wants them, training trials."""
-        todo = [
-            (label, direction, variant, steerer) for label, method in self.steerers.items() for direction in self.directions
+        unfitted = [
+            Fitted(label, direction, variant, steerer, {}) for label, method in self.steerers.items() for direction in self.directions
             for variant, steerer in (method.variants() or {"": method}).items()
         ]  # fmt: skip
-        if self.fit_stage.done:
-            progress.skipped("fit")
-            return [self._fit(*item) for item in todo]
-        states = self.study.collected
-        with progress.stage("fit", len(todo)) as bar:
-            out = []
-            for item in todo:
-                out.append(self._fit(*item))
-                bar.advance()
-        self.fit_stage.finish({"fitted": len(out), "prompts": len(states["base"])})
-        return out
-
-    def _fit(self, label: str, direction: str, variant: str, steerer: Steerer) -> Fitted:
-        unfitted = Fitted(label, direction, variant, steerer, {})
-        return replace(unfitted, state=self.fit_stage.chunk(unfitted.name, lambda: steerer.fit(self.study.states(direction))))
+        prompts = len(self.study.collected["base"])
+        states = progress.gather(self.fit_stage, {f.name: lambda f=f: f.steerer.fit(self.study.states(f.direction)) for f in unfitted})
+        if not self.fit_stage.done:
+            self.fit_stage.finish({"fitted": len(states), "prompts": prompts})
+        return [replace(f, state=state) for f, state in zip(unfitted, states, strict=True)]
 
     @cached_property
     def ready(self) -> list[Fitted]:
@@ -72,7 +75,8 @@ class Comparison:
             return self.fitted
         stage = self._stage("trials", {"fit": self.fit_stage.digest})
         chunks = self.study.chunks(stage, "train", self.recipe.evaluate.batch_size, lambda samples: self._try(samples, want))
-        states = {f.name: stage.chunk(f"{f.name}-calibrated", lambda f=f: f.steerer.calibrate(f.state, self._trials(f, chunks))) for f in want}
+        calibrated = stage.gather({f"{f.name}-calibrated": lambda f=f: f.steerer.calibrate(f.state, self._trials(f, chunks)) for f in want})
+        states = {f.name: state for f, state in zip(want, calibrated, strict=True)}
         if not stage.done:
             stage.finish({"calibrated": sorted(states)})
         return [replace(f, state=states.get(f.name, f.state)) for f in self.fitted]
@@ -108,14 +112,13 @@ class Comparison:
     def _scored(self, split: str, fitted: Sequence[Fitted], parts: dict[str, Any]) -> tuple[Rows, Stage]:
         """Predictions of the prompt methods and of ``fitted`` at every strength."""
         nodes = [n.model_dump(mode="json") for n in self.recipe.steering]
-        stage = self._stage(split, {"methods": nodes, **parts})
+        stage = self._stage(split, {"methods": nodes, "unsteered": self.unsteered, **parts})
         bench = self.study.bench
 
         def compute(samples: list[ConflictSample]) -> Rows:
             rows = []
-            for label, method in self.methods.items():
-                if isinstance(method, PromptMethod):
-                    rows += ask(bench, samples, label, method, self.directions, self._examples)
+            for label, method in self.prompters.items():
+                rows += ask(bench, samples, label, method, self.directions, self._examples)
             return rows + (sweep(bench, samples, fitted, self.strengths) if fitted else [])
 
         chunks = self.study.chunks(stage, split, self.recipe.evaluate.batch_size, compute)
@@ -124,7 +127,7 @@ class Comparison:
     def run(self) -> tuple[Rows, list[Choice]]:
         """All predictions worth reporting (dev and test, chosen variants, the oracle) and the choices made on dev."""
         dev, stage = self._scored("dev", self.ready, {"fit": self.fit_stage.digest})
-        choices = choose(dev, self.recipe.evaluate.error_budget)
+        choices = choose(dev, self.recipe.evaluate.error_budget, self.unsteered)
         if not stage.done:
             stage.finish({"choices": [asdict(c) for c in choices]})
         variants = {(c.method, c.direction): c for c in choices}
@@ -132,10 +135,11 @@ class Comparison:
         test, stage = self._scored("test", kept, {"fit": self.fit_stage.digest, "choices": [asdict(c) for c in choices]})
         if not stage.done:
             stage.finish({"predictions": len(test)})
-        self._save(kept, variants)
+        if self.study.folder.world.first:
+            self._save(kept, variants)
         dev = [r for r in dev if r["strength"] is None or variants[r["method"], r["direction"]].variant == r["variant"]]
-        rows = dev + test + [row for split in (dev, test) for row in oracle(split, REFERENCE)]
-        return _finished(rows, variants), choices
+        rows = dev + test + [row for split in (dev, test) for row in oracle(split, REFERENCE, self.unsteered)]
+        return _finished([row for row in rows if row["method"] != UNSTEERED], variants), choices
 
     def _save(self, kept: Sequence[Fitted], choices: dict[tuple[str, str], Choice]) -> None:
         """One artefact per method and direction, at its chosen strength."""

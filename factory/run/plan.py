@@ -15,13 +15,14 @@ from factory.run.calibrate import Calibration, calibrate, gigabytes, too_small, 
 from factory.run.estimate import Data, Estimate, ModelFacts, estimate, facts_of, memory
 from factory.run.study import make
 from factory.run.training import build
+from factory.run.tuning import plan_tuning
 
 
 def plan(recipe: Recipe) -> None:
     """Print what ``run`` would do with a recipe. What is missing is a line of the plan, not an error."""
     console = Console()
     console.print(f"[bold]plan of {recipe.name}[/]", highlight=False)
-    (_plan_training if recipe.train else _plan_comparison)(recipe, console)
+    (_plan_training if recipe.train else plan_tuning if recipe.tune else _plan_comparison)(recipe, console)
 
 
 def _plan_comparison(recipe: Recipe, console: Console) -> None:

@@ -3,11 +3,13 @@
 Use: `with progress.stage("fit", total=40) as bar: bar.advance(8)`.
 """
 
+from __future__ import annotations
+
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import rich
 from rich.console import Console
@@ -20,6 +22,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+if TYPE_CHECKING:
+    from factory.run.rundir import Stage
 
 LINE_SECONDS = 10.0
 LINE_SHARE = 0.1
@@ -42,6 +47,22 @@ def stage(name: str, total: int, done: int = 0, console: Console | None = None) 
     shown = _live if console.is_interactive and console.file.isatty() else _plain
     with shown(name, total, done, console) as bar:
         yield bar
+
+
+def gather(stage_: Stage, work: Mapping[str, Callable[[], Any]]) -> list[Any]:
+    """``stage_.gather(work)`` with a bar that counts the work of all ranks; a dim line where an earlier start did it."""
+    missing, shown = len(stage_.missing(work)), 0
+    if not missing:
+        skipped(stage_.name)
+        return stage_.gather(work)
+
+    def show(computed: int) -> None:
+        nonlocal shown
+        bar.advance(computed - shown)
+        shown = computed
+
+    with stage(stage_.name, len(work), len(work) - missing) as bar:
+        return stage_.gather(work, show)
 
 
 def skipped(name: str, console: Console | None = None) -> None:

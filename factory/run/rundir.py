@@ -9,6 +9,9 @@
       STAGE/summary.json    written last: its being there means that the stage is done
 
 A stage whose inputs changed starts afresh; a finished one is skipped; an unfinished one goes on with its next chunk.
+
+Several ranks may share a run: the first holds the lock, starts and finishes the stages; all compute chunks, and read each
+other's. They call the same methods in the same order.
 """
 
 import errno
@@ -17,19 +20,24 @@ import os
 import re
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
+from uuid import uuid4
 
 import yaml
 from torch import Tensor
 
 from factory import files
 from factory.errors import UserError
+from factory.launch.world import World
 from factory.run.environment import environment
 
 Value = TypeVar("Value", dict[str, Tensor], list[dict[str, Any]], dict[str, Any])
+
+SEEN_WITHIN = 30.0  # seconds until a shared file system has to show on one host what another has written
 
 _LOCK = ".lock"
 _DISCARDED = ".discarded-"
@@ -43,44 +51,63 @@ _locks: dict[Path, int] = {}
 
 
 class RunDir:
-    """One run's folder, held by one process at a time. Use as a context manager, or `close` it."""
+    """One run's folder, held by one process at a time or by the ranks of one. Use as a context manager, or `close` it."""
 
-    def __init__(self, path: Path, owner: bool):
-        self.path = path
-        self.owner = owner
+    def __init__(self, path: Path, owner: bool, world: World):
+        self.path, self.owner, self.world = path, owner, world
 
     @classmethod
-    def open(cls, root: Path, name: str, recipe_path: Path, recipe_text: str, resolved: Mapping[str, Any]) -> Self:
+    def open(
+        cls, root: Path, name: str, recipe_path: Path, recipe_text: str, resolved: Mapping[str, Any], world: World | None = None
+    ) -> Self:
         """Create or reopen `root/name` for this recipe, locked until `close` or the end of the process.
 
-        Raises `UserError` when the folder cannot be written, is in use by another process, belongs to another recipe
-        (neither its path nor its text is the stored one) or holds something that is not a run.
+        Of several ranks the first does so; the others join once it has. Raises `UserError` when the folder cannot be
+        written, is in use by another process, belongs to another recipe (neither its path nor its text is the stored one),
+        holds something that is not a run, or is not the same folder on every rank's host.
         """
-        run = cls((Path(root) / _plain(name, "run name")).resolve(), owner=True)
-        files.make_folder(run.path)
-        run._refuse_foreign_folder()
-        _lock(run.path)
-        try:
-            identity = run._identity(Path(recipe_path), recipe_text)
-            run._refuse_other_recipe(identity)
-            run._clean()
-            run._record(identity, recipe_text, resolved)
-        except BaseException:
-            run.close()
-            raise
+        world = world or World()
+        run = cls((Path(root) / _plain(name, "run name")).resolve(), world.first, world)
+        if run.owner:
+            run._open(Path(recipe_path), recipe_text, resolved)
+        run._check_shared(files.digest(resolved))
         return run
 
-    @classmethod
-    def attach(cls, root: Path, name: str) -> Self:
-        """Join, from another rank, the run that the first rank has opened: no lock, and it may not start a stage.
+    def _open(self, recipe_path: Path, recipe_text: str, resolved: Mapping[str, Any]) -> None:
+        files.make_folder(self.path)
+        self._refuse_foreign_folder()
+        _lock(self.path)
+        try:
+            identity = self._identity(recipe_path, recipe_text)
+            self._refuse_other_recipe(identity)
+            self._clean()
+            self._record(identity, recipe_text, resolved)
+        except BaseException:
+            self.close()
+            raise
 
-        The first rank calls `stage`, then all meet at a barrier, then the others call `stage` with the same inputs.
-        """
-        return cls((Path(root) / _plain(name, "run name")).resolve(), owner=False)
+    def _check_shared(self, recipe: str) -> None:
+        """Refuse ranks that were given another recipe, or that do not see what the first has written."""
+        here = f"rank {self.world.rank} on {socket.gethostname()}"
+        if self.world.agree("recipe", recipe) != recipe:
+            raise UserError(f"{here} was given another recipe than the first rank. Start the same command on every host.")
+        opened, deadline = self.world.agree("opened", _state(self.path / "run.json")), time.monotonic() + SEEN_WITHIN
+        while _state(self.path / "run.json") != opened:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"{here} does not see the run folder of the first rank at {self.path}. All hosts must share the folder: add run.root=FOLDER to the command."
+                )
+            time.sleep(0.1)
+        self.world.meet("the run folder is shared")
 
     def stage(self, name: str, inputs: Mapping[str, Any]) -> "Stage":
         """The stage `name`, computed from `inputs` (JSON-able; put the digests of the stages it reads among them)."""
-        return Stage(self, _plain(name, "stage name"), inputs)
+        name = _plain(name, "stage name")
+        stage = Stage(self, name, inputs) if self.owner else None
+        self.world.meet(f"stage {name} is there")
+        stage = stage or Stage(self, name, inputs)
+        self.world.meet(f"stage {name} is known to all")
+        return stage
 
     def event(self, event: str, /, **fields: Any) -> None:
         """Append one line to events.jsonl: UTC time, event, JSON-able fields."""
@@ -129,7 +156,7 @@ class RunDir:
 
     def _record(self, identity: Mapping[str, Any], recipe_text: str, resolved: Mapping[str, Any]) -> None:
         surroundings = environment()
-        files.write_json(self.path / "run.json", identity)
+        files.write_json(self.path / "run.json", {**identity, "opened": uuid4().hex})
         files.write_text(self.path / "recipe.yaml", recipe_text)
         files.write_text(
             self.path / "resolved.yaml", yaml.safe_dump(dict(resolved), sort_keys=False, allow_unicode=True)
@@ -170,16 +197,39 @@ class Stage:
         stored = self._load(key)
         return self._store(key, compute()) if stored is None else stored
 
+    def gather(self, work: Mapping[str, Callable[[], Value]], progressed: Callable[[int], None] | None = None) -> list[Value]:
+        """The values of all keys of `work`, in order, each as by `chunk`; of several ranks each computes a share.
+
+        `progressed` is called with the number of values computed so far that had not been stored before, by all ranks.
+        """
+        world, own = self.run.world, {}
+        fresh, count = set(self.missing(work)), world.turn(f"computed for {self.name}")
+        tell = (lambda: progressed(world.tally(count))) if progressed else None
+        world.meet(f"stage {self.name} begins")
+        for key in world.share(list(work)):
+            own[key] = self.chunk(key, work[key])
+            world.tally(count, int(key in fresh and world.stores))
+            if tell:
+                tell()
+        world.meet(f"stage {self.name} is computed", tell)
+        return [own[key] if key in own and world.stores else self.chunk(key, compute) for key, compute in work.items()]
+
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Mark the stage done and keep `summary` (JSON-able) for later starts."""
+        if not self.run.owner:
+            self.summary = files.decode_json(files.encode_json(dict(summary)))
+            return
         path = self.path / "summary.json"
         files.write_json(path, dict(summary))
         self.summary = files.read_json(path)
         self.run.event("stage_finished", stage=self.name, digest=self.digest)
 
     def _start(self, inputs: Mapping[str, Any], reason: str) -> None:
+        if self.run.world.first and not self.run.owner:
+            raise RuntimeError(f"stage {self.name}: the run is closed")
         if not self.run.owner:
-            raise RuntimeError(f"stage {self.name}: only the process holding the lock may start it; it has not yet")
+            rank = f"rank {self.run.world.rank} on {socket.gethostname()}"
+            raise UserError(f"{rank} would compute stage {self.name} from other inputs than the first rank: compare their models, data and versions")
         if self.path.exists():
             self._discard(reason)
         files.write_json(self.path / "inputs.json", {"digest": self.digest, "inputs": inputs})
@@ -210,6 +260,8 @@ class Stage:
         suffix = _suffix(value)
         encode, decode = _CODECS[suffix]
         data = encode(value)
+        if not self.run.world.stores:
+            return decode(data)
         seal = self._seal(key)
         path = seal.with_suffix(suffix)
         files.write_bytes(path, data)

@@ -7,15 +7,19 @@ from typing import Any
 
 from factory.data.sample import ConflictSample
 from factory.errors import UserError
+from factory.model.encode import Writing
 
 SPLITS = ("train", "dev", "test")
 
 
-def fault(sample: ConflictSample) -> str | None:
-    """Why a sample cannot be scored, or None."""
+def fault(sample: ConflictSample, writing: Writing | None = None) -> str | None:
+    """Why a sample cannot be scored, or None; with a model's ``writing`` also where a text spells one of its special tokens."""
     for field in ("context", "question", "answer_vision", "answer_text"):
-        if not getattr(sample, field).strip():
+        text = getattr(sample, field)
+        if not text.strip():
             return f"its {field} is empty"
+        if writing and (spelt := writing.reserved(text)):
+            return f"its {field} spells the model's special token '{spelt}'"
     try:
         sample.load_image()
     except OSError as error:

@@ -60,17 +60,7 @@ class Study:
 
     def chunks(self, stage: Stage, split: str, rows: int, compute: Callable[[list[ConflictSample]], Any]) -> list[Any]:
         """All chunks of ``stage`` over a split, ``rows`` prompts at a time; those stored before are only read."""
-        batches = list(self._batches(split, rows))
-        missing = set(stage.missing([key for key, _ in batches]))
-        if not missing:
-            progress.skipped(stage.name)
-            return [stage.chunk(key, lambda b=batch: compute(b)) for key, batch in batches]
-        out = []
-        with progress.stage(stage.name, len(batches), len(batches) - len(missing)) as bar:
-            for key, batch in batches:
-                out.append(stage.chunk(key, lambda b=batch: compute(b)))
-                bar.advance(key in missing)
-        return out
+        return progress.gather(stage, {key: lambda b=batch: compute(b) for key, batch in self._batches(split, rows)})
 
     def _batches(self, split: str, rows: int) -> Iterator[tuple[str, list[ConflictSample]]]:
         size = max(1, rows // len(self.benchmark.forms))
@@ -82,10 +72,11 @@ class Study:
     def checked(self) -> tuple[dict[str, list[ConflictSample]], Rows]:
         """Usable samples by split, and those that are not, with the reason. Raises ``UserError`` where they are too many."""
         stage = self.folder.stage("check", self.inputs)
-        usable, skipped = {}, []
-        for split in SPLITS:
-            samples = thin(self.benchmark.samples(split), self.limit)
-            bad = stage.chunk(split, lambda s=samples, split=split: [{"sample": x.id, "reason": why, "split": split} for x in s if (why := fault(x))])
+        usable, skipped, writing = {}, [], self.view.writing
+        given = {split: thin(self.benchmark.samples(split), self.limit) for split in SPLITS}
+        look = lambda split: [{"sample": x.id, "reason": why, "split": split} for x in given[split] if (why := fault(x, writing))]
+        found = stage.gather({split: lambda s=split: look(s) for split in SPLITS})
+        for (split, samples), bad in zip(given.items(), found, strict=True):
             check_share(bad, len(samples), self.recipe.evaluate.max_skipped)
             names = {row["sample"] for row in bad}
             usable[split] = [s for s in samples if s.id not in names]

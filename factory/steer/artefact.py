@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 
 from factory import files
@@ -13,10 +16,12 @@ from factory.errors import UserError
 from factory.model.load import fingerprint
 from factory.model.view import ModelView
 from factory.registry import lookup
+from factory.steer.base import Context
 from factory.steer.runtime import Steering, check
 from factory.steer.where import Where
 
 MANIFEST, TENSORS = "steering_config.json", "steering.safetensors"
+FILES = (MANIFEST, TENSORS, "README.md")
 LIBRARIES = ("torch", "transformers", "safetensors", "steering-factory")
 
 
@@ -45,9 +50,7 @@ def load(folder: Path, view: ModelView) -> Steering:
 
     Raises ``UserError`` where the folder is no artefact, is damaged, or was made for another base model.
     """
-    if not (folder / MANIFEST).is_file():
-        raise UserError(f"{folder}: not a steering artefact (it has no {MANIFEST})")
-    manifest = files.read_json(folder / MANIFEST)
+    manifest = _manifest(folder)
     try:
         theirs, kind, strength = manifest["base_model"], manifest["type"], manifest["strength"]
         where, params, made_for = Where.model_validate(manifest["where"]), manifest["params"], theirs["fingerprint"]
@@ -62,7 +65,72 @@ def load(folder: Path, view: ModelView) -> Steering:
         raise UserError(f"{folder / MANIFEST}: parameters do not fit steering '{kind}': {error.errors()[0]['msg']}") from error
     steering = Steering(steerer, files.read_safetensors(folder / TENSORS), where, strength)
     check(steering, view)
+    _check_tensors(folder / TENSORS, steering, view.width)
     return steering
+
+
+@torch.no_grad()
+def _check_tensors(path: Path, steering: Steering, width: int) -> None:
+    """Refuse tensors from which the method makes no vectors of the model's width."""
+    try:
+        made = tuple(steering.steerer.delta(torch.zeros(2, width), steering.state, Context(steering.where.layer)).shape)
+    except KeyError as error:
+        raise UserError(f"{path}: the tensor {error} of steering '{steering.steerer.name}' is missing") from error
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise UserError(f"{path}: its tensors do not fit a model of width {width} ({str(error).splitlines()[0]})") from error
+    if made != (2, width):
+        raise UserError(f"{path}: its tensors make vectors of width {made[-1]}, and the model's width is {width}")
+
+
+def push(folder: Path, repo: str, token: str | None = None, private: bool = False) -> str:
+    """Upload the artefact in ``folder`` to the model repo ``repo`` (OWNER/NAME) of the Hugging Face hub, made where there is none.
+
+    ``token`` null takes the one of ``hf auth login``. Returns the address. Raises ``UserError`` where the folder is no artefact or the
+    hub cannot be reached or refuses.
+    """
+    from huggingface_hub import HfApi
+
+    _manifest(folder)
+    with _hub(repo, "push to"):
+        api = HfApi(token=token)
+        api.create_repo(repo, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo, folder_path=folder, allow_patterns=list(FILES), commit_message="Steering artefact")
+    return f"https://huggingface.co/{repo}"
+
+
+def pull(repo: str, token: str | None = None, revision: str | None = None) -> Path:
+    """Download the artefact in the hub's ``repo`` (its manifest, tensors and card alone) into the hub cache; returns its folder.
+
+    What is in the cache already serves offline. Raises ``UserError`` as ``push`` does.
+    """
+    from huggingface_hub import snapshot_download
+
+    with _hub(repo, "pull from"):
+        folder = Path(snapshot_download(repo, revision=revision, token=token, allow_patterns=list(FILES)))
+    _manifest(folder)
+    return folder
+
+
+@contextmanager
+def _hub(repo: str, action: str) -> Iterator[None]:
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, RepositoryNotFoundError
+
+    try:
+        yield
+    except RepositoryNotFoundError as error:
+        raise UserError(f"cannot {action} {repo}: there is no such repo, or it is private; check the name, or log in with `hf auth login`") from error
+    except HfHubHTTPError as error:
+        raise UserError(f"cannot {action} {repo}: the hub refuses: {str(error).strip().splitlines()[0]}") from error
+    except HFValidationError as error:
+        raise UserError(f"cannot {action} '{repo}': a repo is named OWNER/NAME") from error
+    except (OSError, HTTPError) as error:
+        raise UserError(f"cannot {action} {repo}: the hub cannot be reached ({type(error).__name__}); check the connection, or copy the folder") from error
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    if not (folder / MANIFEST).is_file():
+        raise UserError(f"{folder}: not a steering artefact (it has no {MANIFEST})")
+    return files.read_json(folder / MANIFEST)
 
 
 def _card(manifest: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from transformers.cache_utils import Cache
 
 from factory.data.prompt import Role
 from factory.errors import UserError
+from factory.model.family import device_of
 from factory.model.prefix import Step, at_last, encoded_step, new_cache
 from factory.model.replay import Call, recorded, replay
 from factory.model.view import ModelView
@@ -53,6 +54,7 @@ class Steering:
 
         ``ahead`` gives the prompts' next-token logits [R, vocabulary] from the block's output, for controllers that look ahead.
         """
+        step = step.on(h.device)
         if step.generated and self.gain is None:
             raise UserError("steering began in the middle of a generation: enter `steer` before the prompt is run")
         if step.generated and not self.where.generated:
@@ -76,12 +78,13 @@ class Steering:
         mask = self._mask(step)
 
         def probe(strength: Tensor) -> Tensor:
-            return ahead(_moved(h, mask, self.vector, strength))
+            return ahead(_moved(h, mask, self.vector, strength)).to(h.device)
 
         return Context(self.where.layer, step.generated, probe if ahead else None)
 
     def look(self, h: Tensor, step: Step, ahead: Ahead) -> Tensor:
         """What the method's controller sees of its trial strengths [R, S, F]."""
+        step = step.on(h.device)
         self.vector = self._prompt_vector(h, self._mask(step), step)
         return self.steerer.look(last_states(h, step), self.state, self.context(h, step, ahead))
 
@@ -155,7 +158,7 @@ def steer(view: ModelView, steerings: Sequence[Steering] | Steering) -> Iterator
 def going_on(view: ModelView, steerings: Sequence[Steering]) -> Iterator[None]:
     """As ``steer``, by steerings that have been checked and may know the prompts whose answers follow."""
     for s in steerings:
-        s.move(view.device)
+        s.move(device_of(view.layers[s.where.layer]))
     with ExitStack() as stack:
         watch = _Watch(view)
         stack.callback(watch.forget)
@@ -186,7 +189,7 @@ def _hook(steering: Steering, watch: _Watch) -> Callable:
     def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         def ahead(h: Tensor) -> Tensor:
             with torch.no_grad():
-                hidden = replay(view, layer, watch.calls[0], h, new_cache())
+                hidden = replay(view, layer, watch.calls[0], h, new_cache()).to(view.device)
                 return view.logits(at_last(hidden, (watch.step.roles != Role.PAD).long()))
 
         return steering.apply(output, watch.step, ahead)

@@ -36,7 +36,7 @@ class Trunk:
     @property
     def last(self) -> Tensor:
         """h_[I,T] [B, d] in float32: the block's output at each prompt's last token."""
-        return at_last(self.states, self.batch.attention_mask).float()
+        return at_last(self.states, self.batch.attention_mask.to(self.states.device)).float()
 
 
 @torch.no_grad()
@@ -59,7 +59,7 @@ def run_cell(view: ModelView, trunk: Trunk, steering: Steering | None, max_new_t
     if steering is None:
         return _answer(view, trunk, trunk.final, fork_cache(trunk.prefix.cache), max_new_tokens)
     check(steering, view)
-    steering.move(view.device)
+    steering.move(trunk.states.device)
     h = steering.apply(trunk.states, Step(trunk.batch.roles), _ahead(view, trunk))
     hidden, cache = _upper(view, trunk, h)
     with going_on(view, [steering]):
@@ -69,7 +69,7 @@ def run_cell(view: ModelView, trunk: Trunk, steering: Steering | None, max_new_t
 @torch.no_grad()
 def look_ahead(view: ModelView, trunk: Trunk, steering: Steering) -> Tensor:
     """What the method's controller sees of its trial strengths on the trunk's prompts [B, S, F] float32."""
-    steering.move(view.device)
+    steering.move(trunk.states.device)
     return steering.look(trunk.states, Step(trunk.batch.roles), _ahead(view, trunk))
 
 
@@ -80,7 +80,7 @@ def _ahead(view: ModelView, trunk: Trunk) -> Callable[[Tensor], Tensor]:
 def _upper(view: ModelView, trunk: Trunk, h: Tensor) -> tuple[Tensor, Cache]:
     """Run the blocks above the trunk on ``h``: final normed states and a cache of all blocks."""
     upper = new_cache()
-    hidden = replay(view, trunk.layer, trunk.call, h, upper)
+    hidden = replay(view, trunk.layer, trunk.call, h, upper).to(view.device)
     cache = fork_cache(trunk.prefix.cache)
     cache.layers[trunk.layer + 1 :] = upper.layers[trunk.layer + 1 :]
     return hidden, cache

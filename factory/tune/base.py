@@ -121,6 +121,18 @@ class Tuner:
         view.model.requires_grad_(False)
         self._handles, self._modules, self.own, self.parts, self._before = [], [], {}, {}, None
 
+    @property
+    def in_model(self) -> bool:
+        """Whether all that it trains are weights that the model has without it."""
+        return self.in_place or not self.own
+
+    def settle(self, view: ModelView) -> None:
+        """Leave what was trained in the model for good, and nothing else of the method; for one that is ``in_model``."""
+        if not self.in_model:
+            raise RuntimeError(f"tuner '{self.name}' adds to the model; it cannot be settled in it")
+        self._before = {}
+        self.remove(view)
+
     def attach(self, module: nn.Module, name: str, child: nn.Module) -> nn.Module:
         """Make ``child`` a submodule of ``module``, on its device, until the tuner is removed."""
         module.add_module(name, child.to(next(module.parameters()).device))

@@ -14,7 +14,7 @@ from factory.model.load import fingerprint, load
 from factory.model.prefix import at_last, extend, greedy, prefill
 from factory.model.view import ModelView
 from factory.recipe.schema import ModelSpec
-from factory.registry import available
+from factory.registry import available, lookup
 from factory.run.collect import Plan, asked, collect
 from factory.steer import steer
 from factory.steer.sweep import run_cell, run_trunk
@@ -65,6 +65,23 @@ def test_roles_mark_the_image_tokens_and_the_words(view):
         for role in {s.role for s in prompt.segments} - {Role.IMAGE}:
             words = view.tokenizer.decode(batch.input_ids[row, batch.mask(role)[row]])
             assert words.split() == " ".join(s.text for s in prompt.segments if s.role == role).split()
+
+
+WITH_PROCESSOR = [name for name in NAMES if lookup("family", name).processor_class]
+
+
+@pytest.mark.parametrize("name", WITH_PROCESSOR)
+def test_inputs_are_those_of_the_models_own_processor(name):
+    view = family_view(name)
+    for prompt in prompts_of(view)[:3]:
+        batch = view.encode([prompt])
+        if view.processor.chat_template:
+            text = view.tokenizer.apply_chat_template(prompt.messages(), chat_template=view.processor.chat_template, tokenize=False, add_generation_prompt=True)
+        else:  # PaliGemma's processor is given the words and places the beginning token itself
+            text = "".join("<image>" if c["type"] == "image" else c["text"] for c in prompt.messages()[0]["content"])
+        theirs = view.processor(images=[prompt.images], text=[text], add_special_tokens=False, return_tensors="pt")
+        for key in batch:
+            assert torch.equal(theirs[key].to(batch[key].dtype), batch[key]), key
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -166,6 +183,16 @@ def test_mcr_is_algorithm_1_written_out(name):
     for key, prompt in zip("abc", prompts, strict=True):
         for metric, value in written_out(view, prompt, key).items():
             assert found[key][metric] == pytest.approx(value, rel=2e-3), (key, metric)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_mcr_in_other_precisions_is_near(name):
+    prompts = prompts_of(family_view(name))[:2]
+    exact = mcr(family_view(name, torch.float64), prompts)
+    single, half = mcr(family_view(name), prompts), mcr(family_view(name, torch.bfloat16), prompts)
+    for key in exact:
+        assert single[key]["R_V"] == pytest.approx(exact[key]["R_V"], abs=2e-3)
+        assert half[key]["R_V"] == pytest.approx(exact[key]["R_V"], abs=0.15)
 
 
 def test_collected_states_are_those_of_whole_prompts(view):

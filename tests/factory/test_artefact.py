@@ -107,3 +107,74 @@ def test_the_tensors_in_the_folder_are_those_that_steer(folder):
     tensors = load_file(folder / artefact.TENSORS)
     save_file({**tensors, "sign": -tensors["sign"]}, folder / artefact.TENSORS)
     assert not torch.equal(logits(tiny_view(), conflict_prompts(2), artefact.load(folder, tiny_view())), expected)
+
+
+def test_tensors_of_another_width_are_refused(folder):
+    tensors = load_file(folder / artefact.TENSORS)
+    save_file({**tensors, "encoder.weight": torch.zeros(100, 7)}, folder / artefact.TENSORS)
+    with pytest.raises(UserError, match=r"steering\.safetensors: its tensors do not fit a model of width 48"):
+        artefact.load(folder, tiny_view())
+    save_file({**tensors, "decoder.weight": torch.zeros(7, 100)}, folder / artefact.TENSORS)
+    with pytest.raises(UserError, match="vectors of width 7, and the model's width is 48"):
+        artefact.load(folder, tiny_view())
+
+
+def test_a_missing_tensor_is_named(folder):
+    tensors = load_file(folder / artefact.TENSORS)
+    save_file({k: t for k, t in tensors.items() if k != "encoder.bias"}, folder / artefact.TENSORS)
+    with pytest.raises(UserError, match=r"the tensor 'encoder\.bias' of steering 'amps' is missing"):
+        artefact.load(folder, tiny_view())
+
+
+class Hub:
+    """A hub in memory."""
+
+    def __init__(self, monkeypatch, tmp_path):
+        self.repos, self.cache = {}, tmp_path / "cache"
+        hub = self
+
+        class Api:
+            def __init__(self, token=None):
+                self.token = token
+
+            def create_repo(self, repo, private, exist_ok):
+                hub.repos.setdefault(repo, {"token": self.token, "private": private})
+
+            def upload_folder(self, repo_id, folder_path, allow_patterns, commit_message):
+                hub.repos[repo_id]["files"] = {n: (folder_path / n).read_bytes() for n in allow_patterns}
+
+        monkeypatch.setattr("huggingface_hub.HfApi", Api)
+        monkeypatch.setattr("huggingface_hub.snapshot_download", self.download)
+
+    def download(self, repo, revision, token, allow_patterns):
+        self.cache.mkdir()
+        for name in allow_patterns:
+            (self.cache / name).write_bytes(self.repos[repo]["files"][name])
+        return str(self.cache)
+
+
+def test_an_artefact_comes_back_from_the_hub_as_it_was(folder, tmp_path, monkeypatch):
+    hub = Hub(monkeypatch, tmp_path)
+    (folder / "notes.pkl").write_bytes(b"not part of it")
+    assert artefact.push(folder, "me/amps", token="secret", private=True) == "https://huggingface.co/me/amps"
+    assert set(hub.repos["me/amps"]["files"]) == {"steering_config.json", "steering.safetensors", "README.md"}
+    assert (hub.repos["me/amps"]["token"], hub.repos["me/amps"]["private"]) == ("secret", True)
+    pulled = artefact.load(artefact.pull("me/amps"), tiny_view())
+    assert torch.equal(logits(tiny_view(), conflict_prompts(2), pulled), logits(tiny_view(), conflict_prompts(2), steering(AMPS, 1, 1.5)))
+
+
+def test_what_is_no_artefact_is_not_pushed(tmp_path):
+    with pytest.raises(UserError, match="not a steering artefact"):
+        artefact.push(tmp_path, "me/amps")
+
+
+def test_the_hub_out_of_reach_is_told_in_one_line(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for call in (lambda: artefact.pull("someone/amps-vision"), lambda: artefact.push(folder, "someone/amps-vision")):
+        with pytest.raises(UserError, match=r"cannot (pull from|push to) someone/amps-vision: the hub cannot be reached") as told:
+            call()
+        assert "\n" not in str(told.value)
+    with pytest.raises(UserError, match="a repo is named OWNER/NAME"):
+        artefact.pull("not a name!!")

@@ -80,3 +80,10 @@ def test_the_oracle_is_an_upper_bound_in_every_direction_that_was_swept():
 
 def test_what_is_not_an_error_beats_an_error():
     assert [r["outcome"] for r in oracle(cell("none", "ee") + cell("m", "oc", 1.0), "m")] == ["other", "compete"]
+
+
+def test_the_unsteered_model_is_known_by_what_it_is_not_by_its_label():
+    dev = cell("baseline", "eecccccccc") + cell("none", "cccccccccc") + cell("m", "ffffffffee", 2.0) + cell("m", "fccccccccc", 1.0)
+    (choice,) = choose(dev, 0.0, "baseline")
+    assert (choice.strength, choice.within_budget) == (2.0, True)
+    assert {r["outcome"] for r in oracle(cell("baseline", "f") + cell("m", "c", 1.0), "m", "baseline")} == {"follow"}

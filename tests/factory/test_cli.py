@@ -36,7 +36,7 @@ def recipe(tmp_path, monkeypatch) -> Path:
 def runs(monkeypatch) -> list:
     """Stand-ins for the modules that do the work; they note what they are asked for."""
     asked = []
-    pipeline = types.SimpleNamespace(run=lambda recipe, limit: asked.append((recipe, limit)))
+    pipeline = types.SimpleNamespace(run=lambda recipe, limit, world: asked.append((recipe, limit)))
     plan = types.SimpleNamespace(plan=lambda recipe: asked.append((recipe, "plan")))
     monkeypatch.setitem(sys.modules, "factory.run.pipeline", pipeline)
     monkeypatch.setitem(sys.modules, "factory.run.plan", plan)
@@ -127,7 +127,7 @@ def test_a_persons_mistake_is_one_line_and_exit_code_2(recipe, capsys, arguments
 
 
 def test_interruption_says_how_to_continue(recipe, runs, monkeypatch, capsys):
-    def interrupted(recipe, limit):
+    def interrupted(recipe, limit, world):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sys.modules["factory.run.pipeline"], "run", interrupted)
@@ -136,7 +136,7 @@ def test_interruption_says_how_to_continue(recipe, runs, monkeypatch, capsys):
 
 
 def test_a_fault_keeps_its_traceback_and_says_the_run_can_be_resumed(recipe, runs, monkeypatch):
-    monkeypatch.setattr(sys.modules["factory.run.pipeline"], "run", lambda recipe, limit: 1 / 0)
+    monkeypatch.setattr(sys.modules["factory.run.pipeline"], "run", lambda recipe, limit, world: 1 / 0)
     with pytest.raises(ZeroDivisionError) as caught:
         cli.main(["good.yaml"])
     assert caught.value.__notes__ == [

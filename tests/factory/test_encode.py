@@ -96,6 +96,30 @@ def test_a_template_that_changes_a_segment_is_refused(monkeypatch, template, fau
         view.encode([prompt])
 
 
+IMAGES_FIRST = (
+    "{% for m in messages %}{% for c in m['content'] if c['type'] == 'image' %}<image>{% endfor %}"
+    "{% for c in m['content'] if c['type'] == 'text' %}{{ c['text'] }}{% endfor %}{% endfor %}"
+)
+
+
+def test_a_template_that_moves_images_is_refused_where_it_does(monkeypatch):
+    view = tiny_view()
+    monkeypatch.setattr(view.processor, "chat_template", IMAGES_FIRST)
+    a, b = conflict_prompts(2)
+    assert view.encode([a]).mask(Role.IMAGE).any()
+    for moved in (text_first(a), two_images(a, b)):
+        with pytest.raises(UserError, match="puts images before texts; put them first"):
+            view.encode([moved])
+
+
+def test_an_image_is_written_with_what_the_family_puts_around_it():
+    view, (prompt,) = tiny_view(), conflict_prompts(1)
+    encoded = view.tokens([prompt], [["row 1: <image><image>\n<image>."]])[0]
+    found = [(i == view.image_token_id, r) for i, r in zip(encoded.ids, encoded.roles, strict=True)]
+    assert encoded.roles.count(Role.IMAGE) == 3 and all(image == (role == Role.IMAGE) for image, role in found)
+    assert decoded(view, encoded.ids, encoded.roles, Role.TEMPLATE).startswith("<s>USER: row 1: \n.")
+
+
 def test_a_processor_without_a_template_is_refused(monkeypatch):
     view = tiny_view()
     monkeypatch.setattr(view.processor, "chat_template", None)

@@ -13,11 +13,13 @@ from factory.data.prompt import Role
 from factory.errors import UserError
 from factory.model import checks
 from factory.model.checks import self_check
-from factory.model.load import device_for, find, fingerprint, load
+from factory.model.load import device_for, family_of, find, fingerprint, load
+from factory.model.view import ModelView
 from factory.model.zoo import cards, read_card
 from factory.recipe.schema import ModelSpec
 from tests.contract.cases import fresh_view, logits, traces
 from tests.tiny import conflict_prompts, tiny_view
+from tests.tiny_families import BUILDERS
 
 
 @pytest.fixture(scope="module")
@@ -110,17 +112,10 @@ def test_the_self_check_passes_and_leaves_nothing():
     assert traces(view) == before
 
 
-class OtherNorm:
-    """A family that takes an inner norm for the output norm."""
-
-    def __init__(self, decoder):
-        self.layers, self.norm = decoder.layers, decoder.layers[0].input_layernorm
-
-
 def test_the_self_check_refuses_a_model_that_it_does_not_understand(monkeypatch):
     view = fresh_view()
     self_check(view)
-    monkeypatch.setattr(view, "decoder", OtherNorm(view.decoder))
+    monkeypatch.setattr(type(view), "norm", property(lambda self: self.layers[0].input_layernorm))
     with torch.no_grad():
         view.layers[0].input_layernorm.weight.mul_(3)
     with pytest.raises(UserError, match="LlavaForConditionalGeneration.*family 'llava'.*output norm"):
@@ -144,3 +139,47 @@ def test_the_self_check_notices_misplaced_image_tokens(monkeypatch):
     monkeypatch.setattr(type(view), "tokens", misplaced)
     with pytest.raises(UserError, match="image tokens do not stand where the roles say"):
         self_check(view)
+
+
+def test_the_self_check_refuses_blocks_that_cannot_be_run_by_themselves(monkeypatch):
+    view = fresh_view()
+    monkeypatch.setattr(checks, "replay", lambda view, layer, call, h, cache: view.norm(h))
+    with pytest.raises(UserError, match="blocks above block 1 cannot be run by themselves"):
+        self_check(view)
+
+
+def test_what_a_model_raises_on_a_small_prompt_is_told_in_one_line(monkeypatch):
+    view = fresh_view()
+    monkeypatch.setattr(view.model.model, "get_placeholder_mask", lambda *_, **__: (_ for _ in ()).throw(ValueError("tokens: 0,\nfeatures: 16")))
+    with pytest.raises(UserError, match="LlavaForConditionalGeneration as seen through family 'llava': a small prompt cannot be run: tokens: 0,;") as error:
+        self_check(view)
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def unknown():
+    model, processor = BUILDERS["structural"]()
+    return model.eval(), processor
+
+
+def test_a_model_without_a_family_is_taken_where_it_can_be_proved(unknown):
+    model, processor = unknown
+    view = ModelView(model, processor, family_of(model.config))
+    self_check(view)
+    assert view.family.name == "structural" and view.layers is model.model.language_model.layers and view.norm is model.model.language_model.norm
+    assert view.o_proj(1) is view.layers[1].self_attn.o_proj and view.attention(2) is view.layers[2].self_attn
+    assert view.vision_tower is model.model.vision_tower and view.connector is model.model.multi_modal_projector
+
+
+def test_a_model_without_a_family_is_refused_by_name_where_its_blocks_are_not_found(unknown):
+    model, processor = unknown
+    model.config.text_config.num_hidden_layers = 5
+    with pytest.raises(UserError, match="VipLlavaForConditionalGeneration: no list of 5 blocks.*needs a family of its own"):
+        ModelView(model, processor, family_of(model.config))
+
+
+def test_blocks_whose_norm_does_not_give_the_logits_are_not_taken_for_the_decoder(unknown):
+    model, processor = unknown
+    model.register_forward_hook(lambda module, args, out: out.__setitem__("logits", out.logits * 2))
+    with pytest.raises(UserError, match="VipLlavaForConditionalGeneration: no list of 3 blocks with an output norm that gives its logits"):
+        ModelView(model, processor, family_of(model.config))

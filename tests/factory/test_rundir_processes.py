@@ -219,17 +219,3 @@ def test_the_same_process_cannot_open_a_run_twice(tmp_path):
         run.event("still mine")
         assert in_child(lambda: pytest.raises(UserError, open_run, tmp_path)) == 0
     open_run(tmp_path).close()
-
-
-def test_ranks_share_a_stage_that_the_first_has_started(tmp_path):
-    def rank(number):
-        stage = RunDir.attach(tmp_path, "toy").stage("s", {"seed": 0})
-        for key in list(KEYS)[number::2]:
-            stage.chunk(key, lambda k=key: {"k": k})
-
-    with open_run(tmp_path) as run:
-        stage = run.stage("s", {"seed": 0})
-        assert in_child(lambda: rank(0)) == in_child(lambda: rank(1)) == 0
-        assert stage.missing(KEYS) == []
-        with pytest.raises(RuntimeError, match="only the process holding the lock"):
-            RunDir.attach(tmp_path, "toy").stage("s", {"seed": 1})

@@ -10,6 +10,7 @@ from PIL import Image
 from factory.data.sample import ConflictSample
 from factory.errors import UserError
 from factory.run.samples import check_share, fault, thin
+from tests.tiny import tiny_view
 
 SAMPLE = ConflictSample("s1", "color", "What color?", "it is red.", "blue", "red", lambda: Image.new("RGB", (4, 4)))
 
@@ -22,6 +23,15 @@ def test_a_whole_sample_has_no_fault():
 @pytest.mark.parametrize("empty", ["", " \n\t"])
 def test_empty_words_are_named(field, empty):
     assert fault(replace(SAMPLE, **{field: empty})) == f"its {field} is empty"
+
+
+@pytest.mark.parametrize("field", ["context", "question", "answer_vision", "answer_text"])
+@pytest.mark.parametrize("token", ["<image>", "</s>"])
+def test_words_that_the_model_would_not_read_as_words_are_named(field, token):
+    odd = replace(SAMPLE, **{field: f"it says {token} here"})
+    assert fault(odd) is None, "no model is known"
+    assert fault(odd, tiny_view().writing) == f"its {field} spells the model's special token '{token}'"
+    assert fault(SAMPLE, tiny_view().writing) is None
 
 
 def test_unreadable_images_are_named(tmp_path):

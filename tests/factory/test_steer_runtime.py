@@ -249,3 +249,25 @@ def test_a_prompt_in_two_pieces_reads_its_last_token_last():
         extend(view, prefix, batch.input_ids[:, -3:], batch.attention_mask[:, -3:], batch.roles[:, -3:])
     plain, _ = states(view, conflict_prompts(2), [], 1)
     assert len(method.seen) == 2 and close(method.seen[-1], plain[:, -1])
+
+
+def test_a_steering_that_is_used_again_knows_no_earlier_prompt():
+    view, steering = tiny_view(), push(strength=4.0)
+    first, second = conflict_prompts(2)
+
+    def run(prompt, s) -> torch.Tensor:
+        batch = view.encode([prompt])
+        with torch.no_grad(), steer(view, s):
+            return view.logits(prefill(view, batch)[0][:, -1])
+
+    run(first, steering)
+    assert steering.prompt is steering.vector is steering.gain is None, "no states are kept alive"
+    _, prefix = prefill(view, view.encode([second]))
+    one = torch.ones(1, 1, dtype=torch.long)
+    with steer(view, steering), pytest.raises(UserError, match="in the middle of a generation"):
+        extend(view, prefix, one, one, one * 8, generated=True)
+    assert torch.equal(run(second, steering), run(second, push(strength=4.0)))
+    with pytest.raises(ZeroDivisionError), steer(view, steering):
+        prefill(view, view.encode([first]))
+        raise ZeroDivisionError
+    assert steering.prompt is None

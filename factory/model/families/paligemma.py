@@ -33,4 +33,5 @@ class PaliGemma(Family):
         return {"token_type_ids": (asked.flip(-1).cumsum(-1).flip(-1) == 0).long()}
 
     def position_ids(self, model: nn.Module, ids: Tensor, mask: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        """Counted from 1."""
         return mask.long().cumsum(-1)

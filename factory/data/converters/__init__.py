@@ -1,0 +1,1 @@
+"""Datasets as their authors release them to LLaVA-JSON records, one file each."""

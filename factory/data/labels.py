@@ -1,0 +1,102 @@
+"""Prompts with answers to tokens with labels. What is learnt is told by the rendered template's spans, never by counting tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from torch import Tensor
+
+from factory.data.conversation import Unusable
+from factory.data.prompt import Prompt, Role
+from factory.data.source import Sample
+from factory.errors import UserError
+from factory.model.encode import Encoded
+from factory.model.view import ModelView
+
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sample's tokens with a label each: the token itself where it is learnt, else ``IGNORE`` (both of length T)."""
+
+    encoded: Encoded
+    labels: list[int]
+
+    @property
+    def labelled(self) -> int:
+        return sum(label != IGNORE for label in self.labels)
+
+
+def encode_samples(view: ModelView, samples: Sequence[Sample], max_tokens: int | None = None) -> tuple[list[Example], dict[str, Tensor]]:
+    """Examples of at most ``max_tokens`` tokens and the image inputs of the images they keep, in reading order.
+
+    Raises ``Unusable`` for a sample too long to keep its images and one token of its first answer, and ``UserError``, with its
+    id, for one whose answers do not stand whole in the tokens.
+    """
+    prompts = [s.prompt for s in samples]
+    images, written = view.images_of(prompts)
+    examples = [_fitted(view, sample, texts, max_tokens) for sample, texts in zip(samples, written, strict=True)]
+    kept = [prompt for _, prompt in examples]
+    if sum(len(p.images) for p in kept) < sum(map(len, written)):
+        images, _ = view.images_of(kept)
+    return [example for example, _ in examples], images
+
+
+def labelled(view: ModelView, sample: Sample, written: Sequence[str]) -> Example:
+    """The whole sample, its images ``written`` as ``view.images_of`` says, every answer and the end token after it labelled.
+
+    Where the template writes no token that ends a generation after an answer (as LLaVA-1.5's does), the tokenizer's end token is put
+    there, as in LLaVA's own training. Raises ``UserError`` where an answer's tokens do not span exactly its text.
+    """
+    try:
+        (encoded,) = view.tokens([sample.prompt], [written])
+        runs = [[i for i, _ in run] for role, run in groupby(enumerate(encoded.roles), lambda pair: pair[1]) if role == Role.ANSWER]
+        answers = [s.text for s in sample.prompt.segments if s.role == Role.ANSWER]
+        spans = [encoded.text[encoded.offsets[run[0]][0] : encoded.offsets[run[-1]][1]] for run in runs]
+        if [s.strip() for s in spans] != [a.strip() for a in answers]:
+            raise UserError(f"its answers do not stand whole in its tokens ({spans} for {answers}); the tokenizer joins them to the template")
+    except UserError as error:
+        raise UserError(f"sample {sample.id}: {error}") from error
+    labels = [IGNORE] * len(encoded.ids)
+    ids, roles, offsets = list(encoded.ids), list(encoded.roles), list(encoded.offsets)
+    ends = view.end_ids
+    for run in reversed(runs):
+        labels[run[0] : run[-1] + 1] = ids[run[0] : run[-1] + 1]
+        after = run[-1] + 1
+        if after == len(ids) or ids[after] not in ends:
+            ids.insert(after, ends[0])
+            roles.insert(after, int(Role.TEMPLATE))
+            offsets.insert(after, (offsets[run[-1]][1],) * 2)
+            labels.insert(after, IGNORE)
+        labels[after] = ids[after]
+    return Example(replace(encoded, ids=ids, roles=roles, offsets=offsets), labels)
+
+
+def _fitted(view: ModelView, sample: Sample, written: Sequence[str], max_tokens: int | None) -> tuple[Example, Prompt]:
+    """The sample cut to ``max_tokens`` from its end, by whole exchanges; the first answer alone is cut within."""
+    prompt, example = sample.prompt, labelled(view, sample, written)
+    while max_tokens is not None and len(example.labels) > max_tokens:
+        shorter = without_last_exchange(prompt)
+        if shorter is None:
+            return _cut(example, max_tokens), prompt
+        prompt = shorter
+        example = labelled(view, Sample(sample.id, prompt), written[: len(prompt.images)])
+    return example, prompt
+
+
+def without_last_exchange(prompt: Prompt) -> Prompt | None:
+    """The prompt up to its last answer but one; None where it has one answer only."""
+    answers = [i for i, s in enumerate(prompt.segments) if s.role == Role.ANSWER]
+    return replace(prompt, segments=prompt.segments[: answers[-2] + 1]) if len(answers) > 1 else None
+
+
+def _cut(example: Example, max_tokens: int) -> Example:
+    encoded, labels = example.encoded, example.labels[:max_tokens]
+    if all(label == IGNORE for label in labels) or int(Role.IMAGE) in encoded.roles[max_tokens:]:
+        asked = next(i for i, label in enumerate(example.labels) if label != IGNORE)
+        raise Unusable(f"takes {asked} tokens before its first answer; tune.data.max_tokens={max_tokens} leaves none for the answer")
+    cut = replace(encoded, ids=encoded.ids[:max_tokens], roles=encoded.roles[:max_tokens], offsets=encoded.offsets[:max_tokens])
+    return Example(cut, labels)

@@ -1,0 +1,1 @@
+"""Several processes for one run: starting them, sharing the work, and ending together."""

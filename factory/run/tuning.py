@@ -1,0 +1,236 @@
+"""The tuning stage of a run: data checked, parameters shown, training gone on with, the trained part saved."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from transformers import TrainerCallback
+
+from factory import files, tune
+from factory.data.collate import NOTHING, Collator, Places
+from factory.data.conversation import Unusable
+from factory.data.labels import encode_samples
+from factory.data.order import Order
+from factory.data.prompt import Role, Segment
+from factory.data.show import show_sample
+from factory.data.source import ConversationFile, Lessons, Source
+from factory.errors import UserError
+from factory.model.load import fingerprint, load, outline
+from factory.model.view import ModelView
+from factory.recipe import Recipe
+from factory.recipe.schema import TuneDataSpec, TuneSpec
+from factory.registry import lookup
+from factory.run import progress
+from factory.run.rundir import RunDir, Stage
+from factory.train import zero
+from factory.train.losses import plot_losses
+from factory.train.tune import Shape, train
+from factory.tune import Tuner
+
+CHARACTERS_PER_TOKEN = 4
+TUNED = "tuned"
+INDICES = ".index"  # of data files, beside the runs: many runs read one file
+
+
+def tune_model(recipe: Recipe, folder: RunDir, limit: int | None = None) -> Path:
+    """Tune the recipe's model; the trained part goes to ``tuned/`` in the run folder. ``limit`` bounds the number of optimiser steps.
+
+    Raises ``UserError``, before the model is loaded, for data that cannot be used, a batch that cannot be shared out to the ranks
+    and a missing logger; and before the first step where nothing is trainable.
+    """
+    spec = recipe.tune
+    if spec.threads:
+        torch.set_num_threads(spec.threads)
+    _check(spec)
+    source = _shared_source(spec, Path(recipe.run.root) / INDICES, folder)
+    steps = min(steps_of(spec, len(source)), limit or math.inf)
+    view = load(recipe.model)
+    tuner = lookup("tuner", spec.method.type)(spec.method.params)
+    inputs = {
+        "model": fingerprint(view), "tune": spec.model_dump(mode="json"), "data": digest_of(source), "steps": steps, "seed": recipe.seed,
+    }  # fmt: skip
+    stage = folder.stage("tune", inputs)
+    if stage.done:
+        progress.skipped("tune")
+    else:
+        _tune(recipe, view, tuner, source, steps, stage, folder.path / TUNED)
+    Console().print(f"tuned part: {folder.path / TUNED}\nloss:       {stage.path / 'loss.png'}", soft_wrap=True)
+    return folder.path / TUNED
+
+
+def _tune(recipe: Recipe, view: ModelView, tuner: Tuner, source: Source, steps: int, stage: Stage, out: Path) -> None:
+    spec = recipe.tune
+    torch.manual_seed(recipe.seed)  # a tuner draws its starting values
+    tuner.apply(view, spec.beside)
+    show_trainable(view, tuner)
+    lengths = source.lengths(CHARACTERS_PER_TOKEN * image_tokens(view)) if spec.data.group_by_length else None
+    order = Order(len(source), spec.batch_size, recipe.seed, lengths)
+    skipped = stage.path / "skipped.jsonl"
+    collator = Collator(view, source, spec.data.max_tokens, skipped if spec.data.max_skipped else None)
+    console = Console()
+    shape = Shape.of(spec, zero.world_size())
+    console.print(
+        f"{spec.stage} with {tuner.name}: {steps} steps of {spec.batch_size} samples "
+        f"({shape.ranks} rank(s) x {shape.accumulate} x {shape.micro}), {len(source)} samples, learning rate {spec.learning_rate or tuner.learning_rate:g}",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    with ExitStack() as shown:
+        log = train(view, tuner, Places(order, steps), collator, spec, recipe.launch, steps, recipe.seed, stage.path / "checkpoints", [_Progress(shown)])
+    values = zero.whole(tuner.trainable)
+    lost = _skipped(skipped, len(source), spec.data.max_skipped)
+    if stage.run.owner:
+        about = {"stage": spec.stage, "run": recipe.name, "steps": steps, "loss": log[-1]["loss"]}
+        tune.save(out, tuner, view, about, values)
+        files.write_jsonl(stage.path / "log.jsonl", log)
+        plot_losses(log, f"{recipe.name}: {spec.stage} with {tuner.name}", stage.path / "loss.png")
+    stage.finish({"steps": steps, "loss": log[-1]["loss"], "parameters": tuner.counts(), "skipped": lost})
+
+
+def _shared_source(spec: TuneSpec, cache: Path, folder: RunDir) -> Source:
+    """The samples, indexed by the first rank and then taken from the index by the others."""
+    source = open_source(spec.data, cache, spec.batch_size) if folder.owner else None
+    folder.world.meet("the data are indexed")
+    return source or open_source(spec.data, cache, spec.batch_size)
+
+
+def _check(spec: TuneSpec) -> None:
+    Shape.of(spec, zero.world_size())
+    if "wandb" in spec.report and find_spec("wandb") is None:
+        raise UserError("tune.report names wandb, which is not installed: pip install wandb, or leave it out")
+
+
+def open_source(spec: TuneDataSpec, cache: Path, batch: int) -> Source:
+    """The samples of a recipe, checked. Raises ``UserError`` where they cannot be used."""
+    if spec.lessons is not None:
+        benchmark = lookup("benchmark", spec.lessons.type)(spec.lessons.params)
+        if not hasattr(benchmark, "lesson"):
+            raise UserError(f"tune.data.lessons: benchmark '{spec.lessons.type}' has no lessons to train on; use scenes")
+        return Lessons(benchmark, batch, spec.take)
+    path = Path(spec.path).expanduser()
+    images = Path(spec.images).expanduser() if spec.images else path.parent
+    with ExitStack() as shown:
+        source = ConversationFile(path, images, cache, spec.max_skipped, spec.take, spec.seed, _reading(path, shown))
+    if source.audit.unusable:
+        Console().print(source.audit.message(path, images) + "; left out", highlight=False, soft_wrap=True)
+    return source
+
+
+def _reading(path: Path, shown: ExitStack) -> Callable[[int], None]:
+    """A bar over the bytes of a file that takes more than a moment to read."""
+    state: dict[str, Any] = {"at": 0}
+
+    def tick(at: int) -> None:
+        if "bar" not in state:
+            state["bar"] = shown.enter_context(progress.stage("data", total=path.stat().st_size))
+        state["bar"].advance(at - state["at"])
+        state["at"] = at
+
+    return tick
+
+
+def steps_of(spec: TuneSpec, samples: int) -> int:
+    """Optimiser steps; the last one of the last epoch is filled up from a next."""
+    return spec.steps or math.ceil(spec.epochs * samples / spec.batch_size)
+
+
+def digest_of(source: Source) -> str | int:
+    """What tells other samples from these, for the stage's inputs."""
+    if isinstance(source, Lessons):
+        return len(source)
+    return files.digest([source.audit.digest, source.numbers.tolist()])
+
+
+def image_tokens(view: ModelView) -> int:
+    """Tokens of a square image of a common size."""
+    prompt = NOTHING.prepend(Segment(Role.IMAGE, image=Image.new("RGB", (336, 336))))
+    _, written = view.images_of([prompt])
+    return view.tokens([prompt], written)[0].roles.count(int(Role.IMAGE))
+
+
+def show_trainable(view: ModelView, tuner: Tuner) -> None:
+    """Print what is trained, part by part. Raises ``UserError`` where that is nothing."""
+    total = sum(p.numel() for p in view.model.parameters())
+    if not any(p.requires_grad and p.numel() for p in view.model.parameters()):
+        raise UserError(f"tuner '{tuner.name}' with tune.beside={list(tuner.beside)} leaves nothing to train; name a part or another tuner")
+    table = Table("trained", "tensors", "parameters", "share", box=None, pad_edge=False)
+    for name, tensors in {tuner.name: tuner.own, **_parts(view, tuner)}.items():
+        n = sum(p.numel() for p in tensors.values())
+        if tensors:
+            table.add_row(name, str(len(tensors)), f"{n:,}", f"{100 * n / total:.3g} %")
+    n = sum(p.numel() for p in tuner.trainable.values())
+    table.add_row("all", str(len(tuner.trainable)), f"{n:,}", f"{100 * n / total:.3g} % of {total:,}")
+    Console().print(table)
+
+
+def _parts(view: ModelView, tuner: Tuner) -> dict[str, dict[str, Any]]:
+    return {part: {n: p for n, p in tuner.parts.items() if any(p is q for q in getattr(view, part).parameters())} for part in tuner.beside}
+
+
+def _skipped(path: Path, samples: int, allowed: float) -> list[dict[str, str]]:
+    """Samples that were left out while training, once each. Raises ``UserError`` where they are more than a share ``allowed``."""
+    rows = {row["sample"]: row for row in (files.read_log(path) if path.is_file() else ())}
+    if len(rows) > allowed * samples:
+        first = next(iter(rows.values()))
+        raise UserError(f"{len(rows)} of {samples} samples could not be used, more than tune.data.max_skipped={allowed:g} allows; the first: {first['sample']}: {first['reason']}")
+    return list(rows.values())
+
+
+class _Progress(TrainerCallback):
+    """The run's own progress bar over optimiser steps."""
+
+    def __init__(self, shown: ExitStack) -> None:
+        self.shown = shown
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar = self.shown.enter_context(progress.stage("tune", total=state.max_steps, done=state.global_step))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar.advance()
+
+
+def plan_tuning(recipe: Recipe, console: Console) -> None:
+    """Print what a tuning would train, on what, for how many steps; what is missing is a line of the plan."""
+    spec = recipe.tune
+    try:
+        source = open_source(spec.data, Path(recipe.run.root) / INDICES, spec.batch_size)
+        steps, ranks = steps_of(spec, len(source)), recipe.launch.processes
+        shape = Shape.of(spec, ranks)
+        console.print(
+            f"data: {len(source):,} samples, {steps:,} steps of {spec.batch_size} ({ranks} rank(s) x {shape.accumulate} x {shape.micro}), "
+            f"{steps * spec.batch_size / len(source):.2f} epochs",
+            highlight=False,
+        )  # fmt: skip
+    except UserError as error:
+        console.print("missing:", str(error), style="yellow", markup=False, highlight=False, soft_wrap=True)
+    try:
+        view = outline(recipe.model)
+        tuner = lookup("tuner", spec.method.type)(spec.method.params)
+        tuner.apply(view, spec.beside)
+        show_trainable(view, tuner)
+        console.print(f"learning rate: {spec.learning_rate or tuner.learning_rate:g}; ZeRO stage {recipe.launch.zero}", highlight=False)
+    except UserError as error:
+        console.print("missing:", str(error), style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def show(recipe: Recipe, number: int) -> None:
+    """Print training sample ``number`` of a recipe, as the model will be taught it (``show RECIPE --sample N``)."""
+    if recipe.tune is None:
+        raise UserError(f"recipe '{recipe.name}' tunes nothing, so it has no training samples; --sample needs its key 'tune'")
+    spec, view = recipe.tune, outline(recipe.model)
+    source = open_source(spec.data, Path(recipe.run.root) / INDICES, spec.batch_size)
+    if not 0 <= number < len(source):
+        raise UserError(f"--sample {number}: the samples are numbered 0 to {len(source) - 1}")
+    try:
+        (example,), _ = encode_samples(view, [source[number]], spec.data.max_tokens)
+    except Unusable as error:
+        raise UserError(f"sample {source.name(number)}: {error}") from error
+    show_sample(view, f"{number} ({source.name(number)})", example, Console())

@@ -1,0 +1,82 @@
+"""DeepSpeed by name: its configuration from a recipe's ``launch`` section, and its weights put together again."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from factory.recipe.schema import LaunchSpec
+
+
+def world_size() -> int:
+    """Ranks that the launcher started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """Whether this is the rank that writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def configuration(launch: LaunchSpec) -> dict[str, Any] | None:
+    """DeepSpeed's configuration; None for one process without ZeRO, which needs no DeepSpeed.
+
+    The optimiser is the Trainer's own in every stage, so that all stages follow one trajectory. Values "auto" are the Trainer's.
+    """
+    if world_size() == 1 and launch.zero == 0:
+        return None
+    zero: dict[str, Any] = {"stage": launch.zero}
+    if launch.zero == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = False
+    if "optimizer" in launch.offload:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if "parameters" in launch.offload:
+        zero["offload_param"] = {"device": "cpu"}
+    return {
+        "train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto", "gradient_clipping": "auto",
+        "bf16": {"enabled": "auto"}, "zero_optimization": zero, "zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False,
+    }  # fmt: skip
+
+
+def prepare(cpu: bool, used: bool) -> None:
+    """Make DeepSpeed usable here: without a launcher it needs a world of one, and on the CPU its shared-memory operation would be
+    compiled for minutes to no avail."""
+    if cpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if not used:
+        return
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.")  # names that DeepSpeed still uses
+    logging.getLogger("accelerate.accelerator").setLevel(logging.ERROR)  # it warns that DeepSpeed counts the accumulation steps, as it is told to
+    if "RANK" not in os.environ:
+        alone = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+        os.environ.update({k: v for k, v in alone.items() if k not in os.environ})
+    if cpu:
+        import deepspeed.ops
+
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def whole(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """The values of parameters on the CPU, put together where ZeRO-3 has cut them over the ranks; all ranks must call it."""
+    if not any(hasattr(p, "ds_id") for p in parameters.values()):
+        return {name: p.detach().cpu().clone() for name, p in parameters.items()}
+    import deepspeed
+
+    values = {}
+    for name, p in parameters.items():
+        with deepspeed.zero.GatheredParameters([p]), torch.no_grad():
+            values[name] = p.detach().cpu().clone()
+    return values

@@ -1,0 +1,75 @@
+"""Two ranks under every ZeRO stage learn what one process learns, and go on from a kill as if nothing had been."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from factory import files
+from factory.data.order import Order
+from factory.data.source import ConversationFile
+from tests.factory.train.case import BATCH, STEPS, tuned, write_data
+
+ROOT = Path(__file__).parents[3]
+MORES = {"type": "mores", "rank": 2, "dropout": 0.0}
+
+
+def launched(cases: list[dict], timeout: float = 240) -> subprocess.CompletedProcess:
+    """The cases on two ranks of torchrun."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    return subprocess.run(
+        [*command, "-m", "tests.factory.train.case", json.dumps(cases)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def outcome(folder: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
+    return files.read_json(folder / "losses.json"), files.read_safetensors(folder / "values.safetensors")
+
+
+def same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.slow
+def test_two_ranks_learn_what_one_learns_and_resume_bit_for_bit(tmp_path):
+    data = write_data(tmp_path)
+    common = {"data": str(data), "tuner": MORES, "micro_batch": 1, "save_every": 2}
+    source = ConversationFile(data, tmp_path, tmp_path / "index")
+    order = Order(len(source), BATCH, 0)
+    pictured = [bool(source.conversation(order[place]).images) for place in range(STEPS * BATCH)]
+    assert any(a != b for a, b in zip(pictured[::2], pictured[1::2], strict=True)), "somewhere one rank has an image and the other none"
+
+    def case(name: str, zero: int, **more) -> dict:
+        return {**common, "folder": str(tmp_path / name), "launch": {"processes": 2, "zero": zero}, **more}
+
+    done = launched(
+        [case("zero0", 0), case("zero2", 2), case("zero3", 3), case("again2", 2, stop=3), case("again2", 2), case("again3", 3, stop=3, kill=True)]
+    )
+    assert done.returncode != 0 and "SIGKILL" in done.stderr, done.stderr[-3000:]
+    resumed = launched([case("again3", 3)])
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+
+    losses, values = tuned(data, tmp_path / "alone", MORES, {}, micro_batch=2)
+    for name in ("zero0", "zero2", "zero3"):
+        theirs, trained = outcome(tmp_path / name)
+        assert theirs == pytest.approx(losses, rel=1e-5), name
+        assert trained.keys() == values.keys()
+        for key, value in values.items():
+            assert torch.allclose(trained[key], value, atol=2e-5), (name, key)
+    assert losses[-1] < losses[0]
+    for stage in ("2", "3"):
+        whole, again = outcome(tmp_path / f"zero{stage}"), outcome(tmp_path / f"again{stage}")
+        assert whole[0] == again[0] and same_bits(whole[1], again[1]), stage
+        checkpoint = tmp_path / f"zero{stage}" / f"checkpoint-{STEPS}"
+        assert sum(f.stat().st_size for f in checkpoint.rglob("*_model_states.pt")) < 200_000, "the frozen model is not in it"
