@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from math import isnan
+from math import isnan, nan
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -187,7 +187,7 @@ def _lines(figure: matplotlib.figure.Figure, curves: dict[str, dict[int, float]]
 
 def _map(figure: matplotlib.figure.Figure, bins: list[dict[int, float]], layers: list[int]) -> None:
     axes = figure.subplots()
-    shown = axes.imshow([[by[layer] for by in bins] for layer in layers], aspect="auto", origin="lower", cmap="viridis")
+    shown = axes.imshow([[by.get(layer, nan) for by in bins] for layer in layers], aspect="auto", origin="lower", cmap="viridis")
     axes.grid(visible=False)
     axes.set(xlabel="stretch of image tokens, in reading order", ylabel="layer")
     figure.colorbar(shown, label="attention per token")
