@@ -18,7 +18,7 @@ from eval_suite.scorers.conflict import RULE, agree, judge, outcome
 from factory import files
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
-from factory.summary import Summary
+from factory.diagnose.summary import Summary
 
 Scoring = Literal["both_orders", "order1", "loglik_forced", "open_ended"]
 TASKS = (

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval_suite.scorers.conflict import OUTCOMES
-from factory.stats import wilson
+from factory.statistics.intervals import wilson
 
 Prediction = Mapping[str, Any]
 

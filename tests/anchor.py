@@ -12,7 +12,7 @@ from factory.data.answers import Dictionary, DictionaryParams
 from factory.data.prompt import Prompt, Role
 from factory.data.sample import ConflictSample
 from factory.diagnose import attention
-from factory.instructed import Asked, Instructed, InstructedParams, ask, instructed
+from factory.diagnose.instructed import Asked, Instructed, InstructedParams, ask, instructed
 from factory.model.encode import Batch
 from factory.model.view import ModelView
 from factory.run.evaluate import Bench

@@ -8,7 +8,7 @@ from pathlib import Path
 from eval_suite.report.diagnostics import print_findings
 from eval_suite.report.published import print_published
 from eval_suite.report.tables import main_tables, print_tables
-from factory.summary import Summary
+from factory.diagnose.summary import Summary
 
 __all__ = ["build", "print_findings", "print_published", "print_tables"]
 

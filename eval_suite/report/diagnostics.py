@@ -1,4 +1,4 @@
-"""The sections that diagnostics write themselves: findings, tables and figures of `factory.summary`."""
+"""The sections that diagnostics write themselves: findings, tables and figures of `factory.diagnose.summary`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.console import Console
 
 from eval_suite.report import style
 from eval_suite.report.rows import DASH
-from factory.summary import Cell, Summary, Table
+from factory.diagnose.summary import Cell, Summary, Table
 
 VERDICTS = {True: "holds", False: "does not hold", None: ""}
 

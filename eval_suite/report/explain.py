@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from eval_suite.report.rows import TARGETS, UNSTEERED, is_oracle
-from factory.association import auroc, bootstrap, interval, spearman
-from factory.summary import Finding, Summary, Table
+from factory.diagnose.summary import Finding, Summary, Table
+from factory.statistics.association import auroc, bootstrap, interval, spearman
 
 DRAWS = 300
 FEWEST = 5  # samples that do, and samples that do not, below which nothing is said

@@ -11,7 +11,7 @@ import numpy as np
 from eval_suite.report import style
 from eval_suite.report.rows import TARGETS, TASKS, UNSTEERED, Group, Predictions, is_oracle, short_task, strength_text
 from eval_suite.report.style import PROMPTS, Figure, Look
-from factory.stats import bootstrap_mean, wilson
+from factory.statistics.intervals import bootstrap_mean, wilson
 
 RATIO, PER_TOKEN = "R_V", "R_V_mean_per_token"
 _BINS, _SMALLEST = 5, 25

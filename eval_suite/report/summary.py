@@ -17,7 +17,7 @@ from eval_suite.report.rows import (
     percent,
     strength_text,
 )
-from factory.stats import PairedDifference, paired_difference
+from factory.statistics.intervals import PairedDifference, paired_difference
 
 _VERDICTS = {"higher": "follows more", "lower": "follows less", "undecided": "no clear difference"}
 

@@ -31,6 +31,17 @@ def by_layer_type(decoder: nn.Module, mask: Tensor, new: int) -> dict[str, Tenso
     return {"full_attention": _as_taken(decoder, seen), "sliding_attention": _as_taken(decoder, near)}
 
 
+def without(mask: Any, hidden: Tensor) -> Any:
+    """An attention mask as a decoder takes it (none, [R, T], [R, 1, t, T] booleans or numbers to add, or one for each type of
+    layer) in which no token sees those that are ``hidden`` [R, T]."""
+    if isinstance(mask, dict):
+        return {kind: without(each, hidden) for kind, each in mask.items()}
+    if mask is None or mask.ndim == 2:
+        return (~hidden).long() if mask is None else mask * ~hidden
+    unseen = hidden[:, None, None, :]
+    return mask & ~unseen if mask.dtype == torch.bool else mask.masked_fill(unseen, torch.finfo(mask.dtype).min)
+
+
 def _as_taken(decoder: nn.Module, seen: Tensor) -> Tensor:
     """Booleans for SDPA and this project's own attention, numbers to add for the eager one."""
     name = decoder.config._attn_implementation

@@ -32,6 +32,7 @@ class ModelView:
         self.identity: str | None = None  # its fingerprint, where only all ranks together can take it
         self.encoded: Batch | None = None
         self.step: Step | None = None
+        self.resting = False  # no steering acts: a controller runs the decoder by itself
 
     @property
     def layers(self) -> nn.ModuleList:

@@ -44,7 +44,7 @@ class Calibration:
             return sum(m.fit_seconds * m.variants * directions for m in methods)
         if stage.collects:
             return stage.prompts * self.collect[stage.diagnosed // stage.prompts]
-        return stage.trunk * self.forward + (stage.cells + stage.looks) * self.upper + stage.tokens * self.answered * self.token
+        return (stage.trunk + stage.hidings) * self.forward + (stage.cells + stage.looks) * self.upper + stage.tokens * self.answered * self.token
 
 
 def too_small(spec: ModelSpec, needed: int) -> str | None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from factory.diagnose.summary import Summary, Table
 from factory.model.view import ModelView
 from factory.run import progress
 from factory.run.comparison import Comparison
@@ -22,7 +23,6 @@ from factory.run.evaluate import Asked, answer_prompts, asked_forms, placed
 from factory.run.samples import thin
 from factory.steer import LogitsMethod, PromptMethod, steer
 from factory.steer.logits import contrasted
-from factory.summary import Summary, Table
 
 SAMPLES, REPEATS = 8, 3
 BASE = "none"

@@ -83,7 +83,8 @@ class Data:
 @dataclass(frozen=True)
 class Method:
     """One method of the comparison; ``parameters`` are the fitted numbers of one variant toward one direction; ``looks`` the look-ahead
-    passes of the blocks above the site that its controller makes on each prompt, ``trials`` the strengths it tries on training prompts."""
+    passes of the blocks above the site that its controller makes on each prompt, ``hidings`` those of all blocks with a modality
+    hidden, ``trials`` the strengths it tries on training prompts."""
 
     label: str
     type: str
@@ -93,19 +94,21 @@ class Method:
     parameters: int | None = None
     fit_seconds: float = 0.0
     looks: int = 0
+    hidings: int = 0
     trials: int = 0
 
 
 @dataclass(frozen=True)
 class Stage:
     """Predicted work: ``trunk`` whole-prompt passes, ``cells`` and ``looks`` (a controller's, ahead) passes of the blocks above the
-    steered one alone, ``share`` of all blocks that these are, ``tokens`` generated at most, prompts ``diagnosed`` (once for each wording)."""
+    steered one alone, ``share`` of all blocks that these are, ``hidings`` passes of all blocks without the images', ``tokens`` generated at most, prompts ``diagnosed`` (once for each wording)."""
 
     name: str
     prompts: int
     trunk: float = 0.0
     cells: int = 0
     looks: int = 0
+    hidings: int = 0
     share: float = 1.0
     tokens: int = 0
     diagnosed: int = 0
@@ -118,7 +121,7 @@ class Stage:
 
     @property
     def passes(self) -> float:
-        return self.trunk + (self.cells + self.looks) * self.share
+        return self.trunk + self.hidings + (self.cells + self.looks) * self.share
 
 
 @dataclass(frozen=True)
@@ -237,26 +240,30 @@ def describe(label: str, kind: str, method: Any, model: ModelFacts | None, data:
     n = max(2, min(FIT_ON, total))
     first = next(iter(variants.values()))
     state, seconds = timed(lambda: first.fit(random_states(n, model.width, seed)))
-    looks = count_looks(first, state, model.width, seed)
-    return Method(label, kind, place, len(variants), True, sum(t.numel() for t in state.values()), seconds * max(1.0, total / n), looks, len(first.trial_strengths))
+    looks, hidings = count_looks(first, state, model.width, seed)
+    return Method(label, kind, place, len(variants), True, sum(t.numel() for t in state.values()), seconds * max(1.0, total / n), looks, hidings, len(first.trial_strengths))
 
 
-def count_looks(method: Steerer, state: dict[str, Tensor], width: int, seed: int) -> int:
-    """How often a method's controller runs the blocks above the site ahead on a prompt: counted on random prompts, once it is calibrated."""
+def count_looks(method: Steerer, state: dict[str, Tensor], width: int, seed: int) -> tuple[int, int]:
+    """How often a method's controller runs the blocks above the site, and all blocks, ahead on a prompt: counted on random prompts,
+    once it is calibrated."""
     draw, asked = torch.Generator().manual_seed(seed), []
 
-    def probe(strength: Tensor) -> Tensor:
-        asked.append(strength)
-        return torch.randn(TRIED_ON, 2 * TRIED_ON, generator=draw)
+    def noting(what: str) -> Callable[[Tensor], Tensor]:
+        def look(_: Tensor) -> Tensor:
+            asked.append(what)
+            return torch.randn(TRIED_ON, 2 * TRIED_ON, generator=draw)
 
-    states, ctx = random_states(TRIED_ON, width, seed), Context(layer=0, probe=probe)
+        return look
+
+    states, ctx = random_states(TRIED_ON, width, seed), Context(layer=0, probe=noting("above"), hiding=noting("hiding"))
     if strengths := method.trial_strengths:
         follow = torch.rand(TRIED_ON, len(strengths), generator=draw) < 0.5
         trials = Trials(follow, ~follow, method.look(states.base, state, ctx), states.base, states.r_v, torch.arange(TRIED_ON), seed)
         state = method.calibrate(state, trials)
     asked.clear()
     method.gain(states.base, state, ctx)
-    return len(asked)
+    return asked.count("above"), asked.count("hiding")
 
 
 def random_states(n: int, width: int, seed: int) -> States:
@@ -280,8 +287,9 @@ def stages(recipe: Recipe, data: Data, methods: Sequence[Method], share: float) 
         out.append(Stage("collect", train, train, diagnosed=train if recipe.diagnostic else 0))
         out.append(Stage("fit", train, fits=fits))
     if tried := [m for m in steerers if m.trials]:
-        cells, looks = (directions * train * sum(m.variants * n(m) for m in tried) for n in (lambda m: m.trials, lambda m: m.looks))
-        out.append(Stage("trials", train, train, cells, looks, share, cells * answer_length(recipe)))
+        each = (lambda m: m.trials, lambda m: m.looks, lambda m: m.hidings)
+        cells, looks, hidings = (directions * train * sum(m.variants * n(m) for m in tried) for n in each)
+        out.append(Stage("trials", train, train, cells, looks, hidings, share, cells * answer_length(recipe)))
     out.append(_scored("dev", recipe, data, [(m, m.variants) for m in steerers], share))
     out.append(_scored("test", recipe, data, [(m, 1) for m in steerers], share))
     return out
@@ -290,7 +298,8 @@ def stages(recipe: Recipe, data: Data, methods: Sequence[Method], share: float) 
 def _scored(split: str, recipe: Recipe, data: Data, steered: Sequence[tuple[Method, int]], share: float) -> Stage:
     """A scored split: prompt methods answer in full, the variants of fitted ones share a trunk; a worked example costs one more prompt."""
     e, prompts = recipe.evaluate, data.prompts[split]
-    cells, looks = (len(e.directions) * prompts * sum(variants * n(m) for m, variants in steered) for n in (lambda m: len(e.strengths), lambda m: m.looks))
+    each = (lambda m: len(e.strengths), lambda m: m.looks, lambda m: m.hidings)
+    cells, looks, hidings = (len(e.directions) * prompts * sum(variants * n(m) for m, variants in steered) for n in each)
     trunk, tokens = prompts if cells else 0, cells * answer_length(recipe)
     for method in (make(node) for node in recipe.steering):
         if isinstance(method, LogitsMethod):
@@ -300,7 +309,7 @@ def _scored(split: str, recipe: Recipe, data: Data, steered: Sequence[tuple[Meth
             asked = prompts * (len(e.directions) if by_direction(method, data.prompt) else 1)
             trunk += asked * (1 + method.shots)
             tokens += asked * answer_length(recipe, method.max_new_tokens)
-    return Stage(split, prompts, trunk, cells, looks, share, tokens)
+    return Stage(split, prompts, trunk, cells, looks, hidings, share, tokens)
 
 
 def answer_length(recipe: Recipe, own: int | None = None) -> int:

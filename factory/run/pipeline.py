@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 from factory import files
+from factory.diagnose.summary import Summary
 from factory.errors import UserError
 from factory.launch.world import World
 from factory.model.load import fingerprint, load, outline, placement
@@ -34,7 +35,6 @@ from factory.run.suite import Suite, put, suites
 from factory.run.training import train_model
 from factory.run.tuning import tune_model
 from factory.steer import artefact
-from factory.summary import Summary
 
 
 def run(recipe: Recipe, limit: int | None = None, world: World | None = None) -> Path:

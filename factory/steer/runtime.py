@@ -18,13 +18,13 @@ from transformers.cache_utils import Cache
 from factory.data.prompt import Role
 from factory.errors import UserError
 from factory.model.family import device_of
-from factory.model.prefix import Step, at_last, encoded_step, new_cache
-from factory.model.replay import Call, recorded, replay
+from factory.model.prefix import Step, at_last, encoded_step
+from factory.model.replay import Call, recorded
 from factory.model.view import ModelView
+from factory.steer.ahead import Ahead
 from factory.steer.base import Context, Steerer, Tensors
 from factory.steer.where import Where
 
-Ahead = Callable[[Tensor], Tensor]
 Strength = float | Tensor | Callable[[Tensor, Context], Tensor]
 """A number, one number per prompt [B], or a controller from prompt states [rows, d] to one number per row."""
 
@@ -59,7 +59,7 @@ class Steering:
     def apply(self, h: Tensor, step: Step, ahead: Ahead | None = None) -> Tensor:
         """The steered output [R, t, d] of a block; where the strength is 0 the very bits of ``h``.
 
-        ``ahead`` gives the prompts' next-token logits [R, vocabulary] from the block's output, for controllers that look ahead.
+        ``ahead`` runs the prompts on from the block's output, for controllers that look ahead.
         """
         step = step.on(h.device)
         if step.generated and self.gain is None:
@@ -85,9 +85,12 @@ class Steering:
         mask = self._mask(h, step)
 
         def probe(strength: Tensor) -> Tensor:
-            return ahead(_moved(h, mask, self.vector, strength)).to(h.device)
+            return ahead.above(_moved(h, mask, self.vector, strength)).to(h.device)
 
-        return Context(self.where.layer, step.generated, probe if ahead else None)
+        def hiding(role: Tensor) -> Tensor:
+            return ahead.hiding(step.roles == role, h).to(h.device)
+
+        return Context(self.where.layer, step.generated, *((probe, hiding) if ahead else ()))
 
     def look(self, h: Tensor, step: Step, ahead: Ahead) -> Tensor:
         """What the method's controller sees of its trial strengths [R, S, F]."""
@@ -196,15 +199,12 @@ def _hooked(steering: Steering, watch: _Watch) -> RemovableHandle:
     """Put a steering to work at its site. Looking ahead is for what moves a block's output."""
     view, layer = watch.view, steering.where.layer
     if steering.where.site == "heads":
-        return view.o_proj(layer).register_forward_pre_hook(lambda module, args: (steering.apply(args[0], watch.step), *args[1:]))
+        return view.o_proj(layer).register_forward_pre_hook(lambda module, args: None if view.resting else (steering.apply(args[0], watch.step), *args[1:]))
 
     def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-        def ahead(h: Tensor) -> Tensor:
-            with torch.no_grad():
-                hidden = replay(view, layer, watch.calls[0], h, new_cache()).to(view.device)
-                return view.logits(at_last(hidden, (watch.step.roles != Role.PAD).long()))
-
-        return steering.apply(output, watch.step, ahead)
+        if view.resting:
+            return output
+        return steering.apply(output, watch.step, Ahead(view, layer, watch.calls[0], (watch.step.roles != Role.PAD).long(), watch.rest))
 
     return view.layers[layer].register_forward_hook(hook)
 
@@ -220,6 +220,15 @@ class _Watch:
     def forget(self) -> None:
         self.step = None
         self.calls.clear()
+
+    @contextmanager
+    def rest(self) -> Iterator[None]:
+        """No steering acts inside: a controller runs the decoder by itself."""
+        self.view.resting = True
+        try:
+            yield
+        finally:
+            self.view.resting = False
 
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         self.calls.clear()

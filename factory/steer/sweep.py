@@ -5,7 +5,6 @@ Cost of S cells over a model of L blocks steered at block l: one prefill plus S 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +15,7 @@ from factory.model.encode import Batch
 from factory.model.prefix import Prefix, Step, at_last, fork_cache, greedy, new_cache, prefill
 from factory.model.replay import Call, recorded, replay
 from factory.model.view import ModelView
+from factory.steer.ahead import Ahead
 from factory.steer.runtime import Steering, check, going_on, steer
 
 
@@ -78,8 +78,8 @@ def look_ahead(view: ModelView, trunk: Trunk, steering: Steering) -> Tensor:
     return steering.look(trunk.states, Step(trunk.batch.roles), _ahead(view, trunk))
 
 
-def _ahead(view: ModelView, trunk: Trunk) -> Callable[[Tensor], Tensor]:
-    return lambda h: _next_logits(view, trunk, _upper(view, trunk, h)[0])
+def _ahead(view: ModelView, trunk: Trunk) -> Ahead:
+    return Ahead(view, trunk.layer, trunk.call, trunk.batch.attention_mask)
 
 
 def _upper(view: ModelView, trunk: Trunk, h: Tensor) -> tuple[Tensor, Cache]:

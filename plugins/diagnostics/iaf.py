@@ -11,11 +11,11 @@ from torch import Tensor
 
 from factory.data.prompt import Role
 from factory.diagnose import Diagnostic, Query, Row
-from factory.focus import by_layer, iaf
+from factory.diagnose.focus import by_layer, iaf
+from factory.diagnose.summary import Finding, Summary, Table
 from factory.model.prefix import Prefix
 from factory.model.view import ModelView
 from factory.registry import register
-from factory.summary import Finding, Summary, Table
 
 SHOWN = 10
 

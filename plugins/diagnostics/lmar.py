@@ -25,11 +25,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from factory.data.prompt import Role
 from factory.diagnose import Diagnostic, Query, Row, attention
+from factory.diagnose.summary import Figure, Finding, Summary, Table
 from factory.model.encode import Batch
 from factory.model.prefix import Prefix, at_last, extend, last_index, prefill
 from factory.model.view import ModelView
 from factory.registry import Params, register
-from factory.summary import Figure, Finding, Summary, Table
 
 if TYPE_CHECKING:
     import matplotlib.figure

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from factory.data.instructions import Style, instruction
 from factory.data.prompt import Prompt
+from factory.diagnose.instructed import Layout, instruct
 from factory.errors import UserError
-from factory.instructed import Layout, instruct
 from factory.registry import Params, register
 from factory.steer import States
 from factory.steer.heads import HeadScaler, choose_heads, coefficients, scores

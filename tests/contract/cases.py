@@ -145,23 +145,29 @@ def recompute(view: ModelView, prompt: Prompt, answer: Tensor, steerings: Sequen
     batch = view.collate([encoded], images)
     whole = view.collate([Encoded(encoded.ids + rest, encoded.roles + [int(Role.ANSWER)] * len(rest), "")], images)
 
-    def seen_ahead(s: Steering, vector: Tensor, chosen: Tensor) -> Callable[[Tensor], Tensor]:
-        """The prompt run whole at another strength, for controllers that look ahead (of one method at a time)."""
+    def run_again(layers: Sequence[int], move: Callable[..., Tensor], mask: Tensor) -> Tensor:
+        """Logits after the prompt, run whole with one hook in the place of the methods' own at some layers."""
+        hooks = [view.layers[layer]._forward_hooks for layer in layers]
+        others = [dict(each) for each in hooks]
+        for each in hooks:
+            each.clear()
+        mine = view.layers[layers[0]].register_forward_hook(move)
+        out = view.core(**{**batch, "attention_mask": mask}, position_ids=batch.position_ids, use_cache=False)
+        mine.remove()
+        for each, before in zip(hooks, others, strict=True):
+            each.update(before)
+        return view.logits(out.last_hidden_state[:, -1])
+
+    def seen_ahead(s: Steering, vector: Tensor, chosen: Tensor) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+        """The prompt at another strength, and with a role's tokens masked, for controllers that look ahead (of one method at a time)."""
 
         def probe(strength: Tensor) -> Tensor:
             def add(module: nn.Module, args: tuple, h: Tensor) -> Tensor:
                 return h + strength * chosen[:n, None] * vector[:n]
 
-            hooks = view.layers[s.where.layer]._forward_hooks
-            others = dict(hooks)
-            hooks.clear()
-            mine = view.layers[s.where.layer].register_forward_hook(add)
-            out = view.core(**batch, position_ids=batch.position_ids, use_cache=False)
-            mine.remove()
-            hooks.update(others)
-            return view.logits(out.last_hidden_state[:, -1])
+            return run_again([s.where.layer], add, batch.attention_mask)
 
-        return probe
+        return probe, lambda role: run_again(range(view.depth), lambda module, args, h: h, batch.attention_mask * (batch.roles != role))
 
     def hook_of(s: Steering):
         later_too = torch.full((len(answer) - 1,), s.where.generated)
@@ -176,7 +182,7 @@ def recompute(view: ModelView, prompt: Prompt, answer: Tensor, steerings: Sequen
             else:
                 vector = torch.cat([s.steerer.delta(h[0, :n], s.state, ctx), s.steerer.delta(h[0, n:], s.state, later)])
             if not gains:
-                ahead = Context(s.where.layer, False, seen_ahead(s, vector, chosen))
+                ahead = Context(s.where.layer, False, *seen_ahead(s, vector, chosen))
                 gains.append(float(s.steerer.gain(last, s.state, ahead)[0]))
             out = h.clone()
             for t in chosen.nonzero()[:, 0].tolist():

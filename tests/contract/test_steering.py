@@ -143,7 +143,7 @@ def test_only_the_chosen_tokens_are_steered(view, case, where, side):
                 prefill(view, batch)
             finally:
                 handle.remove()
-    moved, expected = (seen[0] != seen[1]).any(-1), steering(case, 1, **{"take": "all", **where}).where.mask(batch.roles)
+    moved, expected = (seen[0] != seen[-1]).any(-1), steering(case, 1, **{"take": "all", **where}).where.mask(batch.roles)
     method, state = cases.fitted(case)
     if method.reads == "per_token":  # it may find that a token needs nothing
         expected = expected & (method.delta(seen[0].flatten(0, 1), state, cases.Context(1)) != 0).any(-1).view_as(expected)
@@ -217,7 +217,7 @@ def test_checkpointing_gives_the_same_gradients(case):
     calls = []
     view.layers[1].self_attn.register_forward_hook(lambda *_: calls.append(1))
     again = gradients(view, case)
-    assert len(calls) == 2, "the block was not run again in the backward pass"
+    assert len(calls) >= 2, "the block was not run again in the backward pass"  # a controller may run it once more
     assert plain.keys() == again.keys() and all(close(again[k], plain[k]) for k in plain)
 
 
@@ -245,7 +245,8 @@ def test_delta_is_pure_and_row_by_row(case):
     method, state = cases.fitted(case)
     h = torch.randn(6, 48, generator=torch.Generator().manual_seed(0))
     ahead = torch.randn(48, 30, generator=torch.Generator().manual_seed(1))
-    ctx, kept = cases.Context(1, False, lambda strength: (h + strength[:, None] * method.delta(h, state, cases.Context(1))) @ ahead), h.clone()
+    moved = lambda strength: (h + strength[:, None] * method.delta(h, state, cases.Context(1))) @ ahead
+    ctx, kept = cases.Context(1, False, moved, lambda role: (h * role) @ ahead), h.clone()
     whole, gain = method.delta(h, state, ctx), method.gain(h, state, ctx)
     assert whole.shape == h.shape and gain.shape == (6,) and torch.equal(h, kept)
     assert torch.equal(method.delta(h, state, ctx), whole)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from eval_suite.report.rows import TASKS
-from factory.stats import wilson
+from factory.statistics.intervals import wilson
 
 STRENGTHS = [0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0]
 PROMPT_ONLY = ["none", "instruction", "cot", "few_shot"]

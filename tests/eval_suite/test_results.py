@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from eval_suite.results import result_rows
-from factory.stats import wilson
+from factory.statistics.intervals import wilson
 
 
 def prediction(task: str, outcome: str, verdicts=("vision", "vision"), **keys) -> dict:

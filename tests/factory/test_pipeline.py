@@ -57,7 +57,7 @@ from statistics import mean
 
 from factory.diagnose import Diagnostic
 from factory.registry import register
-from factory.summary import Figure, Finding, Summary, Table
+from factory.diagnose.summary import Figure, Finding, Summary, Table
 
 
 @register("diagnostic", "letters")

@@ -18,6 +18,7 @@ from factory.run.rundir import RunDir
 from factory.run.study import Study, make
 from factory.run.training import build
 from factory.steer import sweep
+from factory.steer.ahead import Ahead
 from tests.tiny import SMALL, saved_tiny, tiny_view
 
 RECIPE = """\
@@ -66,7 +67,7 @@ def test_fitted_parameters_of_each_method(recipe_file, folder):
     assert methods["static"].parameters == width
     assert methods["amps"].parameters >= 2 * 100 * width + 100
     assert (methods["amps"].variants, methods["static"].variants) == (2, 1)
-    assert [(m.looks, m.trials) for m in methods.values() if m.looks or m.trials] == [(3 + 2, 3)]  # dose: its doses, none, and backwards
+    assert [(m.looks, m.hidings, m.trials) for m in methods.values() if m.looks or m.trials] == [(3 + 2, 1, 3)]  # dose: its doses, none, and backwards
     assert not methods["few_shot"].steers
 
 
@@ -76,7 +77,7 @@ def test_what_is_counted_is_what_the_run_does(recipe_file, folder, tmp_path, mon
     stages = {s.name: s for s in estimate(recipe).stages}
     with RunDir.open(tmp_path / "runs", "small", tmp_path / "small.yaml", "", {}) as run:
         study = Study(recipe, run, load_model(recipe.model), None)
-        counts = dict.fromkeys(("images", "cells", "upper"), 0)
+        counts = dict.fromkeys(("images", "cells", "looks", "hidings"), 0)
 
         def counted(name, function, rows):
             def call(*args, **options):
@@ -88,7 +89,8 @@ def test_what_is_counted_is_what_the_run_does(recipe_file, folder, tmp_path, mon
         monkeypatch.setattr(evaluate, "prefill", counted("images", prefix.prefill, lambda view, batch: len(batch.images["pixel_values"])))
         monkeypatch.setattr(sweep, "prefill", counted("images", prefix.prefill, lambda view, batch: len(batch.images["pixel_values"])))
         monkeypatch.setattr(evaluate, "run_cell", counted("cells", sweep.run_cell, lambda view, trunk, *_: trunk.batch.size))
-        monkeypatch.setattr(sweep, "_upper", counted("upper", sweep._upper, lambda view, trunk, h: trunk.batch.size))
+        monkeypatch.setattr(Ahead, "above", counted("looks", Ahead.above, lambda ahead, h: len(h)))
+        monkeypatch.setattr(Ahead, "hiding", counted("hidings", Ahead.hiding, lambda ahead, hidden, h: len(h)))
         assert len(study.diagnosed()) == stages["diagnose"].diagnosed * 6  # MCR gives six numbers a diagnosis
         assert len(study.collected["base"]) == stages["collect"].prompts == stages["collect"].diagnosed
         comparison = Comparison(study)
@@ -96,7 +98,7 @@ def test_what_is_counted_is_what_the_run_does(recipe_file, folder, tmp_path, mon
         comparison.run()
     scored = [stages[name] for name in ("trials", "dev", "test")]
     assert counts["cells"] == sum(s.cells for s in scored)
-    assert counts["upper"] == sum(s.cells + s.looks for s in scored)
+    assert counts["looks"] == sum(s.looks for s in scored) and counts["hidings"] == sum(s.hidings for s in scored) > 0
     assert counts["images"] == sum(s.trunk for s in scored)
 
 
@@ -104,8 +106,8 @@ def test_passes_count_the_share_of_blocks_above_the_site(recipe_file, folder):
     low, high = (
         {s.name: s for s in estimate(load(recipe_file(RECIPE, folder=folder), [f"model.layer={layer}"])).stages}["test"] for layer in (0, 2)
     )
-    assert high.passes == high.trunk == low.trunk
-    assert low.passes == pytest.approx(low.trunk + (low.cells + low.looks) * 2 / 3)
+    assert high.passes == high.trunk + high.hidings == low.trunk + low.hidings
+    assert low.passes == pytest.approx(low.trunk + low.hidings + (low.cells + low.looks) * 2 / 3)
 
 
 def test_time_and_memory_come_from_the_model_itself(recipe_file, folder):

@@ -7,8 +7,8 @@ import torch
 
 from factory.data.answers import Dictionary, DictionaryParams
 from factory.data.prompt import Role
+from factory.diagnose.instructed import InstructedParams, instructed
 from factory.errors import UserError
-from factory.instructed import InstructedParams, instructed
 from factory.model.prefix import at_last, decode_texts, prefill
 from factory.registry import lookup
 from factory.steer import Steering, steer

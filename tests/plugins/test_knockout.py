@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory.instructed import ask, instructed
-from factory.lens import restricted
-from factory.nssd import nssd
+from factory.diagnose.instructed import ask, instructed
+from factory.diagnose.lens import restricted
+from factory.diagnose.nssd import nssd
 from factory.registry import lookup
 from plugins.diagnostics.knockout import PATHWAYS, effects, windows
 from tests.anchor import asked_mix, mixed_items, role_sets, scenes_bench, slow_forward

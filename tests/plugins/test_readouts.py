@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from factory.data.prompt import Role
-from factory.instructed import ask_and_look
+from factory.diagnose.instructed import ask_and_look
 from factory.registry import lookup
 from plugins.diagnostics.attribution import attributions
 from plugins.diagnostics.heads import head_margins, knockout_map

@@ -18,11 +18,11 @@ from torch import Tensor
 from factory.data.answers import Dictionary
 from factory.data.sample import ConflictSample
 from factory.diagnose import Diagnostic
-from factory.instructed import Anchor, Asked, InstructedParams, ask_and_look, instructed
+from factory.diagnose.instructed import Anchor, Asked, InstructedParams, ask_and_look, instructed
+from factory.diagnose.summary import Summary
 from factory.model.view import ModelView
 from factory.registry import register
 from factory.run.evaluate import Bench
-from factory.summary import Summary
 
 from .summary import summarise
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from factory.profiles import curve, mean_interval, profile, spelt
-from factory.summary import Figure, Finding, Summary, Table
+from factory.diagnose.profiles import curve, mean_interval, profile, spelt
+from factory.diagnose.summary import Figure, Finding, Summary, Table
 
 if TYPE_CHECKING:
     import matplotlib.figure

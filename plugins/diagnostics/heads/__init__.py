@@ -18,14 +18,14 @@ from torch import Tensor
 from factory.data.answers import Dictionary
 from factory.data.sample import ConflictSample
 from factory.diagnose import Diagnostic
-from factory.instructed import Anchor, Asked, InstructedParams, ask_and_look, instructed
-from factory.lens import restricted_logits
+from factory.diagnose.instructed import Anchor, Asked, InstructedParams, ask_and_look, instructed
+from factory.diagnose.lens import restricted_logits
+from factory.diagnose.nssd import KL, nssd
+from factory.diagnose.summary import Summary
 from factory.model.prefix import at_last
 from factory.model.view import ModelView
-from factory.nssd import KL, nssd
 from factory.registry import register
 from factory.run.evaluate import Bench
-from factory.summary import Summary
 
 from .silence import silenced
 from .summary import summarise

@@ -19,8 +19,9 @@ from factory.data.answers import Dictionary
 from factory.data.prompt import Role
 from factory.data.sample import ConflictSample
 from factory.diagnose import Diagnostic, Query, hold_back
+from factory.diagnose.instructed import Asked, InstructedParams, ask, instructed
+from factory.diagnose.summary import Summary
 from factory.errors import UserError
-from factory.instructed import Asked, InstructedParams, ask, instructed
 from factory.model.encode import Batch
 from factory.model.prefix import Prefix, at_last, decode_texts, extend, greedy, prefill
 from factory.model.view import ModelView
@@ -28,7 +29,6 @@ from factory.registry import register
 from factory.run.evaluate import Bench
 from factory.steer import Steering, steer
 from factory.steer.heads import Choice, HeadScaler, choose_heads, coefficients, scores
-from factory.summary import Summary
 
 from .summary import summarise
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from factory.profiles import matching, mean_interval, spelt
-from factory.summary import Figure, Finding, Summary, Table
+from factory.diagnose.profiles import matching, mean_interval, spelt
+from factory.diagnose.summary import Figure, Finding, Summary, Table
 
 if TYPE_CHECKING:
     import matplotlib.figure

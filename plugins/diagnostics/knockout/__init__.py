@@ -8,7 +8,7 @@ The window's size is lost in our copy of the paper (9 in the work it follows); t
 taken on P~ are reconstructed (SPEC section 5).
 
 Cost beside one prefill: a pathway changes nothing before its first target token, so only the prompt's end from there on is run
-again, all layers and pathways as branches over one cache (``factory.branch``), under SDPA.
+again, all layers and pathways as branches over one cache (``factory.diagnose.branch``), under SDPA.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ import torch
 from pydantic import Field, PositiveInt, StringConstraints
 from torch import Tensor
 
-from factory.branch import Cuts, branch, tail_of
 from factory.data.answers import Dictionary
 from factory.data.sample import ConflictSample
 from factory.diagnose import Diagnostic
-from factory.instructed import Asked, InstructedParams, ask, instructed, thinned, tokens_of
-from factory.lens import restricted_logits
+from factory.diagnose.branch import Cuts, branch, tail_of
+from factory.diagnose.instructed import Asked, InstructedParams, ask, instructed, thinned, tokens_of
+from factory.diagnose.lens import restricted_logits
+from factory.diagnose.nssd import KL, mass, nssd
+from factory.diagnose.summary import Summary
 from factory.model.prefix import last_index
 from factory.model.view import ModelView
-from factory.nssd import KL, mass, nssd
 from factory.registry import register
 from factory.run.evaluate import Bench
-from factory.summary import Summary
 
 from .summary import summarise
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from factory.instructed import LEFT_OUT
-from factory.profiles import curve, matching, mean_interval, profile, spelt, together
-from factory.summary import Figure, Finding, Summary, Table
+from factory.diagnose.instructed import LEFT_OUT
+from factory.diagnose.profiles import curve, matching, mean_interval, profile, spelt, together
+from factory.diagnose.summary import Figure, Finding, Summary, Table
 
 if TYPE_CHECKING:
     import matplotlib.figure

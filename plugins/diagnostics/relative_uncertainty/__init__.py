@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from factory.data.prompt import Prompt, Role
 from factory.data.sample import ConflictSample
 from factory.diagnose import Diagnostic, facts
+from factory.diagnose.summary import Summary
 from factory.errors import UserError
 from factory.model.prefix import at_last, decode_texts, greedy, prefill
 from factory.model.view import ModelView
 from factory.registry import Params, register
 from factory.run.evaluate import Bench, asked_forms
-from factory.summary import Summary
 
 from .curve import relative_uncertainty
 from .story import tell

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from factory.association import bootstrap, interval, spearman
-from factory.summary import Figure, Finding, Summary, Table
+from factory.diagnose.summary import Figure, Finding, Summary, Table
+from factory.statistics.association import bootstrap, interval, spearman
 
 from .curve import balance_point, bins, isotonic, isotonic_crossing, logistic, sigmoid
 

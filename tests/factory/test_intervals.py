@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from factory.stats import (
+from factory.statistics.intervals import (
     bootstrap_difference,
     bootstrap_mean,
     paired_bootstrap,

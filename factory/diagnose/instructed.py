@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from factory.branch import Stem, run_stem
 from factory.data.answers import Dictionary, DictionaryParams, Pair
 from factory.data.instructions import Style, instruction
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
 from factory.diagnose import facts
-from factory.lens import Pool, Readout
+from factory.diagnose.branch import Stem, run_stem
+from factory.diagnose.lens import Pool, Readout
+from factory.diagnose.residual import Residuals, columns_of, residuals
 from factory.model.prefix import at_last, decode_texts, greedy, last_index
 from factory.model.view import ModelView
 from factory.registry import Params
-from factory.residual import Residuals, columns_of, residuals
 
 if TYPE_CHECKING:
     from factory.run.evaluate import Bench

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+from factory.diagnose.summary import Summary
 from factory.model.encode import Batch
 from factory.model.prefix import Prefix, last_index, prefill
 from factory.model.view import ModelView
 from factory.registry import Params
-from factory.summary import Summary
 
 if TYPE_CHECKING:
     from factory.data.sample import ConflictSample

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from factory.stats import Interval, bootstrap_mean
+from factory.statistics.intervals import Interval, bootstrap_mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,0 +1,1 @@
+"""Statistics of shares and scores: intervals, paired differences, rank correlation and AUROC."""
