@@ -18,11 +18,11 @@ from rich.console import Console
 
 from eval_suite.report import build, print_tables
 from eval_suite.scorers.reading import Reading
-from eval_suite.stats import bootstrap_sums, wilson
 from factory.data.prompt import Prompt
 from factory.errors import UserError
 from factory.model.view import ModelView
 from factory.registry import Params
+from factory.stats import bootstrap_sums, wilson
 
 Record = dict[str, Any]
 SHORT = "Answer the question using a single word or phrase."

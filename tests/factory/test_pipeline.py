@@ -230,8 +230,8 @@ def test_a_further_diagnostic_is_a_stage_with_its_own_section(folder, tmp_path, 
     assert said["findings"][0]["holds"] is True and said["findings"][0]["values"]["test"] > 10
     page = (run / "report" / "index.html").read_text()
     assert "Length of questions" in page and "<b>holds</b>: Questions have letters." in page
-    assert (run / "report" / "figures" / "letters.png").stat().st_size > 1000
-    assert (run / "report" / "letters.csv").read_text().splitlines()[0] == "split,mean"
+    assert (run / "report" / "figures" / "letters-letters.png").stat().st_size > 1000
+    assert (run / "report" / "letters-letters.csv").read_text().splitlines()[0] == "split,mean"
     assert "holds: Questions have letters." in capsys.readouterr().out
     again = files_of(run / "diagnose-letters")
     pipeline.run(load(recipe))
