@@ -22,7 +22,7 @@ from factory.data.prompt import Prompt
 from factory.errors import UserError
 from factory.model.view import ModelView
 from factory.registry import Params
-from factory.stats import bootstrap_sums, wilson
+from factory.statistics.intervals import bootstrap_sums, wilson
 
 Record = dict[str, Any]
 SHORT = "Answer the question using a single word or phrase."

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from factory.stats import paired_bootstrap
+from factory.statistics.intervals import paired_bootstrap
 
 LEVEL = 0.05
 DRAWS = 2000
