@@ -11,7 +11,7 @@ from PIL import Image
 from pydantic import Field, PositiveInt
 
 from eval_suite.conflict import ConflictBenchmark, Scoring
-from eval_suite.scenes.curriculum import Mix, lesson, picture, text_lesson, worked_example_lesson
+from eval_suite.scenes.curriculum import Mix, Practice, lesson, picture, text_lesson, worked_example_lesson
 from eval_suite.scenes.exam import examine
 from eval_suite.scenes.sheet import save_sheet
 from eval_suite.scenes.world import ANSWERS, SUBJECTS, TASKS, scene, specs
@@ -30,7 +30,7 @@ class PerTask(Params):
 
 class ScenesParams(Params):
     """``scoring`` as in MC² (SPEC.md 3.3); ``few_shot_every``: one training batch in so many shows worked examples;
-    ``options``: share of training prompts that ask for a letter; ``lessons`` weighs their kinds."""
+    ``options``: share of training prompts that ask for a letter; ``lessons`` weighs their kinds, ``practice`` draws their scenes."""
 
     scoring: Scoring = "both_orders"
     per_task: PerTask = PerTask()
@@ -38,6 +38,7 @@ class ScenesParams(Params):
     few_shot_every: PositiveInt = 16
     options: float = Field(0.5, ge=0, le=1)
     lessons: Mix = Mix()
+    practice: Practice = Practice()
 
 
 @register("benchmark", "scenes")
@@ -59,7 +60,7 @@ class Scenes(ConflictBenchmark):
         rng = Random(f"{self.params.seed}/{index}")
         if (index // batch) % self.params.few_shot_every == self.params.few_shot_every - 1:
             return worked_example_lesson(rng, self.params.options)
-        return lesson(rng, self.params.options, self.params.lessons)
+        return lesson(rng, self.params.options, self.params.lessons, self.params.practice)
 
     def text_lesson(self, index: int, batch: int, total: int) -> Prompt:
         """Training prompt ``index`` of ``total`` for the language model alone."""
