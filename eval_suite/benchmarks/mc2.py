@@ -37,7 +37,7 @@ RELEASED = 250  # samples of each task
 
 
 class Mc2Params(Params):
-    """``file``: the released JSON; null looks for evaluate_final.json in ``images``, beside it, in data/mc2 and in shared/data/mc2 beside
+    """``file``: the released JSON; null looks for evaluate_final.json in ``images``, beside it, and in data/mc2 here and in
     the project. ``images``: the folder that holds train2014/ and val2014/, or all pictures.
 
     ``protocol``: held_out takes ``test_share`` of each task for test and ``dev_share`` of the rest for dev, by ``seed``; paper trains
@@ -96,7 +96,7 @@ class Mc2(ConflictBenchmark):
             if not named.is_file():
                 raise UserError(f"data.file {named}: not found. It is {SOURCE}")
             return named
-        tried = [self.folder, self.folder.absolute().parent, Path("data/mc2"), PROJECT / "data/mc2", PROJECT.parent / "shared/data/mc2"]
+        tried = [self.folder, self.folder.absolute().parent, Path("data/mc2"), PROJECT / "data/mc2"]
         found = next((folder / FILE for folder in tried if (folder / FILE).is_file()), None)
         if found is None:
             raise UserError(f"MC²'s {FILE} is not in {', '.join(map(str, tried[:3]))}. Get {SOURCE} and name it: data.file=FILE")

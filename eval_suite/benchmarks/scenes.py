@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from eval_suite.conflict import ConflictBenchmark, Scoring
 from eval_suite.scenes.color_set import color_samples
-from eval_suite.scenes.curriculum import Mix, lesson, picture, text_lesson, worked_example_lesson
+from eval_suite.scenes.curriculum import Mix, Practice, lesson, picture, text_lesson, worked_example_lesson
 from eval_suite.scenes.exam import examine
 from eval_suite.scenes.sheet import save_sheet
 from eval_suite.scenes.world import ANSWERS, SUBJECTS, TASKS, scene, specs
@@ -41,8 +41,9 @@ class ColorSet(Params):
 
 
 class ScenesParams(Params):
-    """``scoring`` as in MC² (SPEC.md 3.3); ``colors``: the colour set of arXiv 2511.02243 in place of the eight tasks; ``few_shot_every``: one training batch in so many shows worked examples;
-    ``options``: share of training prompts that ask for a letter; ``lessons`` weighs their kinds."""
+    """``scoring`` as in MC² (SPEC.md 3.3); ``colors``: the colour set of arXiv 2511.02243 in place of the eight tasks;
+    ``few_shot_every``: one training batch in so many shows worked examples; ``options``: share of training prompts that ask for a
+    letter; ``lessons`` weighs their kinds, ``practice`` draws their scenes."""
 
     scoring: Scoring = "both_orders"
     per_task: PerTask = PerTask()
@@ -51,6 +52,7 @@ class ScenesParams(Params):
     few_shot_every: PositiveInt = 16
     options: float = Field(0.5, ge=0, le=1)
     lessons: Mix = Mix()
+    practice: Practice = Practice()
 
 
 @register("benchmark", "scenes")
@@ -74,7 +76,7 @@ class Scenes(ConflictBenchmark):
         rng = Random(f"{self.params.seed}/{index}")
         if (index // batch) % self.params.few_shot_every == self.params.few_shot_every - 1:
             return worked_example_lesson(rng, self.params.options)
-        return lesson(rng, self.params.options, self.params.lessons)
+        return lesson(rng, self.params.options, self.params.lessons, self.params.practice)
 
     def text_lesson(self, index: int, batch: int, total: int) -> Prompt:
         """Training prompt ``index`` of ``total`` for the language model alone."""

@@ -8,9 +8,12 @@ it is believed, and tasks differ in which modality they trust. That is where the
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from random import Random
 
 from PIL import Image
+from pydantic import Field
 
 from eval_suite.conflict import build_prompt
 from factory.data.prompt import Prompt, Role, Segment
@@ -56,6 +59,21 @@ class Mix(Params):
     none: float = 0.22
 
 
+class Practice(Params):
+    """How training scenes are drawn: every picture moved by up to ``shift`` pixels each way, a share ``clean`` of the
+    image-only lessons from the easiest tier, and tasks ``emphasis`` times as often as the others.
+
+    A test picture shows an answer where no training picture had it; moved pictures teach that place and answer are apart.
+    """
+
+    shift: int = Field(0, ge=0)
+    clean: float = Field(0.0, ge=0, le=1)
+    emphasis: dict[str, float] = Field(default_factory=dict)
+
+
+PLAIN = Practice()
+
+
 def trusts_vision(sample: ConflictSample, rng: Random) -> bool:
     score = LEANING[sample.task] + SLOPE * (int(sample.tags["text_tier"]) - int(sample.tags["visual_tier"]))
     return rng.random() < 1 / (1 + math.exp(-score))
@@ -73,11 +91,22 @@ def reasoning(sample: ConflictSample, form: str, vision: bool) -> str:
     return f"The image shows {sample.answer_vision}. The text says {sample.answer_text}. The answer is {answer_of(sample, form, vision)}"
 
 
-def draw_spec(rng: Random, progress: float = 1.0) -> SceneSpec:
-    """A training scene; all are easy at first, and none is favoured from the middle of training on."""
+def draw_spec(rng: Random, progress: float = 1.0, emphasis: Mapping[str, float] | None = None) -> SceneSpec:
+    """A training scene; all are easy at first, and no tier is favoured from the middle of training on."""
     easy = rng.random() > 2 * progress
     visual, text = (0, 0) if easy else (rng.randrange(len(VISUAL_TIERS)), rng.randrange(TEXT_TIERS))
-    return SceneSpec(rng.choice(TASKS), "train", rng.getrandbits(40), visual, text)
+    task = rng.choices(TASKS, [emphasis.get(t, 1.0) for t in TASKS])[0] if emphasis else rng.choice(TASKS)
+    return SceneSpec(task, "train", rng.getrandbits(40), visual, text)
+
+
+def moved(image: Image.Image, shift: int, rng: Random) -> Image.Image:
+    """The picture moved by up to ``shift`` pixels each way; its corner's colour fills what is bared."""
+    if not shift:
+        return image
+    dx, dy = rng.randint(-shift, shift), rng.randint(-shift, shift)
+    out = Image.new(image.mode, image.size, image.getpixel((0, 0)))
+    out.paste(image, (dx, dy))
+    return out
 
 
 def draw_form(rng: Random, options: float) -> str:
@@ -104,10 +133,16 @@ def instruct(prompt: Prompt, direction: str, rng: Random) -> Prompt:
     return prompt.before_question(segment) if rng.random() < 0.5 else prompt.append(segment)
 
 
-def lesson(rng: Random, options: float, mix: Mix) -> Prompt:
+def lesson(rng: Random, options: float, mix: Mix, practice: Practice = PLAIN) -> Prompt:
     """One training prompt that ends with its answer; a share ``options`` asks for a letter."""
-    weights = mix.model_dump()
-    sample, kind = scene(draw_spec(rng)), rng.choices(list(weights), weights=list(weights.values()))[0]
+    weights, spec = mix.model_dump(), draw_spec(rng, emphasis=practice.emphasis)
+    kind = rng.choices(list(weights), weights=list(weights.values()))[0]
+    if kind == "image_only" and practice.clean and rng.random() < practice.clean:
+        spec = replace(spec, visual_tier=0)
+    sample = scene(spec)
+    if practice.shift:
+        image = moved(sample.load_image(), practice.shift, rng)
+        sample = replace(sample, load_image=lambda: image)
     form = draw_form(rng, options)
     if kind == "image_only":
         prompt, vision = build_prompt(sample, form, context=False), True

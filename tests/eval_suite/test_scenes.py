@@ -12,10 +12,10 @@ import pytest
 
 from eval_suite.conflict import CHOOSE, DIRECT, answered, build_prompt, options
 from eval_suite.scenes import world
-from eval_suite.scenes.curriculum import Mix, lesson, worked_example_lesson
+from eval_suite.scenes.curriculum import Mix, Practice, draw_spec, lesson, moved, worked_example_lesson
 from eval_suite.scenes.draw import SHAPES, VISUAL_TIERS, Canvas
 from eval_suite.scenes.language import CLOSERS, GRAMMARS, HOLDERS, KNOWLEDGE, OPENERS, TEXT_TIERS, write_context
-from eval_suite.scenes.world import ANSWERS, GRID, SPLITS, TASKS, SceneSpec, scene, specs
+from eval_suite.scenes.world import ANSWERS, GRID, SPLITS, TASKS, SceneSpec, paint, scene, specs
 from factory.data.prompt import Role
 from factory.registry import lookup
 
@@ -235,3 +235,22 @@ def test_lessons_are_answered_and_the_same_for_the_same_seed():
         a, b = draw(Random(3)), draw(Random(3))
         assert a.digest == b.digest and a.answered
     assert len(worked_example_lesson(Random(3), 0.5).images) == 2
+
+
+def test_practice_moves_pictures_and_favours_tasks_and_leaves_plain_lessons_alone():
+    plain, moved = (lesson(Random(5), 0.0, Mix(), practice) for practice in (Practice(), Practice(shift=4)))
+    assert plain.digest == lesson(Random(5), 0.0, Mix()).digest
+    assert [s.text for s in plain.segments if s.role != Role.ANSWER] == [s.text for s in moved.segments if s.role != Role.ANSWER]
+    assert plain.images and plain.images[0].tobytes() != moved.images[0].tobytes() and moved.images[0].size == plain.images[0].size
+    counting = [draw_spec(Random(i), emphasis={"counting": 50.0}).task == "counting" for i in range(60)]
+    assert sum(counting) > 40
+
+
+@pytest.mark.parametrize("shift", [0, 3])
+def test_a_moved_picture_is_the_picture_elsewhere(shift):
+    image = paint(SceneSpec("color", "train", 3, 0, 0))[0]
+    out = moved(image, shift, Random(1))
+    at = Random(1)
+    dx, dy = (at.randint(-shift, shift), at.randint(-shift, shift)) if shift else (0, 0)
+    box = (max(dx, 0), max(dy, 0), 48 + min(dx, 0), 48 + min(dy, 0))
+    assert out.crop(box).tobytes() == image.crop((box[0] - dx, box[1] - dy, box[2] - dx, box[3] - dy)).tobytes()
