@@ -57,13 +57,19 @@ class LiveModel(HFLM):
 
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **kwargs: object) -> Tensor:
         mask = kwargs["attention_mask"]
-        self.view.encoded = Batch(context, mask, mask * int(Role.QUESTION), self.view.family.position_ids(mask))
+        self.view.encoded = self._batch(context, mask)
         return super()._model_generate(context, max_length, stop, **kwargs)
 
     def _prompts(self, contexts: list[list[int]]) -> Batch:
         mask = pad([[1] * len(ids) for ids in contexts], 0, "left")
         ids = pad(contexts, self.view.pad_id, "left")
-        return Batch(ids, mask, mask * int(Role.QUESTION), self.view.family.position_ids(mask)).to(self.view.device, self.view.dtype)
+        return self._batch(ids, mask).to(self.view.device, self.view.dtype)
+
+    def _batch(self, ids: Tensor, mask: Tensor) -> Batch:
+        """Text prompts [B, T] whose every token is the question's."""
+        roles, family, model = mask * int(Role.QUESTION), self.view.family, self.view.model
+        of_tokens = family.token_inputs(model, ids, roles)
+        return Batch(ids, mask, roles, family.position_ids(model, ids, mask, of_tokens), {}, of_tokens)
 
 
 def _longest(view: ModelView) -> int:

@@ -23,7 +23,7 @@ from factory.steer import Steering
 from factory.steer.base import Context
 from factory.steer.where import Where
 
-EVERYWHERE = {"role": "all", "take": "all", "generated": True}
+EVERYWHERE = Where()
 
 
 def write(path: Path, steerings: Sequence[Steering], view: ModelView) -> Path:
@@ -33,7 +33,7 @@ def write(path: Path, steerings: Sequence[Steering], view: ModelView) -> Path:
         name = _hookpoint(view, s.where.layer)
         if name in found:
             raise UserError(f"{path}: two steerings at block {s.where.layer}; such a file holds one per module")
-        if s.where.model_dump(exclude={"layer"}) != EVERYWHERE or not isinstance(s.strength, int | float):
+        if s.where.model_copy(update={"layer": None}) != EVERYWHERE or not isinstance(s.strength, int | float):
             raise UserError(f"{path}: lm-eval steers all positions with one strength; '{s.steerer.name}' has where={s.where}, strength={s.strength}")
         found[name] = _clamp(path, s) if s.steerer.name == "clamp" else _add(path, s, view.width)
     buffer = io.BytesIO()
@@ -61,7 +61,7 @@ def read(path: Path, view: ModelView) -> list[Steering]:
 
 
 def _steering(action: str, vector: Tensor, coefficient: float, bias: Tensor | None, layer: int) -> Steering:
-    where = Where(layer=layer, **EVERYWHERE)
+    where = EVERYWHERE.model_copy(update={"layer": layer})
     if action == "add":
         cls = lookup("steering", "static")
         return Steering(cls(cls.Params()), {"v": vector}, where, coefficient)

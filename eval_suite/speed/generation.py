@@ -21,7 +21,8 @@ from factory.model.encode import Batch
 from factory.model.prefix import at_last, extend, greedy, prefill
 from factory.model.view import ModelView
 from factory.registry import lookup
-from factory.steer import States, Steering, steer
+from factory.steer import States, Steering
+from factory.steer.runtime import going_on
 
 Kinds = dict[str, list[Steering]]
 TARGETS = {"one layer": 1.02, "all layers": 1.08}
@@ -55,7 +56,7 @@ def steps(view: ModelView, batch: Batch, kinds: Kinds, n: int, repeats: int) -> 
     for turn in range(repeats + 1):
         prefixes = {}
         for name, steerings in _turned(kinds, turn):
-            with steered(view, steerings), timing.stopwatch(view.device) as clock:
+            with steered(view, steerings, begins=True), timing.stopwatch(view.device) as clock:
                 hidden, prefixes[name] = prefill(view, batch)
                 token = view.logits(at_last(hidden, batch.attention_mask)).argmax(-1)[:, None]
             if turn:
@@ -75,13 +76,16 @@ def _turned(kinds: Kinds, turn: int) -> list[tuple[str, list[Steering]]]:
     return list(kinds.items())[:: -1 if turn % 2 else 1]
 
 
-def steered(view: ModelView, steerings: Sequence[Steering]) -> AbstractContextManager[None]:
-    return steer(view, steerings) if steerings else nullcontext()
+def steered(view: ModelView, steerings: Sequence[Steering], begins: bool = False) -> AbstractContextManager[None]:
+    """The block in which prompts are run or answers go on; a steering that ``begins`` forgets the prompts that it knew."""
+    for steering in steerings if begins else ():
+        steering.forget()
+    return going_on(view, steerings) if steerings else nullcontext()
 
 
 @torch.no_grad()
 def generate(view: ModelView, batch: Batch, steerings: Sequence[Steering], n: int) -> Tensor:
-    with steered(view, steerings):
+    with steered(view, steerings, begins=True):
         return view.model.generate(**batch, max_new_tokens=n, do_sample=False)
 
 
@@ -90,7 +94,7 @@ def check_strength_zero(view: ModelView, batch: Batch, method: str, n: int) -> N
     """Raises RuntimeError unless steering every block at strength 0 leaves every bit of a generation as it was."""
 
     def run(steerings: Sequence[Steering]) -> list[Tensor]:
-        with steered(view, steerings):
+        with steered(view, steerings, begins=True):
             hidden, prefix = prefill(view, batch)
             tokens = greedy(view, prefix, view.logits(at_last(hidden, batch.attention_mask)), n)
         generated = generate(view, batch, steerings, n)

@@ -239,7 +239,10 @@ def describe(label: str, kind: str, method: Any, model: ModelFacts | None, data:
     total = data.prompts["train"]
     n = max(2, min(FIT_ON, total))
     first = next(iter(variants.values()))
-    state, seconds = timed(lambda: first.fit(random_states(n, model.width, seed)))
+    try:
+        state, seconds = timed(lambda: first.fit(random_states(n, model.width, seed)))
+    except UserError:  # it is fitted on what the run's diagnostics find
+        return Method(label, kind, place, len(variants))
     looks, hidings = count_looks(first, state, model.width, seed)
     return Method(label, kind, place, len(variants), True, sum(t.numel() for t in state.values()), seconds * max(1.0, total / n), looks, hidings, len(first.trial_strengths))
 

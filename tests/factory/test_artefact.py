@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from factory.errors import UserError
 from factory.steer import artefact
+from factory.steer.where import Where
 from tests.contract.cases import Case, logits, steering
 from tests.tiny import conflict_prompts, tiny_view
 
@@ -30,7 +31,7 @@ def test_the_folder_holds_a_manifest_tensors_and_a_card(folder):
     assert {p.name for p in folder.iterdir()} == {"steering_config.json", "steering.safetensors", "README.md"}
     manifest = json.loads((folder / artefact.MANIFEST).read_text())
     assert (manifest["type"], manifest["strength"], manifest["about"]) == ("amps", 1.5, {"direction": "vision"})
-    assert manifest["params"]["apply_to"] == "from_index:5" and manifest["where"] == {"layer": 1, "role": "all", "take": "from:5", "generated": True}
+    assert manifest["params"]["apply_to"] == "from_index:5" and manifest["where"] == Where(layer=1, take="from:5").model_dump()
     assert manifest["base_model"]["class"] == "LlavaForConditionalGeneration" and set(manifest["libraries"]) >= {"torch", "transformers"}
     card = (folder / "README.md").read_text()
     assert card.startswith("---\n") and "amps steering for LlavaForConditionalGeneration" in card and "artefact.load(folder, view)" in card

@@ -148,7 +148,7 @@ def test_list(capsys):
     assert cli.main(["list", "diagnostic"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "diagnostic"
-    assert f"toy_ratio  A diagnostic.  [{Path(__file__).with_name('toys.py')}]" in " ".join(lines)
+    assert f"toy_ratio A diagnostic. [{Path(__file__).with_name('toys.py')}]" in " ".join(" ".join(lines).split())
 
 
 @pytest.mark.parametrize("what", ["toy_bench", "good.yaml"])
