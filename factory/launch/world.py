@@ -138,6 +138,8 @@ class Ranks(World):
                 waiting()
             time.sleep(pause)
             pause = min(2 * pause, 0.2)
+        for rank in range(self.size):
+            self._is_dead(rank)  # all are there now: know them, should the store be gone when one has died
         if waiting:
             waiting()
 
@@ -190,7 +192,7 @@ class Ranks(World):
             self._code = int(self.store.get("said")) if self.store.check(["said"]) else code
         except RuntimeError:
             self._code = code
-            if all(self._is_dead(r) for r in range(self.rank)):
+            if all(self._is_dead(r) for r in range(self.rank) if r in self._peers):
                 self._print(message)
 
     def _print(self, message: str | None) -> None:
