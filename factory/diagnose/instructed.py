@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
 from factory.data.answers import Dictionary, DictionaryParams, Pair
 from factory.data.instructions import Style, instruction
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
-from factory.diagnose import facts
+from factory.diagnose import Diagnostic, facts
 from factory.diagnose.branch import Stem, run_stem
 from factory.diagnose.lens import Pool, Readout
 from factory.diagnose.residual import Residuals, columns_of, residuals
@@ -174,3 +175,30 @@ def tokens_of(asked: Asked) -> dict[str, Tensor]:
         "competing": torch.where(toward_vision, found["context"], found["image"]),
         "generated": columns == last_index(batch.attention_mask)[:, None],
     }
+
+
+class Reading(Diagnostic):
+    """Base of the diagnostics that read instruction tokens of answered prompts; a subclass defines ``read``."""
+
+    class Params(InstructedParams):
+        """``k``: how many instruction tokens are averaged. ``pool``: the largest logit of a dictionary, or their mean."""
+
+        k: PositiveInt = 5
+        pool: Pool = "max"
+
+    def read(self, view: ModelView, asked: Asked, anchor: Anchor) -> dict[str, Tensor]:
+        """Each metric by layer [layers, B], or by layer and head [layers, heads, B]."""
+        raise TypeError(f"{type(self).__name__} must define read")
+
+    def on_samples(self, bench: Bench, samples: Sequence[ConflictSample]) -> list[dict[str, Any]]:
+        items, rows = instructed(bench, samples, self.params, Dictionary(bench.view.tokenizer, self.params.dictionary))
+        if not items:
+            return rows
+        asked, anchor = ask_and_look(bench, items)
+        for metric, values in self.read(bench.view, asked, anchor).items():
+            for i, of_prompt in enumerate(values.movedim(-1, 0).tolist()):
+                named = {**asked.facts(i), "metric": metric}
+                for layer, value in enumerate(of_prompt):
+                    by_head = enumerate(value) if isinstance(value, list) else [(None, value)]
+                    rows += [{**named, "layer": layer, "head": head, "value": float(v)} for head, v in by_head]
+        return rows

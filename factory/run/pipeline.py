@@ -83,9 +83,9 @@ def _check_launch(recipe: Recipe, world: World) -> None:
 
 def compare(recipe: Recipe, folder: RunDir, limit: int | None, asked: Sequence[Suite] = (), notes: Sequence[str] = ()) -> None:
     """Diagnose, fit, choose on dev, score on test; write results.json and the report."""
-    usable_samples(recipe, make(recipe.data), folder, limit, outline(recipe.model).writing)  # told before weights are read
+    checked = usable_samples(recipe, make(recipe.data), folder, limit, outline(recipe.model).writing)  # told before weights are read
     torch.manual_seed(recipe.seed)
-    study = Study(recipe, folder, load(recipe.model, recipe.launch.zero), limit)
+    study = Study(recipe, folder, load(recipe.model, recipe.launch.zero), limit, checked)
     diagnostics, further = study.diagnosed(), study.investigated
     comparison = Comparison(study)
     predictions, choices = comparison.run()

@@ -25,7 +25,7 @@ from factory.run import progress
 from factory.run.collect import ASKS, Plan, collect
 from factory.run.evaluate import Bench
 from factory.run.rundir import RunDir, Stage
-from factory.run.samples import usable_samples
+from factory.run.samples import Checked, usable_samples
 from factory.steer import States
 
 Rows = list[dict[str, Any]]
@@ -50,15 +50,15 @@ def _content(sample: ConflictSample) -> list[str]:
 
 
 class Study:
-    """One model put to one benchmark, with its stages."""
+    """One model put to one benchmark, with its stages; ``checked`` are its samples where they were looked at before the weights were read."""
 
-    def __init__(self, recipe: Recipe, folder: RunDir, view: ModelView, limit: int | None) -> None:
+    def __init__(self, recipe: Recipe, folder: RunDir, view: ModelView, limit: int | None, checked: Checked | None = None) -> None:
         self.recipe, self.folder, self.view, self.limit = recipe, folder, view, limit
         self.benchmark = make(recipe.data)
         self.diagnostic: Diagnostic | None = make(recipe.diagnostic) if recipe.diagnostic else None
         self.card = card_for(recipe.model, view.model.config)
         self.layer = steered_layer(recipe, view.depth, self.card)
-        self.samples, self.skipped = usable_samples(recipe, self.benchmark, folder, limit, view.writing)
+        self.samples, self.skipped = checked or usable_samples(recipe, self.benchmark, folder, limit, view.writing)
         self.bench = Bench(view, self.benchmark, self.layer, recipe.evaluate.max_new_tokens)
         self.inputs = {
             "code": version("steering-factory"), "seed": recipe.seed, "model": fingerprint(view),

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from factory import files
 from factory.errors import UserError
 from factory.model.load import fingerprint
+from factory.model.made_for import revive
 from factory.model.view import ModelView
-from factory.registry import lookup
 from factory.steer.base import Context
 from factory.steer.runtime import Steering, check
 from factory.steer.where import Where
@@ -59,16 +59,10 @@ def load(folder: Path, view: ModelView) -> Steering:
     manifest = _manifest(folder)
     try:
         theirs, kind, strength = manifest["base_model"], manifest["type"], manifest["strength"]
-        where, params, made_for = Where.model_validate(manifest["where"]), manifest["params"], theirs["fingerprint"]
+        where, params, made_for = Where.model_validate(manifest["where"]), manifest["params"], (theirs["fingerprint"], theirs.get("class"))
     except (KeyError, TypeError, ValidationError) as error:
         raise UserError(f"{folder / MANIFEST}: not a manifest of a steering artefact ({type(error).__name__})") from error
-    if made_for != (ours := fingerprint(view)):
-        raise UserError(f"{folder}: made for another base model ({theirs.get('class')} {made_for}; this one is {ours})")
-    cls = lookup("steering", kind)
-    try:
-        steerer = cls(cls.Params.model_validate(params))
-    except ValidationError as error:
-        raise UserError(f"{folder / MANIFEST}: parameters do not fit steering '{kind}': {error.errors()[0]['msg']}") from error
+    steerer = revive(folder / MANIFEST, "steering", kind, params, made_for, view)
     steering = Steering(steerer, files.read_safetensors(folder / TENSORS), where, strength)
     check(steering, view)
     _check_tensors(folder / TENSORS, steering, view.width)

@@ -7,14 +7,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from torch import Tensor
 
 from factory import files
 from factory.errors import UserError
-from factory.model.load import fingerprint
+from factory.model.made_for import revive
 from factory.model.view import ModelView
-from factory.registry import lookup
 from factory.tune.base import Tuner
 
 MANIFEST, TENSORS = "tuner_config.json", "tuner.safetensors"
@@ -57,16 +55,10 @@ def load(folder: Path, view: ModelView) -> Tuner:
     manifest = files.read_json(folder / MANIFEST)
     try:
         kind, params, beside, theirs = manifest["type"], manifest["params"], tuple(manifest["beside"]), manifest["base_model"]
-        made_for = theirs["fingerprint"]
+        made_for = (theirs["fingerprint"], theirs.get("class"))
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder / MANIFEST}: not a manifest of a tuner ({type(error).__name__})") from error
-    if made_for != (ours := fingerprint(view)):
-        raise UserError(f"{folder}: made for another base model ({theirs.get('class')} {made_for}; this one is {ours})")
-    cls = lookup("tuner", kind)
-    try:
-        tuner = cls(cls.Params.model_validate(params))
-    except ValidationError as error:
-        raise UserError(f"{folder / MANIFEST}: parameters do not fit tuner '{kind}': {error.errors()[0]['msg']}") from error
+    tuner = revive(folder / MANIFEST, "tuner", kind, params, made_for, view)
     tensors = files.read_safetensors(folder / TENSORS)
     tuner.apply(view, beside, restorable=True)
     try:

@@ -105,7 +105,7 @@ def test_the_head_map_equals_one_whole_run_per_head(kv_heads):
                 state = slow_forward(view, batch, lambda *_: False, {(layer, head, last)})[-1]
                 assert torch.allclose(states[i, layer, head], state, atol=1e-5 * float(state.abs().max()))
                 expected = slow_nssd(before, view.logits(state), item.answers.comply, item.answers.compete, "before_after")
-                assert float(values[i, layer, head]) == pytest.approx(expected, abs=1e-5)
+                assert float(values[i, layer, head]) == pytest.approx(expected, rel=1e-5, abs=1e-5)
     assert float(values.abs().max()) > 1e-3
 
 

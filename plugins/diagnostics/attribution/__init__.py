@@ -12,45 +12,25 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import torch
-from pydantic import PositiveInt
 from torch import Tensor
 
-from factory.data.answers import Dictionary
-from factory.data.sample import ConflictSample
-from factory.diagnose import Diagnostic
-from factory.diagnose.instructed import Anchor, Asked, InstructedParams, ask_and_look, instructed
+from factory.diagnose.instructed import Anchor, Asked, Reading
 from factory.diagnose.summary import Summary
 from factory.model.view import ModelView
 from factory.registry import register
-from factory.run.evaluate import Bench
 
 from .summary import summarise
 
 
 @register("diagnostic", "attribution")
-class Attribution(Diagnostic):
+class Attribution(Reading):
     """How far attention and MLP move each answer's belief and the margin at instruction tokens (Instruction Anchor, eq. 7 and 8).
 
     Rows by layer: ``attention_`` and ``mlp_`` with ``comply``, ``compete`` and ``margin``.
     """
 
-    class Params(InstructedParams):
-        """``k``: how many instruction tokens are averaged. ``pool``: the largest logit of a dictionary, or their mean."""
-
-        k: PositiveInt = 5
-        pool: Literal["max", "mean"] = "max"
-
-    def on_samples(self, bench: Bench, samples: Sequence[ConflictSample]) -> list[dict[str, Any]]:
-        p = self.params
-        items, rows = instructed(bench, samples, p, Dictionary(bench.view.tokenizer, p.dictionary))
-        if not items:
-            return rows
-        asked, anchor = ask_and_look(bench, items)
-        for metric, values in attributions(bench.view, asked, anchor, p.k, p.pool).items():
-            for i, profile in enumerate(values.T.tolist()):
-                named = asked.facts(i)
-                rows += [{**named, "metric": metric, "layer": layer, "head": None, "value": float(v)} for layer, v in enumerate(profile)]
-        return rows
+    def read(self, view: ModelView, asked: Asked, anchor: Anchor) -> dict[str, Tensor]:
+        return attributions(view, asked, anchor, self.params.k, self.params.pool)
 
     def summary(self, rows: Sequence[dict[str, Any]]) -> Summary:
         return summarise(rows, self.params)

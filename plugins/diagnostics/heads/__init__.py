@@ -15,24 +15,20 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from factory.data.answers import Dictionary
-from factory.data.sample import ConflictSample
-from factory.diagnose import Diagnostic
-from factory.diagnose.instructed import Anchor, Asked, InstructedParams, ask_and_look, instructed
+from factory.diagnose.instructed import Anchor, Asked, Reading
 from factory.diagnose.lens import restricted_logits
 from factory.diagnose.nssd import KL, nssd
 from factory.diagnose.summary import Summary
 from factory.model.prefix import at_last
 from factory.model.view import ModelView
 from factory.registry import register
-from factory.run.evaluate import Bench
 
 from .silence import silenced
 from .summary import summarise
 
 
 @register("diagnostic", "heads")
-class Heads(Diagnostic):
+class Heads(Reading):
     """Each attention head's part in the margin at instruction tokens, ranked (Instruction Anchor, eq. 9), and a single-head knockout map.
 
     Rows by layer and head: ``head_margin`` (eq. 9), and ``head_nssd`` where ``map`` is on. It also looks at training samples,
@@ -41,30 +37,17 @@ class Heads(Diagnostic):
 
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
 
-    class Params(InstructedParams):
-        """``k``: how many instruction tokens are averaged. ``pool``: the largest logit of a dictionary, or their mean. ``map``: also
-        silence each head at the last position. ``top``: how many heads of each direction are compared for their overlap."""
+    class Params(Reading.Params):
+        """``map``: also silence each head at the last position. ``top``: how many heads of each direction are compared for their overlap."""
 
-        k: PositiveInt = 5
-        pool: Literal["max", "mean"] = "max"
         map: bool = True
         kl: KL = "before_after"
         top: PositiveInt = 40
 
-    def on_samples(self, bench: Bench, samples: Sequence[ConflictSample]) -> list[dict[str, Any]]:
+    def read(self, view: ModelView, asked: Asked, anchor: Anchor) -> dict[str, Tensor]:
         p = self.params
-        items, rows = instructed(bench, samples, p, Dictionary(bench.view.tokenizer, p.dictionary))
-        if not items:
-            return rows
-        asked, anchor = ask_and_look(bench, items)
-        maps = {"head_margin": head_margins(bench.view, asked, anchor, p.k, p.pool)}
-        if p.map:
-            maps["head_nssd"] = knockout_map(bench.view, asked, p.kl)
-        for metric, values in maps.items():
-            for i, of_prompt in enumerate(values.tolist()):
-                named = asked.facts(i)
-                rows += [{**named, "metric": metric, "layer": layer, "head": head, "value": v} for layer, heads in enumerate(of_prompt) for head, v in enumerate(heads)]
-        return rows
+        maps = {"head_margin": head_margins(view, asked, anchor, p.k, p.pool)} | ({"head_nssd": knockout_map(view, asked, p.kl)} if p.map else {})
+        return {metric: values.movedim(0, -1) for metric, values in maps.items()}
 
     def summary(self, rows: Sequence[dict[str, Any]]) -> Summary:
         return summarise(rows, self.params)

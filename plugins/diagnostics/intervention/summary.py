@@ -38,30 +38,27 @@ def _against_random(rows: Rows, sign: int, **facts: Any) -> tuple[np.ndarray, np
     return a, b, sign * (a - b)
 
 
+def _more_than_random(found: tuple[np.ndarray, np.ndarray, np.ndarray], claim: str, about: dict[str, Any]) -> Finding:
+    """A claim, ending in the rate before, that the top heads do more than random ones."""
+    (top, top_ci), (random, _), (more, ci) = map(mean_interval, found)
+    n = len(found[0])
+    text = f"{claim} to {spelt(top, top_ci)}, with as many random heads {random:.3f}; {spelt(more, ci)} more (n={n})"
+    return Finding(text, ci[0] > 0, {**about, "top": top, "top_ci": list(top_ci), "random": random, "difference": more, "ci": list(ci), "n": n})
+
+
 def _blocking(rows: Rows, direction: str, params: Intervention.Params) -> Finding | None:
     k = max(params.counts)
     if (found := _against_random(rows, -1, action="block", heads=k, direction=direction)) is None:
         return None
-    (top, top_ci), (random, _), (more, ci) = map(mean_interval, found)
-    text = (
-        f"{direction}: blocking the {k} top heads stops prompts from following: MFR 1.000 to {spelt(top, top_ci)}, with as many random heads {random:.3f}; "
-        f"{spelt(more, ci)} more (n={len(found[0])})"
-    )
-    values = {"direction": direction, "heads": k, "top": top, "top_ci": list(top_ci), "random": random, "difference": more, "ci": list(ci), "n": len(found[0])}
-    return Finding(text, ci[0] > 0, values)
+    return _more_than_random(found, f"{direction}: blocking the {k} top heads stops prompts from following: MFR 1.000", {"direction": direction, "heads": k})
 
 
 def _amplifying(rows: Rows, direction: str, params: Intervention.Params) -> Finding | None:
     c = params.coefficient
     if (found := _against_random(rows, 1, action="amplify", coefficient=c, direction=direction)) is None:
         return None
-    (top, top_ci), (random, _), (more, ci) = map(mean_interval, found)
-    text = (
-        f"{direction}: amplifying the {params.amplified} top heads by {c:g} makes failed prompts follow: MFR 0.000 to {spelt(top, top_ci)}, "
-        f"with as many random heads {random:.3f}; {spelt(more, ci)} more (n={len(found[0])})"
-    )
-    values = {"direction": direction, "coefficient": c, "top": top, "top_ci": list(top_ci), "random": random, "difference": more, "ci": list(ci), "n": len(found[0])}
-    return Finding(text, ci[0] > 0, values)
+    claim = f"{direction}: amplifying the {params.amplified} top heads by {c:g} makes failed prompts follow: MFR 0.000"
+    return _more_than_random(found, claim, {"direction": direction, "coefficient": c})
 
 
 def _alone(rows: Rows, direction: str, params: Intervention.Params) -> Finding | None:

@@ -14,56 +14,37 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from pydantic import PositiveInt
+from torch import Tensor
 
-from factory.data.answers import Dictionary
-from factory.data.sample import ConflictSample
-from factory.diagnose import Diagnostic
-from factory.diagnose.instructed import Anchor, Asked, InstructedParams, ask_and_look, instructed
+from factory.diagnose.instructed import Anchor, Asked, Reading
 from factory.diagnose.lens import Readout
 from factory.diagnose.summary import Summary
 from factory.model.view import ModelView
 from factory.registry import register
-from factory.run.evaluate import Bench
 
 from .summary import summarise
 
 
 @register("diagnostic", "logit_lens")
-class LogitLens(Diagnostic):
+class LogitLens(Reading):
     """Logit-lens belief at instruction tokens by layer, and its agreement with the answer (LDAR; Instruction Anchor, eq. 5 and 6).
 
     Rows by layer: ``f_comply``, ``f_compete``, and ``synchronised`` (1 where instruction tokens and the last token lean the same way).
     """
 
-    class Params(InstructedParams):
-        """``k``: how many instruction tokens are averaged. ``pool``: the largest logit of a dictionary, or their mean."""
-
-        k: PositiveInt = 5
-        pool: Literal["max", "mean"] = "max"
-
-    def on_samples(self, bench: Bench, samples: Sequence[ConflictSample]) -> list[dict[str, Any]]:
-        p = self.params
-        items, rows = instructed(bench, samples, p, Dictionary(bench.view.tokenizer, p.dictionary))
-        if not items:
-            return rows
-        asked, anchor = ask_and_look(bench, items)
-        for metric, values in beliefs(bench.view, asked, anchor, p.k, p.pool).items():
-            for i, profile in enumerate(values.T.tolist()):
-                named = asked.facts(i)
-                rows += [{**named, "metric": metric, "layer": layer, "head": None, "value": float(v)} for layer, v in enumerate(profile)]
-        return rows
+    def read(self, view: ModelView, asked: Asked, anchor: Anchor) -> dict[str, Tensor]:
+        return beliefs(view, asked, anchor, self.params.k, self.params.pool)
 
     def summary(self, rows: Sequence[dict[str, Any]]) -> Summary:
         return summarise(rows, self.params)
 
 
 @torch.no_grad()
-def beliefs(view: ModelView, asked: Asked, anchor: Anchor, k: int, pool: Literal["max", "mean"] = "max") -> dict[str, torch.Tensor]:
+def beliefs(view: ModelView, asked: Asked, anchor: Anchor, k: int, pool: Literal["max", "mean"] = "max") -> dict[str, Tensor]:
     """Each metric [layers, B] (eq. 5), after each block."""
     at_instruction = anchor.reader(view, asked, k, pool)
     at_last = Readout(view, torch.ones_like(anchor.mask[:, :1]), asked.comply, asked.compete, 1, pool)
-    out: dict[str, list[torch.Tensor]] = {"f_comply": [], "f_compete": [], "synchronised": []}
+    out: dict[str, list[Tensor]] = {"f_comply": [], "f_compete": [], "synchronised": []}
     for h in anchor.found.after:
         f_C, f_X = at_instruction(h[:, :-1])
         out["f_comply"].append(f_C)
