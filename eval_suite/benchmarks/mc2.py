@@ -144,7 +144,7 @@ class Mc2(ConflictBenchmark):
         prompt = build_prompt(sample, form)
         if form != "open":
             return prompt
-        return prompt.without(Role.QUESTION, Role.OPTIONS).append(Segment(Role.QUESTION, f"{sample.question} {DIRECT}"))
+        return prompt.without(Role.OPTIONS).append(Segment(Role.OPTIONS, DIRECT, inline=True))
 
     def example(self, sample: ConflictSample, form: str, direction: str) -> Prompt:
         return self.prompt(sample, form).append(super().example(sample, form, direction).segments[-1])

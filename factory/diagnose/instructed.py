@@ -19,6 +19,7 @@ from factory.diagnose import Diagnostic, facts
 from factory.diagnose.branch import Stem, run_stem
 from factory.diagnose.lens import Pool, Readout
 from factory.diagnose.residual import Residuals, columns_of, residuals
+from factory.model.encode import Batch
 from factory.model.prefix import at_last, decode_texts, greedy, last_index
 from factory.model.view import ModelView
 from factory.registry import Params
@@ -133,11 +134,17 @@ def ask(bench: Bench, items: Sequence[Instructed]) -> Asked:
 @torch.no_grad()
 def ask_and_look(bench: Bench, items: Sequence[Instructed]) -> tuple[Asked, Anchor]:
     """``ask``, keeping the residual stream at instruction tokens and at the last one of the same run."""
-    batch = bench.view.encode([item.prompt for item in items])
+    stem, anchor = look(bench.view, bench.view.encode([item.prompt for item in items]))
+    return _answered(bench, items, stem), anchor
+
+
+@torch.no_grad()
+def look(view: ModelView, batch: Batch) -> tuple[Stem, Anchor]:
+    """Run prompts once, keeping the residual stream at instruction tokens and at the last one."""
     at, mask = columns_of(batch.mask(Role.INSTRUCTION))
-    with residuals(bench.view, torch.cat([at, last_index(batch.attention_mask)[:, None]], -1)) as found:
-        stem = run_stem(bench.view, batch)
-    return _answered(bench, items, stem), Anchor(found, mask)
+    with residuals(view, torch.cat([at, last_index(batch.attention_mask)[:, None]], -1)) as found:
+        stem = run_stem(view, batch)
+    return stem, Anchor(found, mask)
 
 
 def _answered(bench: Bench, items: Sequence[Instructed], stem: Stem) -> Asked:
@@ -145,9 +152,12 @@ def _answered(bench: Bench, items: Sequence[Instructed], stem: Stem) -> Asked:
     logits = view.logits(at_last(stem.hidden, stem.batch.attention_mask))
     texts = decode_texts(view, greedy(view, stem.prefix.fork(), logits, bench.max_new_tokens))
     verdicts = [bench.benchmark.judge(item.sample, item.form, text) for item, text in zip(items, texts, strict=True)]
-    outcomes = [bench.benchmark.outcome([v], item.direction) for item, v in zip(items, verdicts, strict=True)]
-    sets = [padded([getattr(item.answers, name) for item in items], view) for name in ("comply", "compete")]
-    return Asked(items, stem, *sets, outcomes)
+    return asked_of(view, items, stem, [bench.benchmark.outcome([v], item.direction) for item, v in zip(items, verdicts, strict=True)])
+
+
+def asked_of(view: ModelView, items: Sequence[Instructed], stem: Stem, outcomes: Sequence[str]) -> Asked:
+    """Instructed prompts that have been run, with what became of each."""
+    return Asked(items, stem, *(padded([getattr(item.answers, name) for item in items], view) for name in ("comply", "compete")), outcomes)
 
 
 def padded(sets: Sequence[Sequence[int]], view: ModelView) -> Tensor:

@@ -70,7 +70,7 @@ class Knockout(Diagnostic):
         if not items:
             return rows
         asked = ask(bench, items)
-        found = effects(bench.view, asked, p.pathways, p.window, p.kl, p.tokens)
+        found = self.cut(bench.view, asked)
         for i in range(len(items)):
             named = asked.facts(i)
             rows.append({**named, "metric": "mass", "pathway": None, "layer": None, "head": None, "value": float(found.mass[i])})
@@ -79,6 +79,11 @@ class Knockout(Diagnostic):
                     for metric, values in (("nssd", I[i].tolist()), ("leads", leads[i].tolist())):
                         rows += [{**named, "metric": metric, "pathway": pathway, "layer": layer, "head": None, "value": float(v)} for layer, v in enumerate(values)]
         return rows
+
+    def cut(self, view: ModelView, asked: Asked) -> Effects:
+        """What cutting each pathway around each layer does."""
+        p = self.params
+        return effects(view, asked, p.pathways, p.window, p.kl, p.tokens)
 
     def summary(self, rows: Sequence[dict[str, Any]]) -> Summary:
         return summarise(rows, self.params)
