@@ -27,7 +27,7 @@ from factory.data.answers import Pair
 from factory.data.instructions import instruction
 from factory.diagnose import Diagnostic, attention
 from factory.diagnose.branch import run_stem
-from factory.diagnose.instructed import Asked, Instructed, asked_of, instruct, look, tokens_of
+from factory.diagnose.instructed import Asked, Instructed, asked_of, instruct, look
 from factory.diagnose.lens import restricted_logits
 from factory.diagnose.nssd import nssd
 from factory.model.encode import Batch
@@ -56,7 +56,7 @@ def made(name: str, **params: object) -> Diagnostic:
 @torch.no_grad()
 def cut_anew(view: ModelView, asked: Asked, pathways: Sequence[str], window: int) -> Tensor:
     """NSSD [pathways, B, layers], a whole forward for each pathway and layer."""
-    roles = tokens_of(asked)
+    roles = asked.sets
     out = []
     for pathway in pathways:
         source, target = (roles[name] for name in pathway.split("->"))

@@ -19,6 +19,8 @@ from factory.diagnose import Diagnostic, facts
 from factory.diagnose.branch import Stem, run_stem
 from factory.diagnose.lens import Pool, Readout
 from factory.diagnose.residual import Residuals, columns_of, residuals
+from factory.diagnose.roles import role_sets
+from factory.errors import UserError
 from factory.model.encode import Batch
 from factory.model.prefix import at_last, decode_texts, greedy, last_index
 from factory.model.view import ModelView
@@ -77,6 +79,11 @@ class Asked:
     def directions(self) -> list[str]:
         return [item.direction for item in self.items]
 
+    @property
+    def sets(self) -> dict[str, Tensor]:
+        """[B, T] booleans of every token set that a pathway can name."""
+        return role_sets(self.stem.batch.roles, self.stem.batch.attention_mask, self.directions)
+
     def facts(self, i: int) -> dict[str, Any]:
         return {**self.items[i].facts, "outcome": self.outcomes[i]}
 
@@ -94,9 +101,13 @@ class Anchor:
 
 
 def instruct(prompt: Prompt, segment: Segment, layout: str = "after_format", system: str = "none") -> Prompt:
-    """``prompt`` with an instruction, laid out as ``InstructedParams`` says."""
+    """``prompt`` with an instruction, laid out as ``InstructedParams`` says. Raises ``UserError`` for a layout beside a format constraint
+    that the prompt has not."""
     segments = list(prompt.segments)
-    formats = [i for i, s in enumerate(segments) if s.role == Role.OPTIONS] or [len(segments)]
+    formats = [i for i, s in enumerate(segments) if s.role == Role.OPTIONS]
+    if not formats and (layout == "before_format" or system == "between"):
+        raise UserError("these prompts have no format constraint that an instruction or a system prompt could be put beside: use layout after_format, and system none or before")
+    formats = formats or [len(segments)]
     if layout == "before_question":
         segments = list(prompt.before_question(segment).segments)
     else:
@@ -170,21 +181,6 @@ def thinned(samples: Sequence[ConflictSample], share: float) -> list[ConflictSam
     """A share of the samples, each taken or left by its own id, so that a larger share has all of a smaller one's."""
     drawn = (int(hashlib.sha256(s.id.encode()).hexdigest()[:8], 16) / 2**32 for s in samples)
     return [s for s, u in zip(samples, drawn, strict=True) if u < share]
-
-
-def tokens_of(asked: Asked) -> dict[str, Tensor]:
-    """[B, T] booleans of every token set that a pathway can name."""
-    batch = asked.stem.batch
-    roles = {"image": Role.IMAGE, "context": Role.CONTEXT, "question": Role.QUESTION, "format": Role.OPTIONS, "instruction": Role.INSTRUCTION, "template": Role.TEMPLATE}
-    found = {name: batch.mask(role) for name, role in roles.items()}
-    toward_vision = torch.tensor([d == "vision" for d in asked.directions], device=batch.roles.device)[:, None]
-    columns = torch.arange(batch.roles.shape[1], device=batch.roles.device)
-    return found | {
-        "cues": found["image"] | found["context"],
-        "compliant": torch.where(toward_vision, found["image"], found["context"]),
-        "competing": torch.where(toward_vision, found["context"], found["image"]),
-        "generated": columns == last_index(batch.attention_mask)[:, None],
-    }
 
 
 class Reading(Diagnostic):

@@ -11,24 +11,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
-import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from factory.data.answers import Dictionary
 from factory.data.prompt import Role
 from factory.data.sample import ConflictSample
-from factory.diagnose import Diagnostic, Query, hold_back
+from factory.diagnose import Diagnostic
 from factory.diagnose.instructed import Asked, InstructedParams, ask, instructed
+from factory.diagnose.resume import Rest, answers, held_back, prefilled
 from factory.diagnose.summary import Summary
-from factory.errors import UserError
-from factory.model.encode import Batch
-from factory.model.prefix import Prefix, at_last, decode_texts, extend, greedy, prefill
-from factory.model.view import ModelView
 from factory.registry import register
 from factory.run.evaluate import Bench
-from factory.steer import Steering, steer
-from factory.steer.heads import Choice, HeadScaler, choose_heads, coefficients, scores
+from factory.steer import steer
+from factory.steer.heads import Choice, chosen_heads, learnt_scores
 
 from .summary import summarise
 
@@ -43,31 +39,6 @@ class Cell(NamedTuple):
     choice: Choice
     heads: int
     coefficient: float
-
-
-class Rest(NamedTuple):
-    """Prompts that lie in a cache up to their instruction, and what follows."""
-
-    prefix: Prefix
-    query: Query
-
-    def pick(self, rows: Sequence[int]) -> Rest:
-        at = torch.tensor(rows, device=self.query.ids.device)
-        return Rest(self.prefix.fork(at), self.query.pick(at))
-
-
-def from_instruction(view: ModelView, batch: Batch, hidden: Tensor, whole: Prefix) -> Rest:
-    """Prompts held back from their first instruction token on; before it the heads change nothing."""
-    mask = batch.mask(Role.INSTRUCTION)
-    columns = torch.arange(mask.shape[1], device=mask.device)
-    first = torch.where(mask, columns, mask.shape[1] - 1).amin(-1)
-    prefix, query, _ = hold_back(view, batch.input_ids, hidden, whole, (columns >= first[:, None]) & batch.attention_mask.bool())
-    return Rest(prefix, query)
-
-
-@torch.no_grad()
-def _prefilled(view: ModelView, batch: Batch) -> tuple[Tensor, Prefix]:
-    return prefill(view, batch)
 
 
 @register("diagnostic", "intervention")
@@ -94,9 +65,7 @@ class Intervention(Diagnostic):
 
     def learn(self, found: Sequence[Mapping[str, Any]]) -> None:
         """Raises ``UserError`` where no head attribution comes before this diagnostic in the recipe."""
-        self.scores = {d: s for d in ("vision", "text") if (s := scores(found, d)).numel()}
-        if set(self.params.directions) - set(self.scores):
-            raise UserError("diagnostic 'intervention' needs each head's attribution: list `heads` before it under `diagnostics:`")
+        self.scores = learnt_scores(found, self.params.directions, self.name)
 
     @property
     def cells(self) -> list[Cell]:
@@ -110,7 +79,7 @@ class Intervention(Diagnostic):
         if not items:
             return rows
         asked = ask(bench, items)
-        rest = from_instruction(bench.view, asked.stem.batch, asked.stem.hidden, asked.stem.prefix)
+        rest = held_back(bench.view, asked.stem.batch, asked.stem.hidden, asked.stem.prefix, ["instruction"], asked.directions)
         for direction in p.directions:
             own = [i for i, item in enumerate(items) if item.direction == direction]
             groups = {"block": [i for i in own if asked.outcomes[i] == "follow"], "amplify": [i for i in own if asked.outcomes[i] != "follow"]}
@@ -119,30 +88,18 @@ class Intervention(Diagnostic):
                     rows += self._rows(bench, asked, group, rest.pick(group), direction, "follows", cell)
             if p.alone and own:
                 batch = bench.view.encode([items[i].prompt.without(ABSENT[direction]) for i in own])
-                alone = from_instruction(bench.view, batch, *_prefilled(bench.view, batch))
+                alone = prefilled(bench.view, batch, ["instruction"], [direction] * len(own))
                 for cell in (Cell("none", "top", 0, 1.0), *(c for c in self.cells if c.action == "block" and c.choice != "shared")):
                     rows += self._rows(bench, asked, own, alone, direction, "answers", cell)
         return rows
 
     def _rows(self, bench: Bench, asked: Asked, group: Sequence[int], rest: Rest, direction: str, metric: str, cell: Cell) -> Iterator[dict]:
-        texts = self._answer(bench, rest, direction, cell)
+        """Greedy answers while the cell's heads are scaled: only the prompt from its instruction on is run again."""
+        with steer(bench.view, chosen_heads(self.scores, direction, cell.heads, cell.choice, cell.coefficient, self.params.seed)):
+            texts = answers(bench.view, rest, bench.max_new_tokens)
         for i, text in zip(group, texts, strict=True):
             follows = bench.benchmark.judge(asked.items[i].sample, asked.items[i].form, text) == direction
-            yield {**asked.facts(i), **cell._asdict(), "metric": metric, "layer": None, "head": None, "value": float(follows)}
-
-    @torch.no_grad()
-    def _answer(self, bench: Bench, rest: Rest, direction: str, cell: Cell) -> list[str]:
-        """Greedy answers while the cell's heads are scaled: only the prompt from its instruction on is run again."""
-        view = bench.view
-        with steer(view, self._steering(direction, cell)):
-            hidden, longer = extend(view, rest.prefix.fork(), *rest.query)
-            tokens = greedy(view, longer, view.logits(at_last(hidden, rest.query.mask)), bench.max_new_tokens)
-        return decode_texts(view, tokens)
-
-    def _steering(self, direction: str, cell: Cell) -> Steering:
-        chosen = choose_heads(self.scores, direction, cell.heads, cell.choice, self.params.seed)
-        scaler, state = HeadScaler(), coefficients(chosen, cell.coefficient, tuple(self.scores[direction].shape))
-        return Steering(scaler, state, scaler.placed(state, 0))
+            yield {**asked.facts(i), **cell._asdict(), "of": self.scores[direction].numel(), "metric": metric, "layer": None, "head": None, "value": float(follows)}
 
     def summary(self, rows: Sequence[dict[str, Any]]) -> Summary:
         return summarise(rows, self.params)

@@ -17,16 +17,17 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field, PositiveInt, StringConstraints
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from factory.data.answers import Dictionary
 from factory.data.sample import ConflictSample
 from factory.diagnose import Diagnostic
 from factory.diagnose.branch import Cuts, branch, tail_of
-from factory.diagnose.instructed import Asked, InstructedParams, ask, instructed, thinned, tokens_of
+from factory.diagnose.instructed import Asked, InstructedParams, ask, instructed, thinned
 from factory.diagnose.lens import restricted_logits
 from factory.diagnose.nssd import KL, mass, nssd
+from factory.diagnose.roles import Pathway, first_target
 from factory.diagnose.summary import Summary
 from factory.model.prefix import last_index
 from factory.model.view import ModelView
@@ -35,8 +36,6 @@ from factory.run.evaluate import Bench
 
 from .summary import summarise
 
-ROLES = "image|context|cues|compliant|competing|question|format|instruction|generated|template"
-Pathway = Annotated[str, StringConstraints(pattern=rf"^({ROLES})->({ROLES})$")]
 PATHWAYS = (
     "compliant->instruction", "competing->instruction", "compliant->format", "compliant->generated", "competing->generated",
     "cues->generated", "instruction->generated", "image->context",
@@ -101,7 +100,7 @@ class Effects:
 @torch.no_grad()
 def effects(view: ModelView, asked: Asked, pathways: Sequence[str], window: int, kl: KL = "before_after", tokens: int | None = None) -> Effects:
     """Cut every pathway around every layer. Pathways with one target share the passes over its tail."""
-    stem, roles = asked.stem, tokens_of(asked)
+    stem, roles = asked.stem, asked.sets
     last = last_index(stem.batch.attention_mask)
     rows = torch.arange(len(last), device=last.device)
     ids = torch.cat([asked.comply, asked.compete], -1)
@@ -112,8 +111,7 @@ def effects(view: ModelView, asked: Asked, pathways: Sequence[str], window: int,
     for target in dict.fromkeys(p.split("->")[1] for p in pathways):
         sources = [p.split("->")[0] for p in pathways if p.endswith(f"->{target}")]
         columns = torch.arange(roles[target].shape[1], device=last.device)
-        first = torch.where(roles[target], columns, last[:, None]).amin(-1)
-        tail = tail_of(stem, torch.minimum(first, last))
+        tail = tail_of(stem, first_target(stem.batch.roles, stem.batch.attention_mask, [target], asked.directions))
         cuts = Cuts(
             roles[target].expand(len(sources), -1, -1), torch.stack([roles[s] for s in sources]),
             torch.arange(len(sources), device=last.device).repeat_interleave(view.depth), active.repeat(1, len(sources)),
