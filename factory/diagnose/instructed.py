@@ -161,7 +161,7 @@ def look(view: ModelView, batch: Batch) -> tuple[Stem, Anchor]:
 def _answered(bench: Bench, items: Sequence[Instructed], stem: Stem) -> Asked:
     view = bench.view
     logits = view.logits(at_last(stem.hidden, stem.batch.attention_mask))
-    texts = decode_texts(view, greedy(view, stem.prefix.fork(), logits, bench.max_new_tokens))
+    texts = decode_texts(view, greedy(view, stem.prefix.fork(), logits, bench.max_new_tokens, bench.among))
     verdicts = [bench.benchmark.judge(item.sample, item.form, text) for item, text in zip(items, texts, strict=True)]
     return asked_of(view, items, stem, [bench.benchmark.outcome([v], item.direction) for item, v in zip(items, verdicts, strict=True)])
 

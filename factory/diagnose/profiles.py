@@ -57,13 +57,13 @@ def together(*profiles: Profile) -> list[Profile]:
     return [Profile(shared, p.values[[place[key] for key in shared]]) for p, place in zip(profiles, places, strict=True)]
 
 
-def held_out_layer(profile: Profile, best: Callable[..., np.ndarray] = np.argmin) -> np.ndarray:
-    """Each prompt's value [n] at the layer where the mean of the other samples is lowest (or ``best``): choosing favours no effect."""
-    own: dict[str, np.ndarray] = {}
-    for (sample, _), values in zip(profile.keys, profile.values, strict=True):
-        own[sample] = own.get(sample, 0) + values
-    others = profile.values.sum(0) - np.array([own[sample] for sample, _ in profile.keys])
-    return profile.values[np.arange(profile.n), best(others, axis=1)]
+def held_out_layer(profile: Profile, best: Callable[[np.ndarray], int] = np.argmin) -> np.ndarray:
+    """Each prompt's value [n] at the layer where the mean of the other half of the samples is lowest (or ``best``), so that choosing a
+    layer favours no effect. Samples go to the halves in turn; a single one has layer 0."""
+    place = {sample: i for i, sample in enumerate(dict.fromkeys(sample for sample, _ in profile.keys))}
+    odd = np.array([place[sample] % 2 == 1 for sample, _ in profile.keys])
+    layers = [int(best(half.mean(0))) if len(half) else 0 for half in (profile.values[odd], profile.values[~odd])]
+    return np.where(odd, profile.values[:, layers[1]], profile.values[:, layers[0]])
 
 
 class Estimate(NamedTuple):

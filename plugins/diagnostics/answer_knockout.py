@@ -53,9 +53,9 @@ class AnswerKnockout(Diagnostic):
             return rows
         asked = ask(bench, items)
         for pathway in p.pathways:
-            rest = held_back(view, asked.stem.batch, asked.stem.hidden, asked.stem.prefix, [pathway.split("->")[1]], asked.directions)
+            rest = held_back(view, asked.stem, [pathway.split("->")[1]], asked.directions)
             with severed(view, rest, pathway, layers):
-                texts = answers(view, rest, bench.max_new_tokens)
+                texts = answers(view, rest, bench.max_new_tokens, bench.among)
             for i, text in enumerate(texts):
                 follows = bench.benchmark.judge(items[i].sample, items[i].form, text) == items[i].direction
                 rows.append({**asked.facts(i), "metric": "follows", "pathway": pathway, "layer": None, "head": None, "value": float(follows)})

@@ -18,8 +18,9 @@ from factory.data.answers import Dictionary
 from factory.data.prompt import Role
 from factory.data.sample import ConflictSample
 from factory.diagnose import Diagnostic
+from factory.diagnose.branch import run_stem
 from factory.diagnose.instructed import Asked, InstructedParams, ask, instructed
-from factory.diagnose.resume import Rest, answers, held_back, prefilled
+from factory.diagnose.resume import Rest, answers, held_back
 from factory.diagnose.summary import Summary
 from factory.registry import register
 from factory.run.evaluate import Bench
@@ -79,7 +80,7 @@ class Intervention(Diagnostic):
         if not items:
             return rows
         asked = ask(bench, items)
-        rest = held_back(bench.view, asked.stem.batch, asked.stem.hidden, asked.stem.prefix, ["instruction"], asked.directions)
+        rest = held_back(bench.view, asked.stem, ["instruction"], asked.directions)
         for direction in p.directions:
             own = [i for i, item in enumerate(items) if item.direction == direction]
             groups = {"block": [i for i in own if asked.outcomes[i] == "follow"], "amplify": [i for i in own if asked.outcomes[i] != "follow"]}
@@ -88,7 +89,7 @@ class Intervention(Diagnostic):
                     rows += self._rows(bench, asked, group, rest.pick(group), direction, "follows", cell)
             if p.alone and own:
                 batch = bench.view.encode([items[i].prompt.without(ABSENT[direction]) for i in own])
-                alone = prefilled(bench.view, batch, ["instruction"], [direction] * len(own))
+                alone = held_back(bench.view, run_stem(bench.view, batch), ["instruction"], [direction] * len(own))
                 for cell in (Cell("none", "top", 0, 1.0), *(c for c in self.cells if c.action == "block" and c.choice != "shared")):
                     rows += self._rows(bench, asked, own, alone, direction, "answers", cell)
         return rows
@@ -96,7 +97,7 @@ class Intervention(Diagnostic):
     def _rows(self, bench: Bench, asked: Asked, group: Sequence[int], rest: Rest, direction: str, metric: str, cell: Cell) -> Iterator[dict]:
         """Greedy answers while the cell's heads are scaled: only the prompt from its instruction on is run again."""
         with steer(bench.view, chosen_heads(self.scores, direction, cell.heads, cell.choice, cell.coefficient, self.params.seed)):
-            texts = answers(bench.view, rest, bench.max_new_tokens)
+            texts = answers(bench.view, rest, bench.max_new_tokens, bench.among)
         for i, text in zip(group, texts, strict=True):
             follows = bench.benchmark.judge(asked.items[i].sample, asked.items[i].form, text) == direction
             yield {**asked.facts(i), **cell._asdict(), "of": self.scores[direction].numel(), "metric": metric, "layer": None, "head": None, "value": float(follows)}

@@ -111,7 +111,7 @@ def effects(view: ModelView, asked: Asked, pathways: Sequence[str], window: int,
     for target in dict.fromkeys(p.split("->")[1] for p in pathways):
         sources = [p.split("->")[0] for p in pathways if p.endswith(f"->{target}")]
         columns = torch.arange(roles[target].shape[1], device=last.device)
-        tail = tail_of(stem, first_target(stem.batch.roles, stem.batch.attention_mask, [target], asked.directions))
+        tail = tail_of(view, stem, first_target(stem.batch.roles, stem.batch.attention_mask, [target], asked.directions))
         cuts = Cuts(
             roles[target].expand(len(sources), -1, -1), torch.stack([roles[s] for s in sources]),
             torch.arange(len(sources), device=last.device).repeat_interleave(view.depth), active.repeat(1, len(sources)),
