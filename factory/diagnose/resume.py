@@ -73,6 +73,11 @@ def deep_layers(depth: int, layers: tuple[int, int] | None) -> range:
     return range(first, last + 1)
 
 
+def around(depth: int, window: int) -> list[range]:
+    """The layers of a window centred at each layer, cut off at the ends."""
+    return [range(max(0, centre - (window - 1) // 2), min(depth, centre + window // 2 + 1)) for centre in range(depth)]
+
+
 @contextmanager
 def severed(view: ModelView, rest: Rest, pathway: str, layers: Collection[int]) -> Iterator[None]:
     """No token of the pathway's target sees one of its source in ``layers``, in the rest of the prompt and in the answer; the target

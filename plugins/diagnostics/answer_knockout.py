@@ -7,18 +7,18 @@ that follow. The paper's deep layers are lost in our copy: the upper half, or ``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from factory.data.answers import Dictionary
 from factory.data.sample import ConflictSample
 from factory.diagnose import Diagnostic
 from factory.diagnose.instructed import LEFT_OUT, InstructedParams, ask, instructed
 from factory.diagnose.profiles import Estimate, estimate, matching, share
-from factory.diagnose.resume import answers, deep_layers, held_back, severed
+from factory.diagnose.resume import answers, around, deep_layers, held_back, severed
 from factory.diagnose.roles import Pathway
 from factory.diagnose.summary import Figure, Finding, Summary, Table
 from factory.registry import register
@@ -36,29 +36,33 @@ DRAMATIC, NEGLIGIBLE = 0.5, 0.1  # falls of MFR; ours, the paper has a figure an
 class AnswerKnockout(Diagnostic):
     """Modality following of generated answers while attention between token roles is cut (Instruction Anchor, figure 3c).
 
-    Rows: ``follows`` (1 or 0) of every prompt and pathway.
+    Rows: ``follows`` (1 or 0) of every prompt and pathway; with a ``layer`` where a window around it was cut.
     """
 
     class Params(InstructedParams):
-        """``pathways`` as in ``knockout``; ``layers``: first and last that are cut (null: the upper half)."""
+        """``pathways`` as in ``knockout``; ``layers``: first and last that are cut (null: the upper half). ``window``: also cut so many
+        layers around each one, for a curve by layer (null: no curve)."""
 
         pathways: Annotated[tuple[Pathway, ...], Field(min_length=1)] = (STRONG, WEAK, "compliant->instruction", "competing->instruction")
         layers: tuple[int, int] | None = None
+        window: PositiveInt | None = None
 
     def on_samples(self, bench: Bench, samples: Sequence[ConflictSample]) -> list[dict[str, Any]]:
         p, view = self.params, bench.view
-        layers = deep_layers(view.depth, p.layers)
+        cut: dict[int | None, Collection[int]] = {None: deep_layers(view.depth, p.layers)}
+        cut |= {centre: layers for centre, layers in enumerate(around(view.depth, p.window))} if p.window else {}
         items, rows = instructed(bench, samples, p, Dictionary(view.tokenizer, p.dictionary))
         if not items:
             return rows
         asked = ask(bench, items)
         for pathway in p.pathways:
             rest = held_back(view, asked.stem, [pathway.split("->")[1]], asked.directions)
-            with severed(view, rest, pathway, layers):
-                texts = answers(view, rest, bench.max_new_tokens, bench.among)
-            for i, text in enumerate(texts):
-                follows = bench.benchmark.judge(items[i].sample, items[i].form, text) == items[i].direction
-                rows.append({**asked.facts(i), "metric": "follows", "pathway": pathway, "layer": None, "head": None, "value": float(follows)})
+            for layer, layers in cut.items():
+                with severed(view, rest, pathway, layers):
+                    texts = answers(view, rest, bench.max_new_tokens, bench.among)
+                for i, text in enumerate(texts):
+                    follows = bench.benchmark.judge(items[i].sample, items[i].form, text) == items[i].direction
+                    rows.append({**asked.facts(i), "metric": "follows", "pathway": pathway, "layer": layer, "head": None, "value": float(follows)})
         return rows
 
     def summary(self, rows: Rows) -> Summary:
@@ -66,6 +70,8 @@ class AnswerKnockout(Diagnostic):
         followed = matching(rows, metric="follows", outcome="follow")
         directions = [d for d in p.directions if matching(followed, direction=d)]
         shares = {d: {path: _share(followed, d, path) for path in p.pathways} for d in directions}
+        layers = sorted({r["layer"] for r in followed} - {None})
+        curves = {d: {path: [_share(followed, d, path, layer).mean for layer in layers] for path in p.pathways} for d in directions} if layers else {}
         findings = [_mediated(followed, d) for d in directions if {STRONG, WEAK} <= set(p.pathways)]
         left_out = len(matching(rows, metric=LEFT_OUT))
         findings.append(Finding(f"{left_out} prompts left out for their dictionaries", values={"left_out": left_out}))
@@ -74,15 +80,16 @@ class AnswerKnockout(Diagnostic):
             tuple((d, path, e.n, e.mean, *e.interval) for d, by in shares.items() for path, e in by.items()),
         )  # fmt: skip
         where = "the upper half of the layers" if p.layers is None else f"layers {p.layers[0]} to {p.layers[1]}"
-        return Summary(f"Answers while attention is cut in {where} ({p.style}, {p.layout})", tuple(findings), (table,), (_figure(shares, where),) if shares else ())
+        figures = ([_figure(shares, where)] if shares else []) + ([_by_layer(curves, p.window)] if curves else [])
+        return Summary(f"Answers while attention is cut in {where} ({p.style}, {p.layout})", tuple(findings), (table,), tuple(figures))
 
 
-def _follows(rows: Rows, direction: str, pathway: str) -> dict[tuple[str, str], float]:
-    return {(r["sample"], r["form"]): r["value"] for r in matching(rows, direction=direction, pathway=pathway)}
+def _follows(rows: Rows, direction: str, pathway: str, layer: int | None = None) -> dict[tuple[str, str], float]:
+    return {(r["sample"], r["form"]): r["value"] for r in matching(rows, direction=direction, pathway=pathway, layer=layer)}
 
 
-def _share(rows: Rows, direction: str, pathway: str) -> Estimate:
-    of = _follows(rows, direction, pathway)
+def _share(rows: Rows, direction: str, pathway: str, layer: int | None = None) -> Estimate:
+    of = _follows(rows, direction, pathway, layer)
     return share(list(of.values()), list(of))
 
 
@@ -116,3 +123,17 @@ def _figure(shares: dict[str, dict[str, Estimate]], where: str) -> Figure:
 
     caption = f"Share of generated answers that still follow while a pathway is cut in {where}, on prompts that follow uncut; 95 % intervals (paper, figure 3c)."
     return Figure("answer_knockout", "Following while attention is cut", caption, draw, (8.0, 3.6))
+
+
+def _by_layer(curves: dict[str, dict[str, list[float]]], window: int) -> Figure:
+    def draw(figure: matplotlib.figure.Figure) -> None:
+        axes = np.ravel(figure.subplots(1, len(curves), sharey=True))
+        for ax, (direction, by) in zip(axes, curves.items(), strict=True):
+            for path, means in by.items():
+                ax.plot(means, marker="o", markersize=3, label=path.replace("->", " → "))
+            ax.set(xlabel="layer", ylim=(-0.02, 1.02), title=f"{direction} following")
+        axes[0].set_ylabel("modality-following ratio")
+        axes[-1].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+
+    caption = f"The same with the pathway cut in a window of {window} layers around each layer."
+    return Figure("answer_knockout_by_layer", "Following while attention is cut, by layer", caption, draw, (11.0, 3.6))

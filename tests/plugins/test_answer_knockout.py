@@ -79,7 +79,7 @@ def test_image_tokens_that_cannot_be_run_again_are_refused(name):
 def rows_of(strong: float, weak: float, n: int = 40) -> list[dict]:
     """``n`` prompts a direction that followed, of which these shares still follow with either pathway cut."""
     return [
-        {"sample": str(i), "form": "open", "direction": d, "outcome": "follow", "metric": "follows", "pathway": path, "value": float(i < share * n)}
+        {"sample": str(i), "form": "open", "direction": d, "outcome": "follow", "metric": "follows", "pathway": path, "layer": None, "value": float(i < share * n)}
         for d in ("vision", "text") for path, share in (("instruction->generated", strong), ("cues->generated", weak)) for i in range(n)
     ]  # fmt: skip
 
@@ -90,3 +90,14 @@ def test_the_claim_needs_a_dramatic_fall_beside_a_negligible_one(strong, weak, h
     summary = AnswerKnockout(params).summary(rows_of(strong, weak))
     assert [f.holds for f in summary.findings if f.part] == [holds, holds]
     assert summary.tables[0].rows[0][3] == pytest.approx(strong)
+
+
+def test_a_window_gives_a_curve_by_layer_beside_the_deep_cut():
+    bench, samples = scenes_bench()
+    params = AnswerKnockout.Params(pathways=("cues->generated",), window=9, layers=(0, 2))
+    rows = [r for r in AnswerKnockout(params).on_samples(bench, samples[:2]) if r["metric"] == "follows"]
+    assert {r["layer"] for r in rows} == {None, 0, 1, 2}
+    of = lambda layer: [r["value"] for r in rows if r["layer"] == layer]
+    assert of(None) == of(1), "nine layers around the middle one are all three"
+    figures = AnswerKnockout(params).summary([{**r, "outcome": "follow"} for r in rows]).figures
+    assert [f.name for f in figures] == ["answer_knockout", "answer_knockout_by_layer"]

@@ -60,7 +60,7 @@ def _cut(rows: Rows, cells: Sequence[Cell]) -> list[Finding]:
     for pathway, weak in cut.items():
         if weak != strong:
             more = _difference(rows, weak, strong)
-            text = f"cutting {INTO_INSTRUCTION} keeps captions from following the picture: {fall} fewer follow than uncut, {more} fewer than with {pathway} cut (n={fall.n})"
+            text = f"cutting {INTO_INSTRUCTION} keeps captions from following the picture: their share falls by {fall} against none cut, by {more} against {pathway} cut (n={fall.n})"
             values = {**fall.facts("fall"), **more.facts("difference"), "against": pathway, "n": fall.n}
             out.append(Finding(text, fall.interval[0] > 0 and more.interval[0] > 0, values, max(fall.p, more.p)))
     return out
@@ -73,7 +73,7 @@ def _amplified(rows: Rows, cells: Sequence[Cell]) -> Finding | None:
     k = max(heads for _, heads in amplified)
     plain, top, random = next(cell for cell in cells if cell.action == "none"), amplified["top", k], amplified["random", k]
     gain, more = _difference(rows, top, plain), _difference(rows, top, random)
-    text = f"amplifying the {k} top heads makes captions follow the picture: {gain} more follow than as it is, {more} more than with random heads (n={gain.n})"
+    text = f"amplifying the {k} top heads makes captions follow the picture: their share rises by {gain} against none, by {more} against {k} random heads (n={gain.n})"
     values = {"heads": k, **gain.facts("gain"), **more.facts("difference"), "n": gain.n}
     return Finding(text, gain.interval[0] > 0 and more.interval[0] > 0, values, max(gain.p, more.p))
 

@@ -27,6 +27,10 @@ def summarise(rows: Rows, params: Intervention.Params) -> Summary:
     return Summary(title, tuple(findings), (_table(rows),), (_figure(rows, params),))
 
 
+def plural(k: int) -> str:
+    return f"{k} heads" if k > 1 else "head"
+
+
 def following(rows: Rows, metric: str = "follows", **facts: Any) -> dict[tuple[str, str], float]:
     """0 or 1 of every (sample, form) in a cell."""
     return {(r["sample"], r["form"]): r["value"] for r in matching(rows, metric=metric, **facts)}
@@ -54,7 +58,7 @@ def _blocking(rows: Rows, direction: str, params: Intervention.Params) -> Findin
         return None
     top, random, difference, n = found
     text = (
-        f"{direction}: blocking the {k} top heads stops prompts from following: MFR 1.000 to {top}, with as many random heads {random}; difference {difference} "
+        f"{direction}: blocking the top {plural(k)} stops prompts from following: MFR 1.000 to {top}, with as many random heads {random}; difference {difference} "
         f"(needs a fall of {SHIFT} or more, at random {LITTLE} or less; n={n})"
     )
     values = {"direction": direction, "heads": k, **top.facts("top"), **random.facts("random"), **difference.facts("difference"), "n": n}
@@ -67,7 +71,7 @@ def _amplifying(rows: Rows, direction: str, params: Intervention.Params) -> Find
         return None
     top, random, difference, n = found
     text = (
-        f"{direction}: amplifying the {params.amplified} top heads by {c:g} makes failed prompts follow: MFR 0.000 to {top}, with as many random heads {random}; "
+        f"{direction}: amplifying the top {plural(params.amplified)} by {c:g} makes failed prompts follow: MFR 0.000 to {top}, with as many random heads {random}; "
         f"difference {difference} (needs {SHIFT} or more, and more than at random; n={n})"
     )
     values = {"direction": direction, "coefficient": c, **top.facts("top"), **random.facts("random"), **difference.facts("difference"), "n": n}

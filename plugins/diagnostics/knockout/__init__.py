@@ -27,6 +27,7 @@ from factory.diagnose.branch import Cuts, branch, tail_of
 from factory.diagnose.instructed import Asked, InstructedParams, ask, instructed, thinned
 from factory.diagnose.lens import restricted_logits
 from factory.diagnose.nssd import KL, mass, nssd
+from factory.diagnose.resume import around
 from factory.diagnose.roles import Pathway, first_target
 from factory.diagnose.summary import Summary
 from factory.model.prefix import last_index
@@ -129,5 +130,4 @@ def effects(view: ModelView, asked: Asked, pathways: Sequence[str], window: int,
 
 def windows(depth: int, size: int) -> Tensor:
     """[layers, centres] booleans: the layers of a window of ``size`` centred at each layer, cut off at the ends."""
-    layer, centre = torch.arange(depth)[:, None], torch.arange(depth)
-    return (layer >= centre - (size - 1) // 2) & (layer <= centre + size // 2)
+    return torch.tensor([[layer in layers for layers in around(depth, size)] for layer in range(depth)])
