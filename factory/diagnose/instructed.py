@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +21,7 @@ from factory.diagnose.branch import Stem, run_stem
 from factory.diagnose.lens import Pool, Readout
 from factory.diagnose.residual import Residuals, columns_of, residuals
 from factory.diagnose.roles import role_sets
+from factory.diagnose.summary import Finding
 from factory.errors import UserError
 from factory.model.encode import Batch
 from factory.model.prefix import at_last, decode_texts, greedy, last_index
@@ -134,6 +136,13 @@ def instructed(bench: Bench, samples: Sequence[ConflictSample], params: Instruct
                 whole = instruct(prompt, instruction(params.style, direction), params.layout, params.system)
                 items.append(Instructed(sample, form, direction, whole, own))
     return items, left_out
+
+
+def left_out(rows: Sequence[Mapping[str, Any]]) -> Finding:
+    """How many prompts a run left out for their dictionaries, and why."""
+    why = Counter(r["reason"] for r in rows if r["metric"] == LEFT_OUT)
+    text = f"{why.total()} prompts left out for their dictionaries" + (f" ({', '.join(f'{reason} {n}' for reason, n in sorted(why.items()))})" if why else "")
+    return Finding(text, values={"left_out": why.total(), **why})
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from pydantic import Field, PositiveInt
 from factory.data.answers import Dictionary
 from factory.data.sample import ConflictSample
 from factory.diagnose import Diagnostic
-from factory.diagnose.instructed import LEFT_OUT, InstructedParams, ask, instructed
+from factory.diagnose.instructed import InstructedParams, ask, instructed, left_out
 from factory.diagnose.profiles import Estimate, estimate, matching, share
 from factory.diagnose.resume import answers, around, deep_layers, held_back, severed
 from factory.diagnose.roles import Pathway
@@ -73,8 +73,7 @@ class AnswerKnockout(Diagnostic):
         layers = sorted({r["layer"] for r in followed} - {None})
         curves = {d: {path: [_share(followed, d, path, layer).mean for layer in layers] for path in p.pathways} for d in directions} if layers else {}
         findings = [_mediated(followed, d) for d in directions if {STRONG, WEAK} <= set(p.pathways)]
-        left_out = len(matching(rows, metric=LEFT_OUT))
-        findings.append(Finding(f"{left_out} prompts left out for their dictionaries", values={"left_out": left_out}))
+        findings.append(left_out(rows))
         table = Table(
             "answer_knockout", "MFR of generated answers while a pathway is cut, on prompts that follow (before: 1)", ("direction", "pathway", "n", "MFR", "low", "high"),
             tuple((d, path, e.n, e.mean, *e.interval) for d, by in shares.items() for path, e in by.items()),

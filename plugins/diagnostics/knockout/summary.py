@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from factory.diagnose.instructed import LEFT_OUT
+from factory.diagnose.instructed import left_out
 from factory.diagnose.profiles import curve, estimate, held_out_layer, matching, profile, together
 from factory.diagnose.summary import Figure, Finding, Summary, Table
 
@@ -31,8 +31,7 @@ def summarise(rows: Rows, params: Knockout.Params) -> Summary:
     followed = matching(rows, outcome="follow")
     directions = [d for d in params.directions if matching(followed, direction=d)]
     findings = [f for part, ways, *claim in CLAIMS for d in directions if d in ways and (f := _compared(followed, d, part, *claim)) is not None]
-    left_out = matching(rows, metric=LEFT_OUT)
-    findings.append(Finding(f"{len(left_out)} prompts left out for their dictionaries", values={"left_out": len(left_out)}))
+    findings.append(left_out(rows))
     title = f"Attention knockout (window {params.window}, {params.style}, {params.layout}, system prompt {params.system})"
     return Summary(title, tuple(findings), (_table(followed, params, directions),), tuple(_figures(followed, params, directions)))
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from factory.diagnose.instructed import LEFT_OUT
-from factory.diagnose.profiles import Profile, curve, estimate, held_out_layer, matching, profile, share, together
+from factory.diagnose.instructed import left_out
+from factory.diagnose.profiles import Profile, curve, estimate, held_out_layer, profile, share, together
 from factory.diagnose.summary import Figure, Finding, Summary, Table
 
 if TYPE_CHECKING:
@@ -24,8 +24,7 @@ CHANCE, DECIDED, ALIKE = 0.5, 0.95, 0.9  # the paper's numbers: sec. 3.3.3
 def summarise(rows: Rows, params: LogitLens.Params) -> Summary:
     directions = [d for d in params.directions if decided(rows, d) is not None]
     findings = [f for d in directions for f in _findings(rows, d)]
-    left_out = len(matching(rows, metric=LEFT_OUT))
-    findings.append(Finding(f"{left_out} prompts left out for their dictionaries", values={"left_out": left_out}))
+    findings.append(left_out(rows))
     title = f"Logit lens at instruction tokens (k {params.k}, {params.pool}, {params.style}, {params.layout})"
     return Summary(title, tuple(findings), tuple(_table(rows, d) for d in directions), tuple(_figures(rows, directions)))
 
