@@ -192,7 +192,16 @@ def thinned(samples: Sequence[ConflictSample], share: float) -> list[ConflictSam
     return [s for s, u in zip(samples, drawn, strict=True) if u < share]
 
 
-class Reading(Diagnostic):
+class Instructing(Diagnostic):
+    """Base of the diagnostics that ask every sample with an instruction toward either modality."""
+
+    Params = InstructedParams
+
+    def whole_prompts(self, samples: int) -> int:
+        return samples * len(self.params.directions)
+
+
+class Reading(Instructing):
     """Base of the diagnostics that read instruction tokens of answered prompts; a subclass defines ``read``."""
 
     class Params(InstructedParams):

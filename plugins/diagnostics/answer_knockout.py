@@ -15,8 +15,7 @@ from pydantic import Field, PositiveInt
 
 from factory.data.answers import Dictionary
 from factory.data.sample import ConflictSample
-from factory.diagnose import Diagnostic
-from factory.diagnose.instructed import InstructedParams, ask, instructed, left_out
+from factory.diagnose.instructed import InstructedParams, Instructing, ask, instructed, left_out
 from factory.diagnose.profiles import Estimate, estimate, matching, share
 from factory.diagnose.resume import answers, around, deep_layers, held_back, severed
 from factory.diagnose.roles import Pathway
@@ -33,7 +32,7 @@ DRAMATIC, NEGLIGIBLE = 0.5, 0.1  # falls of MFR; ours, the paper has a figure an
 
 
 @register("diagnostic", "answer_knockout")
-class AnswerKnockout(Diagnostic):
+class AnswerKnockout(Instructing):
     """Modality following of generated answers while attention between token roles is cut (Instruction Anchor, figure 3c).
 
     Rows: ``follows`` (1 or 0) of every prompt and pathway; with a ``layer`` where a window around it was cut.

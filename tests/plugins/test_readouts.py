@@ -9,6 +9,7 @@ import torch
 
 from factory.data.prompt import Role
 from factory.diagnose.instructed import ask_and_look
+from factory.model.prefix import prefill
 from factory.model.view import ModelView
 from factory.registry import lookup
 from plugins.diagnostics.attribution import attributions
@@ -17,6 +18,7 @@ from plugins.diagnostics.heads.silence import silenced
 from plugins.diagnostics.knockout import effects
 from plugins.diagnostics.logit_lens import beliefs
 from tests.anchor import mixed_items, role_sets, scenes_bench, slow_forward
+from tests.contract.cases import random_states
 from tests.plugins.test_knockout import slow_nssd
 from tests.tiny import tiny_view
 from tests.tiny_families import family_view
@@ -187,3 +189,15 @@ def test_cuts_and_silence_of_other_families_equal_whole_runs(name):
             source, target = (sets[name] for name in pathways[i].split("->"))
             after = view.logits(slow_forward(view, batch, lambda at, q, k, layer=layer, s=source, t=target: at == layer and q in t and k in s)[-1])
             assert float(cut[pathways[i]][0][i, layer]) == pytest.approx(slow_nssd(before, after, item.answers.comply, item.answers.compete, "before_after"), abs=1e-5)
+
+
+@pytest.mark.parametrize(("name", "params"), [("knockout", {}), ("logit_lens", {"directions": ("text",)}), ("heads", {}), ("answer_knockout", {}), ("intervention", {}), ("intervention", {"alone": False}), ("captions", {})])
+def test_the_plan_counts_the_whole_prompts_that_are_run(name, params, monkeypatch):
+    run = []
+    monkeypatch.setattr("factory.diagnose.branch.prefill", lambda view, batch: run.append(batch.size) or prefill(view, batch))
+    bench, samples = scenes_bench()
+    cls = lookup("diagnostic", name)
+    diagnostic = cls(cls.Params(**params))
+    diagnostic.learn(random_states().found)
+    diagnostic.on_samples(bench, samples)
+    assert sum(run) == diagnostic.whole_prompts(len(samples))

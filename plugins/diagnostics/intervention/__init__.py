@@ -17,9 +17,8 @@ from torch import Tensor
 from factory.data.answers import Dictionary
 from factory.data.prompt import Role
 from factory.data.sample import ConflictSample
-from factory.diagnose import Diagnostic
 from factory.diagnose.branch import run_stem
-from factory.diagnose.instructed import Asked, InstructedParams, ask, instructed
+from factory.diagnose.instructed import Asked, InstructedParams, Instructing, ask, instructed
 from factory.diagnose.resume import Rest, answers, held_back
 from factory.diagnose.summary import Summary
 from factory.registry import register
@@ -43,7 +42,7 @@ class Cell(NamedTuple):
 
 
 @register("diagnostic", "intervention")
-class Intervention(Diagnostic):
+class Intervention(Instructing):
     """Modality following while chosen heads are blocked or amplified at instruction tokens (Instruction Anchor, sec. 4.2).
 
     Rows: ``follows`` (1 or 0) of every prompt and cell; ``answers`` (1 or 0) of prompts with one modality alone, blocked and not.
@@ -63,6 +62,9 @@ class Intervention(Diagnostic):
     def __init__(self, params: Params) -> None:
         super().__init__(params)
         self.scores: dict[str, Tensor] = {}
+
+    def whole_prompts(self, samples: int) -> int:
+        return super().whole_prompts(samples) * (1 + self.params.alone)
 
     def learn(self, found: Sequence[Mapping[str, Any]]) -> None:
         """Raises ``UserError`` where no head attribution comes before this diagnostic in the recipe."""

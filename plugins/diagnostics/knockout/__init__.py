@@ -22,9 +22,8 @@ from torch import Tensor
 
 from factory.data.answers import Dictionary
 from factory.data.sample import ConflictSample
-from factory.diagnose import Diagnostic
 from factory.diagnose.branch import Cuts, branch, tail_of
-from factory.diagnose.instructed import Asked, InstructedParams, ask, instructed, thinned
+from factory.diagnose.instructed import Asked, InstructedParams, Instructing, ask, instructed, thinned
 from factory.diagnose.lens import restricted_logits
 from factory.diagnose.nssd import KL, mass, nssd
 from factory.diagnose.resume import around
@@ -44,7 +43,7 @@ PATHWAYS = (
 
 
 @register("diagnostic", "knockout")
-class Knockout(Diagnostic):
+class Knockout(Instructing):
     """Effect of cutting attention between token roles, by layer (Instruction Anchor, eq. 3 and 4).
 
     Rows: ``nssd``, and ``leads`` (1 where E_C still has more mass than E_X), for every pathway and centre layer; ``mass`` is P~(E_C) uncut.
@@ -63,6 +62,9 @@ class Knockout(Diagnostic):
         kl: KL = "before_after"
         share: float = Field(1.0, gt=0, le=1)
         tokens: PositiveInt | None = None
+
+    def whole_prompts(self, samples: int) -> int:
+        return super().whole_prompts(round(self.params.share * samples))
 
     def on_samples(self, bench: Bench, samples: Sequence[ConflictSample]) -> list[dict[str, Any]]:
         p = self.params
