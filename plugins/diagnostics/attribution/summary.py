@@ -75,9 +75,9 @@ def _figures(rows: Rows, present: Sequence[tuple[str, str]]) -> list[Figure]:
         axes = np.array(figure.subplots(1, len(present), sharey=True)).ravel()
         for ax, (direction, outcome) in zip(axes, present, strict=True):
             for part in ("attention", "mlp"):
-                curve(ax, profile(rows, metric=f"{part}_margin", direction=direction, outcome=outcome), part)
+                curve(ax, of := profile(rows, metric=f"{part}_margin", direction=direction, outcome=outcome), {"mlp": "MLP"}.get(part, part))
             ax.axhline(0, color="grey", linewidth=0.8)
-            ax.set_title(f"{direction}, {OUTCOMES[outcome]}", fontsize=9)
+            ax.set_title(f"{direction}, {OUTCOMES[outcome]} (n={of.n})", fontsize=9)
         axes[0].set_ylabel("change of the margin")
         axes[0].legend(fontsize=7)
 
@@ -86,10 +86,10 @@ def _figures(rows: Rows, present: Sequence[tuple[str, str]]) -> list[Figure]:
     def draw_subspaces(figure: matplotlib.figure.Figure) -> None:
         axes = np.array(figure.subplots(1, len(followed), sharey=True)).ravel()
         for ax, direction in zip(axes, followed, strict=True):
-            for what, name in (("comply", "compliant"), ("compete", "competing")):
-                curve(ax, profile(rows, metric=f"attention_{what}", direction=direction, outcome="follow"), name)
+            for what, name, line in (("comply", "compliant", "-"), ("compete", "competing", "--")):
+                curve(ax, of := profile(rows, metric=f"attention_{what}", direction=direction, outcome="follow"), name, linestyle=line)
             ax.axhline(0, color="grey", linewidth=0.8)
-            ax.set_title(f"{direction} following", fontsize=9)
+            ax.set_title(f"{direction} following (n={of.n})", fontsize=9)
         axes[0].set_ylabel("change of belief by attention")
         axes[0].legend(fontsize=7)
 

@@ -113,6 +113,7 @@ def _figure(name: str, title: str, what: str, maps: dict[str, HeadMap]) -> Figur
         for ax, (direction, m) in zip(axes, maps.items(), strict=True):
             colours = "RdBu_r" if name == "head_margins" else "RdBu"
             picture = ax.imshow(m.mean, cmap=colours, vmin=-limit, vmax=limit, aspect="auto", origin="lower")
+            ax.grid(False)
             ax.set(xlabel="head", ylabel="layer")
             ax.set_title(f"{direction} following (n={m.n})", fontsize=9)
             figure.colorbar(picture, ax=ax)

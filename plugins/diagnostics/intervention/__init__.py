@@ -33,12 +33,13 @@ ABSENT = {"vision": Role.CONTEXT, "text": Role.IMAGE}
 
 
 class Cell(NamedTuple):
-    """One intervention: block or amplify ``heads`` heads of a choice by ``coefficient``."""
+    """One intervention: block or amplify ``heads`` heads of a choice by ``coefficient``; ``draw`` tells random choices apart."""
 
     action: str
     choice: Choice
     heads: int
     coefficient: float
+    draw: int = 0
 
 
 @register("diagnostic", "intervention")
@@ -50,12 +51,13 @@ class Intervention(Instructing):
 
     class Params(InstructedParams):
         """``counts``: how many heads are blocked; ``amplified``: how many are amplified, by each of ``coefficients``; ``coefficient``: the
-        one of them that the finding is about. ``alone``: also ask about one modality alone."""
+        one of them that the finding is about. ``draws``: so many choices of random heads. ``alone``: also ask about one modality alone."""
 
         counts: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (10, 20, 30, 40)
         amplified: PositiveInt = 30
         coefficients: tuple[NonNegativeFloat, ...] = (2, 4, 6, 8, 10, 12, 14, 16, 18)
         coefficient: NonNegativeFloat = 10
+        draws: PositiveInt = 3
         alone: bool = True
         seed: int = 0
 
@@ -73,8 +75,9 @@ class Intervention(Instructing):
     @property
     def cells(self) -> list[Cell]:
         p = self.params
-        blocked = [Cell("block", choice, k, 0.0) for k in p.counts for choice in CHOICES]
-        return blocked + [Cell("amplify", choice, p.amplified, c) for c in sorted({*p.coefficients, p.coefficient}) for choice in CHOICES]
+        choices = [(choice, draw) for choice in CHOICES for draw in range(p.draws if choice == "random" else 1)]
+        blocked = [Cell("block", choice, k, 0.0, draw) for k in p.counts for choice, draw in choices]
+        return blocked + [Cell("amplify", choice, p.amplified, c, draw) for c in sorted({*p.coefficients, p.coefficient}) for choice, draw in choices]
 
     def on_samples(self, bench: Bench, samples: Sequence[ConflictSample]) -> list[dict[str, Any]]:
         p = self.params
@@ -98,7 +101,7 @@ class Intervention(Instructing):
 
     def _rows(self, bench: Bench, asked: Asked, group: Sequence[int], rest: Rest, direction: str, metric: str, cell: Cell) -> Iterator[dict]:
         """Greedy answers while the cell's heads are scaled: only the prompt from its instruction on is run again."""
-        with steer(bench.view, chosen_heads(self.scores, direction, cell.heads, cell.choice, cell.coefficient, self.params.seed)):
+        with steer(bench.view, chosen_heads(self.scores, direction, cell.heads, cell.choice, cell.coefficient, self.params.seed + cell.draw)):
             texts = answers(bench.view, rest, bench.max_new_tokens, bench.among)
         for i, text in zip(group, texts, strict=True):
             follows = bench.benchmark.judge(asked.items[i].sample, asked.items[i].form, text) == direction

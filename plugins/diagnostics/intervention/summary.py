@@ -13,12 +13,13 @@ from factory.steer.heads import few
 
 if TYPE_CHECKING:
     import matplotlib.figure
+    from matplotlib.axes import Axes
 
     from . import Intervention
 
 Rows = Sequence[dict[str, Any]]
 SHIFT, LITTLE = 0.5, 0.1  # shares; the paper reports falls and gains of about 60 points, and calls what random heads do minimal
-COLOURS = {"top": "tab:red", "random": "tab:grey", "shared": "tab:blue"}
+LOOKS = {"shared": {"color": "tab:blue", "linewidth": 4, "alpha": 0.5}, "random": {"color": "tab:grey", "linestyle": "--"}, "top": {"color": "tab:red", "linewidth": 1.5}}
 
 
 def summarise(rows: Rows, params: Intervention.Params) -> Summary:
@@ -32,8 +33,11 @@ def plural(k: int) -> str:
 
 
 def following(rows: Rows, metric: str = "follows", **facts: Any) -> dict[tuple[str, str], float]:
-    """0 or 1 of every (sample, form) in a cell."""
-    return {(r["sample"], r["form"]): r["value"] for r in matching(rows, metric=metric, **facts)}
+    """0 or 1 of every (sample, form) in a cell; with several draws of random heads, the mean over them."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for r in matching(rows, metric=metric, **facts):
+        found.setdefault((r["sample"], r["form"]), []).append(r["value"])
+    return {key: float(np.mean(values)) for key, values in found.items()}
 
 
 def _moved(rows: Rows, **facts: Any) -> tuple[Estimate, Estimate, Estimate, int] | None:
@@ -109,21 +113,33 @@ def _table(rows: Rows) -> Table:
 
 
 def _figure(rows: Rows, params: Intervention.Params) -> Figure:
-    def draw(figure: matplotlib.figure.Figure) -> None:
-        axes = np.array(figure.subplots(1, 2, sharey=True)).ravel()
-        panels = (("block", "heads", "blocked heads"), ("amplify", "coefficient", "coefficient"))
-        for ax, (action, key, label) in zip(axes, panels, strict=True):
-            for direction, style in zip(params.directions, ("-", "--"), strict=False):
-                for choice, colour in COLOURS.items():
-                    found = matching(rows, metric="follows", action=action, choice=choice, direction=direction)
-                    at = sorted({r[key] for r in found})
-                    if at:
-                        ax.plot(at, [np.mean([r["value"] for r in found if r[key] == x]) for x in at], style, color=colour, marker="o", markersize=3, label=f"{direction}, {choice}")
-            ax.set(xlabel=label, ylim=(-0.02, 1.02))
-        axes[0].set(ylabel="modality-following ratio", title="blocking, prompts that follow")
-        axes[1].set_title(f"amplifying {params.amplified} heads, prompts that fail")
-        if axes[0].lines:
-            axes[0].legend(fontsize=7)
+    panels = (("block", "heads", "blocked heads", "blocking, prompts that follow"), ("amplify", "coefficient", "coefficient", f"amplifying {plural(params.amplified)}, prompts that fail"))
 
-    caption = "Modality-following ratio while heads are blocked (left) or amplified (right) at the instruction tokens; heads chosen on training prompts, ratio on test prompts (paper, figure 5c and table 4)."
-    return Figure("interventions", "Blocking and amplifying heads", caption, draw, (11.0, 4.0))
+    def draw(figure: matplotlib.figure.Figure) -> None:
+        axes = figure.subplots(len(params.directions), 2, sharey=True, squeeze=False)
+        for line, direction in zip(axes, params.directions, strict=True):
+            for ax, (action, key, label, title) in zip(line, panels, strict=True):
+                found = matching(rows, metric="follows", action=action, direction=direction)
+                for choice, look in LOOKS.items():
+                    _line(ax, [r for r in found if r["choice"] == choice], key, choice, look)
+                n = len({(r["sample"], r["form"]) for r in found})
+                ax.set(xlabel=label, ylim=(-0.04, 1.04))
+                ax.set_title(f"{direction}: {title} (n={n})", fontsize=9)
+            line[0].set_ylabel("MFR")
+        handles = {text: handle for ax in axes.flat for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)}
+        axes[0][1].legend(handles.values(), handles.keys(), fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+
+    caption = (
+        "Modality-following ratio while heads are blocked (left) or amplified (right) at the instruction tokens; heads chosen on training prompts, "
+        f"ratio on test prompts; the band spans {params.draws} draws of random heads (paper, figure 5c and table 4)."
+    )
+    return Figure("interventions", "Blocking and amplifying heads", caption, draw, (11.0, 3.2 * len(params.directions)))
+
+
+def _line(ax: Axes, found: Rows, key: str, choice: str, look: dict[str, Any]) -> None:
+    """The mean over prompts by ``key``, and the range over draws."""
+    at = sorted({r[key] for r in found})
+    by_draw = [[np.mean([r["value"] for r in found if r[key] == x and r["draw"] == draw]) for x in at] for draw in sorted({r["draw"] for r in found})]
+    if at:
+        ax.plot(at, np.mean(by_draw, 0), marker="o", markersize=4, label=f"{choice} heads", **look)
+        ax.fill_between(at, np.min(by_draw, 0), np.max(by_draw, 0), color=look["color"], alpha=0.15, linewidth=0)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Rows = Sequence[dict[str, Any]]
 PRONOUNCED = -0.1  # nats: what it takes to go from 0.9 to 0.7 of the mass; ours, the paper gives no number
 MARGINAL = 0.5  # and a weak pathway does less than this part of what a strong one does
+LINES = {"instruction": "-", "generated": "--"}
 CLAIMS = (  # part of a claim, directions, what is said, the strong pathway and the weak one
     ("anchor 1/relay", ("vision", "text"), "instruction tokens, not the last token, take up the followed modality", "compliant->instruction", "compliant->generated"),
     ("anchor 1/context", ("vision",), "nor do text tokens at large", "compliant->instruction", "image->context"),
@@ -75,7 +76,7 @@ def _figures(rows: Rows, params: Knockout.Params, directions: Sequence[str]) -> 
         for ax, direction in zip(np.ravel(figure.subplots(1, len(directions), sharey=True)), directions, strict=True):
             for pathway in params.pathways:
                 if (effect := profile(rows, metric="nssd", direction=direction, pathway=pathway)).n:
-                    curve(ax, effect, pathway.replace("->", " → "))
+                    curve(ax, effect, pathway.replace("->", " → "), linestyle=LINES.get(pathway.split("->")[1], ":"))
             ax.axhline(0, color="grey", linewidth=0.8)
             ax.set_title(f"{direction} following")
         ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))

@@ -90,10 +90,10 @@ def _figures(rows: Rows, directions: Sequence[str]) -> list[Figure]:
     def draw_states(figure: matplotlib.figure.Figure) -> None:
         axes = np.array(figure.subplots(1, 2 * len(directions), sharey=True)).ravel()
         for ax, (direction, outcome) in zip(axes, ((d, o) for d in directions for o in OUTCOMES), strict=True):
-            for metric, name in (("f_comply", "compliant"), ("f_compete", "competing")):
+            for metric, name, line in (("f_comply", "compliant", "-"), ("f_compete", "competing", "--")):
                 if (f := profile(rows, metric=metric, direction=direction, outcome=outcome)).n:
-                    curve(ax, f, name)
-            ax.set_title(f"{direction}, {OUTCOMES[outcome]}", fontsize=9)
+                    curve(ax, f, name, linestyle=line)
+            ax.set_title(f"{direction}, {OUTCOMES[outcome]} (n={f.n})", fontsize=9)
         axes[0].set_ylabel("f_S (logit)")
         if axes[0].lines:
             axes[0].legend(fontsize=7)
