@@ -83,7 +83,7 @@ def severed(view: ModelView, rest: Rest, pathway: str, layers: Collection[int]) 
     """No token of the pathway's target sees one of its source in ``layers``, in the rest of the prompt and in the answer; the target
     "generated" is the last prompt token and all of the answer. A token never loses sight of itself.
 
-    Raises ``UserError`` for a model whose attention cannot be replaced.
+    Raises ``UserError`` at the end for a model whose attention cannot be replaced, so that nothing was cut.
     """
     source, target = pathway.split("->")
     roles = torch.cat([rest.prefix.roles, rest.roles], -1)
@@ -100,10 +100,10 @@ def severed(view: ModelView, rest: Rest, pathway: str, layers: Collection[int]) 
             at = torch.arange(k.shape[2], device=k.device)
             own = at == at[-q.shape[2] :, None]
             of = F.pad(hidden, (0, k.shape[2] - hidden.shape[1]))
-            seen = seen & ~(to[:, None, :, None] & of[:, None, None, :] & ~own)
+            seen = seen & ~((to[:, None, :, None] & of[:, None, None, :]).to(k.device) & ~own)
         return sdpa_attention_forward(module, q, k, v, seen, **{**options, "is_causal": False})
 
     with attention(view, attend):
         yield
-    if reached and len(reached) != view.depth:
+    if len(reached) != view.depth:
         raise UserError(f"the attention of {type(view.decoder).__name__} cannot be replaced, so its edges cannot be cut")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -101,3 +103,12 @@ def test_a_window_gives_a_curve_by_layer_beside_the_deep_cut():
     assert of(None) == of(1), "nine layers around the middle one are all three"
     figures = AnswerKnockout(params).summary([{**r, "outcome": "follow"} for r in rows]).figures
     assert [f.name for f in figures] == ["answer_knockout", "answer_knockout_by_layer"]
+
+
+def test_a_model_whose_attention_stays_its_own_is_refused(monkeypatch):
+    view = tiny_view()
+    bench, samples = scenes_bench(view)
+    rest = held_back(view, ask(bench, mixed_items(bench, samples)[:1]).stem, ["generated"], ["vision"])
+    monkeypatch.setattr("factory.diagnose.resume.attention", lambda view, attend: nullcontext())
+    with pytest.raises(UserError, match="cannot be replaced"), severed(view, rest, "cues->generated", [1]):
+        answers(view, rest, 2)
