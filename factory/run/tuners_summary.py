@@ -93,8 +93,8 @@ def _findings(chosen: Rows, rows: Rows, labels: Sequence[str]) -> Iterator[Findi
             continue
         best = max(scores, key=scores.get)
         base = _score(rows, label, UNSTEERED)
-        untuned = f"; untuned it was {base['metrics'][base['main']]:.3f}" if base else ""
-        text = f"{label}: {best} scores highest, {_value(_score(rows, label, best))}; " + ", ".join(f"{m} {v:.3f}" for m, v in scores.items() if m != best) + untuned
+        others = [f"{m} {v:.3f}" for m, v in scores.items() if m != best] + ([f"untuned {base['metrics'][base['main']]:.3f}"] if base else [])
+        text = f"{label}: {best} scores highest, {_value(_score(rows, label, best))}; {', '.join(others)}"
         yield Finding(text, values={**scores, **({UNSTEERED: base["metrics"][base["main"]]} if base else {})})
 
 

@@ -24,7 +24,7 @@ from factory.data.prompt import Role, Segment
 from factory.data.show import show_sample
 from factory.data.source import ConversationFile, Lessons, Source
 from factory.errors import UserError
-from factory.model.load import fingerprint, load, outline
+from factory.model.load import fingerprint, lacking, load, outline, sizes
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import TuneDataSpec, TuneSpec
@@ -227,8 +227,10 @@ def plan_tuning(recipe: Recipe, console: Console) -> None:
         )  # fmt: skip
     except UserError as error:
         console.print("missing:", str(error), style="yellow", markup=False, highlight=False, soft_wrap=True)
+    for why in lacking(recipe.model):
+        console.print("missing:", why, style="yellow", markup=False, highlight=False, soft_wrap=True)
     try:
-        view = outline(recipe.model)
+        view = sizes(recipe.model)
         tuner = lookup("tuner", spec.method.type)(spec.method.params)
         tuner.apply(view, spec.beside)
         show_trainable(view, tuner)
