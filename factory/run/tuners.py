@@ -31,7 +31,7 @@ from factory.run.rundir import RunDir, Stage
 from factory.run.samples import thin
 from factory.run.study import make
 from factory.run.suite import Suite
-from factory.run.tuners_summary import summaries_of
+from factory.run.tuners_summary import in_terminal, summaries_of
 from factory.run.tuning import COST, TUNED, check, shared_source, tune_on
 
 Rows = list[dict[str, Any]]
@@ -190,6 +190,8 @@ class Contest:
             folder, results, (folder / "resolved.yaml").read_text(encoding="utf-8"), recipe.report.plots, [*own, *seen.values()]
         )
         lookup("command", "compare").over([folder], folder / "comparison")
+        for summary in own:
+            Console().print(in_terminal(summary))
         Console().print(f"results: {folder / 'results.json'}\nreport:  {page}", soft_wrap=True)
 
     def _diagnosed(self, sizes: dict[str, int]) -> dict[str, Summary]:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich import box
+from rich.markup import escape
+from rich.table import Table as Shown
+
 from factory.diagnose.summary import Cell, Figure, Finding, Summary, Table
 from factory.recipe.schema import CompareSpec
 from factory.run.arms import UNSTEERED
@@ -41,6 +45,17 @@ def _summary(records: Rows, rows: Rows, prices: Mapping[str, Mapping[str, Any]])
         tables.append(_sweep(records))
         figures.append(Figure("rates", "How learning rates were chosen", caption, lambda f: _rates(f, records), (8.0, 4.4)))
     return tuple(_findings(chosen, rows, labels)), tuple(tables), tuple(figures)
+
+
+def in_terminal(summary: Summary) -> Shown:
+    """The main table without intervals."""
+    table = summary.tables[0]
+    shown = Shown(box=box.SIMPLE_HEAD, title=f"{summary.title}: {table.title[0].lower()}{table.title[1:]}", title_justify="left", title_style="bold", padding=(0, 1, 0, 0), pad_edge=False)
+    for i, column in enumerate(table.columns):
+        shown.add_column(escape(column), justify="right" if i else "left", overflow="fold")
+    for line in table.rows:
+        shown.add_row(*("" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else escape(str(cell).partition(" (")[0]) for cell in line))
+    return shown
 
 
 def _caption(rows: Rows) -> str:
