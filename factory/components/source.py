@@ -42,21 +42,21 @@ class Sourced(Params):
             raise ValueError("needs source (a folder or a hub id), or config (sizes for random weights)")
         return self
 
-    def read_config(self, config_class: str, inside: str | None = None) -> PreTrainedConfig:
+    def read_config(self, config_class: str | type, inside: str | None = None) -> PreTrainedConfig:
         """The configuration, of class ``config_class``; ``inside`` names it in the configuration of a larger model, as CLIP's.
 
         Raises ``UserError`` where there is none, where it is of another class, or where its keys are wrong.
         """
-        cls = getattr(transformers, config_class)
+        cls = class_of(config_class)
         if self.config is not None and (self.source is None or _planned.get()):
             try:
                 return cls(**self.config)
             except (TypeError, ValueError) as error:
-                raise UserError(f"model.compose: not a {config_class}: {str(error).splitlines()[0]}") from error
+                raise UserError(f"model.compose: not a {cls.__name__}: {str(error).splitlines()[0]}") from error
         found = self._read(AutoConfig, "configuration")
         found = found if isinstance(found, cls) else getattr(found, inside or "", found)
         if not isinstance(found, cls):
-            raise UserError(f"model.compose: {self.source} holds a {type(found).__name__}, and this type of component needs a {config_class}")
+            raise UserError(f"model.compose: {self.source} holds a {type(found).__name__}, and this type of component needs a {cls.__name__}")
         return found
 
     def absent(self) -> str | None:
@@ -84,3 +84,8 @@ class Sourced(Params):
             return cls.from_pretrained(folder if local else self.source, **options, **({"local_files_only": True} if _planned.get() else {}))
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(f"model.compose: {self.source}: its {what} cannot be read: {str(error).strip().splitlines()[0]}") from error
+
+
+def class_of(named: str | type) -> Any:
+    """A class of transformers by its name, or a class of our own."""
+    return getattr(transformers, named) if isinstance(named, str) else named
