@@ -19,7 +19,7 @@ UNSTEERED = "none"
 
 @dataclass(frozen=True)
 class Arm:
-    """One column of a comparison; without ``steering`` and ``rewrite`` it is the model as it is."""
+    """One column of a comparison; without ``steering`` and ``rewrite`` it is the model as it is, tuned or not (``trained`` numbers)."""
 
     method: str = UNSTEERED
     direction: str | None = None
@@ -27,6 +27,7 @@ class Arm:
     variant: str = ""
     steering: Steering | None = None
     rewrite: PromptMethod | None = None
+    trained: int = 0
 
     @property
     def name(self) -> str:
@@ -39,8 +40,8 @@ class Arm:
 
     @property
     def parameters(self) -> int:
-        """Fitted numbers."""
-        return sum(t.numel() for t in self.steering.state.values()) if self.steering else 0
+        """Fitted or trained numbers."""
+        return sum(t.numel() for t in self.steering.state.values()) if self.steering else self.trained
 
     @cached_property
     def about(self) -> dict[str, Any]:
