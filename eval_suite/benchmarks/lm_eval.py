@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from pydantic import Field, PositiveInt
 
 from eval_suite.benchmark import Reported
-from eval_suite.bridges.results import measured, record
+from eval_suite.bridges.results import measured, record, share_interval
 from factory.errors import UserError
 from factory.registry import Params, register
 from factory.run.harness import Job
@@ -84,8 +84,8 @@ class LmEval(Reported):
         main = next((m for m in MAIN if m in metrics), next(iter(metrics)))
         shots, samples = out["n-shot"].get(task, 0), out["samples"][task]
         samples = [s for s in samples if s.get("filter") == samples[0].get("filter")]  # each question is told once for every filter
+        records = [record(sample, main, sample.get("prompt_hash", "")) for sample in samples]
         return {
-            "task": task, "main": main, "metrics": metrics, "ci": ci,
-            "n": len(samples), "protocol": f"{self.protocol}/{task}/v{out['versions'].get(task)}/{shots}-shot",
-            "records": [record(sample, main, sample.get("prompt_hash", "")) for sample in samples],
+            "task": task, "main": main, "metrics": metrics, "ci": ci | share_interval(main, metrics, records), "n": len(samples),
+            "protocol": f"{self.protocol}/{task}/v{out['versions'].get(task)}/{shots}-shot", "records": records,
         }  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from pydantic import Field, PositiveInt
 
 from eval_suite.benchmark import Reported
-from eval_suite.bridges.results import measured, record
+from eval_suite.bridges.results import measured, record, share_interval
 from eval_suite.released import read_jsonl
 from factory.errors import UserError
 from factory.model.load import find
@@ -82,6 +82,7 @@ class LmmsEval(Reported):
         told = path.with_name(path.name.replace("results.json", f"samples_{task}.jsonl"))
         samples = read_jsonl(told) if told.is_file() else []
         records = [record(s, main, hashlib.sha256(f"{s.get('doc_hash')}{s.get('input')}".encode()).hexdigest()[:16]) for s in samples]
+        ci |= share_interval(main, metrics, records)
         n = content.get("n-samples", {}).get(task, {}).get("effective", len(records))
         return {"task": task, "main": main, "metrics": metrics, "ci": ci, "n": n, "protocol": f"{self.protocol}/{task}/v{version}", "records": records}
 

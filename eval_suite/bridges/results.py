@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from factory.statistics.intervals import wilson
 
 Z = 1.959963984540054
 Numbers = dict[str, float]
@@ -32,3 +35,11 @@ def record(sample: Mapping[str, Any], main: str, prompt_digest: str) -> dict[str
     except (KeyError, TypeError, ValueError):  # a metric of the corpus alone has no value of a question
         value = None
     return {"sample": str(sample["doc_id"]), "value": value, "prompt_digest": prompt_digest, "text": str(sample.get("filtered_resps")), "target": str(sample.get("target"))}
+
+
+def share_interval(main: str, metrics: Numbers, records: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Wilson's interval of the main metric where it is a share of right answers (the normal one may leave [0, 1]); else nothing."""
+    values = [r["value"] for r in records]
+    if not values or any(v not in (0, 1) for v in values) or not math.isclose(sum(values) / len(values), metrics[main], abs_tol=1e-9):
+        return {}
+    return {main: list(wilson(sum(values), len(values)))}
