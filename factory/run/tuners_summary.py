@@ -50,8 +50,11 @@ def _summary(records: Rows, rows: Rows, prices: Mapping[str, Mapping[str, Any]])
 def in_terminal(summary: Summary) -> Shown:
     """The main table without intervals."""
     table = summary.tables[0]
-    shown = Shown(box=box.SIMPLE_HEAD, title=f"{summary.title}: {table.title[0].lower()}{table.title[1:]}", title_justify="left", title_style="bold", padding=(0, 1, 0, 0), pad_edge=False)
-    for i, column in enumerate(table.columns):
+    title = f"{summary.title}: {table.title[0].lower()}{table.title[1:]}"
+    caption = "own: parameters of the method itself; trained: with the parts beside it; MiB: memory of training beyond the loaded model"
+    shown = Shown(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", caption=caption, caption_justify="left", padding=(0, 1, 0, 0), pad_edge=False)
+    heads = ("method", "rate", "own", "trained", *table.columns[4:-2], "s/step", "MiB")
+    for i, column in enumerate(heads):
         shown.add_column(escape(column), justify="right" if i else "left", overflow="fold")
     for line in table.rows:
         shown.add_row(*("" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else escape(str(cell).partition(" (")[0]) for cell in line))
@@ -115,11 +118,11 @@ def _findings(chosen: Rows, rows: Rows, labels: Sequence[str]) -> Iterator[Findi
 
 def _scatter(figure: matplotlib.figure.Figure, chosen: Rows, rows: Rows, labels: Sequence[str]) -> None:
     for axes, label in zip(figure.subplots(1, len(labels), squeeze=False)[0], labels, strict=True):
-        for i, r in enumerate(chosen):
+        for i, r in enumerate(chosen, 1):  # C0 is the untuned model's where it is drawn as one of them
             row = _score(rows, label, r["method"])
             if row is None:
                 continue
-            value, own, colour = row["metrics"][row["main"]], r["parameters"]["tuner"], f"C{i}"
+            value, own, colour = row["metrics"][row["main"]], r["parameters"]["tuner"], f"C{i % 10}"
             if own:
                 axes.errorbar([own], [value], yerr=_bars(row), color=colour, marker=MARKERS[i % len(MARKERS)], capsize=3, linestyle="", label=r["method"])
             else:
@@ -139,12 +142,12 @@ def _bars(row: Mapping[str, Any]) -> list[list[float]] | None:
 
 def _rates(figure: matplotlib.figure.Figure, records: Rows) -> None:
     axes = figure.subplots()
-    for i, method in enumerate(dict.fromkeys(r["method"] for r in records)):
+    for i, method in enumerate(dict.fromkeys(r["method"] for r in records), 1):
         own = [r for r in records if r["method"] == method and r["dev"]]
         values = [r["dev"]["value"] for r in own]
         below, above = ([max(0.0, s * (r["dev"]["ci"][k] - r["dev"]["value"])) for r in own] for k, s in ((0, -1), (1, 1)))
-        axes.errorbar([r["learning_rate"] for r in own], values, yerr=[below, above], color=f"C{i}", marker=MARKERS[i % len(MARKERS)], capsize=2, linewidth=1.4, label=method)
+        axes.errorbar([r["learning_rate"] for r in own], values, yerr=[below, above], color=f"C{i % 10}", marker=MARKERS[i % len(MARKERS)], capsize=2, linewidth=1.4, label=method)
         best = [r for r in own if r["chosen"]]
-        axes.plot([r["learning_rate"] for r in best], [r["dev"]["value"] for r in best], linestyle="", marker="o", markersize=13, markerfacecolor="none", color=f"C{i}")
+        axes.plot([r["learning_rate"] for r in best], [r["dev"]["value"] for r in best], linestyle="", marker="o", markersize=13, markerfacecolor="none", color=f"C{i % 10}")
     axes.set(xscale="log", xlabel="learning rate", ylabel=f"{records[0]['dev']['metric']} on dev")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper")

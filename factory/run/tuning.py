@@ -73,6 +73,7 @@ def tune_on(
     else:
         tuner = lookup("tuner", spec.method.type)(spec.method.params)
         _tune(recipe, load_view(), tuner, source, steps, stage, out)
+        folder.world.meet(f"stage {name} is written")
     return stage
 
 

@@ -59,15 +59,16 @@ def beside_of(found: Mapping[str, Rows], trained: Mapping[str, int], bins: int) 
         return None
     n = len({row["sample"] for rows in kept.values() for row in rows})
     depth = len(next(iter(means.values()))["lmar"])
-    level = {name: fmean(m["lmar"].values()) for name, m in means.items()}
+    level = {name: median(m["lmar"].values()) for name, m in means.items()}
+    pooled = {name: median(m["alpha_image"][i] / m["alpha_text"][i] for i in m["lmar"]) for name, m in means.items()}
     share = {name: fmean(m["attention_image"].values()) for name, m in means.items()}
     highest = max(level, key=level.get)
     finding = Finding(
-        f"LMAR, averaged over {depth} layers and {n} samples, is highest for {highest} ({level[highest]:.3f}): " + ", ".join(f"{m} {v:.3f}" for m, v in level.items() if m != highest),
+        f"in the median of {depth} layers LMAR ({n} samples) is highest for {highest} ({level[highest]:.3f}): " + ", ".join(f"{m} {v:.3f}" for m, v in level.items() if m != highest),
         values=level,
     )
     layers = tuple((layer, *(m["lmar"][layer] for m in means.values())) for layer in range(depth))
-    whole = tuple((name, trained.get(name), level[name], median(means[name]["lmar"].values()), share[name]) for name in means)
+    whole = tuple((name, trained.get(name), level[name], pooled[name], fmean(means[name]["lmar"].values()), share[name]) for name in means)
     size = (max(6.0, 2.5 * min(4, len(means))), 2.6 * ceil(len(means) / 4) + 0.6)
     figures = [
         Figure("lmar", "LMAR by layer", f"attention per image token over that per text token, {n} samples; 1 is balance (figure 2 of the paper)",
@@ -79,9 +80,9 @@ def beside_of(found: Mapping[str, Rows], trained: Mapping[str, int], bins: int) 
     ]  # fmt: skip
     if any(trained.values()):
         figures.insert(2, Figure("lmar_parameters", "Attention to the image against trained parameters", f"mean over layers and {n} samples (figure 1, right)",
-                                 lambda f: _against(f, share, trained), (6.0, 4.2)))  # fmt: skip
+                                 lambda f: _against(f, share, trained), (7.5, 4.2)))  # fmt: skip
     tables = (
-        Table("lmar", "LMAR over all layers", ("model", "trained parameters", "mean", "median", "attention to the image"), whole),
+        Table("lmar", "LMAR over all layers", ("model", "trained parameters", "median layer", "ratio of means, median layer", "mean of layers", "attention to the image"), whole),
         Table("lmar_layers", "LMAR by layer", ("layer", *means), layers),
     )
     return Summary("Layer-wise modality attention ratio", (finding,), tables, tuple(figures))
@@ -155,8 +156,8 @@ def _against(figure: matplotlib.figure.Figure, share: Mapping[str, float], train
         if trained.get(name):
             axes.plot([trained[name]], [value], marker=MARKERS[i % len(MARKERS)], linestyle="", color=f"C{i % 10}", label=name)
         else:
-            axes.axhline(value, linestyle=":", linewidth=1.2, color=f"C{i % 10}", label=f"{name} (no own parameters)")
-    axes.set(xscale="log", xlabel="trained parameters", ylabel="attention to the image, mean over layers")
+            axes.axhline(value, linestyle=":", linewidth=1.2, color=f"C{i % 10}", label=f"{name} (none)")
+    axes.set(xscale="log", xlabel="trained parameters", ylabel="attention to the image")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper")
 
 
