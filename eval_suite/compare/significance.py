@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from factory.statistics import significance
 from factory.statistics.intervals import paired_bootstrap
 
 LEVEL = 0.05
@@ -37,16 +38,6 @@ class Test:
         return "better" if self.difference > 0 else "worse"
 
 
-def mcnemar(gained: int, lost: int) -> float:
-    """Exact two-sided p of McNemar's test: ``gained`` and ``lost`` are the samples on which only one of the two is right."""
-    n, fewer = gained + lost, min(gained, lost)
-    if n == 0:
-        return 1.0
-    k = np.arange(fewer + 1)
-    logs = math.lgamma(n + 1) - np.array([math.lgamma(i + 1) + math.lgamma(n - i + 1) for i in k]) - n * math.log(2)
-    return min(1.0, 2 * float(np.exp(logs).sum()))
-
-
 def bootstrap_p(differences: Sequence[float], seed: int = 0) -> float:
     """Two-sided p of a mean difference of 0: how often the centred differences, drawn again, are as far from 0."""
     d = np.asarray(differences, dtype=np.float64)
@@ -68,14 +59,10 @@ def compare(a: Mapping[str, float], b: Mapping[str, float]) -> Test | None:
     left, right = np.array([a[s] for s in shared]), np.array([b[s] for s in shared])
     low, high = paired_bootstrap(left, right, draws=DRAWS)
     binary = np.isin(np.concatenate([left, right]), (0.0, 1.0)).all()
-    p = mcnemar(int((left > right).sum()), int((left < right).sum())) if binary else bootstrap_p(left - right)
+    p = significance.sign_test(int((left > right).sum()), int((left < right).sum())) if binary else bootstrap_p(left - right)
     return Test("McNemar" if binary else "paired bootstrap", float((left - right).mean()), low, high, len(shared), p)
 
 
 def holm(tests: Sequence[Test]) -> list[Test]:
     """The tests with p-values corrected by Holm's step-down method (1979), in the order given."""
-    adjusted, highest = [0.0] * len(tests), 0.0
-    for rank, i in enumerate(sorted(range(len(tests)), key=lambda i: tests[i].p)):
-        highest = max(highest, min(1.0, (len(tests) - rank) * tests[i].p))
-        adjusted[i] = highest
-    return [replace(test, adjusted=p) for test, p in zip(tests, adjusted, strict=True)]
+    return [replace(test, adjusted=p) for test, p in zip(tests, significance.holm([test.p for test in tests]), strict=True)]

@@ -89,6 +89,10 @@ class Diagnostic:
         rows = self.measure(bench.view, bench.view.encode([bench.benchmark.prompt(s, form) for s, form in asked]), list(named))
         return [{**row, **named[row["sample"]]} for row in rows]
 
+    def whole_prompts(self, samples: int) -> int:
+        """How many whole prompts are run for so many samples, before anything is run again in part."""
+        return samples
+
     def learn(self, found: Sequence[Mapping[str, Any]]) -> None:
         """Take in the training rows of the diagnostics listed before this one; called before ``on_samples``."""
 

@@ -289,7 +289,8 @@ def stages(recipe: Recipe, data: Data, methods: Sequence[Method], share: float) 
     fits, train = directions * sum(m.variants for m in steerers), prompts["train"]
     out = [Stage("diagnose", prompts["test"], prompts["test"], diagnosed=len(ASKS) * prompts["test"])] if recipe.diagnostic else []
     for node in recipe.diagnostics:
-        asked = sum(prompts[split] for split in make(node).splits)
+        diagnostic = make(node)
+        asked = sum(diagnostic.whole_prompts(prompts[split]) for split in diagnostic.splits)
         out.append(Stage(f"diagnose-{node.label}", asked, asked))
     if steerers:
         out.append(Stage("collect", train, train, diagnosed=train if recipe.diagnostic else 0))

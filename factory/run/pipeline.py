@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 from factory import files
+from factory.diagnose.claims import judged
 from factory.diagnose.summary import Summary
 from factory.errors import UserError
 from factory.launch.world import World
@@ -106,7 +107,7 @@ def conclude(
     diagnostics, further = diagnosed
     recipe, folder = study.recipe, study.folder
     summaries = {node.label: make(node).summary(further[node.label]) for node in recipe.diagnostics}
-    summaries = {label: summary.under(label) for label, summary in summaries.items() if summary is not None}
+    summaries = judged({label: summary.under(label) for label, summary in summaries.items() if summary is not None})
     results = gather(study, predictions, choices, summaries, notes)
     results["rows"] += answered[0]
     results["run"]["skipped"] += answered[1]

@@ -4,30 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import random
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from eval_suite.commands.compare import Compare
-from eval_suite.compare.significance import Test, bootstrap_p, compare, holm, mcnemar
+from eval_suite.compare.significance import Test, bootstrap_p, compare, holm
 from factory.cli import main
 from tests.tiny import saved_tiny
-
-
-@given(st.integers(0, 30), st.integers(0, 30))
-def test_mcnemar_is_the_exact_sign_test(gained, lost):
-    n = gained + lost
-    slow = min(1.0, 2 * sum(math.comb(n, k) for k in range(min(gained, lost) + 1)) / 2**n) if n else 1.0
-    assert mcnemar(gained, lost) == pytest.approx(slow)
-
-
-def test_mcnemar_of_many_discordant_samples():
-    assert mcnemar(5000, 5200) == pytest.approx(0.0488, abs=0.001) and mcnemar(60_000, 40_000) < 1e-300
 
 
 def a_test(p):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from eval_suite.speed import __main__ as everything
-from eval_suite.speed import collection, generation, lmar, sweep, timing, tuning
+from eval_suite.speed import anchor, collection, generation, lmar, sweep, timing, tuning
 from factory.steer.runtime import Steering
 from tests.tiny import tiny_view
 
@@ -52,6 +52,13 @@ def test_sweep():
     check(sweep.measure(tiny_view(), batch=2, strengths=2, tokens=2, repeats=1))
 
 
+def test_anchor_refuses_branches_that_differ_from_whole_runs(monkeypatch):
+    check(anchor.measure(tiny_view(), batch=2, repeats=1))
+    monkeypatch.setattr(anchor, "silenced_anew", lambda view, asked: torch.full((2, view.depth, view.heads), 0.5))
+    with pytest.raises(RuntimeError, match="head map"):
+        anchor.measure(tiny_view(), batch=2, repeats=1)
+
+
 def test_tuning_keeps_less_where_less_is_trained():
     view = tiny_view()
     before = {name: p.clone() for name, p in view.model.named_parameters()}
@@ -71,7 +78,7 @@ def test_tuning_tells_the_share_of_a_peak_that_is_given():
     assert share.value == pytest.approx(share.low) and 0 < share.value < 1
 
 
-@pytest.mark.parametrize(("module", "extra"), [(collection, ["--no-published"]), (generation, ["--new", "2"]), (sweep, ["--strengths", "2"]), (lmar, []), (tuning, ["--tuners", "mores"])])
+@pytest.mark.parametrize(("module", "extra"), [(collection, ["--no-published"]), (generation, ["--new", "2"]), (sweep, ["--strengths", "2"]), (lmar, []), (anchor, ["--no-anew"]), (tuning, ["--tuners", "mores"])])
 def test_each_alone(module, extra, capsys):
     module.main([*SIZES, *MINIMAL, *extra])
     assert module.__name__.rpartition(".")[2] in capsys.readouterr().out
@@ -81,7 +88,7 @@ def test_all_in_one_table_and_file(tmp_path, capsys):
     everything.main([*SIZES, *MINIMAL, "--json", str(tmp_path / "figures.json")])
     said = capsys.readouterr().out
     saved = json.loads((tmp_path / "figures.json").read_text())
-    assert [r["benchmark"] for r in saved["results"]] == ["mcr", "collection", "generation", "sweep", "lmar", "tuning"]
+    assert [r["benchmark"] for r in saved["results"]] == ["mcr", "collection", "generation", "sweep", "lmar", "anchor", "tuning"]
     assert all(r["benchmark"] in said for r in saved["results"])
     assert saved["command"] and saved["environment"]["libraries"]["torch"]
 
