@@ -201,6 +201,11 @@ class TaskSpec(Spec):
     choose: Annotated[Node, plugin("benchmark")] | None = None
     score: Annotated[tuple[Annotated[Node, plugin("benchmark")], ...], Field(min_length=1)]
 
+    def nodes(self) -> list[tuple[tuple[str | int, ...], Node]]:
+        """Its benchmarks, each with its place in the task."""
+        chosen = [(("choose",), self.choose)] if self.choose else []
+        return [*chosen, *((("score", i), node) for i, node in enumerate(self.score))]
+
     @model_validator(mode="after")
     def _chooses_elsewhere(self) -> TaskSpec:
         if self.choose and any(node.type == self.choose.type and node.params == self.choose.params for node in self.score):
@@ -223,9 +228,9 @@ class CompareSpec(TermsSpec):
         mistakes += [(("tuners", i, "tuner"), f"'{label}' cannot name a file; name it with 'as:', of letters, digits, '.', '_' and '-'")
                      for i, label in enumerate(labels) if not re.fullmatch(FILE_NAME, label)]  # fmt: skip
         mistakes += [(("tasks", i, "name"), f"another task is called '{name}' too") for i, name in enumerate(names) if name in names[:i]]
-        nodes = [((i, *loc), node) for i, task in enumerate(self.tasks) for loc, node in [(("choose",), task.choose), *((("score", j), n) for j, n in enumerate(task.score))] if node]
+        nodes = [(("tasks", i, *loc), node) for i, task in enumerate(self.tasks) for loc, node in task.nodes()]
         seen = [node.label for _, node in nodes]
-        mistakes += [(("tasks", *loc), f"another benchmark is called '{node.label}' too; name one with 'as:'") for k, (loc, node) in enumerate(nodes) if node.label in seen[:k]]
+        mistakes += [(loc, f"another benchmark is called '{node.label}' too; name one with 'as:'") for k, (loc, node) in enumerate(nodes) if node.label in seen[:k]]
         mistakes += [(("tuners", i, "learning_rates"), f"task '{task.name}' has no 'choose', so that no rate can be chosen: name one") for i, c in enumerate(self.tuners)
                      for task in self.tasks if task.choose is None and c.learning_rates and len(c.learning_rates) > 1]  # fmt: skip
         if mistakes:
@@ -336,7 +341,7 @@ class Recipe(Spec):
     def asked(self) -> tuple[Node, ...]:
         """Every question benchmark that the recipe puts to a model."""
         tasks = self.compare.tasks if self.compare else ()
-        return (*self.benchmarks, *(node for task in tasks for node in (task.choose, *task.score) if node))
+        return (*self.benchmarks, *(node for task in tasks for _, node in task.nodes()))
 
     @property
     def source_path(self) -> Path | None:

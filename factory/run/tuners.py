@@ -59,7 +59,8 @@ class Tuned:
     def record(self, chosen: bool) -> dict[str, Any]:
         """What results.json keeps of it."""
         summary, default = self.stage.summary, lookup("tuner", self.contender.tuner.type).learning_rate
-        dev = self.dev and {"benchmark": self.dev["label"], "metric": self.dev["main"], "value": self.dev_value, "ci": self.dev["ci"].get(self.dev["main"]), "n": self.dev["n"]}
+        row = self.dev
+        dev = row and {"benchmark": row["label"], "metric": row["main"], "value": self.dev_value, "ci": row["ci"].get(row["main"]), "n": row["n"]}
         return {
             "task": self.task.name, "method": self.method, "learning_rate": self.rate, "default": self.rate == default, "chosen": chosen, "dev": dev,
             "steps": summary["steps"], "loss": summary["loss"], "parameters": summary["parameters"],
@@ -102,7 +103,9 @@ class Contest:
         check(self.spec.tune(self.spec.tuners[0], self.spec.tasks[0], 1.0))
         for label, diagnostic in self.diagnostics.items():
             if type(diagnostic).on_samples is not Diagnostic.on_samples:
-                raise UserError(f"diagnostics: '{label}' asks prompts of its own about conflicts, and tuned models are looked at on the prompts of their benchmarks; use lmar or mcr")
+                raise UserError(
+                    f"diagnostics: '{label}' asks prompts of its own about conflicts, and tuned models are looked at on the prompts of their benchmarks; use lmar or mcr"
+                )
             for task in self.spec.tasks:
                 if isinstance(self.suites[task.score[0].label], HarnessSuite):
                     raise UserError(f"compare.tasks: '{task.name}' is scored by a harness first, whose prompts '{label}' cannot see; put a benchmark with prompts in front")
@@ -162,7 +165,8 @@ class Contest:
     def _diagnose(self, node: Node, task: TaskSpec, arm: Arm, view: ModelView) -> Rows:
         suite, size, diagnostic = self.suites[task.score[0].label], self.recipe.evaluate.batch_size, self.diagnostics[node.label]
         items = thin(suite.items, self.spec.diagnose_on)
-        inputs = {"model": fingerprint(view), "diagnostic": node.model_dump(mode="json"), "benchmark": suite.node.model_dump(mode="json"), "prompts": [item.id for item in items], "batch": size}
+        inputs = {"model": fingerprint(view), "diagnostic": node.model_dump(mode="json"), "benchmark": suite.node.model_dump(mode="json"),
+                  "prompts": [item.id for item in items], "batch": size}  # fmt: skip
         stage = self.folder.stage(f"diagnose-{node.label}-{task.name}-{arm.name}", inputs)
 
         def compute(batch: Sequence[Any]) -> Rows:

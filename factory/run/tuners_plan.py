@@ -87,7 +87,8 @@ def _say_tunings(spec: CompareSpec, console: Console, sources: dict[str, Source 
     for contender in spec.tuners:
         label, rates = contender.tuner.label, _by_rates(spec, contender)
         own, whole = (f"{counts[label]['tuner']:,}", f"{sum(counts[label].values()):,}") if counts else ("unknown", "unknown")
-        methods.add_row(label, own, whole, "; ".join(", ".join(f"{r:g}" for r in each) + (f" ({', '.join(names)})" if len(rates) > 1 else "") for each, names in rates.items()))
+        said = [", ".join(f"{r:g}" for r in each) + (f" ({', '.join(names)})" if len(rates) > 1 else "") for each, names in rates.items()]
+        methods.add_row(label, own, whole, "; ".join(said))
     console.print(methods)
     tasks = _table("tasks", "task", "samples", "steps of each", "tunings", "rates chosen on", "scored on")
     for task in spec.tasks:

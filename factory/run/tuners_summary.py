@@ -38,7 +38,8 @@ def _summary(records: Rows, rows: Rows, prices: Mapping[str, Mapping[str, Any]])
     labels = list(dict.fromkeys(r["label"] for r in rows))
     swept = any(r["dev"] for r in records)
     tables = [_main(chosen, rows, labels, prices), *(_by_task(label, rows) for label in labels)]
-    figures = [Figure("parameters", "Accuracy against trained parameters", _caption(rows), lambda f: _scatter(f, chosen, rows, labels), (max(6.0, 4.6 * len(labels)), 4.4))] if labels else []
+    size = (max(6.0, 4.6 * len(labels)), 4.4)
+    figures = [Figure("parameters", "Accuracy against trained parameters", _caption(rows), lambda f: _scatter(f, chosen, rows, labels), size)] if labels else []
     if swept:
         dev = next(r["dev"] for r in records if r["dev"])
         caption = f"{dev['metric']} on {dev['benchmark']} (n = {dev['n']}) by learning rate, 95 % intervals; a ring is the rate that was chosen"
@@ -50,8 +51,11 @@ def _summary(records: Rows, rows: Rows, prices: Mapping[str, Mapping[str, Any]])
 def in_terminal(summary: Summary) -> Shown:
     """The main table without intervals."""
     table = summary.tables[0]
-    shown = Shown(box=box.SIMPLE_HEAD, title=f"{summary.title}: {table.title[0].lower()}{table.title[1:]}", title_justify="left", title_style="bold", padding=(0, 1, 0, 0), pad_edge=False)
-    for i, column in enumerate(table.columns):
+    title = f"{summary.title}: {table.title[0].lower()}{table.title[1:]}"
+    caption = "own: parameters of the method itself; trained: with the parts beside it; MiB: memory of training beyond the loaded model"
+    shown = Shown(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", caption=caption, caption_justify="left", padding=(0, 1, 0, 0), pad_edge=False)
+    heads = ("method", "rate", "own", "trained", *table.columns[4:-2], "s/step", "MiB")
+    for i, column in enumerate(heads):
         shown.add_column(escape(column), justify="right" if i else "left", overflow="fold")
     for line in table.rows:
         shown.add_row(*("" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else escape(str(cell).partition(" (")[0]) for cell in line))
@@ -71,8 +75,11 @@ def _value(row: Mapping[str, Any] | None) -> Cell:
     """A score with its interval as text."""
     if row is None:
         return None
-    value, interval = row["metrics"][row["main"]], (row.get("ci") or {}).get(row["main"])
-    return f"{value:.3f}" + (f" ({interval[0]:.3f}–{interval[1]:.3f})" if interval else "")
+    return _interval(row["metrics"][row["main"]], (row.get("ci") or {}).get(row["main"]))
+
+
+def _interval(value: float, ci: Sequence[float] | None) -> str:
+    return f"{value:.3f}" + (f" ({ci[0]:.3f}–{ci[1]:.3f})" if ci else "")
 
 
 def _main(chosen: Rows, rows: Rows, labels: Sequence[str], prices: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -97,7 +104,8 @@ def _by_task(label: str, rows: Rows) -> Table:
 def _sweep(records: Rows) -> Table:
     columns = ("method", "learning rate", "dev", "loss of the last step", "")
     note = lambda r: ", ".join(word for word, said in (("default", r["default"]), ("chosen", r["chosen"])) if said)
-    lines = tuple((r["method"], f"{r['learning_rate']:g}", r["dev"] and f"{r['dev']['value']:.3f} ({r['dev']['ci'][0]:.3f}–{r['dev']['ci'][1]:.3f})", r["loss"], note(r)) for r in records)
+    dev = lambda r: r["dev"] and _interval(r["dev"]["value"], r["dev"]["ci"])
+    lines = tuple((r["method"], f"{r['learning_rate']:g}", dev(r), r["loss"], note(r)) for r in records)
     return Table("rates", "Learning rates tried", columns, lines)
 
 
@@ -115,36 +123,37 @@ def _findings(chosen: Rows, rows: Rows, labels: Sequence[str]) -> Iterator[Findi
 
 def _scatter(figure: matplotlib.figure.Figure, chosen: Rows, rows: Rows, labels: Sequence[str]) -> None:
     for axes, label in zip(figure.subplots(1, len(labels), squeeze=False)[0], labels, strict=True):
-        for i, r in enumerate(chosen):
+        for i, r in enumerate(chosen, 1):  # C0 is the untuned model's where it is drawn as one of them
             row = _score(rows, label, r["method"])
             if row is None:
                 continue
-            value, own, colour = row["metrics"][row["main"]], r["parameters"]["tuner"], f"C{i}"
+            value, own, colour = row["metrics"][row["main"]], r["parameters"]["tuner"], f"C{i % 10}"
             if own:
-                axes.errorbar([own], [value], yerr=_bars(row), color=colour, marker=MARKERS[i % len(MARKERS)], capsize=3, linestyle="", label=r["method"])
+                axes.errorbar([own], [value], yerr=_bars(value, (row.get("ci") or {}).get(row["main"])), color=colour, marker=MARKERS[i % len(MARKERS)], capsize=3, linestyle="", label=r["method"])
             else:
                 axes.axhline(value, color=colour, linestyle=":", linewidth=1.2, label=f"{r['method']} (no own parameters)")
         if base := _score(rows, label, UNSTEERED):
-            axes.axhline(base["metrics"][base["main"]], color="grey", linestyle="--", linewidth=1.2, label="untuned")
+            axes.axhline(base["metrics"][base["main"]], color="black", linestyle="--", linewidth=1.2, label="untuned")
         axes.set(xscale="log", xlabel="trained parameters", ylabel=base["main"] if base else "score")
         axes.set_title(label)
     handles, names = axes.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), max(2, int(figure.get_figwidth() / 1.7))))
 
 
-def _bars(row: Mapping[str, Any]) -> list[list[float]] | None:
-    value, interval = row["metrics"][row["main"]], (row.get("ci") or {}).get(row["main"])
-    return interval and [[max(0.0, value - interval[0])], [max(0.0, interval[1] - value)]]
+def _bars(value: float, ci: Sequence[float] | None) -> list[list[float]] | None:
+    """Lengths of an error bar, [[below], [above]]."""
+    return ci and [[max(0.0, value - ci[0])], [max(0.0, ci[1] - value)]]
 
 
 def _rates(figure: matplotlib.figure.Figure, records: Rows) -> None:
     axes = figure.subplots()
-    for i, method in enumerate(dict.fromkeys(r["method"] for r in records)):
+    for i, method in enumerate(dict.fromkeys(r["method"] for r in records), 1):
         own = [r for r in records if r["method"] == method and r["dev"]]
         values = [r["dev"]["value"] for r in own]
-        below, above = ([max(0.0, s * (r["dev"]["ci"][k] - r["dev"]["value"])) for r in own] for k, s in ((0, -1), (1, 1)))
-        axes.errorbar([r["learning_rate"] for r in own], values, yerr=[below, above], color=f"C{i}", marker=MARKERS[i % len(MARKERS)], capsize=2, linewidth=1.4, label=method)
+        bars = [_bars(r["dev"]["value"], r["dev"]["ci"]) for r in own]
+        errors = [[bar[side][0] for bar in bars] for side in (0, 1)] if all(bars) else None
+        axes.errorbar([r["learning_rate"] for r in own], values, yerr=errors, color=f"C{i % 10}", marker=MARKERS[i % len(MARKERS)], capsize=2, linewidth=1.4, label=method)
         best = [r for r in own if r["chosen"]]
-        axes.plot([r["learning_rate"] for r in best], [r["dev"]["value"] for r in best], linestyle="", marker="o", markersize=13, markerfacecolor="none", color=f"C{i}")
+        axes.plot([r["learning_rate"] for r in best], [r["dev"]["value"] for r in best], linestyle="", marker="o", markersize=13, markerfacecolor="none", color=f"C{i % 10}")
     axes.set(xscale="log", xlabel="learning rate", ylabel=f"{records[0]['dev']['metric']} on dev")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper")

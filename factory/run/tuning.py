@@ -73,6 +73,7 @@ def tune_on(
     else:
         tuner = lookup("tuner", spec.method.type)(spec.method.params)
         _tune(recipe, load_view(), tuner, source, steps, stage, out)
+        folder.world.meet(f"stage {name} is written")
     return stage
 
 
@@ -240,15 +241,17 @@ def plan_tuning(recipe: Recipe, console: Console) -> None:
 
 
 def show(recipe: Recipe, number: int) -> None:
-    """Print training sample ``number`` of a recipe, as the model will be taught it (``show RECIPE --sample N``)."""
-    if recipe.tune is None:
-        raise UserError(f"recipe '{recipe.name}' tunes nothing, so it has no training samples; --sample needs its key 'tune'")
-    spec, view = recipe.tune, outline(recipe.model)
-    source = open_source(spec.data, Path(recipe.run.root) / INDICES, spec.batch_size)
-    if not 0 <= number < len(source):
-        raise UserError(f"--sample {number}: the samples are numbered 0 to {len(source) - 1}")
-    try:
-        (example,), _ = encode_samples(view, [source[number]], spec.data.max_tokens)
-    except Unusable as error:
-        raise UserError(f"sample {source.name(number)}: {error}") from error
-    show_sample(view, f"{number} ({source.name(number)})", example, Console())
+    """Print training sample ``number`` of a recipe, of each of its tasks where it compares tuners, as the model will be taught it (``show RECIPE --sample N``)."""
+    spec = recipe.tune or recipe.compare
+    if spec is None:
+        raise UserError(f"recipe '{recipe.name}' tunes nothing, so it has no training samples; --sample needs its key 'tune' or 'compare'")
+    view = outline(recipe.model)
+    for task, data in {"": recipe.tune.data}.items() if recipe.tune else {task.name: task.data for task in recipe.compare.tasks}.items():
+        source = open_source(data, Path(recipe.run.root) / INDICES, spec.batch_size)
+        if not 0 <= number < len(source):
+            raise UserError(f"--sample {number}: the samples{task and f' of {task}'} are numbered 0 to {len(source) - 1}")
+        try:
+            (example,), _ = encode_samples(view, [source[number]], data.max_tokens)
+        except Unusable as error:
+            raise UserError(f"sample {source.name(number)}: {error}") from error
+        show_sample(view, f"{number}{task and f' of {task}'} ({source.name(number)})", example, Console())

@@ -14,7 +14,8 @@ from transformers import TrainerCallback
 
 
 class Meter(TrainerCallback):
-    """Made just before a training; ``record`` afterwards. On a GPU the memory is what torch allocated at most, on Linux the process's peak."""
+    """Made just before a training; ``record`` afterwards. On a GPU the memory is what torch allocated at most, on Linux the process's peak.
+    Seconds are the process's own processor time where one thread does all the work, which other programs do not slow down."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.seconds = device, []
@@ -35,7 +36,7 @@ class Meter(TrainerCallback):
     def _now(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        return time.perf_counter()
+        return time.process_time() if self.device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter()
 
     def _restart(self) -> int | None:
         """Bytes in use now; the peak is counted from here."""

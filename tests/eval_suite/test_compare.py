@@ -165,6 +165,17 @@ def test_published_numbers_stand_beside_measured_ones_of_the_same_protocol(tmp_p
     assert "published" not in (tmp_path / "out" / "compare.md").read_text()
 
 
+def test_a_papers_table_stands_beside_the_run_of_its_recipe_alone(tmp_path):
+    more = {"protocol": "gqa/testdev_balanced/llava-1.5", "main": "accuracy", "metrics": {"accuracy": 0.5}, "label": "gqa"}
+    Compare.over([run_folder(tmp_path, "mores_table1", {"none": drawn(0.5)}, **more)], tmp_path / "out")
+    shown = (tmp_path / "out" / "compare.md").read_text().replace("\\", "")
+    assert "| published: mores_h [LLaVA Steering, table 1] | — | 51.8 |" in shown
+    Compare.over([run_folder(tmp_path, "mine", {"none": drawn(0.5)}, **more)], tmp_path / "out")
+    assert "LLaVA Steering" not in (tmp_path / "out" / "compare.md").read_text()
+    Compare.over([run_folder(tmp_path, "mores_table1", {"none": drawn(0.5)}, **more | {"protocol": "gqa/val_balanced/llava-1.5"})], tmp_path / "out")
+    assert "LLaVA Steering" not in (tmp_path / "out" / "compare.md").read_text(), "another split is another protocol"
+
+
 RECIPE = """\
 name: every
 seeds: [0, 1]

@@ -41,7 +41,7 @@ def summary_of(rows: Rows, bins: int, tokens: int) -> Summary | None:
     caption = f"attention per image token over that per text token, {n} samples; 1 is balance"
     figures = [
         Figure("lmar", "LMAR by layer", caption, lambda f: _lines(f, {"LMAR (mean of ratios)": lmar, "ratio of means": pooled})),
-        Figure("lmar_shares", "What the answer looks at, by layer", f"mean share of attention on all of the image's tokens and on all others, {n} samples (figure 1 of the paper)",
+        Figure("lmar_shares", "What the answer looks at, by layer", f"mean share of attention on the prompt's image tokens and on its text, {n} samples (figure 1 of the paper); what lacks to 1 is on neither",
                lambda f: _shares(f, {"": means})),
         Figure("lmar_map", "Where the image is looked at", f"attention per image token by layer and place in reading order, {n} samples",
                lambda f: _maps(f, {"": _by_stretch(means, bins)})),
@@ -59,29 +59,31 @@ def beside_of(found: Mapping[str, Rows], trained: Mapping[str, int], bins: int) 
         return None
     n = len({row["sample"] for rows in kept.values() for row in rows})
     depth = len(next(iter(means.values()))["lmar"])
-    level = {name: fmean(m["lmar"].values()) for name, m in means.items()}
+    level = {name: median(m["lmar"].values()) for name, m in means.items()}
+    pooled = {name: median(m["alpha_image"][i] / m["alpha_text"][i] for i in m["lmar"]) for name, m in means.items()}
     share = {name: fmean(m["attention_image"].values()) for name, m in means.items()}
     highest = max(level, key=level.get)
     finding = Finding(
-        f"LMAR, averaged over {depth} layers and {n} samples, is highest for {highest} ({level[highest]:.3f}): " + ", ".join(f"{m} {v:.3f}" for m, v in level.items() if m != highest),
+        f"in the median of {depth} layers LMAR ({n} samples) is highest for {highest} ({level[highest]:.3f}): "
+        + ", ".join(f"{m} {v:.3f}" for m, v in level.items() if m != highest),
         values=level,
     )
     layers = tuple((layer, *(m["lmar"][layer] for m in means.values())) for layer in range(depth))
-    whole = tuple((name, trained.get(name), level[name], median(means[name]["lmar"].values()), share[name]) for name in means)
+    whole = tuple((name, trained.get(name), level[name], pooled[name], fmean(means[name]["lmar"].values()), share[name]) for name in means)
     size = (max(6.0, 2.5 * min(4, len(means))), 2.6 * ceil(len(means) / 4) + 0.6)
     figures = [
         Figure("lmar", "LMAR by layer", f"attention per image token over that per text token, {n} samples; 1 is balance (figure 2 of the paper)",
                lambda f: _lines(f, {name: m["lmar"] for name, m in means.items()})),
-        Figure("lmar_shares", "What the answer looks at, by layer", f"mean share of attention on all of the image's tokens and on all others, {n} samples (figure 1, left)",
-               lambda f: _shares(f, means), size),
+        Figure("lmar_shares", "What the answer looks at, by layer",
+               f"mean share of attention on the prompt's image tokens and on its text, {n} samples (figure 1, left); what lacks to 1 is on neither", lambda f: _shares(f, means), size),
         Figure("lmar_maps", "Where the image is looked at", f"attention per image token by layer and place in reading order, {n} samples; one colour scale",
                lambda f: _maps(f, {name: _by_stretch(m, bins) for name, m in means.items()}), size),
     ]  # fmt: skip
     if any(trained.values()):
         figures.insert(2, Figure("lmar_parameters", "Attention to the image against trained parameters", f"mean over layers and {n} samples (figure 1, right)",
-                                 lambda f: _against(f, share, trained), (6.0, 4.2)))  # fmt: skip
+                                 lambda f: _against(f, share, trained), (7.5, 4.2)))  # fmt: skip
     tables = (
-        Table("lmar", "LMAR over all layers", ("model", "trained parameters", "mean", "median", "attention to the image"), whole),
+        Table("lmar", "LMAR over all layers", ("model", "trained parameters", "median layer", "ratio of means, median layer", "mean of layers", "attention to the image"), whole),
         Table("lmar_layers", "LMAR by layer", ("layer", *means), layers),
     )
     return Summary("Layer-wise modality attention ratio", (finding,), tables, tuple(figures))
@@ -131,7 +133,7 @@ def _panels(figure: matplotlib.figure.Figure, names: Sequence[str], columns: int
 def _shares(figure: matplotlib.figure.Figure, models: Mapping[str, Means]) -> None:
     for axes, means in zip(_panels(figure, list(models)), models.values(), strict=True):
         layers, image, text = list(means["lmar"]), means["attention_image"], means["attention_text"]
-        axes.stackplot(layers, [image[i] for i in layers], [text[i] for i in layers], colors=[IMAGE, TEXT], labels=["image", "all else"], alpha=0.85)
+        axes.stackplot(layers, [image[i] for i in layers], [text[i] for i in layers], colors=[IMAGE, TEXT], labels=["image", "text"], alpha=0.85)
         axes.set(ylim=(0, 1), xlim=(layers[0], layers[-1]))
     figure.supxlabel("layer")
     figure.supylabel("share of attention")
@@ -155,16 +157,17 @@ def _against(figure: matplotlib.figure.Figure, share: Mapping[str, float], train
         if trained.get(name):
             axes.plot([trained[name]], [value], marker=MARKERS[i % len(MARKERS)], linestyle="", color=f"C{i % 10}", label=name)
         else:
-            axes.axhline(value, linestyle=":", linewidth=1.2, color=f"C{i % 10}", label=f"{name} (no own parameters)")
-    axes.set(xscale="log", xlabel="trained parameters", ylabel="attention to the image, mean over layers")
+            axes.axhline(value, linestyle=":", linewidth=1.2, color=f"C{i % 10}", label=f"{name} (none)")
+    axes.set(xscale="log", xlabel="trained parameters", ylabel="attention to the image")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper")
 
 
 def _steps_figure(means: Means, layers: Sequence[int], bins: int, tokens: int, n: int) -> Figure:
     """Figure 8: a map of every layer as the answer is written."""
     names = [f"{modality}_{j}" for modality in ("image", "text") for j in range(bins)]
-    grids = {layer: [[means[f"step_{step}_{name}"].get(layer, nan) for name in names] for step in range(tokens)] for layer in layers}
-    caption = (f"attention per token of the answer's first {tokens} tokens, {n} samples: the image's tokens in {bins} stretches (left of the line), then the "
+    written = [step for step in range(tokens) if any(means[f"step_{step}_{name}"] for name in names)]  # all answers may be shorter
+    grids = {layer: [[means[f"step_{step}_{name}"].get(layer, nan) for name in names] for step in written] for layer in layers}
+    caption = (f"attention per token of the answer's first {len(written)} tokens, {n} samples: the image's tokens in {bins} stretches (left of the line), then the "
                "text's (figure 8 of the paper); every layer has its own colour scale")  # fmt: skip
     return Figure("lmar_steps", "Attention maps by layer as the answer is written", caption, lambda f: _steps(f, grids, bins), (12.0, 2.0 * ceil(len(layers) / 4) + 0.8))
 

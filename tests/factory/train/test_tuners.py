@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from factory.run.pipeline import run
 from factory.run.tuners import Tuned, best
 from tests.tiny import saved_tiny
 
+ROOT = Path(__file__).parents[3]
 SCENES = {"lessons": {"type": "scenes", "options": 0.0}, "take": 8, "max_tokens": None}
 
 
@@ -107,6 +111,14 @@ def test_a_plan_counts_and_trains_nothing(finished, tmp_path, capsys, monkeypatc
     assert "missing: model folder gone" in capsys.readouterr().out
 
 
+def test_show_prints_a_sample_of_each_task(finished, capsys):
+    root, _ = finished
+    assert main(["show", str(root / "side.yaml"), "--sample", "1"]) == 0
+    assert "sample 1 of seeing (scenes 1)" in capsys.readouterr().out
+    assert main(["show", str(root / "side.yaml"), "--sample", "8"]) == 2
+    assert "the samples of seeing are numbered 0 to 7" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("change", "where", "message"), [
     ({"tuners": [{"tuner": "ia3"}, {"tuner": "ia3"}]}, "compare.tuners.1.tuner", "another one is called 'ia3' too"),
     ({"tuners": [{"tuner": {"type": "ia3", "as": "1 %"}}]}, "compare.tuners.0.tuner", "'1 %' cannot name a file"),
@@ -137,3 +149,18 @@ def test_a_diagnostic_with_prompts_of_its_own_is_refused(tmp_path, capsys):
     (tmp_path / "side.yaml").write_text(text)
     assert main([str(tmp_path / "side.yaml")]) == 2
     assert "'knockout' asks prompts of its own" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_ranks_that_cut_the_weights_find_what_one_finds(tmp_path):
+    """ZeRO-3 must not outlive a training: the models that are loaded afterwards, for scoring, are whole."""
+    compare = {"tuners": [{"tuner": {"type": "mores", "dropout": 0.0}, "learning_rates": [1e-2]}, {"tuner": "ia3", "learning_rates": [1e-2]}],
+               "tasks": [{"name": "seeing", "data": SCENES, "score": [{"type": "plain_scenes", "per_task": 1}]}]}  # fmt: skip
+    (tmp_path / "side.yaml").write_text(written(tmp_path, saved_tiny(tmp_path / "model"), **compare))
+    one = files.read_json(run(loads((tmp_path / "side.yaml").read_text(), overrides=["name=one"])) / "results.json")
+    command = [sys.executable, "-P", "-m", "factory.cli", str(tmp_path / "side.yaml"), "launch.processes=2", "launch.zero=3"]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    two = files.read_json(tmp_path / "side" / "results.json")
+    assert [t["loss"] for t in two["tuning"]] == pytest.approx([t["loss"] for t in one["tuning"]], rel=1e-5)
+    assert [r["metrics"] for r in two["rows"]] == [r["metrics"] for r in one["rows"]]
