@@ -43,7 +43,7 @@ class ColorSet(Params):
 class ScenesParams(Params):
     """``scoring`` as in MC² (SPEC.md 3.3); ``colors``: the colour set of arXiv 2511.02243 in place of the eight tasks;
     ``few_shot_every``: one training batch in so many shows worked examples; ``options``: share of training prompts that ask for a
-    letter; ``lessons`` weighs their kinds, ``practice`` draws their scenes."""
+    letter; ``lessons`` weighs their kinds, ``practice`` draws their scenes. ``scale`` draws pictures of ``scale`` x 48 pixels a side."""
 
     scoring: Scoring = "both_orders"
     per_task: PerTask = PerTask()
@@ -53,6 +53,7 @@ class ScenesParams(Params):
     options: float = Field(0.5, ge=0, le=1)
     lessons: Mix = Mix()
     practice: Practice = Practice()
+    scale: PositiveInt = 1
 
 
 @register("benchmark", "scenes")
@@ -69,14 +70,14 @@ class Scenes(ConflictBenchmark):
     def samples(self, split: str) -> Sequence[ConflictSample]:
         if colors := self.params.colors:
             return color_samples(split, getattr(colors, split), colors.controls if split == "test" else 0, self.params.seed)
-        return [scene(spec) for spec in specs(split, getattr(self.params.per_task, split), self.params.seed)]
+        return [scene(spec) for spec in specs(split, getattr(self.params.per_task, split), self.params.seed, self.params.scale)]
 
     def lesson(self, index: int, batch: int, total: int) -> Prompt:
         """Training prompt ``index`` of ``total``; every so many batches show worked examples."""
         rng = Random(f"{self.params.seed}/{index}")
         if (index // batch) % self.params.few_shot_every == self.params.few_shot_every - 1:
-            return worked_example_lesson(rng, self.params.options)
-        return lesson(rng, self.params.options, self.params.lessons, self.params.practice)
+            return worked_example_lesson(rng, self.params.options, self.params.scale)
+        return lesson(rng, self.params.options, self.params.lessons, self.params.practice, self.params.scale)
 
     def text_lesson(self, index: int, batch: int, total: int) -> Prompt:
         """Training prompt ``index`` of ``total`` for the language model alone."""
@@ -84,7 +85,7 @@ class Scenes(ConflictBenchmark):
 
     def picture(self, index: int, total: int) -> tuple[Image.Image, tuple[str, ...], str]:
         """Picture ``index`` of ``total`` for the vision tower alone, with the words of its question and the answer."""
-        return picture(Random(f"picture/{self.params.seed}/{index}"), index / total)
+        return picture(Random(f"picture/{self.params.seed}/{index}"), index / total, self.params.scale)
 
     @property
     def question_words(self) -> list[str]:
@@ -101,7 +102,7 @@ class Scenes(ConflictBenchmark):
 
     def examine(self, answer: Callable[[list[Prompt]], list[str]]) -> dict[str, Any]:
         """What a trained model can read, obeys and prefers (shares in [0, 1])."""
-        return examine(answer)
+        return examine(answer, scale=self.params.scale)
 
     def pictures(self, folder: Path) -> list[tuple[str, Path]]:
         return [("Scenes, test split", save_sheet(folder))]

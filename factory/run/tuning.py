@@ -20,11 +20,13 @@ from factory.data.collate import NOTHING, Collator, Places
 from factory.data.conversation import Unusable
 from factory.data.labels import encode_samples
 from factory.data.order import Order
+from factory.data.photos import PhotoFolder
+from factory.data.prepared import Prepared, PreparedCollator, chunks, prepare, there
 from factory.data.prompt import Role, Segment
 from factory.data.show import show_sample
-from factory.data.source import ConversationFile, Lessons, Source
+from factory.data.source import Audit, ConversationFile, Lessons, Source
 from factory.errors import UserError
-from factory.model.load import fingerprint, load, outline
+from factory.model.load import fingerprint, fingerprint_of, load, outline
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import TuneDataSpec, TuneSpec
@@ -32,13 +34,14 @@ from factory.registry import lookup
 from factory.run import progress
 from factory.run.rundir import RunDir, Stage
 from factory.train import zero
+from factory.train.align import AlignCollator, Aligned
 from factory.train.losses import plot_losses
 from factory.train.tune import Shape, train
 from factory.tune import Tuner
 
 CHARACTERS_PER_TOKEN = 4
 TUNED = "tuned"
-INDICES = ".index"  # of data files, beside the runs: many runs read one file
+INDICES, FEATURES = ".index", ".features"  # of data files, beside the runs: many runs read one file
 
 
 def tune_model(recipe: Recipe, folder: RunDir, limit: int | None = None) -> Path:
@@ -62,20 +65,28 @@ def tune_model(recipe: Recipe, folder: RunDir, limit: int | None = None) -> Path
     if stage.done:
         progress.skipped("tune")
     else:
-        _tune(recipe, view, tuner, source, steps, stage, folder.path / TUNED)
+        _tune(recipe, view, tuner, source, steps, stage, folder)
     Console().print(f"tuned part: {folder.path / TUNED}\nloss:       {stage.path / 'loss.png'}", soft_wrap=True)
     return folder.path / TUNED
 
 
-def _tune(recipe: Recipe, view: ModelView, tuner: Tuner, source: Source, steps: int, stage: Stage, out: Path) -> None:
+def _tune(recipe: Recipe, view: ModelView, tuner: Tuner, source: Source, steps: int, stage: Stage, folder: RunDir) -> None:
     spec = recipe.tune
     torch.manual_seed(recipe.seed)  # a tuner draws its starting values
     tuner.apply(view, spec.beside)
     show_trainable(view, tuner)
-    lengths = source.lengths(CHARACTERS_PER_TOKEN * image_tokens(view)) if spec.data.group_by_length else None
-    order = Order(len(source), spec.batch_size, recipe.seed, lengths)
     skipped = stage.path / "skipped.jsonl"
     collator = Collator(view, source, spec.data.max_tokens, skipped if spec.data.max_skipped else None)
+    lengths, objective = None, None
+    if spec.data.cache_features:
+        prepared = _prepared(recipe, view, source, collator, folder)
+        lengths, collator = prepared.lengths(), PreparedCollator(view, prepared)
+    elif spec.data.group_by_length:
+        lengths = source.lengths(CHARACTERS_PER_TOKEN * image_tokens(view))
+    if spec.stage == "align":
+        collator = AlignCollator(view, prepared)
+        objective = Aligned(view, collator.answers)
+    order = Order(len(source), spec.batch_size, recipe.seed, lengths if spec.data.group_by_length else None)
     console = Console()
     shape = Shape.of(spec, zero.world_size())
     console.print(
@@ -84,15 +95,33 @@ def _tune(recipe: Recipe, view: ModelView, tuner: Tuner, source: Source, steps: 
         highlight=False, soft_wrap=True,
     )  # fmt: skip
     with ExitStack() as shown:
-        log = train(view, tuner, Places(order, steps), collator, spec, recipe.launch, steps, recipe.seed, stage.path / "checkpoints", [_Progress(shown)])
+        log = train(view, tuner, Places(order, steps), collator, spec, recipe.launch, steps, recipe.seed, stage.path / "checkpoints", [_Progress(shown)], objective)
     values = zero.whole(tuner.trainable)
     lost = _skipped(skipped, len(source), spec.data.max_skipped)
     if stage.run.owner:
         about = {"stage": spec.stage, "run": recipe.name, "steps": steps, "loss": log[-1]["loss"]}
-        tune.save(out, tuner, view, about, values)
+        tune.save(folder.path / TUNED, tuner, view, about, values)
         files.write_jsonl(stage.path / "log.jsonl", log)
         plot_losses(log, f"{recipe.name}: {spec.stage} with {tuner.name}", stage.path / "loss.png")
     stage.finish({"steps": steps, "loss": log[-1]["loss"], "parameters": tuner.counts(), "skipped": lost})
+
+
+def _prepared(recipe: Recipe, view: ModelView, source: Source, collator: Collator, folder: RunDir) -> Prepared:
+    """The samples with their pictures' features, in a folder beside the runs that is told by the tower, the words' writing and the data."""
+    about = {
+        "tower": fingerprint_of(view.vision_tower), "pictures": view.processor.image_processor.to_dict(), "image": view.model.config.image_seq_length,
+        "words": [len(view.tokenizer), view.writing.template], "data": recipe.tune.data.model_dump(mode="json"), "batch": recipe.tune.batch_size, "found": digest_of(source),
+    }  # fmt: skip
+    kept = files.make_folder(Path(recipe.run.root) / FEATURES / files.digest(about)[:16])
+    shown = done = there(kept)
+    with progress.stage("features", chunks(len(source)), done) as bar:
+
+        def show(now: int) -> None:
+            nonlocal shown
+            bar.advance(now - shown)
+            shown = now
+
+        return prepare(view, collator, len(source), kept, folder.world, show)
 
 
 def _shared_source(spec: TuneSpec, cache: Path, folder: RunDir) -> Source:
@@ -115,13 +144,21 @@ def open_source(spec: TuneDataSpec, cache: Path, batch: int) -> Source:
         if not hasattr(benchmark, "lesson"):
             raise UserError(f"tune.data.lessons: benchmark '{spec.lessons.type}' has no lessons to train on; use scenes")
         return Lessons(benchmark, batch, spec.take)
+    if spec.photos is not None:
+        photos = PhotoFolder(Path(spec.photos).expanduser(), spec.question, spec.max_skipped, spec.take, spec.seed)
+        _say_left_out(photos.audit, photos.folder, photos.folder)
+        return photos
     path = Path(spec.path).expanduser()
     images = Path(spec.images).expanduser() if spec.images else path.parent
     with ExitStack() as shown:
         source = ConversationFile(path, images, cache, spec.max_skipped, spec.take, spec.seed, _reading(path, shown))
-    if source.audit.unusable:
-        Console().print(source.audit.message(path, images) + "; left out", highlight=False, soft_wrap=True)
+    _say_left_out(source.audit, path, images)
     return source
+
+
+def _say_left_out(audit: Audit, path: Path, images: Path) -> None:
+    if audit.unusable:
+        Console().print(audit.message(path, images) + "; left out", highlight=False, soft_wrap=True)
 
 
 def _reading(path: Path, shown: ExitStack) -> Callable[[int], None]:
