@@ -72,7 +72,7 @@ class Aligned(nn.Module):
         self.register_buffer("names", torch.stack([embed.weight[torch.tensor(i, device=embed.weight.device)].detach().float().mean(0) for i in ids]))
         self._embed = [embed]
         self.query = nn.Linear(view.width, view.width).to(view.device)
-        self.scale = nn.Parameter(torch.zeros((), device=view.device))
+        self.scale = nn.Parameter(torch.zeros(1, device=view.device))  # DeepSpeed takes no parameter without a dimension
 
     def forward(self, features: Tensor, question: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
         tokens = self.connector(self._tower[0].unpack(features.to(self.query.weight.dtype)))
