@@ -23,7 +23,7 @@ TEXT = {
 }  # fmt: skip
 LLMS = ("llama", "vicuna", "tinyllama", "smollm2", "phi", "qwen2", "qwen3", "gemma", "stablelm")
 CONNECTORS: dict[str, dict[str, Any]] = {
-    "linear": {}, "mlp": {"depth": 1}, "mlp2x_gelu": {}, "mlp3x_gelu": {}, "mlp4x_gelu": {}, "resampler": {"queries": 5, "depth": 1, "heads": 4},
+    "linear": {}, "mlp": {"depth": 1}, "mlp2x_gelu": {}, "mlp3x_gelu": {}, "mlp4x_gelu": {}, "resampler": {"queries": 5, "depth": 1, "heads": 4, "width": 24, "positions": True, "gain": 0.5},
     "qformer": {"queries": 6, "width": 16, "depth": 2, "heads": 4},
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from eval_suite.conflict import ConflictBenchmark, Scoring
 from eval_suite.scenes.color_set import color_samples
 from eval_suite.scenes.curriculum import Mix, Practice, lesson, picture, text_lesson, worked_example_lesson
-from eval_suite.scenes.exam import examine
+from eval_suite.scenes.exam import FORMS, examine
 from eval_suite.scenes.sheet import save_sheet
 from eval_suite.scenes.world import ANSWERS, SUBJECTS, TASKS, scene, specs
 from factory.data.prompt import Prompt
@@ -100,9 +100,12 @@ class Scenes(ConflictBenchmark):
         """Texts for a tokenizer."""
         return ["\n".join(s.text for s in lesson(Random(i), 0.5, Mix()).segments) for i in range(n)]
 
-    def examine(self, answer: Callable[[list[Prompt]], list[str]]) -> dict[str, Any]:
-        """What a trained model can read, obeys and prefers (shares in [0, 1])."""
-        return examine(answer, scale=self.params.scale)
+    def examine(self, answer: Callable[[list[Prompt]], list[str]], per_task: int | None = None) -> dict[str, Any]:
+        """What a trained model can read, obeys and prefers (shares in [0, 1]): 64 samples a task, asked openly and as a choice; with
+        ``per_task`` so many, asked only as the lessons are."""
+        if per_task is None:
+            return examine(answer, scale=self.params.scale)
+        return examine(answer, per_task, scale=self.params.scale, asked=FORMS if self.params.options else ("open",))
 
     def pictures(self, folder: Path) -> list[tuple[str, Path]]:
         return [("Scenes, test split", save_sheet(folder))]

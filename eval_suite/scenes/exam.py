@@ -24,7 +24,7 @@ def clean(task: str, n: int, seed: int, scale: int = 1) -> list[ConflictSample]:
     return [scene(SceneSpec(task, "test", seed * 7_000_003 + i, 0, 0, scale)) for i in range(n)]
 
 
-def examine(answer: Answer, per_task: int = 64, seed: int = 1, scale: int = 1, asked: Sequence[str] = tuple(FORMS)) -> dict[str, Any]:
+def examine(answer: Answer, per_task: int = 64, seed: int = 1, scale: int = 1, asked: Iterable[str] = FORMS) -> dict[str, Any]:
     """Shares in [0, 1] on the test split: clean unimodal accuracy, obedience to instructions, and preference without any.
 
     ``answer`` maps prompts to greedy answers. Every sample is asked as ``asked`` says: openly, and as a choice in both option orders.

@@ -75,6 +75,6 @@ def _fault(path: Path, label: str | None, beside: bool) -> str | None:
     try:
         with Image.open(path) as image:
             image.verify()
-    except Exception as error:  # whatever a decoder makes of a damaged file
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow tells a broken PNG by a SyntaxError
         return f"{path.name}: cannot be read ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
     return None

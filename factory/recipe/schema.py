@@ -213,7 +213,8 @@ class TuneSpec(Spec):
     ``batch_size`` is the samples of one optimiser step, over all ranks; each rank takes ``micro_batch`` of its share at once (null: all)
     and accumulates their gradients, so neither the number of ranks nor the memory of one changes what is learnt. ``steps`` null
     follows from ``epochs``. ``learning_rate`` null is the tuner's own. ``warmup`` is a share of the steps. ``beside`` are the parts that
-    are trained in full with the tuner. ``bf16`` computes in bfloat16 and keeps what is trained in float32.
+    are trained in full with the tuner. ``exam``: how many samples of each task of its lessons' benchmark the tuned model is examined on
+    afterwards (null: none). ``bf16`` computes in bfloat16 and keeps what is trained in float32.
     """
 
     stage: Literal["align", "pretrain", "finetune"] = "finetune"
@@ -232,6 +233,7 @@ class TuneSpec(Spec):
     bf16: bool = False
     gradient_checkpointing: bool = False
     save_every: PositiveInt = 500
+    exam: PositiveInt | None = None
     report: Annotated[tuple[Literal["tensorboard", "wandb"], ...], AfterValidator(_distinct)] = ("tensorboard",)
     threads: PositiveInt | None = None
 
@@ -243,6 +245,8 @@ class TuneSpec(Spec):
             raise ValueError("aligns the connector alone, on features that are kept: needs beside: [connector] and data: {cache_features: true}")
         if self.data.cache_features and "vision_tower" in self.beside:
             raise ValueError("trains the vision tower, whose features cannot be kept: leave data.cache_features out")
+        if self.exam and self.data.lessons is None:
+            raise ValueError("has an exam, which needs a benchmark to learn from: data.lessons")
         return self
 
     @property

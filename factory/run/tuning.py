@@ -32,15 +32,19 @@ from factory.recipe import Recipe
 from factory.recipe.schema import TuneDataSpec, TuneSpec
 from factory.registry import lookup
 from factory.run import progress
+from factory.run.exam import answering, tell
 from factory.run.rundir import RunDir, Stage
+from factory.run.study import make
 from factory.train import zero
 from factory.train.align import AlignCollator, Aligned
 from factory.train.losses import plot_losses
 from factory.train.tune import Shape, train
 from factory.tune import Tuner
+from factory.tune.checkpoint import TENSORS
 
 CHARACTERS_PER_TOKEN = 4
 TUNED = "tuned"
+EXAM_BATCH = 32
 INDICES, FEATURES = ".index", ".features"  # of data files, beside the runs: many runs read one file
 
 
@@ -66,6 +70,8 @@ def tune_model(recipe: Recipe, folder: RunDir, limit: int | None = None) -> Path
         progress.skipped("tune")
     else:
         _tune(recipe, view, tuner, source, steps, stage, folder)
+    if spec.exam:
+        _examine(recipe, folder)
     Console().print(f"tuned part: {folder.path / TUNED}\nloss:       {stage.path / 'loss.png'}", soft_wrap=True)
     return folder.path / TUNED
 
@@ -104,6 +110,18 @@ def _tune(recipe: Recipe, view: ModelView, tuner: Tuner, source: Source, steps: 
         files.write_jsonl(stage.path / "log.jsonl", log)
         plot_losses(log, f"{recipe.name}: {spec.stage} with {tuner.name}", stage.path / "loss.png")
     stage.finish({"steps": steps, "loss": log[-1]["loss"], "parameters": tuner.counts(), "skipped": lost})
+
+
+def _examine(recipe: Recipe, folder: RunDir) -> None:
+    """Put the examination of the lessons' benchmark to the tuned model, as anyone would load it."""
+    spec, tuned = recipe.tune, folder.path / TUNED
+    benchmark, model = make(spec.data.lessons), recipe.model.model_copy(update={"tuned": (*recipe.model.tuned, str(tuned))})
+    stage = folder.stage("exam", {"tuned": files.digest_bytes((tuned / TENSORS).read_bytes()), "data": spec.data.lessons.model_dump(mode="json"), "per_task": spec.exam})
+    (exam,) = stage.gather({"exam": lambda: benchmark.examine(answering(load(model), benchmark, EXAM_BATCH), spec.exam)})
+    if not stage.done:
+        stage.finish({"samples": spec.exam})
+    if folder.owner:
+        tell(exam, tuned)
 
 
 def _prepared(recipe: Recipe, view: ModelView, source: Source, collator: Collator, folder: RunDir) -> Prepared:

@@ -3,13 +3,14 @@
 A question's words pool the image tokens by attention. The pooled token p is to lie near the embedding e of the answer's word, and nearer to
 it than to those of all other answers of the data:
 
-    loss = -log softmax_c(-s |p - e_c|²)[answer] + |p - e_answer|² / mean_c |e_c|²
+    d_c = |p - e_c|² / mean_c' |e_c'|²,   loss = -log softmax_c(-s d_c)[answer] + d_answer,   s learnt
 
 The language model is then handed tokens that look like words it knows. (Ours; what LLaVA does in its first stage is ``pretrain``.)
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -23,6 +24,7 @@ from factory.errors import UserError
 from factory.model.view import ModelView
 
 MOST_ANSWERS = 2048
+SCALE = 4.0  # at the start; 40 answers are then told apart by gradients that are neither nothing nor all
 
 
 class AlignCollator:
@@ -72,14 +74,14 @@ class Aligned(nn.Module):
         self.register_buffer("names", torch.stack([embed.weight[torch.tensor(i, device=embed.weight.device)].detach().float().mean(0) for i in ids]))
         self._embed = [embed]
         self.query = nn.Linear(view.width, view.width).to(view.device)
-        self.scale = nn.Parameter(torch.zeros(1, device=view.device))  # DeepSpeed takes no parameter without a dimension
+        self.log_scale = nn.Parameter(torch.full((1,), math.log(SCALE), device=view.device))  # DeepSpeed takes no parameter without a dimension
 
     def forward(self, features: Tensor, question: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
         tokens = self.connector(self._tower[0].unpack(features.to(self.query.weight.dtype)))
-        far = torch.cdist(self.pooled(tokens, question, mask), self.names).square()
+        far = torch.cdist(self.pooled(tokens, question, mask), self.names).square() / self.names.square().sum(-1).mean()
         chosen, near = labels != IGNORE, far.gather(1, labels.clamp_min(0)[:, None])[:, 0]
-        choice = F.cross_entropy(-self.scale.exp() * far, labels, ignore_index=IGNORE, reduction="sum")
-        return choice + (near * chosen).sum() / self.names.square().sum(-1).mean()
+        choice = F.cross_entropy(-self.log_scale.exp() * far, labels, ignore_index=IGNORE, reduction="sum")
+        return choice + (near * chosen).sum()
 
     def pooled(self, tokens: Tensor, question: Tensor, mask: Tensor) -> Tensor:
         """The image tokens [B, t, d] weighed by a question's words [B, T] into one [B, d]."""

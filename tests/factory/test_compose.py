@@ -41,7 +41,7 @@ def test_every_registered_part_is_tried_here():
 
 
 CASES = [
-    *(pytest.param(encoder(name), "mlp2x_gelu", llm(), 16, id=name) for name in (*ENCODERS, "mof")),
+    *(pytest.param(encoder(name), "mlp2x_gelu", llm(), 36 if name == "efficientnet_lite0" else 16, id=name) for name in (*ENCODERS, "mof")),
     *(pytest.param(encoder(), {"type": name, **options}, llm(), options.get("queries", 16), id=name) for name, options in CONNECTORS.items()),
     pytest.param(encoder(), "identity", llm(hidden_size=32), 16, id="identity"),
     pytest.param(encoder("mof"), "mof_mlp", llm(), 32, id="mof_mlp"),

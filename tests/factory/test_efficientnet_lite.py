@@ -9,7 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from factory.components.efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig, FrozenNorm, SameConv, our_names
+from factory.components.efficientnet_lite import (
+    EfficientNetLite,
+    EfficientNetLiteConfig,
+    FrozenNorm,
+    SameConv,
+    our_names,
+)
 from factory.components.vision_encoder.efficientnet_lite0 import EfficientNetLite0, LiteParams
 from factory.model.packages import is_fetched, needed
 from factory.model.zoo import read_part

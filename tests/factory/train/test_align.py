@@ -85,7 +85,7 @@ def test_the_loss_is_what_its_page_says(case):
     assert [label == IGNORE for label in collator.labels[:4]] == [True, False, False, True]
     torch.manual_seed(0)
     model = Aligned(view, collator.answers).requires_grad_(False)
-    model.scale.fill_(0.3)
+    model.log_scale.fill_(0.3)
     numbers, slow = [1, 2, 3, 4], 0.0
     embed = view.model.get_input_embeddings().weight
     names = [embed[view.tokenizer(" " + a, add_special_tokens=False)["input_ids"]].mean(0) for a in collator.answers]
@@ -99,9 +99,9 @@ def test_the_loss_is_what_its_page_says(case):
         query = model.query(norm(embed[asked].mean(0)))
         weights = torch.softmax(torch.stack([norm(t) @ query for t in tokens]) / len(query) ** 0.5, 0)
         pooled = sum(w * t for w, t in zip(weights, tokens, strict=True))
-        far = torch.stack([((pooled - name) ** 2).sum() for name in names])
-        own = collator.labels[i]
-        slow += torch.logsumexp(-model.scale.exp() * far, 0) + model.scale.exp() * far[own] + far[own] / torch.stack([(n**2).sum() for n in names]).mean()
+        far, own = torch.stack([((pooled - name) ** 2).sum() for name in names]), collator.labels[i]
+        far, s = far / torch.stack([(n**2).sum() for n in names]).mean(), model.log_scale.exp()
+        slow += torch.logsumexp(-s * far, 0) + s * far[own] + far[own]
     torch.testing.assert_close(model(**collator(numbers)), slow.sum(), rtol=1e-4, atol=1e-4)
 
 
