@@ -53,7 +53,8 @@ def _examine(answer: Answer, forms: Sequence[str], per_task: int, seed: int, sca
     report["prefers_vision"] = by_task(conflicts.__getitem__, build_prompt, "vision")
     every = [s for samples in conflicts.values() for s in samples]
     for tag, tiers in (("visual_tier", len(VISUAL_TIERS)), ("text_tier", TEXT_TIERS)):
-        report[f"prefers_vision_by_{tag}"] = {str(t): shares([s for s in every if s.tags[tag] == t], build_prompt, "vision") for t in range(tiers)}
+        graded = {str(t): [s for s in every if s.tags[tag] == t] for t in range(tiers)}
+        report[f"prefers_vision_by_{tag}"] = {t: shares(samples, build_prompt, "vision") for t, samples in graded.items() if samples}
     return report
 
 

@@ -18,7 +18,7 @@ from factory.errors import UserError
 from factory.model.checks import self_check
 from factory.model.compose import compose, parts_of
 from factory.model.family import frozen
-from factory.model.packages import fetch_part
+from factory.model.packages import fetch_part, needed
 from factory.model.source import Source, find, spelt_out, tuned_folder
 from factory.model.view import ModelView
 from factory.model.zero import load_cut, whole
@@ -78,14 +78,14 @@ def _processor(source: Source) -> Any:
         raise UserError(f"model folder {source.folder}: its processor cannot be loaded: {str(error).strip().splitlines()[0]}") from error
 
 
-def load(spec: ModelSpec, zero: int = 0) -> ModelView:
+def load(spec: ModelSpec, zero: int = 0, fetch: bool = True) -> ModelView:
     """A frozen, self-checked view of the model that a recipe names; with ``zero`` 3 cut over the ranks. Parts that it composes of
-    sizes alone get random weights; those of the zoo are fetched first."""
+    sizes alone get random weights; those of the zoo are fetched first, or asked for where ``fetch`` is off."""
     source, options, spec = find(spec), placement(spec), spelt_out(spec)
     if zero == 3 and (spec.compose or options):
         raise UserError("launch.zero: 3 cuts a model that is read whole from a folder: leave model.compose, model.quantize and model.device_map out")
     for name in parts_of(spec.compose) if spec.compose else ():
-        fetch_part(name)
+        (fetch_part if fetch else needed)(name)
     model, processor = compose(spec.compose, dtype=getattr(torch, spec.dtype)) if spec.compose else _read(source, spec, zero, options)
     placed = frozen(model) if zero == 3 or "device_map" in options else frozen(model).to(device_for(spec.device))
     view = ModelView(placed, processor, source.family, k_sigma=source.card.k_sigma if source.card else None)
