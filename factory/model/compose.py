@@ -98,6 +98,8 @@ class ComposedModel(LlavaModel):
         self.vision_tower = VisionTower(encoders, models)
         self.multi_modal_projector = _connector(config).build(_widths(encoders, [m.config for m in models], config.text_config))
         self.language_model = language_model
+        for module in self.multi_modal_projector.modules():
+            module._is_hf_initialized = True  # a connector starts as it was built: transformers would draw it anew
         self.post_init()
 
     def get_image_features(self, pixel_values: Tensor, **_: Any) -> BaseModelOutputWithPooling:

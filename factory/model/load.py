@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -58,6 +59,13 @@ def placement(spec: ModelSpec) -> dict[str, Any]:
     return options
 
 
+def get_parts(spec: ModelSpec, get: Callable[[str], Path] = fetch_part) -> None:
+    """Fetch the parts of the zoo that a model is composed of, where it is and where they are not here yet."""
+    spec = spelt_out(spec)
+    for name in parts_of(spec.compose) if spec.compose else ():
+        get(name)
+
+
 def outline(spec: ModelSpec) -> ModelView:
     """A view without weights (its parameters are on the meta device): enough to tokenize prompts, whatever the model's size."""
     source, spec = find(spec), spelt_out(spec)
@@ -84,8 +92,7 @@ def load(spec: ModelSpec, zero: int = 0, fetch: bool = True) -> ModelView:
     source, options, spec = find(spec), placement(spec), spelt_out(spec)
     if zero == 3 and (spec.compose or options):
         raise UserError("launch.zero: 3 cuts a model that is read whole from a folder: leave model.compose, model.quantize and model.device_map out")
-    for name in parts_of(spec.compose) if spec.compose else ():
-        (fetch_part if fetch else needed)(name)
+    get_parts(spec, fetch_part if fetch else needed)
     model, processor = compose(spec.compose, dtype=getattr(torch, spec.dtype)) if spec.compose else _read(source, spec, zero, options)
     placed = frozen(model) if zero == 3 or "device_map" in options else frozen(model).to(device_for(spec.device))
     view = ModelView(placed, processor, source.family, k_sigma=source.card.k_sigma if source.card else None)

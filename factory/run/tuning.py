@@ -45,6 +45,8 @@ from factory.tune.checkpoint import TENSORS
 CHARACTERS_PER_TOKEN = 4
 TUNED = "tuned"
 EXAM_BATCH = 32
+ALIKE = 16  # tokens; among rows nearly as long as each other a batch is drawn freely: the same question's rows are all of one length
+OF_TRAINING = {"group_by_length", "cache_features", "max_skipped", "workers"}  # keys of the data that do not change a sample
 INDICES, FEATURES = ".index", ".features"  # of data files, beside the runs: many runs read one file
 
 
@@ -63,7 +65,7 @@ def tune_model(recipe: Recipe, folder: RunDir, limit: int | None = None) -> Path
     view = load(recipe.model)
     tuner = lookup("tuner", spec.method.type)(spec.method.params)
     inputs = {
-        "model": fingerprint(view), "tune": spec.model_dump(mode="json"), "data": digest_of(source), "steps": steps, "seed": recipe.seed,
+        "model": fingerprint(view), "tune": spec.model_dump(mode="json", exclude={"exam"}), "data": digest_of(source), "steps": steps, "seed": recipe.seed,
     }  # fmt: skip
     stage = folder.stage("tune", inputs)
     if stage.done:
@@ -86,11 +88,11 @@ def _tune(recipe: Recipe, view: ModelView, tuner: Tuner, source: Source, steps: 
     lengths, objective = None, None
     if spec.data.cache_features:
         prepared = _prepared(recipe, view, source, collator, folder)
-        lengths, collator = prepared.lengths(), PreparedCollator(view, prepared)
+        lengths, collator = -(-prepared.lengths() // ALIKE), PreparedCollator(view, prepared)
     elif spec.data.group_by_length:
         lengths = source.lengths(CHARACTERS_PER_TOKEN * image_tokens(view))
     if spec.stage == "align":
-        collator = AlignCollator(view, prepared)
+        lengths, collator = None, AlignCollator(view, prepared)
         objective = Aligned(view, collator.answers)
     order = Order(len(source), spec.batch_size, recipe.seed, lengths if spec.data.group_by_length else None)
     console = Console()
@@ -114,6 +116,7 @@ def _tune(recipe: Recipe, view: ModelView, tuner: Tuner, source: Source, steps: 
 
 def _examine(recipe: Recipe, folder: RunDir) -> None:
     """Put the examination of the lessons' benchmark to the tuned model, as anyone would load it."""
+    folder.world.meet("the trained part is saved")
     spec, tuned = recipe.tune, folder.path / TUNED
     benchmark, model = make(spec.data.lessons), recipe.model.model_copy(update={"tuned": (*recipe.model.tuned, str(tuned))})
     stage = folder.stage("exam", {"tuned": files.digest_bytes((tuned / TENSORS).read_bytes()), "data": spec.data.lessons.model_dump(mode="json"), "per_task": spec.exam})
@@ -128,7 +131,7 @@ def _prepared(recipe: Recipe, view: ModelView, source: Source, collator: Collato
     """The samples with their pictures' features, in a folder beside the runs that is told by the tower, the words' writing and the data."""
     about = {
         "tower": fingerprint_of(view.vision_tower), "pictures": view.processor.image_processor.to_dict(), "image": view.model.config.image_seq_length,
-        "words": [len(view.tokenizer), view.writing.template], "data": recipe.tune.data.model_dump(mode="json"), "batch": recipe.tune.batch_size, "found": digest_of(source),
+        "words": [len(view.tokenizer), view.writing.template], "data": recipe.tune.data.model_dump(mode="json", exclude=OF_TRAINING), "batch": recipe.tune.batch_size, "found": digest_of(source),
     }  # fmt: skip
     kept = files.make_folder(Path(recipe.run.root) / FEATURES / files.digest(about)[:16])
     shown = done = there(kept)

@@ -190,3 +190,10 @@ def test_a_recipe_names_the_parts(tmp_path):
     path.write_text(path.read_text().replace("mlp2x_gelu", "mlp2x_gel"))
     with pytest.raises(UserError, match="Did you mean mlp2x_gelu"):
         read(path, [])
+
+
+def test_a_connector_starts_as_it_was_built():
+    """Not as transformers would draw it: its image tokens are as long as ``gain`` says."""
+    view = composed(connector={"type": "resampler", "queries": 5, "depth": 1, "heads": 4, "width": 24, "positions": True, "gain": 0.25})
+    (tokens, *_), width = view.model.model.get_image_features(view.encode(conflict_prompts(1))["pixel_values"]).pooler_output, view.width
+    torch.testing.assert_close(tokens.norm(dim=-1), torch.full((5,), 0.25 * width**0.5), rtol=1e-2, atol=0)

@@ -36,8 +36,10 @@ def test_a_tuned_model_is_examined_on_its_lessons_benchmark(tmp_path):
         "image_only", "text_only", "obeys_vision", "obeys_text", "prefers_vision", "prefers_vision_by_visual_tier", "prefers_vision_by_text_tier",
     )}  # fmt: skip
     assert all(share in (0, 1) for name, share in exam["image_only (open)"].items() if name != "all")
+    learnt = (folder / "tune" / "summary.json").stat().st_mtime_ns
     before = (folder / "exam" / "summary.json").stat().st_mtime_ns
     run(spec)
+    assert (folder / "tune" / "summary.json").stat().st_mtime_ns == learnt, "an exam of another size trains nothing again"
     assert (folder / "exam" / "summary.json").stat().st_mtime_ns == before and json.loads((folder / "tuned" / "exam.json").read_text()) == exam
 
 
