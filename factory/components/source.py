@@ -76,6 +76,7 @@ class Sourced(Params):
         local = folder.is_dir()
         if not local and (place.count("/") != 1 or place.startswith((".", "/", "~"))):
             raise UserError(f"model.compose: folder {place}: not found")
+        transformers.utils.logging.disable_progress_bar()  # a run has bars of its own, and stderr is for mistakes
         try:
             return cls.from_pretrained(folder if local else place, **options)
         except (OSError, ValueError, RuntimeError) as error:
