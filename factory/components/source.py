@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,22 @@ from factory.model.packages import is_fetched, needed
 from factory.model.zoo import parts, read_part
 from factory.registry import Params, lookup
 
+_planned: ContextVar[bool] = ContextVar("planned", default=False)
+
+
+@contextmanager
+def planned() -> Iterator[None]:
+    """Within it nothing is fetched from the hub, and a part's ``config`` stands for what its source would tell."""
+    token = _planned.set(True)
+    try:
+        yield
+    finally:
+        _planned.reset(token)
+
 
 class Sourced(Params):
-    """``zoo``: a part of the zoo, fetched from the Python package index; or ``source``: a folder or a hub id; or ``config``, keys of the
-    Hugging Face configuration of a model with random weights."""
+    """``zoo``: a part of the zoo, fetched from the Python package index; or ``source``: a folder or a hub id; without either ``config``, keys of the
+    Hugging Face configuration of a model with random weights. Beside a source ``config`` is its sizes, for plans that are made before it is there."""
 
     zoo: str | None = None
     source: str | None = None
@@ -27,8 +42,10 @@ class Sourced(Params):
 
     @model_validator(mode="after")
     def _one_source(self) -> Sourced:
-        if sum(given is not None for given in (self.zoo, self.source, self.config)) != 1:
-            raise ValueError("needs one of zoo (a part of the zoo), source (a folder or a hub id) and config (sizes for random weights)")
+        if self.zoo is None and self.source is None and self.config is None:
+            raise ValueError("needs zoo (a part of the zoo), source (a folder or a hub id), or config (sizes for random weights)")
+        if self.zoo is not None and (self.source is not None or self.config is not None):
+            raise ValueError("names a part of the zoo, which has weights and sizes of its own: leave source and config out")
         if self.zoo is not None and self.zoo not in parts():
             raise ValueError(f"knows no part '{self.zoo}' of the zoo; there are {', '.join(parts())}")
         return self
@@ -44,7 +61,7 @@ class Sourced(Params):
         Raises ``UserError`` where there is none, where it is of another class, or where its keys are wrong.
         """
         cls = class_of(config_class)
-        if self.config is not None:
+        if self.config is not None and (self.source is None or _planned.get()):
             try:
                 return cls(**self.config)
             except (TypeError, ValueError) as error:
@@ -55,9 +72,18 @@ class Sourced(Params):
             raise UserError(f"model.compose: {self.zoo or self.source} holds a {type(found).__name__}, and this type of component needs a {cls.__name__}")
         return found
 
+    def absent(self) -> str | None:
+        """Why the source is not on this machine; None where it is, or where there is none to be."""
+        try:
+            with planned():
+                self.place is None or self._read(AutoConfig, "configuration")
+        except UserError as error:
+            return str(error)
+        return None
+
     def read_weights(self, model_class: Any, config: PreTrainedConfig) -> nn.Module:
         """The model with its source's weights, or random ones from ``config`` (none on the meta device); ``model_class`` is a transformers (auto) class."""
-        if self.config is None and torch.get_default_device().type != "meta":
+        if (self.source or self.zoo) and torch.get_default_device().type != "meta":
             return self._read(model_class, "weights", config=config)
         make = getattr(model_class, "from_config", None) or model_class._from_config
         return make(config)
@@ -78,7 +104,7 @@ class Sourced(Params):
             raise UserError(f"model.compose: folder {place}: not found")
         transformers.utils.logging.disable_progress_bar()  # a run has bars of its own, and stderr is for mistakes
         try:
-            return cls.from_pretrained(folder if local else place, **options)
+            return cls.from_pretrained(folder if local else place, **options, **({"local_files_only": True} if _planned.get() else {}))
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(f"model.compose: {place}: its {what} cannot be read: {str(error).strip().splitlines()[0]}") from error
 
