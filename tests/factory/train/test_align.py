@@ -129,7 +129,7 @@ def test_a_connector_learns_words_and_a_killed_training_ends_the_same(photos, tm
     assert losses[-1] < 0.5 * losses[0]
     kept = list((tmp_path / "runs" / ".features").iterdir())
 
-    monkeypatch.setattr("factory.run.tuning._Progress", lambda shown: Stop(15, kill=False))
+    monkeypatch.setattr("factory.run.tuning._Progress", lambda shown, name: Stop(15, kill=False))
     with pytest.raises(Interrupted):
         run(recipe(tmp_path, "cut", {"stage": "align", "data": photos, "steps": 30}))
     monkeypatch.undo()
