@@ -16,7 +16,7 @@ from factory.diagnose.claims import judged
 from factory.diagnose.summary import Summary
 from factory.errors import UserError
 from factory.launch.world import World
-from factory.model.load import load, outline, placement
+from factory.model.load import get_parts, load, outline, placement
 from factory.model.source import find
 from factory.model.view import ModelView
 from factory.recipe import Recipe
@@ -128,6 +128,7 @@ def prepare(recipe: Recipe, told: bool = True) -> list[str]:
     source = find(recipe.model)
     placement(recipe.model)
     steered_layer(recipe, source.config.get_text_config().num_hidden_layers, source.card)
+    get_parts(recipe.model)
     if torch.cuda.is_available() and (model := find_facts(recipe.model)[0]) and (why := too_small(recipe.model, model.bytes)):
         raise UserError(f"model: {why} for its weights alone; use model.quantize=4bit, model.device_map=auto over several GPUs, or a smaller model")
     for folder in map(Path, recipe.artefacts):

@@ -65,7 +65,7 @@ def _plan_comparison(recipe: Recipe, console: Console, limit: int | None) -> Non
         try:
             if why := too_small(recipe.model, found.model.bytes):
                 raise UserError(why)
-            measured = calibrate(recipe, load(recipe.model), found.layer)
+            measured = calibrate(recipe, load(recipe.model, fetch=False), found.layer)
         except UserError as error:
             missing.append(str(error))
     for line in missing:
