@@ -100,6 +100,10 @@ class Diagnostic:
         """What all rows of a run say (each also has its ``split``); None where the rows speak for themselves."""
         return None
 
+    def beside(self, found: Mapping[str, Sequence[dict[str, Any]]], trained: Mapping[str, int]) -> Summary | None:
+        """What the rows of several models say side by side, by the name of each; ``trained`` numbers of those that were tuned."""
+        return None
+
 
 def facts(sample: ConflictSample, form: str, prompt: str) -> dict[str, Any]:
     """What a row tells of its sample: its id, task and tags, and which form and prompt was measured."""

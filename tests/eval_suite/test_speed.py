@@ -67,6 +67,15 @@ def test_tuning_keeps_less_where_less_is_trained():
     kept = {r.what: r.value for r in result.ratios if "kept" in r.what}
     assert 1 <= kept["mores: kept for backward"] < kept["full: kept for backward"]
     assert all(torch.equal(p, before[name]) and not p.requires_grad for name, p in view.model.named_parameters())
+    assert not any("peak" in r.baseline for r in result.ratios), "unknown on this device"
+
+
+def test_tuning_tells_the_share_of_a_peak_that_is_given():
+    result = tuning.measure(tiny_view(), batch=2, repeats=1, tuners=("full",), peak=2.0)
+    share = next(r for r in result.ratios if r.what.startswith("full: operations"))
+    w = torch.nn.Parameter(torch.ones(5, 7))
+    assert tuning.operations(lambda: (torch.ones(3, 5) @ w).sum().backward()) == 2 * 2 * 3 * 5 * 7, "the product, and its gradient to the weights"
+    assert share.value == pytest.approx(share.low) and 0 < share.value < 1
 
 
 @pytest.mark.parametrize(("module", "extra"), [(collection, ["--no-published"]), (generation, ["--new", "2"]), (sweep, ["--strengths", "2"]), (lmar, []), (anchor, ["--no-anew"]), (tuning, ["--tuners", "mores"])])
