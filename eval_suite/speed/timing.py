@@ -32,6 +32,7 @@ from factory.model.load import load
 from factory.model.view import ModelView
 from factory.recipe.schema import ModelSpec
 from factory.run.environment import environment
+from factory.run.timing import Clock
 
 SIZES = {"width": 384, "layers": 8, "heads": 8, "kv-heads": 8, "image-tokens": 144}
 Job = Callable[[], object]
@@ -83,19 +84,23 @@ def interleaved(jobs: Mapping[str, Job], repeats: int, device: torch.device) -> 
     return times
 
 
-class Clock:
+class Stopwatch:
     seconds = float("nan")
 
 
 @contextmanager
-def stopwatch(device: torch.device) -> Iterator[Clock]:
+def stopwatch(device: torch.device) -> Iterator[Stopwatch]:
     """``seconds`` of the block, the device's queue emptied on both ends."""
-    clock, now = Clock(), time.process_time if clock_name(device) == "processor" else time.perf_counter
+    clock, now = Stopwatch(), clock_of(device)
     _wait(device)
     start = now()
     yield clock
     _wait(device)
     clock.seconds = now() - start
+
+
+def clock_of(device: torch.device) -> Clock:
+    return time.process_time if clock_name(device) == "processor" else time.perf_counter
 
 
 def clock_name(device: torch.device) -> str:

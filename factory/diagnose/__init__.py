@@ -89,6 +89,14 @@ class Diagnostic:
         rows = self.measure(bench.view, bench.view.encode([bench.benchmark.prompt(s, form) for s, form in asked]), list(named))
         return [{**row, **named[row["sample"]]} for row in rows]
 
+    def chosen(self, ids: Sequence[str]) -> Sequence[str]:
+        """Which of some samples it measures, by their ids; all of them unless it takes a share."""
+        return ids
+
+    def passes(self, ids: Sequence[str]) -> int:
+        """How many whole prompts ``on_samples`` runs for each form of some samples; here one each."""
+        return len(self.chosen(ids))
+
     def learn(self, found: Sequence[Mapping[str, Any]]) -> None:
         """Take in the training rows of the diagnostics listed before this one; called before ``on_samples``."""
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from factory.data.answers import Dictionary
 from factory.data.prompt import Role
 from factory.data.sample import ConflictSample
-from factory.diagnose import Diagnostic, Query, hold_back
-from factory.diagnose.instructed import Asked, InstructedParams, ask, instructed
+from factory.diagnose import Query, hold_back
+from factory.diagnose.instructed import Asked, InstructedParams, Instructing, ask, instructed
 from factory.diagnose.summary import Summary
 from factory.errors import UserError
 from factory.model.encode import Batch
@@ -71,7 +71,7 @@ def _prefilled(view: ModelView, batch: Batch) -> tuple[Tensor, Prefix]:
 
 
 @register("diagnostic", "intervention")
-class Intervention(Diagnostic):
+class Intervention(Instructing):
     """Modality following while chosen heads are blocked or amplified at instruction tokens (Instruction Anchor, sec. 4.2).
 
     Rows: ``follows`` (1 or 0) of every prompt and cell; ``answers`` (1 or 0) of prompts with one modality alone, blocked and not.
@@ -91,6 +91,9 @@ class Intervention(Diagnostic):
     def __init__(self, params: Params) -> None:
         super().__init__(params)
         self.scores: dict[str, Tensor] = {}
+
+    def passes(self, ids: Sequence[str]) -> int:
+        return (2 if self.params.alone else 1) * super().passes(ids)
 
     def learn(self, found: Sequence[Mapping[str, Any]]) -> None:
         """Raises ``UserError`` where no head attribution comes before this diagnostic in the recipe."""

@@ -22,9 +22,8 @@ from torch import Tensor
 
 from factory.data.answers import Dictionary
 from factory.data.sample import ConflictSample
-from factory.diagnose import Diagnostic
 from factory.diagnose.branch import Cuts, branch, tail_of
-from factory.diagnose.instructed import Asked, InstructedParams, ask, instructed, thinned, tokens_of
+from factory.diagnose.instructed import Asked, InstructedParams, Instructing, ask, instructed, thinned, tokens_of
 from factory.diagnose.lens import restricted_logits
 from factory.diagnose.nssd import KL, mass, nssd
 from factory.diagnose.summary import Summary
@@ -44,7 +43,7 @@ PATHWAYS = (
 
 
 @register("diagnostic", "knockout")
-class Knockout(Diagnostic):
+class Knockout(Instructing):
     """Effect of cutting attention between token roles, by layer (Instruction Anchor, eq. 3 and 4).
 
     Rows: ``nssd``, and ``leads`` (1 where E_C still has more mass than E_X), for every pathway and centre layer; ``mass`` is P~(E_C) uncut.
@@ -64,9 +63,12 @@ class Knockout(Diagnostic):
         share: float = Field(1.0, gt=0, le=1)
         tokens: PositiveInt | None = None
 
+    def chosen(self, ids: Sequence[str]) -> list[str]:
+        return thinned(ids, self.params.share)
+
     def on_samples(self, bench: Bench, samples: Sequence[ConflictSample]) -> list[dict[str, Any]]:
-        p = self.params
-        items, rows = instructed(bench, thinned(samples, p.share), p, Dictionary(bench.view.tokenizer, p.dictionary))
+        p, taken = self.params, set(self.chosen([s.id for s in samples]))
+        items, rows = instructed(bench, [s for s in samples if s.id in taken], p, Dictionary(bench.view.tokenizer, p.dictionary))
         if not items:
             return rows
         asked = ask(bench, items)
