@@ -17,7 +17,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from unittest.mock import patch
@@ -118,9 +118,15 @@ class Measured:
             tell(folder, name, **facts)
 
         self.live = LiveTensors(view.model) if tracked and view.device.type != "cuda" else None
-        with tempfile.TemporaryDirectory() as home, patch.object(RunDir, "event", event), patch.object(pipeline, "load", lambda *_: view):
-            with whole_prompts(view, self.passes, self.at), self.live or redirect_stdout(StringIO()), redirect_stdout(StringIO()):
-                pipeline.run(recipe.model_copy(update={"run": recipe.run.model_copy(update={"root": home})}), limit)
+        with ExitStack() as stack:
+            home = stack.enter_context(tempfile.TemporaryDirectory())
+            stack.enter_context(patch.object(RunDir, "event", event))
+            stack.enter_context(patch.object(pipeline, "load", lambda *_: view))
+            stack.enter_context(whole_prompts(view, self.passes, self.at))
+            stack.enter_context(redirect_stdout(StringIO()))
+            if self.live:
+                stack.enter_context(self.live)
+            pipeline.run(recipe.model_copy(update={"run": recipe.run.model_copy(update={"root": home})}), limit)
         self._enter("end")
         self.wall = time.perf_counter() - began
 
@@ -155,7 +161,7 @@ def compare(recipe: Recipe, limit: int | None) -> dict[str, object]:
     ]  # fmt: skip
     whole = {
         "passes": [found.passes, sum(run.passes.values())], "seconds": [sum(r["seconds"][0] for r in rows), sum(run.seconds.values())],
-        "memory": [memory(recipe, found.model, told.longest), max(again.peaks.values())],
+        "memory": [memory(recipe, found.model, told.longest, found.data.prompts), max(again.peaks.values())],
     }  # fmt: skip
     return {
         "recipe": recipe.name, "limit": limit, "model": found.model.cls, "device": str(device), "clock": timing.clock_name(device), "planned_in": planning,

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
-from factory.data.prompt import Prompt
+from factory.data.prompt import Prompt, Role, Segment
+from factory.data.sample import ConflictSample
 from factory.errors import UserError
 from factory.recipe import Recipe
 from factory.run.collect import ASKS
@@ -29,18 +31,20 @@ LOOKED_AT = 16
 FIT_ON = 128
 TRIED_ON = 4
 MODALITIES = 2
+STAND_IN = Prompt((Segment(Role.IMAGE, image=Image.new("RGB", (1, 1))), Segment(Role.CONTEXT, "context"), Segment(Role.QUESTION, "question")))  # where no sample is there
 TOKENS_A_WORD, TEMPLATE_TOKENS = 1.35, 30  # for a tokenizer that is not there; English under a vocabulary of 32,000 or more
 
 
 @dataclass(frozen=True)
 class Data:
     """Ids of the samples by split (made up where the file is not there), the forms each is asked in, one of the prompts, the words of
-    a prompt, and what is wrong with the samples looked at."""
+    a prompt and of the ``longest``, and what is wrong with the samples looked at."""
 
     ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
     forms: tuple[str, ...] = ()
     prompt: Prompt | None = None
     words: float = 0.0
+    longest: float = 0.0
     missing: tuple[str, ...] = ()
 
     @property
@@ -55,7 +59,7 @@ class Data:
 @dataclass(frozen=True)
 class Estimate:
     """All that is known of a run before it starts; None where something needed is missing, and what is ``lacking`` of the model.
-    ``prompt_tokens`` are guessed from words."""
+    ``prompt_tokens``, and those of the ``longest`` prompt, are guessed from words."""
 
     name: str
     lacking: list[str]
@@ -63,6 +67,7 @@ class Estimate:
     layer: int | None
     data: Data
     prompt_tokens: int | None = None
+    longest: int | None = None
     methods: list[Method] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
 
@@ -89,8 +94,8 @@ def estimate(recipe: Recipe, limit: int | None = None, clock: Clock = time.perf_
     kinds = {node.label: node.type for node in recipe.steering}
     described = [describe(label, kinds.get(label), method, recipe, model, layer, data, clock) for label, method in {**methods, **prompters(methods)}.items()]
     share = (model.depth - layer - 1) / model.depth if layer is not None else 1.0
-    tokens = round(model.image_tokens + TOKENS_A_WORD * data.words + TEMPLATE_TOKENS) if model and model.image_tokens and data.words else None
-    return Estimate(recipe.name, lacking, model, layer, data, tokens, described, stages(recipe, data.ids, len(data.forms), described, share))
+    guess = lambda words: round(model.image_tokens + TOKENS_A_WORD * words + TEMPLATE_TOKENS) if model and model.image_tokens and words else None
+    return Estimate(recipe.name, lacking, model, layer, data, guess(data.words), guess(data.longest), described, stages(recipe, data.ids, len(data.forms), described, share))
 
 
 def look(recipe: Recipe, limit: int | None = None) -> Data:
@@ -102,7 +107,7 @@ def look(recipe: Recipe, limit: int | None = None) -> Data:
     except UserError as error:
         expected = getattr(benchmark, "expected", {})
         made_up = {split: [f"{split}-{i}" for i in range(n if limit is None else min(n, limit))] for split, n in expected.items()}
-        return Data(made_up, forms, words=getattr(benchmark, "typical_words", 0.0), missing=(str(error),))
+        return Data(made_up, forms, words=getattr(benchmark, "typical_words", 0.0), longest=getattr(benchmark, "longest_words", 0.0), missing=(str(error),))
     absent, line = missing(benchmark, [s for samples in splits.values() for s in samples])
     gone = set(absent)
     looked_at = [s for samples in splits.values() for s in thin([s for s in samples if s.id not in gone], LOOKED_AT)]
@@ -112,17 +117,26 @@ def look(recipe: Recipe, limit: int | None = None) -> Data:
     lost = [line] if absent else []
     if faults:
         lost.append(f"{len(faults)} of {len(looked_at)} samples looked at cannot be used; the first: {': '.join(next(iter(faults.items())))}")
-    typical = sum(len(segment.text.split()) for segment in prompt.segments) if prompt else getattr(benchmark, "typical_words", 0.0)
-    return Data({split: [s.id for s in samples] for split, samples in splits.items()}, forms, prompt, typical, tuple(lost))
+    ids = {split: [s.id for s in samples] for split, samples in splits.items()}
+    if usable is None:
+        return Data(ids, forms, words=getattr(benchmark, "typical_words", 0.0), longest=getattr(benchmark, "longest_words", 0.0), missing=tuple(lost))
+    words = sum(len(segment.text.split()) for segment in prompt.segments)
+    most = max(own_words(s) for samples in splits.values() for s in samples)
+    return Data(ids, forms, prompt, words, words + most - own_words(usable), tuple(lost))
+
+
+def own_words(sample: ConflictSample) -> int:
+    """Words that a sample brings into its prompt."""
+    return len(f"{sample.context} {sample.question}".split())
 
 
 def describe(label: str, kind: str | None, method: Any, recipe: Recipe, model: ModelFacts | None, layer: int | None, data: Data, clock: Clock) -> Method:
     """Where a method acts, what it runs, and what it learns: it is fitted on random states of the model's width. ``kind`` is None for
     one that the recipe does not name."""
-    prompt, directions = data.prompt or Prompt(()), recipe.evaluate.directions
+    prompt, directions = data.prompt or STAND_IN, recipe.evaluate.directions
     if isinstance(method, PromptMethod):
         shots = f", {method.shots} worked example(s)" if method.shots else ""
-        asked = len(directions) if by_direction(method, data.prompt) else 1
+        asked = len(directions) if by_direction(method, prompt) else 1
         return Method(label, kind, f"the prompt{shots}", 1, "prompt", rows=asked, answer=answer_length(recipe, method.max_new_tokens))
     length = answer_length(recipe)
     if isinstance(method, LogitsMethod):
@@ -201,26 +215,39 @@ def answer_length(recipe: Recipe, own: int | None = None) -> int:
     return 1 if getattr(make(recipe.data), "letters", ()) else own or recipe.evaluate.max_new_tokens
 
 
-def by_direction(method: PromptMethod, prompt: Prompt | None) -> bool:
+def by_direction(method: PromptMethod, prompt: Prompt) -> bool:
     """Whether the method's prompts depend on the direction; with worked examples they do, through the examples' answers."""
-    prompt = prompt or Prompt(())
     return bool(method.shots) or method.rewrite(prompt, "vision", []) != method.rewrite(prompt, "text", [])
 
 
-def memory(recipe: Recipe, model: ModelFacts, prompt_tokens: int) -> int:
-    """Bytes at the fullest moment, about: weights, and the caches and widest activations of one batch.
+def memory(recipe: Recipe, model: ModelFacts, longest: int, prompts: Mapping[str, int]) -> int:
+    """Bytes at the fullest moment, about: weights, and caches, states and widest activations of one batch of prompts of ``longest`` tokens,
+    of ``prompts`` in each split.
 
-    Of a collected prompt the cache is held for itself and for each wording, with a copy of the latter on the way; in a diagnosis also
-    for the wording diagnosed and, as noise that waits for the backward pass, for each draw. Of an evaluated one it is held for the
-    trunk and for the cell. ``eval_suite.speed.plan`` holds this against what a run allocates.
+    Of a collected prompt the cache is held for itself and for each wording; in a diagnosis also for the wording diagnosed and, as noise
+    that waits for the backward pass, for each draw, twice for one of them. Of an evaluated one it is held for the trunk and for the
+    cell, and of a further diagnostic's, which asks toward each direction, also for the ends that are run again. A prompt with worked
+    examples is that much longer. ``eval_suite.speed.plan`` holds this against what a run allocates.
     """
-    cache = 2 * model.depth * model.kv_width * prompt_tokens * model.bytes_per_value
-    widest = prompt_tokens * (3 * model.mlp + 4 * model.width) * model.bytes_per_value
-    collecting, held = recipe.collect.batch_size, (1 + 2 * len(ASKS)) * recipe.collect.batch_size
-    if recipe.diagnostic:
-        drawn = collecting * getattr(recipe.diagnostic.params, "draws", 0)
-        held += collecting + min(drawn, (getattr(recipe.diagnostic.params, "row_chunk", None) or MODALITIES * drawn) / MODALITIES)
-    steered = prompt_tokens * model.width * (4 + model.bytes_per_value)
-    evaluating = recipe.evaluate.batch_size * (2 * cache + widest + 2 * steered + 4 * model.vocabulary)
-    return model.bytes + round(max(held * cache + collecting * widest, evaluating))
+    b = model.bytes_per_value
+    cache = 2 * model.depth * model.kv_width * b
+    state = model.width * b
 
+    def forward(tokens: int) -> int:
+        """A prompt's cache and the widest moment of a block: its MLP, or its attention with a mask of booleans and one of numbers."""
+        return tokens * (cache + max((3 * model.mlp + 4 * model.width) * b, 6 * state + tokens * (1 + b)))
+
+    collecting, evaluating = (min(batch, max(prompts.values(), default=batch)) for batch in (recipe.collect.batch_size, recipe.evaluate.batch_size))
+    wordings = len(ASKS)
+    held = 1 + wordings
+    if recipe.diagnostic:
+        draws = getattr(recipe.diagnostic.params, "draws", 0)
+        chunk = getattr(recipe.diagnostic.params, "row_chunk", None) or MODALITIES * collecting * draws
+        held += 1 + min(draws, chunk / (MODALITIES * collecting))
+    collected = max(forward(longest), longest * (held * cache + (1 + wordings) * state))
+    swept = forward(longest) + longest * (cache + 2 * model.width * (4 + b)) + 4 * model.vocabulary
+    shots = max((method.shots for node in recipe.steering if isinstance(method := make(node), PromptMethod)), default=0)
+    asked = forward((1 + shots) * longest) + 4 * model.vocabulary
+    toward = max((len(getattr(node.params, "directions", "1")) for node in recipe.diagnostics), default=0)
+    investigated = toward * (forward(longest) + 2 * longest * cache)
+    return model.bytes + round(max(collecting * max(collected, investigated), evaluating * max(swept, asked)))

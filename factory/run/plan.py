@@ -90,10 +90,10 @@ def _plan_comparison(recipe: Recipe, console: Console, limit: int | None, waited
     if not found.stages:
         return
     console.print(_stages(recipe, found, measured))
-    tokens = measured.longest if measured else found.prompt_tokens
+    tokens = measured.longest if measured else found.longest
     if found.model and tokens:
-        needed = memory(recipe, found.model, tokens)
-        guess = "" if measured else f" (prompts of about {tokens} tokens, guessed from their words and the card's image tokens)"
+        needed = memory(recipe, found.model, tokens, found.data.prompts)
+        guess = "" if measured else f" (prompts of up to about {tokens} tokens, guessed from their words and the card's image tokens)"
         console.print(f"memory: about {gigabytes(needed)} at the fullest moment, beside the libraries{guess}", highlight=False, soft_wrap=True)
         if why := too_small(recipe.model, needed):
             console.print(f"too large: {why}; use smaller batches", style="yellow", highlight=False)

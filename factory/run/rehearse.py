@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from factory import files
 from factory.data.sample import ConflictSample
 from factory.diagnose import facts
 from factory.errors import UserError
@@ -25,9 +26,10 @@ from factory.recipe import Recipe
 from factory.run.choose import choose
 from factory.run.collect import ASKS, Plan, collect
 from factory.run.comparison import examples, finished, prompters, unsteered
+from factory.run.estimate import LOOKED_AT, own_words
 from factory.run.evaluate import Bench, Fitted, ask, asked_by, asked_forms, cells, contrast, looks, trunk_of
 from factory.run.pipeline import about_run
-from factory.run.samples import fault, missing, thin
+from factory.run.samples import SPLITS, fault, missing, thin
 from factory.run.study import Rows, make
 from factory.run.timing import Clock, timed
 from factory.run.work import Method, Part, Stage
@@ -87,6 +89,14 @@ class _Stage:
         some = [s for s in some if self.time(("check", ""), 1, lambda s=s: fault(s, self.view.writing)) is None] or there[:1]
         return [some[i : i + size] for i in range(0, len(some), size)]
 
+    def longest(self) -> int:
+        """Tokens of the prompts whose samples say most."""
+        drawn = [s for split in SPLITS for s in thin(self.benchmark.samples(split), self.limit)]
+        gone = set(missing(self.benchmark, drawn)[0])
+        wordy = sorted((s for s in drawn if s.id not in gone), key=own_words)[-LOOKED_AT:]
+        there = [s for s in wordy if fault(s, self.view.writing) is None]
+        return self.view.encode([p for *_, p in asked_forms(self.bench, there)]).input_ids.shape[1]
+
     def warm_up(self) -> None:
         """Set how many prompts are rehearsed by one prompt's forward, once everything is in place."""
         sample, form, prompt = asked_forms(self.bench, self.batches("test", 1)[0])[0]
@@ -111,7 +121,7 @@ def rehearse(recipe: Recipe, view: ModelView, layer: int, methods: Sequence[Meth
     fits = {("fit", m.label): m.fit_seconds for m in methods if m.fit_seconds is not None}
     fits |= {("calibration", m.label): m.calibration_seconds for m in methods if m.trials}
     length = view.encode([p for batch in test for *_, p in asked_forms(r.bench, batch)]).attention_mask.sum(-1)
-    return Rehearsal(len(length), int(length.float().mean()), int(length.max()), {**r.seconds, **fits})
+    return Rehearsal(len(length), int(length.float().mean()), r.longest(), {**r.seconds, **fits})
 
 
 def _collected(r: _Stage, batches: Sequence[Sequence[ConflictSample]]) -> dict[str, Any]:
@@ -194,7 +204,8 @@ def _swept(r: _Stage, f: Fitted, asked: Sequence[Any], trunk: Any) -> None:
     strengths = dict.fromkeys((ordered[len(ordered) // 4], ordered[3 * len(ordered) // 4]))
     rows, seconds = timed(lambda: cells(r.bench, asked, trunk, [f], list(strengths)), r.view.device, r.clock)
     r.note(("cell", f.label), len(asked) * len(strengths), max(0.0, seconds - looking))
-    r.rows += rows
+    first = [row for row in rows if row["strength"] == next(iter(strengths))]
+    r.rows += [{**row, "strength": s} for s in ordered for row in first]  # a report of as many rows as it will have
 
 
 def _states(r: _Stage, t: Mapping[str, Any], direction: str) -> States:
@@ -222,4 +233,6 @@ def _reported(r: _Stage, base: str) -> None:
     results = {"schema": 1, "run": {**about_run(recipe, r.view, []), "skipped": []}, "rows": bench.rows(predictions, seed=recipe.seed, skipped=0)}
     rows = [row for found in r.diagnosed.values() for row in found]
     with TemporaryDirectory() as folder, redirect_stdout(StringIO()):
+        files.write_json(Path(folder) / "results.json", results)
+        bench.keep(Path(folder), predictions, recipe.seed)
         bench.report(Path(folder), results, rows, predictions, "", recipe.report.plots, told)
