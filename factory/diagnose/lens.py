@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from factory.model.view import ModelView
+from factory.model.weights import weight_of
 
 Pool = Literal["max", "mean"]
 
@@ -20,9 +21,10 @@ Pool = Literal["max", "mean"]
 def columns(view: ModelView, ids: Tensor) -> tuple[Tensor, Tensor]:
     """Rows W_U[ids] [B, K, d] and biases [B, K] of the unembedding, in float32; an id of -1 gets a bias of -inf."""
     known = ids.clamp_min(0)
-    bias = getattr(view.unembed, "bias", None)
-    bias = torch.zeros(ids.shape, device=ids.device) if bias is None else bias[known].float()
-    return view.unembed.weight[known].float(), bias.masked_fill(ids < 0, -torch.inf)
+    with weight_of(view.unembed) as W_U, weight_of(view.unembed, "bias") as b:
+        rows = W_U[known.to(W_U.device)].to(ids.device, torch.float32)
+        bias = torch.zeros(ids.shape, device=ids.device) if b is None else b[known.to(b.device)].to(ids.device, torch.float32)
+    return rows, bias.masked_fill(ids < 0, -torch.inf)
 
 
 def dictionary_logits(view: ModelView, normed: Tensor, ids: Tensor) -> Tensor:

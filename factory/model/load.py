@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 import transformers
-from accelerate.utils import align_module_device
-from torch import Tensor, nn
 
 from factory.errors import UserError
 from factory.model.checks import self_check
@@ -20,9 +17,14 @@ from factory.model.compose import compose
 from factory.model.family import frozen
 from factory.model.source import Source, find, tuned_folder
 from factory.model.view import ModelView
-from factory.model.zero import load_cut, whole
+from factory.model.weights import at_hand
+from factory.model.zero import load_cut
 from factory.recipe.schema import ModelSpec
 
+PROCESSOR_FILES = {
+    "image processor": ("preprocessor_config.json", "processor_config.json"),
+    "tokenizer": ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model"),
+}
 SAMPLED = 64  # values of each parameter that its fingerprint reads
 
 
@@ -71,10 +73,13 @@ def outline(spec: ModelSpec) -> ModelView:
 
 
 def _processor(source: Source) -> Any:
+    for what, names in PROCESSOR_FILES.items():
+        if not any((source.folder / name).is_file() for name in names):
+            raise UserError(f"model folder {source.folder}: has no {' and no '.join(names)}, which hold its {what}; save its processor there too, or download the model again")
     try:
         return source.family.load_processor(source.folder)
     except (OSError, ValueError) as error:
-        raise UserError(f"model folder {source.folder}: its processor cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"model folder {source.folder}: its processor cannot be loaded: {' '.join(str(error).split())[:300]}") from error
 
 
 def load(spec: ModelSpec, zero: int = 0) -> ModelView:
@@ -120,20 +125,8 @@ def fingerprint(view: ModelView) -> str:
         return view.identity
     h = hashlib.sha256(type(view.model).__name__.encode())
     for name, tensor in sorted(view.model.state_dict(keep_vars=True).items()):
-        with _at_hand(view.model, name, tensor) as p:
+        with at_hand(view.model, name, tensor) as p:
             flat = p.detach().flatten()
             h.update(f"{name}{tuple(p.shape)}".encode())
             h.update(flat[:: max(1, flat.numel() // SAMPLED)][:SAMPLED].float().cpu().numpy().tobytes())
     return h.hexdigest()[:16]
-
-
-@contextmanager
-def _at_hand(model: nn.Module, name: str, tensor: Tensor) -> Iterator[Tensor]:
-    """A tensor of the state dict with its values: put together from all ranks, or brought in from disk or host memory."""
-    if tensor.device.type != "meta" or hasattr(tensor, "ds_id"):
-        with whole(tensor) as p:
-            yield p
-        return
-    path, _, last = name.rpartition(".")
-    with align_module_device(module := model.get_submodule(path)):
-        yield getattr(module, last)

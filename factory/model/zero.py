@@ -35,7 +35,7 @@ def load_cut(read: Callable[[], nn.Module], config: Any, dtype: torch.dtype, dev
     whole_below = VECTORS * config.get_text_config().hidden_size
     settings = {
         "train_micro_batch_size_per_gpu": 1, "bf16": {"enabled": dtype == torch.bfloat16}, "fp16": {"enabled": dtype == torch.float16},
-        "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": whole_below},
+        "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": whole_below, "memory_efficient_linear": False},
     }  # fmt: skip
     cutting = HfDeepSpeedConfig(settings)  # from_pretrained cuts as long as this lives
     model = frozen(read())
