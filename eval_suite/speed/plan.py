@@ -161,7 +161,7 @@ def compare(recipe: Recipe, limit: int | None) -> dict[str, object]:
     ]  # fmt: skip
     whole = {
         "passes": [found.passes, sum(run.passes.values())], "seconds": [sum(r["seconds"][0] for r in rows), sum(run.seconds.values())],
-        "memory": [memory(recipe, found.model, told.longest, found.data.prompts), max(again.peaks.values())],
+        "memory": [memory(recipe, found.model, (told.prompt_tokens, told.longest), found.data.prompts), max(again.peaks.values())],
     }  # fmt: skip
     return {
         "recipe": recipe.name, "limit": limit, "model": found.model.cls, "device": str(device), "clock": timing.clock_name(device), "planned_in": planning,

@@ -220,15 +220,16 @@ def by_direction(method: PromptMethod, prompt: Prompt) -> bool:
     return bool(method.shots) or method.rewrite(prompt, "vision", []) != method.rewrite(prompt, "text", [])
 
 
-def memory(recipe: Recipe, model: ModelFacts, longest: int, prompts: Mapping[str, int]) -> int:
-    """Bytes at the fullest moment, about: weights, and caches, states and widest activations of one batch of prompts of ``longest`` tokens,
-    of ``prompts`` in each split.
+def memory(recipe: Recipe, model: ModelFacts, tokens: tuple[int, int], prompts: Mapping[str, int]) -> int:
+    """Bytes at the fullest moment, about: weights, and caches, states and widest activations of one batch of prompts, of which there
+    are ``prompts`` in each split; ``tokens`` of a usual and of the longest prompt.
 
     Of a collected prompt the cache is held for itself and for each wording; in a diagnosis also for the wording diagnosed and, as noise
     that waits for the backward pass, for each draw, twice for one of them. Of an evaluated one it is held for the trunk and for the
     cell, and of a further diagnostic's, which asks toward each direction, also for the ends that are run again. A prompt with worked
-    examples is that much longer. ``eval_suite.speed.plan`` holds this against what a run allocates.
+    examples is as much longer as those usually are. ``eval_suite.speed.plan`` holds this against what a run allocates.
     """
+    usual, longest = tokens
     b = model.bytes_per_value
     cache = 2 * model.depth * model.kv_width * b
     state = model.width * b
@@ -247,7 +248,7 @@ def memory(recipe: Recipe, model: ModelFacts, longest: int, prompts: Mapping[str
     collected = max(forward(longest), longest * (held * cache + (1 + wordings) * state))
     swept = forward(longest) + longest * (cache + 2 * model.width * (4 + b)) + 4 * model.vocabulary
     shots = max((method.shots for node in recipe.steering if isinstance(method := make(node), PromptMethod)), default=0)
-    asked = forward((1 + shots) * longest) + 4 * model.vocabulary
+    asked = forward(longest + shots * usual) + 4 * model.vocabulary
     toward = max((len(getattr(node.params, "directions", "1")) for node in recipe.diagnostics), default=0)
     investigated = toward * (forward(longest) + 2 * longest * cache)
     return model.bytes + round(max(collecting * max(collected, investigated), evaluating * max(swept, asked)))

@@ -90,10 +90,10 @@ def _plan_comparison(recipe: Recipe, console: Console, limit: int | None, waited
     if not found.stages:
         return
     console.print(_stages(recipe, found, measured))
-    tokens = measured.longest if measured else found.longest
-    if found.model and tokens:
+    tokens = (measured.prompt_tokens, measured.longest) if measured else (found.prompt_tokens, found.longest)
+    if found.model and all(tokens):
         needed = memory(recipe, found.model, tokens, found.data.prompts)
-        guess = "" if measured else f" (prompts of up to about {tokens} tokens, guessed from their words and the card's image tokens)"
+        guess = "" if measured else f" (prompts of up to about {tokens[1]} tokens, guessed from their words and the card's image tokens)"
         console.print(f"memory: about {gigabytes(needed)} at the fullest moment, beside the libraries{guess}", highlight=False, soft_wrap=True)
         if why := too_small(recipe.model, needed):
             console.print(f"too large: {why}; use smaller batches", style="yellow", highlight=False)
@@ -101,7 +101,7 @@ def _plan_comparison(recipe: Recipe, console: Console, limit: int | None, waited
         n = "1 prompt" if measured.prompts == 1 else f"{measured.prompts} prompts"
         console.print(f"time: each part was done just now, by the model itself, on {n} of about {measured.prompt_tokens} tokens", highlight=False)
     else:
-        console.print(f"time{'' if found.model and tokens else ' and memory'}: unknown until the model and the data are there", highlight=False)
+        console.print(f"time{'' if found.model and all(tokens) else ' and memory'}: unknown until the model and the data are there", highlight=False)
     console.print("prompt pass: one forward of a whole prompt; a strength's, and a controller's look ahead, run the blocks above the site alone, which are here counted as their share")
 
 

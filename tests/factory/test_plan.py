@@ -119,14 +119,15 @@ def test_prompt_lengths_and_memory_come_from_the_model_itself(recipe_file, folde
     assert abs(measured.prompt_tokens - float(lengths["test"].mean())) < 10
     assert measured.longest >= max(float(n.max()) for n in lengths.values()) - 4
     more = load(recipe_file(RECIPE, folder=folder), ["evaluate.batch_size=256"])
-    assert found.model.bytes < memory(recipe, found.model, 100, {}) < memory(more, found.model, 100, {})
-    assert memory(more, found.model, 100, {"test": 8}) == memory(recipe, found.model, 100, {})
+    assert found.model.bytes < memory(recipe, found.model, (100, 100), {}) < memory(more, found.model, (100, 100), {})
+    assert memory(more, found.model, (100, 100), {"test": 8}) == memory(recipe, found.model, (100, 100), {})
 
 
 def test_memory_is_what_the_run_holds_at_its_fullest(recipe_file, folder):
     recipe = load(recipe_file(RECIPE, folder=folder), ["steering=[none, static]", "evaluate.strengths=[1]"])
     found = estimate(recipe)
-    told = memory(recipe, found.model, measure(recipe, found).longest, found.data.prompts)
+    measured = measure(recipe, found)
+    told = memory(recipe, found.model, (measured.prompt_tokens, measured.longest), found.data.prompts)
     assert told == pytest.approx(max(Measured(recipe, None, time.process_time, tracked=True).peaks.values()), rel=0.25)
 
 
