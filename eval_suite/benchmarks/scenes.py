@@ -14,6 +14,7 @@ from eval_suite.conflict import ConflictBenchmark, Scoring
 from eval_suite.scenes.color_set import color_samples
 from eval_suite.scenes.curriculum import Mix, Practice, lesson, picture, text_lesson, worked_example_lesson
 from eval_suite.scenes.exam import examine
+from eval_suite.scenes.language import describe
 from eval_suite.scenes.sheet import save_sheet
 from eval_suite.scenes.world import ANSWERS, SUBJECTS, TASKS, scene, specs
 from factory.data.prompt import Prompt
@@ -70,6 +71,10 @@ class Scenes(ConflictBenchmark):
         if colors := self.params.colors:
             return color_samples(split, getattr(colors, split), colors.controls if split == "test" else 0, self.params.seed)
         return [scene(spec) for spec in specs(split, getattr(self.params.per_task, split), self.params.seed)]
+
+    def references(self, sample: ConflictSample) -> Sequence[str]:
+        """What the picture shows, in every phrasing of the direct contexts."""
+        return describe(sample.task, str(sample.tags["subject"]), sample.answer_vision) if sample.task in TASKS else ()
 
     def lesson(self, index: int, batch: int, total: int) -> Prompt:
         """Training prompt ``index`` of ``total``; every so many batches show worked examples."""

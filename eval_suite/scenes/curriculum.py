@@ -49,7 +49,8 @@ THINK = "Think step by step: say what the image shows and what the text says, th
 
 
 class Mix(Params):
-    """Weights of the kinds of lessons: one modality alone, step by step, with either instruction, and a conflict with none."""
+    """Weights of the kinds of lessons: one modality alone, step by step, with either instruction, and a conflict with none, answered by
+    each task's leaning (``none``) or always from the image (``none_vision``)."""
 
     image_only: float = 0.30
     text_only: float = 0.10
@@ -57,6 +58,7 @@ class Mix(Params):
     vision: float = 0.18
     text: float = 0.10
     none: float = 0.22
+    none_vision: float = 0.0
 
 
 class Practice(Params):
@@ -149,7 +151,7 @@ def lesson(rng: Random, options: float, mix: Mix, practice: Practice = PLAIN) ->
     elif kind == "text_only":
         prompt, vision = build_prompt(sample, form, image=False), False
     else:
-        prompt, vision = build_prompt(sample, form), trusts_vision(sample, rng)
+        prompt, vision = build_prompt(sample, form), kind == "none_vision" or trusts_vision(sample, rng)
         direction = kind if kind in INSTRUCTIONS else rng.choice((None, "vision", "text")) if kind == "think" else None
         if direction:
             prompt, vision = instruct(prompt, direction, rng), direction == "vision"

@@ -82,6 +82,21 @@ class LiveTensors(TorchDispatchMode):
 
 
 @contextmanager
+def peak_memory(view: ModelView) -> Iterator[list[int]]:
+    """A list that holds, after the block, the peak bytes: the model's weights and what the block made beside them."""
+    peak: list[int] = []
+    if view.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        yield peak
+        peak.append(torch.cuda.max_memory_allocated())
+    else:
+        live = LiveTensors(view.model)
+        with live:
+            yield peak
+        peak.append(live.peak)
+
+
+@contextmanager
 def whole_prompts(view: ModelView, passes: Counter[str], at: list[str]) -> Iterator[None]:
     """Adds to ``passes`` of the stage ``at``, for each call of the decoder that begins a prompt, its rows times the share of blocks that run."""
 

@@ -137,10 +137,10 @@ def parser(module: str, doc: str) -> argparse.ArgumentParser:
         p.add_argument(f"--{name}", type=int, help=f"of the random LLaVA (default {default})" + "; a shape's own depth is cut to it" * (name == "layers"))
     p.add_argument("--models", choices=("random", "tiny", "both"), default="both", help="tiny is the shipped model, left out where its weights are missing")
     p.add_argument("--shape", metavar="CARD", nargs="+", help="instead: random weights of a zoo card's true sizes, such as llava-1.5-13b or qwen2.5-vl-7b, built on the device")
-    p.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16", help="of a shape")
     p.add_argument("--batch", type=int, help="prompts a batch")
     p.add_argument("--repeats", type=int, help="timed rounds")
     p.add_argument("--device", default="cpu")
+    p.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the random weights (default float32; of a shape bfloat16)")
     p.add_argument("--json", type=Path, help="write the figures to this file")
     return p
 
@@ -152,7 +152,8 @@ def models(a: argparse.Namespace) -> Iterator[ModelView]:
             yield _shaped(name, a)
         return
     if a.models != "tiny":
-        yield random_llava(*(default if (given := getattr(a, name.replace("-", "_"))) is None else given for name, default in SIZES.items()), a.device)
+        sizes = (default if (given := getattr(a, name.replace("-", "_"))) is None else given for name, default in SIZES.items())
+        yield random_llava(*sizes, a.device, getattr(torch, a.dtype or "float32"))
     if a.models != "random":
         try:
             view = load(ModelSpec(zoo="tiny", device=a.device))
@@ -168,7 +169,7 @@ def _shaped(name: str, a: argparse.Namespace) -> ModelView:
     from eval_suite.speed.shapes import shaped
 
     try:
-        return shaped(name, a.device, a.dtype, a.layers)
+        return shaped(name, a.device, a.dtype or "bfloat16", a.layers)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error

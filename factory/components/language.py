@@ -23,7 +23,7 @@ class Llm:
     """Base of the language models; a subclass is a line or two. They differ by configuration class, never by a path's name."""
 
     Params = LlmParams
-    config_class: ClassVar[str]
+    config_class: ClassVar[str | type]
     template: ClassVar[str] = VICUNA
 
     def __init__(self, params: LlmParams) -> None:

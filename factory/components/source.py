@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +16,57 @@ from transformers import AutoConfig, PreTrainedConfig
 from factory.errors import UserError
 from factory.registry import Params
 
+_planned: ContextVar[bool] = ContextVar("planned", default=False)
+
+
+@contextmanager
+def planned() -> Iterator[None]:
+    """Within it nothing is fetched from the hub, and a part's ``config`` stands for what its source would tell."""
+    token = _planned.set(True)
+    try:
+        yield
+    finally:
+        _planned.reset(token)
+
 
 class Sourced(Params):
-    """``source``: a folder or a hub id; else ``config``, keys of the Hugging Face configuration of a model with random weights."""
+    """``source``: a folder or a hub id; without one ``config``, keys of the Hugging Face configuration of a model with random weights.
+    Beside a source ``config`` is its sizes, for plans that are made before it is there."""
 
     source: str | None = None
     config: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Sourced:
-        if (self.source is None) == (self.config is None):
-            raise ValueError("needs one of source (a folder or a hub id) and config (sizes for random weights)")
+        if self.source is None and self.config is None:
+            raise ValueError("needs source (a folder or a hub id), or config (sizes for random weights)")
         return self
 
-    def read_config(self, config_class: str, inside: str | None = None) -> PreTrainedConfig:
+    def read_config(self, config_class: str | type, inside: str | None = None) -> PreTrainedConfig:
         """The configuration, of class ``config_class``; ``inside`` names it in the configuration of a larger model, as CLIP's.
 
         Raises ``UserError`` where there is none, where it is of another class, or where its keys are wrong.
         """
-        cls = getattr(transformers, config_class)
-        if self.config is not None:
+        cls = class_of(config_class)
+        if self.config is not None and (self.source is None or _planned.get()):
             try:
                 return cls(**self.config)
             except (TypeError, ValueError) as error:
-                raise UserError(f"model.compose: not a {config_class}: {str(error).splitlines()[0]}") from error
+                raise UserError(f"model.compose: not a {cls.__name__}: {str(error).splitlines()[0]}") from error
         found = self._read(AutoConfig, "configuration")
         found = found if isinstance(found, cls) else getattr(found, inside or "", found)
         if not isinstance(found, cls):
-            raise UserError(f"model.compose: {self.source} holds a {type(found).__name__}, and this type of component needs a {config_class}")
+            raise UserError(f"model.compose: {self.source} holds a {type(found).__name__}, and this type of component needs a {cls.__name__}")
         return found
+
+    def absent(self) -> str | None:
+        """Why the source is not on this machine; None where it is, or where there is none to be."""
+        try:
+            with planned():
+                self.source is None or self._read(AutoConfig, "configuration")
+        except UserError as error:
+            return str(error)
+        return None
 
     def read_weights(self, model_class: Any, config: PreTrainedConfig) -> nn.Module:
         """The model with its source's weights, or random ones from ``config``; ``model_class`` is a transformers (auto) class."""
@@ -56,6 +81,11 @@ class Sourced(Params):
         if not local and (self.source.count("/") != 1 or self.source.startswith((".", "/", "~"))):
             raise UserError(f"model.compose: folder {self.source}: not found")
         try:
-            return cls.from_pretrained(folder if local else self.source, **options)
+            return cls.from_pretrained(folder if local else self.source, **options, **({"local_files_only": True} if _planned.get() else {}))
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(f"model.compose: {self.source}: its {what} cannot be read: {str(error).strip().splitlines()[0]}") from error
+
+
+def class_of(named: str | type) -> Any:
+    """A class of transformers by its name, or a class of our own."""
+    return getattr(transformers, named) if isinstance(named, str) else named

@@ -93,8 +93,8 @@ class Diagnostic:
         """Which of some samples it measures, by their ids; all of them unless it takes a share."""
         return ids
 
-    def passes(self, ids: Sequence[str]) -> int:
-        """How many whole prompts ``on_samples`` runs for each form of some samples; here one each."""
+    def whole_prompts(self, ids: Sequence[str]) -> int:
+        """How many whole prompts are run for each form of some samples, before anything is run again in part."""
         return len(self.chosen(ids))
 
     def learn(self, found: Sequence[Mapping[str, Any]]) -> None:
@@ -102,6 +102,10 @@ class Diagnostic:
 
     def summary(self, rows: Sequence[dict[str, Any]]) -> Summary | None:
         """What all rows of a run say (each also has its ``split``); None where the rows speak for themselves."""
+        return None
+
+    def beside(self, found: Mapping[str, Sequence[dict[str, Any]]], trained: Mapping[str, int]) -> Summary | None:
+        """What the rows of several models say side by side, by the name of each; ``trained`` numbers of those that were tuned."""
         return None
 
 

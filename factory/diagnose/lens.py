@@ -19,18 +19,23 @@ Pool = Literal["max", "mean"]
 
 
 def columns(view: ModelView, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows W_U[ids] [B, K, d] and biases [B, K] of the unembedding, in float32; an id of -1 gets a bias of -inf."""
+    """Rows W_U[ids] [B, K, d] and biases [B, K] of the unembedding, in float32 at least; an id of -1 gets a bias of -inf."""
     known = ids.clamp_min(0)
     with weight_of(view.unembed) as W_U, weight_of(view.unembed, "bias") as b:
-        rows = W_U[known.to(W_U.device)].to(ids.device, torch.float32)
-        bias = torch.zeros(ids.shape, device=ids.device) if b is None else b[known.to(b.device)].to(ids.device, torch.float32)
-    return rows, bias.masked_fill(ids < 0, -torch.inf)
+        weight = widened(W_U[known.to(W_U.device)]).to(ids.device)
+        bias = weight.new_zeros(ids.shape) if b is None else widened(b[known.to(b.device)]).to(ids.device)
+    return weight, bias.masked_fill(ids < 0, -torch.inf)
+
+
+def widened(x: Tensor) -> Tensor:
+    """``x`` in float32, or in float64 where it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def dictionary_logits(view: ModelView, normed: Tensor, ids: Tensor) -> Tensor:
     """Logits [B, ..., K] of normed states [B, ..., d] at ids [B, K]; -inf where an id is -1."""
     weight, bias = columns(view, ids)
-    flat = normed.float().flatten(1, -2)
+    flat = widened(normed).flatten(1, -2)
     return (flat @ weight.mT + bias[:, None]).unflatten(1, normed.shape[1:-1])
 
 

@@ -14,7 +14,7 @@ from factory.errors import UserError
 from factory.model.view import ModelView
 from factory.model.weights import weight_of
 
-TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 
 
 @dataclass

@@ -23,6 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from factory.components.connect import Connector, Widths
 from factory.components.language import IMAGE_TOKEN
@@ -51,6 +52,8 @@ class ComposedConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.text_config, dict):
             sizes = dict(self.text_config)
+            if sizes["model_type"] not in CONFIG_MAPPING:
+                lookup("llm", sizes["model_type"])  # one of our own, whose module makes it known
             self.text_config = AutoConfig.for_model(sizes.pop("model_type"), **sizes)
         super().__post_init__(**kwargs)
 

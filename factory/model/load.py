@@ -11,11 +11,12 @@ from typing import Any
 import torch
 import transformers
 
+from factory.components.source import Sourced, planned
 from factory.errors import UserError
 from factory.model.checks import self_check
 from factory.model.compose import compose
 from factory.model.family import frozen
-from factory.model.source import Source, find, tuned_folder
+from factory.model.source import Source, family_of, find, known, tuned_folder
 from factory.model.view import ModelView
 from factory.model.weights import at_hand
 from factory.model.zero import load_cut
@@ -70,6 +71,28 @@ def outline(spec: ModelSpec) -> ModelView:
     if (source.folder / "generation_config.json").is_file():
         model.generation_config = transformers.GenerationConfig.from_pretrained(source.folder, local_files_only=True)
     return ModelView(frozen(model), _processor(source), source.family)
+
+
+def sizes(spec: ModelSpec) -> ModelView:
+    """A view for counting alone: no weights, no tokenizer, and nothing fetched. Raises ``UserError`` where neither files, nor the card,
+    nor the recipe tell the model's sizes."""
+    with planned():
+        config, _ = known(spec)
+    family = family_of(config)
+    with torch.device("meta"):
+        return ModelView(frozen(family.hf_class()._from_config(config)), None, family)
+
+
+def lacking(spec: ModelSpec) -> list[str]:
+    """What of a model is not on this machine; nothing is fetched to find out."""
+    parts = (spec.compose.vision_encoder, spec.compose.llm) if spec.compose else ()
+    missing = [why for part in parts if isinstance(part.params, Sourced) and (why := part.params.absent())]
+    try:
+        with planned():
+            find(spec)
+    except UserError as error:
+        missing.append(str(error))
+    return missing
 
 
 def _processor(source: Source) -> Any:

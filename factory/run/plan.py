@@ -21,6 +21,7 @@ from factory.run.study import make
 from factory.run.suite import Suite, suite_of
 from factory.run.timing import Clock, timed
 from factory.run.training import build
+from factory.run.tuners_plan import plan_tuners
 from factory.run.tuning import plan_tuning
 from factory.steer import Steerer
 
@@ -33,6 +34,8 @@ def plan(recipe: Recipe, limit: int | None = None, waited: float = 0.0) -> None:
     _say_benchmarks(recipe, console)
     if recipe.train or recipe.tune:
         (_plan_training if recipe.train else plan_tuning)(recipe, console)
+    elif recipe.compare:
+        plan_tuners(recipe, console, limit)
     elif recipe.data:
         _plan_comparison(recipe, console, limit, waited)
 

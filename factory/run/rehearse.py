@@ -26,9 +26,9 @@ from factory.recipe import Recipe
 from factory.run.choose import choose
 from factory.run.collect import ASKS, Plan, collect
 from factory.run.comparison import examples, finished, prompters, unsteered
+from factory.run.environment import about_run
 from factory.run.estimate import LOOKED_AT, own_words
 from factory.run.evaluate import Bench, Fitted, ask, asked_by, asked_forms, cells, contrast, looks, trunk_of
-from factory.run.pipeline import about_run
 from factory.run.samples import SPLITS, fault, missing, thin
 from factory.run.study import Rows, make
 from factory.run.timing import Clock, timed

@@ -105,7 +105,7 @@ def _collected(name: str, prompts: int, asks: int) -> Stage:
 
 def _investigated(label: str, diagnostic: object, ids: Mapping[str, Sequence[str]], forms: int) -> Stage:
     seen = [i for split in diagnostic.splits for i in ids[split]]
-    return Stage(f"diagnose-{label}", len(seen) * forms, diagnostic.passes(seen) * forms, parts={("diagnose", label): len(diagnostic.chosen(seen))})
+    return Stage(f"diagnose-{label}", len(seen) * forms, diagnostic.whole_prompts(seen) * forms, parts={("diagnose", label): len(diagnostic.chosen(seen))})
 
 
 def _scored(split: str, recipe: Recipe, prompts: int, methods: Sequence[Method], share: float, variants: Mapping[str, int]) -> Stage:

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.integrations import TensorBoardCallback
-from transformers.integrations.deepspeed import deepspeed_load_checkpoint
+from transformers.integrations.deepspeed import deepspeed_load_checkpoint, unset_hf_deepspeed_config
 
 from factory import files
 from factory.data.collate import Collator
@@ -160,6 +160,7 @@ def train(
         trainer.add_callback(TensorBoardCallback(SummaryWriter(folder.parent / "tensorboard")))  # one folder, however often it is started
     checkpoint = last_checkpoint(folder, about)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    unset_hf_deepspeed_config()  # under ZeRO-3 transformers would cut whatever model is loaded next
     view.model.eval()
     return [row for row in trainer.state.log_history if "loss" in row]
 

@@ -81,7 +81,7 @@ class RelativeUncertainty(Diagnostic):
             ]
         return rows
 
-    def passes(self, ids: Sequence[str]) -> int:
+    def whole_prompts(self, ids: Sequence[str]) -> int:
         return 3 * len(ids)
 
     def summary(self, rows: Sequence[dict[str, Any]]) -> Summary:
