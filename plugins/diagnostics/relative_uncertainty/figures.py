@@ -44,7 +44,7 @@ def map_figure(c: Cases, n_bins: int) -> Figure:
     def draw(figure: Any) -> None:
         ax = figure.subplots()
         limit = float(np.nanmax(np.abs(grid)))
-        image = ax.imshow(grid, aspect="auto", origin="lower", cmap="RdBu", vmin=-limit, vmax=limit)
+        image = ax.imshow(grid, aspect="auto", origin="lower", cmap="RdBu_r", vmin=-limit, vmax=limit)
         ax.set_xticks(range(grid.shape[1]), [f"{c.x[number == b].mean():.2f}" for b in range(grid.shape[1])])
         ax.set_xlabel("mean relative uncertainty of the bin")
         ax.set_ylabel("layer")
