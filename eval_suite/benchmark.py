@@ -16,9 +16,10 @@ from typing import Any, ClassVar
 import numpy as np
 from rich.console import Console
 
-from eval_suite.report import build, print_tables
+from eval_suite.report import build, print_findings, print_tables
 from eval_suite.scorers.reading import Reading
 from factory.data.prompt import Prompt
+from factory.diagnose.summary import Summary
 from factory.errors import UserError
 from factory.model.view import ModelView
 from factory.registry import Params
@@ -67,10 +68,11 @@ def divide(above: Any, below: Any) -> Any:
 class Reported:
     """A benchmark that can report a run which has question benchmarks alone."""
 
-    def report(self, run_dir: Path, results: dict, recipe_yaml: str, plots: bool = True) -> Path:
-        """Write report/ of a run that has question benchmarks alone, and print its table; returns the page's path."""
-        page = build(run_dir, results, [], [], recipe_yaml, plots=plots)
+    def report(self, run_dir: Path, results: dict, recipe_yaml: str, plots: bool = True, summaries: Sequence[Summary] = ()) -> Path:
+        """Write report/ of a run that has question benchmarks alone, and print its table and what ``summaries`` found; returns the page's path."""
+        page = build(run_dir, results, [], [], recipe_yaml, plots=plots, summaries=summaries)
         print_tables(results, Console())
+        print_findings(summaries, Console())
         return page
 
 

@@ -102,6 +102,10 @@ class ConflictBenchmark:
         """The canonical answer that follows ``direction``, as a form of the prompt asks for it."""
         return answer_of(sample, form, direction)
 
+    def references(self, sample: ConflictSample) -> Sequence[str]:
+        """Captions that describe the sample's picture; none where the benchmark has none."""
+        return ()
+
     def judge(self, sample: ConflictSample, form: str, text: str) -> str:
         """The verdict on one answer's text: vision, text, other or error."""
         return judge(form, text, sample.answer_vision, sample.answer_text)

@@ -31,6 +31,7 @@ KINDS = {
     "diagnostic": "plugins.diagnostics",
     "tuner": "plugins.tuners",
     "benchmark": "eval_suite.benchmarks",
+    "scorer": "eval_suite.scorers",
     "command": "eval_suite.commands",
     "family": "factory.model.families",
     "vision_encoder": "factory.components.vision_encoder",

@@ -38,7 +38,8 @@ RELEASED = 250  # samples of each task
 
 class Mc2Params(Params):
     """``file``: the released JSON; null looks for evaluate_final.json in ``images``, beside it, and in data/mc2 here and in
-    the project. ``images``: the folder that holds train2014/ and val2014/, or all pictures.
+    the project. ``images``: the folder that holds train2014/ and val2014/, or all pictures. ``captions``: COCO's captions_train2014.json
+    and captions_val2014.json, for diagnostics that score captions.
 
     ``protocol``: held_out takes ``test_share`` of each task for test and ``dev_share`` of the rest for dev, by ``seed``; paper trains
     and scores on all samples, as AMPS does: its test numbers are of training samples, and results and report say so.
@@ -46,6 +47,7 @@ class Mc2Params(Params):
 
     file: str | None = None
     images: str = "data/coco"
+    captions: tuple[str, ...] = ()
     scoring: Scoring = "both_orders"
     protocol: Literal["held_out", "paper"] = "held_out"
     test_share: float = Field(0.2, gt=0, lt=1)
@@ -77,6 +79,8 @@ class Mc2(ConflictBenchmark):
     def __init__(self, params: Mc2Params) -> None:
         self.params, self.scoring = params, params.scoring
         self.folder = Path(params.images).expanduser()
+        if lacking := [file for file in params.captions if not Path(file).expanduser().is_file()]:
+            raise UserError(f"data.captions {lacking[0]}: not found. It is in annotations_trainval2014.zip of cocodataset.org")
 
     @property
     def protocol(self) -> str:
@@ -144,10 +148,18 @@ class Mc2(ConflictBenchmark):
         prompt = build_prompt(sample, form)
         if form != "open":
             return prompt
-        return prompt.without(Role.QUESTION, Role.OPTIONS).append(Segment(Role.QUESTION, f"{sample.question} {DIRECT}"))
+        return prompt.without(Role.OPTIONS).append(Segment(Role.OPTIONS, DIRECT, inline=True))
 
     def example(self, sample: ConflictSample, form: str, direction: str) -> Prompt:
         return self.prompt(sample, form).append(super().example(sample, form, direction).segments[-1])
+
+    @cached_property
+    def captions(self) -> dict[int, list[str]]:
+        """COCO's captions by picture. Raises ``UserError`` for a file that is not COCO's."""
+        return read_captions(self.params.captions)
+
+    def references(self, sample: ConflictSample) -> Sequence[str]:
+        return self.captions.get(int(sample.tags["image_id"]), ())
 
     def find(self, image_id: str) -> Path | None:
         """The picture's file, None where there is none."""
@@ -204,3 +216,15 @@ def _entries(path: Path, data: list[Any]) -> Iterator[Entry]:
         if wanted["task"] not in TASKS:
             raise UserError(f"{path}: entry {index} is of the unknown task '{wanted['task']}'; MC² has {', '.join(TASKS)}")
         yield Entry(index, **wanted)
+
+
+def read_captions(files: Sequence[str]) -> dict[int, list[str]]:
+    """Captions by image id from COCO's annotation files. Raises ``UserError`` naming a file that is none."""
+    captions: dict[int, list[str]] = {}
+    for file in files:
+        try:
+            for note in json.loads(Path(file).expanduser().read_text(encoding="utf-8"))["annotations"]:
+                captions.setdefault(int(note["image_id"]), []).append(" ".join(note["caption"].split()))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UserError(f"data.captions {file}: not a file of COCO's captions, such as captions_val2014.json ({error!r})") from error
+    return captions

@@ -1,4 +1,4 @@
-"""Scenes asked without a conflict: the picture alone, or the text alone. What steering should leave as it is."""
+"""Scenes as questions with one right answer: the picture alone, the text alone (what steering should leave as it is), or both in conflict."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from factory.registry import Params, register
 
 
 class PlainScenesParams(Params):
-    """``shows``: the modality that is left; ``seed`` draws the scenes, ``per_task`` of each of the eight tasks."""
+    """``shows``: the modality that is left; ``conflict`` leaves both, and right is what the image shows. ``seed`` draws the scenes,
+    ``per_task`` of each of the eight tasks."""
 
-    shows: Literal["image", "text"] = "image"
+    shows: Literal["image", "text", "conflict"] = "image"
     split: Literal["dev", "test"] = "test"
     per_task: PositiveInt = 48
     seed: int = 1
@@ -26,7 +27,7 @@ class PlainScenesParams(Params):
 
 @register("benchmark", "plain_scenes")
 class PlainScenes(AnswerBenchmark):
-    """Scenes with one modality alone: share of open answers that name what is shown (or said), by task too."""
+    """Scenes with one modality alone, or both: share of open answers that name what is shown (or said), by task too."""
 
     Params = PlainScenesParams
     profile = "open_ended"
@@ -38,13 +39,13 @@ class PlainScenes(AnswerBenchmark):
         return f"{super().protocol}/{self.params.shows}"
 
     def items(self) -> Sequence[Item]:
-        image = self.params.shows == "image"
+        image, context = self.params.shows != "text", self.params.shows != "image"
         samples = [scene(spec) for spec in specs(self.params.split, self.params.per_task, self.params.seed)]
         return [
-            Item(s.id, lambda s=s: build_prompt(s, "open", image=image, context=not image), (s.answer_vision, s.answer_text), (s.task,))
+            Item(s.id, lambda s=s: build_prompt(s, "open", image=image, context=context), (s.answer_vision, s.answer_text), (s.task,))
             for s in samples
         ]  # fmt: skip
 
     def read(self, item: Item, text: str) -> Reading:
         verdict = judge("open", text, *item.gold)
-        return right_or_wrong(None if verdict == "error" else verdict, verdict == ("vision" if self.params.shows == "image" else "text"))
+        return right_or_wrong(None if verdict == "error" else verdict, verdict == ("text" if self.params.shows == "text" else "vision"))

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from factory.statistics import significance
+
 LEVEL = 0.05
 DRAWS = 2000
 
@@ -33,16 +35,6 @@ class Test:
         if not self.adjusted < LEVEL:
             return ""
         return "better" if self.difference > 0 else "worse"
-
-
-def mcnemar(gained: int, lost: int) -> float:
-    """Exact two-sided p of McNemar's test: ``gained`` and ``lost`` are the samples on which only one of the two is right."""
-    n, fewer = gained + lost, min(gained, lost)
-    if n == 0:
-        return 1.0
-    k = np.arange(fewer + 1)
-    logs = math.lgamma(n + 1) - np.array([math.lgamma(i + 1) + math.lgamma(n - i + 1) for i in k]) - n * math.log(2)
-    return min(1.0, 2 * float(np.exp(logs).sum()))
 
 
 def bootstrap_p(differences: Sequence[float], seed: int = 0) -> float:
@@ -77,15 +69,11 @@ def compare(a: Mapping[str, float], b: Mapping[str, float], units: Mapping[str, 
     p, low, high = of_units(left - right, of)
     alone, binary = len(set(of)) == len(of), np.isin(np.concatenate([left, right]), (0.0, 1.0)).all()
     if alone and binary:
-        p = mcnemar(int((left > right).sum()), int((left < right).sum()))
+        p = significance.sign_test(int((left > right).sum()), int((left < right).sum()))
     name = "McNemar" if alone and binary else "paired bootstrap" if alone else "paired bootstrap over units"
     return Test(name, float((left - right).mean()), low, high, len(shared), p)
 
 
 def holm(tests: Sequence[Test]) -> list[Test]:
     """The tests with p-values corrected by Holm's step-down method (1979), in the order given."""
-    adjusted, highest = [0.0] * len(tests), 0.0
-    for rank, i in enumerate(sorted(range(len(tests)), key=lambda i: tests[i].p)):
-        highest = max(highest, min(1.0, (len(tests) - rank) * tests[i].p))
-        adjusted[i] = highest
-    return [replace(test, adjusted=p) for test, p in zip(tests, adjusted, strict=True)]
+    return [replace(test, adjusted=p) for test, p in zip(tests, significance.holm([test.p for test in tests]), strict=True)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from eval_suite.compare.load import UNSTEERED, Arm, Column, Score
 from eval_suite.compare.significance import Test, compare, holm
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
+TABLES = Path(__file__).parents[1] / "published" / "mores.csv"
 
 
 @dataclass
@@ -40,10 +43,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Published:
-    """A published score and the number of samples it was measured on."""
+    """A published score and the number of samples it was measured on, where its paper says so."""
 
     value: float
-    n: int
+    n: int | None = None
 
 
 @dataclass
@@ -86,7 +89,7 @@ def _notes(blocks: Sequence[Block]) -> list[str]:
             if score.common:
                 found[f"{column[0]} {column[1]}: scored and tested on the {score.counts[0]:,} samples that all arms share; what only some answered is left out."] = None
         for column, entry in ((c, entry) for *_, values in block.published for c, entry in values.items()):
-            if entry.n != made[column].counts[0]:
+            if entry.n not in (None, made[column].counts[0]):
                 found[f"{column[0]} {column[1]}: published scores are of {entry.n:,} samples, those here of {made[column].counts[0]:,}."] = None
     return list(found)
 
@@ -148,8 +151,14 @@ def _where(block: Block, line: Line, column: Column) -> str:
     return f"{line.arm.group}: {line.arm.method}{toward} on {column[0]}"
 
 
+@cache
+def _of_tables() -> list[dict[str, str]]:
+    """Numbers of a paper's table, shown beside the run of the recipe that repeats it: run, table, method, label and metric of the column, protocol, value in percent."""
+    return list(csv.DictReader(TABLES.read_text(encoding="utf-8").splitlines()))
+
+
 def _published(columns: Sequence[Column], lines: Sequence[Line]) -> list[tuple[str, str, dict[Column, Published]]]:
-    """Published scores whose protocol and metric are those of a column."""
+    """Published scores whose protocol and metric are those of a column, and those of the very tables that runs here repeat."""
     made = _made(columns, lines)
     found: dict[tuple[str, str], dict[Column, Published]] = {}
     known: list[dict[str, Any]] = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
@@ -158,4 +167,9 @@ def _published(columns: Sequence[Column], lines: Sequence[Line]) -> list[tuple[s
             wanted = (entry["protocol"], entry["metric"], entry.get("direction"))
             if wanted == (made[column].protocol, column[1], column[2]):
                 found.setdefault((entry["name"], entry["source"]), {})[column] = Published(entry["value"], entry["n"])
+    runs = {line.arm.group for line in lines}
+    for row in (row for row in _of_tables() if row["run"] in runs):
+        for column in columns:
+            if (row["label"], row["metric"], row["protocol"]) == (column[0], column[1], made[column].protocol):
+                found.setdefault((row["method"], f"LLaVA Steering, {row['table']}"), {})[column] = Published(float(row["value"]) / 100)
     return [(name, source, values) for (name, source), values in found.items()]

@@ -136,3 +136,8 @@ def write_context(task: str, subject: str, value: str, tier: int, split: str, rn
 
 def ask(task: str, subject: str) -> str:
     return GRAMMARS[task].question.format(s=subject)
+
+
+def describe(task: str, subject: str, value: str) -> list[str]:
+    """Sentences that say ``value`` of ``subject`` directly, in the phrasings of all splits."""
+    return [form.format(s=subject, v=value) for form in GRAMMARS[task].says]

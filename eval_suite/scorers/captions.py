@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from factory.errors import UserError
+from factory.registry import register
 
 RULE = "pycocoevalcap/1.2"
 SPICE_PARSER = ("spice/lib/stanford-corenlp-3.6.0.jar", "spice/lib/stanford-corenlp-3.6.0-models.jar")
@@ -60,3 +61,16 @@ def caption_scores(captions: Mapping[str, str], references: Mapping[str, Sequenc
                 single = [s["All"]["f"] for s in single]
             corpus[name], each[name] = float(total), [float(s) for s in single]
     return corpus, each
+
+
+@register("scorer", "captions")
+class Captions:
+    """Caption scores through pycocoevalcap, for diagnostics that generate captions."""
+
+    missing = staticmethod(requirements)
+    lacking = staticmethod(spice_missing)
+
+    @staticmethod
+    def score(captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, float]:
+        """Corpus scores by name."""
+        return caption_scores(captions, references)[0]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eval_suite.speed import collection, generation, lmar, mcr, sweep, timing, tuning
+from eval_suite.speed import anchor, collection, generation, lmar, mcr, sweep, timing, tuning
 from factory.model.view import ModelView
 
 MCR_TARGETS = {True: 1.5, False: 2.0}  # at batch 8 or more, and below
@@ -24,7 +24,10 @@ def measure_mcr(view: ModelView, batch: int = 8, repeats: int = 3) -> timing.Res
     return timing.result("mcr", view, {"batch": batch, "tokens": m["tokens"], "draws": m["draws"], "repeats": repeats}, times, ratios)
 
 
-BENCHMARKS = {"mcr": measure_mcr, "collection": collection.measure, "generation": generation.measure, "sweep": sweep.measure, "lmar": lmar.measure, "tuning": tuning.measure}
+BENCHMARKS = {
+    "mcr": measure_mcr, "collection": collection.measure, "generation": generation.measure, "sweep": sweep.measure, "lmar": lmar.measure, "anchor": anchor.measure,
+    "tuning": tuning.measure,
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

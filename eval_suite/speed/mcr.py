@@ -38,7 +38,7 @@ from factory.model.view import ModelView
 from factory.registry import lookup
 
 
-def random_llava(width: int, layers: int, heads: int, kv_heads: int, image_tokens: int, device: str = "cpu") -> ModelView:
+def random_llava(width: int, layers: int, heads: int, kv_heads: int, image_tokens: int, device: str = "cpu", dtype: torch.dtype = torch.float32) -> ModelView:
     """A frozen LLaVA with random weights and ``image_tokens`` (a square number) tokens an image."""
     side = round(image_tokens**0.5)
     if side * side != image_tokens:
@@ -48,7 +48,7 @@ def random_llava(width: int, layers: int, heads: int, kv_heads: int, image_token
     )  # fmt: skip
     tokenizer = train_tokenizer(["\n".join(s.text for s in lesson(Random(i), 0.5, Mix()).segments) for i in range(200)], sizes.vocabulary)
     model, processor = build_llava(sizes, tokenizer, 0)
-    return ModelView(frozen(model.to(device)), processor, Llava())
+    return ModelView(frozen(model.to(device, dtype)), processor, Llava())
 
 
 def plain_forward(view: ModelView, batch: Batch) -> torch.Tensor:

@@ -130,6 +130,7 @@ def parser(module: str, doc: str) -> argparse.ArgumentParser:
     p.add_argument("--batch", type=int, help="prompts a batch")
     p.add_argument("--repeats", type=int, help="timed rounds")
     p.add_argument("--device", default="cpu")
+    p.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the random LLaVA")
     p.add_argument("--json", type=Path, help="write the figures to this file")
     return p
 
@@ -137,7 +138,7 @@ def parser(module: str, doc: str) -> argparse.ArgumentParser:
 def models(a: argparse.Namespace) -> Iterator[ModelView]:
     """The views to measure, as the command line asks."""
     if a.models != "tiny":
-        yield random_llava(a.width, a.layers, a.heads, a.kv_heads, a.image_tokens, a.device)
+        yield random_llava(a.width, a.layers, a.heads, a.kv_heads, a.image_tokens, a.device, getattr(torch, a.dtype))
     if a.models != "random":
         try:
             view = load(ModelSpec(zoo="tiny", device=a.device))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -53,10 +53,9 @@ class Dictionary:
     def forms(self, answer: str) -> list[str]:
         """At most ``limit`` surface forms, the canonical one (without its article) first."""
         canonical = ARTICLE.sub("", answer.strip())
-        found = [canonical, *self.own.get(answer, self.own.get(canonical.lower(), ())), *_numbers(canonical)]
+        found = [canonical, *self.own.get(answer, self.own.get(canonical.lower(), ())), *_numbers(canonical), *_other_number(canonical)]
         found += _synonyms(canonical) if self.params.wordnet else ()
         cased = [variant for form in found for variant in (form, form.lower(), form[:1].upper() + form[1:])]
-        cased += list(_other_number(canonical))
         return [form for form in dict.fromkeys(cased) if form][: self.params.limit]
 
     def tokens(self, form: str) -> tuple[int, ...]:
@@ -113,12 +112,16 @@ def _other_number(word: str) -> Iterator[str]:
     """Singular of a plural, plural of a singular, by the regular rules."""
     if not re.fullmatch(r"[A-Za-z]{3,}", word):
         return
-    if re.search(r"(?:s|x|z|ch|sh)es$", word):
+    if word.endswith("ies"):
+        yield word[:-3] + "y"
+    elif re.search(r"(?:s|x|z|ch|sh)es$", word):
         yield word[:-2]
-    elif word.endswith("s") and not word.endswith("ss"):
-        yield word[:-1]
-    elif re.search(r"(?:s|x|z|ch|sh)$", word):
+    elif re.search(r"(?:ss|is|us|x|z|ch|sh)$", word):
         yield word + "es"
+    elif word.endswith("s"):
+        yield word[:-1]
+    elif re.search(r"[^aeiou]y$", word):
+        yield word[:-1] + "ies"
     else:
         yield word + "s"
 
@@ -129,20 +132,15 @@ def _wordnet() -> Any:
         from nltk.corpus import wordnet
 
         wordnet.ensure_loaded()
-    except (ImportError, LookupError) as error:
+    except (ImportError, LookupError, OSError) as error:
         raise UserError("dictionary: wordnet: needs nltk and its corpus (pip install nltk; python -m nltk.downloader wordnet), or wordnet: false") from error
     return wordnet
 
 
 @lru_cache(None)
 def _synonyms(word: str) -> tuple[str, ...]:
-    """Lemmas of the word's most frequent sense in each part of speech."""
-    return tuple(_lemmas(_wordnet().synsets(word.replace(" ", "_"))))
-
-
-def _lemmas(synsets: Iterable[Any]) -> Iterator[str]:
-    seen = set()
-    for synset in synsets:
-        if synset.pos() not in seen:
-            seen.add(synset.pos())
-            yield from (name.replace("_", " ") for name in synset.lemma_names())
+    """Lemmas of the sense in which the word is most frequent in WordNet's counts."""
+    name = word.replace(" ", "_")
+    count = lambda synset: max((lemma.count() for lemma in synset.lemmas() if lemma.name().lower() == name.lower()), default=0)
+    sense = max(_wordnet().synsets(name), key=count, default=None)
+    return tuple(each.replace("_", " ") for each in sense.lemma_names()) if sense else ()

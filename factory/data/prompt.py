@@ -30,11 +30,13 @@ SPEAKERS = {Role.SYSTEM: "system", Role.ANSWER: "assistant"}
 
 @dataclass(frozen=True)
 class Segment:
-    """One piece of a prompt: either ``text`` or, for ``Role.IMAGE``, an ``image``."""
+    """One piece of a prompt: either ``text`` or, for ``Role.IMAGE``, an ``image``. A text that is ``inline`` goes on after a space, where
+    others begin a line."""
 
     role: Role
     text: str = ""
     image: Image.Image | None = None
+    inline: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Prompt:
     def messages(self, write: Callable[[int, Segment], str] = lambda _, s: s.text) -> list[dict]:
         """The chat-template form: turns of content items; ``write(index, segment)`` gives the text of a segment.
 
-        Texts of one turn that follow each other are joined by newlines (layout of MC²).
+        Texts of one turn that follow each other are joined by newlines (layout of MC²), inline ones by a space.
         """
         turns: list[dict] = []
         for i, segment in enumerate(self.segments):
@@ -81,7 +83,7 @@ class Prompt:
             if segment.image is not None:
                 content.append({"type": "image"})
             elif content and content[-1]["type"] == "text":
-                content[-1]["text"] += "\n" + write(i, segment)
+                content[-1]["text"] += ("\n", " ")[segment.inline] + write(i, segment)
             else:
                 content.append({"type": "text", "text": write(i, segment)})
         return turns
@@ -91,7 +93,7 @@ class Prompt:
         """Hash of roles, texts and pixels."""
         h = hashlib.sha256()
         for s in self.segments:
-            h.update(f"{int(s.role)}:{s.text}\0".encode())
+            h.update(f"{int(s.role)}:{' ' * s.inline}{s.text}\0".encode())
             if s.image is not None:
                 h.update(s.image.tobytes())
         return h.hexdigest()[:16]

@@ -89,11 +89,19 @@ class Diagnostic:
         rows = self.measure(bench.view, bench.view.encode([bench.benchmark.prompt(s, form) for s, form in asked]), list(named))
         return [{**row, **named[row["sample"]]} for row in rows]
 
+    def whole_prompts(self, samples: int) -> int:
+        """How many whole prompts are run for so many samples, before anything is run again in part."""
+        return samples
+
     def learn(self, found: Sequence[Mapping[str, Any]]) -> None:
         """Take in the training rows of the diagnostics listed before this one; called before ``on_samples``."""
 
     def summary(self, rows: Sequence[dict[str, Any]]) -> Summary | None:
         """What all rows of a run say (each also has its ``split``); None where the rows speak for themselves."""
+        return None
+
+    def beside(self, found: Mapping[str, Sequence[dict[str, Any]]], trained: Mapping[str, int]) -> Summary | None:
+        """What the rows of several models say side by side, by the name of each; ``trained`` numbers of those that were tuned."""
         return None
 
 

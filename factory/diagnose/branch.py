@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from factory.data.prompt import Role
 from factory.diagnose import attention
+from factory.diagnose.residual import TOLERANCE
 from factory.errors import UserError
 from factory.model.encode import Batch
 from factory.model.prefix import Prefix, fork_cache, prefill
@@ -77,13 +79,27 @@ def run_stem(view: ModelView, batch: Batch) -> Stem:
     return Stem(batch, hidden, given[0], prefix)
 
 
-def tail_of(stem: Stem, first: Tensor) -> Tail:
-    """The tail that begins at column ``first`` [B] of each prompt."""
+def tail_of(view: ModelView, stem: Stem, first: Tensor) -> Tail:
+    """The tail that begins at column ``first`` [B] of each prompt. Raises ``UserError`` where it has image tokens and the model cannot
+    run these again from what its decoder was given."""
     valid = stem.batch.attention_mask.bool()
     queried = valid & (torch.arange(valid.shape[1], device=valid.device) >= first[:, None])
     width = int(queried.sum(-1).max())
     at = (~queried).long().argsort(dim=-1, stable=True)[:, :width]
-    return Tail(at, queried.gather(-1, at), valid & ~queried)
+    tail = Tail(at, queried.gather(-1, at), valid & ~queried)
+    if bool((queried & stem.batch.mask(Role.IMAGE)).any()):
+        _check_images(view, stem, tail)
+    return tail
+
+
+def _check_images(view: ModelView, stem: Stem, tail: Tail) -> None:
+    """An image's tokens may see each other both ways, or be given more between blocks: uncut, the tail must end as in the prefill."""
+    nothing = torch.zeros(1, *stem.batch.input_ids.shape, dtype=torch.bool, device=tail.at.device)
+    cuts = Cuts(nothing, nothing, torch.zeros(1, dtype=torch.long, device=tail.at.device), nothing.new_zeros(view.depth, 1))
+    rows = torch.arange(len(tail.at), device=tail.at.device)[:, None]
+    again, before = branch(view, stem, tail, cuts)[:, 0][tail.mask], stem.hidden[rows, tail.at][tail.mask]
+    if not torch.allclose(again, before, atol=TOLERANCE[view.dtype] * max(1.0, float(before.abs().max())), rtol=0):
+        raise UserError(f"{type(view.decoder).__name__} treats image tokens apart, so that none can be run again: put the image before what attention is cut to")
 
 
 @torch.no_grad()

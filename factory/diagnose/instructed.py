@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +20,10 @@ from factory.diagnose import Diagnostic, facts
 from factory.diagnose.branch import Stem, run_stem
 from factory.diagnose.lens import Pool, Readout
 from factory.diagnose.residual import Residuals, columns_of, residuals
+from factory.diagnose.roles import role_sets
+from factory.diagnose.summary import Finding
+from factory.errors import UserError
+from factory.model.encode import Batch
 from factory.model.prefix import at_last, decode_texts, greedy, last_index
 from factory.model.view import ModelView
 from factory.registry import Params
@@ -76,6 +81,11 @@ class Asked:
     def directions(self) -> list[str]:
         return [item.direction for item in self.items]
 
+    @property
+    def sets(self) -> dict[str, Tensor]:
+        """[B, T] booleans of every token set that a pathway can name."""
+        return role_sets(self.stem.batch.roles, self.stem.batch.attention_mask, self.directions)
+
     def facts(self, i: int) -> dict[str, Any]:
         return {**self.items[i].facts, "outcome": self.outcomes[i]}
 
@@ -93,9 +103,13 @@ class Anchor:
 
 
 def instruct(prompt: Prompt, segment: Segment, layout: str = "after_format", system: str = "none") -> Prompt:
-    """``prompt`` with an instruction, laid out as ``InstructedParams`` says."""
+    """``prompt`` with an instruction, laid out as ``InstructedParams`` says. Raises ``UserError`` for a layout beside a format constraint
+    that the prompt has not."""
     segments = list(prompt.segments)
-    formats = [i for i, s in enumerate(segments) if s.role == Role.OPTIONS] or [len(segments)]
+    formats = [i for i, s in enumerate(segments) if s.role == Role.OPTIONS]
+    if not formats and (layout == "before_format" or system == "between"):
+        raise UserError("these prompts have no format constraint that an instruction or a system prompt could be put beside: use layout after_format, and system none or before")
+    formats = formats or [len(segments)]
     if layout == "before_question":
         segments = list(prompt.before_question(segment).segments)
     else:
@@ -124,6 +138,13 @@ def instructed(bench: Bench, samples: Sequence[ConflictSample], params: Instruct
     return items, left_out
 
 
+def left_out(rows: Sequence[Mapping[str, Any]]) -> Finding:
+    """How many prompts a run left out for their dictionaries, and why."""
+    why = Counter(r["reason"] for r in rows if r["metric"] == LEFT_OUT)
+    text = f"{why.total()} prompts left out for their dictionaries" + (f" ({', '.join(f'{reason} {n}' for reason, n in sorted(why.items()))})" if why else "")
+    return Finding(text, values={"left_out": why.total(), **why})
+
+
 @torch.no_grad()
 def ask(bench: Bench, items: Sequence[Instructed]) -> Asked:
     """Run instructed prompts once, and see what the model answers."""
@@ -133,21 +154,30 @@ def ask(bench: Bench, items: Sequence[Instructed]) -> Asked:
 @torch.no_grad()
 def ask_and_look(bench: Bench, items: Sequence[Instructed]) -> tuple[Asked, Anchor]:
     """``ask``, keeping the residual stream at instruction tokens and at the last one of the same run."""
-    batch = bench.view.encode([item.prompt for item in items])
+    stem, anchor = look(bench.view, bench.view.encode([item.prompt for item in items]))
+    return _answered(bench, items, stem), anchor
+
+
+@torch.no_grad()
+def look(view: ModelView, batch: Batch) -> tuple[Stem, Anchor]:
+    """Run prompts once, keeping the residual stream at instruction tokens and at the last one."""
     at, mask = columns_of(batch.mask(Role.INSTRUCTION))
-    with residuals(bench.view, torch.cat([at, last_index(batch.attention_mask)[:, None]], -1)) as found:
-        stem = run_stem(bench.view, batch)
-    return _answered(bench, items, stem), Anchor(found, mask)
+    with residuals(view, torch.cat([at, last_index(batch.attention_mask)[:, None]], -1)) as found:
+        stem = run_stem(view, batch)
+    return stem, Anchor(found, mask)
 
 
 def _answered(bench: Bench, items: Sequence[Instructed], stem: Stem) -> Asked:
     view = bench.view
     logits = view.logits(at_last(stem.hidden, stem.batch.attention_mask))
-    texts = decode_texts(view, greedy(view, stem.prefix.fork(), logits, bench.max_new_tokens))
+    texts = decode_texts(view, greedy(view, stem.prefix.fork(), logits, bench.max_new_tokens, bench.among))
     verdicts = [bench.benchmark.judge(item.sample, item.form, text) for item, text in zip(items, texts, strict=True)]
-    outcomes = [bench.benchmark.outcome([v], item.direction) for item, v in zip(items, verdicts, strict=True)]
-    sets = [padded([getattr(item.answers, name) for item in items], view) for name in ("comply", "compete")]
-    return Asked(items, stem, *sets, outcomes)
+    return asked_of(view, items, stem, [bench.benchmark.outcome([v], item.direction) for item, v in zip(items, verdicts, strict=True)])
+
+
+def asked_of(view: ModelView, items: Sequence[Instructed], stem: Stem, outcomes: Sequence[str]) -> Asked:
+    """Instructed prompts that have been run, with what became of each."""
+    return Asked(items, stem, *(padded([getattr(item.answers, name) for item in items], view) for name in ("comply", "compete")), outcomes)
 
 
 def padded(sets: Sequence[Sequence[int]], view: ModelView) -> Tensor:
@@ -162,22 +192,16 @@ def thinned(samples: Sequence[ConflictSample], share: float) -> list[ConflictSam
     return [s for s, u in zip(samples, drawn, strict=True) if u < share]
 
 
-def tokens_of(asked: Asked) -> dict[str, Tensor]:
-    """[B, T] booleans of every token set that a pathway can name."""
-    batch = asked.stem.batch
-    roles = {"image": Role.IMAGE, "context": Role.CONTEXT, "question": Role.QUESTION, "format": Role.OPTIONS, "instruction": Role.INSTRUCTION, "template": Role.TEMPLATE}
-    found = {name: batch.mask(role) for name, role in roles.items()}
-    toward_vision = torch.tensor([d == "vision" for d in asked.directions], device=batch.roles.device)[:, None]
-    columns = torch.arange(batch.roles.shape[1], device=batch.roles.device)
-    return found | {
-        "cues": found["image"] | found["context"],
-        "compliant": torch.where(toward_vision, found["image"], found["context"]),
-        "competing": torch.where(toward_vision, found["context"], found["image"]),
-        "generated": columns == last_index(batch.attention_mask)[:, None],
-    }
+class Instructing(Diagnostic):
+    """Base of the diagnostics that ask every sample with an instruction toward either modality."""
+
+    Params = InstructedParams
+
+    def whole_prompts(self, samples: int) -> int:
+        return samples * len(self.params.directions)
 
 
-class Reading(Diagnostic):
+class Reading(Instructing):
     """Base of the diagnostics that read instruction tokens of answered prompts; a subclass defines ``read``."""
 
     class Params(InstructedParams):

@@ -18,17 +18,22 @@ Pool = Literal["max", "mean"]
 
 
 def columns(view: ModelView, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows W_U[ids] [B, K, d] and biases [B, K] of the unembedding, in float32; an id of -1 gets a bias of -inf."""
+    """Rows W_U[ids] [B, K, d] and biases [B, K] of the unembedding, in float32 at least; an id of -1 gets a bias of -inf."""
     known = ids.clamp_min(0)
-    bias = getattr(view.unembed, "bias", None)
-    bias = torch.zeros(ids.shape, device=ids.device) if bias is None else bias[known].float()
-    return view.unembed.weight[known].float(), bias.masked_fill(ids < 0, -torch.inf)
+    weight, bias = widened(view.unembed.weight[known]), getattr(view.unembed, "bias", None)
+    bias = weight.new_zeros(ids.shape) if bias is None else widened(bias[known])
+    return weight, bias.masked_fill(ids < 0, -torch.inf)
+
+
+def widened(x: Tensor) -> Tensor:
+    """``x`` in float32, or in float64 where it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def dictionary_logits(view: ModelView, normed: Tensor, ids: Tensor) -> Tensor:
     """Logits [B, ..., K] of normed states [B, ..., d] at ids [B, K]; -inf where an id is -1."""
     weight, bias = columns(view, ids)
-    flat = normed.float().flatten(1, -2)
+    flat = widened(normed).flatten(1, -2)
     return (flat @ weight.mT + bias[:, None]).unflatten(1, normed.shape[1:-1])
 
 

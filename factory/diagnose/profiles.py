@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from factory.statistics.intervals import Interval, bootstrap_mean
+from factory.statistics.intervals import Interval, bootstrap_mean, wilson
+from factory.statistics.significance import sign_flip_p
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,14 +57,49 @@ def together(*profiles: Profile) -> list[Profile]:
     return [Profile(shared, p.values[[place[key] for key in shared]]) for p, place in zip(profiles, places, strict=True)]
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, Interval]:
-    """Mean and 95 % bootstrap interval."""
-    return float(np.mean(values)), bootstrap_mean(values)
+def held_out_layer(profile: Profile, best: Callable[[np.ndarray], int] = np.argmin) -> np.ndarray:
+    """Each prompt's value [n] at the layer where the mean of the other half of the samples is lowest (or ``best``), so that choosing a
+    layer favours no effect. Samples go to the halves in turn; a single one has layer 0."""
+    place = {sample: i for i, sample in enumerate(dict.fromkeys(sample for sample, _ in profile.keys))}
+    odd = np.array([place[sample] % 2 == 1 for sample, _ in profile.keys])
+    layers = [int(best(half.mean(0))) if len(half) else 0 for half in (profile.values[odd], profile.values[~odd])]
+    return np.where(odd, profile.values[:, layers[1]], profile.values[:, layers[0]])
 
 
-def spelt(mean: float, interval: Interval, digits: int = 3) -> str:
-    """As in "0.120 [0.100, 0.140]"."""
-    return f"{mean:.{digits}f} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
+class Estimate(NamedTuple):
+    """A mean over ``n`` samples with its 95 % interval, and the two-sided p that it is the null."""
+
+    mean: float
+    interval: Interval
+    p: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.interval[0]:.3f}, {self.interval[1]:.3f}]"
+
+    def facts(self, name: str) -> dict[str, Any]:
+        """The mean and its interval for ``Finding.values``."""
+        return {name: self.mean, f"{name}_ci": list(self.interval)}
+
+
+def by_sample(values: Sequence[float], keys: Sequence[tuple[str, str]]) -> np.ndarray:
+    """The mean of each sample's values under (sample, form) ``keys``: a sample is one unit, whatever the number of its forms."""
+    of_sample: dict[str, list[float]] = {}
+    for (sample, _), value in zip(keys, values, strict=True):
+        of_sample.setdefault(sample, []).append(float(value))
+    return np.array([np.mean(v) for v in of_sample.values()])
+
+
+def estimate(values: Sequence[float], keys: Sequence[tuple[str, str]]) -> Estimate:
+    """Mean with a bootstrap interval, and the p of random sign flips that it is 0."""
+    units = by_sample(values, keys)
+    return Estimate(float(units.mean()), bootstrap_mean(units), sign_flip_p(units), len(units))
+
+
+def share(values: Sequence[float], keys: Sequence[tuple[str, str]], null: float = 0.5) -> Estimate:
+    """Share of ones with Wilson's interval, and the p that it is ``null``."""
+    units = by_sample(values, keys)
+    return Estimate(float(units.mean()), wilson(float(units.sum()), len(units)), sign_flip_p(units - null), len(units))
 
 
 def curve(ax: Axes, profile: Profile, label: str, **look: Any) -> None:

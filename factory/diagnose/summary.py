@@ -14,11 +14,17 @@ Cell = str | int | float | None
 
 @dataclass(frozen=True)
 class Finding:
-    """One sentence and the numbers in it; ``holds`` answers it where it is a claim put to the test, None where it is not."""
+    """One sentence and the numbers in it; ``holds`` answers it where it is a claim put to the test, None where it is not.
+
+    ``p`` is that of the claim's null, as measured; a run corrects those of all its findings. ``part``: of which claim of a paper it is
+    one test (see ``factory.diagnose.claims``).
+    """
 
     text: str
     holds: bool | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
+    p: float | None = None
+    part: str | None = None
 
 
 @dataclass(frozen=True)

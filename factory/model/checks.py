@@ -99,7 +99,7 @@ def _attention_is_known(view: ModelView) -> bool:
     finally:
         for handle in handles:
             handle.remove()
-    return shapes == [(view.heads * view.head_dim, view.width)] * view.depth
+    return shapes == [(view.heads_of(i) * view.head_dim, view.width) for i in range(view.depth)]
 
 
 def _extended(view: ModelView, batch: Batch) -> Tensor:

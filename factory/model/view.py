@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from factory.data.prompt import Prompt
+from factory.errors import UserError
 from factory.model.encode import Batch, Encoded, PaddingSide, Writing, encode_one, pad
 from factory.model.family import Family, device_of
 
@@ -68,15 +69,30 @@ class ModelView:
 
     @property
     def heads(self) -> int:
-        return self.text_config.num_attention_heads
+        """Query heads of every block. Raises ``UserError`` where blocks differ (OpenELM's)."""
+        return self._same("num_attention_heads")
 
     @property
     def kv_heads(self) -> int:
-        return getattr(self.text_config, "num_key_value_heads", None) or self.heads
+        """Key and value heads of every block. Raises ``UserError`` where blocks differ."""
+        return self._same("num_key_value_heads") or self.heads
 
     @property
     def head_dim(self) -> int:
         return getattr(self.text_config, "head_dim", None) or self.width // self.heads
+
+    def heads_of(self, layer: int) -> int:
+        """Query heads of block ``layer``."""
+        heads = self.text_config.num_attention_heads
+        return heads[layer] if isinstance(heads, list) else heads
+
+    def _same(self, name: str) -> int | None:
+        value = getattr(self.text_config, name, None)
+        if isinstance(value, list):
+            if len(set(value)) > 1:
+                raise UserError(f"{type(self.model).__name__}: its blocks have {min(value)} to {max(value)} heads, and this needs the same number in each")
+            return value[0]
+        return value
 
     def attention(self, layer: int) -> nn.Module:
         """Self-attention of block ``layer``. The self-check has seen that its ``o_proj`` takes ``heads * head_dim`` values."""

@@ -2,105 +2,41 @@
 
 from __future__ import annotations
 
-import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BeforeValidator,
     Field,
     FiniteFloat,
     PositiveInt,
     PrivateAttr,
-    SerializeAsAny,
     StringConstraints,
-    ValidationError,
-    model_serializer,
     model_validator,
 )
 
 from factory.data.instructions import Style
-from factory.errors import UserError
-from factory.recipe.explain import explain, refusal
-from factory.registry import Params, lookup
+from factory.recipe.explain import refusal
+from factory.recipe.nodes import Node, Spec, distinct, distinct_labels, plugin, read_node
+from factory.registry import lookup
 
 DEFAULT_STRENGTHS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)  # SPEC A19
 Direction = Literal["vision", "text"]
 Layer = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Text = Annotated[str, StringConstraints(min_length=1)]
-
-
-class Spec(Params):
-    """Base of the recipe's own sections: as strict as a plugin's parameters."""
-
-
-class Node(Spec):
-    """A plugin with its parameters: ``{type: amps, beta: 0.5}``, or the bare word ``amps``.
-
-    ``label`` names it in results; it is the recipe's ``as:`` key, else the type.
-    """
-
-    kind: str
-    type: str
-    params: SerializeAsAny[Params]
-    label: str
-
-    @model_serializer
-    def _as_written(self) -> dict[str, Any]:
-        head = {"type": self.type} | ({"as": self.label} if self.label != self.type else {})
-        return head | self.params.model_dump(mode="json")
-
-
-def read_node(kind: str, raw: Any) -> Node:
-    """The plugin node that ``raw`` describes. Raises pydantic's ValidationError with every mistake in it."""
-    if isinstance(raw, Node):
-        return raw
-    options = {"type": raw} if isinstance(raw, str) else dict(raw) if isinstance(raw, dict) else {}
-    plugin = options.pop("type", None)
-    label = options.pop("as", plugin)
-    if not isinstance(plugin, str):
-        raise refusal([((), f"should name a {kind} plugin, as in 'type: NAME' or the bare NAME")])
-    try:
-        model = lookup(kind, plugin).Params
-    except UserError as error:
-        raise refusal([(("type",), str(error))]) from error
-    mistakes = [] if isinstance(label, str) and label else [(("as",), "should be a name")]
-    try:
-        params = model.model_validate_json(json.dumps(options), strict=True)
-    except ValidationError as error:
-        mistakes += explain(error, model)
-    if mistakes:
-        raise refusal(mistakes)
-    return Node(kind=kind, type=plugin, params=params, label=label)
-
-
-def _plugin(kind: str) -> BeforeValidator:
-    return BeforeValidator(lambda raw: read_node(kind, raw))
-
-
-def _distinct_labels(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
-    labels = [node.label for node in nodes]
-    again = [(index, label) for index, label in enumerate(labels) if label in labels[:index]]
-    if again:
-        raise refusal(((i,), f"another one is called '{label}' too; name one with 'as:'") for i, label in again)
-    return nodes
-
-
-def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    if len(set(values)) < len(values):
-        raise ValueError("should name each value once")
-    return values
+FILE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+FileName = Annotated[str, StringConstraints(pattern=rf"^{FILE_NAME}$")]
 
 
 class ComposeSpec(Spec):
     """A model from registered parts; each of vision_encoder and llm names its ``source`` (a folder or hub id), or sizes as ``config``."""
 
-    vision_encoder: Annotated[Node, _plugin("vision_encoder")]
-    connector: Annotated[Node, _plugin("connector")]
-    llm: Annotated[Node, _plugin("llm")]
+    vision_encoder: Annotated[Node, plugin("vision_encoder")]
+    connector: Annotated[Node, plugin("connector")]
+    llm: Annotated[Node, plugin("llm")]
 
 
 class ModelSpec(Spec):
@@ -144,8 +80,8 @@ class EvaluateSpec(Spec):
     """What is compared: directions, strengths, and the share of errors a strength may add on the dev split; ``cost`` also times
     an answer under each method, on the test split's first samples."""
 
-    directions: Annotated[tuple[Direction, ...], Field(min_length=1), AfterValidator(_distinct)] = ("vision", "text")
-    strengths: Annotated[tuple[FiniteFloat, ...], Field(min_length=1), AfterValidator(_distinct)] = DEFAULT_STRENGTHS
+    directions: Annotated[tuple[Direction, ...], Field(min_length=1), AfterValidator(distinct)] = ("vision", "text")
+    strengths: Annotated[tuple[FiniteFloat, ...], Field(min_length=1), AfterValidator(distinct)] = DEFAULT_STRENGTHS
     error_budget: Annotated[float, Field(ge=0, le=1)] = 0.05
     max_skipped: Annotated[float, Field(ge=0, le=1)] = 0.05
     batch_size: PositiveInt = 32
@@ -176,49 +112,50 @@ class TrainSpec(Spec):
 
 
 class TuneDataSpec(Spec):
-    """What a model is tuned on: a file of conversations with the folder of its images, or the lessons of a benchmark.
+    """What a model is tuned on: a file of conversations with the folder of its images, a folder of labelled photos, or the lessons of a benchmark.
 
-    ``path``: LLaVA-JSON or messages, JSONL or one JSON array; ``images`` null is the file's own folder. ``take`` samples are drawn by
-    ``seed``. ``max_tokens`` null cuts nothing; ``max_skipped`` is the share of samples that may be unusable.
+    ``path``: LLaVA-JSON or messages, JSONL or one JSON array; ``images`` null is the file's own folder. ``photos``: a folder; a photo's label
+    is in the .txt file beside it, or its folder's name, and answers ``question``. ``take`` samples are drawn by
+    ``seed``. ``max_tokens`` null cuts nothing; ``max_skipped`` is the share of samples that may be unusable. ``cache_features`` runs the
+    frozen vision tower over every picture once, before the first step, and trains on what it kept (in half precision, under runs/.features).
     """
 
     path: Text | None = None
     images: Text | None = None
-    lessons: Annotated[Node, _plugin("benchmark")] | None = None
+    photos: Text | None = None
+    question: Text = "What does the picture show?"
+    lessons: Annotated[Node, plugin("benchmark")] | None = None
     take: PositiveInt | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     max_tokens: PositiveInt | None = 2048
     max_skipped: Annotated[float, Field(ge=0, le=1)] = 0.0
     group_by_length: bool = True
+    cache_features: bool = False
     workers: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _has_one_source(self) -> TuneDataSpec:
-        if (self.path is None) == (self.lessons is None):
-            raise ValueError("needs one of path and lessons")
+        if sum(given is not None for given in (self.path, self.photos, self.lessons)) != 1:
+            raise ValueError("needs one of path, photos and lessons")
         if self.lessons is not None and self.take is None:
             raise ValueError("needs take, the number of lessons to draw")
         return self
 
 
-class TuneSpec(Spec):
-    """Tuning a pretrained or composed model: ``pretrain`` its connector (tuner ``connector``), or ``finetune`` it on instructions.
+class TermsSpec(Spec):
+    """The terms on which anything is tuned.
 
     ``batch_size`` is the samples of one optimiser step, over all ranks; each rank takes ``micro_batch`` of its share at once (null: all)
     and accumulates their gradients, so neither the number of ranks nor the memory of one changes what is learnt. ``steps`` null
-    follows from ``epochs``. ``learning_rate`` null is the tuner's own. ``warmup`` is a share of the steps. ``beside`` are the parts that
-    are trained in full with the tuner. ``bf16`` computes in bfloat16 and keeps what is trained in float32.
+    follows from ``epochs``. ``warmup`` is a share of the steps. ``beside`` are the parts that are trained in full with the tuner.
+    ``bf16`` computes in bfloat16 and keeps what is trained in float32.
     """
 
-    stage: Literal["pretrain", "finetune"] = "finetune"
-    tuner: Annotated[Node, _plugin("tuner")] | None = None
-    beside: Annotated[tuple[Literal["connector", "vision_tower"], ...], AfterValidator(_distinct)] = ("connector",)
-    data: TuneDataSpec
+    beside: Annotated[tuple[Literal["connector", "vision_tower"], ...], AfterValidator(distinct)] = ("connector",)
     epochs: Annotated[float, Field(gt=0)] = 1.0
     steps: PositiveInt | None = None
     batch_size: PositiveInt = 128
     micro_batch: PositiveInt | None = None
-    learning_rate: Annotated[float, Field(gt=0)] | None = None
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -226,19 +163,103 @@ class TuneSpec(Spec):
     bf16: bool = False
     gradient_checkpointing: bool = False
     save_every: PositiveInt = 500
-    report: Annotated[tuple[Literal["tensorboard", "wandb"], ...], AfterValidator(_distinct)] = ("tensorboard",)
+    report: Annotated[tuple[Literal["tensorboard", "wandb"], ...], AfterValidator(distinct)] = ("tensorboard",)
     threads: PositiveInt | None = None
+
+
+class TuneSpec(TermsSpec):
+    """Tuning a pretrained or composed model: ``align`` its connector with the words of short answers, without the language model,
+    ``pretrain`` it (tuner ``connector``), or ``finetune`` the model on instructions.
+
+    ``learning_rate`` null is the tuner's own. ``exam``: how many samples of each task of its lessons' benchmark the tuned model is
+    examined on afterwards (null: none).
+    """
+
+    stage: Literal["align", "pretrain", "finetune"] = "finetune"
+    tuner: Annotated[Node, plugin("tuner")] | None = None
+    data: TuneDataSpec
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    exam: PositiveInt | None = None
 
     @model_validator(mode="after")
     def _fits_its_stage(self) -> TuneSpec:
         if (self.stage == "finetune") == (self.tuner is None):
             raise ValueError("needs a tuner, as in tuner: {type: mores}" if self.tuner is None else "pretrains the connector alone: leave tuner out, or say stage: finetune")
+        if self.stage == "align" and (self.beside != ("connector",) or not self.data.cache_features):
+            raise ValueError("aligns the connector alone, on features that are kept: needs beside: [connector] and data: {cache_features: true}")
+        if self.data.cache_features and "vision_tower" in self.beside:
+            raise ValueError("trains the vision tower, whose features cannot be kept: leave data.cache_features out")
+        if self.exam and self.data.lessons is None:
+            raise ValueError("has an exam, which needs a benchmark to learn from: data.lessons")
         return self
 
     @property
     def method(self) -> Node:
         """The tuner's node; in pretraining the one that adds nothing to the language model."""
         return self.tuner or read_node("tuner", "connector")
+
+
+class ContenderSpec(Spec):
+    """A tuner in a comparison and the learning rates it may choose among; null are those that the tuner itself proposes (its ``sweep``).
+    Where a task has nothing to choose on, one rate is named, or null is the tuner's default."""
+
+    tuner: Annotated[Node, plugin("tuner")]
+    learning_rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1), AfterValidator(distinct)] | None = None
+
+
+class TaskSpec(Spec):
+    """What every tuner learns, and how it is scored: on each benchmark of ``score``, at the learning rate that scores best on ``choose``."""
+
+    name: FileName
+    data: TuneDataSpec
+    choose: Annotated[Node, plugin("benchmark")] | None = None
+    score: Annotated[tuple[Annotated[Node, plugin("benchmark")], ...], Field(min_length=1)]
+
+    def nodes(self) -> list[tuple[tuple[str | int, ...], Node]]:
+        """Its benchmarks, each with its place in the task."""
+        chosen = [(("choose",), self.choose)] if self.choose else []
+        return [*chosen, *((("score", i), node) for i, node in enumerate(self.score))]
+
+    @model_validator(mode="after")
+    def _chooses_elsewhere(self) -> TaskSpec:
+        if self.choose and any(node.type == self.choose.type and node.params == self.choose.params for node in self.score):
+            raise refusal([(("choose",), "learning rates would be chosen on what is scored; choose on another split")])
+        return self
+
+
+class CompareSpec(TermsSpec):
+    """Tuners side by side on equal terms: each learns each task from the recipe's model anew. ``diagnose_on``: prompts of a task's first
+    scored benchmark on which the recipe's diagnostics look at every tuned model."""
+
+    tuners: Annotated[tuple[ContenderSpec, ...], Field(min_length=1)]
+    tasks: Annotated[tuple[TaskSpec, ...], Field(min_length=1)]
+    diagnose_on: PositiveInt = 100
+
+    @model_validator(mode="after")
+    def _names_are_apart(self) -> CompareSpec:
+        labels, names = [c.tuner.label for c in self.tuners], [task.name for task in self.tasks]
+        mistakes = [(("tuners", i, "tuner"), f"another one is called '{label}' too; name one with 'as:'") for i, label in enumerate(labels) if label in labels[:i]]
+        mistakes += [(("tuners", i, "tuner"), f"'{label}' cannot name a file; name it with 'as:', of letters, digits, '.', '_' and '-'")
+                     for i, label in enumerate(labels) if not re.fullmatch(FILE_NAME, label)]  # fmt: skip
+        mistakes += [(("tasks", i, "name"), f"another task is called '{name}' too") for i, name in enumerate(names) if name in names[:i]]
+        nodes = [(("tasks", i, *loc), node) for i, task in enumerate(self.tasks) for loc, node in task.nodes()]
+        seen = [node.label for _, node in nodes]
+        mistakes += [(loc, f"another benchmark is called '{node.label}' too; name one with 'as:'") for k, (loc, node) in enumerate(nodes) if node.label in seen[:k]]
+        mistakes += [(("tuners", i, "learning_rates"), f"task '{task.name}' has no 'choose', so that no rate can be chosen: name one") for i, c in enumerate(self.tuners)
+                     for task in self.tasks if task.choose is None and c.learning_rates and len(c.learning_rates) > 1]  # fmt: skip
+        if mistakes:
+            raise refusal(mistakes)
+        return self
+
+    def rates(self, contender: ContenderSpec, task: TaskSpec) -> tuple[float, ...]:
+        """The learning rates of one tuner on one task, in ascending order."""
+        method = lookup("tuner", contender.tuner.type)
+        return tuple(sorted(contender.learning_rates or (method.sweep if task.choose else (method.learning_rate,))))
+
+    def tune(self, contender: ContenderSpec, task: TaskSpec, rate: float) -> TuneSpec:
+        """One tuning of the comparison as a recipe of its own would have it."""
+        terms = {name: getattr(self, name) for name in TermsSpec.model_fields}
+        return TuneSpec(tuner=contender.tuner, data=task.data, learning_rate=rate, **terms)
 
 
 class ReportSpec(Spec):
@@ -263,7 +284,7 @@ class LaunchSpec(Spec):
     processes: PositiveInt = 1
     hostfile: Text | None = None
     zero: Annotated[int, Field(ge=0, le=3)] = 0
-    offload: Annotated[tuple[Literal["optimizer", "parameters"], ...], AfterValidator(_distinct)] = ()
+    offload: Annotated[tuple[Literal["optimizer", "parameters"], ...], AfterValidator(distinct)] = ()
 
     @model_validator(mode="after")
     def _offload_fits(self) -> LaunchSpec:
@@ -286,25 +307,26 @@ class Recipe(Spec):
     """One run: a model, the data it is put to, and what is done with it.
 
     ``data`` is the conflict benchmark that methods are fitted, chosen and scored on; ``benchmarks`` are question benchmarks put to
-    the model as it is, to every method at its chosen strength, and to saved ``artefacts``. With ``seeds`` the recipe is run once for
-    each, and the runs are compared.
+    the model as it is, to every method at its chosen strength, and to saved ``artefacts``. ``compare`` tunes the model by several
+    methods instead and scores each. With ``seeds`` the recipe is run once for each, and the runs are compared.
     """
 
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: FileName
     seed: Seed = 0
-    seeds: Annotated[tuple[Seed, ...], AfterValidator(_distinct)] = ()
+    seeds: Annotated[tuple[Seed, ...], AfterValidator(distinct)] = ()
     plugins: tuple[Text, ...] = ()
     model: ModelSpec
-    data: Annotated[Node, _plugin("benchmark")] | None = None
-    benchmarks: Annotated[tuple[Annotated[Node, _plugin("benchmark")], ...], AfterValidator(_distinct_labels)] = ()
-    artefacts: Annotated[tuple[Text, ...], AfterValidator(_distinct)] = ()
-    diagnostic: Annotated[Node, _plugin("diagnostic")] | None = None
-    diagnostics: Annotated[tuple[Annotated[Node, _plugin("diagnostic")], ...], AfterValidator(_distinct_labels)] = ()
+    data: Annotated[Node, plugin("benchmark")] | None = None
+    benchmarks: Annotated[tuple[Annotated[Node, plugin("benchmark")], ...], AfterValidator(distinct_labels)] = ()
+    artefacts: Annotated[tuple[Text, ...], AfterValidator(distinct)] = ()
+    diagnostic: Annotated[Node, plugin("diagnostic")] | None = None
+    diagnostics: Annotated[tuple[Annotated[Node, plugin("diagnostic")], ...], AfterValidator(distinct_labels)] = ()
     collect: CollectSpec = CollectSpec()
-    steering: Annotated[tuple[Annotated[Node, _plugin("steering")], ...], AfterValidator(_distinct_labels)] = ()
+    steering: Annotated[tuple[Annotated[Node, plugin("steering")], ...], AfterValidator(distinct_labels)] = ()
     evaluate: EvaluateSpec = EvaluateSpec()
     train: TrainSpec | None = None
     tune: TuneSpec | None = None
+    compare: CompareSpec | None = None
     report: ReportSpec = ReportSpec()
     run: RunSpec = RunSpec()
     launch: LaunchSpec = LaunchSpec()
@@ -313,18 +335,27 @@ class Recipe(Spec):
 
     @model_validator(mode="after")
     def _has_one_job(self) -> Recipe:
-        if self.train is not None and self.tune is not None:
-            raise refusal([(("tune",), "stands beside 'train'; a recipe trains from scratch or tunes, one of them")])
+        jobs = [job for job in ("train", "tune", "compare") if getattr(self, job) is not None]
+        if len(jobs) > 1:
+            raise refusal([((jobs[1],), f"stands beside '{jobs[0]}'; a recipe trains from scratch, tunes or compares tuners, one of them")])
+        if self.compare and (idle := [key for key in ("data", "diagnostic", "steering", "benchmarks", "artefacts") if getattr(self, key)]):
+            raise refusal([((key,), "has no use beside 'compare', whose tasks name their own data and benchmarks; leave it out") for key in idle])
         alone = self.benchmarks and not (self.steering or self.train or self.diagnostic or self.diagnostics)
-        if self.data is None and self.tune is None and not alone:
+        if self.data is None and not (self.tune or self.compare) and not alone:
             raise refusal([((), "needs the key 'data' (only benchmarks and artefacts go without)")])
         return self
 
     @model_validator(mode="after")
     def _zero_has_a_use(self) -> Recipe:
-        if self.train is None and self.tune is None and self.launch.zero in (1, 2):
+        if not (self.train or self.tune or self.compare) and self.launch.zero in (1, 2):
             raise refusal([(("launch", "zero"), f"stage {self.launch.zero} cuts gradients and optimiser states, and nothing is trained here; use 0, or 3 to cut the model")])
         return self
+
+    @property
+    def asked(self) -> tuple[Node, ...]:
+        """Every question benchmark that the recipe puts to a model."""
+        tasks = self.compare.tasks if self.compare else ()
+        return (*self.benchmarks, *(node for task in tasks for _, node in task.nodes()))
 
     @property
     def source_path(self) -> Path | None:
@@ -352,8 +383,12 @@ class Recipe(Spec):
         return self.model_dump(mode="json")
 
 
+PLUGIN_NODES = re.compile(
+    r"data|diagnostic|(steering|diagnostics|benchmarks) \d+|tune tuner|tune data lessons|model compose \S+"
+    r"|compare tuners \d+ tuner|compare tasks \d+ (choose|score \d+|data lessons)"
+)
+
+
 def is_plugin_node(path: tuple[str | int, ...]) -> bool:
     """Whether the recipe expects a plugin node at ``path``, so that a bare word there stands for ``{type: word}``."""
-    alone = {("data",), ("diagnostic",), ("tune", "tuner"), ("tune", "data", "lessons")}
-    listed = len(path) == 2 and path[0] in ("steering", "diagnostics", "benchmarks")
-    return path in alone or listed or (path[:2] == ("model", "compose") and len(path) == 3)
+    return PLUGIN_NODES.fullmatch(" ".join(map(str, path))) is not None

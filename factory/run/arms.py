@@ -20,7 +20,7 @@ UNSTEERED = "none"
 
 @dataclass(frozen=True)
 class Arm:
-    """One row of a comparison; without ``steering``, ``rewrite`` and ``contrast`` it is the model as it is."""
+    """One row of a comparison; without ``steering``, ``rewrite`` and ``contrast`` it is the model as it is, tuned or not (``trained`` numbers)."""
 
     method: str = UNSTEERED
     direction: str | None = None
@@ -28,6 +28,7 @@ class Arm:
     variant: str = ""
     steering: Steering | None = None
     rewrite: PromptMethod | None = None
+    trained: int = 0
     contrast: LogitsMethod | None = None
 
     @property
@@ -41,8 +42,8 @@ class Arm:
 
     @property
     def parameters(self) -> int:
-        """Fitted numbers."""
-        return sum(t.numel() for t in self.steering.state.values()) if self.steering else 0
+        """Fitted or trained numbers."""
+        return sum(t.numel() for t in self.steering.state.values()) if self.steering else self.trained
 
     @property
     def lives_in_model(self) -> bool:

@@ -1,19 +1,33 @@
-"""What a run ran on: library versions, machine and the project's commit, as a plain dict for environment.json."""
+"""What a run ran on: library versions, machine and the project's commit, as a plain dict for environment.json; and what a run was."""
+
+from __future__ import annotations
 
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from factory.model.load import fingerprint
+from factory.model.view import ModelView
+from factory.recipe import Recipe
+
 PROJECT = Path(__file__).resolve().parents[2]
 LIBRARIES = (
     "torch", "transformers", "peft", "accelerate", "deepspeed", "tokenizers", "safetensors", "huggingface_hub",
     "numpy", "pillow", "pydantic",
 )  # fmt: skip
+
+
+def about_run(recipe: Recipe, view: ModelView, notes: Sequence[str]) -> dict[str, Any]:
+    """Which recipe, model and libraries a run had, and what has to be known beside its numbers."""
+    source = recipe.source_path.name if recipe.source_path else recipe.name
+    model = {"class": type(view.model).__name__, "fingerprint": fingerprint(view)}
+    return {"name": recipe.name, "recipe": source, "seed": recipe.seed, "model": model, "libraries": environment()["libraries"], "notes": list(notes)}
 
 
 def environment() -> dict[str, Any]:

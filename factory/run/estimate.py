@@ -149,6 +149,11 @@ def facts(config: Any, family: Family, dtype: torch.dtype) -> ModelFacts:
     return facts_of(model, family, dtype)
 
 
+def _largest(size: int | list[int] | None) -> int | None:
+    """A size that may differ from block to block."""
+    return max(size) if isinstance(size, list) else size
+
+
 def facts_of(model: nn.Module, family: Family, dtype: torch.dtype) -> ModelFacts:
     parts = {
         name: sum(p.numel() for p in part.parameters())
@@ -156,14 +161,14 @@ def facts_of(model: nn.Module, family: Family, dtype: torch.dtype) -> ModelFacts
     }
     parts["unembedding"] = sum(p.numel() for p in model.parameters()) - sum(parts.values())
     text = model.config.get_text_config()
-    heads = text.num_attention_heads
+    heads, kv_heads, inner = (_largest(getattr(text, name, None)) for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size"))
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
-    kv_width = (getattr(text, "num_key_value_heads", None) or heads) * head_dim
+    kv_width = (kv_heads or heads) * head_dim
     parts = {name: n for name, n in parts.items() if n}
     head = model.get_output_embeddings()
     linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear) and m is not head)
     return ModelFacts(
-        type(model).__name__, family.name, parts, text.num_hidden_layers, text.hidden_size, kv_width, text.intermediate_size, text.vocab_size, str(dtype).removeprefix("torch."), linear
+        type(model).__name__, family.name, parts, text.num_hidden_layers, text.hidden_size, kv_width, inner, text.vocab_size, str(dtype).removeprefix("torch."), linear
     )  # fmt: skip
 
 
@@ -284,7 +289,8 @@ def stages(recipe: Recipe, data: Data, methods: Sequence[Method], share: float) 
     fits, train = directions * sum(m.variants for m in steerers), prompts["train"]
     out = [Stage("diagnose", prompts["test"], prompts["test"], diagnosed=len(ASKS) * prompts["test"])] if recipe.diagnostic else []
     for node in recipe.diagnostics:
-        asked = sum(prompts[split] for split in make(node).splits)
+        diagnostic = make(node)
+        asked = sum(diagnostic.whole_prompts(prompts[split]) for split in diagnostic.splits)
         out.append(Stage(f"diagnose-{node.label}", asked, asked))
     if steerers:
         out.append(Stage("collect", train, train, diagnosed=train if recipe.diagnostic else 0))

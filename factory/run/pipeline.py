@@ -12,10 +12,11 @@ import torch
 from rich.console import Console
 
 from factory import files
+from factory.diagnose.claims import judged
 from factory.diagnose.summary import Summary
 from factory.errors import UserError
 from factory.launch.world import World
-from factory.model.load import fingerprint, load, outline, placement
+from factory.model.load import get_parts, load, outline, placement
 from factory.model.source import find
 from factory.model.view import ModelView
 from factory.recipe import Recipe
@@ -26,13 +27,14 @@ from factory.run.calibrate import too_small
 from factory.run.choose import Choice
 from factory.run.comparison import Comparison
 from factory.run.cost import measure_costs
-from factory.run.environment import environment
+from factory.run.environment import about_run
 from factory.run.estimate import find_facts
 from factory.run.rundir import RunDir
 from factory.run.samples import usable_samples
 from factory.run.study import Rows, Study, make, steered_layer
 from factory.run.suite import Suite, put, suites
 from factory.run.training import train_model
+from factory.run.tuners import compare_tuners
 from factory.run.tuning import tune_model
 from factory.steer import artefact
 
@@ -67,16 +69,18 @@ def run_seeds(recipe: Recipe, limit: int | None, world: World) -> Path:
 
 
 def _work(recipe: Recipe, asked: Sequence[Suite], notes: list[str]) -> Callable[[Recipe, RunDir, int | None], object]:
-    """What a recipe asks for: training from scratch, tuning, a comparison of steering methods, or question benchmarks alone."""
+    """What a recipe asks for: training from scratch, tuning, a comparison of tuners or of steering methods, or question benchmarks alone."""
     if recipe.train or recipe.tune:
         return train_model if recipe.train else tune_model
+    if recipe.compare:
+        return partial(compare_tuners, asked=asked, notes=notes)
     return partial(compare if recipe.data else examine, asked=asked, notes=notes)
 
 
 def _check_launch(recipe: Recipe, world: World) -> None:
     if recipe.train and world.size > 1:
         raise UserError("train: this recipe trains in one process; leave launch.processes at 1")
-    if recipe.launch.zero == 3 and world.size == 1 and recipe.tune is None:
+    if recipe.launch.zero == 3 and world.size == 1 and not (recipe.tune or recipe.compare):
         raise UserError("launch.zero: 3 cuts the model over processes, and there is one; add launch.processes=N, or launch.zero=0")
     world.lockstep = recipe.launch.zero == 3
 
@@ -103,7 +107,7 @@ def conclude(
     diagnostics, further = diagnosed
     recipe, folder = study.recipe, study.folder
     summaries = {node.label: make(node).summary(further[node.label]) for node in recipe.diagnostics}
-    summaries = {label: summary.under(label) for label, summary in summaries.items() if summary is not None}
+    summaries = judged({label: summary.under(label) for label, summary in summaries.items() if summary is not None})
     results = gather(study, predictions, choices, summaries, notes)
     results["rows"] += answered[0]
     results["run"]["skipped"] += answered[1]
@@ -124,6 +128,7 @@ def prepare(recipe: Recipe, told: bool = True) -> list[str]:
     source = find(recipe.model)
     placement(recipe.model)
     steered_layer(recipe, source.config.get_text_config().num_hidden_layers, source.card)
+    get_parts(recipe.model)
     if torch.cuda.is_available() and (model := find_facts(recipe.model)[0]) and (why := too_small(recipe.model, model.bytes)):
         raise UserError(f"model: {why} for its weights alone; use model.quantize=4bit, model.device_map=auto over several GPUs, or a smaller model")
     for folder in map(Path, recipe.artefacts):
@@ -162,10 +167,3 @@ def gather(study: Study, predictions: Rows, choices: list[Choice], summaries: Ma
     about["model"] |= {"card": study.card.name if study.card else None, "layer": study.layer}
     rows = study.benchmark.rows(predictions, seed=recipe.seed, skipped=len(skipped))
     return {"schema": 1, "run": about, "rows": rows, "diagnostics": {label: summary.record() for label, summary in summaries.items()}}
-
-
-def about_run(recipe: Recipe, view: ModelView, notes: Sequence[str]) -> dict[str, Any]:
-    """Which recipe, model and libraries a run had, and what has to be known beside its numbers."""
-    source = recipe.source_path.name if recipe.source_path else recipe.name
-    model = {"class": type(view.model).__name__, "fingerprint": fingerprint(view)}
-    return {"name": recipe.name, "recipe": source, "seed": recipe.seed, "model": model, "libraries": environment()["libraries"], "notes": list(notes)}

@@ -17,6 +17,7 @@ from factory.run.estimate import Data, Estimate, ModelFacts, estimate, facts_of,
 from factory.run.study import make
 from factory.run.suite import Suite, suite_of
 from factory.run.training import build
+from factory.run.tuners_plan import plan_tuners
 from factory.run.tuning import plan_tuning
 from factory.steer import Steerer
 
@@ -28,6 +29,8 @@ def plan(recipe: Recipe, limit: int | None = None) -> None:
     _say_benchmarks(recipe, console)
     if recipe.train or recipe.tune:
         (_plan_training if recipe.train else plan_tuning)(recipe, console)
+    elif recipe.compare:
+        plan_tuners(recipe, console, limit)
     elif recipe.data:
         _plan_comparison(recipe, console, limit)
 
@@ -62,7 +65,7 @@ def _plan_comparison(recipe: Recipe, console: Console, limit: int | None) -> Non
         try:
             if why := too_small(recipe.model, found.model.bytes):
                 raise UserError(why)
-            measured = calibrate(recipe, load(recipe.model), found.layer)
+            measured = calibrate(recipe, load(recipe.model, fetch=False), found.layer)
         except UserError as error:
             missing.append(str(error))
     for line in missing:

@@ -103,7 +103,7 @@ class Suite:
 
 def suites(recipe: Recipe, limit: int | None) -> list[Suite | HarnessSuite]:
     """The recipe's benchmarks. Raises ``UserError`` for missing files, before anything heavy starts."""
-    return [suite_of(node)(node, recipe, limit) for node in recipe.benchmarks]
+    return [suite_of(node)(node, recipe, limit) for node in recipe.asked]
 
 
 def suite_of(node: Node) -> type[Suite | HarnessSuite]:

@@ -20,25 +20,36 @@ from factory.data.collate import NOTHING, Collator, Places
 from factory.data.conversation import Unusable
 from factory.data.labels import encode_samples
 from factory.data.order import Order
+from factory.data.photos import PhotoFolder
+from factory.data.prepared import Prepared, PreparedCollator, chunks, prepare, there
 from factory.data.prompt import Role, Segment
 from factory.data.show import show_sample
-from factory.data.source import ConversationFile, Lessons, Source
+from factory.data.source import Audit, ConversationFile, Lessons, Source
 from factory.errors import UserError
-from factory.model.load import fingerprint, load, outline
+from factory.model.load import fingerprint, fingerprint_of, lacking, load, outline, sizes
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import TuneDataSpec, TuneSpec
 from factory.registry import lookup
 from factory.run import progress
+from factory.run.exam import answering, tell
 from factory.run.rundir import RunDir, Stage
+from factory.run.study import make
 from factory.train import zero
+from factory.train.align import AlignCollator, Aligned
 from factory.train.losses import plot_losses
+from factory.train.meter import Meter
 from factory.train.tune import Shape, train
 from factory.tune import Tuner
+from factory.tune.checkpoint import TENSORS
 
 CHARACTERS_PER_TOKEN = 4
 TUNED = "tuned"
-INDICES = ".index"  # of data files, beside the runs: many runs read one file
+COST = "cost.json"  # in a tuning's stage folder; no two trainings cost the same
+INDICES, FEATURES = ".index", ".features"  # of data files, beside the runs: many runs read one file
+EXAM_BATCH = 32
+ALIKE = 16  # tokens; among rows nearly as long as each other a batch is drawn freely: the same question's rows are all of one length
+OF_TRAINING = {"group_by_length", "cache_features", "max_skipped", "workers"}  # keys of the data that do not change a sample
 
 
 def tune_model(recipe: Recipe, folder: RunDir, limit: int | None = None) -> Path:
@@ -47,24 +58,34 @@ def tune_model(recipe: Recipe, folder: RunDir, limit: int | None = None) -> Path
     Raises ``UserError``, before the model is loaded, for data that cannot be used, a batch that cannot be shared out to the ranks
     and a missing logger; and before the first step where nothing is trainable.
     """
-    spec = recipe.tune
-    if spec.threads:
-        torch.set_num_threads(spec.threads)
-    _check(spec)
-    source = _shared_source(spec, Path(recipe.run.root) / INDICES, folder)
-    steps = min(steps_of(spec, len(source)), limit or math.inf)
+    check(recipe.tune)
+    source = shared_source(recipe, folder)
     view = load(recipe.model)
-    tuner = lookup("tuner", spec.method.type)(spec.method.params)
-    inputs = {
-        "model": fingerprint(view), "tune": spec.model_dump(mode="json"), "data": digest_of(source), "steps": steps, "seed": recipe.seed,
-    }  # fmt: skip
-    stage = folder.stage("tune", inputs)
-    if stage.done:
-        progress.skipped("tune")
-    else:
-        _tune(recipe, view, tuner, source, steps, stage, folder.path / TUNED)
+    stage = tune_on(recipe, folder, "tune", source, fingerprint(view), lambda: view, folder.path / TUNED, limit)
+    if recipe.tune.exam:
+        _examine(recipe, folder)
     Console().print(f"tuned part: {folder.path / TUNED}\nloss:       {stage.path / 'loss.png'}", soft_wrap=True)
     return folder.path / TUNED
+
+
+def tune_on(
+    recipe: Recipe, folder: RunDir, name: str, source: Source, model: str, load_view: Callable[[], ModelView], out: Path, limit: int | None = None
+) -> Stage:
+    """The stage ``name`` of a run, in which the recipe's tuner learns from ``source``; the trained part goes to ``out``.
+
+    ``model`` is the fingerprint of the view that ``load_view`` gives, which is asked for it only where there is work to do.
+    """
+    spec = recipe.tune
+    steps = min(steps_of(spec, len(source)), limit or math.inf)
+    inputs = {"model": model, "tune": spec.model_dump(mode="json", exclude={"exam"}), "data": digest_of(source), "steps": steps, "seed": recipe.seed}
+    stage = folder.stage(name, inputs)
+    if stage.done:
+        progress.skipped(name)
+    else:
+        tuner = lookup("tuner", spec.method.type)(spec.method.params)
+        _tune(recipe, load_view(), tuner, source, steps, stage, out)
+        folder.world.meet(f"stage {name} is written")
+    return stage
 
 
 def _tune(recipe: Recipe, view: ModelView, tuner: Tuner, source: Source, steps: int, stage: Stage, out: Path) -> None:
@@ -72,10 +93,18 @@ def _tune(recipe: Recipe, view: ModelView, tuner: Tuner, source: Source, steps: 
     torch.manual_seed(recipe.seed)  # a tuner draws its starting values
     tuner.apply(view, spec.beside)
     show_trainable(view, tuner)
-    lengths = source.lengths(CHARACTERS_PER_TOKEN * image_tokens(view)) if spec.data.group_by_length else None
-    order = Order(len(source), spec.batch_size, recipe.seed, lengths)
     skipped = stage.path / "skipped.jsonl"
     collator = Collator(view, source, spec.data.max_tokens, skipped if spec.data.max_skipped else None)
+    lengths, objective = None, None
+    if spec.data.cache_features:
+        prepared = _prepared(recipe, view, source, collator, stage.run)
+        lengths, collator = -(-prepared.lengths() // ALIKE), PreparedCollator(view, prepared)
+    elif spec.data.group_by_length:
+        lengths = source.lengths(CHARACTERS_PER_TOKEN * image_tokens(view))
+    if spec.stage == "align":
+        lengths, collator = None, AlignCollator(view, prepared)
+        objective = Aligned(view, collator.answers)
+    order = Order(len(source), spec.batch_size, recipe.seed, lengths if spec.data.group_by_length else None)
     console = Console()
     shape = Shape.of(spec, zero.world_size())
     console.print(
@@ -83,8 +112,10 @@ def _tune(recipe: Recipe, view: ModelView, tuner: Tuner, source: Source, steps: 
         f"({shape.ranks} rank(s) x {shape.accumulate} x {shape.micro}), {len(source)} samples, learning rate {spec.learning_rate or tuner.learning_rate:g}",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
+    meter = Meter(view.device)
     with ExitStack() as shown:
-        log = train(view, tuner, Places(order, steps), collator, spec, recipe.launch, steps, recipe.seed, stage.path / "checkpoints", [_Progress(shown)])
+        watching = [_Progress(shown, stage.name), meter]
+        log = train(view, tuner, Places(order, steps), collator, spec, recipe.launch, steps, recipe.seed, stage.path / "checkpoints", watching, objective)
     values = zero.whole(tuner.trainable)
     lost = _skipped(skipped, len(source), spec.data.max_skipped)
     if stage.run.owner:
@@ -92,17 +123,53 @@ def _tune(recipe: Recipe, view: ModelView, tuner: Tuner, source: Source, steps: 
         tune.save(out, tuner, view, about, values)
         files.write_jsonl(stage.path / "log.jsonl", log)
         plot_losses(log, f"{recipe.name}: {spec.stage} with {tuner.name}", stage.path / "loss.png")
+        files.write_json(stage.path / COST, meter.record())
     stage.finish({"steps": steps, "loss": log[-1]["loss"], "parameters": tuner.counts(), "skipped": lost})
 
 
-def _shared_source(spec: TuneSpec, cache: Path, folder: RunDir) -> Source:
-    """The samples, indexed by the first rank and then taken from the index by the others."""
+def _examine(recipe: Recipe, folder: RunDir) -> None:
+    """Put the examination of the lessons' benchmark to the tuned model, as anyone would load it."""
+    spec, tuned = recipe.tune, folder.path / TUNED
+    benchmark, model = make(spec.data.lessons), recipe.model.model_copy(update={"tuned": (*recipe.model.tuned, str(tuned))})
+    stage = folder.stage("exam", {"tuned": files.digest_bytes((tuned / TENSORS).read_bytes()), "data": spec.data.lessons.model_dump(mode="json"), "per_task": spec.exam})
+    (exam,) = stage.gather({"exam": lambda: benchmark.examine(answering(load(model), benchmark, EXAM_BATCH), spec.exam)})
+    if not stage.done:
+        stage.finish({"samples": spec.exam})
+    if folder.owner:
+        tell(exam, tuned)
+
+
+def _prepared(recipe: Recipe, view: ModelView, source: Source, collator: Collator, folder: RunDir) -> Prepared:
+    """The samples with their pictures' features, in a folder beside the runs that is told by the tower, the words' writing and the data."""
+    data = recipe.tune.data.model_dump(mode="json", exclude=OF_TRAINING)
+    about = {
+        "tower": fingerprint_of(view.vision_tower), "pictures": view.processor.image_processor.to_dict(), "image": view.model.config.image_seq_length,
+        "words": [len(view.tokenizer), view.writing.template], "data": data, "batch": recipe.tune.batch_size, "found": digest_of(source),
+    }  # fmt: skip
+    kept = files.make_folder(Path(recipe.run.root) / FEATURES / files.digest(about)[:16])
+    shown = done = there(kept)
+    with progress.stage("features", chunks(len(source)), done) as bar:
+
+        def show(now: int) -> None:
+            nonlocal shown
+            bar.advance(now - shown)
+            shown = now
+
+        return prepare(view, collator, len(source), kept, folder.world, show)
+
+
+def shared_source(recipe: Recipe, folder: RunDir) -> Source:
+    """The samples of ``recipe.tune``, indexed by the first rank and then taken from the index by the others."""
+    spec, cache = recipe.tune, Path(recipe.run.root) / INDICES
     source = open_source(spec.data, cache, spec.batch_size) if folder.owner else None
     folder.world.meet("the data are indexed")
     return source or open_source(spec.data, cache, spec.batch_size)
 
 
-def _check(spec: TuneSpec) -> None:
+def check(spec: TuneSpec) -> None:
+    """What can be checked before data and model are read; also takes up the recipe's number of threads."""
+    if spec.threads:
+        torch.set_num_threads(spec.threads)
     Shape.of(spec, zero.world_size())
     if "wandb" in spec.report and find_spec("wandb") is None:
         raise UserError("tune.report names wandb, which is not installed: pip install wandb, or leave it out")
@@ -115,13 +182,21 @@ def open_source(spec: TuneDataSpec, cache: Path, batch: int) -> Source:
         if not hasattr(benchmark, "lesson"):
             raise UserError(f"tune.data.lessons: benchmark '{spec.lessons.type}' has no lessons to train on; use scenes")
         return Lessons(benchmark, batch, spec.take)
+    if spec.photos is not None:
+        photos = PhotoFolder(Path(spec.photos).expanduser(), spec.question, spec.max_skipped, spec.take, spec.seed)
+        _say_left_out(photos.audit, photos.folder, photos.folder)
+        return photos
     path = Path(spec.path).expanduser()
     images = Path(spec.images).expanduser() if spec.images else path.parent
     with ExitStack() as shown:
         source = ConversationFile(path, images, cache, spec.max_skipped, spec.take, spec.seed, _reading(path, shown))
-    if source.audit.unusable:
-        Console().print(source.audit.message(path, images) + "; left out", highlight=False, soft_wrap=True)
+    _say_left_out(source.audit, path, images)
     return source
+
+
+def _say_left_out(audit: Audit, path: Path, images: Path) -> None:
+    if audit.unusable:
+        Console().print(audit.message(path, images) + "; left out", highlight=False, soft_wrap=True)
 
 
 def _reading(path: Path, shown: ExitStack) -> Callable[[int], None]:
@@ -187,11 +262,11 @@ def _skipped(path: Path, samples: int, allowed: float) -> list[dict[str, str]]:
 class _Progress(TrainerCallback):
     """The run's own progress bar over optimiser steps."""
 
-    def __init__(self, shown: ExitStack) -> None:
-        self.shown = shown
+    def __init__(self, shown: ExitStack, name: str) -> None:
+        self.shown, self.name = shown, name
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.bar = self.shown.enter_context(progress.stage("tune", total=state.max_steps, done=state.global_step))
+        self.bar = self.shown.enter_context(progress.stage(self.name, total=state.max_steps, done=state.global_step))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.bar.advance()
@@ -211,8 +286,10 @@ def plan_tuning(recipe: Recipe, console: Console) -> None:
         )  # fmt: skip
     except UserError as error:
         console.print("missing:", str(error), style="yellow", markup=False, highlight=False, soft_wrap=True)
+    for why in lacking(recipe.model):
+        console.print("missing:", why, style="yellow", markup=False, highlight=False, soft_wrap=True)
     try:
-        view = outline(recipe.model)
+        view = sizes(recipe.model)
         tuner = lookup("tuner", spec.method.type)(spec.method.params)
         tuner.apply(view, spec.beside)
         show_trainable(view, tuner)
@@ -222,15 +299,17 @@ def plan_tuning(recipe: Recipe, console: Console) -> None:
 
 
 def show(recipe: Recipe, number: int) -> None:
-    """Print training sample ``number`` of a recipe, as the model will be taught it (``show RECIPE --sample N``)."""
-    if recipe.tune is None:
-        raise UserError(f"recipe '{recipe.name}' tunes nothing, so it has no training samples; --sample needs its key 'tune'")
-    spec, view = recipe.tune, outline(recipe.model)
-    source = open_source(spec.data, Path(recipe.run.root) / INDICES, spec.batch_size)
-    if not 0 <= number < len(source):
-        raise UserError(f"--sample {number}: the samples are numbered 0 to {len(source) - 1}")
-    try:
-        (example,), _ = encode_samples(view, [source[number]], spec.data.max_tokens)
-    except Unusable as error:
-        raise UserError(f"sample {source.name(number)}: {error}") from error
-    show_sample(view, f"{number} ({source.name(number)})", example, Console())
+    """Print training sample ``number`` of a recipe, of each of its tasks where it compares tuners, as the model will be taught it (``show RECIPE --sample N``)."""
+    spec = recipe.tune or recipe.compare
+    if spec is None:
+        raise UserError(f"recipe '{recipe.name}' tunes nothing, so it has no training samples; --sample needs its key 'tune' or 'compare'")
+    view = outline(recipe.model)
+    for task, data in {"": recipe.tune.data}.items() if recipe.tune else {task.name: task.data for task in recipe.compare.tasks}.items():
+        source = open_source(data, Path(recipe.run.root) / INDICES, spec.batch_size)
+        if not 0 <= number < len(source):
+            raise UserError(f"--sample {number}: the samples{task and f' of {task}'} are numbered 0 to {len(source) - 1}")
+        try:
+            (example,), _ = encode_samples(view, [source[number]], data.max_tokens)
+        except Unusable as error:
+            raise UserError(f"sample {source.name(number)}: {error}") from error
+        show_sample(view, f"{number}{task and f' of {task}'} ({source.name(number)})", example, Console())

@@ -1,1 +1,1 @@
-"""Statistics of shares and scores: intervals, paired differences, rank correlation and AUROC."""
+"""Statistics of shares and scores: intervals, paired differences, significance, rank correlation and AUROC."""

@@ -9,7 +9,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from factory.errors import UserError
 from factory.steer.base import Context, Steerer, Tensors
+from factory.steer.runtime import Steering
 from factory.steer.where import RoleName, Where
 
 Head = tuple[int, int]
@@ -37,6 +39,11 @@ class HeadScaler(Steerer):
         """(c - 1) o of all heads [rows, heads * head_dim]."""
         more = state["coefficient"][ctx.layer] - 1
         return h * more.repeat_interleave(h.shape[-1] // len(more))
+
+
+def few(heads: int) -> int:
+    """How many heads the paper calls few: 5 % of them (its 40), at least one."""
+    return max(1, round(heads / 20))
 
 
 def coefficients(heads: Iterable[Head], value: float, shape: tuple[int, int]) -> Tensors:
@@ -80,3 +87,19 @@ def choose_heads(by_direction: Mapping[str, Tensor], direction: str, k: int, cho
 def _top(score: Tensor, k: int) -> Sequence[Head]:
     order = score.flatten().argsort(descending=True, stable=True)[:k].tolist()
     return [divmod(i, score.shape[1]) for i in order]
+
+
+def learnt_scores(rows: Iterable[Mapping[str, Any]], needed: Iterable[str], diagnostic: str) -> dict[str, Tensor]:
+    """The scores of each direction that has any. Raises ``UserError`` where a direction that a diagnostic needs has none."""
+    rows = list(rows)
+    found = {d: s for d in ("vision", "text") if (s := scores(rows, d)).numel()}
+    if set(needed) - set(found):
+        raise UserError(f"diagnostic '{diagnostic}' needs each head's attribution: list `heads` before it under `diagnostics:`")
+    return found
+
+
+def chosen_heads(by_direction: Mapping[str, Tensor], direction: str, k: int, choice: Choice, coefficient: float, seed: int = 0) -> Steering:
+    """The outputs of ``k`` heads of a choice multiplied by ``coefficient`` at instruction tokens."""
+    scaler = HeadScaler()
+    state = coefficients(choose_heads(by_direction, direction, k, choice, seed), coefficient, tuple(by_direction[direction].shape))
+    return Steering(scaler, state, scaler.placed(state, 0))

@@ -3,11 +3,11 @@
 Before a prompt is steered, the blocks above the steered one are run on it once per dose (and once unsteered, and once
 backwards), and every dose's next-token distribution is described without labels: how sure it is, how far it went from the
 unsteered one, whether its answer was plausible before (cf. Directer's p_steered >= beta p_raw), how much the opposite dose
-dislikes it, how far the other doses agree, and (``alone``) what the model says of the wanted modality alone, the other one's
+dislikes it, how far the other doses agree, and (``alone``) what the model says of either modality alone, the other one's
 tokens hidden from all others. A small network, trained on what the same doses did to the training prompts, turns this into P(follow) and
 P(error) of each dose; the dose with the best P(follow) - aversion * P(error) is given. The diagnosis enters as the visual MCR,
 predicted from h_[I,T] by ridge regression so that inference needs no MCR. Cost: S + 2 passes of the upper blocks over the
-prompt, and with ``alone`` one of all blocks.
+prompt, and with ``alone`` two of all blocks.
 """
 
 import torch
@@ -25,17 +25,17 @@ CLASSES = 3  # neither, follow, error
 
 
 class DoseParams(Params):
-    """``doses`` to choose among; ``alone``: hear the wanted modality alone too; ``aversion`` weighs errors against following; the
-    rest is the gate's training."""
+    """``doses`` to choose among; ``alone``: hear each modality alone too; ``aversion`` weighs errors against following; the
+    rest is the gate's training. Defaults were chosen on dev scenes."""
 
-    doses: tuple[float, ...] = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+    doses: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
     alone: bool = True
     aversion: float = Field(1.0, ge=0)
     net: RegressorParams = RegressorParams()
     gate_hidden: PositiveInt = 32
     gate_epochs: PositiveInt = 400
     gate_learning_rate: PositiveFloat = 1e-2
-    gate_decay: float = Field(1e-3, ge=0)
+    gate_decay: float = Field(1.0, ge=0)
     ridge: PositiveFloat = 1.0
 
 
@@ -50,14 +50,15 @@ class Dose(Steerer):
         return self.params.doses
 
     def fit(self, states: States) -> Tensors:
-        other = Role.CONTEXT if states.direction == "vision" else Role.IMAGE
-        return fit_g(states.base, states.toward - states.away, self.params.net, states.seed) | {"other": torch.tensor(float(other))}
+        roles = (Role.IMAGE, Role.CONTEXT) if states.direction == "vision" else (Role.CONTEXT, Role.IMAGE)
+        wanted, other = (torch.tensor(float(role)) for role in roles)
+        return fit_g(states.base, states.toward - states.away, self.params.net, states.seed) | {"wanted": wanted, "other": other}
 
     def delta(self, h: Tensor, state: Tensors, ctx: Context) -> Tensor:
         return g(state, h, self.params.net.activation)
 
     def look(self, h: Tensor, state: Tensors, ctx: Context) -> Tensor:
-        """Features [rows, S, F] of every dose's next-token distribution p_s beside p_0, p_-1, p_alone and all other doses'."""
+        """Features [rows, S, F] of every dose's next-token distribution p_s beside p_0, p_-1, those of either modality alone and all other doses'."""
         rows = torch.ones(h.shape[0], device=h.device)
         p_0, p_back = (ctx.probe(rows * s).log_softmax(-1) for s in (0.0, -1.0))
         p = torch.stack([ctx.probe(rows * s).log_softmax(-1) for s in self.params.doses])
@@ -65,8 +66,8 @@ class Dose(Steerer):
         features = torch.stack([_describe(p, i, p_0, p_back, dose[i]) for i in range(len(dose))], 1)
         if not self.params.alone:
             return features
-        p_alone = ctx.hiding(state["other"]).log_softmax(-1)
-        return torch.cat([features, torch.stack([_agreement(each, p_alone) for each in p], 1)], -1)
+        heard = [ctx.hiding(state[hidden]).log_softmax(-1) for hidden in ("other", "wanted")]
+        return torch.cat([features, *(torch.stack([_agreement(each, p_alone) for each in p], 1) for p_alone in heard)], -1)
 
     def calibrate(self, state: Tensors, trials: Trials) -> Tensors:
         ridge = _ridge(trials.base, trials.r_v, self.params.ridge)
@@ -101,7 +102,7 @@ def _describe(doses: Tensor, i: int, p_0: Tensor, p_back: Tensor, dose: Tensor) 
 
 
 def _agreement(p: Tensor, p_alone: Tensor) -> Tensor:
-    """Features [rows, 4] of log-probabilities p [rows, vocabulary] beside those of the wanted modality alone."""
+    """Features [rows, 4] of log-probabilities p [rows, vocabulary] beside those of one modality alone."""
     answer = p.argmax(-1)
     said = p_alone.gather(-1, answer[:, None]).squeeze(-1).clamp_min(-20)
     apart = (p_alone.exp() * (p_alone - p).clamp(-20, 20)).sum(-1)  # KL(p_alone || p)

@@ -46,7 +46,7 @@ class MoReSParams(Params):
     rank: PositiveInt = 1
     modality: Literal["vision", "text", "both"] = "vision"
     take: str = "first:4+last:5"
-    ratio: tuple[Share, Share] | None = None
+    ratio: tuple[Annotated[float, Field(ge=0, le=1)], Share] | None = None
     share_weights: bool = True
     layers: Layers = "all"
     orthonormal: bool = True

@@ -4,30 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import random
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from eval_suite.commands.compare import Compare
-from eval_suite.compare.significance import Test, bootstrap_p, compare, holm, mcnemar
+from eval_suite.compare.significance import Test, bootstrap_p, compare, holm
 from factory.cli import main
 from tests.tiny import saved_tiny
-
-
-@given(st.integers(0, 30), st.integers(0, 30))
-def test_mcnemar_is_the_exact_sign_test(gained, lost):
-    n = gained + lost
-    slow = min(1.0, 2 * sum(math.comb(n, k) for k in range(min(gained, lost) + 1)) / 2**n) if n else 1.0
-    assert mcnemar(gained, lost) == pytest.approx(slow)
-
-
-def test_mcnemar_of_many_discordant_samples():
-    assert mcnemar(5000, 5200) == pytest.approx(0.0488, abs=0.001) and mcnemar(60_000, 40_000) < 1e-300
 
 
 def a_test(p):
@@ -177,6 +163,17 @@ def test_published_numbers_stand_beside_measured_ones_of_the_same_protocol(tmp_p
     without = run_folder(tmp_path, "b", {"none": drawn(0.5)}, protocol="textvqa/val/llava-1.5/no-ocr", main="accuracy", metrics={"accuracy": 0.5}, label="textvqa")
     Compare.over([without], tmp_path / "out")
     assert "published" not in (tmp_path / "out" / "compare.md").read_text()
+
+
+def test_a_papers_table_stands_beside_the_run_of_its_recipe_alone(tmp_path):
+    more = {"protocol": "gqa/testdev_balanced/llava-1.5", "main": "accuracy", "metrics": {"accuracy": 0.5}, "label": "gqa"}
+    Compare.over([run_folder(tmp_path, "mores_table1", {"none": drawn(0.5)}, **more)], tmp_path / "out")
+    shown = (tmp_path / "out" / "compare.md").read_text().replace("\\", "")
+    assert "| published: mores_h [LLaVA Steering, table 1] | — | 51.8 |" in shown
+    Compare.over([run_folder(tmp_path, "mine", {"none": drawn(0.5)}, **more)], tmp_path / "out")
+    assert "LLaVA Steering" not in (tmp_path / "out" / "compare.md").read_text()
+    Compare.over([run_folder(tmp_path, "mores_table1", {"none": drawn(0.5)}, **more | {"protocol": "gqa/val_balanced/llava-1.5"})], tmp_path / "out")
+    assert "LLaVA Steering" not in (tmp_path / "out" / "compare.md").read_text(), "another split is another protocol"
 
 
 RECIPE = """\

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from eval_suite.speed import __main__ as everything
-from eval_suite.speed import collection, generation, lmar, sweep, timing, tuning
+from eval_suite.speed import anchor, collection, generation, lmar, sweep, timing, tuning
 from factory.steer.runtime import Steering
 from tests.tiny import tiny_view
 
@@ -52,6 +52,13 @@ def test_sweep():
     check(sweep.measure(tiny_view(), batch=2, strengths=2, tokens=2, repeats=1))
 
 
+def test_anchor_refuses_branches_that_differ_from_whole_runs(monkeypatch):
+    check(anchor.measure(tiny_view(), batch=2, repeats=1))
+    monkeypatch.setattr(anchor, "silenced_anew", lambda view, asked: torch.full((2, view.depth, view.heads), 0.5))
+    with pytest.raises(RuntimeError, match="head map"):
+        anchor.measure(tiny_view(), batch=2, repeats=1)
+
+
 def test_tuning_keeps_less_where_less_is_trained():
     view = tiny_view()
     before = {name: p.clone() for name, p in view.model.named_parameters()}
@@ -60,9 +67,18 @@ def test_tuning_keeps_less_where_less_is_trained():
     kept = {r.what: r.value for r in result.ratios if "kept" in r.what}
     assert 1 <= kept["mores: kept for backward"] < kept["full: kept for backward"]
     assert all(torch.equal(p, before[name]) and not p.requires_grad for name, p in view.model.named_parameters())
+    assert not any("peak" in r.baseline for r in result.ratios), "unknown on this device"
 
 
-@pytest.mark.parametrize(("module", "extra"), [(collection, ["--no-published"]), (generation, ["--new", "2"]), (sweep, ["--strengths", "2"]), (lmar, []), (tuning, ["--tuners", "mores"])])
+def test_tuning_tells_the_share_of_a_peak_that_is_given():
+    result = tuning.measure(tiny_view(), batch=2, repeats=1, tuners=("full",), peak=2.0)
+    share = next(r for r in result.ratios if r.what.startswith("full: operations"))
+    w = torch.nn.Parameter(torch.ones(5, 7))
+    assert tuning.operations(lambda: (torch.ones(3, 5) @ w).sum().backward()) == 2 * 2 * 3 * 5 * 7, "the product, and its gradient to the weights"
+    assert share.value == pytest.approx(share.low) and 0 < share.value < 1
+
+
+@pytest.mark.parametrize(("module", "extra"), [(collection, ["--no-published"]), (generation, ["--new", "2"]), (sweep, ["--strengths", "2"]), (lmar, []), (anchor, ["--no-anew"]), (tuning, ["--tuners", "mores"])])
 def test_each_alone(module, extra, capsys):
     module.main([*SIZES, *MINIMAL, *extra])
     assert module.__name__.rpartition(".")[2] in capsys.readouterr().out
@@ -72,7 +88,7 @@ def test_all_in_one_table_and_file(tmp_path, capsys):
     everything.main([*SIZES, *MINIMAL, "--json", str(tmp_path / "figures.json")])
     said = capsys.readouterr().out
     saved = json.loads((tmp_path / "figures.json").read_text())
-    assert [r["benchmark"] for r in saved["results"]] == ["mcr", "collection", "generation", "sweep", "lmar", "tuning"]
+    assert [r["benchmark"] for r in saved["results"]] == ["mcr", "collection", "generation", "sweep", "lmar", "anchor", "tuning"]
     assert all(r["benchmark"] in said for r in saved["results"])
     assert saved["command"] and saved["environment"]["libraries"]["torch"]
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from factory.data import answers
 from factory.data.answers import Dictionary, DictionaryParams
 from factory.errors import UserError
 from tests.tiny import tiny_tokenizer
@@ -21,6 +23,7 @@ def dictionary(**params) -> Dictionary:
 
 @pytest.mark.parametrize(("answer", "expected"), [
     ("three", {"three", "3", "Three"}), ("3", {"3", "three"}), ("a red box", {"red box", "Red box"}), ("cats", {"cats", "cat", "Cats"}), ("box", {"box", "boxes"}),
+    ("tennis", {"tennis", "Tennis", "tennises"}), ("party", {"party", "parties"}), ("parties", {"parties", "party"}), ("bus", {"bus", "buses"}),
 ])  # fmt: skip
 def test_forms(answer, expected):
     forms = dictionary().forms(answer)
@@ -37,6 +40,34 @@ def test_a_users_own_forms_come_in_and_the_limit_holds(tmp_path):
         dictionary(file=str(file))
     with pytest.raises(UserError, match="cannot be read"):
         dictionary(file=str(tmp_path / "none.json"))
+
+
+class Lemma:
+    def __init__(self, name: str, count: int) -> None:
+        self.name, self.count = (lambda: name), (lambda: count)
+
+
+class Synset:
+    def __init__(self, **counts: int) -> None:
+        self.lemmas, self.lemma_names = (lambda: [Lemma(*each) for each in counts.items()]), (lambda: list(counts))
+
+
+def test_synonyms_are_those_of_the_most_frequent_sense_and_come_after_the_rules(monkeypatch):
+    answers._synonyms.cache_clear()
+    senses = {"dog": [Synset(frank=0, dog=1), Synset(dog=42, domestic_dog=0, Canis_familiaris=0), Synset(chase=9, dog=2)]}
+    monkeypatch.setattr(answers, "_wordnet", lambda: type("WordNet", (), {"synsets": staticmethod(lambda name: senses.get(name, []))}))
+    words = dictionary(wordnet=True)
+    assert words.forms("a dog") == ["dog", "Dog", "dogs", "Dogs", "domestic dog", "Domestic dog", "Canis familiaris", "canis familiaris"]
+    assert words.forms("cat") == ["cat", "Cat", "cats", "Cats"]
+    assert "domestic dog" not in dictionary().forms("dog")
+    answers._synonyms.cache_clear()
+
+
+def test_without_wordnet_it_says_what_to_install(monkeypatch):
+    answers._wordnet.cache_clear()
+    monkeypatch.setitem(sys.modules, "nltk.corpus", None)
+    with pytest.raises(UserError, match="pip install nltk"):
+        dictionary(wordnet=True)
 
 
 def test_answers_that_begin_alike_or_say_nothing_are_refused():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -49,7 +49,7 @@ def test_tricky_texts_keep_their_roles(text, place):
     check(Prompt((IMAGE, *segments.values(), Segment(Role.QUESTION, "and now?"))))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.sampled_from([Role.CONTEXT, Role.QUESTION, Role.OPTIONS, Role.INSTRUCTION]), st.text(max_size=20)), min_size=1, max_size=5))
 def test_random_texts_keep_their_roles(parts):
     check(Prompt((IMAGE, *(Segment(role, text) for role, text in parts))))

@@ -31,13 +31,13 @@ def fail_with(code):
     return fail
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(JSON)
 def test_json_comes_back_equal(value):
     assert files.decode_json(files.encode_json(value)) == value
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(ROWS)
 def test_jsonl_comes_back_equal_even_with_odd_line_ends(rows):
     assert files.decode_jsonl(files.encode_jsonl(rows)) == rows

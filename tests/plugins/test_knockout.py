@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory.diagnose.instructed import ask, instructed
+from factory.diagnose.instructed import ask, instructed, left_out
 from factory.diagnose.lens import restricted
 from factory.diagnose.nssd import nssd
 from factory.registry import lookup
@@ -134,3 +134,5 @@ def test_left_out_samples_are_counted():
 
     items, rows = instructed(bench, samples, Knockout.Params(), Same())
     assert not items and [r["reason"] for r in rows] == ["overlap"] * len(samples)
+    finding = left_out([*rows, {**rows[0], "reason": "no coverage"}])
+    assert finding.text.endswith(f"(no coverage 1, overlap {len(samples)})") and finding.values["left_out"] == len(samples) + 1

@@ -49,12 +49,32 @@ def eager(view, prompt, roles_of_text, tokens=1):
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_it_is_what_the_eager_attention_maps_say(text, roles, tokens, side):
     view = tiny_view()
+    view.model.double()  # so that what differs is the method, and not the rounding of two attention kernels
     prompts = mixed_prompts()[:3]
     found = measured(view, prompts, side, text=text, tokens=tokens)
     for i, prompt in enumerate(prompts):
         for layer, expected in enumerate(eager(view, prompt, roles, tokens)):
             mine = [found[i, metric, layer] for metric in ("lmar", "attention_image", "attention_text")]
             assert mine == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+def test_maps_of_the_written_answer_are_the_eager_rows_of_each_of_its_tokens():
+    view = tiny_view()
+    prompt, bins = conflict_prompts(1)[0], 4
+    found = measured(view, [prompt], tokens=3, bins=bins)
+    batch = view.encode([prompt])
+    ids, roles, n = batch.input_ids, batch.roles[0], batch.input_ids.shape[1]
+    image = (roles == Role.IMAGE).nonzero()[:, 0]
+    stretches = image.tensor_split(bins) if len(image) % bins == 0 else pytest.fail("choose bins that divide the image's tokens")
+    view.model.set_attn_implementation("eager")
+    for step in range(3):
+        with torch.no_grad():
+            out = view.model(**dict(batch) | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, output_attentions=True, use_cache=False)
+        for layer, attention in enumerate(out.attentions):
+            row = attention[0, :, -1, :n].mean(0)
+            for j, stretch in enumerate(stretches):
+                assert found[0, f"step_{step}_image_{j}", layer] == pytest.approx(float(row[stretch].mean()), rel=1e-4)
+        ids = torch.cat([ids, out.logits[:, -1].argmax(-1)[:, None]], 1)
 
 
 def test_it_holds_for_a_composed_model_too():
@@ -105,6 +125,28 @@ def test_prompts_that_lie_in_a_cache_give_the_same():
         assert found[row["sample"], row["metric"], row["layer"]] == pytest.approx(row["value"], abs=1e-5, nan_ok=True)
 
 
+def draw(summary):
+    for figure in summary.figures:
+        canvas = matplotlib.figure.Figure(layout="constrained")
+        figure.draw(canvas)
+        assert canvas.axes
+
+
+def test_models_side_by_side_keep_their_numbers_apart():
+    view, diagnostic = tiny_view(), Lmar(LmarParams(tokens=2))
+    rows = diagnostic.measure(view, view.encode(conflict_prompts(2)), ["a", "b"])
+    doubled = [{**row, "value": 2 * row["value"] if row["metric"] == "lmar" else row["value"]} for row in rows]
+    summary = diagnostic.beside({"none": rows, "mores": doubled}, {"mores": 100})
+    none, mores = ([row[column] for row in summary.tables[1].rows] for column in (1, 2))
+    assert mores == pytest.approx([2 * value for value in none]) and len(none) == view.depth
+    assert [row[:2] for row in summary.tables[0].rows] == [("none", None), ("mores", 100)]
+    assert summary.findings[0].values["mores"] == pytest.approx(2 * summary.findings[0].values["none"])
+    draw(summary)
+    draw(diagnostic.summary([{**row, "split": "test"} for row in rows]))
+    assert "lmar_steps" in {figure.name for figure in diagnostic.summary(rows).figures}
+    assert diagnostic.beside({"none": []}, {}) is None
+
+
 def test_its_summary_has_numbers_a_table_and_figures():
     view = tiny_view()
     prompts = [*conflict_prompts(3), no_image(conflict_prompts(1)[0])]
@@ -117,8 +159,5 @@ def test_its_summary_has_numbers_a_table_and_figures():
     assert summary.findings[0].values["median_lmar"] == pytest.approx(sorted(by_layer)[1], rel=1e-4)
     alpha = [[sum(found[i, f"alpha_{m}", layer] for i in range(3)) for m in ("image", "text")] for layer in range(view.depth)]
     assert [row[2] for row in summary.tables[0].rows] == pytest.approx([image / text for image, text in alpha], rel=1e-4)
-    for figure in summary.figures:
-        canvas = matplotlib.figure.Figure()
-        figure.draw(canvas)
-        assert canvas.axes
+    draw(summary)
     assert diagnostic.summary([row for row in rows if row["sample"] == "d"]) is None

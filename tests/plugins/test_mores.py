@@ -153,7 +153,7 @@ def test_dropout_is_off_in_evaluation_and_on_in_training():
     tuner.remove(view)
 
 
-@pytest.mark.parametrize("low, high", [(0.1, 0.4), (0.5, 0.5), (1.0, 1.0)])
+@pytest.mark.parametrize("low, high", [(0.1, 0.4), (0.5, 0.5), (1.0, 1.0), (0.0, 0.01)])
 def test_the_dynamic_ratio_is_drawn_in_training_and_fixed_in_evaluation(low, high):
     view = fresh_view()
     tuner = MoReS(MoReSParams(ratio=(low, high)))
@@ -204,7 +204,22 @@ def test_layer_choices_are_those_of_tables_10_and_11(depth, k):
     assert all(len(chosen_layers(name, depth)) == depth // 2 for name in ("shallow", "middle", "deep"))
 
 
-@pytest.mark.parametrize("options", [{"rank": 0}, {"take": "some"}, {"ratio": [0.5, 0.1]}, {"ratio": [0.0, 0.1]}, {"layers": "top"}, {"ranks": 2}])
+@pytest.mark.parametrize("layers, reached", [("deep", 1), ("every:2", 3), ("shallow", 3)])
+def test_the_backward_pass_stops_at_the_lowest_trained_layer(layers, reached):
+    """Blocks whose output nothing trained stands before keep nothing for it: they are in no graph."""
+    view = fresh_view()
+    tuner = MoReS(MoReSParams(layers=layers))
+    tuner.apply(view)
+    in_graph = []
+    handles = [block.register_forward_hook(lambda m, a, out: in_graph.append(out.requires_grad)) for block in view.layers]
+    view.model(**view.encode(conflict_prompts(2)), use_cache=False)
+    for handle in handles:
+        handle.remove()
+    assert in_graph == [False] * (view.depth - reached) + [True] * reached
+    tuner.remove(view)
+
+
+@pytest.mark.parametrize("options", [{"rank": 0}, {"take": "some"}, {"ratio": [0.5, 0.1]}, {"ratio": [0.0, 0.0]}, {"layers": "top"}, {"ranks": 2}])
 def test_options_out_of_bounds_are_refused(options):
     with pytest.raises(ValidationError):
         MoReSParams.model_validate(options)

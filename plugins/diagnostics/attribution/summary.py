@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from factory.diagnose.profiles import curve, mean_interval, profile, spelt
+from factory.diagnose.profiles import curve, estimate, profile
 from factory.diagnose.summary import Figure, Finding, Summary, Table
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Rows = Sequence[dict[str, Any]]
 OUTCOMES = {"follow": "followed", "compete": "failed"}
+CONSISTENT = 0.75  # share of layers in which the mean is positive; this and the next number are ours, the paper has figures alone
+NEAR_ZERO = 0.25
 
 
 def summarise(rows: Rows, params: Attribution.Params) -> Summary:
@@ -27,29 +29,33 @@ def summarise(rows: Rows, params: Attribution.Params) -> Summary:
 
 
 def _toward_instruction(rows: Rows, direction: str, outcome: str) -> Finding:
-    """Attention's sum over layers moves the margin toward the instruction, and more than the MLP's does."""
-    attention, mlp = (profile(rows, metric=f"{part}_margin", direction=direction, outcome=outcome).values.sum(1) for part in ("attention", "mlp"))
-    (a, a_ci), (m, m_ci), (_, more) = mean_interval(attention), mean_interval(mlp), mean_interval(attention - mlp)
+    """Attention moves the margin toward the instruction in most layers and in sum; the MLP does so in fewer layers and less."""
+    attention, mlp = (profile(rows, metric=f"{part}_margin", direction=direction, outcome=outcome) for part in ("attention", "mlp"))
+    layers = {name: float((p.mean > 0).mean()) for name, p in (("attention", attention), ("mlp", mlp))}
+    sums = [p.values.sum(1) for p in (attention, mlp)]
+    a, m, more = (estimate(values, attention.keys) for values in (*sums, sums[0] - sums[1]))
     text = (
-        f"{direction}, {OUTCOMES[outcome]}: attention moves the margin toward the instruction, more than the MLP does: "
-        f"summed over layers {spelt(a, a_ci)} against {spelt(m, m_ci)} (n={len(attention)})"
+        f"{direction}, {OUTCOMES[outcome]}: attention moves the margin toward the instruction, more than the MLP does: in {layers['attention']:.0%} of layers against {layers['mlp']:.0%}, "
+        f"summed over layers {a} against {m} (needs {CONSISTENT:.0%} of layers and more of them than the MLP, a positive sum and a larger one; n={a.n})"
     )
-    values = {"direction": direction, "outcome": outcome, "attention": a, "attention_ci": list(a_ci), "mlp": m, "mlp_ci": list(m_ci), "difference_ci": list(more)}
-    return Finding(text, a_ci[0] > 0 and more[0] > 0, {**values, "n": len(attention)})
+    values = {"direction": direction, "outcome": outcome, **a.facts("attention"), **m.facts("mlp"), **more.facts("difference"), "positive_layers": layers, "n": a.n}
+    holds = layers["attention"] >= CONSISTENT and layers["attention"] > layers["mlp"] and a.interval[0] > 0 and more.interval[0] > 0
+    return Finding(text, holds, values, max(a.p, more.p), f"anchor 3/{OUTCOMES[outcome]}")
 
 
 def _buffer_then_arbiter(rows: Rows, direction: str) -> Finding:
-    """Attention's effect on the margin per layer: none in the lower half, positive and larger in the upper half."""
+    """Attention's effect on the margin per layer: positive in the upper half, and at most a quarter of that, either way, in the lower half."""
     effect = profile(rows, metric="attention_margin", direction=direction, outcome="follow")
     half = effect.values.shape[1] // 2
     shallow, deep = effect.pick(slice(0, half)), effect.pick(slice(half, None))
-    (s, s_ci), (d, d_ci), (_, more) = mean_interval(shallow), mean_interval(deep), mean_interval(deep - np.abs(shallow))
+    s, d = estimate(shallow, effect.keys), estimate(deep, effect.keys)
+    beyond = [estimate(NEAR_ZERO * deep + sign * shallow, effect.keys) for sign in (1, -1)]  # |mean shallow| < NEAR_ZERO mean deep
     text = (
-        f"{direction}: shallow attention buffers, deep attention decides: its mean effect on the margin per layer is {spelt(s, s_ci)} "
-        f"in layers 0 to {half - 1} and {spelt(d, d_ci)} above (n={effect.n})"
+        f"{direction}: shallow attention buffers, deep attention decides: its mean effect on the margin per layer is {s} "
+        f"in layers 0 to {half - 1} and {d} above (needs a positive one above, below less than {NEAR_ZERO:g} of it; n={d.n})"
     )
-    values = {"direction": direction, "shallow": s, "shallow_ci": list(s_ci), "deep": d, "deep_ci": list(d_ci), "deep_minus_absolute_shallow_ci": list(more)}
-    return Finding(text, d_ci[0] > 0 and more[0] > 0, {**values, "n": effect.n})
+    values = {"direction": direction, **s.facts("shallow"), **d.facts("deep"), "n": d.n}
+    return Finding(text, d.interval[0] > 0 and all(e.interval[0] > 0 for e in beyond), values, max(d.p, *(e.p for e in beyond)), "anchor 4/buffer")
 
 
 def _table(rows: Rows, present: Sequence[tuple[str, str]]) -> Table:
@@ -69,9 +75,9 @@ def _figures(rows: Rows, present: Sequence[tuple[str, str]]) -> list[Figure]:
         axes = np.array(figure.subplots(1, len(present), sharey=True)).ravel()
         for ax, (direction, outcome) in zip(axes, present, strict=True):
             for part in ("attention", "mlp"):
-                curve(ax, profile(rows, metric=f"{part}_margin", direction=direction, outcome=outcome), part)
+                curve(ax, of := profile(rows, metric=f"{part}_margin", direction=direction, outcome=outcome), {"mlp": "MLP"}.get(part, part))
             ax.axhline(0, color="grey", linewidth=0.8)
-            ax.set_title(f"{direction}, {OUTCOMES[outcome]}", fontsize=9)
+            ax.set_title(f"{direction}, {OUTCOMES[outcome]} (n={of.n})", fontsize=9)
         axes[0].set_ylabel("change of the margin")
         axes[0].legend(fontsize=7)
 
@@ -80,10 +86,10 @@ def _figures(rows: Rows, present: Sequence[tuple[str, str]]) -> list[Figure]:
     def draw_subspaces(figure: matplotlib.figure.Figure) -> None:
         axes = np.array(figure.subplots(1, len(followed), sharey=True)).ravel()
         for ax, direction in zip(axes, followed, strict=True):
-            for what, name in (("comply", "compliant"), ("compete", "competing")):
-                curve(ax, profile(rows, metric=f"attention_{what}", direction=direction, outcome="follow"), name)
+            for what, name, line in (("comply", "compliant", "-"), ("compete", "competing", "--")):
+                curve(ax, of := profile(rows, metric=f"attention_{what}", direction=direction, outcome="follow"), name, linestyle=line)
             ax.axhline(0, color="grey", linewidth=0.8)
-            ax.set_title(f"{direction} following", fontsize=9)
+            ax.set_title(f"{direction} following (n={of.n})", fontsize=9)
         axes[0].set_ylabel("change of belief by attention")
         axes[0].legend(fontsize=7)
 

@@ -46,8 +46,12 @@ class Heads(Reading):
 
     def read(self, view: ModelView, asked: Asked, anchor: Anchor) -> dict[str, Tensor]:
         p = self.params
-        maps = {"head_margin": head_margins(view, asked, anchor, p.k, p.pool)} | ({"head_nssd": knockout_map(view, asked, p.kl)} if p.map else {})
+        maps = {"head_margin": head_margins(view, asked, anchor, p.k, p.pool)} | ({"head_nssd": self.silence(view, asked)} if p.map else {})
         return {metric: values.movedim(0, -1) for metric, values in maps.items()}
+
+    def silence(self, view: ModelView, asked: Asked) -> Tensor:
+        """NSSD [B, layers, heads] of silencing each head at the last position."""
+        return knockout_map(view, asked, self.params.kl)
 
     def summary(self, rows: Sequence[dict[str, Any]]) -> Summary:
         return summarise(rows, self.params)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from factory.diagnose.profiles import matching, mean_interval, spelt
+from factory.diagnose.profiles import estimate, matching
 from factory.diagnose.summary import Figure, Finding, Summary, Table
+from factory.statistics.association import spearman
+from factory.steer.heads import few
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -16,26 +18,44 @@ if TYPE_CHECKING:
     from . import Heads
 
 Rows = Sequence[dict[str, Any]]
+MOST = 0.5
 
 
-def head_map(rows: Rows, metric: str, **facts: Any) -> np.ndarray:
-    """Values [n, layers, heads] of the prompts that say ``facts``; [0, 0, 0] where there are none."""
+class HeadMap(NamedTuple):
+    """Values [n, layers, heads] of the (sample, form) ``keys``."""
+
+    keys: list[tuple[str, str]]
+    values: np.ndarray
+
+    @property
+    def n(self) -> int:
+        return len(self.keys)
+
+    @property
+    def mean(self) -> np.ndarray:
+        return self.values.mean(0)
+
+
+def head_map(rows: Rows, metric: str, **facts: Any) -> HeadMap:
+    """The map of the prompts that say ``facts``."""
     cells: dict[tuple[str, str], dict[tuple[int, int], float]] = {}
     for row in matching(rows, metric=metric, **facts):
         cells.setdefault((row["sample"], row["form"]), {})[row["layer"], row["head"]] = row["value"]
     if not cells:
-        return np.zeros((0, 0, 0))
+        return HeadMap([], np.zeros((0, 0, 0)))
     layers, heads = (1 + max(at) for at in zip(*next(iter(cells.values())), strict=True))
-    return np.array([[[cells[key][layer, head] for head in range(heads)] for layer in range(layers)] for key in sorted(cells)])
+    keys = sorted(cells)
+    return HeadMap(keys, np.array([[[cells[key][layer, head] for head in range(heads)] for layer in range(layers)] for key in keys]))
 
 
 def summarise(rows: Rows, params: Heads.Params) -> Summary:
     test = matching(rows, split="test", outcome="follow")
-    maps = {d: m for d in params.directions if len(m := head_map(test, "head_margin", direction=d))}
-    findings = [_sparse(m, d) for d, m in maps.items()]
+    maps = {d: m for d in params.directions if (m := head_map(test, "head_margin", direction=d)).n}
+    learnt = {d: m for d in maps if (m := head_map(rows, "head_margin", direction=d, split="train", outcome="follow")).n}
+    findings = [_sparse(learnt[d].mean, maps[d], d) for d in learnt]
     if len(maps) == 2:
         findings.append(_overlap(maps, params.top))
-    causal = {d: m for d in params.directions if len(m := head_map(test, "head_nssd", direction=d))}
+    causal = {d: m for d in params.directions if (m := head_map(test, "head_nssd", direction=d)).n}
     findings += [_agreement(maps[d], causal[d], d) for d in maps if d in causal]
     tables = tuple(_table(m, d, params.top) for d, m in maps.items())
     figures = [_figure("head_margins", "Heads: change of the margin at the instruction tokens", "Mean of eq. 9 over the prompts that follow (paper, figure 5b and 12b)", maps)] if maps else []
@@ -45,58 +65,57 @@ def summarise(rows: Rows, params: Heads.Params) -> Summary:
     return Summary(title, tuple(findings), tables, tuple(figures))
 
 
-def _sparse(m: np.ndarray, direction: str) -> Finding:
-    """The tenth of the heads with the largest mean hold most of the positive attribution, and they are deep."""
-    mean = m.mean(0)
-    order, positive = np.argsort(-mean, axis=None), mean.clip(min=0).sum()
-    few = max(1, mean.size // 10)
-    top = [np.unravel_index(i, mean.shape) for i in order[:few]]
-    per_prompt = np.stack([m[:, layer, head] for layer, head in top], 1).sum(1) / positive
-    (share, interval), deep = mean_interval(per_prompt), float(np.mean([layer >= len(mean) / 2 for layer, _ in top]))
+def _sparse(learnt: np.ndarray, m: HeadMap, direction: str) -> Finding:
+    """The twentieth of the heads with the largest mean on training prompts hold most of the positive attribution of the test prompts."""
+    k = few(learnt.size)
+    top = [np.unravel_index(i, learnt.shape) for i in np.argsort(-learnt, axis=None)[:k]]
+    positive, chance = m.mean.clip(min=0).sum(), k / learnt.size
+    held = np.stack([m.values[:, layer, head] for layer, head in top], 1).sum(1) / (positive or np.inf)
+    part, above = estimate(held, m.keys), estimate(held - chance, m.keys)
+    deep = float(np.mean([layer >= len(learnt) / 2 for layer, _ in top]))
     text = (
-        f"{direction}: few, deep heads do most: the {few} largest of {mean.size} heads hold {spelt(share, interval)} of the positive margin, "
-        f"{deep:.0%} of them in the upper half (chance: {few / mean.size:.2f}; n={len(m)})"
+        f"{direction}: few, deep heads do most: the {k} largest of {learnt.size} heads on training prompts hold {part} of the positive margin of test prompts, "
+        f"{deep:.0%} of them in the upper half (needs {MOST} or more, above the chance of {chance:.2f}, and most of them deep; n={m.n})"
     )
-    values = {"direction": direction, "heads": few, "of": int(mean.size), "share": share, "ci": list(interval), "deep": deep, "n": len(m)}
-    return Finding(text, interval[0] > 0.5 and deep > 0.5, values)
+    values = {"direction": direction, "heads": k, "of": int(learnt.size), **part.facts("share"), "chance": chance, "deep": deep, "n": m.n}
+    return Finding(text, part.mean >= MOST and above.interval[0] > 0 and deep > 0.5, values, above.p, "anchor 5/sparse")
 
 
-def _overlap(maps: dict[str, np.ndarray], top: int) -> Finding:
+def _overlap(maps: dict[str, HeadMap], top: int) -> Finding:
     """Heads among the largest of both directions, against what chance would give."""
-    size = next(iter(maps.values())).mean(0).size
+    size = next(iter(maps.values())).mean.size
     k = min(top, max(1, size // 4))
-    chosen = {d: set(np.argsort(-m.mean(0), axis=None)[:k].tolist()) for d, m in maps.items()}
+    chosen = {d: set(np.argsort(-m.mean, axis=None)[:k].tolist()) for d, m in maps.items()}
     shared = len(set.intersection(*chosen.values()))
     text = f"vision and text following share {shared} of their {k} largest heads (by chance {k * k / size:.1f}; paper: 5 of 40)"
     return Finding(text, values={"shared": shared, "top": k, "by_chance": k * k / size})
 
 
-def _agreement(margin: np.ndarray, causal: np.ndarray, direction: str) -> Finding:
+def _agreement(margin: HeadMap, causal: HeadMap, direction: str) -> Finding:
     """Rank correlation of the attribution with the causal map's support (minus NSSD)."""
-    ranks = [np.argsort(np.argsort(x, axis=None)) for x in (margin.mean(0), -causal.mean(0))]
-    r = float(np.corrcoef(*ranks)[0, 1])
+    r = spearman(margin.mean.ravel(), -causal.mean.ravel())
     return Finding(f"{direction}: rank correlation of the attribution with the harm of silencing a head at the last position: {r:.2f}", values={"direction": direction, "spearman": r})
 
 
-def _table(m: np.ndarray, direction: str, top: int) -> Table:
-    mean = m.mean(0)
+def _table(m: HeadMap, direction: str, top: int) -> Table:
     rows = []
-    for i in np.argsort(-mean, axis=None)[: min(top, mean.size)]:
-        layer, head = (int(x) for x in np.unravel_index(i, mean.shape))
-        value, (low, high) = mean_interval(m[:, layer, head])
-        rows.append((layer, head, value, low, high))
-    return Table(f"heads_{direction}", f"Heads by their part in the margin, {direction} following (n={len(m)})", ("layer", "head", "dM", "low", "high"), tuple(rows))
+    for i in np.argsort(-m.mean, axis=None)[: min(top, m.mean.size)]:
+        layer, head = (int(x) for x in np.unravel_index(i, m.mean.shape))
+        value = estimate(m.values[:, layer, head], m.keys)
+        rows.append((layer, head, value.mean, *value.interval))
+    return Table(f"heads_{direction}", f"Heads by their part in the margin, {direction} following (n={m.n})", ("layer", "head", "dM", "low", "high"), tuple(rows))
 
 
-def _figure(name: str, title: str, what: str, maps: dict[str, np.ndarray]) -> Figure:
+def _figure(name: str, title: str, what: str, maps: dict[str, HeadMap]) -> Figure:
     def draw(figure: matplotlib.figure.Figure) -> None:
-        limit = max(float(np.abs(m.mean(0)).max()) for m in maps.values()) or 1.0
+        limit = max(float(np.abs(m.mean).max()) for m in maps.values()) or 1.0
         axes = np.array(figure.subplots(1, len(maps))).ravel()
         for ax, (direction, m) in zip(axes, maps.items(), strict=True):
             colours = "RdBu_r" if name == "head_margins" else "RdBu"
-            picture = ax.imshow(m.mean(0), cmap=colours, vmin=-limit, vmax=limit, aspect="auto", origin="lower")
+            picture = ax.imshow(m.mean, cmap=colours, vmin=-limit, vmax=limit, aspect="auto", origin="lower")
+            ax.grid(False)
             ax.set(xlabel="head", ylabel="layer")
-            ax.set_title(f"{direction} following (n={len(m)})", fontsize=9)
+            ax.set_title(f"{direction} following (n={m.n})", fontsize=9)
             figure.colorbar(picture, ax=ax)
 
     return Figure(name, title, what + ".", draw, (9.0, 3.6))

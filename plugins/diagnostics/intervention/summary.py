@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from factory.diagnose.profiles import matching, mean_interval, spelt
+from factory.diagnose.profiles import Estimate, estimate, matching, share
 from factory.diagnose.summary import Figure, Finding, Summary, Table
+from factory.steer.heads import few
 
 if TYPE_CHECKING:
     import matplotlib.figure
+    from matplotlib.axes import Axes
 
     from . import Intervention
 
 Rows = Sequence[dict[str, Any]]
-COLOURS = {"top": "tab:red", "random": "tab:grey", "shared": "tab:blue"}
+SHIFT, LITTLE = 0.5, 0.1  # shares; the paper reports falls and gains of about 60 points, and calls what random heads do minimal
+LOOKS = {"shared": {"color": "tab:blue", "linewidth": 4, "alpha": 0.5}, "random": {"color": "tab:grey", "linestyle": "--"}, "top": {"color": "tab:red", "linewidth": 1.5}}
 
 
 def summarise(rows: Rows, params: Intervention.Params) -> Summary:
@@ -25,89 +28,118 @@ def summarise(rows: Rows, params: Intervention.Params) -> Summary:
     return Summary(title, tuple(findings), (_table(rows),), (_figure(rows, params),))
 
 
+def plural(k: int) -> str:
+    return f"{k} heads" if k > 1 else "head"
+
+
 def following(rows: Rows, metric: str = "follows", **facts: Any) -> dict[tuple[str, str], float]:
-    """0 or 1 of every (sample, form) in a cell."""
-    return {(r["sample"], r["form"]): r["value"] for r in matching(rows, metric=metric, **facts)}
+    """0 or 1 of every (sample, form) in a cell; with several draws of random heads, the mean over them."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for r in matching(rows, metric=metric, **facts):
+        found.setdefault((r["sample"], r["form"]), []).append(r["value"])
+    return {key: float(np.mean(values)) for key, values in found.items()}
 
 
-def _against_random(rows: Rows, sign: int, **facts: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+def _moved(rows: Rows, **facts: Any) -> tuple[Estimate, Estimate, Estimate, int] | None:
+    """MFR with the top heads, with as many random ones, the difference, and how many heads the model has; None without such prompts."""
     top, random = (following(rows, choice=choice, **facts) for choice in ("top", "random"))
     if not top:
         return None
-    a, b = np.array([top[k] for k in sorted(top)]), np.array([random[k] for k in sorted(top)])
-    return a, b, sign * (a - b)
+    keys = sorted(top)
+    a, b = np.array([top[k] for k in keys]), np.array([random[k] for k in keys])
+    return share(a, keys), share(b, keys), estimate(a - b, keys), len(keys)
 
 
-def _more_than_random(found: tuple[np.ndarray, np.ndarray, np.ndarray], claim: str, about: dict[str, Any]) -> Finding:
-    """A claim, ending in the rate before, that the top heads do more than random ones."""
-    (top, top_ci), (random, _), (more, ci) = map(mean_interval, found)
-    n = len(found[0])
-    text = f"{claim} to {spelt(top, top_ci)}, with as many random heads {random:.3f}; {spelt(more, ci)} more (n={n})"
-    return Finding(text, ci[0] > 0, {**about, "top": top, "top_ci": list(top_ci), "random": random, "difference": more, "ci": list(ci), "n": n})
+def claimed(rows: Rows, params: Intervention.Params) -> int:
+    """How many blocked heads the claim is about: as many of ``counts`` as come to 5 % of all heads, or the fewest there are."""
+    enough = few(next((r["of"] for r in rows if "of" in r), 1))
+    return max([k for k in params.counts if k <= enough], default=min(params.counts))
 
 
 def _blocking(rows: Rows, direction: str, params: Intervention.Params) -> Finding | None:
-    k = max(params.counts)
-    if (found := _against_random(rows, -1, action="block", heads=k, direction=direction)) is None:
+    k = claimed(rows, params)
+    if (found := _moved(rows, action="block", heads=k, direction=direction)) is None:
         return None
-    return _more_than_random(found, f"{direction}: blocking the {k} top heads stops prompts from following: MFR 1.000", {"direction": direction, "heads": k})
+    top, random, difference, n = found
+    text = (
+        f"{direction}: blocking the top {plural(k)} stops prompts from following: MFR 1.000 to {top}, with as many random heads {random}; difference {difference} "
+        f"(needs a fall of {SHIFT} or more, at random {LITTLE} or less; n={n})"
+    )
+    values = {"direction": direction, "heads": k, **top.facts("top"), **random.facts("random"), **difference.facts("difference"), "n": n}
+    return Finding(text, 1 - top.mean >= SHIFT and 1 - random.mean <= LITTLE and difference.interval[1] < 0, values, difference.p, "anchor 5/block")
 
 
 def _amplifying(rows: Rows, direction: str, params: Intervention.Params) -> Finding | None:
     c = params.coefficient
-    if (found := _against_random(rows, 1, action="amplify", coefficient=c, direction=direction)) is None:
+    if (found := _moved(rows, action="amplify", coefficient=c, direction=direction)) is None:
         return None
-    claim = f"{direction}: amplifying the {params.amplified} top heads by {c:g} makes failed prompts follow: MFR 0.000"
-    return _more_than_random(found, claim, {"direction": direction, "coefficient": c})
+    top, random, difference, n = found
+    text = (
+        f"{direction}: amplifying the top {plural(params.amplified)} by {c:g} makes failed prompts follow: MFR 0.000 to {top}, with as many random heads {random}; "
+        f"difference {difference} (needs {SHIFT} or more, and more than at random; n={n})"
+    )
+    values = {"direction": direction, "coefficient": c, **top.facts("top"), **random.facts("random"), **difference.facts("difference"), "n": n}
+    return Finding(text, top.mean >= SHIFT and difference.interval[0] > 0, values, difference.p, "anchor 5/amplify")
 
 
 def _alone(rows: Rows, direction: str, params: Intervention.Params) -> Finding | None:
     """What blocking costs where there is no conflict, and whether that is less than what it costs where there is one."""
-    k = max(params.counts)
+    k = claimed(rows, params)
     before, after = (following(rows, "answers", direction=direction, heads=n, choice="top") for n in (0, k))
     conflict = following(rows, direction=direction, action="block", heads=k, choice="top")
-    if not before or not conflict:
-        return None
-    able = [key for key in conflict if before[key] == 1]
+    able = sorted(key for key in conflict if before and before[key] == 1)
     if not able:
         return None
-    (kept, kept_ci), (more, ci) = mean_interval([after[key] for key in able]), mean_interval([after[key] - conflict[key] for key in able])
+    kept, more = share([after[key] for key in able], able), estimate([after[key] - conflict[key] for key in able], able)
     text = (
-        f"{direction}: blocking those heads leaves what needs no decision: of prompts with that modality alone {spelt(kept, kept_ci)} are still answered, "
-        f"{spelt(more, ci)} more than of the same samples in conflict (n={len(able)})"
+        f"{direction}: blocking those heads leaves what needs no decision: of prompts with that modality alone {kept} are still answered, "
+        f"{more} more than of the same samples in conflict (needs {1 - LITTLE / 2} or more, and more than in conflict; n={len(able)})"
     )
-    return Finding(text, ci[0] > 0, {"direction": direction, "kept": kept, "kept_ci": list(kept_ci), "difference": more, "ci": list(ci), "n": len(able)})
+    values = {"direction": direction, **kept.facts("kept"), **more.facts("difference"), "n": len(able)}
+    return Finding(text, kept.mean >= 1 - LITTLE / 2 and more.interval[0] > 0, values, more.p, "anchor 5/specific")
 
 
 def _table(rows: Rows) -> Table:
-    cells: dict[tuple, list[float]] = {}
+    cells: dict[tuple, list[dict[str, Any]]] = {}
     for r in rows:
         if r["metric"] in ("follows", "answers"):
-            cells.setdefault((r["metric"], r["direction"], r["action"], r["choice"], r["heads"], r["coefficient"]), []).append(r["value"])
+            cells.setdefault((r["metric"], r["direction"], r["action"], r["choice"], r["heads"], r["coefficient"]), []).append(r)
     out = []
     for key in sorted(cells):
-        mean, (low, high) = mean_interval(cells[key])
-        out.append((*key, len(cells[key]), mean, low, high))
+        rate = share([r["value"] for r in cells[key]], [(r["sample"], r["form"]) for r in cells[key]])
+        out.append((*key, rate.n, rate.mean, *rate.interval))
     columns = ("metric", "direction", "action", "choice", "heads", "coefficient", "n", "share", "low", "high")
     return Table("interventions", "Following while heads are blocked or amplified; answers: one modality alone", columns, tuple(out))
 
 
 def _figure(rows: Rows, params: Intervention.Params) -> Figure:
-    def draw(figure: matplotlib.figure.Figure) -> None:
-        axes = np.array(figure.subplots(1, 2, sharey=True)).ravel()
-        panels = (("block", "heads", "blocked heads"), ("amplify", "coefficient", "coefficient"))
-        for ax, (action, key, label) in zip(axes, panels, strict=True):
-            for direction, style in zip(params.directions, ("-", "--"), strict=False):
-                for choice, colour in COLOURS.items():
-                    found = matching(rows, metric="follows", action=action, choice=choice, direction=direction)
-                    at = sorted({r[key] for r in found})
-                    if at:
-                        ax.plot(at, [np.mean([r["value"] for r in found if r[key] == x]) for x in at], style, color=colour, marker="o", markersize=3, label=f"{direction}, {choice}")
-            ax.set(xlabel=label, ylim=(-0.02, 1.02))
-        axes[0].set(ylabel="modality-following ratio", title="blocking, prompts that follow")
-        axes[1].set_title(f"amplifying {params.amplified} heads, prompts that fail")
-        if axes[0].lines:
-            axes[0].legend(fontsize=7)
+    panels = (("block", "heads", "blocked heads", "blocking, prompts that follow"), ("amplify", "coefficient", "coefficient", f"amplifying {plural(params.amplified)}, prompts that fail"))
 
-    caption = "Modality-following ratio while heads are blocked (left) or amplified (right) at the instruction tokens; heads chosen on training prompts, ratio on test prompts (paper, figure 5c and table 4)."
-    return Figure("interventions", "Blocking and amplifying heads", caption, draw, (11.0, 4.0))
+    def draw(figure: matplotlib.figure.Figure) -> None:
+        axes = figure.subplots(len(params.directions), 2, sharey=True, squeeze=False)
+        for line, direction in zip(axes, params.directions, strict=True):
+            for ax, (action, key, label, title) in zip(line, panels, strict=True):
+                found = matching(rows, metric="follows", action=action, direction=direction)
+                for choice, look in LOOKS.items():
+                    _line(ax, [r for r in found if r["choice"] == choice], key, choice, look)
+                n = len({(r["sample"], r["form"]) for r in found})
+                ax.set(xlabel=label, ylim=(-0.04, 1.04))
+                ax.set_title(f"{direction}: {title} (n={n})", fontsize=9)
+            line[0].set_ylabel("MFR")
+        handles = {text: handle for ax in axes.flat for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)}
+        axes[0][1].legend(handles.values(), handles.keys(), fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+
+    caption = (
+        "Modality-following ratio while heads are blocked (left) or amplified (right) at the instruction tokens; heads chosen on training prompts, "
+        f"ratio on test prompts; the band spans {params.draws} draws of random heads (paper, figure 5c and table 4)."
+    )
+    return Figure("interventions", "Blocking and amplifying heads", caption, draw, (11.0, 3.2 * len(params.directions)))
+
+
+def _line(ax: Axes, found: Rows, key: str, choice: str, look: dict[str, Any]) -> None:
+    """The mean over prompts by ``key``, and the range over draws."""
+    at = sorted({r[key] for r in found})
+    by_draw = [[np.mean([r["value"] for r in found if r[key] == x and r["draw"] == draw]) for x in at] for draw in sorted({r["draw"] for r in found})]
+    if at:
+        ax.plot(at, np.mean(by_draw, 0), marker="o", markersize=4, label=f"{choice} heads", **look)
+        ax.fill_between(at, np.min(by_draw, 0), np.max(by_draw, 0), color=look["color"], alpha=0.15, linewidth=0)

@@ -17,16 +17,17 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field, PositiveInt, StringConstraints
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from factory.data.answers import Dictionary
 from factory.data.sample import ConflictSample
-from factory.diagnose import Diagnostic
 from factory.diagnose.branch import Cuts, branch, tail_of
-from factory.diagnose.instructed import Asked, InstructedParams, ask, instructed, thinned, tokens_of
+from factory.diagnose.instructed import Asked, InstructedParams, Instructing, ask, instructed, thinned
 from factory.diagnose.lens import restricted_logits
 from factory.diagnose.nssd import KL, mass, nssd
+from factory.diagnose.resume import around
+from factory.diagnose.roles import Pathway, first_target
 from factory.diagnose.summary import Summary
 from factory.model.prefix import last_index
 from factory.model.view import ModelView
@@ -35,8 +36,6 @@ from factory.run.evaluate import Bench
 
 from .summary import summarise
 
-ROLES = "image|context|cues|compliant|competing|question|format|instruction|generated|template"
-Pathway = Annotated[str, StringConstraints(pattern=rf"^({ROLES})->({ROLES})$")]
 PATHWAYS = (
     "compliant->instruction", "competing->instruction", "compliant->format", "compliant->generated", "competing->generated",
     "cues->generated", "instruction->generated", "image->context",
@@ -44,7 +43,7 @@ PATHWAYS = (
 
 
 @register("diagnostic", "knockout")
-class Knockout(Diagnostic):
+class Knockout(Instructing):
     """Effect of cutting attention between token roles, by layer (Instruction Anchor, eq. 3 and 4).
 
     Rows: ``nssd``, and ``leads`` (1 where E_C still has more mass than E_X), for every pathway and centre layer; ``mass`` is P~(E_C) uncut.
@@ -64,13 +63,16 @@ class Knockout(Diagnostic):
         share: float = Field(1.0, gt=0, le=1)
         tokens: PositiveInt | None = None
 
+    def whole_prompts(self, samples: int) -> int:
+        return super().whole_prompts(round(self.params.share * samples))
+
     def on_samples(self, bench: Bench, samples: Sequence[ConflictSample]) -> list[dict[str, Any]]:
         p = self.params
         items, rows = instructed(bench, thinned(samples, p.share), p, Dictionary(bench.view.tokenizer, p.dictionary))
         if not items:
             return rows
         asked = ask(bench, items)
-        found = effects(bench.view, asked, p.pathways, p.window, p.kl, p.tokens)
+        found = self.cut(bench.view, asked)
         for i in range(len(items)):
             named = asked.facts(i)
             rows.append({**named, "metric": "mass", "pathway": None, "layer": None, "head": None, "value": float(found.mass[i])})
@@ -79,6 +81,11 @@ class Knockout(Diagnostic):
                     for metric, values in (("nssd", I[i].tolist()), ("leads", leads[i].tolist())):
                         rows += [{**named, "metric": metric, "pathway": pathway, "layer": layer, "head": None, "value": float(v)} for layer, v in enumerate(values)]
         return rows
+
+    def cut(self, view: ModelView, asked: Asked) -> Effects:
+        """What cutting each pathway around each layer does."""
+        p = self.params
+        return effects(view, asked, p.pathways, p.window, p.kl, p.tokens)
 
     def summary(self, rows: Sequence[dict[str, Any]]) -> Summary:
         return summarise(rows, self.params)
@@ -96,7 +103,7 @@ class Effects:
 @torch.no_grad()
 def effects(view: ModelView, asked: Asked, pathways: Sequence[str], window: int, kl: KL = "before_after", tokens: int | None = None) -> Effects:
     """Cut every pathway around every layer. Pathways with one target share the passes over its tail."""
-    stem, roles = asked.stem, tokens_of(asked)
+    stem, roles = asked.stem, asked.sets
     last = last_index(stem.batch.attention_mask)
     rows = torch.arange(len(last), device=last.device)
     ids = torch.cat([asked.comply, asked.compete], -1)
@@ -107,8 +114,7 @@ def effects(view: ModelView, asked: Asked, pathways: Sequence[str], window: int,
     for target in dict.fromkeys(p.split("->")[1] for p in pathways):
         sources = [p.split("->")[0] for p in pathways if p.endswith(f"->{target}")]
         columns = torch.arange(roles[target].shape[1], device=last.device)
-        first = torch.where(roles[target], columns, last[:, None]).amin(-1)
-        tail = tail_of(stem, torch.minimum(first, last))
+        tail = tail_of(view, stem, first_target(stem.batch.roles, stem.batch.attention_mask, [target], asked.directions))
         cuts = Cuts(
             roles[target].expand(len(sources), -1, -1), torch.stack([roles[s] for s in sources]),
             torch.arange(len(sources), device=last.device).repeat_interleave(view.depth), active.repeat(1, len(sources)),
@@ -126,5 +132,4 @@ def effects(view: ModelView, asked: Asked, pathways: Sequence[str], window: int,
 
 def windows(depth: int, size: int) -> Tensor:
     """[layers, centres] booleans: the layers of a window of ``size`` centred at each layer, cut off at the ends."""
-    layer, centre = torch.arange(depth)[:, None], torch.arange(depth)
-    return (layer >= centre - (size - 1) // 2) & (layer <= centre + size // 2)
+    return torch.tensor([[layer in layers for layers in around(depth, size)] for layer in range(depth)])

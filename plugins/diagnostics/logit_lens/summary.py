@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from factory.diagnose.instructed import LEFT_OUT
-from factory.diagnose.profiles import Profile, curve, matching, mean_interval, profile, spelt, together
+from factory.diagnose.instructed import left_out
+from factory.diagnose.profiles import Profile, curve, estimate, held_out_layer, profile, share, together
 from factory.diagnose.summary import Figure, Finding, Summary, Table
 
 if TYPE_CHECKING:
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 Rows = Sequence[dict[str, Any]]
 OUTCOMES = {"follow": "followed", "compete": "failed"}
+CHANCE, DECIDED, ALIKE = 0.5, 0.95, 0.9  # the paper's numbers: sec. 3.3.3
 
 
 def summarise(rows: Rows, params: LogitLens.Params) -> Summary:
     directions = [d for d in params.directions if decided(rows, d) is not None]
     findings = [f for d in directions for f in _findings(rows, d)]
-    left_out = len(matching(rows, metric=LEFT_OUT))
-    findings.append(Finding(f"{left_out} prompts left out for their dictionaries", values={"left_out": left_out}))
+    findings.append(left_out(rows))
     title = f"Logit lens at instruction tokens (k {params.k}, {params.pool}, {params.style}, {params.layout})"
     return Summary(title, tuple(findings), tuple(_table(rows, d) for d in directions), tuple(_figures(rows, directions)))
 
@@ -45,21 +45,22 @@ def decided(rows: Rows, direction: str) -> Profile | None:
 
 
 def _findings(rows: Rows, direction: str) -> list[Finding]:
-    """LDAR from the first to the last layer, and the two positions' agreement in the layers of high LDAR."""
-    ldar = decided(rows, direction)
-    first, last = ldar.values[:, 0], ldar.values[:, -1]
-    (low, low_ci), (high, high_ci), (rise, rise_ci) = (mean_interval(v) for v in (first, last, last - first))
-    peak = int(np.argmax(ldar.mean))
+    """LDAR in the first layer and where it is best, the two positions' agreement there; that layer is chosen on the other samples."""
+    ldar, alike = decided(rows, direction), profile(rows, metric="synchronised", direction=direction)
+    best = held_out_layer(ldar, np.argmax)
+    first, deep, rise = share(ldar.values[:, 0], ldar.keys, CHANCE), share(best, ldar.keys, CHANCE), estimate(best - ldar.values[:, 0], ldar.keys)
     text = (
-        f"{direction}: the decision stands at the instruction tokens in the end: LDAR goes from {spelt(low, low_ci)} in the first layer to "
-        f"{spelt(high, high_ci)} in the last (highest {ldar.mean[peak]:.3f} in layer {peak}; paper: about 0.5 to over 0.95; n={ldar.n})"
+        f"{direction}: the decision stands at the instruction tokens in the end: LDAR goes from {first} in the first layer to {deep} where it is highest "
+        f"(needs 0.4 to 0.6, then {DECIDED} or more; n={ldar.n})"
     )
-    values = {"direction": direction, "first": low, "last": high, "last_ci": list(high_ci), "rise": rise, "rise_ci": list(rise_ci), "peak": peak, "n": ldar.n}
-    findings = [Finding(text, rise_ci[0] > 0 and high_ci[1] >= 0.95, values)]
-    alike = profile(rows, metric="synchronised", direction=direction)
-    share, interval = mean_interval(alike.values[:, peak])
-    text = f"{direction}: instruction tokens and the last token lean the same way in layer {peak}: {spelt(share, interval)} of prompts (paper: over 0.9; n={alike.n})"
-    findings.append(Finding(text, interval[1] >= 0.9 and share > 0.5, {"direction": direction, "share": share, "ci": list(interval), "layer": peak, "n": alike.n}))
+    near_chance, decides = abs(first.mean - CHANCE) <= 0.1, deep.mean >= DECIDED and deep.interval[0] > CHANCE
+    values = {"direction": direction, **first.facts("first"), **deep.facts("deep"), **rise.facts("rise"), "n": ldar.n}
+    findings = [Finding(text, near_chance and decides and rise.interval[0] > 0, values, max(deep.p, rise.p), "anchor 2/crystallised")]
+    peak = int(np.argmax(ldar.mean))
+    same = share(alike.values[:, peak], alike.keys, CHANCE)
+    text = f"{direction}: instruction tokens and the last token lean the same way in layer {peak}, where LDAR is highest: {same} of prompts (needs {ALIKE} or more; n={alike.n})"
+    values = {"direction": direction, **same.facts("share"), "layer": peak, "n": alike.n}
+    findings.append(Finding(text, same.mean >= ALIKE and same.interval[0] > CHANCE, values, same.p, "anchor 2/synchronised"))
     return findings
 
 
@@ -67,8 +68,8 @@ def _table(rows: Rows, direction: str) -> Table:
     ldar, alike = decided(rows, direction), profile(rows, metric="synchronised", direction=direction)
     out = []
     for layer in range(ldar.values.shape[1]):
-        mean, (low, high) = mean_interval(ldar.values[:, layer])
-        out.append((layer, ldar.n, mean, low, high, float(alike.mean[layer])))
+        at = share(ldar.values[:, layer], ldar.keys)
+        out.append((layer, ldar.n, at.mean, *at.interval, float(alike.mean[layer])))
     return Table(f"ldar_{direction}", f"LDAR by layer, {direction} instruction", ("layer", "n", "LDAR", "low", "high", "synchronised"), tuple(out))
 
 
@@ -89,10 +90,10 @@ def _figures(rows: Rows, directions: Sequence[str]) -> list[Figure]:
     def draw_states(figure: matplotlib.figure.Figure) -> None:
         axes = np.array(figure.subplots(1, 2 * len(directions), sharey=True)).ravel()
         for ax, (direction, outcome) in zip(axes, ((d, o) for d in directions for o in OUTCOMES), strict=True):
-            for metric, name in (("f_comply", "compliant"), ("f_compete", "competing")):
+            for metric, name, line in (("f_comply", "compliant", "-"), ("f_compete", "competing", "--")):
                 if (f := profile(rows, metric=metric, direction=direction, outcome=outcome)).n:
-                    curve(ax, f, name)
-            ax.set_title(f"{direction}, {OUTCOMES[outcome]}", fontsize=9)
+                    curve(ax, f, name, linestyle=line)
+            ax.set_title(f"{direction}, {OUTCOMES[outcome]} (n={f.n})", fontsize=9)
         axes[0].set_ylabel("f_S (logit)")
         if axes[0].lines:
             axes[0].legend(fontsize=7)

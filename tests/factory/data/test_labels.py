@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
@@ -67,7 +67,6 @@ words = st.text(st.characters(exclude_categories=("Cs", "Co"), exclude_character
 
 
 @pytest.mark.parametrize("template", [None, CHATML, NO_END])
-@settings(deadline=None)
 @given(turns=st.lists(st.tuples(words, words, st.booleans()), min_size=1, max_size=3))
 def test_each_answer_and_one_end_token_after_it_are_learnt(template, turns):
     view = view_with(template)

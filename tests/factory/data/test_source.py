@@ -7,7 +7,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -33,7 +33,6 @@ def written(path, rows, layout: str, indent: int | None = None):
 values = st.recursive(st.none() | st.integers() | st.text(max_size=6), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3), max_leaves=6)
 
 
-@settings(deadline=None)
 @given(rows=st.lists(st.dictionaries(st.text(max_size=4), values, max_size=3), max_size=6), layout=st.sampled_from(["jsonl", "array"]), indent=st.sampled_from([None, 2]), chunk=st.sampled_from([1, 7, 64]))
 def test_every_record_is_found_and_read_again_whatever_the_chunks(tmp_path_factory, rows, layout, indent, chunk):
     path = written(tmp_path_factory.mktemp("x") / "f", rows, layout, indent)
@@ -129,7 +128,6 @@ def test_subsets_are_drawn_by_seed_and_lie_in_one_another():
     assert set(subset(1000, 100, 4)) != small
 
 
-@settings(deadline=None)
 @given(n=st.integers(1, 40), batch=st.integers(1, 9), seed=st.integers(0, 9), grouped=st.booleans())
 def test_every_epoch_takes_every_sample_once_in_an_order_of_its_own(n, batch, seed, grouped):
     lengths = np.random.default_rng(0).integers(1, 50, n) if grouped else None

@@ -1,0 +1,41 @@
+"""Token sets that a pathway of attention leads from and to, and how a pathway is written: SOURCE->TARGET (Instruction Anchor, sec. 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Annotated
+
+import torch
+from pydantic import StringConstraints
+from torch import Tensor
+
+from factory.data.prompt import Role
+from factory.model.prefix import last_index
+
+ROLES = {
+    "image": Role.IMAGE, "context": Role.CONTEXT, "question": Role.QUESTION, "format": Role.OPTIONS, "instruction": Role.INSTRUCTION, "template": Role.TEMPLATE,
+}  # fmt: skip
+NAMES = "|".join([*ROLES, "cues", "compliant", "competing", "generated"])
+Pathway = Annotated[str, StringConstraints(pattern=rf"^({NAMES})->({NAMES})$")]
+
+
+def role_sets(roles: Tensor, mask: Tensor, directions: Sequence[str]) -> dict[str, Tensor]:
+    """[B, T] booleans of every token set, from roles and mask [B, T] of prompts each instructed toward one of ``directions``.
+
+    cues: both contexts; compliant and competing: the one that the instruction asks for and the other; generated: the last token.
+    """
+    found = {name: roles == role for name, role in ROLES.items()}
+    toward_vision = torch.tensor([d == "vision" for d in directions], device=roles.device)[:, None]
+    return found | {
+        "cues": found["image"] | found["context"],
+        "compliant": torch.where(toward_vision, found["image"], found["context"]),
+        "competing": torch.where(toward_vision, found["context"], found["image"]),
+        "generated": torch.arange(roles.shape[1], device=roles.device) == last_index(mask)[:, None],
+    }
+
+
+def first_target(roles: Tensor, mask: Tensor, targets: Collection[str], directions: Sequence[str]) -> Tensor:
+    """Column [B] of each prompt's first token of ``targets``; its last token where it has none."""
+    sets, last = role_sets(roles, mask, directions), last_index(mask)
+    any_of = torch.stack([sets[name] for name in targets]).any(0)
+    return torch.where(any_of, torch.arange(roles.shape[1], device=roles.device), last[:, None]).amin(-1)

@@ -1,0 +1,77 @@
+"""The recipe's plugin nodes: ``{type: amps, beta: 0.5}`` read against the plugin's own parameters."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import BeforeValidator, SerializeAsAny, ValidationError, model_serializer
+
+from factory.errors import UserError
+from factory.recipe.explain import explain, refusal
+from factory.registry import Params, lookup
+
+
+class Spec(Params):
+    """Base of the recipe's own sections: as strict as a plugin's parameters."""
+
+
+class Node(Spec):
+    """A plugin with its parameters: ``{type: amps, beta: 0.5}``, or the bare word ``amps``.
+
+    ``label`` names it in results; it is the recipe's ``as:`` key, else the type.
+    """
+
+    kind: str
+    type: str
+    params: SerializeAsAny[Params]
+    label: str
+
+    @model_serializer
+    def _as_written(self) -> dict[str, Any]:
+        head = {"type": self.type} | ({"as": self.label} if self.label != self.type else {})
+        return head | self.params.model_dump(mode="json")
+
+
+def read_node(kind: str, raw: Any) -> Node:
+    """The plugin node that ``raw`` describes. Raises pydantic's ValidationError with every mistake in it."""
+    if isinstance(raw, Node):
+        return raw
+    options = {"type": raw} if isinstance(raw, str) else dict(raw) if isinstance(raw, dict) else {}
+    plugin = options.pop("type", None)
+    label = options.pop("as", plugin)
+    if not isinstance(plugin, str):
+        raise refusal([((), f"should name a {kind} plugin, as in 'type: NAME' or the bare NAME")])
+    try:
+        model = lookup(kind, plugin).Params
+    except UserError as error:
+        raise refusal([(("type",), str(error))]) from error
+    mistakes = [] if isinstance(label, str) and label else [(("as",), "should be a name")]
+    try:
+        params = model.model_validate_json(json.dumps(options), strict=True)
+    except ValidationError as error:
+        mistakes += explain(error, model)
+    if mistakes:
+        raise refusal(mistakes)
+    return Node(kind=kind, type=plugin, params=params, label=label)
+
+
+def plugin(kind: str) -> BeforeValidator:
+    """What makes a field a plugin node of a kind."""
+    return BeforeValidator(lambda raw: read_node(kind, raw))
+
+
+def distinct_labels(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+    """Refuses two nodes of one name."""
+    labels = [node.label for node in nodes]
+    again = [(index, label) for index, label in enumerate(labels) if label in labels[:index]]
+    if again:
+        raise refusal(((i,), f"another one is called '{label}' too; name one with 'as:'") for i, label in again)
+    return nodes
+
+
+def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Refuses a value named twice."""
+    if len(set(values)) < len(values):
+        raise ValueError("should name each value once")
+    return values

@@ -1,0 +1,64 @@
+"""Claims put to the test: Holm over a run, what a claim takes, and estimates that take a sample as one unit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from factory.diagnose.claims import CLAIMS, judged
+from factory.diagnose.profiles import Profile, estimate, held_out_layer, share
+from factory.diagnose.summary import Finding, Summary
+
+
+def put(part: str | None, p: float, holds: bool = True) -> Finding:
+    return Finding("it is so", holds, {}, p, part)
+
+
+def test_every_p_of_a_run_is_corrected_together():
+    found = judged({"a": Summary("a", (put(None, 0.03), Finding("no claim"))), "b": Summary("b", (put(None, 0.02),))})
+    assert "claims" not in found
+    assert found["a"].findings[0].values == {"p": 0.03, "p_holm": 0.04} and found["b"].findings[0].values["p_holm"] == 0.04
+    assert found["a"].findings[0].holds and "corrected 0.04" in found["a"].findings[0].text and found["a"].findings[1].text == "no claim"
+    many = judged({"a": Summary("a", tuple(put(None, 0.03) for _ in range(2)))})
+    assert [f.holds for f in many["a"].findings] == [False, False], "0.06 after correction"
+
+
+def test_a_finding_that_lacks_the_effect_is_not_saved_by_its_p():
+    assert not judged({"a": Summary("a", (put(None, 1e-9, holds=False),))})["a"].findings[0].holds
+
+
+def test_a_claim_takes_all_of_its_parts():
+    parts = [f"anchor 2/{part}" for part in CLAIMS["anchor 2"].parts]
+    verdict = lambda findings: judged({"x": Summary("x", tuple(findings))})["claims"].findings
+    (whole,) = verdict([put(part, 1e-6) for part in parts])
+    assert whole.holds and "3 of 3" in whole.text
+    (lacking,) = verdict([put(part, 1e-6) for part in parts[:2]])
+    assert not lacking.holds and "not tested: mediated" in lacking.text
+    (split,) = verdict([put(part, 1e-6) for part in parts] + [put(parts[0], 0.9)])
+    assert not split.holds and "crystallised 1 of 2" in split.text
+
+
+def test_two_forms_of_a_sample_are_one_unit():
+    keys = [(str(i), form) for i in range(20) for form in ("order1", "order2")]
+    values = [float(i % 2) for i in range(20) for _ in range(2)]
+    assert estimate(values, keys) == estimate(values[::2], keys[::2]) and share(values, keys).n == 20
+
+
+def test_one_sample_shows_nothing():
+    assert estimate([5.0], [("a", "open")]).p == 1.0 and share([1.0], [("a", "open")]).interval[0] < 0.5
+
+
+def test_the_layer_is_chosen_on_the_other_half():
+    """Pure noise: the layer of the lowest mean looks harmful on the samples that chose it, and not on others."""
+    drawn = [np.random.default_rng(seed).normal(size=(40, 30)) for seed in range(40)]
+    keys = [(str(i), "open") for i in range(40)]
+    assert np.mean([values.mean(0).min() for values in drawn]) < -0.25
+    assert np.mean([held_out_layer(Profile(keys, values)).mean() for values in drawn]) == pytest.approx(0, abs=0.08)
+    values = drawn[0]
+    slow = [values[i, values[1 - i % 2 :: 2].mean(0).argmin()] for i in range(40)]
+    assert held_out_layer(Profile(keys, values)) == pytest.approx(slow)
+    twice = Profile([(sample, form) for sample, _ in keys for form in ("order1", "order2")], values.repeat(2, 0))
+    assert held_out_layer(twice)[::2] == pytest.approx(slow), "both forms of a sample lie in one half"
+    values[:, 7] -= 2
+    assert held_out_layer(Profile(keys, values)) == pytest.approx(values[:, 7])
+    assert held_out_layer(Profile(keys[:1], values[:1])) == pytest.approx(values[:1, 0])

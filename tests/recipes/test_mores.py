@@ -1,0 +1,65 @@
+"""The recipes of the MoReS paper: their plans without weights, data or network, and the published numbers that stand beside them."""
+
+from __future__ import annotations
+
+import socket
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from eval_suite.compare.table import _of_tables
+from factory.cli import main
+from factory.recipe import load
+from factory.run.study import make
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+TABLES = sorted((RECIPES / "paper").glob("mores_*.yaml"))
+
+
+@pytest.fixture
+def bare(monkeypatch, tmp_path):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a plan must not touch the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+
+def planned(path: str, capsys) -> dict[str, list[str]]:
+    assert main(["plan", path]) == 0
+    said = capsys.readouterr().out
+    return {"": said} | {line.split()[0]: line.split() for line in said.splitlines() if line.strip()}
+
+
+def test_table_1_is_planned_with_the_papers_parameters(bare, capsys):
+    rows = planned("recipes/paper/mores_table1.yaml", capsys)
+    counts = {"full": "2,779,683,840", "adapter": "83,886,080", "lora": "188,743,680", "oft": "19,537,920", "ia3": "491,520", "mores_b": "163,872", "mores_l": "327,744", "mores_h": "655,488"}
+    assert {method: rows[method][1] for method in counts} == counts
+    for words in ("microsoft/phi-2", "google/siglip-so400m-patch14-384", "data/llava_v1_5_mix665k.json: not found", "data/gqa: testdev_balanced_questions.json", "runs/pretrain_phi2"):
+        assert words in rows[""]
+
+
+@pytest.mark.parametrize(("recipe", "row", "parameters"), [("mores_vicuna7b", "mores", "262,176"), ("pretrain_vicuna13b", "connector", "31,467,520")])
+def test_single_tunings_are_planned_by_their_sizes(bare, capsys, recipe, row, parameters):
+    rows = planned(f"recipes/{recipe}.yaml", capsys)
+    assert rows[row][2] == parameters and "lmsys/vicuna" in rows[""]
+    assert parameters in (RECIPES / f"{recipe}.yaml").read_text().split("\nname:")[0], "the header says so too"
+
+
+def test_published_numbers_are_of_columns_and_methods_that_their_recipe_has():
+    by_run = defaultdict(list)
+    for row in _of_tables():
+        by_run[row["run"]].append(row)
+    assert sorted(by_run) == sorted(path.stem for path in TABLES)
+    for path in TABLES:
+        recipe, rows = load(path), by_run[path.stem]
+        benchmarks = {node.label: make(node) for task in recipe.compare.tasks for node in task.score}
+        methods = {c.tuner.label for c in recipe.compare.tuners}
+        assert {(row["label"], row["method"]) for row in rows} == {(label, method) for label in benchmarks for method in methods} and recipe.name == path.stem
+        for row in rows:
+            bench = benchmarks[row["label"]]
+            assert row["protocol"] == bench.protocol and row["metric"] in (bench.main, *bench.beside), row
+            assert 0 < float(row["value"]) < 100
