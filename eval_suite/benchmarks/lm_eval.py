@@ -10,11 +10,12 @@ from typing import Any, ClassVar
 from pydantic import Field, PositiveInt
 
 from eval_suite.benchmark import Reported
+from eval_suite.bridges.results import measured, record, share_interval
 from factory.errors import UserError
 from factory.registry import Params, register
 from factory.run.harness import Job
 
-Z = 1.959963984540054
+MAIN = ("acc", "exact_match", "prompt_level_strict_acc")
 
 
 class LmEvalParams(Params):
@@ -79,22 +80,12 @@ class LmEval(Reported):
         return all(task in own.all_tasks for task in self.params.tasks)
 
     def _result(self, out: dict[str, Any], task: str) -> dict[str, Any]:
-        found = {k.split(",")[0]: v for k, v in out["results"][task].items() if isinstance(v, int | float) and "_stderr" not in k and "," in k}
-        errors = {k.split(",")[0].removesuffix("_stderr"): v for k, v in out["results"][task].items() if "_stderr" in k and isinstance(v, float)}
-        main = next((m for m in ("acc", "exact_match", "prompt_level_strict_acc") if m in found), next(iter(found)))
-        shots = out["n-shot"].get(task, 0)
+        metrics, ci = measured(out["results"][task])
+        main = next((m for m in MAIN if m in metrics), next(iter(metrics)))
+        shots, samples = out["n-shot"].get(task, 0), out["samples"][task]
+        samples = [s for s in samples if s.get("filter") == samples[0].get("filter")]  # each question is told once for every filter
+        records = [record(sample, main, sample.get("prompt_hash", "")) for sample in samples]
         return {
-            "task": task, "main": main, "metrics": {k: float(v) for k, v in found.items()}, "ci": {k: [found[k] - Z * e, found[k] + Z * e] for k, e in errors.items()},
-            "n": len(out["samples"][task]), "protocol": f"{self.protocol}/{task}/v{out['versions'].get(task)}/{shots}-shot",
-            "records": [_record(sample, main) for sample in out["samples"][task]],
+            "task": task, "main": main, "metrics": metrics, "ci": ci | share_interval(main, metrics, records), "n": len(samples),
+            "protocol": f"{self.protocol}/{task}/v{out['versions'].get(task)}/{shots}-shot", "records": records,
         }  # fmt: skip
-
-
-def _record(sample: dict[str, Any], main: str) -> dict[str, Any]:
-    value = sample.get(main)
-    return {
-        "sample": str(sample["doc_id"]), "value": float(value) if isinstance(value, int | float) else None,
-        "prompt_digest": sample.get("prompt_hash", ""), "text": str(sample.get("filtered_resps")), "target": str(sample.get("target")),
-    }  # fmt: skip
-
-

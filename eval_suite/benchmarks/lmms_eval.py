@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -12,6 +13,8 @@ from typing import Any, ClassVar
 from pydantic import Field, PositiveInt
 
 from eval_suite.benchmark import Reported
+from eval_suite.bridges.results import measured, record, share_interval
+from eval_suite.released import read_jsonl
 from factory.errors import UserError
 from factory.model.load import find
 from factory.registry import Params, register
@@ -53,7 +56,7 @@ class LmmsEval(Reported):
         return f"lmms-eval/{self.version}"
 
     def harness(self, job: Job) -> list[dict[str, Any]]:
-        """One result per task: name, metrics, intervals, n, protocol. Raises ``UserError`` where lmms-eval leaves no result for one."""
+        """One result per task: name, metrics, intervals, n, protocol, and per-question records. Raises ``UserError`` where lmms-eval leaves no result for one."""
         model, out, p = f"pretrained={find(job.model).folder},dtype={job.model.dtype},device={job.model.device}", job.folder / "lmms-eval", self.params
         if job.steering:
             model += f",artefact={artefact.save(job.folder / 'artefact', job.steering, job.view)}"
@@ -69,15 +72,19 @@ class LmmsEval(Reported):
         if lacking:
             tail = " / ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
             raise UserError(f"benchmark lmms_eval: no result for {', '.join(lacking)} (its exit code was {done.returncode}): {tail}")
-        return [self._result(content, task, out) for task in p.tasks]
+        return [self._result(content, task, fresh[-1]) for task in p.tasks]
 
-    def _result(self, content: dict[str, Any], task: str, out: Path) -> dict[str, Any]:
-        found = {k.split(",")[0]: float(v) for k, v in content["results"][task].items() if isinstance(v, int | float) and "_stderr" not in k and "," in k}
-        if not found:
-            raise UserError(f"benchmark lmms_eval: the result of {task} holds no number; see {out}")
-        n = content.get("n-samples", {}).get(task, {}).get("effective", 0)
-        version = content.get("versions", {}).get(task)
-        return {"task": task, "main": next(iter(found)), "metrics": found, "ci": {}, "n": n, "protocol": f"{self.protocol}/{task}/v{version}", "records": []}
+    def _result(self, content: dict[str, Any], task: str, path: Path) -> dict[str, Any]:
+        metrics, ci = measured(content["results"][task])
+        if not metrics:
+            raise UserError(f"benchmark lmms_eval: the result of {task} holds no number; see {path}")
+        main, version = next(iter(metrics)), content.get("versions", {}).get(task)
+        told = path.with_name(path.name.replace("results.json", f"samples_{task}.jsonl"))
+        samples = read_jsonl(told) if told.is_file() else []
+        records = [record(s, main, hashlib.sha256(f"{s.get('doc_hash')}{s.get('input')}".encode()).hexdigest()[:16]) for s in samples]
+        ci |= share_interval(main, metrics, records)
+        n = content.get("n-samples", {}).get(task, {}).get("effective", len(records))
+        return {"task": task, "main": main, "metrics": metrics, "ci": ci, "n": n, "protocol": f"{self.protocol}/{task}/v{version}", "records": records}
 
 
 def _environment() -> dict[str, str]:

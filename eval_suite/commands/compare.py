@@ -10,6 +10,7 @@ from rich.console import Console
 
 from eval_suite.compare import table as tables
 from eval_suite.compare.load import load
+from eval_suite.compare.samples import align
 from eval_suite.compare.write import show, write
 from factory.registry import register
 
@@ -22,15 +23,18 @@ class Compare:
     def arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a finished run")
         parser.add_argument("--out", type=Path, default=Path("runs", "compare"), metavar="FOLDER", help="default: runs/compare")
+        parser.add_argument("--common", action="store_true", help="where runs answered different samples, score those that all of them answered")
 
     @classmethod
     def run(cls, args: argparse.Namespace) -> None:
-        cls.over(args.runs, args.out)
+        cls.over(args.runs, args.out, args.common)
 
     @staticmethod
-    def over(runs: Sequence[Path], out: Path) -> Path:
-        """Compare ``runs``, print the table and write it under ``out``; returns ``out``."""
-        table = tables.build(load(runs))
+    def over(runs: Sequence[Path], out: Path, common: bool = False) -> Path:
+        """Compare ``runs``, print the table and write it under ``out``; returns ``out``. ``common`` as in ``samples.align``."""
+        arms = load(runs)
+        align(arms, common)
+        table = tables.build(arms)
         write(table, out)
         show(table, Console())
         Console().print(f"comparison: {out / 'compare.md'} (also .csv, .tex, figures/)", soft_wrap=True)

@@ -19,9 +19,11 @@ Column = tuple[str, str, str | None]
 
 @dataclass
 class Score:
-    """One arm's score in one column, its parts one a seed; ``samples`` are per-sample values averaged over seeds.
+    """One arm's score in one column, one of ``values``, ``counts``, ``parts`` a seed; ``samples`` are per-sample values averaged over seeds.
 
-    Only a benchmark's ``main`` metric is tested and ranked.
+    Only a benchmark's ``main`` metric is tested and ranked. ``asked``: which samples were answered (their number where that is all
+    that is known); ``units``: which samples hang together, and are resampled together; ``common``: scored on the samples that all
+    arms of the column share, others left out.
     """
 
     column: Column
@@ -33,6 +35,9 @@ class Score:
     counts: list[int] = field(default_factory=list)
     failures: list[float] = field(default_factory=list)
     parts: list[dict[str, float]] = field(default_factory=list)
+    asked: list[frozenset[str]] = field(default_factory=list)
+    units: dict[str, str] = field(default_factory=dict)
+    common: bool = False
 
     @property
     def value(self) -> float:
@@ -85,7 +90,9 @@ def _add(arms: dict[tuple, Arm], folder: Path, run: Mapping[str, Any], row: Mapp
         arm.strengths.append(row.get("strength"))
     label, name = row.get("label") or row["benchmark"], "-".join(filter(None, (method, direction))).replace(":", "-")
     predictions = folder / "predictions" / label / f"{name}.jsonl"
-    samples = {p["sample"]: p["value"] for p in read_jsonl(predictions) if p["value"] is not None} if predictions.is_file() else None
+    records = read_jsonl(predictions) if predictions.is_file() else []
+    samples = {p["sample"]: p["value"] for p in records if p["value"] is not None}
+    asked = frozenset(p["sample"] for p in records) or frozenset({f"{row['n']} answers"})
     conflict = "follow" in row["metrics"]
     main = row.get("main") or ("follow" if conflict else next(iter(row["metrics"])))
     for metric in (main, *row.get("beside", ())):
@@ -100,8 +107,10 @@ def _add(arms: dict[tuple, Arm], folder: Path, run: Mapping[str, Any], row: Mapp
         score.intervals.append(tuple(interval) if interval else None)
         score.counts.append(row["n"])
         score.failures.append(row.get("parse_failure_rate") or 0.0)
-        if samples is not None and metric == main:
+        score.asked.append(asked)
+        if metric == main:
             score.parts.append(samples)
+            score.units |= {p["sample"]: p.get("unit") or p["sample"] for p in records}
     _cost(arm, folder, label, name)
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from factory.statistics import significance
-from factory.statistics.intervals import paired_bootstrap
 
 LEVEL = 0.05
 DRAWS = 2000
@@ -40,27 +39,39 @@ class Test:
 
 def bootstrap_p(differences: Sequence[float], seed: int = 0) -> float:
     """Two-sided p of a mean difference of 0: how often the centred differences, drawn again, are as far from 0."""
+    return of_units(differences, range(len(differences)), seed)[0]
+
+
+def of_units(differences: Sequence[float], units: Sequence[Hashable], seed: int = 0) -> tuple[float, float, float]:
+    """p as in ``bootstrap_p`` and the 95 % interval of the mean difference, where those of one unit are drawn together."""
     d = np.asarray(differences, dtype=np.float64)
-    rng = np.random.default_rng(seed)
-    rows = max(1, 2_000_000 // len(d))
-    centred, observed, extreme = d - d.mean(), abs(d.mean()), 0
+    _, number = np.unique([str(unit) for unit in units], return_inverse=True)
+    sums = np.stack([np.bincount(number, d), np.bincount(number)], 1)
+    rng, n = np.random.default_rng(seed), len(sums)
+    rows, means = max(1, 2_000_000 // n), []
     for start in range(0, DRAWS, rows):
-        draws = centred[rng.integers(len(d), size=(min(rows, DRAWS - start), len(d)))].mean(1)
-        extreme += int((np.abs(draws) >= observed - 1e-12).sum())
-    return (1 + extreme) / (DRAWS + 1)
+        total = sums[rng.integers(n, size=(min(rows, DRAWS - start), n))].sum(1)
+        means.append(total[:, 0] / total[:, 1])
+    drawn = np.concatenate(means)
+    extreme = int((np.abs(drawn - d.mean()) >= abs(d.mean()) - 1e-12).sum())
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return (1 + extreme) / (DRAWS + 1), float(low), float(high)
 
 
-def compare(a: Mapping[str, float], b: Mapping[str, float]) -> Test | None:
-    """Arm ``a`` against ``b``, per-sample scores by sample: McNemar where all are 0 or 1, else a paired bootstrap; None where they
-    share no sample."""
+def compare(a: Mapping[str, float], b: Mapping[str, float], units: Mapping[str, str] | None = None) -> Test | None:
+    """Arm ``a`` against ``b``, per-sample scores by sample: McNemar where all are 0 or 1 and each is a unit of its own, else a paired
+    bootstrap over ``units`` (a picture with all its questions); None where they share no sample."""
     shared = [s for s in a if s in b]
     if not shared:
         return None
     left, right = np.array([a[s] for s in shared]), np.array([b[s] for s in shared])
-    low, high = paired_bootstrap(left, right, draws=DRAWS)
-    binary = np.isin(np.concatenate([left, right]), (0.0, 1.0)).all()
-    p = significance.sign_test(int((left > right).sum()), int((left < right).sum())) if binary else bootstrap_p(left - right)
-    return Test("McNemar" if binary else "paired bootstrap", float((left - right).mean()), low, high, len(shared), p)
+    of = [(units or {}).get(s, s) for s in shared]
+    p, low, high = of_units(left - right, of)
+    alone, binary = len(set(of)) == len(of), np.isin(np.concatenate([left, right]), (0.0, 1.0)).all()
+    if alone and binary:
+        p = significance.sign_test(int((left > right).sum()), int((left < right).sum()))
+    name = "McNemar" if alone and binary else "paired bootstrap" if alone else "paired bootstrap over units"
+    return Test(name, float((left - right).mean()), low, high, len(shared), p)
 
 
 def holm(tests: Sequence[Test]) -> list[Test]:

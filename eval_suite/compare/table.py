@@ -41,23 +41,32 @@ class Line:
     rank: float | None = None
 
 
+@dataclass(frozen=True)
+class Published:
+    """A published score and the number of samples it was measured on, where its paper says so."""
+
+    value: float
+    n: int | None = None
+
+
 @dataclass
 class Block:
-    """Arms toward one direction, side by side; ``published`` are (name, source, value by column)."""
+    """Arms toward one direction, side by side; ``published`` are (name, source, entry by column)."""
 
     direction: str | None
     columns: list[Column]
     lines: list[Line]
-    published: list[tuple[str, str, dict[Column, float]]]
+    published: list[tuple[str, str, dict[Column, Published]]]
 
 
 @dataclass
 class Table:
-    """A comparison: its blocks and every test in them."""
+    """A comparison: its blocks, every test in them, and what has to be known beside the numbers."""
 
     blocks: list[Block]
     tests: list[tuple[str, Test]]
     groups: list[str]
+    notes: list[str]
 
 
 def build(arms: Sequence[Arm]) -> Table:
@@ -68,7 +77,26 @@ def build(arms: Sequence[Arm]) -> Table:
     _test(blocks, groups)
     tests = [(f"{_where(block, line, column)}, against {name}", test)
              for block in blocks for line in block.lines for column, cell in line.cells.items() for name, test in cell.against.items()]  # fmt: skip
-    return Table(blocks, tests, groups)
+    return Table(blocks, tests, groups, _notes(blocks))
+
+
+def _notes(blocks: Sequence[Block]) -> list[str]:
+    """What a reader must know of the columns' samples."""
+    found = {}
+    for block in blocks:
+        made = _made(block.columns, block.lines)
+        for column, score in made.items():
+            if score.common:
+                found[f"{column[0]} {column[1]}: scored and tested on the {score.counts[0]:,} samples that all arms share; what only some answered is left out."] = None
+        for column, entry in ((c, entry) for *_, values in block.published for c, entry in values.items()):
+            if entry.n not in (None, made[column].counts[0]):
+                found[f"{column[0]} {column[1]}: published scores are of {entry.n:,} samples, those here of {made[column].counts[0]:,}."] = None
+    return list(found)
+
+
+def _made(columns: Sequence[Column], lines: Sequence[Line]) -> dict[Column, Score]:
+    """A score of each column, to tell its protocol and samples by: all of a column share them."""
+    return {column: next(line.cells[column].score for line in lines if column in line.cells) for column in columns}
 
 
 def _block(arms: Sequence[Arm], direction: str | None, groups: Sequence[str]) -> Block:
@@ -112,7 +140,7 @@ def _test(blocks: Sequence[Block], groups: Sequence[str]) -> None:
                 references[groups[0]] = by_key.get((groups[0], method))
             for name, other in references.items():
                 for column, cell in line.cells.items() if other else ():
-                    if column in other.cells and (test := compare(cell.score.samples, other.cells[column].score.samples)):
+                    if column in other.cells and (test := compare(cell.score.samples, other.cells[column].score.samples, cell.score.units)):
                         pending.append((cell, name, test))
     for (cell, name, _), test in zip(pending, holm([test for *_, test in pending]), strict=True):
         cell.against[name] = test
@@ -129,19 +157,19 @@ def _of_tables() -> list[dict[str, str]]:
     return list(csv.DictReader(TABLES.read_text(encoding="utf-8").splitlines()))
 
 
-def _published(columns: Sequence[Column], lines: Sequence[Line]) -> list[tuple[str, str, dict[Column, float]]]:
+def _published(columns: Sequence[Column], lines: Sequence[Line]) -> list[tuple[str, str, dict[Column, Published]]]:
     """Published scores whose protocol and metric are those of a column, and those of the very tables that runs here repeat."""
-    made = {column: cell.score for line in lines for column, cell in line.cells.items()}
-    found: dict[tuple[str, str], dict[Column, float]] = {}
+    made = _made(columns, lines)
+    found: dict[tuple[str, str], dict[Column, Published]] = {}
     known: list[dict[str, Any]] = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
     for entry in known:
         for column in columns:
             wanted = (entry["protocol"], entry["metric"], entry.get("direction"))
             if wanted == (made[column].protocol, column[1], column[2]):
-                found.setdefault((entry["name"], entry["source"]), {})[column] = entry["value"]
+                found.setdefault((entry["name"], entry["source"]), {})[column] = Published(entry["value"], entry["n"])
     runs = {line.arm.group for line in lines}
     for row in (row for row in _of_tables() if row["run"] in runs):
         for column in columns:
             if (row["label"], row["metric"], row["protocol"]) == (column[0], column[1], made[column].protocol):
-                found.setdefault((row["method"], f"LLaVA Steering, {row['table']}"), {})[column] = float(row["value"]) / 100
+                found.setdefault((row["method"], f"LLaVA Steering, {row['table']}"), {})[column] = Published(float(row["value"]) / 100)
     return [(name, source, values) for (name, source), values in found.items()]

@@ -23,8 +23,8 @@ MARKS = {"better": "▲", "worse": "▼", "": ""}
 TEX_MARKS = {"better": r"$\blacktriangle$", "worse": r"$\blacktriangledown$", "": ""}
 FOOT = (
     "▲ and ▼: better or worse than the unsteered model of the same run (or than the same method in the first run), p < 0.05 after Holm's "
-    "correction over all tests here; McNemar's test on right and wrong answers, a paired bootstrap on graded ones, both on the samples two "
-    "arms share. Intervals are 95 %; over several seeds the score is their mean. Rank: mean rank over the columns that all arms have."
+    "correction over all tests here; McNemar's test on right and wrong answers, a paired bootstrap on graded ones and on questions that "
+    "hang together. Intervals are 95 %; over several seeds the score is their mean. Rank: mean rank over the columns that all arms have."
 )
 AS_THEY_ARE = ("perplexity", "points")
 COSTS = ("parameters", "s/answer", "peak memory")
@@ -83,7 +83,7 @@ def grid(table: Table, block: Block, cell_text: Callable[[Cell], str]) -> tuple[
         strengths = ", ".join(dict.fromkeys(map(strength_text, line.arm.strengths)))
         rows.append([label(line, table), strengths, *cells, *([f"{line.rank:.2f}" if line.rank else DASH] if ranked else []), *costs(line)])
     for name, source, values in block.published:
-        cells = [number(values[c], c[1]) if c in values else DASH for c in block.columns]
+        cells = [number(values[c].value, c[1]) if c in values else DASH for c in block.columns]
         rows.append([f"published: {name} [{source}]", DASH, *cells, *([DASH] if ranked else []), *[DASH] * len(COSTS)])
     return heads, rows
 
@@ -97,7 +97,8 @@ def show(table: Table, console: Console) -> None:
             if console.measure(shown, options=console.options.update(width=10_000)).maximum <= console.width:
                 break
         console.print(shown)
-    console.print(FOOT, style="dim", highlight=False)
+    for note in (*table.notes, FOOT):
+        console.print(note, style="dim", highlight=False)
 
 
 def _terminal(table: Table, block: Block, priced: bool) -> Shown:
@@ -138,7 +139,7 @@ def to_markdown(table: Table) -> str:
         heads, rows = grid(table, block, lambda c: shown_value(c) + (f" ({_spread(c)})" if _spread(c) else ""))
         lines = [f"### {title(block)}", "", "| " + " | ".join(map(markdown_escape, heads)) + " |", "|:---|" + "---:|" * (len(heads) - 1)]
         parts.append("\n".join([*lines, *("| " + " | ".join(map(markdown_escape, row)) + " |" for row in rows)]))
-    return "\n\n".join([*parts, FOOT]) + "\n"
+    return "\n\n".join([*parts, *table.notes, FOOT]) + "\n"
 
 
 def to_latex(table: Table) -> str:
@@ -149,7 +150,8 @@ def to_latex(table: Table) -> str:
         body = [" & ".join(map(latex_escape, row)) + r" \\" for row in rows]
         text = "\n".join([*lines, *body, r"\bottomrule", r"\end{tabular}"])
         parts.append(text.replace("▲", TEX_MARKS["better"]).replace("▼", TEX_MARKS["worse"]))
-    return "% " + FOOT.replace("▲", "up").replace("▼", "down") + "\n" + "\n\n".join(parts) + "\n"
+    notes = "".join(f"% {note}\n" for note in table.notes)
+    return notes + "% " + FOOT.replace("▲", "up").replace("▼", "down") + "\n" + "\n\n".join(parts) + "\n"
 
 
 def write(table: Table, folder: Path) -> None:

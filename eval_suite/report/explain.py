@@ -3,31 +3,38 @@
 Test samples, all strengths of a swept method in one direction. A sample that the unsteered model does not answer the wanted way
 flips at the least strength that makes it follow; one that it answers without error breaks at the least strength that ends in an
 error. For each predictor: its rank correlation with that strength (never: above all others) and the AUROC with which it tells
-samples that do so at any strength from those that never do. Below 0.5 a low value means yes. Intervals are 95 % bootstrap intervals.
+samples that do so at any strength from those that never do. Below 0.5 a low value means yes. Intervals are 95 % bootstrap intervals;
+those of a mean over methods draw test samples once for all methods, which were asked the same.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from eval_suite.report.rows import TARGETS, UNSTEERED, is_oracle
-from factory.diagnose.summary import Finding, Summary, Table
-from factory.statistics.association import auroc, bootstrap, interval, spearman
+from factory.diagnose.summary import Figure, Finding, Summary, Table
+from factory.statistics.association import Interval, auroc, bootstrap, interval, spearman
 
 DRAWS = 300
 FEWEST = 5  # samples that do, and samples that do not, below which nothing is said
 EVENTS = {"flips": ("compete", "other", "error"), "breaks": ("follow", "compete", "other")}
 MEANT = {"flips": "follow", "breaks": "error"}
+Key = tuple[str, str]
+"""Event and predictor."""
+Cell = Mapping[str, tuple[float, bool]]
+"""Of one method toward one direction: each sample's predictor and whether the event happens to it."""
+Mean = tuple[float, Interval | None]
 COLUMNS = ("toward", "method", "event", "predictor", "n", "events", "rank correlation", "low", "high", "AUROC", "low ", "high ")
 
 
 def explain(diagnostics: Sequence[Mapping], predictions: Sequence[Mapping]) -> list[Summary]:
     """One summary where both a predictor and a swept method were measured on test samples, else none."""
     known = predictors(diagnostics)
-    rows, best = [], defaultdict(list)
+    rows, cells = [], defaultdict(list)
     for direction, method, runs in _swept(predictions):
         base = {p["sample"]: p["outcome"] for p in predictions if p["method"] == UNSTEERED and p["direction"] == direction and p["split"] == "test"}
         for event in EVENTS:
@@ -36,10 +43,12 @@ def explain(diagnostics: Sequence[Mapping], predictions: Sequence[Mapping]) -> l
                 toward = {s: _toward(name, v, direction) for s, v in values.items() if s in at}
                 if line := _line(list(toward.values()), [at[s] for s in toward]):
                     rows.append((TARGETS[direction], method, event, name, *line))
-                    best[event, name].append(line[5])
+                    cells[event, name].append(dict(zip(toward, zip(toward.values(), (np.isfinite(at[s]) for s in toward), strict=True), strict=True)))
     if not rows:
         return []
-    return [Summary("Does the law explain the steering?", tuple(_findings(best)), (Table("explained", "What tells a sample that flips, or breaks", COLUMNS, tuple(rows)),))]
+    table = Table("explained", "What tells a sample that flips, or breaks", COLUMNS, tuple(rows))
+    means = {key: mean_auroc(some) for key, some in cells.items()}
+    return [Summary("Does the law explain the steering?", tuple(_findings(cells, means)), (table,), (_figure(rows, means),))]
 
 
 def predictors(diagnostics: Sequence[Mapping]) -> dict[str, dict[str, float]]:
@@ -88,13 +97,54 @@ def _line(predictor: Sequence[float], at: Sequence[float]) -> tuple | None:
     return len(x), int(happens.sum()), rank if np.isfinite(rank) else None, *rho, auroc(x, happens), *area
 
 
-def _findings(areas: Mapping[tuple[str, str], Sequence[float]]) -> list[Finding]:
+def mean_auroc(cells: Sequence[Cell]) -> Mean:
+    """Mean AUROC over methods and directions, and its interval: a draw of test samples is the same for all of them."""
+    samples = list(dict.fromkeys(s for cell in cells for s in cell))
+    row = [{s: i for i, s in enumerate(cell)} for cell in cells]
+    place = [np.array([r.get(s, -1) for s in samples]) for r in row]
+    x, happens = ([np.array([value[k] for value in cell.values()], kind) for cell in cells] for k, kind in ((0, float), (1, bool)))
+
+    def statistic(drawn: np.ndarray) -> float:
+        areas = [auroc(x[c][rows], happens[c][rows]) for c, at in enumerate(place) for rows in [at[drawn][at[drawn] >= 0]]]
+        found = [area for area in areas if np.isfinite(area)]
+        return float(np.mean(found)) if found else np.nan
+
+    return statistic(np.arange(len(samples))), interval(bootstrap(statistic, samples, DRAWS))
+
+
+def _findings(cells: Mapping[Key, Sequence[Cell]], means: Mapping[Key, Mean]) -> list[Finding]:
     """Per event, each predictor's mean AUROC over methods and directions, the most telling first."""
     out = []
     for event in EVENTS:
-        mean = {name: float(np.mean(found)) for (e, name), found in areas.items() if e == event}
-        if mean:
-            order = sorted(mean, key=lambda name, mean=mean: -abs(mean[name] - 0.5))
-            said = ", ".join(f"{name} {mean[name]:.2f}" for name in order)
-            out.append(Finding(f"what tells a sample that {event}: mean AUROC over methods and directions: {said}", values={name: mean[name] for name in order}))
+        found = {name: mean for (e, name), mean in means.items() if e == event}
+        if found:
+            order = sorted(found, key=lambda name, found=found: -abs(found[name][0] - 0.5))
+            said = ", ".join(f"{name} {found[name][0]:.2f}" + (" [{:.2f}, {:.2f}]".format(*found[name][1]) if found[name][1] else "") for name in order)
+            runs = max(len(cells[event, name]) for name in found)
+            text = f"what tells a sample that {event} (mean AUROC over {runs} pairs of method and direction; 0.5 is chance, below it low values tell): {said}"
+            out.append(Finding(text, values={name: {"auroc": found[name][0], "interval": found[name][1]} for name in order}))
     return out
+
+
+def _figure(rows: Sequence[tuple], means: Mapping[Key, Mean]) -> Figure:
+    events = [event for event in EVENTS if any(e == event for e, _ in means)]
+    names = list(dict.fromkeys(name for _, name in means))
+
+    def draw(figure: Any) -> None:
+        for ax, event in zip(figure.subplots(1, len(events), sharey=True, squeeze=False)[0], events, strict=True):
+            for y, name in enumerate(names):
+                areas = [row[9] for row in rows if row[2:4] == (event, name)]
+                ax.plot(areas, y + np.linspace(-0.25, 0.25, len(areas)), linestyle="", marker="o", markersize=4, color="#999999", alpha=0.7)
+                if (event, name) in means:
+                    value, ci = means[event, name]
+                    low, high = ci or (value, value)
+                    error = [[max(0.0, value - low)], [max(0.0, high - value)]]
+                    ax.errorbar([value], [y], xerr=error, color="#0072B2", marker="D", capsize=4, linestyle="", zorder=3)
+            ax.axvline(0.5, color="#444444", linewidth=1)
+            ax.set_yticks(range(len(names)), names)
+            ax.set_ylim(len(names) - 0.5, -0.5)
+            ax.set_xlabel("AUROC")
+            ax.set_title(f"which sample {event}")
+
+    caption = "Grey: each method toward one direction; blue: their mean with its 95 % interval. At 0.5 the predictor tells nothing; left of it, low values tell."
+    return Figure("explained", "What tells a sample that flips, or breaks", caption, draw, (10.0, 1.6 + 0.6 * len(names)))

@@ -1,4 +1,4 @@
-"""What a benchmark is asked of: the model as it is, a rewritten prompt, or a steering at its strength."""
+"""What a benchmark is asked of: the model as it is, a rewritten prompt, or a steering or decoding-time method at its strength."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from typing import Any
 from factory.data.prompt import Prompt
 from factory.model.view import ModelView
 from factory.run.evaluate import Bench, answer_prompts
-from factory.steer import PromptMethod, Steering, steer
+from factory.steer import LogitsMethod, PromptMethod, Steering, steer
+from factory.steer.logits import contrasted
 
 UNSTEERED = "none"
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One column of a comparison; without ``steering`` and ``rewrite`` it is the model as it is, tuned or not (``trained`` numbers)."""
+    """One row of a comparison; without ``steering``, ``rewrite`` and ``contrast`` it is the model as it is, tuned or not (``trained`` numbers)."""
 
     method: str = UNSTEERED
     direction: str | None = None
@@ -28,6 +29,7 @@ class Arm:
     steering: Steering | None = None
     rewrite: PromptMethod | None = None
     trained: int = 0
+    contrast: LogitsMethod | None = None
 
     @property
     def name(self) -> str:
@@ -43,9 +45,17 @@ class Arm:
         """Fitted or trained numbers."""
         return sum(t.numel() for t in self.steering.state.values()) if self.steering else self.trained
 
+    @property
+    def lives_in_model(self) -> bool:
+        """Whether a harness that asks the model by itself meets the arm there: prompts and decoding are its own."""
+        return self.rewrite is None and self.contrast is None
+
     @cached_property
     def about(self) -> dict[str, Any]:
-        """All that makes the arm steer as it does, tensors by their hash; prompts carry what ``rewrite`` does by themselves."""
+        """All that makes the arm answer as it does, tensors by their hash; prompts carry what ``rewrite`` does by themselves."""
+        if self.contrast:
+            params = self.contrast.params.model_dump(mode="json")
+            return {"type": self.contrast.name, "params": params, "direction": self.direction, "strength": self.strength}
         if self.steering is None:
             return {}
         s, h = self.steering, hashlib.sha256()
@@ -69,5 +79,7 @@ class Arm:
 
     def answer(self, view: ModelView, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
         """Greedy answers."""
+        if self.contrast:
+            return contrasted(view, self.contrast, prompts, self.direction, [self.strength], max_new_tokens)[0]
         with self.steered(view):
             return answer_prompts(Bench(view, None, 0, max_new_tokens), prompts, max_new_tokens)

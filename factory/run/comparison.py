@@ -164,15 +164,15 @@ class Comparison:
         asked = [Arm(label, d, rewrite=m) for label, m in prompted for d in self.directions]
         at = {(c.method, c.direction): c.strength for c in self.choices}
         steered = [Arm(f.label, f.direction, s, f.variant, placed(f, self.study.layer, s)) for f in self.kept for s in [at[f.label, f.direction]]]
-        return [Arm(), *asked, *steered]
+        contrasted = [Arm(label, d, at[label, d], contrast=m) for label, m in self.decoders.items() for d in self.directions]
+        return [Arm(), *asked, *steered, *contrasted]
 
     def _save(self, kept: Sequence[Fitted], choices: dict[tuple[str, str], Choice]) -> None:
         """One artefact per method and direction, at its chosen strength."""
         for f in kept:
             steering = placed(f, self.study.layer, choices[f.label, f.direction].strength)
             folder: Path = self.study.folder.path / "artefacts" / f"{f.label}-{f.direction}"
-            if not (folder / artefact.MANIFEST).exists():
-                artefact.save(folder, steering, self.study.view, {"direction": f.direction, "variant": f.variant, "run": self.recipe.name})
+            artefact.save(folder, steering, self.study.view, {"direction": f.direction, "variant": f.variant, "run": self.recipe.name})
 
 
 def _finished(rows: Rows, choices: dict[tuple[str, str], Choice]) -> Rows:

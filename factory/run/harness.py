@@ -37,7 +37,7 @@ class Job:
 
 
 class HarnessSuite:
-    """One harness of a recipe; ``harness(job)`` of its benchmark gives results by task. Prompt methods do not apply."""
+    """One harness of a recipe; ``harness(job)`` of its benchmark gives results by task. Prompt and decoding-time methods do not apply."""
 
     def __init__(self, node: Node, recipe: Recipe, limit: int | None) -> None:
         self.node, self.recipe, self.limit = node, recipe, limit
@@ -45,7 +45,7 @@ class HarnessSuite:
 
     def run(self, folder: RunDir, view: ModelView, arm: Arm) -> tuple[Rows, Rows, dict[str, Any] | None]:
         """Rows of results.json, skipped samples (none), and what the arm cost."""
-        if arm.rewrite:
+        if not arm.lives_in_model:
             return [], [], None
         inputs = {"model": fingerprint(view), "dtype": str(view.dtype), "steering": arm.about, "arm": arm.facts, "code": version("steering-factory"),
                   "benchmark": self.node.model_dump(mode="json"), "protocol": self.benchmark.protocol, "limit": self.limit, "seed": self.recipe.seed}  # fmt: skip

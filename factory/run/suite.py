@@ -48,7 +48,7 @@ class Suite:
         """Rows of results.json, skipped samples, and what the arm cost on this benchmark; predictions go to files."""
         bench, size = self.benchmark, self.recipe.evaluate.batch_size
         new_tokens = arm.new_tokens(bench.new_tokens)
-        made_by = {"model": fingerprint(view), **precision(view, size), "device": view.device.type, "steering": arm.about, "new_tokens": new_tokens}
+        made_by = {"model": fingerprint(view), "processor": reads(view), **precision(view, size), "device": view.device.type, "steering": arm.about, "new_tokens": new_tokens}
         inputs = {**made_by, "code": version("steering-factory"), "arm": arm.facts, "benchmark": self.node.model_dump(mode="json"),
                   "scorer": bench.scorer, "protocol": bench.protocol, "limit": self.limit, "batch_size": size}  # fmt: skip
         stage = folder.stage(f"bench-{self.node.label}-{arm.name}", inputs)
@@ -100,6 +100,7 @@ class Suite:
             name, content = handed_in
             files.write_json(folder / "submissions" / self.node.label / arm.name / name, content)
 
+
 def suites(recipe: Recipe, limit: int | None) -> list[Suite | HarnessSuite]:
     """The recipe's benchmarks. Raises ``UserError`` for missing files, before anything heavy starts."""
     return [suite_of(node)(node, recipe, limit) for node in recipe.asked]
@@ -132,6 +133,11 @@ def precision(view: ModelView, batch_size: int) -> dict[str, Any]:
     """The dtype and, where it is not float32, the batch size: padding then changes roundings, and with them an answer now and then."""
     dtype = str(view.dtype).removeprefix("torch.")
     return {"dtype": dtype} if dtype == "float32" else {"dtype": dtype, "batch_size": batch_size}
+
+
+def reads(view: ModelView) -> str:
+    """Hash of how the model reads a prompt: its chat template and image processor, which a prompt's own digest does not hold."""
+    return files.digest({"template": view.writing.template, "pictures": view.processor.image_processor.to_json_string()})[:16]
 
 
 def cost(arm: Arm, answers: Rows, view: ModelView) -> dict[str, Any]:

@@ -39,6 +39,21 @@ def test_graded_scores_are_not_put_to_mcnemar():
     assert compare(a, {"x": 1.0}) is None
 
 
+def test_questions_that_hang_together_are_resampled_together():
+    """Ten pictures of twenty questions each, on which two arms differ picture by picture: ten observations, not two hundred."""
+    rng = np.random.default_rng(0)
+    shift = {f"{u}": rng.normal() for u in range(10)}
+    a = {f"{u}/{i}": 0.5 + shift[f"{u}"] for u in range(10) for i in range(20)}
+    b, units = dict.fromkeys(a, 0.5), {s: s.split("/")[0] for s in a}
+    alone, together = compare(a, b), compare(a, b, units)
+    assert together.name == "paired bootstrap over units" and alone.difference == together.difference
+    slow = [np.mean([shift[u] for u in rng.choice(list(shift), 10)]) for _ in range(4000)]
+    assert (together.low, together.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])), abs=0.1)
+    assert together.high - together.low > 3 * (alone.high - alone.low) and together.p > alone.p
+    right, wrong = {s: 1.0 for s in a}, {s: 0.0 for s in a}
+    assert compare(right, wrong).name == "McNemar" and compare(right, wrong, units).name == "paired bootstrap over units"
+
+
 def run_folder(root: Path, name: str, methods: dict[str, list[float]], protocol="pope/random/llava-1.5", seed=0, **more) -> Path:
     """A finished run with one question benchmark, as the suite writes it."""
     rows = []
@@ -105,6 +120,36 @@ def test_scores_of_different_protocols_never_share_a_column(tmp_path, capsys, ot
     assert "must not stand in one column" in told and "\n" not in told and not (tmp_path / "out").exists()
 
 
+def test_unequal_samples_are_refused_or_scored_in_common(tmp_path, capsys):
+    base = drawn(0.5)
+    a = run_folder(tmp_path, "a", {"none": base, "amps": flipped(base, 0.2, 1)})
+    b = run_folder(tmp_path, "b", {"none": base[:100], "amps": [1.0] * 100})
+    out = tmp_path / "out"
+    assert main(["compare", str(a), str(b), "--out", str(out)]) == 2
+    told = capsys.readouterr().err.strip()
+    assert "a/none was scored on 400 answers and b/none on 100, with 100 samples in common" in told and "--common" in told and "\n" not in told and not out.exists()
+    assert main(["compare", str(a), str(b), "--out", str(out), "--common"]) == 0
+    rows = {(r["run"], r["method"], r["reference"]): r for r in table_of(out)}
+    assert {r["n"] for r in rows.values()} == {"100"} and float(rows["a", "none", ""]["value"]) == pytest.approx(np.mean(base[:100]))
+    assert rows["b", "none", "a"]["difference"] == "0.0" and rows["b", "amps", "none"]["verdict"] == "better"
+    low, high = (float(rows["a", "none", ""][key]) for key in ("low", "high"))
+    assert low < np.mean(base[:100]) < high and high - low > 0.15, "the interval is that of a hundred answers"
+    for text in (capsys.readouterr().out, (out / "compare.md").read_text(), (out / "compare.tex").read_text()):
+        assert "on the 100 samples that all arms share" in " ".join(text.split())
+
+
+def test_samples_in_common_are_no_way_out_for_scores_that_are_no_means(tmp_path, capsys):
+    base = drawn(0.5)
+    a = run_folder(tmp_path, "a", {"none": base}, metrics={"f1": 0.123})
+    b = run_folder(tmp_path, "b", {"none": base[:100]})
+    assert main(["compare", str(a), str(b), "--out", str(tmp_path / "out"), "--common"]) == 2
+    assert "f1 is no mean over samples" in capsys.readouterr().err
+    c = run_folder(tmp_path, "c", {"none": base})
+    (c / "predictions/pope/none.jsonl").write_text("".join(json.dumps({"sample": f"other{i}", "value": v}) + "\n" for i, v in enumerate(base)))
+    assert main(["compare", str(b), str(c), "--out", str(tmp_path / "out"), "--common"]) == 2
+    assert "0 samples in common" in capsys.readouterr().err
+
+
 def test_a_folder_without_results_is_told(tmp_path, capsys):
     assert main(["compare", str(tmp_path)]) == 2
     assert "has no results.json" in capsys.readouterr().err
@@ -113,7 +158,8 @@ def test_a_folder_without_results_is_told(tmp_path, capsys):
 def test_published_numbers_stand_beside_measured_ones_of_the_same_protocol(tmp_path):
     same = run_folder(tmp_path, "a", {"none": drawn(0.5)}, protocol="textvqa/val/llava-1.5/ocr", main="accuracy", metrics={"accuracy": 0.5}, label="textvqa")
     Compare.over([same], tmp_path / "out")
-    assert "published: LLaVA-1.5-13B" in (tmp_path / "out" / "compare.md").read_text()
+    shown = (tmp_path / "out" / "compare.md").read_text()
+    assert "published: LLaVA-1.5-13B" in shown and "published scores are of 5,000 samples, those here of 400" in shown
     without = run_folder(tmp_path, "b", {"none": drawn(0.5)}, protocol="textvqa/val/llava-1.5/no-ocr", main="accuracy", metrics={"accuracy": 0.5}, label="textvqa")
     Compare.over([without], tmp_path / "out")
     assert "published" not in (tmp_path / "out" / "compare.md").read_text()
@@ -135,7 +181,7 @@ name: every
 seeds: [0, 1]
 model: {{path: {folder}, layer: 1}}
 data: {{type: scenes, scoring: open_ended, per_task: {{train: 1, dev: 1, test: 1}}}}
-steering: [none, instruction, static]
+steering: [none, instruction, static, vcd]
 benchmarks: [{{type: plain_scenes, per_task: 2}}, {{type: fluency, new_tokens: 3, prompts: ["what is it?", tell me more]}}]
 evaluate: {{strengths: [1], batch_size: 8, max_new_tokens: 2}}
 run: {{root: {root}}}
@@ -155,7 +201,7 @@ def every(tmp_path_factory):
 
 def test_a_comparison_recipe_makes_the_table(every):
     rows = table_of(every[1] / "every")
-    assert {(r["method"], r["benchmark"]) for r in rows} >= {(m, b) for m in ("none", "static", "instruction") for b in ("scenes", "plain_scenes", "fluency")}
+    assert {(r["method"], r["benchmark"]) for r in rows} >= {(m, b) for m in ("none", "static", "instruction", "vcd") for b in ("scenes", "plain_scenes", "fluency")}
     assert {r["direction"] for r in rows} == {"vision", "text"} and {r["seeds"] for r in rows} == {"2"}
     assert {r["parameters"] for r in rows if r["method"] == "static"} == {"48"}
     assert {r["metric"] for r in rows if r["benchmark"] == "fluency"} == {"sound", "perplexity", "distinct_2", "repetitive", "empty"}

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from eval_suite.report.explain import explain, first_strengths, predictors
+from eval_suite.report.explain import explain, first_strengths, mean_auroc, predictors
 
 N = 60
 STRENGTHS = (0.5, 1.0, 2.0)
@@ -75,3 +75,25 @@ def test_where_nothing_was_measured_nothing_is_said():
     unswept = [{**p, "strength": None} for p in predictions]
     assert explain(diagnosed("dH_rel", dH), unswept) == []
     assert explain(diagnosed("dH_rel", dH), [p for p in predictions if p["sample"] in ("s0", "s59")]) == []
+
+
+def test_the_mean_over_methods_draws_the_same_samples_for_all():
+    """Two methods that agree on every sample are no more evidence than one: mean and interval are those of either alone."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=80)
+    cell = {f"s{i}": (float(v), bool(v + rng.normal() > 0)) for i, v in enumerate(x)}
+    alone, twice = mean_auroc([cell]), mean_auroc([cell, dict(reversed(cell.items()))])
+    pairs = [(a > b) + 0.5 * (a == b) for a, yes in cell.values() if yes for b, no in cell.values() if not no]
+    assert alone[0] == pytest.approx(np.mean(pairs)) and twice == pytest.approx(alone[0:1] + (pytest.approx(alone[1]),))
+    assert alone[1][0] < alone[0] < alone[1][1] and alone[1][1] - alone[1][0] < 0.4
+    half = {s: v for s, v in cell.items() if int(s[1:]) < 40}
+    assert mean_auroc([cell, half])[0] == pytest.approx((alone[0] + mean_auroc([half])[0]) / 2)
+
+
+def test_the_summary_says_each_predictors_mean_with_its_interval():
+    predictions, dH = planted()
+    (summary,) = explain(diagnosed("dH_rel", dH) + diagnosed("confidence", np.random.default_rng(0).random(N)), predictions)
+    flips = summary.findings[0]
+    assert list(flips.values) == ["relative uncertainty of the target", "confidence"] and flips.values["relative uncertainty of the target"]["auroc"] == 0
+    assert "relative uncertainty of the target 0.00 [0.00, 0.00], confidence" in flips.text
+    assert summary.figures[0].name == "explained"

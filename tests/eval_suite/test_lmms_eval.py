@@ -29,6 +29,8 @@ if os.environ["DOES"] == "works":
     out = Path(args["--output_path"], "model")
     out.mkdir(parents=True, exist_ok=True)
     results = {"toy": {"alias": "toy", "exact_match,none": 0.25, "exact_match_stderr,none": 0.1}}
+    samples = [{"doc_id": str(i), "doc_hash": "d", "input": "what?", "target": "red", "filtered_resps": "blue", "exact_match": str(float(i == 2))} for i in range(4)]
+    (out / "x_samples_toy.jsonl").write_text("\\n".join(map(json.dumps, samples)) + "\\n")
     (out / "x_results.json").write_text(json.dumps({"results": results, "versions": {"toy": 1}, "n-samples": {"toy": {"original": 8, "effective": 4}}}))
 else:
     print("Error during evaluation: no such dataset", file=sys.stderr)
@@ -68,6 +70,8 @@ def harness(stand_in, steering=None):
 def test_results_are_read_from_its_file(stand_in):
     (result,) = harness(stand_in, static())
     assert result["metrics"] == {"exact_match": 0.25} and result["n"] == 4 and result["protocol"] == "lmms-eval/0.7.3/toy/v1"
+    assert result["ci"]["exact_match"] == pytest.approx([0.0456, 0.6994], abs=1e-3), "Wilson's, of one right of four"
+    assert [(r["sample"], r["value"]) for r in result["records"]] == [("0", 0.0), ("1", 0.0), ("2", 1.0), ("3", 0.0)]
     seen = json.loads((stand_in / "seen.json").read_text())
     assert seen[seen.index("--tasks") + 1] == "toy" and seen[seen.index("--limit") + 1] == "4"
     assert f"artefact={stand_in / 'stage' / 'artefact'}" in seen[seen.index("--model_args") + 1]

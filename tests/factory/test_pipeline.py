@@ -144,6 +144,13 @@ def test_an_interrupted_run_ends_with_the_same_results(whole, tmp_path, monkeypa
     assert (path / "results.json").read_bytes() == (whole[0] / "results.json").read_bytes()
 
 
+def test_a_changed_recipe_leaves_no_artefact_of_the_old_one(whole, tmp_path):
+    for strength in (0.5, 2):
+        recipe = load(whole[1], [f"run.root={tmp_path}", "steering=[none, static]", f"evaluate.strengths=[{strength}]"])
+        saved = pipeline.run(recipe, limit=2) / "artefacts" / "static-vision"
+        assert artefact.load(saved, tiny_view()).strength == strength
+
+
 def test_a_limit_has_a_folder_of_its_own(whole, tmp_path):
     path = pipeline.run(load(whole[1], [f"run.root={tmp_path}", "steering=[none]"]), limit=3)
     rows = json.loads((path / "results.json").read_text())["rows"]

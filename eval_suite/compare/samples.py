@@ -1,0 +1,61 @@
+"""Whether the arms of a column answered the same samples; if not, their scores on those that all of them answered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NoReturn
+
+import numpy as np
+
+from eval_suite.compare.load import Arm, Column, Score
+from factory.errors import UserError
+from factory.statistics.intervals import bootstrap_mean, wilson
+
+Scored = Sequence[tuple[Arm, Score]]
+
+
+def align(arms: Sequence[Arm], common: bool) -> None:
+    """Leave columns alone whose arms answered the same samples; score the others anew on the common ones, if ``common``.
+
+    Raises ``UserError`` where samples differ and ``common`` is false, where there are no common ones, and for a metric that is no
+    mean over samples (F1, CIDEr): it cannot be made again from a part.
+    """
+    for column in dict.fromkeys(column for arm in arms for column in arm.scores):
+        scored = [(arm, arm.scores[column]) for arm in arms if column in arm.scores]
+        if len({frozenset(score.asked) for _, score in scored}) == 1:
+            continue
+        if not common:
+            _refuse(column, scored, "run them alike (--limit, data and seeds; what a run left out stands in its results.json), or add --common")
+        if any(score.main for _, score in scored):
+            _restrict(column, scored)
+        else:
+            for arm, _ in scored:
+                del arm.scores[column]
+
+
+def _restrict(column: Column, scored: Scored) -> None:
+    shared = set.intersection(*({sample for part in score.parts for sample in part} for _, score in scored))
+    if not shared:
+        _refuse(column, scored, "there is nothing to compare")
+    for arm, score in scored:
+        if not all(np.isclose(value, np.mean(list(part.values()))) for value, part in zip(score.values, score.parts, strict=True)):
+            _refuse(column, [(arm, score), *scored], f"{column[1]} is no mean over samples and cannot be made again on those in common; run them alike")
+    for _, score in scored:
+        parts = [kept for part in score.parts if (kept := {sample: value for sample, value in part.items() if sample in shared})]
+        each = [np.array(list(part.values())) for part in parts]
+        score.parts, score.asked, score.counts, score.common = parts, [frozenset(part) for part in parts], [len(part) for part in parts], True
+        score.values, score.intervals = [float(x.mean()) for x in each], [_interval(x) for x in each]
+
+
+def _interval(x: np.ndarray) -> tuple[float, float]:
+    return wilson(float(x.sum()), len(x)) if np.isin(x, (0.0, 1.0)).all() else bootstrap_mean(x)
+
+
+def _refuse(column: Column, scored: Scored, remedy: str) -> NoReturn:
+    (one, a) = scored[0]
+    (other, b) = next(((arm, s) for arm, s in scored if frozenset(s.asked) != frozenset(a.asked)), scored[-1])
+    shared = len(frozenset().union(*a.parts) & frozenset().union(*b.parts))
+    raise UserError(
+        f"{column[0]} {column[1]}: {one.group}/{one.method} was scored on {sum(a.counts)} answers and {other.group}/{other.method} on {sum(b.counts)}, with {shared} samples in "
+        f"common; scores on different samples must not stand in one column: {remedy}"
+    )
