@@ -84,7 +84,9 @@ def show_zoo(console: Console) -> None:
     for name in cards():
         card = read_card(name)
         try:
-            here = f"here: {find(ModelSpec(zoo=name)).folder}"
+            source = find(ModelSpec(zoo=name))
+            absent = [part for part in parts_of(ComposeSpec.model_validate(card.compose)) if not is_fetched(read_part(part))] if card.compose else []
+            here = f"without its parts {' and '.join(absent)}" if absent else f"here: {source.folder or 'its parts are'}"
         except UserError as error:
             here = "partly here" if "not finished" in str(error) else "not here"
         n = card.parameters or 0
