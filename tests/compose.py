@@ -14,6 +14,7 @@ from tests.tiny import tiny_tokenizer
 VIT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 48, "patch_size": 12}
 ENCODERS: dict[str, dict[str, Any]] = {
     "clip": VIT, "siglip": VIT, "dinov2": {**VIT, "mlp_ratio": 2},
+    "efficientnet_lite0": {"image_size": 48, "stem": 8, "stages": [[1, 3, 1, 1, 8], [2, 3, 2, 2, 12], [1, 5, 2, 2, 16]], "hidden_size": 24},
     "siglip2": {**{k: v for k, v in VIT.items() if k != "image_size"}, "num_patches": 16},
 }  # fmt: skip
 TEXT = {
@@ -22,7 +23,7 @@ TEXT = {
 }  # fmt: skip
 LLMS = ("llama", "vicuna", "tinyllama", "smollm2", "phi", "qwen2", "qwen3", "gemma", "stablelm", "openelm")
 CONNECTORS: dict[str, dict[str, Any]] = {
-    "linear": {}, "mlp": {"depth": 1}, "mlp2x_gelu": {}, "mlp3x_gelu": {}, "mlp4x_gelu": {}, "resampler": {"queries": 5, "depth": 1, "heads": 4},
+    "linear": {}, "mlp": {"depth": 1}, "mlp2x_gelu": {}, "mlp3x_gelu": {}, "mlp4x_gelu": {}, "resampler": {"queries": 5, "depth": 1, "heads": 4, "width": 24, "positions": True, "gain": 0.5},
     "qformer": {"queries": 6, "width": 16, "depth": 2, "heads": 4},
 }  # fmt: skip
 

@@ -1,11 +1,26 @@
-"""What every test starts from: one thread, and no trace of the launcher that started the tests."""
+"""What every test starts from: one thread, no trace of the launcher that started the tests, and no fetched part."""
 
 import os
+import tempfile
+from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+from factory.model.packages import cache_folder
 
 torch.set_num_threads(1)  # threads of several processes spin against each other on small machines
 os.environ.pop("STEERING_FACTORY_COMMAND", None)  # launch.sh's own name in messages; the tests expect the program's
 settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # seconds say nothing about a busy machine
 settings.load_profile("shared machine")
+
+USERS_CACHE = cache_folder()  # what was fetched on this machine; only tests that say so look there
+os.environ["STEERING_FACTORY_CACHE"] = tempfile.mkdtemp(prefix="steering-factory-tests-")
+
+
+@pytest.fixture
+def users_cache(monkeypatch) -> Path:
+    """The parts that were fetched on this machine, if any."""
+    monkeypatch.setenv("STEERING_FACTORY_CACHE", str(USERS_CACHE))
+    return USERS_CACHE

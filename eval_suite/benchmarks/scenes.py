@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from eval_suite.conflict import ConflictBenchmark, Scoring
 from eval_suite.scenes.color_set import color_samples
 from eval_suite.scenes.curriculum import Mix, Practice, lesson, picture, text_lesson, worked_example_lesson
-from eval_suite.scenes.exam import examine
+from eval_suite.scenes.exam import FORMS, examine
 from eval_suite.scenes.language import describe
 from eval_suite.scenes.sheet import save_sheet
 from eval_suite.scenes.world import ANSWERS, SUBJECTS, TASKS, scene, specs
@@ -44,7 +44,7 @@ class ColorSet(Params):
 class ScenesParams(Params):
     """``scoring`` as in MC² (SPEC.md 3.3); ``colors``: the colour set of arXiv 2511.02243 in place of the eight tasks;
     ``few_shot_every``: one training batch in so many shows worked examples; ``options``: share of training prompts that ask for a
-    letter; ``lessons`` weighs their kinds, ``practice`` draws their scenes."""
+    letter; ``lessons`` weighs their kinds, ``practice`` draws their scenes. ``scale`` draws pictures of ``scale`` x 48 pixels a side."""
 
     scoring: Scoring = "both_orders"
     per_task: PerTask = PerTask()
@@ -54,6 +54,7 @@ class ScenesParams(Params):
     options: float = Field(0.5, ge=0, le=1)
     lessons: Mix = Mix()
     practice: Practice = Practice()
+    scale: PositiveInt = 1
 
 
 @register("benchmark", "scenes")
@@ -70,7 +71,7 @@ class Scenes(ConflictBenchmark):
     def samples(self, split: str) -> Sequence[ConflictSample]:
         if colors := self.params.colors:
             return color_samples(split, getattr(colors, split), colors.controls if split == "test" else 0, self.params.seed)
-        return [scene(spec) for spec in specs(split, getattr(self.params.per_task, split), self.params.seed)]
+        return [scene(spec) for spec in specs(split, getattr(self.params.per_task, split), self.params.seed, self.params.scale)]
 
     def references(self, sample: ConflictSample) -> Sequence[str]:
         """What the picture shows, in every phrasing of the direct contexts."""
@@ -80,8 +81,8 @@ class Scenes(ConflictBenchmark):
         """Training prompt ``index`` of ``total``; every so many batches show worked examples."""
         rng = Random(f"{self.params.seed}/{index}")
         if (index // batch) % self.params.few_shot_every == self.params.few_shot_every - 1:
-            return worked_example_lesson(rng, self.params.options)
-        return lesson(rng, self.params.options, self.params.lessons, self.params.practice)
+            return worked_example_lesson(rng, self.params.options, self.params.scale)
+        return lesson(rng, self.params.options, self.params.lessons, self.params.practice, self.params.scale)
 
     def text_lesson(self, index: int, batch: int, total: int) -> Prompt:
         """Training prompt ``index`` of ``total`` for the language model alone."""
@@ -89,7 +90,7 @@ class Scenes(ConflictBenchmark):
 
     def picture(self, index: int, total: int) -> tuple[Image.Image, tuple[str, ...], str]:
         """Picture ``index`` of ``total`` for the vision tower alone, with the words of its question and the answer."""
-        return picture(Random(f"picture/{self.params.seed}/{index}"), index / total)
+        return picture(Random(f"picture/{self.params.seed}/{index}"), index / total, self.params.scale)
 
     @property
     def question_words(self) -> list[str]:
@@ -104,9 +105,12 @@ class Scenes(ConflictBenchmark):
         """Texts for a tokenizer."""
         return ["\n".join(s.text for s in lesson(Random(i), 0.5, Mix()).segments) for i in range(n)]
 
-    def examine(self, answer: Callable[[list[Prompt]], list[str]]) -> dict[str, Any]:
-        """What a trained model can read, obeys and prefers (shares in [0, 1])."""
-        return examine(answer)
+    def examine(self, answer: Callable[[list[Prompt]], list[str]], per_task: int | None = None) -> dict[str, Any]:
+        """What a trained model can read, obeys and prefers (shares in [0, 1]): 64 samples a task, asked openly and as a choice; with
+        ``per_task`` so many, asked only as the lessons are."""
+        if per_task is None:
+            return examine(answer, scale=self.params.scale)
+        return examine(answer, per_task, scale=self.params.scale, asked=FORMS if self.params.options else ("open",))
 
     def pictures(self, folder: Path) -> list[tuple[str, Path]]:
         return [("Scenes, test split", save_sheet(folder))]

@@ -93,12 +93,12 @@ def reasoning(sample: ConflictSample, form: str, vision: bool) -> str:
     return f"The image shows {sample.answer_vision}. The text says {sample.answer_text}. The answer is {answer_of(sample, form, vision)}"
 
 
-def draw_spec(rng: Random, progress: float = 1.0, emphasis: Mapping[str, float] | None = None) -> SceneSpec:
+def draw_spec(rng: Random, progress: float = 1.0, emphasis: Mapping[str, float] | None = None, scale: int = 1) -> SceneSpec:
     """A training scene; all are easy at first, and no tier is favoured from the middle of training on."""
     easy = rng.random() > 2 * progress
     visual, text = (0, 0) if easy else (rng.randrange(len(VISUAL_TIERS)), rng.randrange(TEXT_TIERS))
     task = rng.choices(TASKS, [emphasis.get(t, 1.0) for t in TASKS])[0] if emphasis else rng.choice(TASKS)
-    return SceneSpec(task, "train", rng.getrandbits(40), visual, text)
+    return SceneSpec(task, "train", rng.getrandbits(40), visual, text, scale)
 
 
 def moved(image: Image.Image, shift: int, rng: Random) -> Image.Image:
@@ -116,9 +116,9 @@ def draw_form(rng: Random, options: float) -> str:
     return rng.choice(("order1", "order2")) if rng.random() < options else "open"
 
 
-def picture(rng: Random, progress: float = 1.0) -> tuple[Image.Image, tuple[str, ...], str]:
+def picture(rng: Random, progress: float = 1.0, scale: int = 1) -> tuple[Image.Image, tuple[str, ...], str]:
     """A picture, the words of a question about it (task and subject) and the answer, for a vision tower alone."""
-    spec = draw_spec(rng, progress)
+    spec = draw_spec(rng, progress, scale=scale)
     image, subject, answer, _ = paint(spec)
     return image, (spec.task, subject), answer
 
@@ -135,15 +135,15 @@ def instruct(prompt: Prompt, direction: str, rng: Random) -> Prompt:
     return prompt.before_question(segment) if rng.random() < 0.5 else prompt.append(segment)
 
 
-def lesson(rng: Random, options: float, mix: Mix, practice: Practice = PLAIN) -> Prompt:
+def lesson(rng: Random, options: float, mix: Mix, practice: Practice = PLAIN, scale: int = 1) -> Prompt:
     """One training prompt that ends with its answer; a share ``options`` asks for a letter."""
-    weights, spec = mix.model_dump(), draw_spec(rng, emphasis=practice.emphasis)
+    weights, spec = mix.model_dump(), draw_spec(rng, emphasis=practice.emphasis, scale=scale)
     kind = rng.choices(list(weights), weights=list(weights.values()))[0]
     if kind == "image_only" and practice.clean and rng.random() < practice.clean:
         spec = replace(spec, visual_tier=0)
     sample = scene(spec)
     if practice.shift:
-        image = moved(sample.load_image(), practice.shift, rng)
+        image = moved(sample.load_image(), practice.shift * scale, rng)
         sample = replace(sample, load_image=lambda: image)
     form = draw_form(rng, options)
     if kind == "image_only":
@@ -160,12 +160,12 @@ def lesson(rng: Random, options: float, mix: Mix, practice: Practice = PLAIN) ->
     return prompt.append(Segment(Role.ANSWER, answer_of(sample, form, vision)))
 
 
-def worked_example_lesson(rng: Random, options: float) -> Prompt:
+def worked_example_lesson(rng: Random, options: float, scale: int = 1) -> Prompt:
     """One or two answered conflicts that all follow one modality, then one more to be answered alike."""
     vision, form = rng.random() < 0.5, draw_form(rng, options)
     prompt = Prompt(())
     for _ in range(2):
-        sample = scene(draw_spec(rng))
+        sample = scene(draw_spec(rng, scale=scale))
         answered = build_prompt(sample, form).append(Segment(Role.ANSWER, answer_of(sample, form, vision)))
         prompt = prompt.append(*answered.segments)
     return prompt

@@ -69,11 +69,11 @@ def outline(shape: str, cx: float, cy: float, r: float) -> list[tuple[float, flo
 
 
 class Canvas:
-    """A picture of ``size`` pixels a side, drawn at twice the size and reduced; coordinates are final pixels."""
+    """A picture of ``scale * size`` pixels a side, drawn at twice the size and reduced; coordinates are final pixels at scale 1."""
 
-    def __init__(self, rng: Random, size: int = SIZE) -> None:
-        self.rng = rng
-        self.k = SUPERSAMPLE
+    def __init__(self, rng: Random, size: int = SIZE, scale: int = 1) -> None:
+        self.rng, self.scale = rng, scale
+        self.k = SUPERSAMPLE * scale
         tint = [rng.randint(222, 250) for _ in range(3)]
         self.image = Image.new("RGB", (size * self.k, size * self.k), tuple(tint))
         self.pen = ImageDraw.Draw(self.image)
@@ -136,11 +136,13 @@ class Canvas:
         self.pen.rectangle([v * self.k for v in box], fill=(150, 150, 150))
 
     def finish(self, noise: float) -> Image.Image:
-        """The reduced picture with Gaussian pixel noise of standard deviation ``noise`` (of full scale)."""
-        small = self.image.reduce(self.k)
+        """The reduced picture with Gaussian pixel noise of standard deviation ``noise`` (of full scale); its grain is a pixel at scale 1."""
+        small = self.image.reduce(SUPERSAMPLE)
         if not noise:
             return small
-        grain = np.random.default_rng(self.rng.getrandbits(32)).normal(0, 255 * noise, (*small.size[::-1], 3))
+        height, width = (side // self.scale for side in small.size[::-1])
+        grain = np.random.default_rng(self.rng.getrandbits(32)).normal(0, 255 * noise, (height, width, 3))
+        grain = grain.repeat(self.scale, 0).repeat(self.scale, 1)
         return Image.fromarray(np.clip(np.asarray(small) + grain, 0, 255).astype(np.uint8))
 
 

@@ -42,13 +42,14 @@ GRID = 5
 
 @dataclass(frozen=True)
 class SceneSpec:
-    """All that decides a scene; the same spec draws and says the same, on any machine."""
+    """All that decides a scene; the same spec draws and says the same, on any machine. ``scale`` draws the same picture larger."""
 
     task: str
     split: str
     seed: int
     visual_tier: int
     text_tier: int
+    scale: int = 1
 
 
 def place_split(answer: str, cell: int) -> str:
@@ -163,7 +164,7 @@ def paint(spec: SceneSpec) -> tuple[Image.Image, str, str, str]:
     rng = Random(f"{spec.split}/{spec.task}/{spec.seed}")
     vision, text = rng.sample(ANSWERS[spec.task], 2)
     tier = VISUAL_TIERS[spec.visual_tier]
-    canvas = Canvas(rng)
+    canvas = Canvas(rng, scale=spec.scale)
     subject = DRAW.get(spec.task, _draw_person)(canvas, rng, spec, vision, tier)
     return canvas.finish(tier.noise), subject, vision, text
 
@@ -185,12 +186,12 @@ def scene(spec: SceneSpec) -> ConflictSample:
     )
 
 
-def specs(split: str, per_task: int, seed: int) -> list[SceneSpec]:
+def specs(split: str, per_task: int, seed: int, scale: int = 1) -> list[SceneSpec]:
     """``per_task`` specs of each task, every combination of tiers equally often, in a seeded order."""
     tiers = [(v, t) for v in range(len(VISUAL_TIERS)) for t in range(TEXT_TIERS)]
     out = []
     for task in TASKS:
         order = list(tiers)
         Random(f"{split}/{task}/{seed}").shuffle(order)
-        out += [SceneSpec(task, split, seed * 1_000_003 + i, *order[i % len(order)]) for i in range(per_task)]
+        out += [SceneSpec(task, split, seed * 1_000_003 + i, *order[i % len(order)], scale) for i in range(per_task)]
     return out

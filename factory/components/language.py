@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from factory.components.source import Sourced
@@ -29,6 +31,17 @@ class Llm:
     def __init__(self, params: LlmParams) -> None:
         self.params = params
 
+    @classmethod
+    def unpack(cls, released: Path, folder: Path) -> None:
+        """Write a released GGUF file, with its tokenizer, into ``folder`` as a model that loads in moments, its weights in float32."""
+        model = AutoModelForCausalLM.from_pretrained(released.parent, gguf_file=released.name, dtype=torch.float32)
+        config = model.config.to_dict()
+        config.pop("quantization_config", None)  # the weights are plain numbers now
+        plain = type(model)(type(model.config)(**config))
+        plain.load_state_dict(model.state_dict())
+        plain.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(released.parent, gguf_file=released.name).save_pretrained(folder)
+
     def config(self) -> PreTrainedConfig:
         """The model's configuration. Raises ``UserError`` where its source is not there or is another class of model."""
         return self.params.read_config(self.config_class)
@@ -39,7 +52,7 @@ class Llm:
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Its tokenizer, with an image token and a padding token. Raises ``UserError`` where none is named."""
-        place = self.params.tokenizer or self.params.source
+        place = self.params.tokenizer or self.params.place
         if place is None:
             raise UserError("model.compose.llm: random weights come without a tokenizer; name one: llm.tokenizer=FOLDER")
         tokenizer = Sourced(source=place)._read(AutoTokenizer, "tokenizer")

@@ -1,4 +1,4 @@
-"""Where a component's weights come from: a local folder, a hub id, or nowhere (random weights from a configuration)."""
+"""Where a component's weights come from: a part of the zoo, a local folder, a hub id, or nowhere (random weights from a configuration)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from pydantic import model_validator
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 
 from factory.errors import UserError
-from factory.registry import Params
+from factory.model.packages import is_fetched, needed
+from factory.model.zoo import parts, read_part
+from factory.registry import Params, lookup
 
 _planned: ContextVar[bool] = ContextVar("planned", default=False)
 
@@ -30,17 +33,27 @@ def planned() -> Iterator[None]:
 
 
 class Sourced(Params):
-    """``source``: a folder or a hub id; without one ``config``, keys of the Hugging Face configuration of a model with random weights.
-    Beside a source ``config`` is its sizes, for plans that are made before it is there."""
+    """``zoo``: a part of the zoo, fetched from the Python package index; or ``source``: a folder or a hub id; without either ``config``, keys of the
+    Hugging Face configuration of a model with random weights. Beside a source ``config`` is its sizes, for plans that are made before it is there."""
 
+    zoo: str | None = None
     source: str | None = None
     config: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Sourced:
-        if self.source is None and self.config is None:
-            raise ValueError("needs source (a folder or a hub id), or config (sizes for random weights)")
+        if self.zoo is None and self.source is None and self.config is None:
+            raise ValueError("needs zoo (a part of the zoo), source (a folder or a hub id), or config (sizes for random weights)")
+        if self.zoo is not None and (self.source is not None or self.config is not None):
+            raise ValueError("names a part of the zoo, which has weights and sizes of its own: leave source and config out")
+        if self.zoo is not None and self.zoo not in parts():
+            raise ValueError(f"knows no part '{self.zoo}' of the zoo; there are {', '.join(parts())}")
         return self
+
+    @property
+    def place(self) -> str | None:
+        """The folder or hub id that holds it; None for random weights. Raises ``UserError`` for a part of the zoo that is not here."""
+        return self.source if self.zoo is None else str(needed(self.zoo))
 
     def read_config(self, config_class: str | type, inside: str | None = None) -> PreTrainedConfig:
         """The configuration, of class ``config_class``; ``inside`` names it in the configuration of a larger model, as CLIP's.
@@ -53,37 +66,47 @@ class Sourced(Params):
                 return cls(**self.config)
             except (TypeError, ValueError) as error:
                 raise UserError(f"model.compose: not a {cls.__name__}: {str(error).splitlines()[0]}") from error
-        found = self._read(AutoConfig, "configuration")
+        found = self._known_config() or self._read(AutoConfig, "configuration")
         found = found if isinstance(found, cls) else getattr(found, inside or "", found)
         if not isinstance(found, cls):
-            raise UserError(f"model.compose: {self.source} holds a {type(found).__name__}, and this type of component needs a {cls.__name__}")
+            raise UserError(f"model.compose: {self.zoo or self.source} holds a {type(found).__name__}, and this type of component needs a {cls.__name__}")
         return found
 
     def absent(self) -> str | None:
         """Why the source is not on this machine; None where it is, or where there is none to be."""
         try:
             with planned():
-                self.source is None or self._read(AutoConfig, "configuration")
+                self.place is None or self._read(AutoConfig, "configuration")
         except UserError as error:
             return str(error)
         return None
 
     def read_weights(self, model_class: Any, config: PreTrainedConfig) -> nn.Module:
-        """The model with its source's weights, or random ones from ``config``; ``model_class`` is a transformers (auto) class."""
-        if self.source is not None:
+        """The model with its source's weights, or random ones from ``config`` (none on the meta device); ``model_class`` is a transformers (auto) class."""
+        if (self.source or self.zoo) and torch.get_default_device().type != "meta":
             return self._read(model_class, "weights", config=config)
         make = getattr(model_class, "from_config", None) or model_class._from_config
         return make(config)
 
+    def _known_config(self) -> PreTrainedConfig | None:
+        """The configuration on the card of a part that has not been fetched."""
+        if self.zoo is None or is_fetched(part := read_part(self.zoo)):
+            return None
+        lookup(part.component.kind, part.component.type)  # its module makes its configuration known to AutoConfig
+        sizes = dict(part.config)
+        return AutoConfig.for_model(sizes.pop("model_type"), **sizes)
+
     def _read(self, cls: Any, what: str, **options: Any) -> Any:
-        folder = Path(self.source).expanduser()
+        place = self.place
+        folder = Path(place).expanduser()
         local = folder.is_dir()
-        if not local and (self.source.count("/") != 1 or self.source.startswith((".", "/", "~"))):
-            raise UserError(f"model.compose: folder {self.source}: not found")
+        if not local and (place.count("/") != 1 or place.startswith((".", "/", "~"))):
+            raise UserError(f"model.compose: folder {place}: not found")
+        transformers.utils.logging.disable_progress_bar()  # a run has bars of its own, and stderr is for mistakes
         try:
-            return cls.from_pretrained(folder if local else self.source, **options, **({"local_files_only": True} if _planned.get() else {}))
+            return cls.from_pretrained(folder if local else place, **options, **({"local_files_only": True} if _planned.get() else {}))
         except (OSError, ValueError, RuntimeError) as error:
-            raise UserError(f"model.compose: {self.source}: its {what} cannot be read: {str(error).strip().splitlines()[0]}") from error
+            raise UserError(f"model.compose: {place}: its {what} cannot be read: {str(error).strip().splitlines()[0]}") from error
 
 
 def class_of(named: str | type) -> Any:

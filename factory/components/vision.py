@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, CLIPImageProcessorPil, PreTrainedConfig
 
-from factory.components.source import Sourced
+from factory.components.source import Sourced, class_of
 from factory.registry import Params
 
 
@@ -22,8 +21,9 @@ class VisionEncoder:
     """Base of the vision encoders; a subclass is a line or two."""
 
     Params: ClassVar[type[Params]] = EncoderParams
-    config_class: ClassVar[str]
-    model_class: ClassVar[str]
+    config_class: ClassVar[str | type]
+    model_class: ClassVar[str | type]
+    """Names of transformers' classes, or classes of our own."""
     before_patches: ClassVar[int] = 0
     """Tokens before the patches (class token, registers), which are no features."""
     crops: ClassVar[bool] = False
@@ -38,13 +38,18 @@ class VisionEncoder:
         """The encoders whose features go side by side into the connector: this one alone, unless it is a fused pair."""
         return [self]
 
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Whose hidden states are the features."""
+        return (self.params.layer,)
+
     def config(self) -> PreTrainedConfig:
         """The encoder's own configuration. Raises ``UserError`` where its source is not there or is another class of model."""
         return self.params.read_config(self.config_class, "vision_config")
 
     def load(self, config: PreTrainedConfig) -> nn.Module:
         """The encoder with its source's weights, or with random ones."""
-        return self.params.read_weights(getattr(transformers, self.model_class), config)
+        return self.params.read_weights(class_of(self.model_class), config)
 
     def side(self, config: PreTrainedConfig) -> int:
         """Height and width of its picture in pixels."""
@@ -53,6 +58,10 @@ class VisionEncoder:
     def tokens(self, config: PreTrainedConfig) -> int:
         """How many features a picture gives."""
         return (self.side(config) // config.patch_size) ** 2
+
+    def width(self, config: PreTrainedConfig) -> int:
+        """How wide a feature is."""
+        return config.hidden_size
 
     def features(self, model: nn.Module, pixels: Tensor) -> Tensor:
         """Features [n, tokens, d] of pictures [n, 3, side, side]."""
@@ -67,7 +76,8 @@ class VisionEncoder:
 
     def record(self, config: PreTrainedConfig) -> dict[str, Any]:
         """What a composed model's configuration keeps of it."""
-        return {"type": self.name, "layer": self.params.layer, "config": config.to_dict()}
+        options = self.params.model_dump(mode="json", exclude=set(Sourced.model_fields))
+        return {"type": self.name, **options, "config": config.to_dict()}
 
 
 def recorded_config(record: dict[str, Any]) -> PreTrainedConfig:

@@ -48,16 +48,17 @@ class Collator:
         self.view, self.source, self.max_tokens, self.skipped = view, source, max_tokens, skipped
 
     def __call__(self, numbers: Sequence[int]) -> dict[str, Tensor]:
+        return collate(self.view, *self.examples(numbers))
+
+    def examples(self, numbers: Sequence[int], blank: bool = True) -> tuple[list[Example], dict[str, Tensor]]:
+        """The samples' examples and image inputs; ``blank``: with one more row where none has an image."""
         samples = [self._sample(i) for i in numbers]
-        if not any(s.prompt.images for s in samples):
-            blank = Image.new("RGB", (32, 32))
-            samples.append(Sample("blank", NOTHING.prepend(Segment(Role.IMAGE, image=blank))))
+        if blank and not any(s.prompt.images for s in samples):
+            samples.append(Sample("blank", NOTHING.prepend(Segment(Role.IMAGE, image=Image.new("RGB", (32, 32))))))
         try:
-            examples, images = encode_samples(self.view, samples, self.max_tokens)
+            return encode_samples(self.view, samples, self.max_tokens)
         except Unusable:
-            samples = [self._fitting(s) for s in samples]
-            examples, images = encode_samples(self.view, samples, self.max_tokens)
-        return collate(self.view, examples, images)
+            return encode_samples(self.view, [self._fitting(s) for s in samples], self.max_tokens)
 
     def _sample(self, number: int) -> Sample:
         try:

@@ -36,7 +36,7 @@ MODEL_TYPE = "steering_factory_composed"
 
 
 class ComposedConfig(PreTrainedConfig):
-    """``vision``: a record of each encoder (type, layer, config); ``connector``: its node; ``text_config``: the language model's;
+    """``vision``: a record of each encoder (type, options, config); ``connector``: its node; ``text_config``: the language model's;
     ``image_seq_length``: image tokens a picture takes."""
 
     model_type = MODEL_TYPE
@@ -69,6 +69,16 @@ class VisionTower(nn.Module):
     def forward(self, pixels: Tensor) -> list[Tensor]:
         return [encoder.features(model, self._seen_by(encoder, model, pixels)) for encoder, model in zip(self.encoders, self.models, strict=True)]
 
+    def pack(self, features: list[Tensor]) -> Tensor:
+        """All encoders' features of each picture in one row [n, sum of tokens_i d_i], to be kept."""
+        return torch.cat([f.flatten(1) for f in features], 1)
+
+    def unpack(self, packed: Tensor) -> list[Tensor]:
+        """Features from what ``pack`` gave."""
+        shapes = [(encoder.tokens(model.config), encoder.width(model.config)) for encoder, model in zip(self.encoders, self.models, strict=True)]
+        parts = packed.split([tokens * width for tokens, width in shapes], 1)
+        return [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
+
     def _seen_by(self, encoder: VisionEncoder, model: nn.Module, pixels: Tensor) -> Tensor:
         """Pictures in an encoder's own size and colour scale."""
         first, side = self.encoders[0], encoder.side(model.config)
@@ -91,11 +101,14 @@ class ComposedModel(LlavaModel):
         self.vision_tower = VisionTower(encoders, models)
         self.multi_modal_projector = _connector(config).build(_widths(encoders, [m.config for m in models], config.text_config))
         self.language_model = language_model
+        for module in self.multi_modal_projector.modules():
+            module._is_hf_initialized = True  # a connector starts as it was built: transformers would draw it anew
         self.post_init()
 
     def get_image_features(self, pixel_values: Tensor, **_: Any) -> BaseModelOutputWithPooling:
-        """Image tokens of pictures [n, 3, side, side]: a list of n tensors [tokens, d] as ``pooler_output``."""
-        features = self.vision_tower(pixel_values)
+        """Image tokens of pictures [n, 3, side, side], or of their packed features [n, f]: a list of n tensors [tokens, d] as ``pooler_output``."""
+        tower = self.vision_tower
+        features = tower.unpack(pixel_values.to(self.dtype)) if pixel_values.ndim == 2 else tower(pixel_values)
         return BaseModelOutputWithPooling(last_hidden_state=features[-1], pooler_output=list(self.multi_modal_projector(features)))
 
 
@@ -106,6 +119,8 @@ class ComposedForConditionalGeneration(LlavaForConditionalGeneration):
 
     def __init__(self, config: ComposedConfig, models: list[nn.Module] | None = None, causal: nn.Module | None = None) -> None:
         super(LlavaForConditionalGeneration, self).__init__(config)
+        for record in config.vision:
+            lookup("vision_encoder", record["type"])  # its module makes its configuration known to AutoConfig
         models = models or [AutoModel.from_config(recorded_config(record)) for record in config.vision]
         causal = AutoModelForCausalLM.from_config(config.text_config) if causal is None else causal
         self.model = ComposedModel(config, models, causal.get_decoder())
@@ -156,6 +171,12 @@ def composed_config(spec: ComposeSpec) -> ComposedConfig:
     )  # fmt: skip
 
 
+def parts_of(spec: ComposeSpec) -> list[str]:
+    """The parts of the zoo that a model is composed of, by name."""
+    named = [part.params.zoo for part in (*encoders(spec.vision_encoder), _made(spec.llm))]
+    return list(dict.fromkeys(name for name in named if name))
+
+
 def encoders(node: Node) -> list[VisionEncoder]:
     return _made(node).parts()
 
@@ -166,7 +187,7 @@ def _made(node: Node) -> Any:
 
 def _encoder(record: dict[str, Any]) -> VisionEncoder:
     cls = lookup("vision_encoder", record["type"])
-    return cls(cls.Params(config=record["config"], layer=record["layer"]))
+    return cls(cls.Params.model_validate({key: value for key, value in record.items() if key != "type"}))
 
 
 def _connector(config: ComposedConfig) -> Connector:
@@ -177,6 +198,6 @@ def _connector(config: ComposedConfig) -> Connector:
 
 def _widths(parts: list[VisionEncoder], configs: list[PreTrainedConfig], text: PreTrainedConfig) -> Widths:
     for part, config in zip(parts, configs, strict=True):
-        if not -config.num_hidden_layers - 1 <= part.params.layer <= config.num_hidden_layers:
-            raise UserError(f"model.compose.vision_encoder: layer {part.params.layer} is out of range; this {part.name} has {config.num_hidden_layers} layers")
-    return Widths([c.hidden_size for c in configs], [part.tokens(c) for part, c in zip(parts, configs, strict=True)], text.hidden_size)
+        if wrong := [layer for layer in part.layers if not -config.num_hidden_layers - 1 <= layer <= config.num_hidden_layers]:
+            raise UserError(f"model.compose.vision_encoder: layer {wrong[0]} is out of range; this {part.name} has {config.num_hidden_layers} layers")
+    return Widths([part.width(c) for part, c in zip(parts, configs, strict=True)], [part.tokens(c) for part, c in zip(parts, configs, strict=True)], text.hidden_size)

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Sequence
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from accelerate.utils import align_module_device
-from torch import Tensor, nn
+from torch import nn
 
 from factory.components.source import Sourced, planned
 from factory.errors import UserError
 from factory.model.checks import self_check
-from factory.model.compose import compose
+from factory.model.compose import compose, parts_of
 from factory.model.family import frozen
-from factory.model.source import Source, family_of, find, known, tuned_folder
+from factory.model.packages import fetch_part, needed
+from factory.model.source import Source, family_of, find, known, spelt_out, tuned_folder
 from factory.model.view import ModelView
-from factory.model.zero import load_cut, whole
+from factory.model.weights import at_hand
+from factory.model.zero import load_cut
 from factory.recipe.schema import ModelSpec
 
+PROCESSOR_FILES = {
+    "image processor": ("preprocessor_config.json", "processor_config.json"),
+    "tokenizer": ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model"),
+}
 SAMPLED = 64  # values of each parameter that its fingerprint reads
 
 
@@ -58,9 +63,16 @@ def placement(spec: ModelSpec) -> dict[str, Any]:
     return options
 
 
+def get_parts(spec: ModelSpec, get: Callable[[str], Path] = fetch_part) -> None:
+    """Fetch the parts of the zoo that a model is composed of, where it is and where they are not here yet."""
+    spec = spelt_out(spec)
+    for name in parts_of(spec.compose) if spec.compose else ():
+        get(name)
+
+
 def outline(spec: ModelSpec) -> ModelView:
     """A view without weights (its parameters are on the meta device): enough to tokenize prompts, whatever the model's size."""
-    source = find(spec)
+    source, spec = find(spec), spelt_out(spec)
     with torch.device("meta"):
         if spec.compose:
             model, processor = compose(spec.compose)
@@ -83,6 +95,7 @@ def sizes(spec: ModelSpec) -> ModelView:
 
 def lacking(spec: ModelSpec) -> list[str]:
     """What of a model is not on this machine; nothing is fetched to find out."""
+    spec = spelt_out(spec)
     parts = (spec.compose.vision_encoder, spec.compose.llm) if spec.compose else ()
     missing = [why for part in parts if isinstance(part.params, Sourced) and (why := part.params.absent())]
     try:
@@ -94,18 +107,22 @@ def lacking(spec: ModelSpec) -> list[str]:
 
 
 def _processor(source: Source) -> Any:
+    for what, names in PROCESSOR_FILES.items():
+        if not any((source.folder / name).is_file() for name in names):
+            raise UserError(f"model folder {source.folder}: has no {' and no '.join(names)}, which hold its {what}; save its processor there too, or download the model again")
     try:
         return source.family.load_processor(source.folder)
     except (OSError, ValueError) as error:
-        raise UserError(f"model folder {source.folder}: its processor cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"model folder {source.folder}: its processor cannot be loaded: {' '.join(str(error).split())[:300]}") from error
 
 
-def load(spec: ModelSpec, zero: int = 0) -> ModelView:
+def load(spec: ModelSpec, zero: int = 0, fetch: bool = True) -> ModelView:
     """A frozen, self-checked view of the model that a recipe names; with ``zero`` 3 cut over the ranks. Parts that it composes of
-    sizes alone get random weights."""
-    source, options = find(spec), placement(spec)
+    sizes alone get random weights; those of the zoo are fetched first, or asked for where ``fetch`` is off."""
+    source, options, spec = find(spec), placement(spec), spelt_out(spec)
     if zero == 3 and (spec.compose or options):
         raise UserError("launch.zero: 3 cuts a model that is read whole from a folder: leave model.compose, model.quantize and model.device_map out")
+    get_parts(spec, fetch_part if fetch else needed)
     model, processor = compose(spec.compose, dtype=getattr(torch, spec.dtype)) if spec.compose else _read(source, spec, zero, options)
     placed = frozen(model) if zero == 3 or "device_map" in options else frozen(model).to(device_for(spec.device))
     view = ModelView(placed, processor, source.family, k_sigma=source.card.k_sigma if source.card else None)
@@ -137,26 +154,25 @@ def _read(source: Source, spec: ModelSpec, zero: int, options: dict[str, Any]) -
     return model, _processor(source)
 
 
-def fingerprint(view: ModelView) -> str:
-    """Hash of a model's configuration and of values sampled from every parameter; reads a few kilobytes per tensor at most."""
-    if view.identity:
+def fingerprint(view: ModelView, without: Sequence[str] = ()) -> str:
+    """Hash of a model's class and of values sampled from every parameter; reads a few kilobytes per tensor at most.
+
+    ``without`` are parts of the view (``connector``) that do not count, as those that a trained part replaces.
+    """
+    if view.identity and not without:
         return view.identity
-    h = hashlib.sha256(type(view.model).__name__.encode())
-    for name, tensor in sorted(view.model.state_dict(keep_vars=True).items()):
-        with _at_hand(view.model, name, tensor) as p:
+    left_out = {id(p) for part in without for p in getattr(view, part).state_dict(keep_vars=True).values()}
+    return fingerprint_of(view.model, left_out)
+
+
+def fingerprint_of(module: nn.Module, left_out: Container[int] = ()) -> str:
+    """Hash of a module's class and of values sampled from every parameter and buffer but those whose ``id`` is ``left_out``."""
+    h = hashlib.sha256(type(module).__name__.encode())
+    for name, tensor in sorted(module.state_dict(keep_vars=True).items()):
+        if id(tensor) in left_out:
+            continue
+        with at_hand(module, name, tensor) as p:
             flat = p.detach().flatten()
             h.update(f"{name}{tuple(p.shape)}".encode())
             h.update(flat[:: max(1, flat.numel() // SAMPLED)][:SAMPLED].float().cpu().numpy().tobytes())
     return h.hexdigest()[:16]
-
-
-@contextmanager
-def _at_hand(model: nn.Module, name: str, tensor: Tensor) -> Iterator[Tensor]:
-    """A tensor of the state dict with its values: put together from all ranks, or brought in from disk or host memory."""
-    if tensor.device.type != "meta" or hasattr(tensor, "ds_id"):
-        with whole(tensor) as p:
-            yield p
-        return
-    path, _, last = name.rpartition(".")
-    with align_module_device(module := model.get_submodule(path)):
-        yield getattr(module, last)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from factory.model.view import ModelView
 from factory.registry import lookup
 
 
-def revive(manifest: Path, kind: str, name: str, params: Any, made_for: tuple[str, str | None], view: ModelView) -> Any:
-    """The plugin that a manifest describes; ``made_for`` is the fingerprint and the class of its base model.
+def revive(manifest: Path, kind: str, name: str, params: Any, made_for: tuple[str, str | None], view: ModelView, without: Sequence[str] = ()) -> Any:
+    """The plugin that a manifest describes; ``made_for`` is the fingerprint (``without`` the parts that the plugin replaces) and the
+    class of its base model.
 
     Raises ``UserError`` for another base model, an unknown plugin, or parameters that do not fit it.
     """
     theirs, model_class = made_for
-    if theirs != (ours := fingerprint(view)):
+    if theirs != (ours := fingerprint(view, without)):
         raise UserError(f"{manifest.parent}: made for another base model ({model_class} {theirs}; this one is {ours})")
     cls = lookup(kind, name)
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,8 @@ import transformers
 from factory.errors import UserError
 from factory.model.compose import composed_config
 from factory.model.family import Family
-from factory.model.zoo import Card, card_folder, read_card
-from factory.recipe.schema import ModelSpec
+from factory.model.zoo import Card, card_folder, command, read_card, shipped
+from factory.recipe.schema import ComposeSpec, ModelSpec
 from factory.registry import available, lookup
 
 
@@ -32,17 +31,27 @@ class Source:
     note: str | None = None
 
 
+def spelt_out(spec: ModelSpec) -> ModelSpec:
+    """A model node whose zoo card names parts, with those parts and what was trained on them; any other as it is."""
+    card = read_card(spec.zoo) if spec.zoo else None
+    if card is None or card.compose is None or spec.compose or spec.path or spec.hub:
+        return spec
+    trained = tuple(str(shipped(folder)) for folder in card.tuned)
+    return spec.model_copy(update={"compose": ComposeSpec.model_validate(card.compose), "tuned": trained + spec.tuned})
+
+
 def find(spec: ModelSpec) -> Source:
     """Locate a model and check its files without loading weights.
 
     Raises ``UserError`` for weights that are not on this machine (with what they are and the command that gets them), a missing
     folder or file, an unfinished download, an unknown family, or a damaged safetensors file.
     """
+    spec = spelt_out(spec)
     for named in spec.tuned:
         tuned_folder(named)
     if spec.compose:
         config = composed_config(spec.compose)
-        return Source(None, config, family_of(config), None, 0)
+        return Source(None, config, family_of(config), card_for(spec, config), 0)
     folder = _folder(spec)
     if folder is None:
         raise UserError(_absent(spec))
@@ -62,8 +71,10 @@ def known(spec: ModelSpec) -> tuple[Any, Card | None]:
 
     Raises ``UserError`` where neither tells.
     """
+    spec = spelt_out(spec)
     if spec.compose:
-        return composed_config(spec.compose), None
+        config = composed_config(spec.compose)
+        return config, card_for(spec, config)
     folder = _folder(spec)
     if folder is not None and (folder / "config.json").is_file():
         config = _config(folder)
@@ -109,10 +120,6 @@ def cached(repo: str, revision: str | None) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
-def fetch_command(name: str) -> str:
-    return f"{os.environ.get('STEERING_FACTORY_COMMAND', 'steering-factory')} fetch {name}"
-
-
 def _absent(spec: ModelSpec) -> str:
     repo, _ = hub_id(spec)
     if repo is None:
@@ -125,7 +132,7 @@ def _absent(spec: ModelSpec) -> str:
     gate = "; its licence has to be accepted on its hub page before" if card and card.gated else ""
     return (
         f"model {spec.zoo or repo}: its weights are not on this machine. Needed from the hub id {repo}: {files}{size}, configuration, tokenizer and processor{gate}. "
-        f"Get them with `{fetch_command(spec.zoo or repo)}` (into {constants.HF_HUB_CACHE}), or give a folder that holds them: model.path=FOLDER"
+        f"Get them with `{command('fetch', spec.zoo or repo)}` (into {constants.HF_HUB_CACHE}), or give a folder that holds them: model.path=FOLDER"
     )
 
 
@@ -134,7 +141,7 @@ def _incomplete(spec: ModelSpec, folder: Path, lacking: list[str], total: int) -
         return f"model folder {folder}: {lacking[0]} is missing; copy it there or download the model again"
     repo, _ = hub_id(spec)
     there = f"{total - len(lacking)} of {total} weight files are there"
-    return f"model {spec.zoo or repo}: its download is not finished ({there}; next: {lacking[0]}). Go on with `{fetch_command(spec.zoo or repo)}`"
+    return f"model {spec.zoo or repo}: its download is not finished ({there}; next: {lacking[0]}). Go on with `{command('fetch', spec.zoo or repo)}`"
 
 
 def card_for(spec: ModelSpec, config: Any) -> Card | None:

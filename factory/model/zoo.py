@@ -1,11 +1,12 @@
-"""Zoo cards: what is known of a model by name, where its weights are, and its architecture where no weights are present."""
+"""Zoo cards: what is known of a model or a component by name, where its weights are, and its architecture where no weights are present."""
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, PositiveInt, ValidationError
@@ -15,7 +16,8 @@ from factory.registry import Params
 
 
 class Card(Params):
-    """One model of the zoo. ``folder`` is relative to model_zoo/; ``hub`` is an id on the Hugging Face hub, ``revision`` a commit or branch of it.
+    """One model of the zoo. ``folder`` is relative to model_zoo/; ``hub`` is an id on the Hugging Face hub, ``revision`` a commit or branch of it;
+    ``compose`` are the parts that it is put together from, and ``tuned`` the trained parts that go into them, relative to model_zoo/.
 
     ``config`` is the model's Hugging Face configuration as far as it decides sizes, and ``parameters`` what a model built from it
     counts. ``layer`` is the decoder block steered by default (SPEC A15), ``k_sigma`` MCR's noise in standard deviations (SPEC A8),
@@ -30,6 +32,8 @@ class Card(Params):
     folder: str | None = None
     hub: str | None = None
     revision: str | None = None
+    compose: dict[str, Any] | None = None
+    tuned: tuple[str, ...] = ()
     gated: bool = False
     layer: int | None = None
     k_sigma: float | None = None
@@ -64,25 +68,85 @@ class Card(Params):
         return type(own) is type(config) and all(getattr(mine, key) == getattr(theirs, key) for key in sizes)
 
 
+class PackagedFile(Params):
+    """A ``file`` inside the wheel of a package of the Python index, the wheel's size in ``bytes`` and its ``sha256``."""
+
+    name: str
+    version: str
+    file: str
+    bytes: PositiveInt
+    sha256: str
+
+
+class ComponentType(Params):
+    """The registered component that a part is one of: ``{kind: llm, type: smollm2}``."""
+
+    kind: Literal["llm", "vision_encoder"]
+    type: str
+
+
+class Part(Params):
+    """One component with its weights: an encoder or a language model. ``config`` is its Hugging Face configuration as far as it decides
+    sizes, ``unpacked_bytes`` about what it takes on disk; ``verified`` and ``unverified`` as on a model's card."""
+
+    name: str
+    component: ComponentType
+    licence: str
+    about: str
+    package: PackagedFile
+    unpacked_bytes: PositiveInt
+    verified: tuple[str, ...] = ()
+    unverified: tuple[str, ...] = ()
+    config: dict[str, Any]
+
+
 def cards() -> list[str]:
-    return sorted(entry.name.removesuffix(".yaml") for entry in _folder().joinpath("cards").iterdir() if entry.name.endswith(".yaml"))
+    return _names("cards")
+
+
+def parts() -> list[str]:
+    return _names("parts")
 
 
 @cache
 def read_card(name: str) -> Card:
-    """The card of ``name``. Raises ``UserError`` with near matches where there is none."""
-    if name not in cards():
-        raise UserError(f"no model '{name}' in the zoo.{did_you_mean(name, cards())} There are: {', '.join(cards())}")
-    path = _folder().joinpath("cards", f"{name}.yaml")
+    """The card of model ``name``. Raises ``UserError`` with near matches where there is none."""
+    return _read("cards", name, "model", Card)
+
+
+@cache
+def read_part(name: str) -> Part:
+    """The card of component ``name``. Raises ``UserError`` with near matches where there is none."""
+    return _read("parts", name, "part", Part)
+
+
+def _names(folder: str) -> list[str]:
+    return sorted(entry.name.removesuffix(".yaml") for entry in _folder().joinpath(folder).iterdir() if entry.name.endswith(".yaml"))
+
+
+def _read(folder: str, name: str, what: str, form: type[Any]) -> Any:
+    if name not in (there := _names(folder)):
+        raise UserError(f"no {what} '{name}' in the zoo.{did_you_mean(name, there)} There are: {', '.join(there)}")
+    path = _folder().joinpath(folder, f"{name}.yaml")
     try:
-        return Card.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return form.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, ValidationError) as error:
-        raise UserError(f"{path}: not a model card: {error}") from error
+        raise UserError(f"{path}: not a {what}'s card: {error}") from error
+
+
+def command(*words: str) -> str:
+    """How the user calls one of our commands."""
+    return " ".join((os.environ.get("STEERING_FACTORY_COMMAND", "steering-factory"), *words))
 
 
 def card_folder(card: Card) -> Path | None:
     """Where a card's shipped weights lie, if it ships any."""
-    return Path(str(_folder())) / card.folder if card.folder else None
+    return shipped(card.folder) if card.folder else None
+
+
+def shipped(folder: str) -> Path:
+    """A folder of model_zoo/."""
+    return Path(str(_folder())) / folder
 
 
 def _folder():

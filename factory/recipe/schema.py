@@ -112,26 +112,31 @@ class TrainSpec(Spec):
 
 
 class TuneDataSpec(Spec):
-    """What a model is tuned on: a file of conversations with the folder of its images, or the lessons of a benchmark.
+    """What a model is tuned on: a file of conversations with the folder of its images, a folder of labelled photos, or the lessons of a benchmark.
 
-    ``path``: LLaVA-JSON or messages, JSONL or one JSON array; ``images`` null is the file's own folder. ``take`` samples are drawn by
-    ``seed``. ``max_tokens`` null cuts nothing; ``max_skipped`` is the share of samples that may be unusable.
+    ``path``: LLaVA-JSON or messages, JSONL or one JSON array; ``images`` null is the file's own folder. ``photos``: a folder; a photo's label
+    is in the .txt file beside it, or its folder's name, and answers ``question``. ``take`` samples are drawn by
+    ``seed``. ``max_tokens`` null cuts nothing; ``max_skipped`` is the share of samples that may be unusable. ``cache_features`` runs the
+    frozen vision tower over every picture once, before the first step, and trains on what it kept (in half precision, under runs/.features).
     """
 
     path: Text | None = None
     images: Text | None = None
+    photos: Text | None = None
+    question: Text = "What does the picture show?"
     lessons: Annotated[Node, plugin("benchmark")] | None = None
     take: PositiveInt | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     max_tokens: PositiveInt | None = 2048
     max_skipped: Annotated[float, Field(ge=0, le=1)] = 0.0
     group_by_length: bool = True
+    cache_features: bool = False
     workers: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _has_one_source(self) -> TuneDataSpec:
-        if (self.path is None) == (self.lessons is None):
-            raise ValueError("needs one of path and lessons")
+        if sum(given is not None for given in (self.path, self.photos, self.lessons)) != 1:
+            raise ValueError("needs one of path, photos and lessons")
         if self.lessons is not None and self.take is None:
             raise ValueError("needs take, the number of lessons to draw")
         return self
@@ -163,20 +168,29 @@ class TermsSpec(Spec):
 
 
 class TuneSpec(TermsSpec):
-    """Tuning a pretrained or composed model: ``pretrain`` its connector (tuner ``connector``), or ``finetune`` it on instructions.
+    """Tuning a pretrained or composed model: ``align`` its connector with the words of short answers, without the language model,
+    ``pretrain`` it (tuner ``connector``), or ``finetune`` the model on instructions.
 
-    ``learning_rate`` null is the tuner's own.
+    ``learning_rate`` null is the tuner's own. ``exam``: how many samples of each task of its lessons' benchmark the tuned model is
+    examined on afterwards (null: none).
     """
 
-    stage: Literal["pretrain", "finetune"] = "finetune"
+    stage: Literal["align", "pretrain", "finetune"] = "finetune"
     tuner: Annotated[Node, plugin("tuner")] | None = None
     data: TuneDataSpec
     learning_rate: Annotated[float, Field(gt=0)] | None = None
+    exam: PositiveInt | None = None
 
     @model_validator(mode="after")
     def _fits_its_stage(self) -> TuneSpec:
         if (self.stage == "finetune") == (self.tuner is None):
             raise ValueError("needs a tuner, as in tuner: {type: mores}" if self.tuner is None else "pretrains the connector alone: leave tuner out, or say stage: finetune")
+        if self.stage == "align" and (self.beside != ("connector",) or not self.data.cache_features):
+            raise ValueError("aligns the connector alone, on features that are kept: needs beside: [connector] and data: {cache_features: true}")
+        if self.data.cache_features and "vision_tower" in self.beside:
+            raise ValueError("trains the vision tower, whose features cannot be kept: leave data.cache_features out")
+        if self.exam and self.data.lessons is None:
+            raise ValueError("has an exam, which needs a benchmark to learn from: data.lessons")
         return self
 
     @property

@@ -16,19 +16,18 @@ from factory.diagnose.claims import judged
 from factory.diagnose.summary import Summary
 from factory.errors import UserError
 from factory.launch.world import World
-from factory.model.load import load, outline, placement
+from factory.model.load import get_parts, load, outline, placement
 from factory.model.source import find
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import Source
 from factory.registry import lookup
 from factory.run.arms import Arm
-from factory.run.calibrate import too_small
 from factory.run.choose import Choice
 from factory.run.comparison import Comparison
 from factory.run.cost import measure_costs
 from factory.run.environment import about_run
-from factory.run.estimate import find_facts
+from factory.run.facts import find_facts, too_small
 from factory.run.rundir import RunDir
 from factory.run.samples import usable_samples
 from factory.run.study import Rows, Study, make, steered_layer
@@ -128,6 +127,7 @@ def prepare(recipe: Recipe, told: bool = True) -> list[str]:
     source = find(recipe.model)
     placement(recipe.model)
     steered_layer(recipe, source.config.get_text_config().num_hidden_layers, source.card)
+    get_parts(recipe.model)
     if torch.cuda.is_available() and (model := find_facts(recipe.model)[0]) and (why := too_small(recipe.model, model.bytes)):
         raise UserError(f"model: {why} for its weights alone; use model.quantize=4bit, model.device_map=auto over several GPUs, or a smaller model")
     for folder in map(Path, recipe.artefacts):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from pydantic import ValidationError
 from rich.console import Console
 from torch import Tensor, nn
 
-from factory import files
 from factory.errors import UserError
 from factory.model.build import TinyLlava, build_llava, train_tokenizer
 from factory.model.family import frozen
@@ -21,14 +19,13 @@ from factory.model.source import family_of
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import TrainSpec
-from factory.run.evaluate import Bench, answer_prompts
+from factory.run.exam import answering, tell
 from factory.run.rundir import RunDir, Stage
 from factory.run.study import make
 from factory.train.lessons import Lessons
 from factory.train.trainer import train
 from factory.train.vision import pretrain_connector, pretrain_vision
 
-ANSWER_TOKENS = 8
 EXAM_BATCH = 96
 
 
@@ -60,10 +57,8 @@ def train_model(recipe: Recipe, folder: RunDir, limit: int | None = None) -> Non
         train(view, Lessons(benchmark.lesson, spec.batch_size, spec.steps), spec, spec.steps, recipe.seed, together.path / "checkpoints")
         view.model.save_pretrained(folder.path / "model")
         view.processor.save_pretrained(folder.path / "model")
-        bench = Bench(view, benchmark, 0, ANSWER_TOKENS)
-        together.finish({"exam": benchmark.examine(lambda prompts: _answers(bench, prompts))})
-    files.write_text(folder.path / "model" / "exam.json", json.dumps(together.summary["exam"], indent=1) + "\n")
-    _show(together.summary["exam"])
+        together.finish({"exam": benchmark.examine(answering(view, benchmark, EXAM_BATCH))})
+    tell(together.summary["exam"], folder.path / "model")
     Console().print(f"model: {folder.path / 'model'}", soft_wrap=True)
 
 
@@ -90,14 +85,3 @@ def _apart(view: ModelView, benchmark: Any, spec: TrainSpec, seed: int, folder: 
         part.load_state_dict(stage.chunk("weights", weights))
         if not stage.done:
             stage.finish({"parameters": sum(p.numel() for p in part.parameters())})
-
-
-def _answers(bench: Bench, prompts: list) -> list[str]:
-    return [text for i in range(0, len(prompts), EXAM_BATCH) for text in answer_prompts(bench, prompts[i : i + EXAM_BATCH], bench.max_new_tokens)]
-
-
-def _show(exam: dict[str, dict[str, float]]) -> None:
-    console = Console()
-    console.print("examination on the test split, shares in %")
-    for name, shares in exam.items():
-        console.print(f"  {name}: " + "  ".join(f"{key} {100 * value:.1f}" for key, value in shares.items()), highlight=False, soft_wrap=True)

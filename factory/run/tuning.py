@@ -20,27 +20,36 @@ from factory.data.collate import NOTHING, Collator, Places
 from factory.data.conversation import Unusable
 from factory.data.labels import encode_samples
 from factory.data.order import Order
+from factory.data.photos import PhotoFolder
+from factory.data.prepared import Prepared, PreparedCollator, chunks, prepare, there
 from factory.data.prompt import Role, Segment
 from factory.data.show import show_sample
-from factory.data.source import ConversationFile, Lessons, Source
+from factory.data.source import Audit, ConversationFile, Lessons, Source
 from factory.errors import UserError
-from factory.model.load import fingerprint, lacking, load, outline, sizes
+from factory.model.load import fingerprint, fingerprint_of, lacking, load, outline, sizes
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import TuneDataSpec, TuneSpec
 from factory.registry import lookup
 from factory.run import progress
+from factory.run.exam import answering, tell
 from factory.run.rundir import RunDir, Stage
+from factory.run.study import make
 from factory.train import zero
+from factory.train.align import AlignCollator, Aligned
 from factory.train.losses import plot_losses
 from factory.train.meter import Meter
 from factory.train.tune import Shape, train
 from factory.tune import Tuner
+from factory.tune.checkpoint import TENSORS
 
 CHARACTERS_PER_TOKEN = 4
 TUNED = "tuned"
 COST = "cost.json"  # in a tuning's stage folder; no two trainings cost the same
-INDICES = ".index"  # of data files, beside the runs: many runs read one file
+INDICES, FEATURES = ".index", ".features"  # of data files, beside the runs: many runs read one file
+EXAM_BATCH = 32
+ALIKE = 16  # tokens; among rows nearly as long as each other a batch is drawn freely: the same question's rows are all of one length
+OF_TRAINING = {"group_by_length", "cache_features", "max_skipped", "workers"}  # keys of the data that do not change a sample
 
 
 def tune_model(recipe: Recipe, folder: RunDir, limit: int | None = None) -> Path:
@@ -53,6 +62,8 @@ def tune_model(recipe: Recipe, folder: RunDir, limit: int | None = None) -> Path
     source = shared_source(recipe, folder)
     view = load(recipe.model)
     stage = tune_on(recipe, folder, "tune", source, fingerprint(view), lambda: view, folder.path / TUNED, limit)
+    if recipe.tune.exam:
+        _examine(recipe, folder)
     Console().print(f"tuned part: {folder.path / TUNED}\nloss:       {stage.path / 'loss.png'}", soft_wrap=True)
     return folder.path / TUNED
 
@@ -66,7 +77,7 @@ def tune_on(
     """
     spec = recipe.tune
     steps = min(steps_of(spec, len(source)), limit or math.inf)
-    inputs = {"model": model, "tune": spec.model_dump(mode="json"), "data": digest_of(source), "steps": steps, "seed": recipe.seed}
+    inputs = {"model": model, "tune": spec.model_dump(mode="json", exclude={"exam"}), "data": digest_of(source), "steps": steps, "seed": recipe.seed}
     stage = folder.stage(name, inputs)
     if stage.done:
         progress.skipped(name)
@@ -82,10 +93,18 @@ def _tune(recipe: Recipe, view: ModelView, tuner: Tuner, source: Source, steps: 
     torch.manual_seed(recipe.seed)  # a tuner draws its starting values
     tuner.apply(view, spec.beside)
     show_trainable(view, tuner)
-    lengths = source.lengths(CHARACTERS_PER_TOKEN * image_tokens(view)) if spec.data.group_by_length else None
-    order = Order(len(source), spec.batch_size, recipe.seed, lengths)
     skipped = stage.path / "skipped.jsonl"
     collator = Collator(view, source, spec.data.max_tokens, skipped if spec.data.max_skipped else None)
+    lengths, objective = None, None
+    if spec.data.cache_features:
+        prepared = _prepared(recipe, view, source, collator, stage.run)
+        lengths, collator = -(-prepared.lengths() // ALIKE), PreparedCollator(view, prepared)
+    elif spec.data.group_by_length:
+        lengths = source.lengths(CHARACTERS_PER_TOKEN * image_tokens(view))
+    if spec.stage == "align":
+        lengths, collator = None, AlignCollator(view, prepared)
+        objective = Aligned(view, collator.answers)
+    order = Order(len(source), spec.batch_size, recipe.seed, lengths if spec.data.group_by_length else None)
     console = Console()
     shape = Shape.of(spec, zero.world_size())
     console.print(
@@ -96,7 +115,7 @@ def _tune(recipe: Recipe, view: ModelView, tuner: Tuner, source: Source, steps: 
     meter = Meter(view.device)
     with ExitStack() as shown:
         watching = [_Progress(shown, stage.name), meter]
-        log = train(view, tuner, Places(order, steps), collator, spec, recipe.launch, steps, recipe.seed, stage.path / "checkpoints", watching)
+        log = train(view, tuner, Places(order, steps), collator, spec, recipe.launch, steps, recipe.seed, stage.path / "checkpoints", watching, objective)
     values = zero.whole(tuner.trainable)
     lost = _skipped(skipped, len(source), spec.data.max_skipped)
     if stage.run.owner:
@@ -106,6 +125,37 @@ def _tune(recipe: Recipe, view: ModelView, tuner: Tuner, source: Source, steps: 
         plot_losses(log, f"{recipe.name}: {spec.stage} with {tuner.name}", stage.path / "loss.png")
         files.write_json(stage.path / COST, meter.record())
     stage.finish({"steps": steps, "loss": log[-1]["loss"], "parameters": tuner.counts(), "skipped": lost})
+
+
+def _examine(recipe: Recipe, folder: RunDir) -> None:
+    """Put the examination of the lessons' benchmark to the tuned model, as anyone would load it."""
+    spec, tuned = recipe.tune, folder.path / TUNED
+    benchmark, model = make(spec.data.lessons), recipe.model.model_copy(update={"tuned": (*recipe.model.tuned, str(tuned))})
+    stage = folder.stage("exam", {"tuned": files.digest_bytes((tuned / TENSORS).read_bytes()), "data": spec.data.lessons.model_dump(mode="json"), "per_task": spec.exam})
+    (exam,) = stage.gather({"exam": lambda: benchmark.examine(answering(load(model), benchmark, EXAM_BATCH), spec.exam)})
+    if not stage.done:
+        stage.finish({"samples": spec.exam})
+    if folder.owner:
+        tell(exam, tuned)
+
+
+def _prepared(recipe: Recipe, view: ModelView, source: Source, collator: Collator, folder: RunDir) -> Prepared:
+    """The samples with their pictures' features, in a folder beside the runs that is told by the tower, the words' writing and the data."""
+    data = recipe.tune.data.model_dump(mode="json", exclude=OF_TRAINING)
+    about = {
+        "tower": fingerprint_of(view.vision_tower), "pictures": view.processor.image_processor.to_dict(), "image": view.model.config.image_seq_length,
+        "words": [len(view.tokenizer), view.writing.template], "data": data, "batch": recipe.tune.batch_size, "found": digest_of(source),
+    }  # fmt: skip
+    kept = files.make_folder(Path(recipe.run.root) / FEATURES / files.digest(about)[:16])
+    shown = done = there(kept)
+    with progress.stage("features", chunks(len(source)), done) as bar:
+
+        def show(now: int) -> None:
+            nonlocal shown
+            bar.advance(now - shown)
+            shown = now
+
+        return prepare(view, collator, len(source), kept, folder.world, show)
 
 
 def shared_source(recipe: Recipe, folder: RunDir) -> Source:
@@ -132,13 +182,21 @@ def open_source(spec: TuneDataSpec, cache: Path, batch: int) -> Source:
         if not hasattr(benchmark, "lesson"):
             raise UserError(f"tune.data.lessons: benchmark '{spec.lessons.type}' has no lessons to train on; use scenes")
         return Lessons(benchmark, batch, spec.take)
+    if spec.photos is not None:
+        photos = PhotoFolder(Path(spec.photos).expanduser(), spec.question, spec.max_skipped, spec.take, spec.seed)
+        _say_left_out(photos.audit, photos.folder, photos.folder)
+        return photos
     path = Path(spec.path).expanduser()
     images = Path(spec.images).expanduser() if spec.images else path.parent
     with ExitStack() as shown:
         source = ConversationFile(path, images, cache, spec.max_skipped, spec.take, spec.seed, _reading(path, shown))
-    if source.audit.unusable:
-        Console().print(source.audit.message(path, images) + "; left out", highlight=False, soft_wrap=True)
+    _say_left_out(source.audit, path, images)
     return source
+
+
+def _say_left_out(audit: Audit, path: Path, images: Path) -> None:
+    if audit.unusable:
+        Console().print(audit.message(path, images) + "; left out", highlight=False, soft_wrap=True)
 
 
 def _reading(path: Path, shown: ExitStack) -> Callable[[int], None]:

@@ -7,7 +7,7 @@ labelled tokens of the step, whichever rank and micro-batch they fall to.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from transformers.integrations import TensorBoardCallback
 from transformers.integrations.deepspeed import deepspeed_load_checkpoint, unset_hf_deepspeed_config
 
 from factory import files
-from factory.data.collate import Collator
 from factory.data.labels import IGNORE
 from factory.errors import UserError
 from factory.model.view import ModelView
@@ -31,7 +30,7 @@ from factory.train import zero
 from factory.train.trainer import InOrder
 from factory.tune import Tuner
 
-MANIFEST, WEIGHTS = "manifest.json", "trained.safetensors"
+MANIFEST, WEIGHTS, PASSING = "manifest.json", "trained.safetensors", "objective.safetensors"
 
 
 class Answers(nn.Module):
@@ -76,6 +75,8 @@ class TuneTrainer(InOrder):
     def __init__(self, tuner: Tuner, about: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.tuner, self.about = tuner, about
+        ours = {id(p) for p in tuner.trainable.values()}
+        self.passing = {name: p for name, p in self.model.named_parameters() if p.requires_grad and id(p) not in ours}
         self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = True  # asks for the token count of the step, which compute_loss divides by
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Tensor | None = None) -> Tensor:
@@ -85,9 +86,15 @@ class TuneTrainer(InOrder):
         values = zero.whole(self.tuner.trainable)
         if self.args.should_save:
             files.write_safetensors(Path(output_dir) / WEIGHTS, values)
+            if self.passing:
+                files.write_safetensors(Path(output_dir) / PASSING, self.passing)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self.tuner.fill(files.read_safetensors(Path(resume_from_checkpoint) / WEIGHTS))
+        kept = files.read_safetensors(Path(resume_from_checkpoint) / PASSING) if self.passing else {}
+        with torch.no_grad():
+            for name, value in kept.items():
+                self.passing[name].copy_(value)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.is_deepspeed_enabled:
@@ -133,10 +140,13 @@ def last_checkpoint(folder: Path, about: dict[str, Any]) -> Path | None:
 
 
 def train(
-    view: ModelView, tuner: Tuner, data: Dataset, collator: Collator, spec: TuneSpec, launch: LaunchSpec, steps: int, seed: int, folder: Path,
-    callbacks: Sequence[TrainerCallback] = (),
+    view: ModelView, tuner: Tuner, data: Dataset, collator: Callable[[Sequence[int]], dict[str, Tensor]], spec: TuneSpec, launch: LaunchSpec, steps: int, seed: int, folder: Path,
+    callbacks: Sequence[TrainerCallback] = (), objective: nn.Module | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Train what ``tuner``, applied to ``view``, makes trainable, for ``steps`` optimiser steps; returns the log, a row a step.
+
+    ``objective`` takes a batch of ``collator`` to a summed loss over its labels; by default ``Answers``. Parameters of its own are trained
+    with it, and kept in checkpoints alone.
 
     Goes on from the last whole checkpoint in ``folder``, with the same result as an uninterrupted training. Under ZeRO-3 the weights
     stay cut over the ranks; ``zero.whole`` puts them together.
@@ -154,7 +164,7 @@ def train(
         remove_unused_columns=False, use_cpu=cpu, dataloader_num_workers=spec.data.workers, dataloader_pin_memory=not cpu, disable_tqdm=True,
         deepspeed=config, log_level="error", run_name="-".join(folder.parts[-3:-1]),
     )  # fmt: skip
-    trainer = TuneTrainer(tuner, about, model=Answers(view), args=args, train_dataset=data, data_collator=collator, callbacks=list(callbacks))
+    trainer = TuneTrainer(tuner, about, model=objective or Answers(view), args=args, train_dataset=data, data_collator=collator, callbacks=list(callbacks))
     trainer.remove_callback(PrinterCallback)
     if "tensorboard" in spec.report and zero.is_first():
         trainer.add_callback(TensorBoardCallback(SummaryWriter(folder.parent / "tensorboard")))  # one folder, however often it is started

@@ -68,7 +68,7 @@ class Tuner:
         """
         if self._handles:
             raise RuntimeError(f"tuner '{self.name}' is applied already; remove it first")
-        self.base, self.beside = fingerprint(view) if view.device.type != "meta" else None, tuple(beside)
+        self.base, self.beside = fingerprint(view, beside) if view.device.type != "meta" else None, tuple(beside)
         view.model.requires_grad_(False)
         known = {id(module) for module in view.model.modules()}
         roles = Roles(view)

@@ -58,7 +58,7 @@ def load(folder: Path, view: ModelView) -> Tuner:
         made_for = (theirs["fingerprint"], theirs.get("class"))
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder / MANIFEST}: not a manifest of a tuner ({type(error).__name__})") from error
-    tuner = revive(folder / MANIFEST, "tuner", kind, params, made_for, view)
+    tuner = revive(folder / MANIFEST, "tuner", kind, params, made_for, view, beside)
     tensors = files.read_safetensors(folder / TENSORS)
     tuner.apply(view, beside, restorable=True)
     try:

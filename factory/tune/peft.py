@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from peft import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import nn
 
+from factory.errors import UserError
 from factory.model.view import ModelView
 from factory.tune.base import Tuner
 from factory.tune.places import projections
@@ -30,6 +31,8 @@ class PeftTuner(Tuner):
         raise TypeError(f"{type(self).__name__} must define config(targets)")
 
     def insert(self, view: ModelView, roles: Roles) -> Iterable[nn.Parameter]:
+        if any(isinstance(module, BaseTunerLayer) for module in view.model.modules()):
+            raise UserError(f"tuner '{self.name}': the model holds a trained part with PEFT's layers already, which this one would replace; choose adapter or mores, or stage: pretrain")
         targets = projections(view, self.kinds())
         before = {id(p) for p in view.model.parameters()}
         self._peft = self.peft_class(view.model, self.config(list(targets)), "default", low_cpu_mem_usage=view.device.type == "meta")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations, product
 from random import Random
 
@@ -254,3 +255,15 @@ def test_a_moved_picture_is_the_picture_elsewhere(shift):
     dx, dy = (at.randint(-shift, shift), at.randint(-shift, shift)) if shift else (0, 0)
     box = (max(dx, 0), max(dy, 0), 48 + min(dx, 0), 48 + min(dy, 0))
     assert out.crop(box).tobytes() == image.crop((box[0] - dx, box[1] - dy, box[2] - dx, box[3] - dy)).tobytes()
+
+
+def test_a_scene_drawn_larger_is_the_same_picture():
+    """Reduced again it is what the small one is, but for the rounding of edges; the noise has the small one's grain."""
+    for task in TASKS:
+        spec = SceneSpec(task, "dev", 5, 3, 0)
+        small, large = paint(spec)[0], paint(replace(spec, scale=4))[0]
+        assert large.size == (192, 192)
+        off = np.abs(np.asarray(large.reduce(4), float) - np.asarray(small, float)).mean()
+        assert off < 6, task
+        other = paint(replace(spec, seed=6))[0]
+        assert np.abs(np.asarray(other, float) - np.asarray(small, float)).mean() > 2 * off, task

@@ -41,7 +41,7 @@ def test_every_registered_part_is_tried_here():
 
 
 CASES = [
-    *(pytest.param(encoder(name), "mlp2x_gelu", llm(), 16, id=name) for name in (*ENCODERS, "mof")),
+    *(pytest.param(encoder(name), "mlp2x_gelu", llm(), 36 if name == "efficientnet_lite0" else 16, id=name) for name in (*ENCODERS, "mof")),
     *(pytest.param(encoder(), {"type": name, **options}, llm(), options.get("queries", 16), id=name) for name, options in CONNECTORS.items()),
     pytest.param(encoder(), "identity", llm(hidden_size=32), 16, id="identity"),
     pytest.param(encoder("mof"), "mof_mlp", llm(), 32, id="mof_mlp"),
@@ -190,3 +190,10 @@ def test_a_recipe_names_the_parts(tmp_path):
     path.write_text(path.read_text().replace("mlp2x_gelu", "mlp2x_gel"))
     with pytest.raises(UserError, match="Did you mean mlp2x_gelu"):
         read(path, [])
+
+
+def test_a_connector_starts_as_it_was_built():
+    """Not as transformers would draw it: its image tokens are as long as ``gain`` says."""
+    view = composed(connector={"type": "resampler", "queries": 5, "depth": 1, "heads": 4, "width": 24, "positions": True, "gain": 0.25})
+    (tokens, *_), width = view.model.model.get_image_features(view.encode(conflict_prompts(1))["pixel_values"]).pooler_output, view.width
+    torch.testing.assert_close(tokens.norm(dim=-1), torch.full((5,), 0.25 * width**0.5), rtol=1e-2, atol=0)

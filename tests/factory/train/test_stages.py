@@ -53,8 +53,12 @@ def test_connector_then_mores_on_a_composed_model(tmp_path):
     trained = files.read_safetensors(second / "tuned" / "tuner.safetensors")
     parameters = dict(tuned.model.named_parameters())
     assert all(torch.equal(parameters[name], value) for name, value in trained.items())
+    alone = load(ModelSpec.model_validate({**model, "tuned": [str(second)]}))
+    with torch.no_grad():
+        assert torch.equal(alone.model(**alone.encode(prompts)).logits, logits[2]), "the second stage holds the connector too"
+    other = {**model, "compose": {**model["compose"], "llm": {**language, "config": {**language["config"], "initializer_range": 0.3}}}}
     with pytest.raises(UserError, match="made for another base model"):
-        load(ModelSpec.model_validate({**model, "tuned": [str(second)]}))
+        load(ModelSpec.model_validate({**other, "tuned": [str(second)]}))
 
     again, out = tmp_path / "again.yaml", tmp_path / "logits.pt"
     again.write_text(dump(recipe("again", [str(first), str(second)], None)))
