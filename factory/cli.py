@@ -10,6 +10,7 @@ import argparse
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -21,6 +22,7 @@ from factory.launch.world import CONTINUE, World, join
 if TYPE_CHECKING:
     from factory.recipe import Recipe
 
+STARTED = time.perf_counter()
 PROJECT = Path(__file__).resolve().parents[1]
 LOCAL_RANK = re.compile(r"--local[-_]rank=\d+")  # what the DeepSpeed launcher adds unless told not to
 RECIPE_SUFFIXES = (".yaml", ".yml")
@@ -123,7 +125,7 @@ def _plan(parser: _Parser, argv: list[str]) -> None:
     recipe = _load(args.recipe, args.overrides)
     from factory.run.plan import plan
 
-    plan(recipe, args.limit)
+    plan(recipe, args.limit, time.perf_counter() - STARTED)
 
 
 def _fetch(parser: _Parser, argv: list[str]) -> None:

@@ -74,7 +74,7 @@ class Mc2(ConflictBenchmark):
 
     Params = Mc2Params
     tasks = TASKS
-    typical_words = 63.0  # of a prompt: the file's mean context and question, and what the layout adds
+    typical_words, longest_words = 63.0, 185.0  # of a prompt: the file's mean and longest context and question, and what the layout adds
 
     def __init__(self, params: Mc2Params) -> None:
         self.params, self.scoring = params, params.scoring

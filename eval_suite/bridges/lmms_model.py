@@ -1,8 +1,9 @@
 """The model class that lmms-eval (0.7.3) finds under the name `steering_factory`.
 
-lmms-eval's pins do not go with this project's other harnesses, so it lives in an environment of its own, into which this project
-is installed with ``pip install --no-deps``; ``python -m lmms_eval --model steering_factory --model_args
-pretrained=FOLDER,artefact=FOLDER`` works there by itself, and the benchmark `lmms_eval` starts it.
+lmms-eval's pins do not go with this project's (its wandb 0.25 wants protobuf below 7), so it lives in an environment of its own:
+``pip install lmms-eval==0.7.3`` and the dependencies that this project names, then this project with ``pip install --no-deps``.
+``python -m lmms_eval --model steering_factory --model_args pretrained=FOLDER,artefact=FOLDER`` works there by itself, and the
+benchmark `lmms_eval` starts it (``python: /that/environment/bin/python``).
 """
 
 from __future__ import annotations

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+
 from eval_suite.compare.load import UNSTEERED
 from eval_suite.compare.table import Block, Table
 from eval_suite.compare.write import heading, label, title
 from eval_suite.report import style
 from eval_suite.report.style import Figure
+
+ACROSS = 4  # panels side by side
 
 
 def draw(table: Table) -> list[Figure]:
@@ -18,10 +22,15 @@ def draw(table: Table) -> list[Figure]:
 
 def _scores(table: Table, block: Block, index: int) -> Figure:
     palette = style.looks(label(line, table) for line in block.lines)
-    figure = style.canvas(max(6.0, 1.0 + 2.2 * len(block.columns)), 4.6)
-    axes = figure.subplots(1, len(block.columns), squeeze=False)[0]
+    across = min(len(block.columns), ACROSS)
+    down = -(-len(block.columns) // across)
+    figure = style.canvas(max(6.0, 1.0 + 2.2 * across), 1.4 + 3.2 * down)
+    axes = figure.subplots(down, across, squeeze=False).flat
     handles: dict[str, object] = {}
-    for ax, column in zip(axes, block.columns, strict=True):
+    for ax, column in zip_longest(axes, block.columns):
+        if column is None:
+            ax.set_axis_off()
+            continue
         for x, line in enumerate(block.lines):
             if (cell := line.cells.get(column)) is None:
                 continue

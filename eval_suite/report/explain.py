@@ -131,7 +131,7 @@ def _figure(rows: Sequence[tuple], means: Mapping[Key, Mean]) -> Figure:
     names = list(dict.fromkeys(name for _, name in means))
 
     def draw(figure: Any) -> None:
-        for ax, event in zip(figure.subplots(1, len(events), sharey=True, squeeze=False)[0], events, strict=True):
+        for ax, event in zip(figure.subplots(1, len(events), sharex=True, sharey=True, squeeze=False)[0], events, strict=True):
             for y, name in enumerate(names):
                 areas = [row[9] for row in rows if row[2:4] == (event, name)]
                 ax.plot(areas, y + np.linspace(-0.25, 0.25, len(areas)), linestyle="", marker="o", markersize=4, color="#999999", alpha=0.7)

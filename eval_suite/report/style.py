@@ -17,7 +17,8 @@ _KNOWN = {
     UNSTEERED: ("#6e6e6e", "o"), "instruction": ("#CC79A7", "<"), "cot": ("#E69F00", ">"), "few_shot": ("#882255", "h"),
     "static": ("#56B4E9", "v"), "l2s": ("#0072B2", "s"), "amps": ("#D55E00", "o"), "dose": ("#009E73", "D"),
 }
-_SPARE = [("#332288", "^"), ("#999933", "p"), ("#AA4499", "d"), ("#44AA99", "<"), ("#661100", "h"), ("#000000", ">")]
+_COLORS = ("#332288", "#999933", "#AA4499", "#44AA99", "#661100", "#000000", "#CC6677", "#117733", "#B8860B", "#4B7F9E", "#9467BD", "#8B5A2B")
+_MARKERS = ("^", "p", "d", "<", "h", ">", "P", "X", "*", "8", "v", "s")
 PROMPTS = {"vision": ("vision prompt", "#44519e"), "base": ("no prompt", "#8a8a8a"), "text": ("text prompt", "#c65d6b")}
 
 RC = {
@@ -50,12 +51,13 @@ class Look:
 
 
 def looks(methods: Iterable[str]) -> dict[str, Look]:
-    """One colour and marker per method; the same in every figure of a report."""
+    """One colour and marker per method, no two of them alike; the same in every figure of a report."""
     palette, spare = {}, 0
     for method in dict.fromkeys(methods):
         known = _KNOWN.get(method)
         if known is None:
-            known, spare = _SPARE[spare % len(_SPARE)], spare + 1
+            n = len(_COLORS)
+            known, spare = (_COLORS[spare % n], _MARKERS[(spare + spare // n) % n]), spare + 1
         palette[method] = Look(*known)
     return palette
 

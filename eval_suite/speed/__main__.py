@@ -1,13 +1,17 @@
 """All performance benchmarks, and one table of their ratios.
 
     python -m eval_suite.speed [--models random] [--json eval_suite/speed/results/NAME.json]
+
+On a GPU, at the true sizes of two of the AMPS paper's models, with random weights in bfloat16 (nothing is downloaded):
+
+    python -m eval_suite.speed --shape llava-1.5-13b qwen2.5-vl-7b --device cuda --only throughput mcr collection generation --json eval_suite/speed/results/gpu.json
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eval_suite.speed import anchor, collection, generation, lmar, mcr, sweep, timing, tuning
+from eval_suite.speed import anchor, collection, generation, lmar, mcr, sweep, throughput, timing, tuning
 from factory.model.view import ModelView
 
 MCR_TARGETS = {True: 1.5, False: 2.0}  # at batch 8 or more, and below
@@ -26,7 +30,7 @@ def measure_mcr(view: ModelView, batch: int = 8, repeats: int = 3) -> timing.Res
 
 BENCHMARKS = {
     "mcr": measure_mcr, "collection": collection.measure, "generation": generation.measure, "sweep": sweep.measure, "lmar": lmar.measure, "anchor": anchor.measure,
-    "tuning": tuning.measure,
+    "tuning": tuning.measure, "throughput": throughput.measure,
 }  # fmt: skip
 
 

@@ -1,20 +1,26 @@
-"""What ``plan`` predicts against what a run then takes: peak memory of tensors and time, on the shipped tiny model or another.
+"""What ``plan`` predicts against what a run then takes: prompt passes, time and peak memory of tensors, stage by stage.
 
-    python -m eval_suite.speed.plan [KEY=VALUE ...]
+    python -m eval_suite.speed.plan [RECIPE] [KEY=VALUE ...] [--limit N] [--json FILE]
 
-It plans and runs a small Scenes recipe in a temporary folder. On a GPU the peak is the allocator's, on the CPU that of all live
-tensors. Forwards are compared exactly in tests/factory/test_plan.py.
+It plans the recipe, runs it in a temporary folder, and runs it again with every tensor counted (which is slow, so that this run's time
+does not count). The clock is the processor's where one thread works on the CPU: what other programs do then matters less. On a
+GPU the peak is the allocator's, on the CPU that of all live tensors.
 """
 
 from __future__ import annotations
 
+import argparse
+import os
 import sys
 import tempfile
 import time
 import weakref
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from io import StringIO
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from rich.console import Console
@@ -23,14 +29,17 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from eval_suite.speed import timing
+from factory import files
+from factory.model.load import device_for
 from factory.model.load import load as load_model
 from factory.model.view import ModelView
-from factory.recipe import Recipe, loads
-from factory.run.calibrate import calibrate
-from factory.run.comparison import Comparison
+from factory.recipe import Recipe, load, loads
+from factory.run import pipeline
+from factory.run.environment import environment
 from factory.run.estimate import estimate, memory
+from factory.run.plan import measure
 from factory.run.rundir import RunDir
-from factory.run.study import Study
 
 RECIPE = """\
 name: plan_against_run
@@ -75,7 +84,7 @@ class LiveTensors(TorchDispatchMode):
 @contextmanager
 def peak_memory(view: ModelView) -> Iterator[list[int]]:
     """A list that holds, after the block, the peak bytes: the model's weights and what the block made beside them."""
-    peak = []
+    peak: list[int] = []
     if view.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         yield peak
@@ -87,42 +96,119 @@ def peak_memory(view: ModelView) -> Iterator[list[int]]:
         peak.append(live.peak)
 
 
-def measure(recipe: Recipe, tracked: bool) -> tuple[dict[str, float], dict[str, int]]:
-    """Seconds of each stage, and its peak bytes where ``tracked`` (which slows the run down, so that its seconds do not count)."""
-    seconds, peaks = {}, {}
-    view = load_model(recipe.model)
-    with tempfile.TemporaryDirectory() as home, RunDir.open(Path(home), recipe.name, Path("plan.yaml"), "", {}) as folder:
-        study = Study(recipe, folder, view, None)
-        comparison = Comparison(study)
-        stages = {"diagnose": study.diagnosed, "collect": lambda: study.collected, "fit": lambda: comparison.fitted, "trials": lambda: comparison.ready, "dev and test": comparison.run}
-        for name, work in stages.items():
-            start = time.perf_counter()
-            if tracked:
-                with peak_memory(view) as peak:
-                    work()
-                peaks[name] = peak[0]
-            else:
-                work()
-            seconds[name] = time.perf_counter() - start
-    return seconds, peaks
+@contextmanager
+def whole_prompts(view: ModelView, passes: Counter[str], at: list[str]) -> Iterator[None]:
+    """Adds to ``passes`` of the stage ``at``, for each call of the decoder that begins a prompt, its rows times the share of blocks that run."""
+
+    def count(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        cache, blocks = kwargs.get("past_key_values"), getattr(module, view.family.layers_name)
+        own = sum(block in own_blocks for block in blocks)
+        if own < view.depth or cache is None or cache.get_seq_length() == 0:
+            passes[at[-1]] += len(kwargs["inputs_embeds"]) * own / view.depth
+
+    own_blocks = set(view.layers)
+    handle = view.decoder.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
-def main(overrides: Sequence[str]) -> None:
-    recipe = loads(RECIPE, overrides=overrides)
-    found = estimate(recipe)
-    measured = calibrate(recipe, load_model(recipe.model), found.layer)
-    predicted = {s.name: measured.seconds(s, found.methods, len(recipe.evaluate.directions)) for s in found.stages}
-    predicted["dev and test"] = predicted.pop("dev") + predicted.pop("test")
-    seconds, _ = measure(recipe, tracked=False)
-    _, peaks = measure(recipe, tracked=True)
-    peak = max(peaks.values())
-    table = Table("what", "predicted", "measured", "predicted / measured")
-    for name, took in [*seconds.items(), ("all", sum(seconds.values()))]:
-        told = predicted.get(name, sum(predicted.values()))
-        table.add_row(name, f"{told:.2f} s", f"{took:.2f} s", f"{told / took:.2f}")
-    told = memory(recipe, found.model, measured.prompt_tokens)
-    table.add_row("peak memory", f"{told / 1e6:.1f} MB", f"{peak / 1e6:.1f} MB", f"{told / peak:.2f}")
-    Console().print(table, "peaks: " + ", ".join(f"{name} {n / 1e6:.1f} MB" for name, n in peaks.items()))
+class Measured:
+    """Seconds and prompt passes of each stage of one run, and the peak of its memory in bytes where that was ``tracked``."""
+
+    def __init__(self, recipe: Recipe, limit: int | None, clock: timing.Clock, tracked: bool = False) -> None:
+        self.seconds, self.passes, self.peaks = Counter(), Counter(), {}
+        self.clock, self.tracked = clock, tracked
+        self.at, self.since = ["check"], clock()
+        began = time.perf_counter()
+        view = load_model(recipe.model)
+        tell = RunDir.event
+
+        def event(folder: RunDir, name: str, /, **facts: object) -> None:
+            if name == "stage_started":
+                self._enter(facts["stage"])
+            elif name == "stage_finished" and facts["stage"] != "check":
+                self._enter("report")
+            tell(folder, name, **facts)
+
+        self.live = LiveTensors(view.model) if tracked and view.device.type != "cuda" else None
+        with ExitStack() as stack:
+            home = stack.enter_context(tempfile.TemporaryDirectory())
+            stack.enter_context(patch.object(RunDir, "event", event))
+            stack.enter_context(patch.object(pipeline, "load", lambda *_: view))
+            stack.enter_context(whole_prompts(view, self.passes, self.at))
+            stack.enter_context(redirect_stdout(StringIO()))
+            if self.live:
+                stack.enter_context(self.live)
+            pipeline.run(recipe.model_copy(update={"run": recipe.run.model_copy(update={"root": home})}), limit)
+        self._enter("end")
+        self.wall = time.perf_counter() - began
+
+    def _enter(self, stage: str) -> None:
+        now = self.clock()
+        self.seconds[self.at[-1]] += now - self.since
+        if self.tracked:
+            self.peaks[self.at[-1]] = max(self.peaks.get(self.at[-1], 0), self._peak())
+        self.at[:], self.since = [stage], now
+
+    def _peak(self) -> int:
+        """The peak since it was last asked for."""
+        if self.live is None:
+            peak = torch.cuda.max_memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            return peak
+        peak, self.live.peak = self.live.peak, self.live.now
+        return peak
+
+
+def compare(recipe: Recipe, limit: int | None) -> dict[str, object]:
+    """Predicted and measured figures of every stage."""
+    device = device_for(recipe.model.device)
+    clock = timing.clock_of(device)
+    found = estimate(recipe, limit, clock)
+    began = time.perf_counter()
+    told = measure(recipe, found, limit, clock=clock)
+    planning = time.perf_counter() - began
+    run, again = Measured(recipe, limit, clock), Measured(recipe, limit, clock, tracked=True)
+    rows = [
+        {"stage": s.name, "passes": [s.passes, run.passes[s.name]], "seconds": [told.of(s), run.seconds[s.name]], "peak": again.peaks.get(s.name)} for s in found.stages
+    ]  # fmt: skip
+    whole = {
+        "passes": [found.passes, sum(run.passes.values())], "seconds": [sum(r["seconds"][0] for r in rows), sum(run.seconds.values())],
+        "memory": [memory(recipe, found.model, (told.prompt_tokens, told.longest), found.data.prompts), max(again.peaks.values())],
+    }  # fmt: skip
+    return {
+        "recipe": recipe.name, "limit": limit, "model": found.model.cls, "device": str(device), "clock": timing.clock_name(device), "planned_in": planning,
+        "wall": run.wall, "stages": rows, **whole,
+    }  # fmt: skip
+
+
+def show(c: dict, console: Console) -> None:
+    table = Table("stage", "passes", "counted", f"{c['clock']} seconds", "measured", "predicted / measured", "peak of tensors", title=f"{c['recipe']}, limit {c['limit']}, {c['model']} on {c['device']}")
+    for r in [*c["stages"], {"stage": "all", **c, "peak": c["memory"][1]}]:
+        (p, counted), (s, took) = r["passes"], r["seconds"]
+        peak = f"{r['peak'] / 1e6:.1f} MB" if r["peak"] else ""
+        table.add_row(r["stage"], *(f"{n:,.1f}" if n else "" for n in (p, counted)), f"{s:.2f}", f"{took:.2f}", f"{s / took:.2f}" if took else "", peak)
+    told, peak = c["memory"]
+    console.print(table)
+    console.print(f"memory: predicted {told / 1e6:.1f} MB, measured {peak / 1e6:.1f} MB, {told / peak:.2f}; planned in {c['planned_in']:.1f} s, run in {c['wall']:.1f} s of wall time", highlight=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m eval_suite.speed.plan", description=__doc__.partition("\n")[0])
+    parser.add_argument("recipe", nargs="?", help="default: a small Scenes recipe on the shipped tiny model")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--json", type=Path, help="add the figures to this file")
+    a = parser.parse_intermixed_args(arguments)
+    given = [word for word in (a.recipe, *a.overrides) if word]
+    recipe = load(Path(given[0]), given[1:]) if given and "=" not in given[0] else loads(RECIPE, overrides=given)
+    found = compare(recipe, a.limit)
+    show(found, Console(width=max(Console().width, 140)))
+    if a.json:
+        before = files.read_json(a.json)["results"] if a.json.exists() else []
+        files.write_json(a.json, {"environment": environment(), "load_average": os.getloadavg(), "results": [*before, found]})
 
 
 if __name__ == "__main__":

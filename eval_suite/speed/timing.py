@@ -32,6 +32,7 @@ from factory.model.load import load
 from factory.model.view import ModelView
 from factory.recipe.schema import ModelSpec
 from factory.run.environment import environment
+from factory.run.timing import Clock
 
 SIZES = {"width": 384, "layers": 8, "heads": 8, "kv-heads": 8, "image-tokens": 144}
 Job = Callable[[], object]
@@ -54,13 +55,14 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Result:
-    """One benchmark on one model: median seconds by job, and the ratios between them."""
+    """One benchmark on one model: median seconds by job, the ratios between them, and what is done a second."""
 
     benchmark: str
     model: dict[str, Any]
     setting: dict[str, Any]
     seconds: dict[str, float]
     ratios: list[Ratio] = field(default_factory=list)
+    rates: dict[str, float] = field(default_factory=dict)
 
 
 def conflicts(n: int) -> list[Prompt]:
@@ -83,19 +85,23 @@ def interleaved(jobs: Mapping[str, Job], repeats: int, device: torch.device) -> 
     return times
 
 
-class Clock:
+class Stopwatch:
     seconds = float("nan")
 
 
 @contextmanager
-def stopwatch(device: torch.device) -> Iterator[Clock]:
+def stopwatch(device: torch.device) -> Iterator[Stopwatch]:
     """``seconds`` of the block, the device's queue emptied on both ends."""
-    clock, now = Clock(), time.process_time if clock_name(device) == "processor" else time.perf_counter
+    clock, now = Stopwatch(), clock_of(device)
     _wait(device)
     start = now()
     yield clock
     _wait(device)
     clock.seconds = now() - start
+
+
+def clock_of(device: torch.device) -> Clock:
+    return time.process_time if clock_name(device) == "processor" else time.perf_counter
 
 
 def clock_name(device: torch.device) -> str:
@@ -108,7 +114,10 @@ def _wait(device: torch.device) -> None:
 
 
 def ratio(times: Mapping[str, Sequence[float]], what: str, baseline: str, target: float | None = None) -> Ratio:
-    each = [a / b for a, b in zip(times[what], times[baseline], strict=True)]
+    return quartiles(what, baseline, [a / b for a, b in zip(times[what], times[baseline], strict=True)], target)
+
+
+def quartiles(what: str, baseline: str, each: Sequence[float], target: float | None = None) -> Ratio:
     low, middle, high = statistics.quantiles(each, n=4, method="inclusive") if len(each) > 1 else each * 3
     return Ratio(what, baseline, middle, low, high, target)
 
@@ -125,20 +134,26 @@ def parser(module: str, doc: str) -> argparse.ArgumentParser:
     """A command line with the sizes of the random model and the options that all benchmarks have."""
     p = argparse.ArgumentParser(prog=f"python -m eval_suite.speed{module}", description=doc.partition("\n")[0])
     for name, default in SIZES.items():
-        p.add_argument(f"--{name}", type=int, default=default, help=f"of the random LLaVA (default {default})")
+        p.add_argument(f"--{name}", type=int, help=f"of the random LLaVA (default {default})" + "; a shape's own depth is cut to it" * (name == "layers"))
     p.add_argument("--models", choices=("random", "tiny", "both"), default="both", help="tiny is the shipped model, left out where its weights are missing")
+    p.add_argument("--shape", metavar="CARD", nargs="+", help="instead: random weights of a zoo card's true sizes, such as llava-1.5-13b or qwen2.5-vl-7b, built on the device")
     p.add_argument("--batch", type=int, help="prompts a batch")
     p.add_argument("--repeats", type=int, help="timed rounds")
     p.add_argument("--device", default="cpu")
-    p.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the random LLaVA")
+    p.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the random weights (default float32; of a shape bfloat16)")
     p.add_argument("--json", type=Path, help="write the figures to this file")
     return p
 
 
 def models(a: argparse.Namespace) -> Iterator[ModelView]:
-    """The views to measure, as the command line asks."""
+    """The views to measure, as the command line asks. Ends the program with one line for a shape that cannot be built here."""
+    if a.shape:
+        for name in a.shape:
+            yield _shaped(name, a)
+        return
     if a.models != "tiny":
-        yield random_llava(a.width, a.layers, a.heads, a.kv_heads, a.image_tokens, a.device, getattr(torch, a.dtype))
+        sizes = (default if (given := getattr(a, name.replace("-", "_"))) is None else given for name, default in SIZES.items())
+        yield random_llava(*sizes, a.device, getattr(torch, a.dtype or "float32"))
     if a.models != "random":
         try:
             view = load(ModelSpec(zoo="tiny", device=a.device))
@@ -150,6 +165,16 @@ def models(a: argparse.Namespace) -> Iterator[ModelView]:
             yield view
 
 
+def _shaped(name: str, a: argparse.Namespace) -> ModelView:
+    from eval_suite.speed.shapes import shaped
+
+    try:
+        return shaped(name, a.device, a.dtype or "bfloat16", a.layers)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
 def options(a: argparse.Namespace) -> dict[str, int]:
     """The measurement options that were given; a benchmark has its own defaults for the others."""
     return {name: value for name in ("batch", "repeats") if (value := getattr(a, name)) is not None}
@@ -158,6 +183,7 @@ def options(a: argparse.Namespace) -> dict[str, int]:
 def finish(results: Sequence[Result], to: Path | None, console: Console | None = None) -> None:
     """Print the table and, where asked, write the figures with the command, the machine and the libraries."""
     console = console or Console(width=max(Console().width, 140))
+    results = list(results)
     for each in {(r.model["name"], r.model["device"], r.model["dtype"]): r for r in results}.values():
         console.print(_table([r for r in results if r.model["name"] == each.model["name"]], each.model))
     clock = results[0].model["clock"]
@@ -173,5 +199,8 @@ def _table(results: Sequence[Result], model: dict[str, Any]) -> Table:
         setting = ", ".join(f"{k} {v}" for k, v in r.setting.items())
         for i, x in enumerate(r.ratios):
             target = "" if x.target is None else f"{x.target:.2f}x {'met' if x.value <= x.target else 'missed'}"
-            table.add_row(f"{r.benchmark}: {setting}" if i == 0 else "", x.what, x.baseline, f"{x.value:.3f}x", f"{x.low:.3f}-{x.high:.3f}", target, end_section=i == len(r.ratios) - 1)
+            table.add_row(f"{r.benchmark}: {setting}" if i == 0 else "", x.what, x.baseline, f"{x.value:.3f}x", f"{x.low:.3f}-{x.high:.3f}", target)
+        for what, value in r.rates.items():
+            table.add_row("", what, "a second", f"{value:.4g}", "", "")
+        table.add_section()
     return table

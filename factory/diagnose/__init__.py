@@ -89,9 +89,13 @@ class Diagnostic:
         rows = self.measure(bench.view, bench.view.encode([bench.benchmark.prompt(s, form) for s, form in asked]), list(named))
         return [{**row, **named[row["sample"]]} for row in rows]
 
-    def whole_prompts(self, samples: int) -> int:
-        """How many whole prompts are run for so many samples, before anything is run again in part."""
-        return samples
+    def chosen(self, ids: Sequence[str]) -> Sequence[str]:
+        """Which of some samples it measures, by their ids; all of them unless it takes a share."""
+        return ids
+
+    def whole_prompts(self, ids: Sequence[str]) -> int:
+        """How many whole prompts are run for each form of some samples, before anything is run again in part."""
+        return len(self.chosen(ids))
 
     def learn(self, found: Sequence[Mapping[str, Any]]) -> None:
         """Take in the training rows of the diagnostics listed before this one; called before ``on_samples``."""

@@ -186,10 +186,9 @@ def padded(sets: Sequence[Sequence[int]], view: ModelView) -> Tensor:
     return torch.tensor([[*s, *[-1] * (width - len(s))] for s in sets], device=view.device)
 
 
-def thinned(samples: Sequence[ConflictSample], share: float) -> list[ConflictSample]:
-    """A share of the samples, each taken or left by its own id, so that a larger share has all of a smaller one's."""
-    drawn = (int(hashlib.sha256(s.id.encode()).hexdigest()[:8], 16) / 2**32 for s in samples)
-    return [s for s, u in zip(samples, drawn, strict=True) if u < share]
+def thinned(ids: Sequence[str], share: float) -> list[str]:
+    """A share of some samples' ids, each taken or left by itself, so that a larger share has all of a smaller one's."""
+    return [i for i in ids if int(hashlib.sha256(i.encode()).hexdigest()[:8], 16) / 2**32 < share]
 
 
 class Instructing(Diagnostic):
@@ -197,8 +196,8 @@ class Instructing(Diagnostic):
 
     Params = InstructedParams
 
-    def whole_prompts(self, samples: int) -> int:
-        return samples * len(self.params.directions)
+    def whole_prompts(self, ids: Sequence[str]) -> int:
+        return len(self.params.directions) * super().whole_prompts(ids)
 
 
 class Reading(Instructing):

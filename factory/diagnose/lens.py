@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from factory.model.view import ModelView
+from factory.model.weights import weight_of
 
 Pool = Literal["max", "mean"]
 
@@ -20,8 +21,9 @@ Pool = Literal["max", "mean"]
 def columns(view: ModelView, ids: Tensor) -> tuple[Tensor, Tensor]:
     """Rows W_U[ids] [B, K, d] and biases [B, K] of the unembedding, in float32 at least; an id of -1 gets a bias of -inf."""
     known = ids.clamp_min(0)
-    weight, bias = widened(view.unembed.weight[known]), getattr(view.unembed, "bias", None)
-    bias = weight.new_zeros(ids.shape) if bias is None else widened(bias[known])
+    with weight_of(view.unembed) as W_U, weight_of(view.unembed, "bias") as b:
+        weight = widened(W_U[known.to(W_U.device)]).to(ids.device)
+        bias = weight.new_zeros(ids.shape) if b is None else widened(b[known.to(b.device)]).to(ids.device)
     return weight, bias.masked_fill(ids < 0, -torch.inf)
 
 

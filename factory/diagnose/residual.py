@@ -12,6 +12,7 @@ from torch import Tensor
 
 from factory.errors import UserError
 from factory.model.view import ModelView
+from factory.model.weights import weight_of
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 
@@ -30,8 +31,8 @@ class Residuals:
     def head_outputs(self, view: ModelView, layer: int) -> Tensor:
         """o^{l,n} [B, n, heads, d]: each head's slice of the output projection, without its bias."""
         x = self.heads[layer].unflatten(-1, (view.heads, view.head_dim))
-        W_O = view.o_proj(layer).weight.unflatten(-1, (view.heads, view.head_dim))
-        return torch.einsum("bnhk,dhk->bnhd", x, W_O)
+        with weight_of(view.o_proj(layer)) as W_O:
+            return torch.einsum("bnhk,dhk->bnhd", x, W_O.to(x.device, x.dtype).unflatten(-1, (view.heads, view.head_dim)))
 
 
 @contextmanager

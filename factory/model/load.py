@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,8 +11,7 @@ from typing import Any
 
 import torch
 import transformers
-from accelerate.utils import align_module_device
-from torch import Tensor, nn
+from torch import nn
 
 from factory.components.source import Sourced, planned
 from factory.errors import UserError
@@ -23,9 +21,14 @@ from factory.model.family import frozen
 from factory.model.packages import fetch_part, needed
 from factory.model.source import Source, family_of, find, known, spelt_out, tuned_folder
 from factory.model.view import ModelView
-from factory.model.zero import load_cut, whole
+from factory.model.weights import at_hand
+from factory.model.zero import load_cut
 from factory.recipe.schema import ModelSpec
 
+PROCESSOR_FILES = {
+    "image processor": ("preprocessor_config.json", "processor_config.json"),
+    "tokenizer": ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model"),
+}
 SAMPLED = 64  # values of each parameter that its fingerprint reads
 
 
@@ -104,10 +107,13 @@ def lacking(spec: ModelSpec) -> list[str]:
 
 
 def _processor(source: Source) -> Any:
+    for what, names in PROCESSOR_FILES.items():
+        if not any((source.folder / name).is_file() for name in names):
+            raise UserError(f"model folder {source.folder}: has no {' and no '.join(names)}, which hold its {what}; save its processor there too, or download the model again")
     try:
         return source.family.load_processor(source.folder)
     except (OSError, ValueError) as error:
-        raise UserError(f"model folder {source.folder}: its processor cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"model folder {source.folder}: its processor cannot be loaded: {' '.join(str(error).split())[:300]}") from error
 
 
 def load(spec: ModelSpec, zero: int = 0, fetch: bool = True) -> ModelView:
@@ -165,20 +171,8 @@ def fingerprint_of(module: nn.Module, left_out: Container[int] = ()) -> str:
     for name, tensor in sorted(module.state_dict(keep_vars=True).items()):
         if id(tensor) in left_out:
             continue
-        with _at_hand(module, name, tensor) as p:
+        with at_hand(module, name, tensor) as p:
             flat = p.detach().flatten()
             h.update(f"{name}{tuple(p.shape)}".encode())
             h.update(flat[:: max(1, flat.numel() // SAMPLED)][:SAMPLED].float().cpu().numpy().tobytes())
     return h.hexdigest()[:16]
-
-
-@contextmanager
-def _at_hand(model: nn.Module, name: str, tensor: Tensor) -> Iterator[Tensor]:
-    """A tensor of the state dict with its values: put together from all ranks, or brought in from disk or host memory."""
-    if tensor.device.type != "meta" or hasattr(tensor, "ds_id"):
-        with whole(tensor) as p:
-            yield p
-        return
-    path, _, last = name.rpartition(".")
-    with align_module_device(module := model.get_submodule(path)):
-        yield getattr(module, last)

@@ -32,15 +32,15 @@ def load_cut(read: Callable[[], nn.Module], config: Any, dtype: torch.dtype, dev
     if not distributed.is_initialized():
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     deepspeed.init_distributed()
+    warnings.filterwarnings("ignore", "`torch.distributed.all_gather_into_tensor` is deprecated", FutureWarning)  # DeepSpeed's own call
     whole_below = VECTORS * config.get_text_config().hidden_size
     settings = {
         "train_micro_batch_size_per_gpu": 1, "bf16": {"enabled": dtype == torch.bfloat16}, "fp16": {"enabled": dtype == torch.float16},
-        "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": whole_below},
+        "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": whole_below, "memory_efficient_linear": False},  # that product rounds otherwise
     }  # fmt: skip
     cutting = HfDeepSpeedConfig(settings)  # from_pretrained cuts as long as this lives
     model = frozen(read())
     del cutting
-    warnings.filterwarnings("ignore", "`torch.distributed.all_gather_into_tensor` is deprecated", FutureWarning)  # DeepSpeed's own call
     engine = deepspeed.initialize(model=model, config=settings)[0]
     engine.optimizer.fwd_pre_hook.remove()  # it records the order of modules from one forward to the next; here passes start anywhere
     return engine.module.eval()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,28 @@ from factory.steer.base import Tensors
 
 REFERENCE = "l2s"
 UNSTEERED = "(unsteered)"  # measured, but not reported, where the recipe has no method of this kind
+
+
+Methods = Mapping[str, PromptMethod | LogitsMethod | Steerer]
+
+
+def unsteered(methods: Methods) -> str:
+    """The label of the method that changes nothing, as a recipe has it."""
+    return next((label for label, m in methods.items() if isinstance(m, PromptMethod) and type(m).rewrite is PromptMethod.rewrite), UNSTEERED)
+
+
+def prompters(methods: Methods) -> dict[str, PromptMethod]:
+    """The prompt methods, among them one that leaves the prompt alone: what has strengths is measured against it."""
+    given = {label: m for label, m in methods.items() if isinstance(m, PromptMethod)}
+    base = unsteered(methods)
+    return given if base in given or len(given) == len(methods) else {**given, base: PromptMethod(Params())}
+
+
+def examples(benchmark: Any, train: Sequence[ConflictSample], sample: ConflictSample, form: str, direction: str, shots: int) -> list[Prompt]:
+    """``shots`` answered training prompts of the sample's task; which ones is decided by its id."""
+    pool = [s for s in train if s.task == sample.task]
+    first = int(hashlib.sha256(sample.id.encode()).hexdigest(), 16) % max(1, len(pool))
+    return [benchmark.example(pool[(first + i) % len(pool)], form, direction) for i in range(min(shots, len(pool)))]
 
 
 class Comparison:
@@ -49,13 +71,12 @@ class Comparison:
     @property
     def prompters(self) -> dict[str, PromptMethod]:
         """The prompt methods, among them one that leaves the prompt alone: what has strengths is measured against it."""
-        given = {label: m for label, m in self.methods.items() if isinstance(m, PromptMethod)}
-        return given if self.unsteered in given or len(given) == len(self.methods) else {**given, self.unsteered: PromptMethod(Params())}
+        return prompters(self.methods)
 
     @cached_property
     def unsteered(self) -> str:
         """The label of the method that changes nothing, as the recipe has it."""
-        return next((label for label, m in self.methods.items() if isinstance(m, PromptMethod) and type(m).rewrite is PromptMethod.rewrite), UNSTEERED)
+        return unsteered(self.methods)
 
     @cached_property
     def fit_stage(self) -> Stage:
@@ -115,9 +136,7 @@ class Comparison:
 
     def examples(self, sample: ConflictSample, form: str, direction: str, shots: int) -> list[Prompt]:
         """Answered training prompts of the sample's task, the same ones for every start of a run."""
-        pool = [s for s in self.study.samples["train"] if s.task == sample.task]
-        first = int(hashlib.sha256(sample.id.encode()).hexdigest(), 16) % max(1, len(pool))
-        return [self.study.benchmark.example(pool[(first + i) % len(pool)], form, direction) for i in range(min(shots, len(pool)))]
+        return examples(self.study.benchmark, self.study.samples["train"], sample, form, direction, shots)
 
     def _scored(self, split: str, fitted: Sequence[Fitted], parts: dict[str, Any]) -> tuple[Rows, Stage]:
         """Predictions of the prompt methods, and of the decoding-time methods and ``fitted`` at every strength."""
@@ -153,9 +172,7 @@ class Comparison:
         self.kept, self.choices, self.scored = kept, choices, stage.digest
         if self.study.folder.world.first:
             self._save(kept, variants)
-        dev = [r for r in dev if r["strength"] is None or variants[r["method"], r["direction"]].variant == r["variant"]]
-        rows = dev + test + [row for split in (dev, test) for row in oracle(split, REFERENCE, self.unsteered)]
-        return _finished([row for row in rows if row["method"] != UNSTEERED], variants), choices
+        return finished(dev, test, choices, self.unsteered), choices
 
     def arms(self) -> list[Arm]:
         """The model as it is, then every method at the strength chosen on dev. Methods that show worked examples are left out:
@@ -175,15 +192,20 @@ class Comparison:
             artefact.save(folder, steering, self.study.view, {"direction": f.direction, "variant": f.variant, "run": self.recipe.name})
 
 
-def _finished(rows: Rows, choices: dict[tuple[str, str], Choice]) -> Rows:
-    """Rows with ``chosen`` and the hash of all prompts of their cell."""
+def finished(dev: Rows, test: Rows, choices: Sequence[Choice], base: str) -> Rows:
+    """All predictions worth reporting, of chosen variants and the oracle, with ``chosen`` and the hash of all prompts of their cell;
+    ``base`` is the method that changes nothing."""
+    chosen_of = {(c.method, c.direction): c for c in choices}
+    dev = [r for r in dev if r["strength"] is None or chosen_of[r["method"], r["direction"]].variant == r["variant"]]
+    rows = dev + test + [row for split in (dev, test) for row in oracle(split, REFERENCE, base)]
+    rows = [row for row in rows if row["method"] != UNSTEERED]
     prompts: dict[tuple, list[str]] = {}
     for r in rows:
         prompts.setdefault((r["split"], r["method"], r["direction"]), []).extend(r["prompts"])
     hashes = {key: hashlib.sha256(" ".join(sorted(set(p))).encode()).hexdigest()[:16] for key, p in prompts.items()}
 
     def chosen(r: dict[str, Any]) -> bool:
-        choice = choices.get((r["method"], r["direction"]))
+        choice = chosen_of.get((r["method"], r["direction"]))
         return choice is None or choice.strength == r["strength"]
 
     return [{**r, "chosen": chosen(r), "prompt_hash": hashes[r["split"], r["method"], r["direction"]]} for r in rows]

@@ -18,9 +18,9 @@ from factory.diagnose.summary import Summary, Table
 from factory.model.view import ModelView
 from factory.run import progress
 from factory.run.comparison import Comparison
-from factory.run.estimate import timed
 from factory.run.evaluate import Asked, answer_prompts, asked_forms, placed
 from factory.run.samples import thin
+from factory.run.timing import timed
 from factory.steer import LogitsMethod, PromptMethod, steer
 from factory.steer.logits import contrasted
 

@@ -6,74 +6,50 @@ A prompt pass is one forward of a whole prompt through all blocks.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from PIL import Image
+from torch import Tensor
 
-from factory.data.prompt import Prompt
+from factory.data.prompt import Prompt, Role, Segment
+from factory.data.sample import ConflictSample
 from factory.errors import UserError
-from factory.model.family import Family
-from factory.model.load import placement
-from factory.model.source import family_of, find, known
-from factory.model.zoo import Card
 from factory.recipe import Recipe
-from factory.recipe.schema import ModelSpec
 from factory.run.collect import ASKS
+from factory.run.comparison import prompters
+from factory.run.facts import ModelFacts, find_facts
 from factory.run.samples import SPLITS, fault, missing, thin
 from factory.run.study import make, steered_layer
+from factory.run.timing import Clock, timed
+from factory.run.work import Method, Stage, stages
 from factory.steer import Context, LogitsMethod, PromptMethod, States, Steerer, Trials
 
 LOOKED_AT = 16
 FIT_ON = 128
 TRIED_ON = 4
 MODALITIES = 2
-QUANTISED = {"8bit": 1.0, "4bit": 0.516}  # bytes a weight: LLM.int8 and nf4 with doubly quantised scales (QLoRA, sec. 3: 0.127 bits)
+STAND_IN = Prompt((Segment(Role.IMAGE, image=Image.new("RGB", (1, 1))), Segment(Role.CONTEXT, "context"), Segment(Role.QUESTION, "question")))  # where no sample is there
 TOKENS_A_WORD, TEMPLATE_TOKENS = 1.35, 30  # for a tokenizer that is not there; English under a vocabulary of 32,000 or more
 
 
 @dataclass(frozen=True)
-class ModelFacts:
-    """A model as its configuration tells it; ``parts`` are parameters by part, each counted once, ``linear`` those that quantisation packs."""
-
-    cls: str
-    family: str
-    parts: dict[str, int]
-    depth: int
-    width: int
-    kv_width: int
-    mlp: int
-    vocabulary: int
-    dtype: str
-    linear: int = 0
-    quantize: str | None = None
-    image_tokens: int | None = None
-
-    @property
-    def bytes_per_value(self) -> int:
-        return getattr(torch, self.dtype).itemsize
-
-    @property
-    def parameters(self) -> int:
-        return sum(self.parts.values())
-
-    @property
-    def bytes(self) -> int:
-        packed = self.linear if self.quantize else 0
-        return (self.parameters - packed) * self.bytes_per_value + round(packed * QUANTISED.get(self.quantize, 0))
-
-
-@dataclass(frozen=True)
 class Data:
-    """Samples by split, the forms each is asked in, one of the prompts, the words of a prompt, and what is wrong with the samples looked at."""
+    """Ids of the samples by split (made up where the file is not there), the forms each is asked in, one of the prompts, the words of
+    a prompt and of the ``longest``, and what is wrong with the samples looked at."""
 
-    samples: dict[str, int] = field(default_factory=dict)
+    ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
     forms: tuple[str, ...] = ()
     prompt: Prompt | None = None
     words: float = 0.0
+    longest: float = 0.0
     missing: tuple[str, ...] = ()
+
+    @property
+    def samples(self) -> dict[str, int]:
+        return {split: len(ids) for split, ids in self.ids.items()}
 
     @property
     def prompts(self) -> dict[str, int]:
@@ -81,114 +57,30 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Method:
-    """One method of the comparison; ``parameters`` are the fitted numbers of one variant toward one direction; ``looks`` the look-ahead
-    passes of the blocks above the site that its controller makes on each prompt, ``hidings`` those of all blocks with a modality
-    hidden, ``trials`` the strengths it tries on training prompts."""
-
-    label: str
-    type: str
-    place: str
-    variants: int
-    steers: bool = True
-    parameters: int | None = None
-    fit_seconds: float = 0.0
-    looks: int = 0
-    hidings: int = 0
-    trials: int = 0
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Predicted work: ``trunk`` whole-prompt passes, ``cells`` and ``looks`` (a controller's, ahead) passes of the blocks above the
-    steered one alone, ``share`` of all blocks that these are, ``hidings`` passes of all blocks without the images', ``tokens`` generated at most, prompts ``diagnosed`` (once for each wording)."""
-
-    name: str
-    prompts: int
-    trunk: float = 0.0
-    cells: int = 0
-    looks: int = 0
-    hidings: int = 0
-    share: float = 1.0
-    tokens: int = 0
-    diagnosed: int = 0
-    fits: int = 0
-
-    @property
-    def collects(self) -> bool:
-        """Whether states are collected, with or without a diagnosis: the shared prefix, then three short suffixes."""
-        return self.name in ("collect", "diagnose")
-
-    @property
-    def passes(self) -> float:
-        return self.trunk + self.hidings + (self.cells + self.looks) * self.share
-
-
-@dataclass(frozen=True)
 class Estimate:
-    """All that is known of a run before it starts; None where something needed is missing. ``prompt_tokens`` are guessed from words."""
+    """All that is known of a run before it starts; None where something needed is missing, and what is ``lacking`` of the model.
+    ``prompt_tokens``, and those of the ``longest`` prompt, are guessed from words."""
 
     name: str
-    missing: list[str]
+    lacking: list[str]
     model: ModelFacts | None
     layer: int | None
     data: Data
     prompt_tokens: int | None = None
+    longest: int | None = None
     methods: list[Method] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
+
+    @property
+    def missing(self) -> list[str]:
+        return [*self.lacking, *self.data.missing]
 
     @property
     def passes(self) -> float:
         return sum(stage.passes for stage in self.stages)
 
 
-def facts(config: Any, family: Family, dtype: torch.dtype) -> ModelFacts:
-    """A model's sizes from its configuration; its weights are neither read nor allocated."""
-    with torch.device("meta"):
-        model = family.hf_class()(config)
-    return facts_of(model, family, dtype)
-
-
-def _largest(size: int | list[int] | None) -> int | None:
-    """A size that may differ from block to block."""
-    return max(size) if isinstance(size, list) else size
-
-
-def facts_of(model: nn.Module, family: Family, dtype: torch.dtype) -> ModelFacts:
-    parts = {
-        name: sum(p.numel() for p in part.parameters())
-        for name, part in (("vision", family.vision_tower(model)), ("connector", family.connector(model)), ("decoder", family.decoder(model)))
-    }
-    parts["unembedding"] = sum(p.numel() for p in model.parameters()) - sum(parts.values())
-    text = model.config.get_text_config()
-    heads, kv_heads, inner = (_largest(getattr(text, name, None)) for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size"))
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
-    kv_width = (kv_heads or heads) * head_dim
-    parts = {name: n for name, n in parts.items() if n}
-    head = model.get_output_embeddings()
-    linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear) and m is not head)
-    return ModelFacts(
-        type(model).__name__, family.name, parts, text.num_hidden_layers, text.hidden_size, kv_width, inner, text.vocab_size, str(dtype).removeprefix("torch."), linear
-    )  # fmt: skip
-
-
-def find_facts(spec: ModelSpec) -> tuple[ModelFacts | None, Card | None, list[str]]:
-    """The model's facts from its folder's configuration, else from its zoo card, the card if it is this model's, and what is missing of it."""
-    lacking = []
-    for check in (find, placement):
-        try:
-            check(spec)
-        except UserError as error:
-            lacking.append(str(error))
-    try:
-        config, card = known(spec)
-        found = facts(config, family_of(config), getattr(torch, spec.dtype))
-    except UserError as error:
-        return None, None, lacking or [str(error)]
-    return replace(found, quantize=spec.quantize, image_tokens=card.image_tokens if card else None), card, lacking
-
-
-def estimate(recipe: Recipe, limit: int | None = None) -> Estimate:
+def estimate(recipe: Recipe, limit: int | None = None, clock: Clock = time.perf_counter) -> Estimate:
     """Count a comparison's work, of at most ``limit`` samples of each split. Nothing is loaded; what is missing becomes a line, not an error."""
     model, card, lacking = find_facts(recipe.model)
     layer = None
@@ -198,10 +90,12 @@ def estimate(recipe: Recipe, limit: int | None = None) -> Estimate:
         except UserError as error:
             lacking.append(str(error))
     data = look(recipe, limit)
-    methods = [describe(node.label, node.type, make(node), model, data, recipe.seed) for node in recipe.steering]
+    methods = {node.label: make(node) for node in recipe.steering}
+    kinds = {node.label: node.type for node in recipe.steering}
+    described = [describe(label, kinds.get(label), method, recipe, model, layer, data, clock) for label, method in {**methods, **prompters(methods)}.items()]
     share = (model.depth - layer - 1) / model.depth if layer is not None else 1.0
-    tokens = round(model.image_tokens + TOKENS_A_WORD * data.words + TEMPLATE_TOKENS) if model and model.image_tokens and data.words else None
-    return Estimate(recipe.name, [*lacking, *data.missing], model, layer, data, tokens, methods, stages(recipe, data, methods, share))
+    guess = lambda words: round(model.image_tokens + TOKENS_A_WORD * words + TEMPLATE_TOKENS) if model and model.image_tokens and words else None
+    return Estimate(recipe.name, lacking, model, layer, data, guess(data.words), guess(data.longest), described, stages(recipe, data.ids, len(data.forms), described, share))
 
 
 def look(recipe: Recipe, limit: int | None = None) -> Data:
@@ -212,8 +106,8 @@ def look(recipe: Recipe, limit: int | None = None) -> Data:
         splits = {split: thin(benchmark.samples(split), limit) for split in SPLITS}
     except UserError as error:
         expected = getattr(benchmark, "expected", {})
-        counts = {split: n if limit is None else min(n, limit) for split, n in expected.items()}
-        return Data(counts, forms, words=getattr(benchmark, "typical_words", 0.0), missing=(str(error),))
+        made_up = {split: [f"{split}-{i}" for i in range(n if limit is None else min(n, limit))] for split, n in expected.items()}
+        return Data(made_up, forms, words=getattr(benchmark, "typical_words", 0.0), longest=getattr(benchmark, "longest_words", 0.0), missing=(str(error),))
     absent, line = missing(benchmark, [s for samples in splits.values() for s in samples])
     gone = set(absent)
     looked_at = [s for samples in splits.values() for s in thin([s for s in samples if s.id not in gone], LOOKED_AT)]
@@ -223,55 +117,91 @@ def look(recipe: Recipe, limit: int | None = None) -> Data:
     lost = [line] if absent else []
     if faults:
         lost.append(f"{len(faults)} of {len(looked_at)} samples looked at cannot be used; the first: {': '.join(next(iter(faults.items())))}")
-    typical = sum(len(segment.text.split()) for segment in prompt.segments) if prompt else getattr(benchmark, "typical_words", 0.0)
-    return Data({split: len(samples) for split, samples in splits.items()}, forms, prompt, typical, tuple(lost))
+    ids = {split: [s.id for s in samples] for split, samples in splits.items()}
+    if usable is None:
+        return Data(ids, forms, words=getattr(benchmark, "typical_words", 0.0), longest=getattr(benchmark, "longest_words", 0.0), missing=tuple(lost))
+    words = sum(len(segment.text.split()) for segment in prompt.segments)
+    most = max(own_words(s) for samples in splits.values() for s in samples)
+    return Data(ids, forms, prompt, words, words + most - own_words(usable), tuple(lost))
 
 
-def describe(label: str, kind: str, method: Any, model: ModelFacts | None, data: Data, seed: int) -> Method:
-    """Where a method acts, and what it learns: it is fitted on random states of the model's width."""
+def own_words(sample: ConflictSample) -> int:
+    """Words that a sample brings into its prompt."""
+    return len(f"{sample.context} {sample.question}".split())
+
+
+def describe(label: str, kind: str | None, method: Any, recipe: Recipe, model: ModelFacts | None, layer: int | None, data: Data, clock: Clock) -> Method:
+    """Where a method acts, what it runs, and what it learns: it is fitted on random states of the model's width. ``kind`` is None for
+    one that the recipe does not name."""
+    prompt, directions = data.prompt or STAND_IN, recipe.evaluate.directions
     if isinstance(method, PromptMethod):
         shots = f", {method.shots} worked example(s)" if method.shots else ""
-        return Method(label, kind, f"the prompt{shots}", 1, steers=False)
+        asked = len(directions) if by_direction(method, prompt) else 1
+        return Method(label, kind, f"the prompt{shots}", 1, "prompt", rows=asked, answer=answer_length(recipe, method.max_new_tokens))
+    length = answer_length(recipe)
     if isinstance(method, LogitsMethod):
-        copies = len(method.copies(data.prompt or Prompt(()), "vision"))
-        return Method(label, kind, f"the logits, beside {copies} altered copy(s) of the prompt" if copies else "the computation of the prompt and the answer", 1, steers=False)
+        copies = len(method.copies(prompt, "vision"))
+        place = f"the logits, beside {copies} altered copy(s) of the prompt" if copies else "the computation of the prompt and the answer"
+        rows = sum(1 + len(method.copies(prompt, d)) for d in directions)
+        runs = 1 if method.shares_prompt else len(recipe.evaluate.strengths)
+        return Method(label, kind, place, 1, "logits", rows=rows, runs=runs, answer=length)
     where = method.where()
-    prompt = "no prompt token" if where.role == "none" else f"{where.role} prompt tokens" + (f" ({where.take})" if where.take != "all" else "")
-    place = prompt + (" and the answer's tokens" if where.generated else "")
+    at = "no prompt token" if where.role == "none" else f"{where.role} prompt tokens" + (f" ({where.take})" if where.take != "all" else "")
+    place = at + (" and the answer's tokens" if where.generated else "")
     variants = method.variants() or {"": method}
+    asks = tuple(method.rewrite(prompt, d).digest for d in directions)
+    known = Method(label, kind, place, len(variants), "steerer", asks=asks, whole=where.site != "block", answer=length)
     if model is None or not data.prompts:
-        return Method(label, kind, place, len(variants))
-    total = data.prompts["train"]
+        return known
+    return fitted(known, next(iter(variants.values())), model.width, layer, data.prompts["train"], recipe.seed, clock)
+
+
+def fitted(known: Method, method: Steerer, width: int, layer: int | None, total: int, seed: int, clock: Clock) -> Method:
+    """What fitting a method on ``total`` random states shows of it. A method that needs what the diagnostics find shows nothing."""
     n = max(2, min(FIT_ON, total))
-    first = next(iter(variants.values()))
     try:
-        state, seconds = timed(lambda: first.fit(random_states(n, model.width, seed)))
-    except UserError:  # it is fitted on what the run's diagnostics find
-        return Method(label, kind, place, len(variants))
-    looks, hidings = count_looks(first, state, model.width, seed)
-    return Method(label, kind, place, len(variants), True, sum(t.numel() for t in state.values()), seconds * max(1.0, total / n), looks, hidings, len(first.trial_strengths))
+        state, seconds = timed(lambda: method.fit(random_states(n, width, seed)), clock=clock)
+    except UserError:
+        return known
+    where = method.placed(state, layer or 0)
+    state, calibration = timed(lambda: calibrated(method, state, width, n, seed), clock=clock)
+    looks, hidings = count_looks(method, state, width, seed)
+    more = max(1.0, total / n)
+    return replace(
+        known, parameters=sum(t.numel() for t in state.values()), fit_seconds=seconds * more, calibration_seconds=calibration * more, looks=looks, hidings=hidings,
+        trials=len(method.trial_strengths), whole=where.site != "block" or where.blocks != (layer or 0,),
+    )  # fmt: skip
+
+
+def calibrated(method: Steerer, state: dict[str, Tensor], width: int, n: int, seed: int) -> dict[str, Tensor]:
+    """The state of a method whose trial strengths had random outcomes on ``n`` prompts."""
+    if not (strengths := method.trial_strengths):
+        return state
+    draw, states = torch.Generator().manual_seed(seed), random_states(n, width, seed)
+    follow = torch.rand(n, len(strengths), generator=draw) < 0.5
+    looks = method.look(states.base, state, ahead([], n, seed))
+    return method.calibrate(state, Trials(follow, ~follow, looks, states.base, states.r_v, torch.arange(n), seed))
 
 
 def count_looks(method: Steerer, state: dict[str, Tensor], width: int, seed: int) -> tuple[int, int]:
-    """How often a method's controller runs the blocks above the site, and all blocks, ahead on a prompt: counted on random prompts,
-    once it is calibrated."""
-    draw, asked = torch.Generator().manual_seed(seed), []
+    """How often a calibrated method's controller runs the blocks above the site, and all blocks, ahead on a prompt."""
+    asked: list[str] = []
+    method.gain(random_states(TRIED_ON, width, seed).base, state, ahead(asked, TRIED_ON, seed))
+    return asked.count("above"), asked.count("hiding")
+
+
+def ahead(asked: list[str], rows: int, seed: int) -> Context:
+    """A look ahead that shows random logits of some ``rows``, and notes in ``asked`` what was asked of it."""
+    draw = torch.Generator().manual_seed(seed)
 
     def noting(what: str) -> Callable[[Tensor], Tensor]:
         def look(_: Tensor) -> Tensor:
             asked.append(what)
-            return torch.randn(TRIED_ON, 2 * TRIED_ON, generator=draw)
+            return torch.randn(rows, 2 * TRIED_ON, generator=draw)
 
         return look
 
-    states, ctx = random_states(TRIED_ON, width, seed), Context(layer=0, probe=noting("above"), hiding=noting("hiding"))
-    if strengths := method.trial_strengths:
-        follow = torch.rand(TRIED_ON, len(strengths), generator=draw) < 0.5
-        trials = Trials(follow, ~follow, method.look(states.base, state, ctx), states.base, states.r_v, torch.arange(TRIED_ON), seed)
-        state = method.calibrate(state, trials)
-    asked.clear()
-    method.gain(states.base, state, ctx)
-    return asked.count("above"), asked.count("hiding")
+    return Context(layer=0, probe=noting("above"), hiding=noting("hiding"))
 
 
 def random_states(n: int, width: int, seed: int) -> States:
@@ -280,80 +210,45 @@ def random_states(n: int, width: int, seed: int) -> States:
     return States("vision", base, toward, away, torch.rand(n, generator=draw) + 0.1, ["all"] * n, seed, tuple(tails))
 
 
-def stages(recipe: Recipe, data: Data, methods: Sequence[Method], share: float) -> list[Stage]:
-    """The stages of a comparison in the order in which they run; ``share`` of the blocks lie above the steered one."""
-    prompts = data.prompts
-    if not prompts:
-        return []
-    directions, steerers = len(recipe.evaluate.directions), [m for m in methods if m.steers]
-    fits, train = directions * sum(m.variants for m in steerers), prompts["train"]
-    out = [Stage("diagnose", prompts["test"], prompts["test"], diagnosed=len(ASKS) * prompts["test"])] if recipe.diagnostic else []
-    for node in recipe.diagnostics:
-        diagnostic = make(node)
-        asked = sum(diagnostic.whole_prompts(prompts[split]) for split in diagnostic.splits)
-        out.append(Stage(f"diagnose-{node.label}", asked, asked))
-    if steerers:
-        out.append(Stage("collect", train, train, diagnosed=train if recipe.diagnostic else 0))
-        out.append(Stage("fit", train, fits=fits))
-    if tried := [m for m in steerers if m.trials]:
-        each = (lambda m: m.trials, lambda m: m.looks, lambda m: m.hidings)
-        cells, looks, hidings = (directions * train * sum(m.variants * n(m) for m in tried) for n in each)
-        out.append(Stage("trials", train, train, cells, looks, hidings, share, cells * answer_length(recipe)))
-    out.append(_scored("dev", recipe, data, [(m, m.variants) for m in steerers], share))
-    out.append(_scored("test", recipe, data, [(m, 1) for m in steerers], share))
-    return out
-
-
-def _scored(split: str, recipe: Recipe, data: Data, steered: Sequence[tuple[Method, int]], share: float) -> Stage:
-    """A scored split: prompt methods answer in full, the variants of fitted ones share a trunk; a worked example costs one more prompt."""
-    e, prompts = recipe.evaluate, data.prompts[split]
-    each = (lambda m: len(e.strengths), lambda m: m.looks, lambda m: m.hidings)
-    cells, looks, hidings = (len(e.directions) * prompts * sum(variants * n(m) for m, variants in steered) for n in each)
-    trunk, tokens = prompts if cells else 0, cells * answer_length(recipe)
-    for method in (make(node) for node in recipe.steering):
-        if isinstance(method, LogitsMethod):
-            rows = prompts * sum(1 + len(method.copies(data.prompt or Prompt(()), d)) for d in e.directions)
-            trunk, tokens = trunk + rows, tokens + rows * len(e.strengths) * answer_length(recipe)
-        elif isinstance(method, PromptMethod):
-            asked = prompts * (len(e.directions) if by_direction(method, data.prompt) else 1)
-            trunk += asked * (1 + method.shots)
-            tokens += asked * answer_length(recipe, method.max_new_tokens)
-    return Stage(split, prompts, trunk, cells, looks, hidings, share, tokens)
-
-
 def answer_length(recipe: Recipe, own: int | None = None) -> int:
     """Most tokens of an answer, of a method with a limit of its ``own``; one where the benchmark forces a choice."""
     return 1 if getattr(make(recipe.data), "letters", ()) else own or recipe.evaluate.max_new_tokens
 
 
-def by_direction(method: PromptMethod, prompt: Prompt | None) -> bool:
+def by_direction(method: PromptMethod, prompt: Prompt) -> bool:
     """Whether the method's prompts depend on the direction; with worked examples they do, through the examples' answers."""
-    prompt = prompt or Prompt(())
     return bool(method.shots) or method.rewrite(prompt, "vision", []) != method.rewrite(prompt, "text", [])
 
 
-def memory(recipe: Recipe, model: ModelFacts, prompt_tokens: int) -> int:
-    """Bytes at the fullest moment, about: weights, and the caches and widest activations of one batch.
+def memory(recipe: Recipe, model: ModelFacts, tokens: tuple[int, int], prompts: Mapping[str, int]) -> int:
+    """Bytes at the fullest moment, about: weights, and caches, states and widest activations of one batch of prompts, of which there
+    are ``prompts`` in each split; ``tokens`` of a usual and of the longest prompt.
 
-    Of a collected prompt the cache is held for itself and for each wording, with a copy of the latter on the way; in a diagnosis also
-    for the wording diagnosed and, as noise that waits for the backward pass, for each draw. Of an evaluated one it is held for the
-    trunk and for the cell. ``eval_suite.speed.plan`` holds this against what a run allocates.
+    Of a collected prompt the cache is held for itself and for each wording; in a diagnosis also for the wording diagnosed and, as noise
+    that waits for the backward pass, for each draw, twice for one of them. Of an evaluated one it is held for the trunk and for the
+    cell, and of a further diagnostic's, which asks toward each direction, also for the ends that are run again. A prompt with worked
+    examples is as much longer as those usually are. ``eval_suite.speed.plan`` holds this against what a run allocates.
     """
-    cache = 2 * model.depth * model.kv_width * prompt_tokens * model.bytes_per_value
-    widest = prompt_tokens * (3 * model.mlp + 4 * model.width) * model.bytes_per_value
-    collecting, held = recipe.collect.batch_size, (1 + 2 * len(ASKS)) * recipe.collect.batch_size
+    usual, longest = tokens
+    b = model.bytes_per_value
+    cache = 2 * model.depth * model.kv_width * b
+    state = model.width * b
+
+    def forward(tokens: int) -> int:
+        """A prompt's cache and the widest moment of a block: its MLP, or its attention with a mask of booleans and one of numbers."""
+        return tokens * (cache + max((3 * model.mlp + 4 * model.width) * b, 6 * state + tokens * (1 + b)))
+
+    collecting, evaluating = (min(batch, max(prompts.values(), default=batch)) for batch in (recipe.collect.batch_size, recipe.evaluate.batch_size))
+    wordings = len(ASKS)
+    held = 1 + wordings
     if recipe.diagnostic:
-        drawn = collecting * getattr(recipe.diagnostic.params, "draws", 0)
-        held += collecting + min(drawn, (getattr(recipe.diagnostic.params, "row_chunk", None) or MODALITIES * drawn) / MODALITIES)
-    steered = prompt_tokens * model.width * (4 + model.bytes_per_value)
-    evaluating = recipe.evaluate.batch_size * (2 * cache + widest + 2 * steered + 4 * model.vocabulary)
-    return model.bytes + round(max(held * cache + collecting * widest, evaluating))
-
-
-def timed(job: Callable[[], Any], device: torch.device | None = None) -> tuple[Any, float]:
-    """What a job returns, and its seconds."""
-    start = time.perf_counter()
-    value = job()
-    if device is not None and device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return value, time.perf_counter() - start
+        draws = getattr(recipe.diagnostic.params, "draws", 0)
+        chunk = getattr(recipe.diagnostic.params, "row_chunk", None) or MODALITIES * collecting * draws
+        held += 1 + min(draws, chunk / (MODALITIES * collecting))
+    collected = max(forward(longest), longest * (held * cache + (1 + wordings) * state))
+    swept = forward(longest) + longest * (cache + 2 * model.width * (4 + b)) + 4 * model.vocabulary
+    shots = max((method.shots for node in recipe.steering if isinstance(method := make(node), PromptMethod)), default=0)
+    asked = forward(longest + shots * usual) + 4 * model.vocabulary
+    toward = max((len(getattr(node.params, "directions", "1")) for node in recipe.diagnostics), default=0)
+    investigated = toward * (forward(longest) + 2 * longest * cache)
+    return model.bytes + round(max(collecting * max(collected, investigated), evaluating * max(swept, asked)))

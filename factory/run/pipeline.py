@@ -23,12 +23,11 @@ from factory.recipe import Recipe
 from factory.recipe.schema import Source
 from factory.registry import lookup
 from factory.run.arms import Arm
-from factory.run.calibrate import too_small
 from factory.run.choose import Choice
 from factory.run.comparison import Comparison
 from factory.run.cost import measure_costs
 from factory.run.environment import about_run
-from factory.run.estimate import find_facts
+from factory.run.facts import find_facts, too_small
 from factory.run.rundir import RunDir
 from factory.run.samples import usable_samples
 from factory.run.study import Rows, Study, make, steered_layer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from datetime import timedelta
 
 from rich.console import Console
@@ -12,18 +13,22 @@ from factory.errors import UserError
 from factory.model.load import device_for, load
 from factory.recipe import Recipe
 from factory.registry import lookup
-from factory.run.calibrate import Calibration, calibrate, gigabytes, too_small, training_memory, training_phases
-from factory.run.estimate import Data, Estimate, ModelFacts, estimate, facts_of, memory
+from factory.run.estimate import Data, Estimate, estimate, memory
+from factory.run.facts import ModelFacts, facts_of, gigabytes, too_small
+from factory.run.practice import training_memory, training_phases
+from factory.run.rehearse import Rehearsal, rehearse
 from factory.run.study import make
 from factory.run.suite import Suite, suite_of
+from factory.run.timing import Clock, timed
 from factory.run.training import build
 from factory.run.tuners_plan import plan_tuners
 from factory.run.tuning import plan_tuning
 from factory.steer import Steerer
 
 
-def plan(recipe: Recipe, limit: int | None = None) -> None:
-    """Print what ``run`` would do with a recipe. What is missing is a line of the plan, not an error."""
+def plan(recipe: Recipe, limit: int | None = None, waited: float = 0.0) -> None:
+    """Print what ``run`` would do with a recipe. What is missing is a line of the plan, not an error. ``waited``: seconds that it took
+    to get here, which a run takes as well."""
     console = Console()
     console.print(f"[bold]plan of {recipe.name}[/]", highlight=False)
     _say_benchmarks(recipe, console)
@@ -32,7 +37,7 @@ def plan(recipe: Recipe, limit: int | None = None) -> None:
     elif recipe.compare:
         plan_tuners(recipe, console, limit)
     elif recipe.data:
-        _plan_comparison(recipe, console, limit)
+        _plan_comparison(recipe, console, limit, waited)
 
 
 def _say_benchmarks(recipe: Recipe, console: Console) -> None:
@@ -58,14 +63,22 @@ def _say_benchmarks(recipe: Recipe, console: Console) -> None:
         console.print(f"once for each of {len(recipe.seeds)} seeds; what follows is for one", highlight=False)
 
 
-def _plan_comparison(recipe: Recipe, console: Console, limit: int | None) -> None:
+def measure(recipe: Recipe, found: Estimate, limit: int | None = None, waited: float = 0.0, clock: Clock = time.perf_counter) -> Rehearsal:
+    """A rehearsal of the recipe on its model. Raises ``UserError`` where the model cannot be loaded or is too large for the device."""
+    if why := too_small(recipe.model, found.model.bytes):
+        raise UserError(why)
+    view, loading = timed(lambda: load(recipe.model, fetch=False), clock=clock)
+    done = rehearse(recipe, view, found.layer, found.methods, limit, clock)
+    done.seconds["start", ""] = waited + loading
+    return done
+
+
+def _plan_comparison(recipe: Recipe, console: Console, limit: int | None, waited: float) -> None:
     found = estimate(recipe, limit)
     missing, measured = list(found.missing), None
-    if found.model and not missing:
+    if found.model and found.data.prompt and not found.lacking:
         try:
-            if why := too_small(recipe.model, found.model.bytes):
-                raise UserError(why)
-            measured = calibrate(recipe, load(recipe.model, fetch=False), found.layer)
+            measured = measure(recipe, found, limit, waited)
         except UserError as error:
             missing.append(str(error))
     for line in missing:
@@ -80,18 +93,18 @@ def _plan_comparison(recipe: Recipe, console: Console, limit: int | None) -> Non
     if not found.stages:
         return
     console.print(_stages(recipe, found, measured))
-    tokens = measured.prompt_tokens if measured else found.prompt_tokens
-    if found.model and tokens:
-        needed = memory(recipe, found.model, tokens)
-        guess = "" if measured else f" (prompts of about {tokens} tokens, guessed from their words and the card's image tokens)"
+    tokens = (measured.prompt_tokens, measured.longest) if measured else (found.prompt_tokens, found.longest)
+    if found.model and all(tokens):
+        needed = memory(recipe, found.model, tokens, found.data.prompts)
+        guess = "" if measured else f" (prompts of up to about {tokens[1]} tokens, guessed from their words and the card's image tokens)"
         console.print(f"memory: about {gigabytes(needed)} at the fullest moment, beside the libraries{guess}", highlight=False, soft_wrap=True)
         if why := too_small(recipe.model, needed):
             console.print(f"too large: {why}; use smaller batches", style="yellow", highlight=False)
     if measured:
         n = "1 prompt" if measured.prompts == 1 else f"{measured.prompts} prompts"
-        console.print(f"time: from {n} of about {measured.prompt_tokens} tokens, timed just now on the model itself, and answers as long as theirs", highlight=False)
+        console.print(f"time: each part was done just now, by the model itself, on {n} of about {measured.prompt_tokens} tokens", highlight=False)
     else:
-        console.print(f"time{'' if found.model and tokens else ' and memory'}: unknown until the model and the data are there", highlight=False)
+        console.print(f"time{'' if found.model and all(tokens) else ' and memory'}: unknown until the model and the data are there", highlight=False)
     console.print("prompt pass: one forward of a whole prompt; a strength's, and a controller's look ahead, run the blocks above the site alone, which are here counted as their share")
 
 
@@ -140,24 +153,24 @@ def _say_data(console: Console, recipe: Recipe, data: Data) -> None:
 
 def _methods(found: Estimate) -> Table:
     table = Table("method", "acts on", "variants", "fitted parameters of each", title="methods", title_justify="left")
-    for m in found.methods:
+    for m in (m for m in found.methods if m.type):
         name = m.label if m.label == m.type else f"{m.label} ({m.type})"
         parameters = "none" if not m.steers else "unknown" if m.parameters is None else f"{m.parameters:,}"
         table.add_row(name, m.place, str(m.variants) if m.steers else "", parameters)
     return table
 
 
-def _stages(recipe: Recipe, found: Estimate, measured: Calibration | None) -> Table:
+def _stages(recipe: Recipe, found: Estimate, measured: Rehearsal | None) -> Table:
     e = recipe.evaluate
     directions, strengths = f"{len(e.directions)} direction(s)", f"{len(e.strengths)} strengths"
     columns = ("stage", "prompts", "prompt passes", "of them above the site", "new tokens", "also", "time")
     table = Table(*columns, title=f"stages; {directions}, {strengths}", title_justify="left", show_footer=True)
     total = 0.0
     for s in found.stages:
-        seconds = measured.seconds(s, found.methods, len(e.directions)) if measured else math.nan
+        seconds = measured.of(s) if measured else math.nan
         total += seconds
         also = f"{s.diagnosed:,} diagnoses" if s.diagnosed else f"{s.fits} fits" if s.fits else f"{s.looks:,} looks ahead" if s.looks else ""
-        counts = (s.prompts, s.passes, s.passes - s.trunk, s.tokens)
+        counts = (s.prompts, s.passes, s.share * (s.cells + s.looks), s.tokens)
         table.add_row(s.name, *(f"{n:,.0f}" if n else "" for n in counts), also, _clock(seconds))
     table.columns[0].footer, table.columns[2].footer, table.columns[-1].footer = "all", f"{found.passes:,.0f}", _clock(total)
     return table

@@ -110,9 +110,9 @@ class RunDir:
         return stage
 
     def event(self, event: str, /, **fields: Any) -> None:
-        """Append one line to events.jsonl: UTC time, event, JSON-able fields."""
-        time = datetime.now(UTC).isoformat(timespec="milliseconds")
-        files.append_jsonl(self.path / "events.jsonl", {"time": time, "event": event, **fields})
+        """Append one line to events.jsonl: UTC time, this process's processor seconds so far, event, JSON-able fields."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        files.append_jsonl(self.path / "events.jsonl", {"time": now, "processor": round(time.process_time(), 3), "event": event, **fields})
 
     def events(self) -> list[dict[str, Any]]:
         """All events so far, oldest first; a line torn by a kill is left out."""

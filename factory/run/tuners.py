@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from factory import files
+from factory.data.prompt import Prompt
 from factory.diagnose import Diagnostic
 from factory.diagnose.summary import Summary
 from factory.errors import UserError
@@ -101,6 +102,10 @@ class Contest:
 
     def _check(self) -> None:
         check(self.spec.tune(self.spec.tuners[0], self.spec.tasks[0], 1.0))
+        for task in self.spec.tasks:
+            suite = task.choose and self.suites[task.choose.label]
+            if isinstance(suite, Suite) and (why := suite.benchmark.missing()):
+                raise UserError(f"compare.tasks: '{task.name}' cannot choose a learning rate on '{task.choose.label}': {why}")
         for label, diagnostic in self.diagnostics.items():
             if type(diagnostic).on_samples is not Diagnostic.on_samples:
                 raise UserError(
@@ -170,7 +175,8 @@ class Contest:
         stage = self.folder.stage(f"diagnose-{node.label}-{task.name}-{arm.name}", inputs)
 
         def compute(batch: Sequence[Any]) -> Rows:
-            return diagnostic.measure(view, view.encode([item.prompt() for item in batch]), [item.id for item in batch])
+            prompts = {item.id: prompt for item in batch if (prompt := _readable(item)) is not None}
+            return diagnostic.measure(view, view.encode(list(prompts.values())), list(prompts)) if prompts else []
 
         work = {f"{i:06d}": partial(compute, items[i : i + size]) for i in range(0, len(items), size)}
         rows = [{**row, "split": suite.benchmark.split} for chunk in progress.gather(stage, work) for row in chunk]
@@ -203,3 +209,10 @@ class Contest:
         made = {label: diagnostic.beside(self.found[label], sizes) for label, diagnostic in self.diagnostics.items()}
         return {label: summary.under(label) for label, summary in made.items() if summary is not None}
 
+
+def _readable(item: Any) -> Prompt | None:
+    """An item's prompt; None where its picture cannot be read, which its score counts as skipped."""
+    try:
+        return item.prompt()
+    except OSError:
+        return None

@@ -162,7 +162,7 @@ def train(
         warmup_steps=round(spec.warmup * steps), weight_decay=spec.weight_decay, max_grad_norm=spec.max_grad_norm, optim="adamw_torch", bf16=spec.bf16,
         save_steps=spec.save_every, logging_steps=1, logging_nan_inf_filter=False, report_to=[name for name in spec.report if name != "tensorboard"] or "none", seed=seed,
         remove_unused_columns=False, use_cpu=cpu, dataloader_num_workers=spec.data.workers, dataloader_pin_memory=not cpu, disable_tqdm=True,
-        deepspeed=config, log_level="error",
+        deepspeed=config, log_level="error", run_name="-".join(folder.parts[-3:-1]),
     )  # fmt: skip
     trainer = TuneTrainer(tuner, about, model=objective or Answers(view), args=args, train_dataset=data, data_collator=collator, callbacks=list(callbacks))
     trainer.remove_callback(PrinterCallback)
@@ -170,6 +170,10 @@ def train(
         trainer.add_callback(TensorBoardCallback(SummaryWriter(folder.parent / "tensorboard")))  # one folder, however often it is started
     checkpoint = last_checkpoint(folder, about)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if "wandb" in spec.report and zero.is_first():
+        import wandb
+
+        wandb.finish()  # the next training of this process is a run of its own
     unset_hf_deepspeed_config()  # under ZeRO-3 transformers would cut whatever model is loaded next
     view.model.eval()
     return [row for row in trainer.state.log_history if "loss" in row]

@@ -186,6 +186,19 @@ def test_mcr_is_algorithm_1_written_out(name):
             assert found[key][metric] == pytest.approx(value, rel=2e-3), (key, metric)
 
 
+PRECISIONS = [(torch.float32, "left", 5e-3), (torch.bfloat16, "left", 0.1), (torch.bfloat16, "right", 0.1)]
+
+
+@pytest.mark.parametrize(("dtype", "side", "within"), PRECISIONS, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_mcr_is_algorithm_1_in_the_precision_of_the_weights(name, dtype, side, within):
+    view = family_view(name, dtype)
+    prompts = prompts_of(view)[:2]
+    found = mcr(view, prompts, side=side)
+    for key, prompt in zip("ab", prompts, strict=True):
+        assert found[key]["R_V"] == pytest.approx(written_out(view, prompt, key)["R_V"], abs=within)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_mcr_in_other_precisions_is_near(name):
     prompts = prompts_of(family_view(name))[:2]
@@ -209,8 +222,9 @@ def test_bfloat16_is_near(name):
     exact, half = family_view(name), family_view(name, torch.bfloat16)
     self_check(half)
     prompts = prompts_of(exact)
-    a, b = logits(exact, prompts, steering(READING, 1, 0.5)), logits(half, prompts, steering(READING, 1, 0.5))
-    assert torch.nn.functional.cosine_similarity(a, b).min() > 0.98
+    for side in ("left", "right"):
+        a, b = logits(exact, prompts, steering(READING, 1, 0.5), side), logits(half, prompts, steering(READING, 1, 0.5), side)
+        assert torch.nn.functional.cosine_similarity(a, b).min() > 0.97
 
 
 def test_an_answer_that_was_given_is_read(view):

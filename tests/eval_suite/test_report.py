@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from eval_suite.report import build, print_tables
+from eval_suite.report import build, print_tables, style
 from eval_suite.report.rows import Predictions, groups
 from eval_suite.report.summary import comparisons, summarise
 from eval_suite.report.table_files import latex_escape, to_csv, to_latex, to_markdown
@@ -342,3 +342,8 @@ def test_skipped_samples_are_named(tmp_path):
 def test_groups_keep_the_unsteered_model_first_and_oracles_last():
     [group] = groups(results(simple("oracle:l2s", 9), simple("l2s", 5, strength=1), simple("none", 1)))
     assert group.methods("vision") == ["none", "l2s", "oracle:l2s"]
+
+
+def test_no_two_methods_look_alike():
+    drawn = style.looks(["none", "amps", *(f"method{i}" for i in range(40))])
+    assert len({(look.color, look.marker) for look in drawn.values()}) == 42

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from eval_suite.speed import __main__ as everything
-from eval_suite.speed import anchor, collection, generation, lmar, sweep, timing, tuning
+from eval_suite.speed import anchor, collection, generation, lmar, shapes, sweep, throughput, timing, tuning
+from factory.model.zoo import read_card
 from factory.steer.runtime import Steering
 from tests.tiny import tiny_view
 
@@ -88,9 +89,49 @@ def test_all_in_one_table_and_file(tmp_path, capsys):
     everything.main([*SIZES, *MINIMAL, "--json", str(tmp_path / "figures.json")])
     said = capsys.readouterr().out
     saved = json.loads((tmp_path / "figures.json").read_text())
-    assert [r["benchmark"] for r in saved["results"]] == ["mcr", "collection", "generation", "sweep", "lmar", "anchor", "tuning"]
+    assert [r["benchmark"] for r in saved["results"]] == ["mcr", "collection", "generation", "sweep", "lmar", "anchor", "tuning", "throughput"]
     assert all(r["benchmark"] in said for r in saved["results"])
     assert saved["command"] and saved["environment"]["libraries"]["torch"]
+
+
+SMALL = {  # a card's true sizes take minutes on a CPU
+    "llava-1.5-13b": {"text_config": {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "vocab_size": 1200},
+                      "vision_config": {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "image_size": 28}},
+    "qwen2.5-vl-7b": {"text_config": {"hidden_size": 48, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1200,
+                                      "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 2, 2]}},
+                      "vision_config": {"hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 48}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_shape_is_measured_with_its_decoder_cut_short(name, monkeypatch, capsys):
+    card = read_card(name)
+    config = {**card.config, **{part: {**card.config[part], **sizes} for part, sizes in SMALL[name].items()}}
+    monkeypatch.setattr(shapes, "read_card", lambda _: card.model_copy(update={"config": config}))
+    monkeypatch.setattr(shapes, "PHOTO", 56 * 56)
+    monkeypatch.setattr(throughput, "SIDE", {"cpu": 32})
+    everything.main(["--shape", name, "--layers", "1", "--dtype", "float32", *MINIMAL, "--only", "throughput", "mcr", "collection", "generation"])
+    said = capsys.readouterr().out
+    assert "matrix product" in said and "prompts, answer" in said and "one forward" in said
+
+
+def test_operations_are_those_of_the_matrices():
+    """One token more costs two operations for each weight of the blocks' matrices, beside its attention."""
+    view = tiny_view()
+    result = throughput.measure(view, batch=1, tokens=1, repeats=1, draws=1)
+    check(result)
+    weights = sum(m.weight.numel() for m in view.layers.modules() if isinstance(m, torch.nn.Linear))
+    done = result.rates["operations, forward"] * result.seconds["one forward"]
+    tokens = result.setting["tokens"]
+    assert 2 * weights * tokens < done < 2 * (weights + sum(p.numel() for p in view.model.parameters())) * tokens * 2
+
+
+def test_a_shape_at_its_true_size_needs_a_gpu(capsys):
+    with pytest.raises(SystemExit) as ended:
+        everything.main(["--shape", "llava-1.5-13b"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "26.70 GB in bfloat16" in said and "--device cuda" in said
 
 
 def test_a_ratio_is_the_median_of_neighbouring_ratios():

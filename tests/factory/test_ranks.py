@@ -54,11 +54,6 @@ def in_ranks(home: Path, root: Path, *overrides: str):
     return as_ranks(2, lambda world: pipeline.run(recipe, None, world) and 0, root, within=280)
 
 
-def outcome_shares(root: Path) -> list:
-    rows = json.loads(results(root))["rows"]
-    return [(r["method"], r["direction"], r["split"], r["task"], r["strength"], r["metrics"]) for r in rows]
-
-
 def test_two_ranks_give_every_file_that_one_gives(home, tmp_path):
     ended = in_ranks(home, tmp_path / "two")
     assert (ended.codes, ended.said) == ([0, 0], [])
@@ -93,18 +88,16 @@ def test_a_rank_killed_in_a_stage_ends_the_run_and_the_next_start_ends_it_with_t
 
 @pytest.mark.slow
 def test_a_model_cut_over_two_ranks_gives_the_same_answers(home, tmp_path):
-    few = ["data.per_task={train: 1, dev: 1, test: 1}", "steering=[none, static, {type: l2s, net: {epochs: 2, init: random}}]",
+    few = ["data.per_task={train: 1, dev: 1, test: 1}", "steering=[none, static, {type: l2s, net: {epochs: 2}}]", "diagnostics=[{type: heads, map: false}]",
            "evaluate={strengths: [2], batch_size: 8, max_new_tokens: 2, directions: [text]}", "collect.batch_size=8"]  # fmt: skip
     pipeline.run(load(home / "shared.yaml", [*few, f"run.root={tmp_path / 'whole'}"]))
     ended = in_ranks(home, tmp_path / "cut", "launch.zero=3", *few)
     assert (ended.codes, ended.said) == ([0, 0], [])
     (chunk,) = (tmp_path / "whole/shared/collect/chunks").glob("*.safetensors")
     whole, cut = load_file(chunk), load_file(tmp_path / "cut/shared/collect/chunks" / chunk.name)
-    for name in whole:
-        torch.testing.assert_close(cut[name], whole[name], rtol=1e-4, atol=1e-4)
-    assert outcome_shares(tmp_path / "cut") == outcome_shares(tmp_path / "whole")
-    about = [json.loads(results(tmp_path / name))["run"]["model"] for name in ("cut", "whole")]
-    assert about[0] == about[1]
+    torch.testing.assert_close(cut.pop("r_v"), whole.pop("r_v"), rtol=1e-5, atol=1e-5)  # the only gradients: summed in another order
+    assert all(torch.equal(cut[name], whole[name]) for name in whole)
+    assert results(tmp_path / "cut") == results(tmp_path / "whole")
 
 
 def test_what_zero_cannot_do_is_told_before_anything_runs(home, tmp_path, capsys):

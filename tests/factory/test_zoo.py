@@ -20,7 +20,7 @@ from factory.model.source import card_for, find, known
 from factory.model.zoo import cards, read_card
 from factory.recipe.schema import ModelSpec
 from factory.registry import available
-from factory.run.estimate import find_facts
+from factory.run.facts import find_facts
 from tests.contract.cases import fresh_view, logits
 from tests.tiny import conflict_prompts, saved_tiny, tiny_view
 

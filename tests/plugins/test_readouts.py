@@ -200,4 +200,4 @@ def test_the_plan_counts_the_whole_prompts_that_are_run(name, params, monkeypatc
     diagnostic = cls(cls.Params(**params))
     diagnostic.learn(random_states().found)
     diagnostic.on_samples(bench, samples)
-    assert sum(run) == diagnostic.whole_prompts(len(samples))
+    assert sum(run) == diagnostic.whole_prompts([s.id for s in samples])

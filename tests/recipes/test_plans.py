@@ -11,7 +11,9 @@ from huggingface_hub import constants
 from factory.cli import main
 from factory.recipe import load
 from factory.run import estimate as estimating
-from factory.run.estimate import estimate, facts, memory
+from factory.run import facts as sizing
+from factory.run.estimate import estimate, memory
+from factory.run.facts import facts
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 PATHS = [path for path in sorted(RECIPES.rglob("*.yaml")) if load(path).train is None]
@@ -38,7 +40,7 @@ def bare(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("eval_suite.benchmarks.mc2.PROJECT", tmp_path / "project")
     monkeypatch.setattr(estimating, "FIT_ON", 4)
-    monkeypatch.setattr(estimating, "facts", once)
+    monkeypatch.setattr(sizing, "facts", once)
     monkeypatch.chdir(tmp_path)
 
 
@@ -48,7 +50,7 @@ def test_forwards_and_memory_are_known_without_weights_or_data(path):
     found = estimate(recipe)
     assert found.model.depth > found.layer == 14
     assert found.data.samples == {"train": 1280, "dev": 320, "test": 400}
-    assert found.passes > 0 and memory(recipe, found.model, found.prompt_tokens) > found.model.bytes
+    assert found.passes > 0 and memory(recipe, found.model, (found.prompt_tokens, found.longest), found.data.prompts) > found.model.bytes
     weights, data = found.missing
     assert "Get them with" in weights and "data.file=FILE" in data
 
@@ -57,7 +59,7 @@ def test_forwards_and_memory_are_known_without_weights_or_data(path):
 def test_the_header_says_what_the_plan_says(path):
     found = estimate(load(path))
     passes = f"{round(found.passes):,} prompt passes"
-    memory_told = f"{memory(load(path), found.model, found.prompt_tokens) / 1e9:.0f} GB"
+    memory_told = f"{memory(load(path), found.model, (found.prompt_tokens, found.longest), found.data.prompts) / 1e9:.0f} GB"
     head = path.read_text(encoding="utf-8").split("\nname:")[0]
     assert passes in head and memory_told in head and f"fetch {load(path).model.zoo}" in head
 

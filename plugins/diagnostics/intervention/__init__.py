@@ -65,8 +65,8 @@ class Intervention(Instructing):
         super().__init__(params)
         self.scores: dict[str, Tensor] = {}
 
-    def whole_prompts(self, samples: int) -> int:
-        return super().whole_prompts(samples) * (1 + self.params.alone)
+    def whole_prompts(self, ids: Sequence[str]) -> int:
+        return super().whole_prompts(ids) * (1 + self.params.alone)
 
     def learn(self, found: Sequence[Mapping[str, Any]]) -> None:
         """Raises ``UserError`` where no head attribution comes before this diagnostic in the recipe."""

@@ -63,12 +63,12 @@ class Knockout(Instructing):
         share: float = Field(1.0, gt=0, le=1)
         tokens: PositiveInt | None = None
 
-    def whole_prompts(self, samples: int) -> int:
-        return super().whole_prompts(round(self.params.share * samples))
+    def chosen(self, ids: Sequence[str]) -> list[str]:
+        return thinned(ids, self.params.share)
 
     def on_samples(self, bench: Bench, samples: Sequence[ConflictSample]) -> list[dict[str, Any]]:
-        p = self.params
-        items, rows = instructed(bench, thinned(samples, p.share), p, Dictionary(bench.view.tokenizer, p.dictionary))
+        p, taken = self.params, set(self.chosen([s.id for s in samples]))
+        items, rows = instructed(bench, [s for s in samples if s.id in taken], p, Dictionary(bench.view.tokenizer, p.dictionary))
         if not items:
             return rows
         asked = ask(bench, items)

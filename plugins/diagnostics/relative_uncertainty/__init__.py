@@ -81,6 +81,9 @@ class RelativeUncertainty(Diagnostic):
             ]
         return rows
 
+    def whole_prompts(self, ids: Sequence[str]) -> int:
+        return 3 * len(ids)
+
     def summary(self, rows: Sequence[dict[str, Any]]) -> Summary:
         p = self.params
         return tell(rows, p.ambiguous, p.bins, p.draws, p.seed)

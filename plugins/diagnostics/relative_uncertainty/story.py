@@ -3,38 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from factory.diagnose.summary import Figure, Finding, Summary, Table
+from factory.diagnose.summary import Finding, Summary, Table
 from factory.statistics.association import bootstrap, interval, spearman
 
-from .curve import balance_point, bins, isotonic, isotonic_crossing, logistic, sigmoid
+from .cases import Cases, gather
+from .curve import balance_point, bins, isotonic_crossing
+from .figures import curve_figure, map_figure
 
 TITLE = "Relative uncertainty and inherent preference"
 FEWEST = 10  # conflicts below which no curve is fitted
-
-
-@dataclass(frozen=True)
-class Cases:
-    """Prompts of one kind: dH_rel, total entropy, followed text (1, 0 or NaN), oscillations [n]; logit differences [n, layers]."""
-
-    samples: np.ndarray
-    x: np.ndarray
-    total: np.ndarray
-    text: np.ndarray
-    switches: np.ndarray
-    difference: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def where(self, mask: np.ndarray) -> Cases:
-        return Cases(*(getattr(self, name)[mask] for name in self.__dataclass_fields__))
 
 
 def tell(rows: Sequence[Mapping[str, Any]], ambiguous: float, n_bins: int, draws: int, seed: int) -> Summary:
@@ -49,7 +32,7 @@ def tell(rows: Sequence[Mapping[str, Any]], ambiguous: float, n_bins: int, draws
         balance, found = _balance(curve, boot)
         findings += [*_monotony(curve, boot, n_bins), found]
         tables.append(_curve_table(curve, n_bins, boot))
-        figures += [_curve_figure(curve, n_bins, boot, balance), _map_figure(curve, n_bins)]
+        figures += [curve_figure(curve, tables[0], balance), map_figure(curve, n_bins)]
         if np.isfinite(balance):
             table, finding = _oscillations(curve, balance, ambiguous, boot)
             tables.append(table)
@@ -58,28 +41,6 @@ def tell(rows: Sequence[Mapping[str, Any]], ambiguous: float, n_bins: int, draws
         findings.append(Finding("too few of them follow one or the other modality for a curve: the balance point is unknown"))
     findings += [_control(kind, *kinds[kind]) for kind in sorted(kinds) if kind != "conflict"]
     return Summary(TITLE, tuple(findings), tuple(tables), tuple(figures))
-
-
-def gather(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, Cases]]:
-    """By kind of sample (a conflict, or the ``control`` it is tagged with): how many prompts, and those answered right where they can be."""
-    prompts: dict[tuple, dict[str, Any]] = {}
-    for r in rows:
-        p = prompts.setdefault((r["sample"], r["form"]), {"kind": r.get("control", "conflict"), "layers": {}})
-        if r["metric"] == "logit_difference":
-            p["layers"][r["layer"]] = r["value"]
-        else:
-            p[r["metric"]] = r["value"]
-    kinds: dict[str, list[tuple[tuple, dict]]] = {}
-    for key, p in prompts.items():
-        kinds.setdefault(p["kind"], []).append((key, p))
-    out = {}
-    for kind, members in kinds.items():
-        kept = [(key, p) for key, p in members if p["known"] or kind != "conflict"]
-        column = lambda name, kept=kept: np.array([p[name] for _, p in kept], float)
-        layers = np.array([[p["layers"][layer] for layer in sorted(p["layers"])] for _, p in kept], float)
-        samples = np.array([key[0] for key, _ in kept])
-        out[kind] = len(members), Cases(samples, column("dH_rel"), column("H_v") + column("H_t"), column("text"), column("oscillations"), layers)
-    return out
 
 
 def _boot(statistic: Callable[[np.ndarray], float], clusters: np.ndarray, draws: int, seed: int) -> np.ndarray:
@@ -121,9 +82,10 @@ def _monotony(c: Cases, boot: Callable, n_bins: int) -> list[Finding]:
     )  # fmt: skip
     halves = [c.total <= np.median(c.total), c.total > np.median(c.total)]
     found = [spearman(c.x[h], c.text[h]) for h in halves]
+    drawn = [interval(boot(lambda i, h=h: spearman(c.x[i][h[i]], c.text[i][h[i]]))) for h in halves]
     both = Finding(
-        f"it does so among conflicts of low and of high total entropy: rank correlations {found[0]:.2f} and {found[1]:.2f}",
-        bool(max(found) < 0) if np.isfinite(found).all() else None, {"low": _or_none(found[0]), "high": _or_none(found[1])},
+        f"it does so among conflicts of low and of high total entropy: rank correlations {_text(found[0], drawn[0])} and {_text(found[1], drawn[1])}",
+        all(ci[1] < 0 for ci in drawn) if all(drawn) else None, {"low": _or_none(found[0]), "high": _or_none(found[1]), "intervals": drawn},
     )  # fmt: skip
     return [law, both]
 
@@ -161,44 +123,3 @@ def _control(kind: str, n: int, c: Cases) -> Finding:
     follow = f"{decided.mean():.0%} follow the text" if len(decided) else "none follows either"
     values = {"prompts": n, "oscillations": float(c.switches.mean()), "follow_text": float(decided.mean()) if len(decided) else None}
     return Finding(f"control '{kind}': {n} prompts without a conflict; {follow}, and layers switch {c.switches.mean():.2f} times", values=values)
-
-
-def _curve_figure(c: Cases, n_bins: int, boot: Callable, balance: float) -> Figure:
-    table, (a, b), (at, steps) = _curve_table(c, n_bins, boot), logistic(c.x, c.text), isotonic(c.x, c.text)
-
-    def draw(figure: Any) -> None:
-        ax = figure.subplots()
-        grid = np.linspace(c.x.min(), c.x.max(), 200)
-        ax.plot(grid, sigmoid(a + b * grid), color="#0072B2", label="logistic fit")
-        ax.step(at, steps, where="mid", color="#999933", linewidth=1.2, label="isotonic fit")
-        x, y = [r[0] for r in table.rows], [r[2] for r in table.rows]
-        low, high = [r[2] - (r[2] if r[3] is None else r[3]) for r in table.rows], [(r[2] if r[4] is None else r[4]) - r[2] for r in table.rows]
-        ax.errorbar(x, y, yerr=np.maximum([low, high], 0), fmt="o", color="#D55E00", label="bins of equal count")
-        ax.axhline(0.5, color="#888888", linewidth=0.8)
-        if np.isfinite(balance):
-            ax.axvline(balance, color="#888888", linestyle="--", label=f"balance point {balance:.2f}")
-        ax.set_xlabel("relative uncertainty (text less image)")
-        ax.set_ylabel("P(follow text)")
-        ax.set_ylim(-0.03, 1.03)
-        ax.legend()
-
-    caption = f"Share that follows the text against relative uncertainty; {len(c)} prompts answered right from either modality alone; bars: bootstrap 95 % intervals."
-    return Figure("following_curve", "The following curve", caption, draw, (7.0, 4.2))
-
-
-def _map_figure(c: Cases, n_bins: int) -> Figure:
-    number = bins(c.x, n_bins)
-    grid = np.array([np.nanmean(c.difference[number == b], 0) for b in range(number.max() + 1)]).T
-
-    def draw(figure: Any) -> None:
-        ax = figure.subplots()
-        limit = float(np.nanmax(np.abs(grid)))
-        image = ax.imshow(grid, aspect="auto", origin="lower", cmap="RdBu", vmin=-limit, vmax=limit)
-        ax.set_xticks(range(grid.shape[1]), [f"{c.x[number == b].mean():.2f}" for b in range(grid.shape[1])])
-        ax.set_xlabel("mean relative uncertainty of the bin")
-        ax.set_ylabel("layer")
-        ax.grid(False)
-        figure.colorbar(image, ax=ax, label="logit of text less vision answer")
-
-    caption = f"Mean logit difference of the two answers, read through the output norm after every layer; {len(c)} prompts."
-    return Figure("logit_differences", "Which answer each layer favours", caption, draw, (7.0, 4.2))

@@ -62,7 +62,7 @@ def test_connector_then_mores_on_a_composed_model(tmp_path):
 
     again, out = tmp_path / "again.yaml", tmp_path / "logits.pt"
     again.write_text(dump(recipe("again", [str(first), str(second)], None)))
-    subprocess.run([sys.executable, "-c", IN_ANOTHER_PROCESS, str(again), str(out)], cwd=Path(__file__).parents[3], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", IN_ANOTHER_PROCESS, str(again), str(out)], cwd=Path(__file__).parents[3], check=True, timeout=600)
     assert torch.equal(torch.load(out), logits[2]), "the same bits in a fresh process"
 
 

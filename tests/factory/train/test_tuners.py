@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from eval_suite.benchmarks.plain_scenes import PlainScenes
 from factory import files
 from factory.cli import main
 from factory.recipe import RecipeError, loads
@@ -142,6 +143,13 @@ def test_a_comparison_stands_alone(tmp_path):
         loads(text, "r.yaml")
     with pytest.raises(RecipeError, match="stands beside 'tune'"):
         loads(written(tmp_path, tmp_path) + json.dumps({"tune": {"tuner": "ia3", "data": SCENES}})[1:-1] + "\n", "r.yaml")
+
+
+def test_a_rate_cannot_be_chosen_where_answers_are_hidden(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(PlainScenes, "missing", lambda self: "the answers are hidden" if self.params.split == "dev" else None)
+    (tmp_path / "side.yaml").write_text(written(tmp_path, saved_tiny(tmp_path / "model")))
+    assert main([str(tmp_path / "side.yaml")]) == 2
+    assert "'seeing' cannot choose a learning rate on 'dev': the answers are hidden" in capsys.readouterr().err
 
 
 def test_a_diagnostic_with_prompts_of_its_own_is_refused(tmp_path, capsys):

@@ -1,0 +1,49 @@
+"""A module's weights as numbers, wherever they are: cut over ranks, offloaded to host memory or disk, or packed by quantisation.
+
+Whoever runs modules needs nothing of this: their hooks see to it. It is for what reads a matrix itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from accelerate.utils import align_module_device
+from torch import Tensor, nn
+
+from factory.model.zero import whole
+
+
+@contextmanager
+def at_hand(model: nn.Module, name: str, tensor: Tensor) -> Iterator[Tensor]:
+    """A tensor of the state dict with its values: put together from all ranks, or brought in from disk or host memory."""
+    if tensor.device.type != "meta" or hasattr(tensor, "ds_id"):
+        with whole(tensor) as p:
+            yield p
+        return
+    path, _, last = name.rpartition(".")
+    with align_module_device(module := model.get_submodule(path)):
+        yield getattr(module, last)
+
+
+@contextmanager
+def weight_of(module: nn.Module, name: str = "weight") -> Iterator[Tensor | None]:
+    """The ``weight`` [out, in] of a linear module, or its ``bias`` (None where it has none). All ranks enter together."""
+    given = getattr(module, name, None)
+    if given is None:
+        yield None
+    elif name == "weight" and not given.is_floating_point():
+        yield _unpacked(module)
+    else:
+        with at_hand(module, name, given) as tensor:
+            yield tensor
+
+
+@torch.no_grad()
+def _unpacked(module: nn.Module) -> Tensor:
+    """What a module with packed weights, whatever their format, makes of the identity."""
+    bias = getattr(module, "bias", None)
+    dtype = torch.get_default_dtype() if bias is None else bias.dtype
+    made = module(torch.eye(module.in_features, device=module.weight.device, dtype=dtype))
+    return (made if bias is None else made - bias).T
