@@ -22,7 +22,7 @@ def matching(rows: Iterable[Mapping[str, Any]], **facts: Any) -> list[Mapping[st
 
 
 class Profile(NamedTuple):
-    """Values [n, layers] of the (sample, form) ``keys``."""
+    """Values [n, layers], or [n, layers, heads], of the (sample, form) ``keys``."""
 
     keys: list[tuple[str, str]]
     values: np.ndarray

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from factory.diagnose.profiles import estimate, matching
+from factory.diagnose.profiles import Profile, estimate, matching
 from factory.diagnose.summary import Figure, Finding, Summary, Table
 from factory.statistics.association import spearman
 from factory.steer.heads import few
@@ -21,31 +21,16 @@ Rows = Sequence[dict[str, Any]]
 MOST = 0.5
 
 
-class HeadMap(NamedTuple):
-    """Values [n, layers, heads] of the (sample, form) ``keys``."""
-
-    keys: list[tuple[str, str]]
-    values: np.ndarray
-
-    @property
-    def n(self) -> int:
-        return len(self.keys)
-
-    @property
-    def mean(self) -> np.ndarray:
-        return self.values.mean(0)
-
-
-def head_map(rows: Rows, metric: str, **facts: Any) -> HeadMap:
-    """The map of the prompts that say ``facts``."""
+def head_map(rows: Rows, metric: str, **facts: Any) -> Profile:
+    """Values [n, layers, heads] of the prompts that say ``facts``."""
     cells: dict[tuple[str, str], dict[tuple[int, int], float]] = {}
     for row in matching(rows, metric=metric, **facts):
         cells.setdefault((row["sample"], row["form"]), {})[row["layer"], row["head"]] = row["value"]
     if not cells:
-        return HeadMap([], np.zeros((0, 0, 0)))
+        return Profile([], np.zeros((0, 0, 0)))
     layers, heads = (1 + max(at) for at in zip(*next(iter(cells.values())), strict=True))
     keys = sorted(cells)
-    return HeadMap(keys, np.array([[[cells[key][layer, head] for head in range(heads)] for layer in range(layers)] for key in keys]))
+    return Profile(keys, np.array([[[cells[key][layer, head] for head in range(heads)] for layer in range(layers)] for key in keys]))
 
 
 def summarise(rows: Rows, params: Heads.Params) -> Summary:
@@ -65,7 +50,7 @@ def summarise(rows: Rows, params: Heads.Params) -> Summary:
     return Summary(title, tuple(findings), tables, tuple(figures))
 
 
-def _sparse(learnt: np.ndarray, m: HeadMap, direction: str) -> Finding:
+def _sparse(learnt: np.ndarray, m: Profile, direction: str) -> Finding:
     """The twentieth of the heads with the largest mean on training prompts hold most of the positive attribution of the test prompts."""
     k = few(learnt.size)
     top = [np.unravel_index(i, learnt.shape) for i in np.argsort(-learnt, axis=None)[:k]]
@@ -81,7 +66,7 @@ def _sparse(learnt: np.ndarray, m: HeadMap, direction: str) -> Finding:
     return Finding(text, part.mean >= MOST and above.interval[0] > 0 and deep > 0.5, values, above.p, "anchor 5/sparse")
 
 
-def _overlap(maps: dict[str, HeadMap], top: int) -> Finding:
+def _overlap(maps: dict[str, Profile], top: int) -> Finding:
     """Heads among the largest of both directions, against what chance would give."""
     size = next(iter(maps.values())).mean.size
     k = min(top, max(1, size // 4))
@@ -91,13 +76,13 @@ def _overlap(maps: dict[str, HeadMap], top: int) -> Finding:
     return Finding(text, values={"shared": shared, "top": k, "by_chance": k * k / size})
 
 
-def _agreement(margin: HeadMap, causal: HeadMap, direction: str) -> Finding:
+def _agreement(margin: Profile, causal: Profile, direction: str) -> Finding:
     """Rank correlation of the attribution with the causal map's support (minus NSSD)."""
     r = spearman(margin.mean.ravel(), -causal.mean.ravel())
     return Finding(f"{direction}: rank correlation of the attribution with the harm of silencing a head at the last position: {r:.2f}", values={"direction": direction, "spearman": r})
 
 
-def _table(m: HeadMap, direction: str, top: int) -> Table:
+def _table(m: Profile, direction: str, top: int) -> Table:
     rows = []
     for i in np.argsort(-m.mean, axis=None)[: min(top, m.mean.size)]:
         layer, head = (int(x) for x in np.unravel_index(i, m.mean.shape))
@@ -106,7 +91,7 @@ def _table(m: HeadMap, direction: str, top: int) -> Table:
     return Table(f"heads_{direction}", f"Heads by their part in the margin, {direction} following (n={m.n})", ("layer", "head", "dM", "low", "high"), tuple(rows))
 
 
-def _figure(name: str, title: str, what: str, maps: dict[str, HeadMap]) -> Figure:
+def _figure(name: str, title: str, what: str, maps: dict[str, Profile]) -> Figure:
     def draw(figure: matplotlib.figure.Figure) -> None:
         limit = max(float(np.abs(m.mean).max()) for m in maps.values()) or 1.0
         axes = np.array(figure.subplots(1, len(maps))).ravel()
