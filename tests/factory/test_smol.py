@@ -43,7 +43,7 @@ def test_without_its_parts_it_is_asked_for_by_name_and_a_plan_fetches_nothing(ca
             ask()
     assert main(["plan", "recipes/amps_smol.yaml"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "missing: part efficientnet-lite0: not fetched yet" in said and "a run does so by itself" in said and "prompts of about" in said
+    assert "missing: part efficientnet-lite0: not fetched yet" in said and "a run does so by itself" in said and "memory: about" in said
 
 
 def test_what_is_shipped_is_small_and_safe():

@@ -186,7 +186,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(recipe, monkeypatch):
     assert list((whole / "tune" / "tensorboard").glob("events*"))
     shutil.rmtree(whole)
     stopping = [Stop(2, kill=False)]
-    monkeypatch.setattr("factory.run.tuning._Progress", lambda shown: stopping[0])
+    monkeypatch.setattr("factory.run.tuning._Progress", lambda shown, name: stopping[0])
     with pytest.raises(Interrupted):
         run(recipe(save_every=1))
     assert not (whole / "tuned").exists()
