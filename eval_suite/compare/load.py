@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from safetensors import safe_open
 
+from eval_suite.compare.significance import of_units
 from eval_suite.released import read_json, read_jsonl
 from factory.errors import UserError
 
@@ -42,6 +44,16 @@ class Score:
     @property
     def value(self) -> float:
         return sum(self.values) / len(self.values)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The one of a single seed, or of seeds that are alike; else that of the samples' means over seeds, if the score is a mean over samples."""
+        if len(set(self.values)) == len(set(self.intervals)) == 1:
+            return self.intervals[0]
+        each = self.samples
+        if not each or not math.isclose(sum(each.values()) / len(each), self.value, abs_tol=1e-9):
+            return None
+        return of_units(list(each.values()), [self.units.get(s, s) for s in each])[1:]
 
     @property
     def samples(self) -> dict[str, float]:

@@ -35,14 +35,13 @@ def _scores(table: Table, block: Block, index: int) -> Figure:
             if (cell := line.cells.get(column)) is None:
                 continue
             look, value = palette[label(line, table)], cell.score.value
-            interval = cell.score.intervals[0] if len(cell.score.intervals) == 1 else (min(cell.score.values), max(cell.score.values))
-            low, high = interval or (value, value)
+            low, high = cell.score.interval or (min(cell.score.values), max(cell.score.values))
             errors = [[max(0.0, value - low)], [max(0.0, high - value)]]
             handles[label(line, table)] = ax.errorbar([x], [value], yerr=errors, color=look.color, marker=look.marker, linestyle="", capsize=3)
         ax.set_xticks([])
         ax.set_title(heading(column), fontsize=11)
     style.legend_below(figure, handles)
-    caption = "Scores with 95 % intervals; over several seeds, their mean and range."
+    caption = "Scores with 95 % intervals over samples; over several seeds their mean, with the seeds' range where a score is no mean over samples."
     return style.finish(figure, f"scores_{index + 1}", title(block), caption)
 
 

@@ -24,7 +24,7 @@ TEX_MARKS = {"better": r"$\blacktriangle$", "worse": r"$\blacktriangledown$", ""
 FOOT = (
     "▲ and ▼: better or worse than the unsteered model of the same run (or than the same method in the first run), p < 0.05 after Holm's "
     "correction over all tests here; McNemar's test on right and wrong answers, a paired bootstrap on graded ones and on questions that "
-    "hang together. Intervals are 95 %; over several seeds the score is their mean. Rank: mean rank over the columns that all arms have."
+    "hang together. Intervals are 95 %; over several seeds the score is their mean, and the interval one over samples. Rank: mean rank over the columns that all arms have."
 )
 AS_THEY_ARE = ("perplexity", "points")
 COSTS = ("parameters", "s/answer", "peak memory")
@@ -60,17 +60,12 @@ def costs(line: Line) -> list[str]:
     ]  # fmt: skip
 
 
-def _interval(cell: Cell) -> str:
-    interval = cell.score.intervals[0] if len(cell.score.intervals) == 1 else None
-    metric = cell.score.column[1]
-    return f"{number(interval[0], metric)}–{number(interval[1], metric)}" if interval else ""
-
-
 def _spread(cell: Cell) -> str:
-    """The interval of one seed, the range over several."""
-    values = cell.score.values
-    metric = cell.score.column[1]
-    return _interval(cell) if len(values) == 1 else f"{number(min(values), metric)}–{number(max(values), metric)} over {len(values)} seeds"
+    """The interval, and over several seeds that differ their range."""
+    score, metric = cell.score, cell.score.column[1]
+    said = ["–".join(number(v, metric) for v in score.interval)] if score.interval else []
+    low, high = (number(v, metric) for v in (min(score.values), max(score.values)))
+    return "; ".join([*said, *([f"seeds {low}–{high}"] if low != high else [])])
 
 
 def grid(table: Table, block: Block, cell_text: Callable[[Cell], str]) -> tuple[list[str], list[list[str]]]:
@@ -124,7 +119,7 @@ def to_csv(table: Table) -> str:
         for line in block.lines:
             for column, cell in line.cells.items():
                 s, a = cell.score, line.arm
-                low, high = s.intervals[0] or ("", "") if len(s.intervals) == 1 else ("", "")
+                low, high = s.interval or ("", "")
                 head = [a.group, a.method, block.direction, column[0], column[1], s.protocol, s.scorer, s.counts[0], len(s.values), s.value, low, high,
                         sum(s.failures) / len(s.failures), line.rank, a.parameters, a.seconds, a.peak_bytes]  # fmt: skip
                 for reference, t in (cell.against or {"": None}).items():

@@ -104,11 +104,14 @@ def test_a_real_difference_is_significant_and_a_null_one_is_not(tmp_path, capsys
 
 def test_seeds_are_averaged_sample_by_sample(tmp_path):
     base = drawn(0.5)
-    folders = [run_folder(tmp_path, f"x-seed{s}", {"none": base, "amps": [max(v, float(i % 5 == s)) for i, v in enumerate(base)]}, seed=s) for s in (0, 1)]
+    folders = [run_folder(tmp_path, f"x-seed{s}", {"none": base, "amps": [max(v, float(i % (5 + s) == s)) for i, v in enumerate(base)]}, seed=s) for s in (0, 1)]
     Compare.over(folders, tmp_path / "out")
     rows = {r["method"]: r for r in table_of(tmp_path / "out")}
     assert rows["amps"]["seeds"] == "2" and rows["amps"]["test"] == "paired bootstrap" and rows["amps"]["verdict"] == "better"
     assert rows["none"]["run"] == "x"
+    share = sum(base) / len(base)
+    assert float(rows["none"]["low"]) == pytest.approx(share - 1.96 * (share * (1 - share) / 400) ** 0.5, abs=0.01), "two equal seeds tell no more than one"
+    assert "; seeds " in (tmp_path / "out" / "compare.md").read_text()
 
 
 @pytest.mark.parametrize("other", [{"protocol": "pope/random/plain"}, {"scorer": "pope/2"}])
