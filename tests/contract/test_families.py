@@ -222,9 +222,9 @@ def test_bfloat16_is_near(name):
     exact, half = family_view(name), family_view(name, torch.bfloat16)
     self_check(half)
     prompts = prompts_of(exact)
-    for side in ("left", "right"):
+    for side, near in (("left", 0.98), ("right", 0.97)):  # padding decides which kernel rounds
         a, b = logits(exact, prompts, steering(READING, 1, 0.5), side), logits(half, prompts, steering(READING, 1, 0.5), side)
-        assert torch.nn.functional.cosine_similarity(a, b).min() > 0.97
+        assert torch.nn.functional.cosine_similarity(a, b).min() > near
 
 
 def test_an_answer_that_was_given_is_read(view):
