@@ -12,7 +12,7 @@ from factory.data.prompt import Role
 from factory.model.prefix import prefill
 from plugins.diagnostics.lmar import OTHERS, WORDS, Lmar, LmarParams
 from tests.compose import composed, llm
-from tests.tiny import conflict_prompts, mixed_prompts, no_image, tiny_view
+from tests.tiny import conflict_prompts, fresh_view, mixed_prompts, no_image, tiny_view
 
 
 def measured(view, prompts, side="left", **options):
@@ -48,8 +48,7 @@ def eager(view, prompt, roles_of_text, tokens=1):
 @pytest.mark.parametrize("tokens", [1, 4])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_it_is_what_the_eager_attention_maps_say(text, roles, tokens, side):
-    view = tiny_view()
-    view.model.double()  # so that what differs is the method, and not the rounding of two attention kernels
+    view = tiny_view(dtype=torch.float64)  # so that what differs is the method, and not the rounding of two attention kernels
     prompts = mixed_prompts()[:3]
     found = measured(view, prompts, side, text=text, tokens=tokens)
     for i, prompt in enumerate(prompts):
@@ -59,7 +58,7 @@ def test_it_is_what_the_eager_attention_maps_say(text, roles, tokens, side):
 
 
 def test_maps_of_the_written_answer_are_the_eager_rows_of_each_of_its_tokens():
-    view = tiny_view()
+    view = fresh_view()
     prompt, bins = conflict_prompts(1)[0], 4
     found = measured(view, [prompt], tokens=3, bins=bins)
     batch = view.encode([prompt])
