@@ -67,11 +67,11 @@ def test_half_precision_keeps_its_dtype_and_its_zero(case, dtype):
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_row_is_the_same_alone_and_in_a_batch(view, site, side):
-    prompts = mixed_prompts()
-    together = logits(view, prompts, steering(*site), side)
+    prompts, exact = mixed_prompts(), tiny_view(dtype=torch.float64)  # in float32 a method may blow up the rounding of the blocks below it
+    together = logits(exact, prompts, steering(*site), side)
     tokens = answers(view, prompts, steering(*site), side, 4)
     for i, prompt in enumerate(prompts):
-        assert close(logits(view, [prompt], steering(*site)), together[i : i + 1])
+        assert close(logits(exact, [prompt], steering(*site)), together[i : i + 1], 1e-6)
         alone = answers(view, [prompt], steering(*site), n=4)[0]
         assert tokens[i][: len(alone)] == alone
 
