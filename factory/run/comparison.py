@@ -17,7 +17,18 @@ from factory.registry import Params
 from factory.run import progress
 from factory.run.arms import Arm
 from factory.run.choose import Choice, choose, oracle
-from factory.run.evaluate import Fitted, ask, asked_forms, cells, contrast, looks, placed, sweep, trunk_of
+from factory.run.evaluate import (
+    Fitted,
+    ask,
+    asked_forms,
+    cells,
+    contrast,
+    looks,
+    placed,
+    sweep,
+    trunk_of,
+    verdicts_by_strength,
+)
 from factory.run.rundir import Stage
 from factory.run.study import Rows, Study, make
 from factory.steer import LogitsMethod, PromptMethod, Steerer, Trials, artefact
@@ -25,8 +36,6 @@ from factory.steer.base import Tensors
 
 REFERENCE = "l2s"
 UNSTEERED = "(unsteered)"  # measured, but not reported, where the recipe has no method of this kind
-
-
 Methods = Mapping[str, PromptMethod | LogitsMethod | Steerer]
 
 
@@ -118,8 +127,7 @@ class Comparison:
         asked = asked_forms(bench, samples)
         trunk = trunk_of(bench, asked)
         for f in want:
-            rows = cells(bench, asked, trunk, [f], f.steerer.trial_strengths)
-            columns = [[v for r in rows if r["strength"] == s for v in r["verdicts"]] for s in f.steerer.trial_strengths]
+            columns = verdicts_by_strength(cells(bench, asked, trunk, [f], f.steerer.trial_strengths), f.steerer.trial_strengths)
             out[f"{f.name}.verdicts"] = torch.tensor([[{f.direction: 1, "error": 2}.get(v, 0) for v in column] for column in columns]).T.contiguous()
             out[f"{f.name}.looks"] = looks(bench, trunk, f)
         return out

@@ -114,6 +114,11 @@ def cells(bench: Bench, asked: Sequence[Asked], trunk: Trunk, fitted: Sequence[F
     return rows
 
 
+def verdicts_by_strength(rows: Sequence[dict[str, Any]], strengths: Sequence[float]) -> list[list[str]]:
+    """Of predictions at several strengths, each strength's verdicts in the order of the prompts."""
+    return [[v for row in rows if row["strength"] == s for v in row["verdicts"]] for s in strengths]
+
+
 def placed(method: Fitted, layer: int, strength: float = 1.0) -> Steering:
     """A fitted method at the run's layer."""
     return Steering(method.steerer, method.state, method.steerer.placed(method.state, layer), strength)

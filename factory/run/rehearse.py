@@ -28,9 +28,20 @@ from factory.run.collect import ASKS, Plan, collect
 from factory.run.comparison import examples, finished, prompters, unsteered
 from factory.run.environment import about_run
 from factory.run.estimate import LOOKED_AT, own_words
-from factory.run.evaluate import Bench, Fitted, ask, asked_by, asked_forms, cells, contrast, looks, trunk_of
+from factory.run.evaluate import (
+    Bench,
+    Fitted,
+    ask,
+    asked_by,
+    asked_forms,
+    cells,
+    contrast,
+    looks,
+    trunk_of,
+    verdicts_by_strength,
+)
 from factory.run.samples import SPLITS, fault, missing, thin
-from factory.run.study import Rows, make
+from factory.run.study import Rows, make, states_toward, visual_mcr
 from factory.run.timing import Clock, timed
 from factory.run.work import Method, Part, Stage
 from factory.steer import LogitsMethod, States, Steerer, Trials
@@ -140,8 +151,8 @@ def _collected(r: _Stage, batches: Sequence[Sequence[ConflictSample]]) -> dict[s
             if len(wordings) > 1:
                 named = {f"{s.id}/{form}/{a}": facts(s, form, a) for s, form, _ in asked for a in wordings}
                 r.diagnosed.setdefault("", []).extend({**row, **named[row["sample"]], "split": "test"} for rows in found.values() for row in rows)
-        r_v = [row["value"] for rows in found.values() for row in rows if row["metric"] == "R_V"]
-        chunks.append({**states, "r_v": torch.tensor(r_v or [float("nan")] * len(asked)), "tasks": [s.task for s, *_ in asked]})
+        r_v = visual_mcr([row for rows in found.values() for row in rows], len(asked))
+        chunks.append({**states, "r_v": r_v, "tasks": [s.task for s, *_ in asked]})
     tasks = [task for chunk in chunks for task in chunk.pop("tasks")]
     return {name: torch.cat([c[name] for c in chunks]) for name in chunks[0]} | {"tasks": tasks}
 
@@ -208,18 +219,15 @@ def _swept(r: _Stage, f: Fitted, asked: Sequence[Any], trunk: Any) -> None:
     r.rows += [{**row, "strength": s} for s in ordered for row in first]  # a report of as many rows as it will have
 
 
-def _states(r: _Stage, t: Mapping[str, Any], direction: str) -> States:
-    other = "text" if direction == "vision" else "vision"
+def _states(r: _Stage, collected: Mapping[str, Any], direction: str) -> States:
     found = [row for rows in r.diagnosed.values() for row in rows if row["split"] == "train"]
-    tails = (t["base.tail"], t[f"{direction}.tail"], t[f"{other}.tail"])
-    return States(direction, t["base"], t[direction], t[other], t["r_v"], t["tasks"], r.recipe.seed, tails, found)
+    return states_toward(direction, collected, collected["tasks"], r.recipe.seed, found)
 
 
 def _tried(r: _Stage, asked: Sequence[Any], trunk: Any, f: Fitted, r_v: torch.Tensor) -> Trials:
     strengths, n = f.steerer.trial_strengths, len(asked)
-    rows = cells(r.bench, asked, trunk, [f], strengths)
-    verdicts = [[v for row in rows if row["strength"] == s for v in row["verdicts"]] for s in strengths]
-    follow, error = (torch.tensor([[v == what for v in column] for column in verdicts]).T for what in (f.direction, "error"))
+    columns = verdicts_by_strength(cells(r.bench, asked, trunk, [f], strengths), strengths)
+    follow, error = (torch.tensor([[v == what for v in column] for column in columns]).T for what in (f.direction, "error"))
     return Trials(follow, error, looks(r.bench, trunk, f), trunk.last.cpu(), r_v.mean().expand(n), torch.arange(n), r.recipe.seed)
 
 

@@ -45,6 +45,18 @@ def steered_layer(recipe: Recipe, depth: int, card: Card | None) -> int:
     return layer
 
 
+def visual_mcr(rows: Rows, prompts: int) -> Tensor:
+    """r_v [prompts] from the rows of a diagnostic; NaN where none was measured."""
+    return torch.tensor([row["value"] for row in rows if row["metric"] == "R_V"] or [float("nan")] * prompts)
+
+
+def states_toward(direction: str, collected: Mapping[str, Tensor], tasks: list[str], seed: int, found: Rows) -> States:
+    """What a method is fitted on toward ``direction``, of ``collected`` states and MCR."""
+    t, other = collected, "text" if direction == "vision" else "vision"
+    tails = (t["base.tail"], t[f"{direction}.tail"], t[f"{other}.tail"])
+    return States(direction, t["base"], t[direction], t[other], t["r_v"], tasks, seed, tails, found)
+
+
 def _content(sample: ConflictSample) -> list[str]:
     return [sample.id, sample.task, sample.question, sample.context, sample.answer_vision, sample.answer_text]
 
@@ -96,8 +108,7 @@ class Study:
 
         def compute(samples: list[ConflictSample]) -> dict[str, Tensor]:
             states, rows = self._collect(samples, ("base",))
-            r_v = [row["value"] for row in rows if row["metric"] == "R_V"]
-            return {**states, "r_v": torch.tensor(r_v or [float("nan")] * len(states["base"]))}
+            return {**states, "r_v": visual_mcr(rows, len(states["base"]))}
 
         chunks = self.chunks(stage, "train", self.recipe.collect.batch_size, compute)
         tensors = {name: torch.cat([c[name] for c in chunks]) for name in chunks[0]}
@@ -107,10 +118,7 @@ class Study:
 
     def states(self, direction: str) -> States:
         """What a method is fitted on toward ``direction``."""
-        t = self.collected
-        other = "text" if direction == "vision" else "vision"
-        tails = (t["base.tail"], t[f"{direction}.tail"], t[f"{other}.tail"])
-        return States(direction, t["base"], t[direction], t[other], t["r_v"], self.train_tasks, self.recipe.seed, tails, self.found)
+        return states_toward(direction, self.collected, self.train_tasks, self.recipe.seed, self.found)
 
     @property
     def found(self) -> Rows:
