@@ -17,7 +17,7 @@ from factory.components.source import Sourced, planned
 from factory.errors import UserError
 from factory.model.checks import self_check
 from factory.model.compose import compose, parts_of
-from factory.model.family import frozen
+from factory.model.family import Family, frozen
 from factory.model.packages import fetch_part, needed
 from factory.model.source import Source, family_of, find, known, spelt_out, tuned_folder
 from factory.model.view import ModelView
@@ -45,22 +45,30 @@ def device_for(name: str) -> torch.device:
 
 
 def placement(spec: ModelSpec) -> dict[str, Any]:
-    """What ``from_pretrained`` is told of devices and quantisation. Raises ``UserError`` where this machine cannot do it."""
+    """What ``from_pretrained`` is told of devices and quantisation. Raises ``UserError`` where it cannot be done."""
     device = device_for(spec.device)
-    options: dict[str, Any] = {}
+    if not (spec.device_map or spec.quantize):
+        return {}
+    if spelt_out(spec).compose:
+        key = "quantize" if spec.quantize else "device_map"
+        raise UserError(f"model.{key}: parts are put together whole, on one device; leave it out, or name a saved composed model with model.path")
+    options: dict[str, Any] = {"device_map": spec.device_map or {"": device}}
     if spec.quantize:
-        if device.type != "cuda" and spec.device_map is None:
-            raise UserError(f"model.quantize={spec.quantize} needs a CUDA GPU, and the model would run on {device}; leave model.quantize out")
         if find_spec("bitsandbytes") is None:
             raise UserError(f"model.quantize={spec.quantize} needs bitsandbytes, which is not installed: pip install 'steering-factory[quantize]'")
-        dtype = getattr(torch, spec.dtype)
         options["quantization_config"] = transformers.BitsAndBytesConfig(
             load_in_8bit=spec.quantize == "8bit", load_in_4bit=spec.quantize == "4bit",
-            bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=getattr(torch, spec.dtype),
         )  # fmt: skip
-    if spec.device_map or spec.quantize:
-        options["device_map"] = spec.device_map or {"": device}
     return options
+
+
+def kept_whole(config: Any, family: Family) -> list[str]:
+    """Names of the linear maps that quantisation leaves alone: those outside the decoder, as LLaVA's own quantised training does it."""
+    with torch.device("meta"):
+        model = family.hf_class()._from_config(config)
+    packed = set(family.decoder(model).modules())
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module not in packed]
 
 
 def get_parts(spec: ModelSpec, get: Callable[[str], Path] = fetch_part) -> None:
@@ -146,11 +154,15 @@ def _tune(view: ModelView, folders: Sequence[str]) -> None:
 def _read(source: Source, spec: ModelSpec, zero: int, options: dict[str, Any]) -> tuple[Any, Any]:
     dtype = getattr(torch, spec.dtype)
     read = partial(source.family.hf_class().from_pretrained, source.folder, dtype=dtype, local_files_only=True, **options)
+    if spec.quantize:
+        options["quantization_config"].llm_int8_skip_modules = kept_whole(source.config, source.family)
     transformers.utils.logging.disable_progress_bar()  # a run has bars of its own, and stderr is for mistakes
     try:
         model = load_cut(read, source.config, dtype, device_for(spec.device)) if zero == 3 else read()
     except (ImportError, OSError, ValueError, RuntimeError) as error:
         raise UserError(f"model folder {source.folder}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    for module in model.modules() if spec.quantize else ():
+        module.support_avx512bf16_for_cpu = False  # bitsandbytes would repack 4-bit weights on a CPU into a form without gradients
     return model, _processor(source)
 
 

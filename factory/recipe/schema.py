@@ -43,7 +43,7 @@ class ModelSpec(Spec):
     """Which model: a zoo card, a folder, a hub id, parts to compose, or a configuration to build with random weights.
 
     Beside a card, ``path`` or ``hub`` say where its weights are. ``tuned`` names tuning runs (their folders, or a ``tuned/``
-    folder) whose trained parts are put into it, in order: pretrained connector first. ``quantize`` needs bitsandbytes and a GPU;
+    folder) whose trained parts are put into it, in order: pretrained connector first. ``quantize`` packs the decoder's linear maps (bitsandbytes);
     ``device_map`` spreads the model over all GPUs (and host memory) as accelerate places it, ``device`` then has no say.
     """
 

@@ -72,8 +72,7 @@ def facts_of(model: nn.Module, family: Family, dtype: torch.dtype) -> ModelFacts
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
     kv_width = (kv_heads or heads) * head_dim
     parts = {name: n for name, n in parts.items() if n}
-    head = model.get_output_embeddings()
-    linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear) and m is not head)
+    linear = sum(m.weight.numel() for m in family.decoder(model).modules() if isinstance(m, nn.Linear))
     return ModelFacts(
         type(model).__name__, family.name, parts, text.num_hidden_layers, text.hidden_size, kv_width, inner, text.vocab_size, str(dtype).removeprefix("torch."), linear
     )  # fmt: skip

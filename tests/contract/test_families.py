@@ -16,6 +16,7 @@ from factory.model.view import ModelView
 from factory.recipe.schema import ModelSpec
 from factory.registry import available, lookup
 from factory.run.collect import Plan, asked, collect
+from factory.run.facts import facts, facts_of
 from factory.steer import steer
 from factory.steer.sweep import run_cell, run_trunk
 from tests.contract.cases import Case, answers, close, logits, recompute, steering
@@ -54,6 +55,11 @@ def test_a_saved_model_loads_and_checks_itself(view, tmp_path):
     assert type(loaded.family) is type(view.family) and fingerprint(loaded) == fingerprint(view)
     assert loaded.encode(prompts).input_ids.tolist() == view.encode(prompts).input_ids.tolist()
     assert torch.equal(logits(loaded, prompts), logits(view, prompts))
+
+
+def test_its_sizes_are_known_without_weights(view):
+    found = facts(view.model.config, view.family, view.dtype)
+    assert found == facts_of(view.model, view.family, view.dtype) and found.linear and found.parameters == sum(p.numel() for p in view.model.parameters())
 
 
 def test_roles_mark_the_image_tokens_and_the_words(view):

@@ -163,10 +163,12 @@ def test_fetch_alone_lists_the_zoo(hub, capsys):
 
 
 @pytest.mark.parametrize("spec, message", [
-    (ModelSpec(zoo="tiny", device="cpu", quantize="4bit"), "needs a CUDA GPU"),
+    (ModelSpec(zoo="tiny", device="cpu", quantize="4bit"), "needs bitsandbytes.*pip install"),
     (ModelSpec(zoo="tiny", device_map="auto", quantize="8bit"), "needs bitsandbytes.*pip install"),
+    (ModelSpec(zoo="smol", quantize="4bit"), r"model\.quantize: parts are put together whole"),
+    (ModelSpec(zoo="smol", device_map="auto"), r"model\.device_map: parts are put together whole"),
 ])  # fmt: skip
-def test_quantisation_that_cannot_be_done_is_one_line(spec, message, monkeypatch):
+def test_placement_that_cannot_be_done_is_one_line(spec, message, monkeypatch):
     monkeypatch.setattr("factory.model.load.find_spec", lambda name: None)
     with pytest.raises(UserError, match=message):
         placement(spec)

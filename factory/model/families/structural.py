@@ -89,7 +89,8 @@ def _lists(model: nn.Module, length: int) -> Iterator[tuple[nn.Module, str]]:
 
 @torch.no_grad()
 def _norm_beside(model: nn.Module, parent: nn.Module, blocks: nn.ModuleList) -> str | None:
-    """The child of ``parent`` that turns the last block's output into what the unembedding takes."""
+    """The child of ``parent`` that turns the last block's output into what the unembedding takes; of a model without weights, the one
+    whose shape lets it."""
     last: list[Tensor] = []
     handle = blocks[-1].register_forward_hook(lambda module, args, output: last.append(output))
     try:
@@ -102,7 +103,7 @@ def _norm_beside(model: nn.Module, parent: nn.Module, blocks: nn.ModuleList) -> 
         weight = getattr(child, "weight", None)
         if weight is not None and weight.shape == last[0].shape[-1:]:
             again = model.get_output_embeddings()(child(last[0]))
-            if torch.allclose(again.float(), logits.float(), rtol=1e-2, atol=1e-2 * float(logits.abs().max())):
+            if weight.is_meta or torch.allclose(again.float(), logits.float(), rtol=1e-2, atol=1e-2 * float(logits.abs().max())):
                 return name
     return None
 
