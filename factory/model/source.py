@@ -21,14 +21,14 @@ from factory.registry import available, lookup
 @dataclass(frozen=True)
 class Source:
     """A model that was found but not loaded: its folder (None where it is composed), configuration, family, the bytes of its weights, its ``card`` where the
-    weights are those that the card describes, and otherwise a ``note`` that says that they are not."""
+    weights are those that the card describes, and ``notes`` of what has to be known of it beside the numbers."""
 
     folder: Path | None
     config: Any
     family: Family
     card: Card | None
     bytes: int
-    note: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def spelt_out(spec: ModelSpec) -> ModelSpec:
@@ -62,8 +62,9 @@ def find(spec: ModelSpec) -> Source:
     if lacking := [path.name for path in weights if not path.is_file()]:
         raise UserError(_incomplete(spec, folder, lacking, len(weights)))
     card = card_for(spec, config)
-    note = None if card or spec.zoo is None else _unlike(spec.zoo, config, folder)
-    return Source(folder, config, family, card, sum(_check_weights(path) for path in weights), note)
+    unlike = None if card or spec.zoo is None else _unlike(spec.zoo, config, folder)
+    notes = tuple(filter(None, (unlike, _penalty(folder))))
+    return Source(folder, config, family, card, sum(_check_weights(path) for path in weights), notes)
 
 
 def known(spec: ModelSpec) -> tuple[Any, Card | None]:
@@ -162,6 +163,18 @@ def _config(folder: Path) -> Any:
         return transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     except (ValueError, OSError, KeyError) as error:
         raise UserError(f"{folder / 'config.json'}: cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def _penalty(folder: Path) -> str | None:
+    """A word on a model whose own generation would lower the logits of what its prompt says: that is against the text, and not done here."""
+    path = folder / "generation_config.json"
+    try:
+        penalty = json.loads(path.read_text(encoding="utf-8")).get("repetition_penalty") if path.is_file() else None
+    except (ValueError, OSError, AttributeError) as error:
+        raise UserError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
+    if penalty in (None, 1):
+        return None
+    return f"{path}: its repetition_penalty of {penalty} is left out: answers are plainly greedy. The model's own generate() would disfavour every token of the prompt, and so the text's answer"
 
 
 def family_of(config: Any) -> Family:

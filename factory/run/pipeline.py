@@ -132,7 +132,7 @@ def prepare(recipe: Recipe, told: bool = True) -> list[str]:
         raise UserError(f"model: {why} for its weights alone; use model.quantize=4bit, model.device_map=auto over several GPUs, or a smaller model")
     for folder in map(Path, recipe.artefacts):
         artefact.check_folder(folder.expanduser())
-    notes = [*(getattr(make(recipe.data), "warnings", ()) if recipe.data else ()), *filter(None, [source.note])]
+    notes = [*(getattr(make(recipe.data), "warnings", ()) if recipe.data else ()), *source.notes]
     for note in notes if told else ():
         Console(stderr=True).print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
     return notes

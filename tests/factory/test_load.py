@@ -49,6 +49,13 @@ def test_a_saved_model_loads_as_the_same_model(saved):
     assert not view.model.training and not any(p.requires_grad for p in view.model.parameters())
 
 
+@pytest.mark.parametrize(("text", "said"), [('{"repetition_penalty": 1.05}', "repetition_penalty of 1.05 is left out"), ('{"repetition_penalty": 1.0}', None), ("{}", None)])
+def test_a_penalty_that_our_decoding_leaves_out_is_told(folder, text, said):
+    (folder / "generation_config.json").write_text(text)
+    notes = find(ModelSpec(path=str(folder))).notes
+    assert [said in note for note in notes] == [True] if said else notes == ()
+
+
 def test_finding_reads_no_weights(saved):
     source = find(spec(saved))
     assert source.family.name == "llava" and source.card is None
@@ -73,6 +80,7 @@ def test_one_changed_weight_is_another_model():
     (lambda f: shutil.rmtree(f), r"not found.*model\.path=FOLDER"),
     (lambda f: (f / "config.json").unlink(), r"no config\.json"),
     (lambda f: (f / "config.json").write_text("{"), r"config\.json: cannot be read"),
+    (lambda f: (f / "generation_config.json").write_text("{"), r"generation_config\.json: cannot be read"),
     (lambda f: (f / "model.safetensors").unlink(), r"model\.safetensors is missing"),
     (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-5]), r"model\.safetensors: damaged or cut short"),
     (lambda f: (f / "model.safetensors").write_bytes(b"123"), "damaged or cut short"),

@@ -94,9 +94,9 @@ def test_an_unfinished_download_is_told_from_a_broken_folder(hub, saved):
 
 def test_a_card_speaks_for_its_own_model_alone(saved):
     own = find(ModelSpec(zoo="tiny"))
-    assert own.card.name == "tiny" and own.note is None
+    assert own.card.name == "tiny" and own.notes == ()
     other = find(ModelSpec(zoo="llava-1.5-13b", path=str(saved)))
-    assert other.card is None and "decoder of 3 blocks, not llava-1.5-13b" in other.note
+    assert other.card is None and "decoder of 3 blocks, not llava-1.5-13b" in other.notes[0]
     config, card = known(ModelSpec(zoo="llava-1.5-13b", path=str(saved)))
     assert config.get_text_config().num_hidden_layers == 3 and card is None
     assert card_for(ModelSpec(zoo="qwen2.5-vl-3b"), read_card("qwen2.5-vl-7b").hf_config()) is None
