@@ -6,6 +6,7 @@ import math
 import time
 from datetime import timedelta
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -163,13 +164,15 @@ def _methods(found: Estimate) -> Table:
 def _stages(recipe: Recipe, found: Estimate, measured: Rehearsal | None) -> Table:
     e = recipe.evaluate
     directions, strengths = f"{len(e.directions)} direction(s)", f"{len(e.strengths)} strengths"
-    columns = ("stage", "prompts", "prompt passes", "of them above the site", "new tokens", "also", "time")
-    table = Table(*columns, title=f"stages; {directions}, {strengths}", title_justify="left", show_footer=True)
+    columns = ("stage", "prompts", "prompt passes", "above the site", "new tokens", "also", "time")
+    table = Table(title=f"stages; {directions}, {strengths}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_footer=True)
+    for column in columns:
+        table.add_column(column, overflow="fold", justify="left" if column in ("stage", "also") else "right", no_wrap=column in ("stage", "time"))
     total = 0.0
     for s in found.stages:
         seconds = measured.of(s) if measured else math.nan
         total += seconds
-        also = f"{s.diagnosed:,} diagnoses" if s.diagnosed else f"{s.fits} fits" if s.fits else f"{s.looks:,} looks ahead" if s.looks else ""
+        also = f"{s.diagnosed:,} {recipe.diagnostic.type}" if s.diagnosed else f"{s.fits} fits" if s.fits else f"{s.looks:,} looks ahead" if s.looks else ""
         counts = (s.prompts, s.passes, s.share * (s.cells + s.looks), s.tokens)
         table.add_row(s.name, *(f"{n:,.0f}" if n else "" for n in counts), also, _clock(seconds))
     table.columns[0].footer, table.columns[2].footer, table.columns[-1].footer = "all", f"{found.passes:,.0f}", _clock(total)
