@@ -174,7 +174,7 @@ def _penalty(folder: Path) -> str | None:
         raise UserError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
     if penalty in (None, 1):
         return None
-    return f"{path}: its repetition_penalty of {penalty} is left out: answers are plainly greedy. The model's own generate() would disfavour every token of the prompt, and so the text's answer"
+    return f"model: the repetition_penalty of {penalty} in its generation_config.json is left out: answers are plainly greedy. Its own generate() would disfavour every token of the prompt, and so the text's answer"
 
 
 def family_of(config: Any) -> Family:

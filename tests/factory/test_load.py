@@ -49,7 +49,7 @@ def test_a_saved_model_loads_as_the_same_model(saved):
     assert not view.model.training and not any(p.requires_grad for p in view.model.parameters())
 
 
-@pytest.mark.parametrize(("text", "said"), [('{"repetition_penalty": 1.05}', "repetition_penalty of 1.05 is left out"), ('{"repetition_penalty": 1.0}', None), ("{}", None)])
+@pytest.mark.parametrize(("text", "said"), [('{"repetition_penalty": 1.05}', "repetition_penalty of 1.05 in its generation_config.json is left out"), ('{"repetition_penalty": 1.0}', None), ("{}", None)])
 def test_a_penalty_that_our_decoding_leaves_out_is_told(folder, text, said):
     (folder / "generation_config.json").write_text(text)
     notes = find(ModelSpec(path=str(folder))).notes
