@@ -1,6 +1,7 @@
 """What every test starts from: one thread, no trace of the launcher that started the tests, and no fetched part."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from factory.model.packages import cache_folder
 
 torch.set_num_threads(1)  # threads of several processes spin against each other on small machines
 os.environ.pop("STEERING_FACTORY_COMMAND", None)  # launch.sh's own name in messages; the tests expect the program's
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts jobs in the background deaf to it, and what they start too
 settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # seconds say nothing about a busy machine
 settings.load_profile("shared machine")
 
