@@ -55,6 +55,11 @@ class Family:
         """The model's Hugging Face class."""
         return getattr(transformers, self.model_class)
 
+    def skeleton(self, config: Any) -> nn.Module:
+        """A model of this configuration without weights: its parameters are on the meta device."""
+        with torch.device("meta"):
+            return self.hf_class()._from_config(config)
+
     def core(self, model: nn.Module) -> nn.Module:
         """The model without its unembedding; called like the model, it returns ``last_hidden_state`` after the norm."""
         return model.model

@@ -65,8 +65,7 @@ def placement(spec: ModelSpec) -> dict[str, Any]:
 
 def kept_whole(config: Any, family: Family) -> list[str]:
     """Names of the linear maps that quantisation leaves alone: those outside the decoder, as LLaVA's own quantised training does it."""
-    with torch.device("meta"):
-        model = family.hf_class()._from_config(config)
+    model = family.skeleton(config)
     packed = set(family.decoder(model).modules())
     return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module not in packed]
 
@@ -81,11 +80,11 @@ def get_parts(spec: ModelSpec, get: Callable[[str], Path] = fetch_part) -> None:
 def outline(spec: ModelSpec) -> ModelView:
     """A view without weights (its parameters are on the meta device): enough to tokenize prompts, whatever the model's size."""
     source, spec = find(spec), spelt_out(spec)
-    with torch.device("meta"):
-        if spec.compose:
+    if spec.compose:
+        with torch.device("meta"):
             model, processor = compose(spec.compose)
-            return ModelView(frozen(model), processor, source.family)
-        model = source.family.hf_class()._from_config(source.config)
+        return ModelView(frozen(model), processor, source.family)
+    model = source.family.skeleton(source.config)
     if (source.folder / "generation_config.json").is_file():
         model.generation_config = transformers.GenerationConfig.from_pretrained(source.folder, local_files_only=True)
     return ModelView(frozen(model), _processor(source), source.family)
@@ -97,8 +96,7 @@ def sizes(spec: ModelSpec) -> ModelView:
     with planned():
         config, _ = known(spec)
     family = family_of(config)
-    with torch.device("meta"):
-        return ModelView(frozen(family.hf_class()._from_config(config)), None, family)
+    return ModelView(frozen(family.skeleton(config)), None, family)
 
 
 def lacking(spec: ModelSpec) -> list[str]:

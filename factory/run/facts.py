@@ -51,9 +51,7 @@ class ModelFacts:
 
 def facts(config: Any, family: Family, dtype: torch.dtype) -> ModelFacts:
     """A model's sizes from its configuration; its weights are neither read nor allocated."""
-    with torch.device("meta"):
-        model = family.hf_class()(config)
-    return facts_of(model, family, dtype)
+    return facts_of(family.skeleton(config), family, dtype)
 
 
 def _largest(size: int | list[int] | None) -> int | None:
