@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from factory.errors import UserError
@@ -40,6 +41,13 @@ def without(mask: Any, hidden: Tensor) -> Any:
         return (~hidden).long() if mask is None else mask * ~hidden
     unseen = hidden[:, None, None, :]
     return mask & ~unseen if mask.dtype == torch.bool else mask.masked_fill(unseen, torch.finfo(mask.dtype).min)
+
+
+def closed_up(positions: Tensor, hidden: Tensor) -> Tensor:
+    """Position ids [.., R, T] of a prompt from which the ``hidden`` tokens [R, T] are gone: what follows them moves up."""
+    positions = positions.expand(*positions.shape[:-2], *hidden.shape)
+    taken = F.pad(positions.diff(dim=-1) * hidden[:, :-1], (1, 0)).cumsum(-1)
+    return positions - taken
 
 
 def _as_taken(decoder: nn.Module, seen: Tensor) -> Tensor:

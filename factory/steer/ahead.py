@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from factory.model.masks import without
+from factory.data.prompt import USER_TEXT, Role
+from factory.model.masks import closed_up, without
 from factory.model.prefix import at_last, new_cache
 from factory.model.replay import Call, replay
 from factory.model.view import ModelView
@@ -33,11 +34,23 @@ class Ahead:
         return self._logits(self.layer, self.call, h)
 
     def hiding(self, hidden: Tensor, h: Tensor) -> Tensor:
-        """With tokens ``hidden`` [R, T] unseen by all others, in every block: one run of the whole decoder. ``h``: any output of a block."""
+        """As if tokens ``hidden`` [R, T] were not there: one run of the whole decoder. ``h``: any output of a block."""
+        call = {**self.call, "attention_mask": without(self.call.get("attention_mask"), hidden)}
+        if call.get("position_ids") is not None:
+            call["position_ids"] = closed_up(call["position_ids"], hidden.to(call["position_ids"].device))
         with self.unsteered():
-            return self._logits(-1, {**self.call, "attention_mask": without(self.call.get("attention_mask"), hidden)}, h)
+            return self._logits(-1, call, h)
 
     @torch.no_grad()
     def _logits(self, layer: int, call: Call, h: Tensor) -> Tensor:
         final = replay(self.view, layer, call, h, new_cache()).to(self.view.device)
         return self.view.logits(at_last(final, self.mask))
+
+
+def spoken(roles: Tensor, role: Tensor) -> Tensor:
+    """[R, T] booleans: the tokens of ``role`` [] among ``roles`` [R, T], and those of the template that part them from a text after them."""
+    at, said = torch.arange(roles.shape[1], device=roles.device).expand_as(roles), roles > Role.TEMPLATE
+    before = roles.gather(1, torch.where(said, at, 0).cummax(1).values)
+    after = roles.gather(1, torch.where(said, at, roles.shape[1] - 1).flip(1).cummin(1).values.flip(1))
+    texts = torch.tensor([*USER_TEXT, Role.INSTRUCTION], device=roles.device, dtype=roles.dtype)
+    return (roles == role) | ((roles == Role.TEMPLATE) & (before == role) & torch.isin(after, texts))

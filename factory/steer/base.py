@@ -62,15 +62,16 @@ class Context:
     """What a method may know beside the states: the layer, and whether the rows are prompt or generated tokens.
 
     ``probe(strength [rows])`` looks ahead: float32 next-token logits [rows, vocabulary] of the prompts at a strength per row,
-    for one run of the blocks above the steered one. ``hiding(role [])`` gives those of the unsteered prompts when no token sees
-    those of a role, for one run of all blocks: what the model says of the other modality alone. None where the runtime cannot
-    look ahead.
+    for one run of the blocks above the steered one. ``hiding(role [])`` gives those of the unsteered prompts without the tokens of
+    a role, for one run of all blocks: what the model says of the other modality alone. None where the runtime cannot look ahead.
+    ``roles`` [rows, T] of the prompts' tokens are known to a controller only.
     """
 
     layer: int
     generated: bool = False
     probe: Callable[[Tensor], Tensor] | None = None
     hiding: Callable[[Tensor], Tensor] | None = None
+    roles: Tensor | None = None
 
 
 class PromptMethod:

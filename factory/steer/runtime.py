@@ -21,7 +21,7 @@ from factory.model.family import device_of
 from factory.model.prefix import Step, at_last, encoded_step
 from factory.model.replay import Call, recorded
 from factory.model.view import ModelView
-from factory.steer.ahead import Ahead
+from factory.steer.ahead import Ahead, spoken
 from factory.steer.base import Context, Steerer, Tensors
 from factory.steer.where import Where
 
@@ -88,9 +88,9 @@ class Steering:
             return ahead.above(_moved(h, mask, self.vector, strength)).to(h.device)
 
         def hiding(role: Tensor) -> Tensor:
-            return ahead.hiding(step.roles == role, h).to(h.device)
+            return ahead.hiding(spoken(step.roles, role), h).to(h.device)
 
-        return Context(self.where.layer, step.generated, *((probe, hiding) if ahead else ()))
+        return Context(self.where.layer, step.generated, *((probe, hiding) if ahead else (None, None)), roles=step.roles)
 
     def look(self, h: Tensor, step: Step, ahead: Ahead) -> Tensor:
         """What the method's controller sees of its trial strengths [R, S, F]."""

@@ -1,14 +1,16 @@
-"""Dose: the L2S vector, with each sample's strength chosen by looking ahead (ours; not from a paper).
+"""Dose: another method's vectors, with each sample's strength chosen by looking ahead (ours; not from a paper).
 
 Before a prompt is steered, the blocks above the steered one are run on it once per dose (and once unsteered, and once
 backwards), and every dose's next-token distribution is described without labels: how sure it is, how far it went from the
 unsteered one, whether its answer was plausible before (cf. Directer's p_steered >= beta p_raw), how much the opposite dose
-dislikes it, how far the other doses agree, and (``alone``) what the model says of either modality alone, the other one's
-tokens hidden from all others. A small network, trained on what the same doses did to the training prompts, turns this into P(follow) and
-P(error) of each dose; the dose with the best P(follow) - aversion * P(error) is given. The diagnosis enters as the visual MCR,
-predicted from h_[I,T] by ridge regression so that inference needs no MCR. Cost: S + 2 passes of the upper blocks over the
-prompt, and with ``alone`` two of all blocks.
+dislikes it, how far the other doses agree, and (``alone``) what the model says of either modality alone, with the other one
+left out. A small network, trained on what the same doses did to the training prompts, turns this into P(follow) and P(error) of
+each dose; the dose with the best P(follow) - aversion * P(error) is given, and none where a prompt lacks either modality. The
+diagnosis enters as the visual MCR, predicted from h_[I,T] by ridge regression so that inference needs no MCR. Cost: S + 2 passes
+of the upper blocks over the prompt, and with ``alone`` two of all blocks.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,31 +18,41 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from factory.data.prompt import Role
-from factory.registry import Params, register
+from factory.errors import UserError
+from factory.registry import register
 from factory.steer import Context, States, Steerer, Trials
-from factory.steer.regressor import RegressorParams, fit_g, g
+from factory.steer.around import Around, AroundParams
 
 Tensors = dict[str, Tensor]
 CLASSES = 3  # neither, follow, error
 
 
-class DoseParams(Params):
-    """``doses`` to choose among; ``alone``: hear each modality alone too; ``aversion`` weighs errors against following; the
-    rest is the gate's training. Defaults were chosen on dev scenes."""
+class DoseParams(AroundParams):
+    """``of`` the method whose vectors are dosed; ``doses`` to choose among; ``alone``: hear each modality alone too; ``conflicts_only``:
+    leave prompts without an image or without a context as they are; ``aversion`` weighs errors against following; the rest is the
+    gate's training. Defaults were chosen on dev scenes."""
 
+    of: dict[str, Any] = Field(default_factory=lambda: {"type": "l2s"})
     doses: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
     alone: bool = True
+    conflicts_only: bool = True
     aversion: float = Field(1.0, ge=0)
-    net: RegressorParams = RegressorParams()
     gate_hidden: PositiveInt = 32
     gate_epochs: PositiveInt = 400
     gate_learning_rate: PositiveFloat = 1e-2
     gate_decay: float = Field(1.0, ge=0)
     ridge: PositiveFloat = 1.0
 
+    @classmethod
+    def check(cls, inner: Steerer) -> None:
+        if inner.trial_strengths:
+            raise UserError(f"'{inner.name}' chooses each sample's strength itself")
+        if inner.where().site != "block" or inner.where().layers:
+            raise UserError(f"'{inner.name}' does not steer the output of one block, so that none of its doses can be seen ahead")
+
 
 @register("steering", "dose")
-class Dose(Steerer):
+class Dose(Around):
     """Each sample's own strength: the dose whose outcome, seen ahead, most likely follows the target without an error."""
 
     Params = DoseParams
@@ -52,10 +64,7 @@ class Dose(Steerer):
     def fit(self, states: States) -> Tensors:
         roles = (Role.IMAGE, Role.CONTEXT) if states.direction == "vision" else (Role.CONTEXT, Role.IMAGE)
         wanted, other = (torch.tensor(float(role)) for role in roles)
-        return fit_g(states.base, states.toward - states.away, self.params.net, states.seed) | {"wanted": wanted, "other": other}
-
-    def delta(self, h: Tensor, state: Tensors, ctx: Context) -> Tensor:
-        return g(state, h, self.params.net.activation)
+        return {**super().fit(states), "wanted": wanted, "other": other}
 
     def look(self, h: Tensor, state: Tensors, ctx: Context) -> Tensor:
         """Features [rows, S, F] of every dose's next-token distribution p_s beside p_0, p_-1, those of either modality alone and all other doses'."""
@@ -83,7 +92,13 @@ class Dose(Steerer):
         x = (_with_mcr(self.look(h, state, ctx), h, state["mcr.ridge"]) - state["gate.mean"]) / state["gate.std"]
         p = _gate(state, x).softmax(-1)
         best = (p[..., 1] - self.params.aversion * p[..., 2]).argmax(1)
-        return torch.tensor(self.params.doses, device=h.device)[best]
+        dose = torch.tensor(self.params.doses, device=h.device)[best]
+        return dose * _conflicts(ctx.roles) if self.params.conflicts_only and ctx.roles is not None else dose
+
+
+def _conflicts(roles: Tensor) -> Tensor:
+    """1 for each prompt [rows] that has both an image and a context among its ``roles`` [rows, T], else 0."""
+    return torch.stack([(roles == role).any(-1) for role in (Role.IMAGE, Role.CONTEXT)]).all(0).float()
 
 
 def _describe(doses: Tensor, i: int, p_0: Tensor, p_back: Tensor, dose: Tensor) -> Tensor:

@@ -11,66 +11,46 @@ and keeps the classifier's accuracy with the artefact instead. The end-to-end va
 """
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from factory.errors import UserError
-from factory.registry import Params, lookup, register
-from factory.steer import Context, States, Steerer, Trials
-from factory.steer.where import Where
+from factory.registry import register
+from factory.steer import Context, Steerer, Trials
+from factory.steer.around import Around, AroundParams
 
 Tensors = dict[str, Tensor]
 NEWTON_STEPS = 25
 
 
-class DsasParams(Params):
-    """``of`` the gated method, as a recipe names it; ``gate`` per token (the source) or once per prompt, on its last token (ours);
-    ``components`` of the PCA; ``ridge`` the penalty on the regression's weights."""
+class DsasParams(AroundParams):
+    """``of`` the gated method; ``gate`` per token (the source) or once per prompt, on its last token (ours); ``components`` of the
+    PCA; ``ridge`` the penalty on the regression's weights."""
 
-    of: dict[str, Any] = Field(default_factory=lambda: {"type": "static"})
     gate: Literal["token", "prompt"] = "token"
     components: PositiveInt = 5
     ridge: float = Field(1e-2, gt=0)
 
-    @field_validator("of")
     @classmethod
-    def _known(cls, of: dict[str, Any]) -> dict[str, Any]:
-        try:
-            inner_of(of)
-        except UserError as error:
-            raise ValueError(str(error)) from error
-        return of
-
-
-def inner_of(of: dict[str, Any]) -> Steerer:
-    """The steering method that ``of`` names. Raises ``UserError`` where there is none such, or it adds no vectors."""
-    options = dict(of)
-    method = lookup("steering", str(options.pop("type", "")))
-    if not issubclass(method, Steerer) or method is Dsas:
-        raise UserError(f"dsas gates a method that adds vectors to states; '{method.name}' does not")
-    return method(method.Params(**options))
+    def check(cls, inner: Steerer) -> None:
+        if isinstance(inner, Dsas):
+            raise UserError("dsas does not gate itself")
 
 
 @register("steering", "dsas")
-class Dsas(Steerer):
+class Dsas(Around):
     """Another method's vectors, each scaled by how much the state looks like one that does not follow yet."""
 
     Params = DsasParams
 
     def __init__(self, params: DsasParams) -> None:
         super().__init__(params)
-        self.inner = inner_of(params.of)
-        self.reads = "per_token" if params.gate == "token" else self.inner.reads
-
-    def where(self) -> Where:
-        return self.inner.where()
-
-    def fit(self, states: States) -> Tensors:
-        return self.inner.fit(states)
+        if params.gate == "token":
+            self.reads = "per_token"
 
     @property
     def trial_strengths(self) -> tuple[float, ...]:
@@ -88,7 +68,7 @@ class Dsas(Steerer):
         return {**state, **{f"dsas.{k}": t for k, t in gate.items()}}
 
     def delta(self, h: Tensor, state: Tensors, ctx: Context) -> Tensor:
-        vectors = self.inner.delta(h, state, ctx)
+        vectors = super().delta(h, state, ctx)
         return self._gate(h, state)[:, None] * vectors if self.params.gate == "token" else vectors
 
     def gain(self, h: Tensor, state: Tensors, ctx: Context) -> Tensor:

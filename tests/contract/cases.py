@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from factory.data.prompt import Prompt, Role, Segment
+from factory.data.prompt import USER_TEXT, Prompt, Role, Segment
 from factory.diagnose import Diagnostic
 from factory.model.encode import Encoded
 from factory.model.prefix import at_last, greedy, prefill
@@ -22,9 +22,15 @@ from tests.tiny import conflict_prompts, tiny_view
 torch.set_num_threads(1)  # the models are so small that threads only wait for each other
 LAYERS = (0, 1, 2)
 STRENGTH = 3.0
-OPTIONS = {"predict_from": ("per_token",), "apply_to": ("generated_only", "last_and_generated", "from_index:5")}
+OPTIONS = {
+    "predict_from": ("per_token",), "apply_to": ("generated_only", "last_and_generated", "from_index:5"),
+    "of": ((("type", "msrs"), ("tokens", "argmax")),),
+}  # fmt: skip
 
-SPECIAL = {"heads": (("role", "all"), ("generated", True), ("coefficient", 2.0))}  # else it steers only what an instruction has added
+SPECIAL = {
+    "heads": (("role", "all"), ("generated", True), ("coefficient", 2.0)),  # else it steers only what an instruction has added
+    "dose": (("conflicts_only", False),),  # else it leaves prompts with one modality alone
+}
 
 
 class Case(NamedTuple):
@@ -34,7 +40,7 @@ class Case(NamedTuple):
     options: tuple[tuple[str, Any], ...] = ()
 
     def __str__(self) -> str:
-        return "-".join([self.method, *(str(value) for _, value in self.options)])
+        return "-".join([self.method, *(str(dict(value)["type"] if name == "of" else value) for name, value in self.options)])
 
 
 def classes(kind: str) -> dict[str, type]:
@@ -99,7 +105,7 @@ def random_trials(method: Steerer, state: dict[str, Tensor], seed: int = 0) -> T
 
 def make(case: Case) -> Steerer:
     cls = lookup("steering", case.method)
-    return cls(cls.Params(**dict(case.options)))
+    return cls(cls.Params(**{name: dict(value) if name == "of" else value for name, value in case.options}))
 
 
 def fit(case: Case, seed: int = 0, direction: str = "vision") -> dict[str, Tensor]:
@@ -145,29 +151,33 @@ def recompute(view: ModelView, prompt: Prompt, answer: Tensor, steerings: Sequen
     batch = view.collate([encoded], images)
     whole = view.collate([Encoded(encoded.ids + rest, encoded.roles + [int(Role.ANSWER)] * len(rest), "")], images)
 
-    def run_again(layers: Sequence[int], move: Callable[..., Tensor], mask: Tensor) -> Tensor:
+    def run_again(layers: Sequence[int], move: Callable[..., Tensor], mask: Tensor, positions: Tensor | None) -> Tensor:
         """Logits after the prompt, run whole with one hook in the place of the methods' own at some layers."""
         hooks = [view.layers[layer]._forward_hooks for layer in layers]
         others = [dict(each) for each in hooks]
         for each in hooks:
             each.clear()
         mine = view.layers[layers[0]].register_forward_hook(move)
-        out = view.core(**{**batch, "attention_mask": mask}, position_ids=batch.position_ids, use_cache=False)
+        out = view.core(**{**batch, "attention_mask": mask}, position_ids=positions, use_cache=False)
         mine.remove()
         for each, before in zip(hooks, others, strict=True):
             each.update(before)
         return view.logits(out.last_hidden_state[:, -1])
 
     def seen_ahead(s: Steering, vector: Tensor, chosen: Tensor) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-        """The prompt at another strength, and with a role's tokens masked, for controllers that look ahead (of one method at a time)."""
+        """The prompt at another strength, and without a role's tokens, for controllers that look ahead (of one method at a time)."""
 
         def probe(strength: Tensor) -> Tensor:
             def add(module: nn.Module, args: tuple, h: Tensor) -> Tensor:
                 return h + strength * chosen[:n, None] * vector[:n]
 
-            return run_again([s.where.layer], add, batch.attention_mask)
+            return run_again([s.where.layer], add, batch.attention_mask, batch.position_ids)
 
-        return probe, lambda role: run_again(range(view.depth), lambda module, args, h: h, batch.attention_mask * (batch.roles != role))
+        def hiding(role: Tensor) -> Tensor:
+            left = torch.tensor([without_role(batch.roles[0].tolist(), int(role))])
+            return run_again(range(view.depth), lambda module, args, h: h, left, left.cumsum(-1) - 1)
+
+        return probe, hiding
 
     def hook_of(s: Steering):
         later_too = torch.full((len(answer) - 1,), s.where.generated)
@@ -182,7 +192,7 @@ def recompute(view: ModelView, prompt: Prompt, answer: Tensor, steerings: Sequen
             else:
                 vector = torch.cat([s.steerer.delta(h[0, :n], s.state, ctx), s.steerer.delta(h[0, n:], s.state, later)])
             if not gains:
-                ahead = Context(s.where.layer, False, *seen_ahead(s, vector, chosen))
+                ahead = Context(s.where.layer, False, *seen_ahead(s, vector, chosen), roles=batch.roles)
                 gains.append(float(s.steerer.gain(last, s.state, ahead)[0]))
             out = h.clone()
             for t in chosen.nonzero()[:, 0].tolist():
@@ -205,6 +215,16 @@ def recompute(view: ModelView, prompt: Prompt, answer: Tensor, steerings: Sequen
         for handle in handles:
             handle.remove()
     return view.logits(out.last_hidden_state[0, n - 1 :])
+
+
+def without_role(roles: list[int], role: int) -> list[int]:
+    """1 for each token that stays when a role is left out, 0 for its tokens and for what the template put between them and a text."""
+    left, said = [], 0
+    for t, r in enumerate(roles):
+        said = r if r > Role.TEMPLATE else said
+        text = next((x for x in roles[t:] if x > Role.TEMPLATE), 0) in (*USER_TEXT, Role.INSTRUCTION)
+        left.append(int(r != role and not (r == Role.TEMPLATE and said == role and text)))
+    return left
 
 
 def close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> bool:

@@ -21,7 +21,7 @@ model: {{path: {folder}, layer: 1}}
 data: {{type: scenes, scoring: open_ended, per_task: {{train: 2, dev: 1, test: 2}}}}
 diagnostic: {{type: mcr, draws: 1}}
 collect: {{batch_size: 8}}
-steering: [none, instruction, static, {{type: l2s, net: {{epochs: 1}}}}, {{type: amps, betas: [0.0, 0.5], net: {{epochs: 1}}}}, {{type: dose, doses: [0.5, 1], net: {{epochs: 1}}}}]
+steering: [none, instruction, static, {{type: l2s, net: {{epochs: 1}}}}, {{type: amps, betas: [0.0, 0.5], net: {{epochs: 1}}}}, {{type: dose, doses: [0.5, 1], of: {{type: l2s, net: {{epochs: 1}}}}}}]
 evaluate: {{strengths: [0.5, 1], batch_size: 8, max_new_tokens: 2}}
 run: {{root: {root}}}
 report: {{plots: false}}

@@ -24,7 +24,7 @@ model: {{path: {folder}, layer: 1}}
 data: {{type: scenes, scoring: both_orders, per_task: {{train: 2, dev: 1, test: 1}}}}
 diagnostic: {{type: mcr, draws: 1}}
 collect: {{batch_size: 8}}
-steering: [none, instruction, {{type: few_shot, shots: 1}}, static, {{type: amps, betas: [0.0, 0.5], net: {{epochs: 1}}}}, {{type: dose, doses: [0.5, 1, 2], net: {{epochs: 1}}}}]
+steering: [none, instruction, {{type: few_shot, shots: 1}}, static, {{type: amps, betas: [0.0, 0.5], net: {{epochs: 1}}}}, {{type: dose, doses: [0.5, 1, 2], of: {{type: l2s, net: {{epochs: 1}}}}}}]
 evaluate: {{strengths: [0.5, 1], batch_size: 8, max_new_tokens: 2}}
 report: {{plots: false}}
 """
@@ -76,7 +76,7 @@ data: {{type: scenes, scoring: open_ended, per_task: {{train: 1, dev: 1, test: 1
 diagnostic: {{type: mcr, draws: 1}}
 diagnostics: [{{type: knockout, share: 0.5, window: 1}}, {{type: logit_lens, directions: [text]}}, {{type: heads, top: 2, map: false}}, {{type: intervention, counts: [1], amplified: 1, coefficients: [2], coefficient: 2}}, relative_uncertainty, lmar]
 collect: {{batch_size: 8}}
-steering: [instruction, {{type: few_shot, shots: 1}}, unimodal, vcd, dleaf, {{type: heads, top: 2}}, static, {{type: amps, betas: [0.0, 0.5], net: {{epochs: 1}}}}, {{type: dose, doses: [0.5, 1, 2], gate_epochs: 2, net: {{epochs: 1}}}}]
+steering: [instruction, {{type: few_shot, shots: 1}}, unimodal, vcd, dleaf, {{type: heads, top: 2}}, static, {{type: amps, betas: [0.0, 0.5], net: {{epochs: 1}}}}, {{type: dose, doses: [0.5, 1, 2], gate_epochs: 2, of: {{type: l2s, net: {{epochs: 1}}}}}}]
 evaluate: {{strengths: [0.5, 1], batch_size: 16, max_new_tokens: 1, cost: true}}
 report: {{plots: false}}
 """

@@ -28,7 +28,7 @@ model: {{zoo: tiny}}
 data: {{type: scenes, scoring: open_ended, per_task: {{train: 2, dev: 1, test: 1}}}}
 diagnostic: {{type: mcr, draws: 1}}
 collect: {{batch_size: 4}}
-steering: [none, static, {{type: l2s, net: {{epochs: 2, init: random}}}}, {{type: dose, doses: [0.5, 1], net: {{epochs: 2, init: random}}, gate_epochs: 5}}]
+steering: [none, static, {{type: l2s, net: {{epochs: 2, init: random}}}}, {{type: dose, doses: [0.5, 1], of: {{type: l2s, net: {{epochs: 2, init: random}}}}, gate_epochs: 5}}]
 evaluate: {{strengths: [1, 4], batch_size: 4, max_new_tokens: 3, bootstrap: 0}}
 run: {{root: {root}}}
 report: {{plots: false}}
