@@ -174,8 +174,12 @@ def recompute(view: ModelView, prompt: Prompt, answer: Tensor, steerings: Sequen
             return run_again([s.where.layer], add, batch.attention_mask, batch.position_ids)
 
         def hiding(role: Tensor) -> Tensor:
-            left = torch.tensor([without_role(batch.roles[0].tolist(), int(role))])
-            return run_again(range(view.depth), lambda module, args, h: h, left, left.cumsum(-1) - 1)
+            left = without_role(batch.roles[0].tolist(), int(role))
+            positions = (torch.arange(n)[None] if batch.position_ids is None else batch.position_ids).clone()
+            for t in range(n - 2, -1, -1):  # what a token took, all after it are given back
+                if not left[t]:
+                    positions[..., t + 1 :] -= positions[..., t + 1 : t + 2] - positions[..., t : t + 1]
+            return run_again(range(view.depth), lambda module, args, h: h, torch.tensor([left]), positions)
 
         return probe, hiding
 
