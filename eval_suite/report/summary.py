@@ -82,7 +82,7 @@ def _target(direction: str | None) -> str:
 
 
 def summarise(results: Mapping, compared: Sequence[Comparison], budget: float | None = None) -> list[str]:
-    """One short passage per table: who follows best, at what error, and whether that beats the reference."""
+    """One short passage per table of modality preference: who follows best, at what error, and whether that beats the reference."""
     found = groups(results)
     passages = []
     for group in found:
@@ -90,7 +90,7 @@ def summarise(results: Mapping, compared: Sequence[Comparison], budget: float | 
             text = _passage(group, direction, compared, budget)
             where = f" on {group.title()}" if len(found) > 1 else ""
             passages.append(f"Towards {_target(direction)}{where}: {text}")
-    return passages or ["No modality-preference results were measured in this run."]
+    return passages
 
 
 def _passage(group: Group, direction: str | None, compared: Sequence[Comparison], budget: float | None) -> str:

@@ -90,10 +90,10 @@ class Prompt:
 
     @property
     def digest(self) -> str:
-        """Hash of roles, texts and pixels."""
+        """Hash of roles, texts and images."""
         h = hashlib.sha256()
         for s in self.segments:
             h.update(f"{int(s.role)}:{' ' * s.inline}{s.text}\0".encode())
             if s.image is not None:
-                h.update(s.image.tobytes())
+                h.update(f"{s.image.mode} {s.image.size}\0".encode() + s.image.tobytes())
         return h.hexdigest()[:16]

@@ -68,8 +68,9 @@ def test_images_are_in_reading_order():
     Prompt((Segment(Role.IMAGE, image=BLUE), CONTEXT, QUESTION, OPTIONS)), Prompt((Segment(Role.IMAGE, image=RED), QUESTION, CONTEXT, OPTIONS)),
     Prompt((Segment(Role.IMAGE, image=RED), Segment(Role.OPTIONS, "c"), QUESTION, OPTIONS)), PROMPT.without(Role.IMAGE),
     Prompt((Segment(Role.IMAGE, image=RED), Segment(Role.CONTEXT, "cq"), Segment(Role.QUESTION, ""), OPTIONS)),
+    Prompt((Segment(Role.IMAGE, image=RED.resize((RED.width * 2, RED.height // 2))), CONTEXT, QUESTION, OPTIONS)),
 ])  # fmt: skip
-def test_the_digest_tells_roles_words_order_and_pixels_apart(other):
+def test_the_digest_tells_roles_words_order_and_images_apart(other):
     assert other.digest != PROMPT.digest
     assert Prompt(PROMPT.segments).digest == PROMPT.digest
 
