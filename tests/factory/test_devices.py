@@ -1,0 +1,59 @@
+"""A model on one GPU and on two, on pretended devices: what it gives is what it gives on the CPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from factory.model.checks import self_check
+from factory.registry import lookup
+from tests.anchor import scenes_bench
+from tests.contract.cases import Case, close, logits, steering
+from tests.elsewhere import DEVICES, spread
+from tests.tiny import fresh_view, mixed_prompts, tiny_view
+
+NEAR = 1e-4  # the kernels of attention differ
+
+
+def test_pretended_devices_are_as_strict_as_true_ones():
+    here = torch.ones(2)
+    with spread(fresh_view()) as view:
+        there, other = (torch.ones(2, device=device) for device in DEVICES)
+        assert {str(p.device) for p in view.model.parameters()} == {str(device) for device in DEVICES}
+        assert (there + 1).device == DEVICES[0] and there.to(DEVICES[1]).device == other.device and there[here.long()].device == DEVICES[0]
+        for wrong in (lambda: there + other, lambda: there + here, lambda: torch.cat([there, here]), lambda: here[there.long()], lambda: other[there.long()]):
+            with pytest.raises(RuntimeError, match="tensors on"):
+                wrong()
+
+
+def test_a_spread_model_checks_itself():
+    plain = logits(tiny_view(), mixed_prompts())
+    with spread(fresh_view()) as view:
+        self_check(view)
+        assert close(logits(view, mixed_prompts()).cpu(), plain, NEAR)
+
+
+@pytest.mark.parametrize("method", ["l2s", "heads", "dose", "dsas"])
+@pytest.mark.parametrize("layer", [0, 2])
+def test_a_spread_model_is_steered_alike(method, layer):
+    strength = torch.tensor([0.5, 0.0, -1.0, 2.0])
+    plain, again = (steering(Case(method), layer, strength) for _ in range(2))
+    expected = logits(tiny_view(), mixed_prompts(), plain)
+    with spread(fresh_view()) as view:
+        assert close(logits(view, mixed_prompts(), again).cpu(), expected, NEAR)
+
+
+def rows_of(view, name: str) -> list[dict]:
+    cls = lookup("diagnostic", name)
+    diagnostic, (bench, samples) = cls(cls.Params()), scenes_bench(view)
+    return diagnostic.on_samples(bench, samples[:2])
+
+
+@pytest.mark.parametrize("name", ["answer_knockout", "attribution", "heads", "iaf", "knockout", "liae", "lmar", "logit_lens"])
+def test_a_spread_model_is_measured_alike(name):
+    expected = rows_of(fresh_view(), name)
+    with spread(fresh_view()) as view:
+        found = rows_of(view, name)
+    assert expected and len(found) == len(expected)
+    for mine, wanted in zip(found, expected, strict=True):
+        assert mine == {**wanted, "value": pytest.approx(wanted["value"], abs=1e-3, nan_ok=True)} if "value" in wanted else mine == wanted
