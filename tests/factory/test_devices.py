@@ -6,12 +6,24 @@ import pytest
 import torch
 
 from factory.model.checks import self_check
+from factory.recipe import load
 from factory.registry import lookup
+from factory.run.estimate import estimate
+from factory.run.rehearse import rehearse
 from tests.anchor import scenes_bench
 from tests.contract.cases import Case, close, logits, steering
 from tests.elsewhere import DEVICES, spread
-from tests.tiny import fresh_view, mixed_prompts, tiny_view
+from tests.tiny import fresh_view, mixed_prompts, saved_tiny, tiny_view
 
+RECIPE = """\
+name: small
+model: {{path: {folder}, layer: 1}}
+data: {{type: scenes, scoring: both_orders, per_task: {{train: 2, dev: 1, test: 1}}}}
+collect: {{batch_size: 8}}
+steering: [none, static, {{type: dose, doses: [0.5, 1]}}, {{type: dsas, of: {{type: static}}}}]
+evaluate: {{strengths: [0.5, 1], batch_size: 8, max_new_tokens: 2}}
+report: {{plots: false}}
+"""
 NEAR = 1e-4  # the kernels of attention differ
 
 
@@ -57,3 +69,13 @@ def test_a_spread_model_is_measured_alike(name):
     assert expected and len(found) == len(expected)
     for mine, wanted in zip(found, expected, strict=True):
         assert mine == {**wanted, "value": pytest.approx(wanted["value"], abs=1e-3, nan_ok=True)} if "value" in wanted else mine == wanted
+
+
+def test_every_part_of_a_run_is_rehearsed_on_a_spread_model(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(RECIPE.format(folder=saved_tiny(tmp_path / "model")))
+    recipe = load(path, [])
+    found = estimate(recipe)
+    with spread(fresh_view()) as view:
+        done = rehearse(recipe, view, found.layer, found.methods)
+    assert {("trials", "dose"), ("look", "dose"), ("cell", "dsas")} <= done.seconds.keys()
