@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import TrainingArguments
 
+from factory.errors import UserError
 from factory.model.checks import self_check
 from factory.recipe import load
 from factory.registry import lookup
 from factory.run.estimate import estimate
 from factory.run.rehearse import rehearse
+from factory.train.lessons import Collator
+from factory.train.trainer import OneDevice
+from factory.train.tune import Answers, train
 from tests.anchor import scenes_bench
-from tests.contract.cases import Case, close, logits, steering
+from tests.contract.cases import Case, answered_example, close, logits, steering
 from tests.elsewhere import DEVICES, spread
-from tests.tiny import fresh_view, mixed_prompts, saved_tiny, tiny_view
+from tests.tiny import conflict_prompts, fresh_view, mixed_prompts, saved_tiny, tiny_view
 
 RECIPE = """\
 name: small
@@ -79,3 +84,28 @@ def test_every_part_of_a_run_is_rehearsed_on_a_spread_model(tmp_path):
     with spread(fresh_view()) as view:
         done = rehearse(recipe, view, found.layer, found.methods)
     assert {("trials", "dose"), ("look", "dose"), ("cell", "dsas")} <= done.seconds.keys()
+
+
+def loss_of(view) -> torch.Tensor:
+    batch = Collator(view)([answered_example(p) for p in conflict_prompts(2)])
+    with torch.no_grad():
+        return Answers(view)(**{name: value for name, value in batch.items() if name != "text_labels"})
+
+
+def test_a_spread_model_has_the_loss_of_a_whole_one():
+    expected = loss_of(fresh_view())
+    with spread(fresh_view()) as view:
+        assert close(loss_of(view).cpu(), expected, NEAR)
+
+
+def test_a_process_trains_on_one_device(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    theirs, ours = (made(output_dir=str(tmp_path), per_device_train_batch_size=2) for made in (TrainingArguments, OneDevice))
+    assert theirs.train_batch_size == 8 and ours.train_batch_size == 2 and ours.n_gpu == 1
+
+
+def test_a_model_that_lies_in_host_memory_in_part_is_not_trained(tmp_path):
+    view = fresh_view()
+    view.layers[1].to("meta")
+    with pytest.raises(UserError, match="device_map.*host memory"):
+        train(view, None, None, None, None, None, 1, 0, tmp_path)
