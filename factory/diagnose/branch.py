@@ -128,14 +128,14 @@ def run_tail(view: ModelView, stem: Stem, embeds: Tensor, positions: Tensor, cac
 
     def attend(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **options: Any) -> tuple[Tensor, None]:
         reached.add(module.layer_idx)
-        return sdpa_attention_forward(module, q, k, v, mask_of(module.layer_idx)[:, None], **{**options, "is_causal": False})
+        return sdpa_attention_forward(module, q, k, v, mask_of(module.layer_idx)[:, None].to(q.device), **{**options, "is_causal": False})
 
     seen = torch.cat([stem.prefix.mask, stem.prefix.mask.new_ones(embeds.shape[:2])], -1)
     with attention(view, attend):
         out = view.core(inputs_embeds=embeds, attention_mask=seen, position_ids=positions, past_key_values=cache, use_cache=True)
     if len(reached) != view.depth:
         raise UserError(f"the attention of {type(view.decoder).__name__} cannot be replaced, so its edges cannot be cut")
-    return out.last_hidden_state
+    return out.last_hidden_state.to(view.device)
 
 
 class _Masks:

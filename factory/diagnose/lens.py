@@ -35,7 +35,7 @@ def widened(x: Tensor) -> Tensor:
 def dictionary_logits(view: ModelView, normed: Tensor, ids: Tensor) -> Tensor:
     """Logits [B, ..., K] of normed states [B, ..., d] at ids [B, K]; -inf where an id is -1."""
     weight, bias = columns(view, ids)
-    flat = widened(normed).flatten(1, -2)
+    flat = widened(normed.to(ids.device)).flatten(1, -2)
     return (flat @ weight.mT + bias[:, None]).unflatten(1, normed.shape[1:-1])
 
 

@@ -37,13 +37,14 @@ class Residuals:
 
 @contextmanager
 def residuals(view: ModelView, at: Tensor) -> Iterator[Residuals]:
-    """Keep the residual stream of the one forward inside at columns ``at`` [B, n].
+    """Keep the residual stream of the one forward inside at columns ``at`` [B, n], all of it on their device.
 
     Raises ``UserError`` at the end for a model whose blocks do not add attention and MLP to the stream as they are.
     """
     found = Residuals()
     rows = torch.arange(len(at), device=at.device)[:, None]
     first = lambda x: x[0] if isinstance(x, tuple) else x
+    taken = lambda x: x[rows.to(x.device), at.to(x.device)].to(at.device)
     with ExitStack() as stack:
         for i, block in enumerate(view.layers):
             mlp = getattr(block, "mlp", None)
@@ -51,10 +52,10 @@ def residuals(view: ModelView, at: Tensor) -> Iterator[Residuals]:
                 raise UserError(f"{type(block).__name__} has no 'mlp': its residual stream cannot be taken apart")
 
             def keep(into: list[Tensor]) -> Any:
-                return lambda module, args, output: into.append(first(output)[rows, at])
+                return lambda module, args, output: into.append(taken(first(output)))
 
             def keep_input(into: list[Tensor]) -> Any:
-                return lambda module, args, kwargs: into.append((args[0] if args else kwargs["hidden_states"])[rows, at])
+                return lambda module, args, kwargs: into.append(taken(args[0] if args else kwargs["hidden_states"]))
 
             handles = [
                 block.register_forward_pre_hook(keep_input(found.before), with_kwargs=True), block.register_forward_hook(keep(found.after)),

@@ -39,7 +39,7 @@ def _check(view: ModelView) -> None:
     valid = batch.attention_mask.bool()
 
     def same(ours: Tensor) -> bool:
-        return bool(((view.logits(ours) - reference).abs().amax(-1)[valid] <= tolerance).all())
+        return bool(((view.logits(ours.to(view.device)) - reference).abs().amax(-1)[valid] <= tolerance).all())
 
     require(view, same(hidden), "the unembedding does not reproduce its logits")
     require(view, same(view.norm(outputs[-1])), "the output norm does not reproduce its logits")

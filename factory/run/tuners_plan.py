@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +22,7 @@ from factory.recipe.schema import CompareSpec, ContenderSpec, TaskSpec
 from factory.registry import lookup
 from factory.run.arms import Arm
 from factory.run.suite import Suite, suite_of
+from factory.run.timing import timed
 from factory.run.tuning import INDICES, open_source, steps_of
 from factory.train.tune import Answers, Shape
 from factory.tune import Tuner
@@ -150,16 +150,10 @@ def _step_seconds(recipe: Recipe, contender: ContenderSpec, task: TaskSpec, sour
     _applied(contender, spec, view)
     view.model.train()
     collate, objective = Collator(view, source, task.data.max_tokens, None), Answers(view)
-    batch = collate([i % len(source) for i in range(shape.micro)])
-    return shape.accumulate * shape.ranks * median(_timed(lambda: objective(**batch).backward()) for _ in range(1 + TIMED_STEPS))
+    batch = {name: value.to(view.device) for name, value in collate([i % len(source) for i in range(shape.micro)]).items()}
+    return shape.accumulate * shape.ranks * median(timed(lambda: objective(**batch).backward(), view.device)[1] for _ in range(1 + TIMED_STEPS))
 
 
 def _answer_seconds(view: ModelView, suite: Suite) -> float:
     prompts = [item.prompt() for item in suite.items[:TIMED_ANSWERS]]
-    return _timed(lambda: Arm().answer(view, prompts, suite.benchmark.new_tokens)) / len(prompts)
-
-
-def _timed(job: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    job()
-    return time.perf_counter() - began
+    return timed(lambda: Arm().answer(view, prompts, suite.benchmark.new_tokens), view.device)[1] / len(prompts)

@@ -35,9 +35,10 @@ class Ahead:
 
     def hiding(self, hidden: Tensor, h: Tensor) -> Tensor:
         """As if tokens ``hidden`` [R, T] were not there: one run of the whole decoder. ``h``: any output of a block."""
+        hidden = hidden.to(self.view.device)
         call = {**self.call, "attention_mask": without(self.call.get("attention_mask"), hidden)}
         if call.get("position_ids") is not None:
-            call["position_ids"] = closed_up(call["position_ids"], hidden.to(call["position_ids"].device))
+            call["position_ids"] = closed_up(call["position_ids"], hidden)
         with self.unsteered():
             return self._logits(-1, call, h)
 

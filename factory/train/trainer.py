@@ -18,6 +18,14 @@ from factory.train.lessons import IGNORE, Collator, Lessons
 FLOOR = 0.03
 
 
+class OneDevice(TrainingArguments):
+    """Of a process that has one GPU, or a model that is spread over several: left to itself the Trainer takes every GPU it sees, with a
+    batch for each, and moves whatever it is given onto the first."""
+
+    n_gpu = 1
+    place_model_on_device = False  # accelerate does it, and leaves a spread model alone
+
+
 class InOrder(Trainer):
     """A trainer that takes its data in order: shuffling is the data's own business, so any step can be gone on from."""
 
@@ -51,7 +59,7 @@ def per_row_loss(logits: Tensor, labels: Tensor) -> Tensor:
 def arguments(
     folder: Path, steps: int, batch: int, learning_rate: float, warmup: int, weight_decay: float, save_every: int, seed: int, cpu: bool
 ) -> TrainingArguments:
-    return TrainingArguments(
+    return OneDevice(
         output_dir=str(folder), max_steps=steps, per_device_train_batch_size=batch, learning_rate=learning_rate, warmup_steps=warmup,
         weight_decay=weight_decay, adam_beta2=0.98, lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr_rate": FLOOR},
         save_steps=save_every, save_total_limit=1, logging_steps=50, report_to="tensorboard", seed=seed, remove_unused_columns=False,

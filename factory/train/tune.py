@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
-from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 from transformers.integrations.deepspeed import deepspeed_load_checkpoint, unset_hf_deepspeed_config
 
@@ -27,7 +27,7 @@ from factory.errors import UserError
 from factory.model.view import ModelView
 from factory.recipe.schema import LaunchSpec, TuneSpec
 from factory.train import zero
-from factory.train.trainer import InOrder
+from factory.train.trainer import InOrder, OneDevice
 from factory.tune import Tuner
 
 MANIFEST, WEIGHTS, PASSING = "manifest.json", "trained.safetensors", "objective.safetensors"
@@ -38,15 +38,15 @@ class Answers(nn.Module):
 
     def __init__(self, view: ModelView) -> None:
         super().__init__()
-        self.model = view.model
+        self.model, self.view = view.model, view
 
     def forward(self, labels: Tensor, **batch: Tensor) -> Tensor:
         """Unembeds the positions that predict a label in some row; the others' logits, most of a long batch's memory, are never made."""
         targets = labels[:, 1:]
         kept = (targets != IGNORE).any(0).nonzero()[:, 0]
         kept = kept if len(kept) else kept.new_zeros(1)
-        logits = self.model(**batch, logits_to_keep=kept, use_cache=False).logits
-        return F.cross_entropy(logits.float().flatten(0, 1), targets[:, kept].flatten(), ignore_index=IGNORE, reduction="sum")
+        hidden = self.view.core(**batch, use_cache=False).last_hidden_state.to(labels.device)
+        return F.cross_entropy(self.view.logits(hidden[:, kept]).flatten(0, 1), targets[:, kept].flatten(), ignore_index=IGNORE, reduction="sum")
 
 
 @dataclass(frozen=True)
@@ -149,14 +149,16 @@ def train(
     with it, and kept in checkpoints alone.
 
     Goes on from the last whole checkpoint in ``folder``, with the same result as an uninterrupted training. Under ZeRO-3 the weights
-    stay cut over the ranks; ``zero.whole`` puts them together.
+    stay cut over the ranks; ``zero.whole`` puts them together. Raises ``UserError`` for a model that lies in host memory in part.
     """
+    if any(p.is_meta for p in view.model.parameters()):
+        raise UserError("model.device_map: the GPUs do not hold the whole model, and no gradient passes what lies in host memory; use model.quantize=4bit, launch.zero=3 or more GPUs")
     shape, config = Shape.of(spec, zero.world_size()), zero.configuration(launch)
     cpu = view.device.type == "cpu"
     zero.prepare(cpu, config is not None)
     about = {"ranks": shape.ranks, "zero": launch.zero, "micro_batch": shape.micro}
     _ready(view, tuner, spec)
-    args = TrainingArguments(
+    args = OneDevice(
         output_dir=str(folder), max_steps=steps, per_device_train_batch_size=shape.micro, gradient_accumulation_steps=shape.accumulate,
         learning_rate=spec.learning_rate or tuner.learning_rate, lr_scheduler_type="constant_with_warmup" if spec.schedule == "constant" else spec.schedule,
         warmup_steps=round(spec.warmup * steps), weight_decay=spec.weight_decay, max_grad_norm=spec.max_grad_norm, optim="adamw_torch", bf16=spec.bf16,

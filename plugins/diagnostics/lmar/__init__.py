@@ -68,12 +68,13 @@ class Looks:
 
     def __call__(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float, **options: Any) -> tuple[Tensor, None]:
         R, H, _, d = q.shape
-        one = q.gather(2, self.rows[:, None, None, None].expand(R, H, 1, d)).reshape(R, k.shape[1], -1, d)
+        at = self.rows.to(q.device)[:, None, None, None]
+        one = q.gather(2, at.expand(R, H, 1, d)).reshape(R, k.shape[1], -1, d)
         scores = (one.float() @ k.float().transpose(-1, -2)) * scaling
         if mask is not None:
-            seen = mask.gather(2, self.rows[:, None, None, None].expand(R, mask.shape[1], 1, mask.shape[3]))
+            seen = mask.gather(2, at.expand(R, mask.shape[1], 1, mask.shape[3]))
             scores = scores.masked_fill(~seen, -torch.inf)
-        alpha = scores.softmax(-1).mean((1, 2))
+        alpha = scores.softmax(-1).mean((1, 2)).to(self.groups.device)
         prompt = self.groups.shape[-1]
         self.seen[-1][module.layer_idx] = torch.einsum("grt,rt->gr", self.groups, alpha[:, :prompt]) * self.looking
         return sdpa_attention_forward(module, q, k, v, mask, scaling=scaling, **options)
