@@ -141,9 +141,10 @@ def reads(view: ModelView) -> str:
 
 
 def cost(arm: Arm, answers: Rows, view: ModelView) -> dict[str, Any]:
-    """Fitted parameters, seconds an answer (over those generated here, not taken from the cache) and peak device memory in bytes."""
+    """Fitted parameters, seconds an answer (over those generated here, not taken from the cache) and peak memory of all GPUs that hold the model in bytes."""
     seconds = [a["seconds"] for a in answers if a.get("seconds") is not None]
-    peak = torch.cuda.max_memory_allocated() if view.device.type == "cuda" else None
+    gpus = {p.device for p in view.model.parameters() if p.device.type == "cuda"}
+    peak = sum(torch.cuda.max_memory_allocated(gpu) for gpu in gpus) if gpus else None
     return {"parameters": arm.parameters, "generated": len(seconds), "seconds_per_answer": sum(seconds) / len(seconds) if seconds else None, "peak_bytes": peak}
 
 
