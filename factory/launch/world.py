@@ -207,6 +207,7 @@ class Ranks(World):
             self._over.set()
             self._end(self._verdict() or (TERMINATED, None))
         self._exit_soon()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would find Python shutting down, and a traceback be its last word
         raise SystemExit(self._code)
 
     def _watch(self) -> None:
