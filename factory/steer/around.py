@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Annotated, Self
 
 from pydantic import Field, field_validator
 from torch import Tensor
 
 from factory.data.prompt import Prompt
 from factory.errors import UserError
+from factory.recipe.nodes import Node, plugin, read_node
 from factory.registry import Params, lookup
 from factory.steer.base import Context, Direction, States, Steerer, Tensors
 from factory.steer.where import Where
@@ -17,11 +18,11 @@ from factory.steer.where import Where
 class AroundParams(Params):
     """``of``: the method whose vectors are taken, with its options, as a recipe names it."""
 
-    of: dict[str, Any] = Field(default_factory=lambda: {"type": "static"})
+    of: Annotated[Node, plugin("steering")] = Field(default_factory=lambda: read_node("steering", "static"))
 
     @field_validator("of")
     @classmethod
-    def _known(cls, of: dict[str, Any]) -> dict[str, Any]:
+    def _taken(cls, of: Node) -> Node:
         try:
             cls.check(inner_of(of))
         except UserError as error:
@@ -45,7 +46,8 @@ class Around(Steerer):
 
     def variants(self) -> dict[str, Self]:
         """One around each variant of the inner method."""
-        return {name: type(self)(self.params.model_copy(update={"of": {"type": v.name, **v.params.model_dump()}})) for name, v in self.inner.variants().items()}
+        copy = lambda inner: self.params.model_copy(update={"of": self.params.of.model_copy(update={"params": inner.params})})
+        return {name: type(self)(copy(inner)) for name, inner in self.inner.variants().items()}
 
     def rewrite(self, prompt: Prompt, direction: Direction) -> Prompt:
         return self.inner.rewrite(prompt, direction)
@@ -66,10 +68,9 @@ class Around(Steerer):
         return self.inner.delta(h, state, ctx)
 
 
-def inner_of(of: dict[str, Any]) -> Steerer:
-    """The steering method that ``of`` names. Raises ``UserError`` where there is none such, or it adds no vectors."""
-    options = dict(of)
-    method = lookup("steering", str(options.pop("type", "")))
+def inner_of(of: Node) -> Steerer:
+    """The steering method that ``of`` names. Raises ``UserError`` where it adds no vectors."""
+    method = lookup("steering", of.type)
     if not issubclass(method, Steerer):
-        raise UserError(f"of: this needs a method that adds vectors to states; '{method.name}' does not")
-    return method(method.Params(**options))
+        raise UserError(f"needs a method that adds vectors to states; '{of.type}' does not")
+    return method(of.params)

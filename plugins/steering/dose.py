@@ -10,7 +10,7 @@ diagnosis enters as the visual MCR, predicted from h_[I,T] by ridge regression s
 of the upper blocks over the prompt, and with ``alone`` two of all blocks.
 """
 
-from typing import Any
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from factory.data.prompt import Role
 from factory.errors import UserError
+from factory.recipe.nodes import Node, plugin, read_node
 from factory.registry import register
 from factory.steer import Context, States, Steerer, Trials
 from factory.steer.around import Around, AroundParams
@@ -32,7 +33,7 @@ class DoseParams(AroundParams):
     leave prompts without an image or without a context as they are; ``aversion`` weighs errors against following; the rest is the
     gate's training. Defaults were chosen on dev scenes."""
 
-    of: dict[str, Any] = Field(default_factory=lambda: {"type": "l2s"})
+    of: Annotated[Node, plugin("steering")] = Field(default_factory=lambda: read_node("steering", "l2s"))
     doses: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
     alone: bool = True
     conflicts_only: bool = True

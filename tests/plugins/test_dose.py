@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from pydantic import ValidationError
 
 from factory.data.prompt import Role
+from factory.errors import UserError
+from factory.recipe import load
 from factory.steer import Context, Trials
 from plugins.steering.dose import Dose, DoseParams
 from tests.contract.cases import Case, logits, make, random_states, random_trials, steerer_cases, steering
@@ -106,3 +110,10 @@ def test_it_is_not_calibrated_before_its_trials():
 def test_a_mistake_in_the_inner_method_is_said_at_once(of, says):
     with pytest.raises(ValidationError, match=says):
         DoseParams(of=of)
+
+
+def test_a_misspelt_option_of_the_inner_method_is_told_as_any_other(tmp_path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("name: r\nmodel: {zoo: tiny}\ndata: scenes\nsteering:\n  - {type: dose, of: {type: l2s, net: {epohs: 5}}}\n")
+    with pytest.raises(UserError, match=re.escape(f"{recipe}:5:40 steering.0.of.net.epohs: unknown key. Did you mean epochs?")):
+        load(recipe, [])

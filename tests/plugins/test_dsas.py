@@ -100,7 +100,7 @@ def test_it_gates_a_method_with_trials_of_its_own():
     assert {"dsas.w", "gate.mean"} <= state.keys()
 
 
-@pytest.mark.parametrize("of, says", [({"type": "statik"}, "static"), ({"type": "cot"}, "adds vectors"), ({"type": "dsas"}, "does not gate itself"), ({"type": "l2s", "nett": 1}, "nett"), ({}, "no steering plugin")])
+@pytest.mark.parametrize("of, says", [({"type": "statik"}, "static"), ({"type": "cot"}, "adds vectors"), ({"type": "dsas"}, "does not gate itself"), ({"type": "l2s", "nett": 1}, "nett"), ({}, "should name a steering plugin")])
 def test_a_mistake_in_the_inner_method_is_said_at_once(of, says):
     with pytest.raises(ValidationError, match=says):
         DsasParams(of=of)
