@@ -53,5 +53,5 @@ def spoken(roles: Tensor, role: Tensor) -> Tensor:
     at, said = torch.arange(roles.shape[1], device=roles.device).expand_as(roles), roles > Role.TEMPLATE
     before = roles.gather(1, torch.where(said, at, 0).cummax(1).values)
     after = roles.gather(1, torch.where(said, at, roles.shape[1] - 1).flip(1).cummin(1).values.flip(1))
-    texts = torch.tensor([*USER_TEXT, Role.INSTRUCTION], device=roles.device, dtype=roles.dtype)
-    return (roles == role) | ((roles == Role.TEMPLATE) & (before == role) & torch.isin(after, texts))
+    text_after = torch.stack([after == text for text in (*USER_TEXT, Role.INSTRUCTION)]).any(0)
+    return (roles == role) | ((roles == Role.TEMPLATE) & (before == role) & text_after)
