@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from factory.diagnose.instructed import ask, instructed, left_out
@@ -87,6 +87,7 @@ def test_nssd_is_zero_for_no_change_and_negative_when_mass_leaves_the_compliant_
     q = restricted(away[:2], away[2:])
     assert nssd(p, q, complies).item() < 0 < nssd(q, p, complies).item()
     after = before + torch.tensor(noise[:K], dtype=torch.float64)
+    assume((after.softmax(0)[:2].sum() - before.softmax(0)[:2].sum()).abs() > 1e-9)  # at a tie the sign is rounding's
     r = restricted(after[:2], after[2:])
     assert nssd(p, r, complies).item() == pytest.approx(slow_nssd(before, after, [0, 1], list(range(2, K)), "before_after"), abs=1e-9)
 

@@ -89,6 +89,8 @@ def main(cases: list[dict[str, Any]]) -> None:
             files.write_json(out / "losses.json", losses)
             files.write_safetensors(out / "values.safetensors", values)
         forget()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # else its threads are still there when the process ends, which then may abort
 
 
 def forget() -> None:
