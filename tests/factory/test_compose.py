@@ -143,9 +143,9 @@ def test_it_is_steered_and_tuned_like_any_family(name):
     view = composed(text=llm(name))
     before = logits(view, conflict_prompts(2))
     steerer = lookup("steering", "static")
-    steering = Steering(steerer(steerer.Params()), {"v": torch.ones(48)}, Where(layer=1, role="image"), 2.0)
-    with steer(view, steering):
-        assert not torch.allclose(logits(view, conflict_prompts(2)), before)
+    v = torch.randn(48, generator=torch.Generator().manual_seed(0))  # a layer norm would take out a constant one
+    with steer(view, Steering(steerer(steerer.Params()), {"v": v}, Where(layer=1, role="image"), 2.0)):
+        assert (logits(view, conflict_prompts(2)) - before).abs().max() > 1e-3
     for tuner in ("mores", "lora", "ia3", "adapter"):
         cls = lookup("tuner", tuner)
         made = cls(cls.Params())
