@@ -72,12 +72,13 @@ class Dose(Around):
         rows = torch.ones(h.shape[0], device=h.device)
         p_0, p_back = (ctx.probe(rows * s).log_softmax(-1) for s in (0.0, -1.0))
         p = torch.stack([ctx.probe(rows * s).log_softmax(-1) for s in self.params.doses])
+        answers = p.argmax(-1)
         dose = torch.tensor(self.params.doses, device=h.device) / max(self.params.doses)
-        features = torch.stack([_describe(p, i, p_0, p_back, dose[i]) for i in range(len(dose))], 1)
+        features = torch.stack([_describe(p, answers, i, p_0, p_back, dose[i]) for i in range(len(dose))], 1)
         if not self.params.alone:
             return features
         heard = [ctx.hiding(state[hidden]).log_softmax(-1) for hidden in ("other", "wanted")]
-        return torch.cat([features, *(torch.stack([_agreement(each, p_alone) for each in p], 1) for p_alone in heard)], -1)
+        return torch.cat([features, *(torch.stack([_agreement(*each, p_alone) for each in zip(p, answers, strict=True)], 1) for p_alone in heard)], -1)
 
     def calibrate(self, state: Tensors, trials: Trials) -> Tensors:
         ridge = _ridge(trials.base, trials.r_v, self.params.ridge)
@@ -102,10 +103,9 @@ def _conflicts(roles: Tensor) -> Tensor:
     return torch.stack([(roles == role).any(-1) for role in (Role.IMAGE, Role.CONTEXT)]).all(0).float()
 
 
-def _describe(doses: Tensor, i: int, p_0: Tensor, p_back: Tensor, dose: Tensor) -> Tensor:
-    """Features [rows, F] of dose ``i`` among log-probabilities ``doses`` [S, rows, vocabulary]."""
-    p, answers = doses[i], doses.argmax(-1)
-    answer = answers[i]
+def _describe(doses: Tensor, answers: Tensor, i: int, p_0: Tensor, p_back: Tensor, dose: Tensor) -> Tensor:
+    """Features [rows, F] of dose ``i`` among log-probabilities ``doses`` [S, rows, vocabulary] and their ``answers`` [S, rows]."""
+    p, answer = doses[i], answers[i]
     at = lambda q: q.gather(-1, answer.expand(q.shape[:-1])[..., None]).squeeze(-1).clamp_min(-20)
     two = p.topk(2, -1).values
     return torch.stack(
@@ -117,9 +117,8 @@ def _describe(doses: Tensor, i: int, p_0: Tensor, p_back: Tensor, dose: Tensor) 
     )  # fmt: skip
 
 
-def _agreement(p: Tensor, p_alone: Tensor) -> Tensor:
-    """Features [rows, 4] of log-probabilities p [rows, vocabulary] beside those of one modality alone."""
-    answer = p.argmax(-1)
+def _agreement(p: Tensor, answer: Tensor, p_alone: Tensor) -> Tensor:
+    """Features [rows, 4] of log-probabilities p [rows, vocabulary] and their ``answer`` [rows] beside those of one modality alone."""
     said = p_alone.gather(-1, answer[:, None]).squeeze(-1).clamp_min(-20)
     apart = (p_alone.exp() * (p_alone - p).clamp(-20, 20)).sum(-1)  # KL(p_alone || p)
     return torch.stack([said, (answer == p_alone.argmax(-1)).float(), p_alone.amax(-1), apart], -1)
