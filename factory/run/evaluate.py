@@ -125,8 +125,8 @@ def placed(method: Fitted, layer: int, strength: float = 1.0) -> Steering:
 
 
 def looks(bench: Bench, trunk: Trunk, method: Fitted) -> Tensor:
-    """What the method's controller sees of its trial strengths [n prompts, S, F]."""
-    return look_ahead(bench.view, trunk, placed(method, bench.layer))
+    """What the method's controller sees of its trial strengths [n prompts, S, F], on the CPU, where it is calibrated."""
+    return look_ahead(bench.view, trunk, placed(method, bench.layer)).cpu()
 
 
 def ask(

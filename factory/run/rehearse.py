@@ -228,7 +228,7 @@ def _tried(r: _Stage, asked: Sequence[Any], trunk: Any, f: Fitted, r_v: torch.Te
     strengths, n = f.steerer.trial_strengths, len(asked)
     columns = verdicts_by_strength(cells(r.bench, asked, trunk, [f], strengths), strengths)
     follow, error = (torch.tensor([[v == what for v in column] for column in columns]).T for what in (f.direction, "error"))
-    return Trials(follow, error, looks(r.bench, trunk, f).cpu(), trunk.last.cpu(), r_v.mean().expand(n), torch.arange(n), r.recipe.seed)
+    return Trials(follow, error, looks(r.bench, trunk, f), trunk.last.cpu(), r_v.mean().expand(n), torch.arange(n), r.recipe.seed)
 
 
 def _reported(r: _Stage, base: str) -> None:
