@@ -1,7 +1,9 @@
-"""The contract of a question-and-answer benchmark: released files to prompts, answers to scores with confidence intervals.
+"""The contract of a question-and-answer benchmark: released files to prompts, answers to scores with confidence
+intervals.
 
-A metric is a function of sums over independent units (a unit is what the benchmark's authors drew: a question, a picture with all
-its questions), so one vectorised bootstrap over units serves accuracy, F1 and all-or-nothing groups alike.
+A metric is a function of sums over independent units (a unit is what the benchmark's authors drew: a question, a
+picture with all its questions), so one vectorised bootstrap over units serves accuracy, F1 and all-or-nothing groups
+alike.
 """
 
 from __future__ import annotations
@@ -32,10 +34,11 @@ LETTER = "Answer with the option's letter from the given choices directly."
 
 @dataclass(frozen=True)
 class Item:
-    """One question. ``tasks`` are the groups it is reported under, ``unit`` what is resampled, ``gold`` what the scorer needs.
+    """One question. ``tasks`` are the groups it is reported under, ``unit`` what is resampled, ``gold`` what the scorer
+    needs.
 
-    ``prompt`` reads the pictures only when it is called and raises ``OSError`` where one cannot be read; ``images`` names their
-    files, so that missing ones are told before anything heavy starts.
+    ``prompt`` reads the pictures only when it is called and raises ``OSError`` where one cannot be read; ``images``
+    names their files, so that missing ones are told before anything heavy starts.
     """
 
     id: str
@@ -62,14 +65,20 @@ class Sums:
 
 def divide(above: Any, below: Any) -> Any:
     """The quotient, 0 where ``below`` is 0 (a resample may miss every positive)."""
-    return np.divide(above, below, out=np.zeros(np.broadcast_shapes(np.shape(above), np.shape(below))), where=np.asarray(below) != 0)
+    return np.divide(
+        above, below, out=np.zeros(np.broadcast_shapes(np.shape(above), np.shape(below))), where=np.asarray(below) != 0
+    )
 
 
 class Reported:
     """A benchmark that can report a run which has question benchmarks alone."""
 
-    def report(self, run_dir: Path, results: dict, recipe_yaml: str, plots: bool = True, summaries: Sequence[Summary] = ()) -> Path:
-        """Write report/ of a run that has question benchmarks alone, and print its table and what ``summaries`` found; returns the page's path."""
+    def report(
+        self, run_dir: Path, results: dict, recipe_yaml: str, plots: bool = True, summaries: Sequence[Summary] = ()
+    ) -> Path:
+        """Write report/ of a run that has question benchmarks alone, and print its table and what ``summaries`` found;
+        returns the page's path.
+        """
         page = build(run_dir, results, [], [], recipe_yaml, plots=plots, summaries=summaries)
         print_tables(results, Console())
         print_findings(summaries, Console())
@@ -79,9 +88,11 @@ class Reported:
 class AnswerBenchmark(Reported):
     """Base of the benchmarks that ask questions and score answers.
 
-    A subclass gives ``profile`` (its named prompt protocol), ``scorer`` (rule and version), ``main`` (the metric that stands for
-    it, more being better), ``beside`` (metrics that a comparison shows beside it), ``items()`` and ``read(item, text)``. ``shares`` names the metrics that are plain shares of independent right answers and
-    get a Wilson interval; every other interval is a bootstrap over units, and ``without_interval`` names metrics of which no unit has a part.
+    A subclass gives ``profile`` (its named prompt protocol), ``scorer`` (rule and version), ``main`` (the metric that
+    stands for it, more being better), ``beside`` (metrics that a comparison shows beside it), ``items()`` and
+    ``read(item, text)``. ``shares`` names the metrics that are plain shares of independent right answers and get a
+    Wilson interval; every other interval is a bootstrap over units, and ``without_interval`` names metrics of which no
+    unit has a part.
     """
 
     Params = Params
@@ -107,7 +118,9 @@ class AnswerBenchmark(Reported):
         return getattr(self.params, "split", "test")
 
     def items(self) -> Sequence[Item]:
-        """The questions, in the order of the released file. Raises ``UserError`` where files are missing or malformed."""
+        """The questions, in the order of the released file. Raises ``UserError`` where files are missing or
+        malformed.
+        """
         raise TypeError(f"{type(self).__name__} must define items()")
 
     def read(self, item: Item, text: str) -> Reading:
@@ -146,19 +159,35 @@ class AnswerBenchmark(Reported):
         """One prediction, scored."""
         r = self.read(item, text)
         return {
-            "sample": item.id, "unit": item.unit or item.id, "tasks": list(item.tasks), **item.facts,
-            "parsed": r.parsed, "sums": dict(r.sums), "value": r.value, "failed": r.failed, "guessed": r.guessed,
-        }  # fmt: skip
+            "sample": item.id,
+            "unit": item.unit or item.id,
+            "tasks": list(item.tasks),
+            **item.facts,
+            "parsed": r.parsed,
+            "sums": dict(r.sums),
+            "value": r.value,
+            "failed": r.failed,
+            "guessed": r.guessed,
+        }
 
     def rows(self, records: Sequence[Record], draws: int = 1000, **context: Any) -> list[dict[str, Any]]:
         """Rows of results.json: one for all records, then one per task; ``context`` is added to each."""
-        about = {"benchmark": self.name, "split": self.split, "protocol": self.protocol, "scorer": self.scorer, "main": self.main, "beside": list(self.beside),
-                 "prompt_hash": prompt_hash(records)}  # fmt: skip
+        about = {
+            "benchmark": self.name,
+            "split": self.split,
+            "protocol": self.protocol,
+            "scorer": self.scorer,
+            "main": self.main,
+            "beside": list(self.beside),
+            "prompt_hash": prompt_hash(records),
+        }
         groups: dict[str, list[Record]] = {"all": list(records)}
         for record in records:
             for task in record["tasks"]:
                 groups.setdefault(task, []).append(record)
-        return [{"task": task, **self._measured(members, draws), **about, **context} for task, members in groups.items()]
+        return [
+            {"task": task, **self._measured(members, draws), **about, **context} for task, members in groups.items()
+        ]
 
     def _measured(self, members: Sequence[Record], draws: int) -> dict[str, Any]:
         n = len(members)
@@ -178,11 +207,23 @@ class AnswerBenchmark(Reported):
         matrix = np.array([[sums.get(name, 0.0) for name in names] for sums in table])
         total = Sums(dict(zip(names, matrix.sum(0), strict=True)))
         values = {metric: float(value) for metric, value in self.metrics(total).items()}
-        spread = bootstrap_sums(matrix, lambda m: self.metrics(Sums(dict(zip(names, m.T, strict=True)))), draws) if draws else {}
+        spread = (
+            bootstrap_sums(matrix, lambda m: self.metrics(Sums(dict(zip(names, m.T, strict=True)))), draws)
+            if draws
+            else {}
+        )
         for metric, (above, below) in self.shares.items():
             if total[below]:
                 spread[metric] = wilson(float(total[above]), round(float(total[below])))
-        return {"metrics": values, "ci": {metric: list(spread[metric]) for metric in values if metric in spread and metric not in self.without_interval}, **shares}
+        return {
+            "metrics": values,
+            "ci": {
+                metric: list(spread[metric])
+                for metric in values
+                if metric in spread and metric not in self.without_interval
+            },
+            **shares,
+        }
 
 
 def prompt_hash(records: Iterable[Record]) -> str:

@@ -22,10 +22,21 @@ from factory.diagnose.summary import Summary
 
 Scoring = Literal["both_orders", "order1", "loglik_forced", "open_ended"]
 TASKS = (
-    "activity_recognition", "attribute", "color", "counting", "object_recognition",
-    "positional_reasoning", "sentiment_understanding", "sport_recognition",
-)  # fmt: skip
-FORMS: dict[str, tuple[str, ...]] = {"both_orders": ("order1", "order2"), "order1": ("order1",), "loglik_forced": ("order1",), "open_ended": ("open",)}
+    "activity_recognition",
+    "attribute",
+    "color",
+    "counting",
+    "object_recognition",
+    "positional_reasoning",
+    "sentiment_understanding",
+    "sport_recognition",
+)
+FORMS: dict[str, tuple[str, ...]] = {
+    "both_orders": ("order1", "order2"),
+    "order1": ("order1",),
+    "loglik_forced": ("order1",),
+    "open_ended": ("open",),
+}
 CHOOSE = "Answer the question by selecting the correct answer A or B."
 DIRECT = "Please directly answer the question."
 
@@ -73,7 +84,9 @@ class ConflictBenchmark:
     scorer: ClassVar[str] = RULE
     name: ClassVar[str]
     scoring: Scoring
-    warnings: tuple[str, ...] = ()  # what has to be known beside every number; shown before the run, in results.json and in the report
+    warnings: tuple[
+        str, ...
+    ] = ()  # what has to be known beside every number; shown before the run, in results.json and in the report
 
     def samples(self, split: str) -> Sequence[ConflictSample]:
         raise TypeError(f"{type(self).__name__} must define samples(split)")
@@ -85,7 +98,9 @@ class ConflictBenchmark:
 
     @property
     def letters(self) -> tuple[str, ...]:
-        """The letters of which the likelier is the answer (``loglik_forced``: no answer is unparsable, none is an error); else none."""
+        """The letters of which the likelier is the answer (``loglik_forced``: no answer is unparsable, none is an
+        error); else none.
+        """
         return ("A", "B") if self.scoring == "loglik_forced" else ()
 
     @property
@@ -128,18 +143,39 @@ class ConflictBenchmark:
         cells: dict[str, list[dict]] = {}
         for p in predictions:
             if p["split"] == "test" and p["chosen"]:
-                record = {**about, **p, "tasks": [p["task"]], "value": float(p["outcome"] == "follow"), "failed": "error" in p["verdicts"]}
+                record = {
+                    **about,
+                    **p,
+                    "tasks": [p["task"]],
+                    "value": float(p["outcome"] == "follow"),
+                    "failed": "error" in p["verdicts"],
+                }
                 cells.setdefault(f"{p['method']}-{p['direction']}".replace(":", "-"), []).append(record)
         for name, records in cells.items():
             files.write_jsonl(run_dir / "predictions" / self.name / f"{name}.jsonl", records)
 
     def report(
-        self, run_dir: Path, results: dict, diagnostics: list[dict], predictions: list[dict], recipe_yaml: str, plots: bool = True,
+        self,
+        run_dir: Path,
+        results: dict,
+        diagnostics: list[dict],
+        predictions: list[dict],
+        recipe_yaml: str,
+        plots: bool = True,
         summaries: Sequence[Summary] = (),
-    ) -> Path:  # fmt: skip
+    ) -> Path:
         """Write report/ and print the main table; returns the page's path."""
         summaries = [*summaries, *explain(diagnostics, predictions)]
-        page = build(run_dir, results, diagnostics, predictions, recipe_yaml, self.pictures(run_dir / "report" / "pictures"), plots, summaries)
+        page = build(
+            run_dir,
+            results,
+            diagnostics,
+            predictions,
+            recipe_yaml,
+            self.pictures(run_dir / "report" / "pictures"),
+            plots,
+            summaries,
+        )
         console = Console()
         print_tables(results, console)
         print_published(results, console)

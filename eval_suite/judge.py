@@ -1,4 +1,6 @@
-"""A language model as judge behind any OpenAI-compatible endpoint; every answer is kept, so that a score can be made again."""
+"""A language model as judge behind any OpenAI-compatible endpoint; every answer is kept, so that a score can be made
+again.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ SECONDS = 120
 
 
 class JudgeParams(Params):
-    """``url`` as in http://host/v1; the key is read from the environment variable ``key_env``; ``cache`` is a JSONL file."""
+    """``url`` as in http://host/v1; the key is read from the environment variable ``key_env``; ``cache`` is a JSONL
+    file.
+    """
 
     url: str
     model: str
@@ -38,7 +42,12 @@ class Judge:
     def ask(self, prompt: str, repeat: int = 0) -> str:
         """The judge's answer. Raises ``UserError`` where the endpoint cannot be reached or refuses."""
         p = self.params
-        body = {"model": p.model, "temperature": p.temperature, "max_tokens": p.max_tokens, "messages": [{"role": "user", "content": prompt}]}
+        body = {
+            "model": p.model,
+            "temperature": p.temperature,
+            "max_tokens": p.max_tokens,
+            "messages": [{"role": "user", "content": prompt}],
+        }
         key = hashlib.sha256(json.dumps([p.url, repeat, body], sort_keys=True).encode()).hexdigest()[:32]
         if key not in self.known:
             self.known[key] = self._send(body)
@@ -52,7 +61,11 @@ class Judge:
             headers["Authorization"] = f"Bearer {key}"
         url = f"{self.params.url.rstrip('/')}/chat/completions"
         try:
-            with urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode(), headers), timeout=SECONDS) as reply:
+            with urllib.request.urlopen(
+                urllib.request.Request(url, json.dumps(body).encode(), headers), timeout=SECONDS
+            ) as reply:
                 return json.load(reply)["choices"][0]["message"]["content"]
         except (OSError, urllib.error.URLError, ValueError, KeyError, IndexError) as error:
-            raise UserError(f"judge {url}: no usable answer ({error}); answers so far are kept in {self.path}, start again to go on") from error
+            raise UserError(
+                f"judge {url}: no usable answer ({error}); answers so far are kept in {self.path}, start again to go on"
+            ) from error

@@ -1,4 +1,6 @@
-"""Reading benchmark files as their authors release them; what is missing or malformed is told in one line with its path."""
+"""Reading benchmark files as their authors release them; what is missing or malformed is told in one line with its
+path.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,10 @@ def field_of(path: Path, row: dict[str, Any], *names: str) -> list[Any]:
     """The values of ``names`` in ``row``. Raises ``UserError`` for one that the file lacks."""
     lacking = [name for name in names if name not in row]
     if lacking:
-        raise UserError(f"{path}: an entry has no '{lacking[0]}' (it has: {', '.join(map(str, row))[:120]}); is it the released file?")
+        raise UserError(
+            f"{path}: an entry has no '{lacking[0]}' (it has: {', '.join(map(str, row))[:120]}); is it the released"
+            " file?"
+        )
     return [row[name] for name in names]
 
 

@@ -32,10 +32,17 @@ def _row(key: tuple, members: Sequence[Prediction], context: Mapping[str, object
     counts = {name: sum(m["outcome"] == name for m in members) for name in OUTCOMES}
     verdicts = [verdict for m in members for verdict in m["verdicts"]]
     return {
-        "split": split, "task": task, "direction": direction, "method": method, "strength": strength, "n": n,
+        "split": split,
+        "task": task,
+        "direction": direction,
+        "method": method,
+        "strength": strength,
+        "n": n,
         "metrics": {name: count / n for name, count in counts.items()},
         "ci": {name: list(wilson(count, n)) for name, count in counts.items()},
         "parse_failure_rate": verdicts.count("error") / len(verdicts),
-        "chosen": members[0]["chosen"], "variant": members[0]["variant"], "prompt_hash": members[0]["prompt_hash"],
+        "chosen": members[0]["chosen"],
+        "variant": members[0]["variant"],
+        "prompt_hash": members[0]["prompt_hash"],
         **context,
-    }  # fmt: skip
+    }

@@ -2,4 +2,6 @@
 
 import logging
 
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns at each int8 product, and of kernels it did not download
+logging.getLogger("bitsandbytes").setLevel(
+    logging.ERROR
+)  # it warns at each int8 product, and of kernels it did not download

@@ -162,10 +162,14 @@ def _list(parser: _Parser, argv: list[str]) -> None:
 
 
 def _show(parser: _Parser, argv: list[str]) -> None:
-    """Draw some samples of a benchmark, or of a recipe's; a recipe's question benchmarks print three prompts each, as the model reads them."""
+    """Draw some samples of a benchmark, or of a recipe's; a recipe's question benchmarks print three prompts each, as
+    the model reads them.
+    """
     _add_recipe(parser, "BENCHMARK|RECIPE")
     parser.add_argument("--out", type=Path, default=Path("runs", "show"), metavar="FOLDER", help="default: runs/show")
-    parser.add_argument("--sample", type=int, metavar="N", help="print training sample N of a recipe, the first being 0")
+    parser.add_argument(
+        "--sample", type=int, metavar="N", help="print training sample N of a recipe, the first being 0"
+    )
     args = parser.parse_intermixed_args(argv)
     from factory.registry import lookup
 
@@ -191,7 +195,10 @@ def _show_prompts(recipe: Recipe) -> None:
 
     for suite, prompts in dry_run(recipe):
         bench = suite.benchmark
-        print(f"== {suite.node.label}: {len(suite.items)} questions, protocol {bench.protocol}, scorer {bench.scorer}, {bench.new_tokens} new tokens at most")
+        print(
+            f"== {suite.node.label}: {len(suite.items)} questions, protocol {bench.protocol}, scorer {bench.scorer},"
+            f" {bench.new_tokens} new tokens at most"
+        )
         for sample, text in prompts:
             print(f"-- {sample}\n{text}")
 

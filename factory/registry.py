@@ -122,7 +122,7 @@ def available(kind: str | None = None) -> list[Entry]:
                 found[each, name] = Entry(each, name, "in-tree", summary)
     for (each, name), item in _registered.items():
         if kind in (None, each) and (each, name) not in found:
-            found[each, name] = Entry(each, name, item.origin, _first_line(item.cls.__doc__))
+            found[each, name] = Entry(each, name, item.origin, _summary(item.cls.__doc__))
     return [found[key] for key in sorted(found, key=lambda key: (list(KINDS).index(key[0]), key[1]))]
 
 
@@ -262,11 +262,11 @@ def _explain(plugin: str, fault: BaseException) -> None:
 
 
 def _read_summary(path: Path, kind: str, name: str) -> str | None:
-    """First docstring line of the class that ``path`` registers, or else of the module; None if it registers none."""
+    """First docstring paragraph of the class that ``path`` registers, else of the module; None if it registers none."""
     tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef) and any(_registers(each, kind, name) for each in node.decorator_list):
-            return _first_line(ast.get_docstring(node) or ast.get_docstring(tree))
+            return _summary(ast.get_docstring(node) or ast.get_docstring(tree))
     return None
 
 
@@ -274,5 +274,5 @@ def _registers(decorator: ast.expr, kind: str, name: str) -> bool:
     return isinstance(decorator, ast.Call) and [getattr(each, "value", None) for each in decorator.args] == [kind, name]
 
 
-def _first_line(docstring: str | None) -> str:
-    return (docstring or "").strip().partition("\n")[0]
+def _summary(docstring: str | None) -> str:
+    return " ".join((docstring or "").strip().partition("\n\n")[0].split())

@@ -1,4 +1,6 @@
-"""Instructed conflicts on tiny models, and a slow attention to compare with, for the tests of the Instruction Anchor's parts."""
+"""Instructed conflicts on tiny models, and a slow attention to compare with, for the tests of the Instruction Anchor's
+parts.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +21,24 @@ from factory.run.evaluate import Bench
 from tests.tiny import text_first, tiny_view, two_images
 
 
-def scenes_bench(view: ModelView | None = None, scoring: str = "open_ended", tokens: int = 3) -> tuple[Bench, list[ConflictSample]]:
-    benchmark = Scenes(Scenes.Params.model_validate({"scoring": scoring, "per_task": {"train": 1, "dev": 1, "test": 1}}))
+def scenes_bench(
+    view: ModelView | None = None, scoring: str = "open_ended", tokens: int = 3
+) -> tuple[Bench, list[ConflictSample]]:
+    benchmark = Scenes(
+        Scenes.Params.model_validate({"scoring": scoring, "per_task": {"train": 1, "dev": 1, "test": 1}})
+    )
     return Bench(view or tiny_view(), benchmark, 1, tokens), list(benchmark.samples("test"))
 
 
-def mixed_items(bench: Bench, samples: Sequence[ConflictSample], params: InstructedParams | None = None) -> list[Instructed]:
-    """Items of both directions with different layouts: image first, text first, and two images with text between them."""
-    items, _ = instructed(bench, samples, params or InstructedParams(), Dictionary(bench.view.tokenizer, DictionaryParams()))
+def mixed_items(
+    bench: Bench, samples: Sequence[ConflictSample], params: InstructedParams | None = None
+) -> list[Instructed]:
+    """Items of both directions with different layouts: image first, text first, and two images with text between
+    them.
+    """
+    items, _ = instructed(
+        bench, samples, params or InstructedParams(), Dictionary(bench.view.tokenizer, DictionaryParams())
+    )
     changes: list[Callable[[Prompt], Prompt]] = [lambda p: p, text_first, lambda p: two_images(p, items[0].prompt)]
     return [Instructed(i.sample, i.form, i.direction, changes[n % 3](i.prompt), i.answers) for n, i in enumerate(items)]
 
@@ -44,18 +56,30 @@ def role_sets(batch: Batch, direction: str) -> dict[str, set[int]]:
     image, context = at(Role.IMAGE), at(Role.CONTEXT)
     first, second = (image, context) if direction == "vision" else (context, image)
     return {
-        "image": image, "context": context, "cues": image | context, "compliant": first, "competing": second, "question": at(Role.QUESTION),
-        "format": at(Role.OPTIONS), "instruction": at(Role.INSTRUCTION), "template": at(Role.TEMPLATE), "generated": {len(roles) - 1},
-    }  # fmt: skip
+        "image": image,
+        "context": context,
+        "cues": image | context,
+        "compliant": first,
+        "competing": second,
+        "question": at(Role.QUESTION),
+        "format": at(Role.OPTIONS),
+        "instruction": at(Role.INSTRUCTION),
+        "template": at(Role.TEMPLATE),
+        "generated": {len(roles) - 1},
+    }
 
 
-def slow_forward(view: ModelView, batch: Batch, cut: Callable[[int, int, int], bool], silent: set[tuple[int, int, int]] = frozenset()) -> Tensor:
+def slow_forward(
+    view: ModelView, batch: Batch, cut: Callable[[int, int, int], bool], silent: set[tuple[int, int, int]] = frozenset()
+) -> Tensor:
     """Final normed states [T, d] of one whole prompt, without a cache, head by head.
 
     ``cut(layer, i, j)``: token i does not see token j; ``silent`` (layer, head, token) have a zero head output.
     """
 
-    def attend(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float, **_) -> tuple[Tensor, None]:
+    def attend(
+        module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float, **_
+    ) -> tuple[Tensor, None]:
         layer, (heads, T), group = module.layer_idx, q.shape[1:3], q.shape[1] // k.shape[1]
         seen = torch.tensor([[j <= i and (i == j or not cut(layer, i, j)) for j in range(T)] for i in range(T)])
         out = torch.zeros(1, T, heads, q.shape[-1])

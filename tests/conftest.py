@@ -13,8 +13,12 @@ from factory.model.packages import cache_folder
 
 torch.set_num_threads(1)  # threads of several processes spin against each other on small machines
 os.environ.pop("STEERING_FACTORY_COMMAND", None)  # launch.sh's own name in messages; the tests expect the program's
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts jobs in the background deaf to it, and what they start too
-settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # seconds say nothing about a busy machine
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # a shell starts jobs in the background deaf to it, and what they start too
+settings.register_profile(
+    "shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)  # seconds say nothing about a busy machine
 settings.load_profile("shared machine")
 
 USERS_CACHE = cache_folder()  # what was fetched on this machine; only tests that say so look there

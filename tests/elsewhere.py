@@ -1,6 +1,7 @@
 """Two pretended devices, ``DEVICES``, on a machine without any: tensors in host memory that say they lie elsewhere.
 
-An operation on tensors of several devices raises as it does on GPUs, where a tensor without dimensions and an index may lie on the CPU.
+An operation on tensors of several devices raises as it does on GPUs, where a tensor without dimensions and an index may
+lie on the CPU.
 """
 
 from __future__ import annotations
@@ -29,8 +30,14 @@ class There(Tensor):
     @staticmethod
     def __new__(cls, here: Tensor, device: torch.device) -> Self:
         made = Tensor._make_wrapper_subclass(
-            cls, here.shape, strides=here.stride(), storage_offset=here.storage_offset(), dtype=here.dtype, device=device, requires_grad=False
-        )  # fmt: skip
+            cls,
+            here.shape,
+            strides=here.stride(),
+            storage_offset=here.storage_offset(),
+            dtype=here.dtype,
+            device=device,
+            requires_grad=False,
+        )
         made.here = here
         return made
 
@@ -48,7 +55,11 @@ class There(Tensor):
 def _run(function: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     indices = args[1] if function in INDEXING else ()
     free = {id(t) for t in indices if isinstance(t, Tensor) and t.device.type == "cpu"}
-    at = {t.device for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and id(t) not in free and (t.ndim or t.device.type != "cpu")}
+    at = {
+        t.device
+        for t in tree_leaves((args, kwargs))
+        if isinstance(t, Tensor) and id(t) not in free and (t.ndim or t.device.type != "cpu")
+    }
     wanted = kwargs.get("device")
     if function in COPIES:
         at = {torch.device(wanted) if wanted is not None else args[0].device}

@@ -14,9 +14,13 @@ PER_TASK = 6
 
 def entry(index: int, task: str, **changes: object) -> dict[str, object]:
     return {
-        "image_id": f"{index:012d}", "task": task, "question": f"What colour is thing {index}?", "answer_vision": "red", "answer_text": "blue",
+        "image_id": f"{index:012d}",
+        "task": task,
+        "question": f"What colour is thing {index}?",
+        "answer_vision": "red",
+        "answer_text": "blue",
         "context": f"Everybody says that thing {index} is blue, as blue as the sky on a day in May.",
-    } | changes  # fmt: skip
+    } | changes
 
 
 def cut(folder: Path, per_task: int = PER_TASK, pictures: bool = True) -> Path:

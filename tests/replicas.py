@@ -14,33 +14,57 @@ from factory.model.family import frozen
 from factory.model.view import ModelView
 from tests.tiny import SMALL, conflict_prompts
 
-LLAVA_HUB = (  # chat_template of llava-hf/llava-1.5-*: each turn's images first, then its texts, each with a space after it
-    "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': '}}{% endif %}"
-    "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
-    "{% if message['role'] != 'assistant' %}{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ content['text'] + ' '}}{% endfor %}"
-    "{% else %}{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{% generation %}{{ content['text'] + ' '}}{% endgeneration %}{% endfor %}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+# chat_template of llava-hf/llava-1.5-*: each turn's images first, then its texts, each with a space after it.
+LLAVA_HUB = (
+    "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': '}}{% endif %}{%"
+    " for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}{% if"
+    " message['role'] != 'assistant' %}{% for content in message['content'] | selectattr('type', 'equalto', 'text')"
+    " %}{{ content['text'] + ' '}}{% endfor %}{% else %}{% for content in message['content'] | selectattr('type',"
+    " 'equalto', 'text') %}{% generation %}{{ content['text'] + ' '}}{% endgeneration %}{% endfor %}{% endif %}{%"
+    " endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
 
 
 @cache
 def llama_tokenizer(size: int = 500) -> PreTrainedTokenizerFast:
-    """As Llama 2's: a word begins with a mark, a piece of text is given one in front, and what no piece spells falls apart into bytes."""
+    """As Llama 2's: a word begins with a mark, a piece of text is given one in front, and what no piece spells falls
+    apart into bytes.
+    """
     texts = [s.text for p in conflict_prompts(40) for s in p.segments] + ["USER: ASSISTANT:"] * 100 + ["A B"] * 100
     normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     words = [normalizer.normalize_str(word) for text in texts for word in text.split()]
     base = Tokenizer(models.BPE())
     base.train_from_iterator(words, trainers.BpeTrainer(vocab_size=size, show_progress=False))
     learnt = json.loads(base.to_str())["model"]
-    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256)), *sorted(learnt["vocab"], key=learnt["vocab"].get)]
-    model = models.BPE({p: i for i, p in enumerate(pieces)}, [tuple(m) for m in learnt["merges"]], unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    pieces = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        *(f"<0x{b:02X}>" for b in range(256)),
+        *sorted(learnt["vocab"], key=learnt["vocab"].get),
+    ]
+    model = models.BPE(
+        {p: i for i, p in enumerate(pieces)},
+        [tuple(m) for m in learnt["merges"]],
+        unk_token="<unk>",
+        fuse_unk=True,
+        byte_fallback=True,
+    )
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizer
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
     tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>", extra_special_tokens={"image_token": "<image>"}, padding_side="left"
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        extra_special_tokens={"image_token": "<image>"},
+        padding_side="left",
     )
 
 

@@ -18,7 +18,16 @@ from factory.model.families.llava import Llava
 from factory.model.family import frozen
 from factory.model.view import ModelView
 
-SMALL = {"image_size": 48, "patch_size": 12, "vision_width": 32, "vision_layers": 1, "width": 48, "layers": 3, "mlp": 64, "vocabulary": 400}
+SMALL = {
+    "image_size": 48,
+    "patch_size": 12,
+    "vision_width": 32,
+    "vision_layers": 1,
+    "width": 48,
+    "layers": 3,
+    "mlp": 64,
+    "vocabulary": 400,
+}
 IN_ORDER = (  # unlike LLaVA's own template, images stay where the prompt has them
     "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ ' ' + m['content'][0]['text'] + eos_token }}"
     "{% else %}{{ 'USER: ' if m['role'] == 'user' else '' }}"
@@ -30,14 +39,24 @@ IN_ORDER = (  # unlike LLaVA's own template, images stay where the prompt has th
 
 @cache
 def tiny_tokenizer(vocabulary: int):
-    return train_tokenizer(["\n".join(s.text for s in lesson(Random(i), 0.5, Mix()).segments) for i in range(60)], vocabulary)
+    return train_tokenizer(
+        ["\n".join(s.text for s in lesson(Random(i), 0.5, Mix()).segments) for i in range(60)], vocabulary
+    )
 
 
 @cache
-def tiny_view(heads: int = 4, kv_heads: int = 2, dtype: torch.dtype = torch.float32, seed: int = 0, spread: float = 3.0, **sizes: int) -> ModelView:
+def tiny_view(
+    heads: int = 4,
+    kv_heads: int = 2,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    spread: float = 3.0,
+    **sizes: int,
+) -> ModelView:
     """A frozen random LLaVA of 16 image tokens an image; one object per set of arguments, so leave it as you found it.
 
-    ``spread`` multiplies the decoder's and the embedding's random matrices, so that attention and next-token distributions are not flat.
+    ``spread`` multiplies the decoder's and the embedding's random matrices, so that attention and next-token
+    distributions are not flat.
     """
     config = TinyLlava(heads=heads, kv_heads=kv_heads, **{**SMALL, **sizes})
     model, processor = build_llava(config, tiny_tokenizer(config.vocabulary), seed)

@@ -1,4 +1,6 @@
-"""A small model of random weights for every family: the real classes, built from configurations in a fraction of a second."""
+"""A small model of random weights for every family: the real classes, built from configurations in a fraction of a
+second.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,6 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from factory.model.compose import compose
@@ -18,37 +19,7 @@ from factory.model.view import ModelView
 from factory.registry import lookup
 from tests.compose import composed_spec, encoder, llm
 from tests.tiny import tiny_tokenizer
-
-TEXT = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64, "tie_word_embeddings": True}
-VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
-CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
-    "{% for c in m['content'] %}{{ 'IMAGE' if c['type'] == 'image' else c['text'] }}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-TURNS = (  # the shape of most others: a name before each turn, an end after it
-    "{{ 'BEGIN' }}{% for m in messages %}{{ 'ASKED' if m['role'] != 'assistant' else 'GIVEN' }}"
-    "{% for c in m['content'] %}{{ 'IMAGE' if c['type'] == 'image' else c['text'] }}{% endfor %}{{ 'END' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'GIVEN' }}{% endif %}"
-)
-
-
-def written(template: str, **words: str) -> str:
-    for name, word in words.items():
-        template = template.replace(name, word)
-    return template
-
-
-def tokenizer(*special: str, bos: str | None = None, eos: str = "</s>", named: dict[str, str] | None = None) -> PreTrainedTokenizerFast:
-    """The tiny tokenizer with other special tokens; ``named`` ones can be asked for by name."""
-    trained = Tokenizer.from_str(tiny_tokenizer(400).backend_tokenizer.to_str())
-    if bos is None:
-        trained.post_processor = None
-    named = {"image_token": "<image>", **(named or {})}
-    tokens = PreTrainedTokenizerFast(tokenizer_object=trained, bos_token=bos, eos_token=eos, pad_token="<pad>", extra_special_tokens=named, padding_side="left")
-    tokens.add_special_tokens({"additional_special_tokens": list(special)}, replace_extra_special_tokens=False)
-    return tokens
-
+from tests.tiny_parts import CHATML, TURNS, VISION, image_id, text_config, tokenizer, written
 
 Built = tuple[Any, Any]
 BUILDERS: dict[str, Callable[[], Built]] = {}
@@ -59,29 +30,31 @@ def builder(build: Callable[[], Built]) -> Callable[[], Built]:
     return build
 
 
-def text_config(kind: str, tokens: PreTrainedTokenizerFast, **keys: Any) -> dict[str, Any]:
-    ids = {"bos_token_id": tokens.bos_token_id, "eos_token_id": tokens.eos_token_id, "pad_token_id": tokens.pad_token_id}
-    return {**TEXT, **ids, "model_type": kind, "vocab_size": len(tokens), "initializer_range": 0.3, **keys}
-
-
-def image_id(tokens: PreTrainedTokenizerFast) -> int:
-    return tokens.convert_tokens_to_ids(tokens.image_token)
-
-
 @builder
 def llava_next() -> Built:
     tokens = tokenizer(bos="<s>")
     pinpoints = [[24, 48], [48, 24], [48, 48]]
     vision = {**VISION, "model_type": "clip_vision_model", "image_size": 24, "patch_size": 6, "projection_dim": 32}
     config = transformers.LlavaNextConfig(
-        vision_config=vision, text_config=text_config("mistral", tokens, sliding_window=None), image_token_index=image_id(tokens),
-        image_grid_pinpoints=pinpoints, vision_feature_layer=-1, tie_word_embeddings=True,
-    )  # fmt: skip
+        vision_config=vision,
+        text_config=text_config("mistral", tokens, sliding_window=None),
+        image_token_index=image_id(tokens),
+        image_grid_pinpoints=pinpoints,
+        vision_feature_layer=-1,
+        tie_word_embeddings=True,
+    )
     size = {"height": 24, "width": 24}
-    pixels = transformers.LlavaNextImageProcessorPil(size={"shortest_edge": 24}, crop_size=size, image_grid_pinpoints=pinpoints)
+    pixels = transformers.LlavaNextImageProcessorPil(
+        size={"shortest_edge": 24}, crop_size=size, image_grid_pinpoints=pinpoints
+    )
     template = written(TURNS, BEGIN="<s>", ASKED="[INST] ", GIVEN=" [/INST]", IMAGE="<image>\n", END=" ")
     processor = transformers.LlavaNextProcessor(
-        pixels, tokens, patch_size=6, vision_feature_select_strategy="default", chat_template=template, num_additional_image_tokens=1
+        pixels,
+        tokens,
+        patch_size=6,
+        vision_feature_select_strategy="default",
+        chat_template=template,
+        num_additional_image_tokens=1,
     )
     return transformers.LlavaNextForConditionalGeneration(config), processor
 
@@ -90,84 +63,161 @@ def llava_next() -> Built:
 def llava_onevision() -> Built:
     tokens = tokenizer("<|im_start|>", "<|im_end|>", "<video>", eos="<|im_end|>")
     pinpoints = [[24, 48], [48, 24], [48, 48], [72, 72]]
-    vision = {**VISION, "model_type": "siglip_vision_model", "image_size": 24, "patch_size": 6, "vision_use_head": False}
+    vision = {
+        **VISION,
+        "model_type": "siglip_vision_model",
+        "image_size": 24,
+        "patch_size": 6,
+        "vision_use_head": False,
+    }
     config = transformers.LlavaOnevisionConfig(
-        vision_config=vision, text_config=text_config("qwen2", tokens), image_token_index=image_id(tokens), vision_aspect_ratio="anyres_max_4",
-        video_token_index=tokens.convert_tokens_to_ids("<video>"), image_grid_pinpoints=pinpoints, tie_word_embeddings=True,
-    )  # fmt: skip
-    pixels = transformers.LlavaOnevisionImageProcessorPil(size={"height": 24, "width": 24}, image_grid_pinpoints=pinpoints)
-    return transformers.LlavaOnevisionForConditionalGeneration(config), Parts(pixels, tokens, written(CHATML, IMAGE="<image>\n"))
+        vision_config=vision,
+        text_config=text_config("qwen2", tokens),
+        image_token_index=image_id(tokens),
+        vision_aspect_ratio="anyres_max_4",
+        video_token_index=tokens.convert_tokens_to_ids("<video>"),
+        image_grid_pinpoints=pinpoints,
+        tie_word_embeddings=True,
+    )
+    pixels = transformers.LlavaOnevisionImageProcessorPil(
+        size={"height": 24, "width": 24}, image_grid_pinpoints=pinpoints
+    )
+    return transformers.LlavaOnevisionForConditionalGeneration(config), Parts(
+        pixels, tokens, written(CHATML, IMAGE="<image>\n")
+    )
 
 
 def qwen(model: Any, config: Any, vision: dict[str, Any], kind: str, **pixels: Any) -> Built:
     marks = {"vision_bos_token": "<|vision_start|>", "vision_eos_token": "<|vision_end|>"}
-    tokens = tokenizer("<|im_start|>", "<|im_end|>", "<|video_pad|>", eos="<|im_end|>", named={"image_token": "<|image_pad|>", **marks})
+    tokens = tokenizer(
+        "<|im_start|>", "<|im_end|>", "<|video_pad|>", eos="<|im_end|>", named={"image_token": "<|image_pad|>", **marks}
+    )
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}
     text = text_config(kind, tokens, rope_parameters=rope, **({"head_dim": 12} if kind == "qwen3_vl_text" else {}))
-    ids = {name: tokens.convert_tokens_to_ids(f"<|{name.removesuffix('_token_id')}|>") for name in ("vision_start_token_id", "vision_end_token_id")}
+    ids = {
+        name: tokens.convert_tokens_to_ids(f"<|{name.removesuffix('_token_id')}|>")
+        for name in ("vision_start_token_id", "vision_end_token_id")
+    }
     cfg = config(
-        text_config=text, vision_config=vision, image_token_id=image_id(tokens), video_token_id=tokens.convert_tokens_to_ids("<|video_pad|>"),
-        tie_word_embeddings=True, **ids,
-    )  # fmt: skip
+        text_config=text,
+        vision_config=vision,
+        image_token_id=image_id(tokens),
+        video_token_id=tokens.convert_tokens_to_ids("<|video_pad|>"),
+        tie_word_embeddings=True,
+        **ids,
+    )
     pixel = transformers.Qwen2VLImageProcessorPil(
-        size={"shortest_edge": 16 * 16, "longest_edge": 64 * 64}, patch_size=vision["patch_size"], merge_size=2, temporal_patch_size=2, **pixels
+        size={"shortest_edge": 16 * 16, "longest_edge": 64 * 64},
+        patch_size=vision["patch_size"],
+        merge_size=2,
+        temporal_patch_size=2,
+        **pixels,
     )
     return model(cfg), Parts(pixel, tokens, written(CHATML, IMAGE="<|vision_start|><|image_pad|><|vision_end|>"))
 
 
 @builder
 def qwen2_vl() -> Built:
-    vision = {"depth": 1, "embed_dim": 32, "hidden_size": 48, "num_heads": 4, "mlp_ratio": 2, "patch_size": 6, "spatial_merge_size": 2, "temporal_patch_size": 2}
+    vision = {
+        "depth": 1,
+        "embed_dim": 32,
+        "hidden_size": 48,
+        "num_heads": 4,
+        "mlp_ratio": 2,
+        "patch_size": 6,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    }
     return qwen(transformers.Qwen2VLForConditionalGeneration, transformers.Qwen2VLConfig, vision, "qwen2_vl_text")
 
 
 @builder
 def qwen2_5_vl() -> Built:
     vision = {
-        "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 4, "out_hidden_size": 48, "patch_size": 6, "window_size": 24,
-        "fullatt_block_indexes": [1], "spatial_merge_size": 2, "temporal_patch_size": 2,
-    }  # fmt: skip
-    return qwen(transformers.Qwen2_5_VLForConditionalGeneration, transformers.Qwen2_5_VLConfig, vision, "qwen2_5_vl_text")
+        "depth": 2,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 4,
+        "out_hidden_size": 48,
+        "patch_size": 6,
+        "window_size": 24,
+        "fullatt_block_indexes": [1],
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    }
+    return qwen(
+        transformers.Qwen2_5_VLForConditionalGeneration, transformers.Qwen2_5_VLConfig, vision, "qwen2_5_vl_text"
+    )
 
 
 @builder
 def qwen3_vl() -> Built:
     vision = {
-        "depth": 3, "hidden_size": 32, "intermediate_size": 48, "num_heads": 4, "out_hidden_size": 48, "patch_size": 6, "num_position_embeddings": 64,
-        "deepstack_visual_indexes": [0, 1], "spatial_merge_size": 2, "temporal_patch_size": 2,
-    }  # fmt: skip
+        "depth": 3,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 4,
+        "out_hidden_size": 48,
+        "patch_size": 6,
+        "num_position_embeddings": 64,
+        "deepstack_visual_indexes": [0, 1],
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    }
     return qwen(transformers.Qwen3VLForConditionalGeneration, transformers.Qwen3VLConfig, vision, "qwen3_vl_text")
 
 
 @builder
 def internvl() -> Built:
-    names = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>", "video_token": "<video>"}
+    names = {
+        "start_image_token": "<img>",
+        "end_image_token": "</img>",
+        "context_image_token": "<IMG_CONTEXT>",
+        "video_token": "<video>",
+    }
     tokens = tokenizer("<|im_start|>", "<|im_end|>", eos="<|im_end|>", named={"image_token": "<IMG_CONTEXT>", **names})
     vision = {**VISION, "image_size": [24, 24], "patch_size": [6, 6]}
     config = transformers.InternVLConfig(
-        vision_config=vision, text_config=text_config("qwen2", tokens), image_token_id=image_id(tokens), image_seq_length=4, tie_word_embeddings=True
+        vision_config=vision,
+        text_config=text_config("qwen2", tokens),
+        image_token_id=image_id(tokens),
+        image_seq_length=4,
+        tie_word_embeddings=True,
     )
     pixels = transformers.GotOcr2ImageProcessorPil(size={"height": 24, "width": 24}, max_patches=4, min_patches=1)
-    return transformers.InternVLForConditionalGeneration(config), Parts(pixels, tokens, written(CHATML, IMAGE="<IMG_CONTEXT>\n"))
+    return transformers.InternVLForConditionalGeneration(config), Parts(
+        pixels, tokens, written(CHATML, IMAGE="<IMG_CONTEXT>\n")
+    )
 
 
 def idefics(model: Any, config: Any, kind: str, tokens: PreTrainedTokenizerFast) -> tuple[Any, dict[str, Any]]:
     vision = {**VISION, "image_size": 24, "patch_size": 6}
     cfg = config(
-        vision_config=vision, text_config=text_config(kind, tokens), image_token_id=image_id(tokens), scale_factor=2, tie_word_embeddings=True,
+        vision_config=vision,
+        text_config=text_config(kind, tokens),
+        image_token_id=image_id(tokens),
+        scale_factor=2,
+        tie_word_embeddings=True,
         pad_token_id=tokens.pad_token_id,
-    )  # fmt: skip
+    )
     return model(cfg), {"size": {"longest_edge": 48}, "max_image_size": {"longest_edge": 24}}
 
 
-TILES = ["<fake_token_around_image>", "<global-img>", "<end_of_utterance>", *(f"<row_{r}_col_{c}>" for r in (1, 2, 3) for c in (1, 2, 3))]
+TILES = [
+    "<fake_token_around_image>",
+    "<global-img>",
+    "<end_of_utterance>",
+    *(f"<row_{r}_col_{c}>" for r in (1, 2, 3) for c in (1, 2, 3)),
+]
 
 
 @builder
 def idefics3() -> Built:
     tokens = tokenizer(*TILES, bos="<s>", eos="<end_of_utterance>")
     model, sizes = idefics(transformers.Idefics3ForConditionalGeneration, transformers.Idefics3Config, "llama", tokens)
-    template = written(TURNS, BEGIN="<s>", ASKED="User:", GIVEN="Assistant:", IMAGE="<image>", END="<end_of_utterance>\n")
+    template = written(
+        TURNS, BEGIN="<s>", ASKED="User:", GIVEN="Assistant:", IMAGE="<image>", END="<end_of_utterance>\n"
+    )
     pixels = transformers.Idefics3ImageProcessorPil(**sizes)
     return model, transformers.Idefics3Processor(pixels, tokens, image_seq_len=4, chat_template=template)
 
@@ -176,7 +226,9 @@ def idefics3() -> Built:
 def smolvlm() -> Built:
     tokens = tokenizer(*TILES, "<|im_start|>", bos="<|im_start|>", eos="<end_of_utterance>")
     model, sizes = idefics(transformers.SmolVLMForConditionalGeneration, transformers.SmolVLMConfig, "llama", tokens)
-    template = written(TURNS, BEGIN="<|im_start|>", ASKED="User:", GIVEN="Assistant:", IMAGE="<image>", END="<end_of_utterance>\n")
+    template = written(
+        TURNS, BEGIN="<|im_start|>", ASKED="User:", GIVEN="Assistant:", IMAGE="<image>", END="<end_of_utterance>\n"
+    )
     return model, Parts(transformers.SmolVLMImageProcessorPil(**sizes), tokens, template)
 
 
@@ -184,16 +236,42 @@ def smolvlm() -> Built:
 def gemma3() -> Built:
     names = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
     tokens = tokenizer("<start_of_turn>", "<end_of_turn>", bos="<s>", eos="<end_of_turn>", named=names)
-    text = text_config("gemma3_text", tokens, head_dim=8, sliding_window=12, layer_types=["sliding_attention", "full_attention", "sliding_attention"])
+    text = text_config(
+        "gemma3_text",
+        tokens,
+        head_dim=8,
+        sliding_window=12,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+    )
     text |= {"query_pre_attn_scalar": 8}
-    vision = {**VISION, "model_type": "siglip_vision_model", "image_size": 24, "patch_size": 6, "vision_use_head": False}
+    vision = {
+        **VISION,
+        "model_type": "siglip_vision_model",
+        "image_size": 24,
+        "patch_size": 6,
+        "vision_use_head": False,
+    }
     config = transformers.Gemma3Config(
-        text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_index=image_id(tokens),
-        boi_token_index=tokens.convert_tokens_to_ids("<start_of_image>"), eoi_token_index=tokens.convert_tokens_to_ids("<end_of_image>"), tie_word_embeddings=False,
-    )  # fmt: skip
+        text_config=text,
+        vision_config=vision,
+        mm_tokens_per_image=4,
+        image_token_index=image_id(tokens),
+        boi_token_index=tokens.convert_tokens_to_ids("<start_of_image>"),
+        eoi_token_index=tokens.convert_tokens_to_ids("<end_of_image>"),
+        tie_word_embeddings=False,
+    )
     pixels = transformers.Gemma3ImageProcessorPil(size={"height": 24, "width": 24})
-    template = written(TURNS, BEGIN="<s>", ASKED="<start_of_turn>user\n", GIVEN="<start_of_turn>model\n", IMAGE="<start_of_image>", END="<end_of_turn>\n")
-    return transformers.Gemma3ForConditionalGeneration(config), transformers.Gemma3Processor(pixels, tokens, template, image_seq_length=4)
+    template = written(
+        TURNS,
+        BEGIN="<s>",
+        ASKED="<start_of_turn>user\n",
+        GIVEN="<start_of_turn>model\n",
+        IMAGE="<start_of_image>",
+        END="<end_of_turn>\n",
+    )
+    return transformers.Gemma3ForConditionalGeneration(config), transformers.Gemma3Processor(
+        pixels, tokens, template, image_seq_length=4
+    )
 
 
 @builder
@@ -202,18 +280,37 @@ def paligemma() -> Built:
     pixels = transformers.SiglipImageProcessorPil(size={"height": 24, "width": 24})
     pixels.image_seq_length = 16
     processor = transformers.PaliGemmaProcessor(pixels, tokens)
-    vision = {**VISION, "model_type": "siglip_vision_model", "image_size": 24, "patch_size": 6, "vision_use_head": False, "projection_dim": 48}
+    vision = {
+        **VISION,
+        "model_type": "siglip_vision_model",
+        "image_size": 24,
+        "patch_size": 6,
+        "vision_use_head": False,
+        "projection_dim": 48,
+    }
     text = text_config("gemma", tokens, head_dim=12)
-    config = transformers.PaliGemmaConfig(vision_config=vision, text_config=text, image_token_index=image_id(tokens), projection_dim=48, hidden_size=48)
+    config = transformers.PaliGemmaConfig(
+        vision_config=vision, text_config=text, image_token_index=image_id(tokens), projection_dim=48, hidden_size=48
+    )
     return transformers.PaliGemmaForConditionalGeneration(config), processor
 
 
 @builder
 def deepseek_vl() -> Built:
     tokens = tokenizer(bos="<s>", named={"image_token": "<image_placeholder>"})
-    vision = {**VISION, "model_type": "siglip_vision_model", "image_size": 24, "patch_size": 6, "vision_use_head": False}
-    config = transformers.DeepseekVLConfig(text_config=text_config("llama", tokens), vision_config=vision, image_token_id=image_id(tokens))
-    template = written(TURNS, BEGIN="<s>Be helpful.\n\n", ASKED="User: ", GIVEN="Assistant:", IMAGE="<image_placeholder>", END="\n\n")
+    vision = {
+        **VISION,
+        "model_type": "siglip_vision_model",
+        "image_size": 24,
+        "patch_size": 6,
+        "vision_use_head": False,
+    }
+    config = transformers.DeepseekVLConfig(
+        text_config=text_config("llama", tokens), vision_config=vision, image_token_id=image_id(tokens)
+    )
+    template = written(
+        TURNS, BEGIN="<s>Be helpful.\n\n", ASKED="User: ", GIVEN="Assistant:", IMAGE="<image_placeholder>", END="\n\n"
+    )
     pixels = transformers.DeepseekVLImageProcessorPil(size={"height": 24, "width": 24}, min_size=4)
     processor = transformers.DeepseekVLProcessor(pixels, tokens, chat_template=template, num_image_tokens=16)
     return transformers.DeepseekVLForConditionalGeneration(config), processor
@@ -223,15 +320,32 @@ def deepseek_vl() -> Built:
 def structural() -> Built:
     """ViP-LLaVA, which has no family of its own."""
     tokens = tokenizer(bos="<s>")
-    vision = {**VISION, "num_hidden_layers": 2, "model_type": "clip_vision_model", "image_size": 24, "patch_size": 6, "projection_dim": 32}
+    vision = {
+        **VISION,
+        "num_hidden_layers": 2,
+        "model_type": "clip_vision_model",
+        "image_size": 24,
+        "patch_size": 6,
+        "projection_dim": 32,
+    }
     config = transformers.VipLlavaConfig(
-        vision_config=vision, text_config=text_config("llama", tokens), image_token_index=image_id(tokens), vision_feature_layers=[-1, -2],
-        image_seq_length=16, tie_word_embeddings=True,
-    )  # fmt: skip
+        vision_config=vision,
+        text_config=text_config("llama", tokens),
+        image_token_index=image_id(tokens),
+        vision_feature_layers=[-1, -2],
+        image_seq_length=16,
+        tie_word_embeddings=True,
+    )
     pixels = transformers.CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24})
     template = written(TURNS, BEGIN="<s>", ASKED="###Human: ", GIVEN="###Assistant:", IMAGE="<image>\n", END="\n")
     processor = transformers.LlavaProcessor(
-        pixels, tokens, patch_size=6, vision_feature_select_strategy="default", chat_template=template, image_token="<image>", num_additional_image_tokens=1
+        pixels,
+        tokens,
+        patch_size=6,
+        vision_feature_select_strategy="default",
+        chat_template=template,
+        image_token="<image>",
+        num_additional_image_tokens=1,
     )
     return transformers.VipLlavaForConditionalGeneration(config), processor
 

@@ -47,7 +47,9 @@ class Flickr30k(AnswerBenchmark):
             name, split, sentences = field_of(path, row, "filename", "split", "sentences")
             if split == self.params.split:
                 image = path.parent / "flickr30k-images" / name
-                items.append(Item(name, asked(image, (Role.QUESTION, ASK)), [s["raw"] for s in sentences], images=(image,)))
+                items.append(
+                    Item(name, asked(image, (Role.QUESTION, ASK)), [s["raw"] for s in sentences], images=(image,))
+                )
         return items
 
     def read(self, item: Item, text: str) -> Reading:
@@ -60,12 +62,21 @@ class Flickr30k(AnswerBenchmark):
         """Adds each picture's scores; a corpus score that is no mean rides on the first record alone."""
         if self.missing() or not records:
             return records
-        corpus, each = caption_scores({r["sample"]: r["text"] for r in records}, {r["sample"]: r["references"] for r in records})
+        corpus, each = caption_scores(
+            {r["sample"]: r["text"] for r in records}, {r["sample"]: r["references"] for r in records}
+        )
         return [
-            {**r, "value": each["CIDEr"][i], "sums": {"n": 1.0, **{k: v[i] for k, v in each.items() if k not in OF_CORPUS},
-             **({f"corpus/{k}": corpus[k] for k in OF_CORPUS} if i == 0 else {})}}
+            {
+                **r,
+                "value": each["CIDEr"][i],
+                "sums": {
+                    "n": 1.0,
+                    **{k: v[i] for k, v in each.items() if k not in OF_CORPUS},
+                    **({f"corpus/{k}": corpus[k] for k in OF_CORPUS} if i == 0 else {}),
+                },
+            }
             for i, r in enumerate(records)
-        ]  # fmt: skip
+        ]
 
     def metrics(self, sums: Sums) -> dict[str, Any]:
         means = {name: sums.ratio(name, "n") for name in sums.values if name != "n" and not name.startswith("corpus/")}

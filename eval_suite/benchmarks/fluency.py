@@ -1,4 +1,6 @@
-"""What steering does to free text: perplexity under the model without steering, variety, empty and repetitive answers."""
+"""What steering does to free text: perplexity under the model without steering, variety, empty and repetitive
+answers.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +24,22 @@ from factory.registry import Params, register
 
 RULE = "fluency/1"
 PROMPTS = (
-    "Explain in a few sentences how bread is made.", "Describe a walk through a market on a Saturday morning.",
-    "What are the advantages and drawbacks of living in a city?", "Write a short letter that thanks a neighbour for help.",
-    "Tell a short story about a lost key.", "How does a bicycle stay upright?", "Summarise why people tell stories.",
+    "Explain in a few sentences how bread is made.",
+    "Describe a walk through a market on a Saturday morning.",
+    "What are the advantages and drawbacks of living in a city?",
+    "Write a short letter that thanks a neighbour for help.",
+    "Tell a short story about a lost key.",
+    "How does a bicycle stay upright?",
+    "Summarise why people tell stories.",
     "Give three tips for learning a language, with reasons.",
-)  # fmt: skip
+)
 PICTURES = (".jpg", ".jpeg", ".png")
 
 
 class FluencyParams(Params):
-    """Texts that ask for free text; each is also asked of every picture in the folder ``images``, where one is given."""
+    """Texts that ask for free text; each is also asked of every picture in the folder ``images``, where one is
+    given.
+    """
 
     prompts: tuple[str, ...] = PROMPTS
     images: str | None = None
@@ -40,7 +48,9 @@ class FluencyParams(Params):
 
 @register("benchmark", "fluency")
 class Fluency(AnswerBenchmark):
-    """Free text under steering: perplexity under the unsteered model, distinct-1 and distinct-2 of an answer, empty and repetitive share."""
+    """Free text under steering: perplexity under the unsteered model, distinct-1 and distinct-2 of an answer, empty and
+    repetitive share.
+    """
 
     Params = FluencyParams
     profile = "plain"
@@ -65,9 +75,14 @@ class Fluency(AnswerBenchmark):
             if not pictures:
                 raise UserError(f"benchmark fluency: {folder} holds no picture")
         return [
-            Item(f"{picture.name if picture else 'text'}/{i}", asked(picture, (Role.QUESTION, text)), images=(picture,) if picture else ())
-            for picture in pictures for i, text in enumerate(self.params.prompts)
-        ]  # fmt: skip
+            Item(
+                f"{picture.name if picture else 'text'}/{i}",
+                asked(picture, (Role.QUESTION, text)),
+                images=(picture,) if picture else (),
+            )
+            for picture in pictures
+            for i, text in enumerate(self.params.prompts)
+        ]
 
     def inspect(self, view: ModelView, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[dict[str, Any]]:
         return [{"nll": nll, "tokens": n} for nll, n in negative_log_likelihoods(view, prompts, texts)]
@@ -76,9 +91,13 @@ class Fluency(AnswerBenchmark):
         words, empty = text.split(), not text.strip()
         repetitive = not empty and degenerate(text)
         sums = {
-            "n": 1.0, "empty": float(empty), "repetitive": float(repetitive), "sound": float(not empty and not repetitive),
-            "distinct_1": _distinct(words), "distinct_2": _distinct(list(pairwise(words))),
-        }  # fmt: skip
+            "n": 1.0,
+            "empty": float(empty),
+            "repetitive": float(repetitive),
+            "sound": float(not empty and not repetitive),
+            "distinct_1": _distinct(words),
+            "distinct_2": _distinct(list(pairwise(words))),
+        }
         return Reading(None if empty else text, sums, sums["sound"], failed=empty)
 
     def unit_sums(self, members: Sequence[Record]) -> dict[str, float]:
@@ -95,8 +114,12 @@ def _distinct(grams: Sequence[Any]) -> float:
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
-def negative_log_likelihoods(view: ModelView, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[tuple[float, int]]:
-    """Summed -log p of each answer's tokens under the model as it runs now, and their number; an empty answer has none."""
+def negative_log_likelihoods(
+    view: ModelView, prompts: Sequence[Prompt], texts: Sequence[str]
+) -> list[tuple[float, int]]:
+    """Summed -log p of each answer's tokens under the model as it runs now, and their number; an empty answer has
+    none.
+    """
     out: list[tuple[float, int]] = []
     for prompt, text in zip(prompts, texts, strict=True):
         if not text.strip():

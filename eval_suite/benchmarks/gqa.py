@@ -28,7 +28,11 @@ class Gqa(AnswerBenchmark):
     scorer = GQA
 
     def missing(self) -> str | None:
-        return "the answers are hidden: hand in the submission file" if self.split.startswith(("test_", "challenge")) else None
+        return (
+            "the answers are hidden: hand in the submission file"
+            if self.split.startswith(("test_", "challenge"))
+            else None
+        )
 
     def items(self) -> Sequence[Item]:
         path = file(self.params.root, f"{self.split}_questions.json")
@@ -47,4 +51,6 @@ class Gqa(AnswerBenchmark):
         return gqa(text, item.gold)
 
     def submission(self, records: Sequence[Record]) -> tuple[str, Any] | None:
-        return f"{self.split}_predictions.json", [{"questionId": r["sample"], "prediction": gqa_answer(r["text"])} for r in records]
+        return f"{self.split}_predictions.json", [
+            {"questionId": r["sample"], "prediction": gqa_answer(r["text"])} for r in records
+        ]

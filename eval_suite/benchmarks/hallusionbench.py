@@ -21,7 +21,8 @@ FIELDS = ("category", "subcategory", "visual_input", "set_id", "figure_id", "que
 
 
 class HallusionParams(Params):
-    """``root`` holds HallusionBench.json and hallusion_bench/ (or its VD/ and VS/); ``judge`` as the authors do, else by yes and no.
+    """``root`` holds HallusionBench.json and hallusion_bench/ (or its VD/ and VS/); ``judge`` as the authors do, else
+    by yes and no.
 
     ``short`` asks for a single word, as LLaVA-1.5 is asked elsewhere; the authors ask the question alone.
     """
@@ -33,7 +34,9 @@ class HallusionParams(Params):
 
 @register("benchmark", "hallusionbench")
 class HallusionBench(AnswerBenchmark):
-    """HallusionBench: aAcc per question, qAcc (a question right on all figures), fAcc (a figure right in all), easy and hard."""
+    """HallusionBench: aAcc per question, qAcc (a question right on all figures), fAcc (a figure right in all), easy and
+    hard.
+    """
 
     Params = HallusionParams
     main = "aAcc"
@@ -62,35 +65,56 @@ class HallusionBench(AnswerBenchmark):
         prompt = asked(image, (Role.QUESTION, question), (Role.OPTIONS, SHORT if self.params.short else ""))
         unit = f"{category}_{kind}_{group}"
         facts = {
-            "question": f"{unit}_{number}", "figure": None if (category, str(figure)) == ("VS", "0") else f"{unit}_{figure}",
+            "question": f"{unit}_{number}",
+            "figure": None if (category, str(figure)) == ("VS", "0") else f"{unit}_{figure}",
             "hard": str(visual) == "2",
-        }  # fmt: skip
-        gold = ("yes" if str(answer) == "1" else "no", facts["figure"] is not None, question, row.get("gt_answer_details", ""))
-        return Item(f"{unit}_{figure}_{number}", prompt, gold, (f"{category}/{kind}",), unit, (image,) if image else (), facts)
+        }
+        gold = (
+            "yes" if str(answer) == "1" else "no",
+            facts["figure"] is not None,
+            question,
+            row.get("gt_answer_details", ""),
+        )
+        return Item(
+            f"{unit}_{figure}_{number}", prompt, gold, (f"{category}/{kind}",), unit, (image,) if image else (), facts
+        )
 
     def _image(self, root: Path, row: dict[str, Any]) -> Path:
         name = row.get("filename") or f"{row['category']}/{row['subcategory']}/{row['set_id']}_{row['figure_id']}.png"
         inside = name.removeprefix("./").removeprefix("hallusion_bench/")
-        return next((p for p in (root / "hallusion_bench" / inside, root / inside) if p.is_file()), root / "hallusion_bench" / inside)
+        return next(
+            (p for p in (root / "hallusion_bench" / inside, root / inside) if p.is_file()),
+            root / "hallusion_bench" / inside,
+        )
 
     def read(self, item: Item, text: str) -> Reading:
         label, shown, question, reference = item.gold
         if self.judge:
-            return hallusion(hallusion_verdict(self.judge.ask(HALLUSION_PROMPT.format(question, reference, text))), shown)
+            return hallusion(
+                hallusion_verdict(self.judge.ask(HALLUSION_PROMPT.format(question, reference, text))), shown
+            )
         said = first_yes_no(text)
         return hallusion(None if said is None else said == label, shown)
 
     def unit_sums(self, members: Sequence[Record]) -> dict[str, float]:
         groups = {
-            "question": _whole(members, "question"), "figure": _whole([m for m in members if m["figure"]], "figure"),
-            "easy": _whole([m for m in members if not m["hard"]], "question"), "hard": _whole([m for m in members if m["hard"]], "question"),
-        }  # fmt: skip
+            "question": _whole(members, "question"),
+            "figure": _whole([m for m in members if m["figure"]], "figure"),
+            "easy": _whole([m for m in members if not m["hard"]], "question"),
+            "hard": _whole([m for m in members if m["hard"]], "question"),
+        }
         sums = {"right": sum(m["sums"]["right"] for m in members), "n": float(len(members))}
-        return sums | {f"{name}/{what}": float(x) for name, found in groups.items() for what, x in (("right", sum(found)), ("n", len(found)))}
+        return sums | {
+            f"{name}/{what}": float(x)
+            for name, found in groups.items()
+            for what, x in (("right", sum(found)), ("n", len(found)))
+        }
 
     def metrics(self, sums: Sums) -> dict[str, Any]:
         kinds = {"qAcc": "question", "fAcc": "figure", "easy": "easy", "hard": "hard"}
-        return {"aAcc": sums.ratio("right", "n")} | {name: sums.ratio(f"{kind}/right", f"{kind}/n") for name, kind in kinds.items()}
+        return {"aAcc": sums.ratio("right", "n")} | {
+            name: sums.ratio(f"{kind}/right", f"{kind}/n") for name, kind in kinds.items()
+        }
 
 
 def _whole(members: Iterable[Record], by: str) -> list[bool]:

@@ -1,4 +1,6 @@
-"""IconQA (Lu et al. 2021): choose a text, or fill in the blank, about an icon picture; prompts of MoReS (arXiv 2412.04871)."""
+"""IconQA (Lu et al. 2021): choose a text, or fill in the blank, about an icon picture; prompts of MoReS (arXiv
+2412.04871).
+"""
 
 from __future__ import annotations
 

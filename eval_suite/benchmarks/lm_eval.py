@@ -40,7 +40,9 @@ class LmEval(Reported):
         try:
             self.version = version("lm-eval")
         except PackageNotFoundError as error:
-            raise UserError("benchmark lm_eval needs lm-eval; install the extra: pip install 'steering-factory[benchmarks]'") from error
+            raise UserError(
+                "benchmark lm_eval needs lm-eval; install the extra: pip install 'steering-factory[benchmarks]'"
+            ) from error
         if params.include and not Path(params.include).expanduser().is_dir():
             raise UserError(f"benchmark lm_eval: include={params.include} is no folder")
 
@@ -60,16 +62,33 @@ class LmEval(Reported):
 
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
         p, seed = self.params, job.seed
-        manager = TaskManager(include_path=str(Path(p.include).expanduser()) if p.include else None, include_defaults=p.include is None or not self._own())
+        manager = TaskManager(
+            include_path=str(Path(p.include).expanduser()) if p.include else None,
+            include_defaults=p.include is None or not self._own(),
+        )
         if unknown := [task for task in p.tasks if task not in manager.all_tasks]:
-            raise UserError(f"benchmark lm_eval: no task {', '.join(unknown)}; own task files are found through include: FOLDER")
+            raise UserError(
+                f"benchmark lm_eval: no task {', '.join(unknown)}; own task files are found through include: FOLDER"
+            )
         try:
             out = simple_evaluate(
-                model=LiveModel(job.view, p.batch_size), tasks=list(p.tasks), task_manager=manager, num_fewshot=p.few_shot, limit=job.limit or p.limit,
-                log_samples=True, bootstrap_iters=1000, random_seed=seed, numpy_random_seed=seed, torch_random_seed=seed, fewshot_random_seed=seed,
-            )  # fmt: skip
+                model=LiveModel(job.view, p.batch_size),
+                tasks=list(p.tasks),
+                task_manager=manager,
+                num_fewshot=p.few_shot,
+                limit=job.limit or p.limit,
+                log_samples=True,
+                bootstrap_iters=1000,
+                random_seed=seed,
+                numpy_random_seed=seed,
+                torch_random_seed=seed,
+                fewshot_random_seed=seed,
+            )
         except (ConnectionError, FileNotFoundError) as error:
-            raise UserError(f"benchmark lm_eval: the data of a task cannot be had ({error}); download it first, or use own task files") from error
+            raise UserError(
+                f"benchmark lm_eval: the data of a task cannot be had ({error}); download it first, or use own task"
+                " files"
+            ) from error
         return [self._result(out, task) for task in out["results"] if task in out["samples"]]
 
     def _own(self) -> bool:
@@ -83,9 +102,16 @@ class LmEval(Reported):
         metrics, ci = measured(out["results"][task])
         main = next((m for m in MAIN if m in metrics), next(iter(metrics)))
         shots, samples = out["n-shot"].get(task, 0), out["samples"][task]
-        samples = [s for s in samples if s.get("filter") == samples[0].get("filter")]  # each question is told once for every filter
+        samples = [
+            s for s in samples if s.get("filter") == samples[0].get("filter")
+        ]  # each question is told once for every filter
         records = [record(sample, main, sample.get("prompt_hash", "")) for sample in samples]
         return {
-            "task": task, "main": main, "metrics": metrics, "ci": ci | share_interval(main, metrics, records), "n": len(samples),
-            "protocol": f"{self.protocol}/{task}/v{out['versions'].get(task)}/{shots}-shot", "records": records,
-        }  # fmt: skip
+            "task": task,
+            "main": main,
+            "metrics": metrics,
+            "ci": ci | share_interval(main, metrics, records),
+            "n": len(samples),
+            "protocol": f"{self.protocol}/{task}/v{out['versions'].get(task)}/{shots}-shot",
+            "records": records,
+        }

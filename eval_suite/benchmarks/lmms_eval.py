@@ -25,8 +25,8 @@ PROJECT = Path(__file__).parents[2]
 
 
 class LmmsEvalParams(Params):
-    """``tasks`` by lmms-eval's names; ``python`` is the interpreter of the environment that has lmms-eval and this project
-    (``pip install --no-deps``); ``include`` a folder of own task files."""
+    """``tasks`` by lmms-eval's names; ``python`` is the interpreter of the environment that has lmms-eval and this
+    project (``pip install --no-deps``); ``include`` a folder of own task files."""
 
     tasks: tuple[str, ...] = Field(min_length=1)
     python: str = sys.executable
@@ -46,9 +46,14 @@ class LmmsEval(Reported):
         self.params = params
         asks = "from importlib.metadata import version; print(version('lmms-eval'))"
         try:
-            told = subprocess.run([params.python, "-c", asks], capture_output=True, text=True, check=True, env=_environment())
+            told = subprocess.run(
+                [params.python, "-c", asks], capture_output=True, text=True, check=True, env=_environment()
+            )
         except (OSError, subprocess.CalledProcessError) as error:
-            raise UserError(f"benchmark lmms_eval: {params.python} has no lmms-eval; make an environment for it and name it: python: /path/to/python") from error
+            raise UserError(
+                f"benchmark lmms_eval: {params.python} has no lmms-eval; make an environment for it and name it:"
+                " python: /path/to/python"
+            ) from error
         self.version = told.stdout.strip()
 
     @property
@@ -56,12 +61,32 @@ class LmmsEval(Reported):
         return f"lmms-eval/{self.version}"
 
     def harness(self, job: Job) -> list[dict[str, Any]]:
-        """One result per task: name, metrics, intervals, n, protocol, and per-question records. Raises ``UserError`` where lmms-eval leaves no result for one."""
-        model, out, p = f"pretrained={find(job.model).folder},dtype={job.model.dtype},device={job.model.device}", job.folder / "lmms-eval", self.params
+        """One result per task: name, metrics, intervals, n, protocol, and per-question records. Raises ``UserError``
+        where lmms-eval leaves no result for one.
+        """
+        model, out, p = (
+            f"pretrained={find(job.model).folder},dtype={job.model.dtype},device={job.model.device}",
+            job.folder / "lmms-eval",
+            self.params,
+        )
         if job.steering:
             model += f",artefact={artefact.save(job.folder / 'artefact', job.steering, job.view)}"
-        command = [p.python, "-m", "lmms_eval", "--model", "steering_factory", "--model_args", model, "--tasks", ",".join(p.tasks),
-                   "--batch_size", str(p.batch_size), "--output_path", str(out), "--log_samples"]  # fmt: skip
+        command = [
+            p.python,
+            "-m",
+            "lmms_eval",
+            "--model",
+            "steering_factory",
+            "--model_args",
+            model,
+            "--tasks",
+            ",".join(p.tasks),
+            "--batch_size",
+            str(p.batch_size),
+            "--output_path",
+            str(out),
+            "--log_samples",
+        ]
         command += ["--include_path", str(Path(p.include).expanduser())] if p.include else []
         command += ["--limit", str(job.limit or p.limit)] if job.limit or p.limit else []
         before = set(out.rglob("*results.json"))
@@ -71,7 +96,9 @@ class LmmsEval(Reported):
         lacking = [task for task in p.tasks if not content.get("results", {}).get(task)]
         if lacking:
             tail = " / ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
-            raise UserError(f"benchmark lmms_eval: no result for {', '.join(lacking)} (its exit code was {done.returncode}): {tail}")
+            raise UserError(
+                f"benchmark lmms_eval: no result for {', '.join(lacking)} (its exit code was {done.returncode}): {tail}"
+            )
         return [self._result(content, task, fresh[-1]) for task in p.tasks]
 
     def _result(self, content: dict[str, Any], task: str, path: Path) -> dict[str, Any]:
@@ -81,10 +108,21 @@ class LmmsEval(Reported):
         main, version = next(iter(metrics)), content.get("versions", {}).get(task)
         told = path.with_name(path.name.replace("results.json", f"samples_{task}.jsonl"))
         samples = read_jsonl(told) if told.is_file() else []
-        records = [record(s, main, hashlib.sha256(f"{s.get('doc_hash')}{s.get('input')}".encode()).hexdigest()[:16]) for s in samples]
+        records = [
+            record(s, main, hashlib.sha256(f"{s.get('doc_hash')}{s.get('input')}".encode()).hexdigest()[:16])
+            for s in samples
+        ]
         ci |= share_interval(main, metrics, records)
         n = content.get("n-samples", {}).get(task, {}).get("effective", len(records))
-        return {"task": task, "main": main, "metrics": metrics, "ci": ci, "n": n, "protocol": f"{self.protocol}/{task}/v{version}", "records": records}
+        return {
+            "task": task,
+            "main": main,
+            "metrics": metrics,
+            "ci": ci,
+            "n": n,
+            "protocol": f"{self.protocol}/{task}/v{version}",
+            "records": records,
+        }
 
 
 def _environment() -> dict[str, str]:

@@ -1,7 +1,8 @@
-"""MC² (Zhang et al., arXiv 2505.20977): 2,000 image-text conflicts on COCO 2014 pictures, eight tasks of 250, as the authors release them.
+"""MC² (Zhang et al., arXiv 2505.20977): 2,000 image-text conflicts on COCO 2014 pictures, eight tasks of 250, as the
+authors release them.
 
-Prompt layout and the two option orders are those of the authors' script (SPEC 3.2). Scoring (SPEC 3.3) and splits (SPEC A16) are
-ours: neither the benchmark's nor the AMPS authors' are public.
+Prompt layout and the two option orders are those of the authors' script (SPEC 3.2). Scoring (SPEC 3.3) and splits (SPEC
+A16) are ours: neither the benchmark's nor the AMPS authors' are public.
 """
 
 from __future__ import annotations
@@ -27,22 +28,31 @@ from factory.registry import Params, register
 FILE = "evaluate_final.json"
 SOURCE = "data/evaluate_final.json of github.com/EchoDreamer/Modality-Preference"
 PROJECT = Path(__file__).parents[2]
-KEYS = {"answer_vision": "gt", "answer_text": "hitem"}  # the released file's names, and those that the authors' script reads
+KEYS = {
+    "answer_vision": "gt",
+    "answer_text": "hitem",
+}  # the released file's names, and those that the authors' script reads
 PLACES = (  # COCO 2014's own folders; everything in one folder; COCO 2017, which renamed the same pictures
-    "train2014/COCO_train2014_{}.jpg", "val2014/COCO_val2014_{}.jpg", "COCO_train2014_{}.jpg", "COCO_val2014_{}.jpg",
-    "train2017/{}.jpg", "val2017/{}.jpg", "{}.jpg",
-)  # fmt: skip
+    "train2014/COCO_train2014_{}.jpg",
+    "val2014/COCO_val2014_{}.jpg",
+    "COCO_train2014_{}.jpg",
+    "COCO_val2014_{}.jpg",
+    "train2017/{}.jpg",
+    "val2017/{}.jpg",
+    "{}.jpg",
+)
 SMALLEST = 3  # samples of a task that give one to each split
 RELEASED = 250  # samples of each task
 
 
 class Mc2Params(Params):
-    """``file``: the released JSON; null looks for evaluate_final.json in ``images``, beside it, and in data/mc2 here and in
-    the project. ``images``: the folder that holds train2014/ and val2014/, or all pictures. ``captions``: COCO's captions_train2014.json
-    and captions_val2014.json, for diagnostics that score captions.
+    """``file``: the released JSON; null looks for evaluate_final.json in ``images``, beside it, and in data/mc2 here
+    and in the project. ``images``: the folder that holds train2014/ and val2014/, or all pictures. ``captions``: COCO's
+    captions_train2014.json and captions_val2014.json, for diagnostics that score captions.
 
-    ``protocol``: held_out takes ``test_share`` of each task for test and ``dev_share`` of the rest for dev, by ``seed``; paper trains
-    and scores on all samples, as AMPS does: its test numbers are of training samples, and results and report say so.
+    ``protocol``: held_out takes ``test_share`` of each task for test and ``dev_share`` of the rest for dev, by
+    ``seed``; paper trains and scores on all samples, as AMPS does: its test numbers are of training samples, and
+    results and report say so.
     """
 
     file: str | None = None
@@ -74,13 +84,18 @@ class Mc2(ConflictBenchmark):
 
     Params = Mc2Params
     tasks = TASKS
-    typical_words, longest_words = 63.0, 185.0  # of a prompt: the file's mean and longest context and question, and what the layout adds
+    typical_words, longest_words = (
+        63.0,
+        185.0,
+    )  # of a prompt: the file's mean and longest context and question, and what the layout adds
 
     def __init__(self, params: Mc2Params) -> None:
         self.params, self.scoring = params, params.scoring
         self.folder = Path(params.images).expanduser()
         if lacking := [file for file in params.captions if not Path(file).expanduser().is_file()]:
-            raise UserError(f"data.captions {lacking[0]}: not found. It is in annotations_trainval2014.zip of cocodataset.org")
+            raise UserError(
+                f"data.captions {lacking[0]}: not found. It is in annotations_trainval2014.zip of cocodataset.org"
+            )
 
     @property
     def protocol(self) -> str:
@@ -90,7 +105,12 @@ class Mc2(ConflictBenchmark):
     def warnings(self) -> tuple[str, ...]:
         if self.params.protocol == "held_out":
             return ()
-        return ("LEAKAGE: data.protocol=paper fits every method on the very samples that the test rows score; these numbers say nothing of new samples.",)
+        return (
+            (
+                "LEAKAGE: data.protocol=paper fits every method on the very samples that the test rows score; these"
+                " numbers say nothing of new samples."
+            ),
+        )
 
     @cached_property
     def path(self) -> Path:
@@ -103,7 +123,9 @@ class Mc2(ConflictBenchmark):
         tried = [self.folder, self.folder.absolute().parent, Path("data/mc2"), PROJECT / "data/mc2"]
         found = next((folder / FILE for folder in tried if (folder / FILE).is_file()), None)
         if found is None:
-            raise UserError(f"MC²'s {FILE} is not in {', '.join(map(str, tried[:3]))}. Get {SOURCE} and name it: data.file=FILE")
+            raise UserError(
+                f"MC²'s {FILE} is not in {', '.join(map(str, tried[:3]))}. Get {SOURCE} and name it: data.file=FILE"
+            )
         return found
 
     @cached_property
@@ -112,7 +134,9 @@ class Mc2(ConflictBenchmark):
 
     @cached_property
     def splits(self) -> dict[str, list[Entry]]:
-        """Stratified by task. A picture that several samples show makes all of them training samples, so none of test is seen before."""
+        """Stratified by task. A picture that several samples show makes all of them training samples, so none of test
+        is seen before.
+        """
         shown = Counter(e.image_id for e in self.entries)
         place = {e.index: "train" for e in self.entries}
         for task in dict.fromkeys(e.task for e in self.entries):
@@ -122,7 +146,9 @@ class Mc2(ConflictBenchmark):
             test = _share(self.params.test_share, len(members))
             dev = _share(self.params.dev_share, len(members) - test)
             place |= dict.fromkeys(alone[:test], "test") | dict.fromkeys(alone[test : test + dev], "dev")
-        ordered = sorted(self.entries, key=lambda e: TASKS.index(e.task))  # so that some samples, evenly spread, are of every task
+        ordered = sorted(
+            self.entries, key=lambda e: TASKS.index(e.task)
+        )  # so that some samples, evenly spread, are of every task
         splits = {name: [e for e in ordered if place[e.index] == name] for name in ("train", "dev", "test")}
         return splits if self.params.protocol == "held_out" else {**splits, "train": ordered, "test": ordered}
 
@@ -132,7 +158,11 @@ class Mc2(ConflictBenchmark):
         test = _share(self.params.test_share, RELEASED)
         dev = _share(self.params.dev_share, RELEASED - test)
         whole = self.params.protocol == "paper"
-        counts = {"train": RELEASED if whole else RELEASED - test - dev, "dev": dev, "test": RELEASED if whole else test}
+        counts = {
+            "train": RELEASED if whole else RELEASED - test - dev,
+            "dev": dev,
+            "test": RELEASED if whole else test,
+        }
         return {split: len(TASKS) * n for split, n in counts.items()}
 
     def samples(self, split: str) -> Sequence[ConflictSample]:
@@ -141,7 +171,9 @@ class Mc2(ConflictBenchmark):
     def _sample(self, e: Entry) -> ConflictSample:
         name = f"mc2-{e.index:04d}-{e.image_id}"
         load = partial(self._picture, e.image_id)
-        return ConflictSample(name, e.task, e.question, e.context, e.answer_vision, e.answer_text, load, {"image_id": e.image_id})
+        return ConflictSample(
+            name, e.task, e.question, e.context, e.answer_vision, e.answer_text, load, {"image_id": e.image_id}
+        )
 
     def prompt(self, sample: ConflictSample, form: str) -> Prompt:
         """The script's prompt; its open-ended question goes on after a space, where the other forms break the line."""
@@ -176,14 +208,18 @@ class Mc2(ConflictBenchmark):
             raise OSError(f"{path}: damaged or cut short ({error}); download it again") from error
 
     def missing(self, samples: Sequence[ConflictSample]) -> tuple[list[str], str]:
-        """Samples whose picture is not there, and one line that says how many of how many, in which folder, and what to do."""
+        """Samples whose picture is not there, and one line that says how many of how many, in which folder, and what to
+        do.
+        """
         found = {i: self.find(i) for i in dict.fromkeys(str(s.tags["image_id"]) for s in samples)}
         there = Counter(path.parent.name + "/" for path in found.values() if path)
         lacking = [i for i, path in found.items() if path is None]
-        where = f"{self.folder} ({', '.join(f'{folder} {n:,}' for folder, n in there.items()) or 'none' if self.folder.is_dir() else 'no such folder'})"
+        counts = ", ".join(f"{folder} {n:,}" for folder, n in there.items()) or "none"
+        where = f"{self.folder} ({counts if self.folder.is_dir() else 'no such folder'})"
         line = (
-            f"MC² pictures: {len(found) - len(lacking):,} of {len(found):,} found in {where}; lacking {', '.join(lacking[:3])}{', …' * (len(lacking) > 3)}. Download train2014.zip "
-            "and val2014.zip (13 and 6 GB) from cocodataset.org, unzip both into one folder and name it: data.images=FOLDER"
+            f"MC² pictures: {len(found) - len(lacking):,} of {len(found):,} found in {where}; lacking"
+            f" {', '.join(lacking[:3])}{', …' * (len(lacking) > 3)}. Download train2014.zip and val2014.zip (13 and 6"
+            " GB) from cocodataset.org, unzip both into one folder and name it: data.images=FOLDER"
         )
         return [s.id for s in samples if found[str(s.tags["image_id"])] is None], line
 
@@ -193,7 +229,9 @@ def _share(share: float, n: int) -> int:
 
 
 def read(path: Path) -> list[Entry]:
-    """The file's entries, with the keys of the released file or those of the authors' script. Raises ``UserError`` naming what is wrong."""
+    """The file's entries, with the keys of the released file or those of the authors' script. Raises ``UserError``
+    naming what is wrong.
+    """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -214,7 +252,9 @@ def _entries(path: Path, data: list[Any]) -> Iterator[Entry]:
         if lacking := [name for name, value in wanted.items() if not isinstance(value, str)]:
             raise UserError(f"{path}: entry {index} has no text under {', '.join(lacking)}")
         if wanted["task"] not in TASKS:
-            raise UserError(f"{path}: entry {index} is of the unknown task '{wanted['task']}'; MC² has {', '.join(TASKS)}")
+            raise UserError(
+                f"{path}: entry {index} is of the unknown task '{wanted['task']}'; MC² has {', '.join(TASKS)}"
+            )
         yield Entry(index, **wanted)
 
 
@@ -226,5 +266,7 @@ def read_captions(files: Sequence[str]) -> dict[int, list[str]]:
             for note in json.loads(Path(file).expanduser().read_text(encoding="utf-8"))["annotations"]:
                 captions.setdefault(int(note["image_id"]), []).append(" ".join(note["caption"].split()))
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UserError(f"data.captions {file}: not a file of COCO's captions, such as captions_val2014.json ({error!r})") from error
+            raise UserError(
+                f"data.captions {file}: not a file of COCO's captions, such as captions_val2014.json ({error!r})"
+            ) from error
     return captions

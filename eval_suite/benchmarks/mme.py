@@ -28,7 +28,9 @@ class MmeParams(Params):
 
 @register("benchmark", "mme")
 class Mme(AnswerBenchmark):
-    """MME: per subtask 100 * (accuracy + share of pictures with both answers right); perception and cognition are their sums."""
+    """MME: per subtask 100 * (accuracy + share of pictures with both answers right); perception and cognition are their
+    sums.
+    """
 
     Params = MmeParams
     scorer = MME
@@ -40,7 +42,9 @@ class Mme(AnswerBenchmark):
         root = Path(self.params.root).expanduser()
         items = [item for task in (*PERCEPTION, *COGNITION) for item in self._subtask(root / task)]
         if not items:
-            raise UserError(f"{root}: has no folder of an MME subtask ({', '.join(PERCEPTION[:3])}, …) with questions: root=FOLDER")
+            raise UserError(
+                f"{root}: has no folder of an MME subtask ({', '.join(PERCEPTION[:3])}, …) with questions: root=FOLDER"
+            )
         return items
 
     def _subtask(self, folder: Path) -> list[Item]:
@@ -58,7 +62,9 @@ class Mme(AnswerBenchmark):
                 name = f"{folder.name}/{path.stem}"
                 group = "perception" if folder.name in PERCEPTION else "cognition"
                 gold = label.strip().lower()
-                items.append(Item(f"{name}/{i}", prompt, gold, (folder.name, group), name, (image,), {"subtask": folder.name}))
+                items.append(
+                    Item(f"{name}/{i}", prompt, gold, (folder.name, group), name, (image,), {"subtask": folder.name})
+                )
         return items
 
     def read(self, item: Item, text: str) -> Reading:
@@ -66,7 +72,12 @@ class Mme(AnswerBenchmark):
 
     def unit_sums(self, members: Sequence[Record]) -> dict[str, float]:
         task, right = members[0]["subtask"], [m["sums"]["right"] for m in members]
-        return {f"{task}/right": sum(right), f"{task}/n": len(right), f"{task}/both": float(all(right)), f"{task}/images": 1.0}
+        return {
+            f"{task}/right": sum(right),
+            f"{task}/n": len(right),
+            f"{task}/both": float(all(right)),
+            f"{task}/images": 1.0,
+        }
 
     def metrics(self, sums: Sums) -> dict[str, Any]:
         tasks = [task for task in (*PERCEPTION, *COGNITION) if f"{task}/n" in sums.values]
@@ -74,6 +85,6 @@ class Mme(AnswerBenchmark):
         both = {task: sums.ratio(f"{task}/both", f"{task}/images") for task in tasks}
         return {
             "points": sum(100 * (plain[task] + both[task]) for task in tasks),
-            "accuracy": sum(plain.values()) / len(tasks), "accuracy_plus": sum(both.values()) / len(tasks),
-        }  # fmt: skip
-
+            "accuracy": sum(plain.values()) / len(tasks),
+            "accuracy_plus": sum(both.values()) / len(tasks),
+        }

@@ -24,7 +24,9 @@ PLACE = re.compile(r"<image (\d)>")
 
 
 class MmmuParams(Params):
-    """``root`` holds a folder per subject with SPLIT-*.parquet; ``seed`` decides the draws for answers that name no option."""
+    """``root`` holds a folder per subject with SPLIT-*.parquet; ``seed`` decides the draws for answers that name no
+    option.
+    """
 
     root: str
     split: Literal["dev", "validation", "test"] = "validation"
@@ -47,13 +49,18 @@ class Mmmu(AnswerBenchmark):
         paths = sorted(root.glob(f"*/{self.split}-*.parquet"))
         paths = [p for p in paths if not self.params.subjects or p.parent.name in self.params.subjects]
         if not paths:
-            raise UserError(f"{root}: has no SUBJECT/{self.split}-*.parquet; download the dataset MMMU/MMMU and give its folder: root=FOLDER")
+            raise UserError(
+                f"{root}: has no SUBJECT/{self.split}-*.parquet; download the dataset MMMU/MMMU and give its folder:"
+                " root=FOLDER"
+            )
         return [self.item(path, row) for path in paths for row in _rows(path)]
 
     def item(self, path: Path, row: dict[str, Any]) -> Item:
         """The question in one row of a subject's file."""
         number, question, answer, kind = field_of(path, row, "id", "question", "answer", "question_type")
-        options = dict(zip(LETTERS, ast.literal_eval(row["options"]), strict=False)) if kind == "multiple-choice" else {}
+        options = (
+            dict(zip(LETTERS, ast.literal_eval(row["options"]), strict=False)) if kind == "multiple-choice" else {}
+        )
         listed = "\n".join(f"({letter}) {text}" for letter, text in options.items())
         ask = f"{listed}\n\n{LETTER}" if options else f"\n{SHORT}"
         pictures = {i: row.get(f"image_{i}") for i in range(1, 8)}
@@ -74,7 +81,9 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
     try:
         from pyarrow import parquet
     except ModuleNotFoundError as error:
-        raise UserError(f"{path}: reading Parquet needs pyarrow; install the extra: pip install 'steering-factory[benchmarks]'") from error
+        raise UserError(
+            f"{path}: reading Parquet needs pyarrow; install the extra: pip install 'steering-factory[benchmarks]'"
+        ) from error
     yield from parquet.read_table(path).to_pylist()
 
 

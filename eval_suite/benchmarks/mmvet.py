@@ -26,7 +26,9 @@ class MmvetParams(Params):
 
 @register("benchmark", "mmvet")
 class Mmvet(AnswerBenchmark):
-    """MM-Vet: mean grade by a judge model and by capability; without a judge, the file for the authors' online grader."""
+    """MM-Vet: mean grade by a judge model and by capability; without a judge, the file for the authors' online
+    grader.
+    """
 
     Params = MmvetParams
     main = "score"
@@ -42,7 +44,11 @@ class Mmvet(AnswerBenchmark):
         return f"{MMVET} {self.params.judge.model}" if self.params.judge else MMVET
 
     def missing(self) -> str | None:
-        return None if self.judge else "no judge was named: hand in the submission file, or name one (judge: {url: …, model: …})"
+        return (
+            None
+            if self.judge
+            else "no judge was named: hand in the submission file, or name one (judge: {url: …, model: …})"
+        )
 
     def items(self) -> Sequence[Item]:
         path = file(self.params.root, "mm-vet.json")
@@ -50,7 +56,11 @@ class Mmvet(AnswerBenchmark):
         for number, row in read_json(path).items():
             name, question, answer, skills = field_of(path, row, "imagename", "question", "answer", "capability")
             image = path.parent / "images" / name
-            items.append(Item(number, asked(image, (Role.QUESTION, question)), (question, answer), tuple(skills), images=(image,)))
+            items.append(
+                Item(
+                    number, asked(image, (Role.QUESTION, question)), (question, answer), tuple(skills), images=(image,)
+                )
+            )
         return items
 
     def read(self, item: Item, text: str) -> Reading:

@@ -1,4 +1,6 @@
-"""Scenes as questions with one right answer: the picture alone, the text alone (what steering should leave as it is), or both in conflict."""
+"""Scenes as questions with one right answer: the picture alone, the text alone (what steering should leave as it is),
+or both in conflict.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ from factory.registry import Params, register
 
 
 class PlainScenesParams(Params):
-    """``shows``: the modality that is left; ``conflict`` leaves both, and right is what the image shows. ``seed`` draws the scenes,
-    ``per_task`` of each of the eight tasks."""
+    """``shows``: the modality that is left; ``conflict`` leaves both, and right is what the image shows. ``seed`` draws
+    the scenes, ``per_task`` of each of the eight tasks."""
 
     shows: Literal["image", "text", "conflict"] = "image"
     split: Literal["dev", "test"] = "test"
@@ -42,10 +44,17 @@ class PlainScenes(AnswerBenchmark):
         image, context = self.params.shows != "text", self.params.shows != "image"
         samples = [scene(spec) for spec in specs(self.params.split, self.params.per_task, self.params.seed)]
         return [
-            Item(s.id, lambda s=s: build_prompt(s, "open", image=image, context=context), (s.answer_vision, s.answer_text), (s.task,))
+            Item(
+                s.id,
+                lambda s=s: build_prompt(s, "open", image=image, context=context),
+                (s.answer_vision, s.answer_text),
+                (s.task,),
+            )
             for s in samples
-        ]  # fmt: skip
+        ]
 
     def read(self, item: Item, text: str) -> Reading:
         verdict = judge("open", text, *item.gold)
-        return right_or_wrong(None if verdict == "error" else verdict, verdict == ("text" if self.params.shows == "text" else "vision"))
+        return right_or_wrong(
+            None if verdict == "error" else verdict, verdict == ("text" if self.params.shows == "text" else "vision")
+        )

@@ -1,4 +1,6 @@
-"""POPE (Li et al. 2023): is there such an object in the picture? Three ways of drawing the objects that are not there."""
+"""POPE (Li et al. 2023): is there such an object in the picture? Three ways of drawing the objects that are not
+there.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ SPLITS = ("random", "popular", "adversarial")
 
 
 class PopeParams(Params):
-    """``root`` holds coco_pope_{random,popular,adversarial}.json; ``images`` the COCO val2014 folder (default: root/val2014)."""
+    """``root`` holds coco_pope_{random,popular,adversarial}.json; ``images`` the COCO val2014 folder (default:
+    root/val2014).
+    """
 
     root: str
     images: str | None = None
@@ -26,7 +30,9 @@ class PopeParams(Params):
 
 @register("benchmark", "pope")
 class Pope(AnswerBenchmark):
-    """POPE: accuracy, precision, recall, F1 and yes-ratio by the official rule for each split, and their mean over the splits."""
+    """POPE: accuracy, precision, recall, F1 and yes-ratio by the official rule for each split, and their mean over the
+    splits.
+    """
 
     Params = PopeParams
     scorer = POPE
@@ -46,7 +52,16 @@ class Pope(AnswerBenchmark):
             for row in read_jsonl(path):
                 number, name, question, label = field_of(path, row, "question_id", "image", "text", "label")
                 prompt = asked(folder / name, (Role.QUESTION, question), (Role.OPTIONS, SHORT))
-                items.append(Item(f"{split}/{number}", prompt, (label, split), (split,), images=(folder / name,), facts={"label": label}))
+                items.append(
+                    Item(
+                        f"{split}/{number}",
+                        prompt,
+                        (label, split),
+                        (split,),
+                        images=(folder / name,),
+                        facts={"label": label},
+                    )
+                )
         return items
 
     def read(self, item: Item, text: str) -> Reading:
@@ -62,6 +77,9 @@ def confusion(tp: Any, fp: Any, tn: Any, fn: Any) -> dict[str, Any]:
     """Accuracy, precision, recall, F1 and the share of answers that say yes."""
     n, precision, recall = tp + fp + tn + fn, divide(tp, tp + fp), divide(tp, tp + fn)
     return {
-        "accuracy": divide(tp + tn, n), "precision": precision, "recall": recall,
-        "f1": divide(2 * precision * recall, precision + recall), "yes_ratio": divide(tp + fp, n),
-    }  # fmt: skip
+        "accuracy": divide(tp + tn, n),
+        "precision": precision,
+        "recall": recall,
+        "f1": divide(2 * precision * recall, precision + recall),
+        "yes_ratio": divide(tp + fp, n),
+    }

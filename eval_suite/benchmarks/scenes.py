@@ -31,9 +31,9 @@ class PerTask(Params):
 
 
 class ColorSet(Params):
-    """Conflicts of each split of the controllable colour set (56 are one of each pair of tiers), and how many of the test split's
-    are asked again as its irrelevant-text and its irrelevant-image control. Controls are no conflicts: leave them at 0 where
-    steering methods are compared."""
+    """Conflicts of each split of the controllable colour set (56 are one of each pair of tiers), and how many of the
+    test split's are asked again as its irrelevant-text and its irrelevant-image control. Controls are no conflicts:
+    leave them at 0 where steering methods are compared."""
 
     train: PositiveInt = 56
     dev: PositiveInt = 56
@@ -43,8 +43,10 @@ class ColorSet(Params):
 
 class ScenesParams(Params):
     """``scoring`` as in MC² (SPEC.md 3.3); ``colors``: the colour set of arXiv 2511.02243 in place of the eight tasks;
-    ``few_shot_every``: one training batch in so many shows worked examples; ``options``: share of training prompts that ask for a
-    letter; ``lessons`` weighs their kinds, ``practice`` draws their scenes. ``scale`` draws pictures of ``scale`` x 48 pixels a side."""
+    ``few_shot_every``: one training batch in so many shows worked examples; ``options``: share of training prompts that
+    ask for a letter; ``lessons`` weighs their kinds, ``practice`` draws their scenes. ``scale`` draws pictures of
+    ``scale`` x 48 pixels a side.
+    """
 
     scoring: Scoring = "both_orders"
     per_task: PerTask = PerTask()
@@ -59,7 +61,9 @@ class ScenesParams(Params):
 
 @register("benchmark", "scenes")
 class Scenes(ConflictBenchmark):
-    """Drawn scenes with contradicting contexts; train, dev and test share no phrasing and (positional reasoning apart) no layout."""
+    """Drawn scenes with contradicting contexts; train, dev and test share no phrasing and (positional reasoning apart)
+    no layout.
+    """
 
     Params = ScenesParams
     tasks = TASKS
@@ -70,8 +74,13 @@ class Scenes(ConflictBenchmark):
 
     def samples(self, split: str) -> Sequence[ConflictSample]:
         if colors := self.params.colors:
-            return color_samples(split, getattr(colors, split), colors.controls if split == "test" else 0, self.params.seed)
-        return [scene(spec) for spec in specs(split, getattr(self.params.per_task, split), self.params.seed, self.params.scale)]
+            return color_samples(
+                split, getattr(colors, split), colors.controls if split == "test" else 0, self.params.seed
+            )
+        return [
+            scene(spec)
+            for spec in specs(split, getattr(self.params.per_task, split), self.params.seed, self.params.scale)
+        ]
 
     def references(self, sample: ConflictSample) -> Sequence[str]:
         """What the picture shows, in every phrasing of the direct contexts."""
@@ -106,8 +115,8 @@ class Scenes(ConflictBenchmark):
         return ["\n".join(s.text for s in lesson(Random(i), 0.5, Mix()).segments) for i in range(n)]
 
     def examine(self, answer: Callable[[list[Prompt]], list[str]], per_task: int | None = None) -> dict[str, Any]:
-        """What a trained model can read, obeys and prefers (shares in [0, 1]): 64 samples a task, asked openly and as a choice; with
-        ``per_task`` so many, asked only as the lessons are."""
+        """What a trained model can read, obeys and prefers (shares in [0, 1]): 64 samples a task, asked openly and as a
+        choice; with ``per_task`` so many, asked only as the lessons are."""
         if per_task is None:
             return examine(answer, scale=self.params.scale)
         return examine(answer, per_task, scale=self.params.scale, asked=FORMS if self.params.options else ("open",))

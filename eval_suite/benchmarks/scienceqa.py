@@ -13,7 +13,9 @@ from factory.registry import Params, register
 
 
 class ScienceQaParams(Params):
-    """``root`` holds problems.json, pid_splits.json and images/SPLIT/PID/; ``images_only: false`` asks the text questions too."""
+    """``root`` holds problems.json, pid_splits.json and images/SPLIT/PID/; ``images_only: false`` asks the text
+    questions too.
+    """
 
     root: str
     split: str = "test"
@@ -42,8 +44,18 @@ class ScienceQa(AnswerBenchmark):
             image = path.parent / "images" / self.split / pid / name if name else None
             options = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
             hint = f"Context: {row['hint']}" if row.get("hint") else ""
-            prompt = asked(image, (Role.CONTEXT, hint), (Role.QUESTION, question), (Role.OPTIONS, f"{options}\n{LETTER}"))
-            items.append(Item(pid, prompt, (len(choices), answer), tuple(filter(None, [row.get("subject")])), images=(image,) if image else ()))
+            prompt = asked(
+                image, (Role.CONTEXT, hint), (Role.QUESTION, question), (Role.OPTIONS, f"{options}\n{LETTER}")
+            )
+            items.append(
+                Item(
+                    pid,
+                    prompt,
+                    (len(choices), answer),
+                    tuple(filter(None, [row.get("subject")])),
+                    images=(image,) if image else (),
+                )
+            )
         return items
 
     def read(self, item: Item, text: str) -> Reading:

@@ -14,7 +14,9 @@ from factory.registry import Params, register
 
 
 class TextVqaParams(Params):
-    """``root`` holds TextVQA_0.5.1_val.json, train_images/ and, for ``ocr: true``, TextVQA_Rosetta_OCR_v0.2_val.json."""
+    """``root`` holds TextVQA_0.5.1_val.json, train_images/ and, for ``ocr: true``,
+    TextVQA_Rosetta_OCR_v0.2_val.json.
+    """
 
     root: str
     ocr: bool = True

@@ -1,4 +1,6 @@
-"""VizWiz-VQA (Gurari et al. 2018): questions that blind people asked about their photographs; some cannot be answered."""
+"""VizWiz-VQA (Gurari et al. 2018): questions that blind people asked about their photographs; some cannot be
+answered.
+"""
 
 from __future__ import annotations
 
@@ -52,4 +54,6 @@ class Vizwiz(AnswerBenchmark):
         return score(text, item.gold, EVALAI)
 
     def submission(self, records: Sequence[Record]) -> tuple[str, Any] | None:
-        return f"vizwiz_{self.split}_results.json", [{"image": r["sample"], "answer": evalai(r["text"])} for r in records]
+        return f"vizwiz_{self.split}_results.json", [
+            {"image": r["sample"], "answer": evalai(r["text"])} for r in records
+        ]

@@ -14,7 +14,9 @@ from factory.registry import Params, register
 
 
 class VqaParams(Params):
-    """``root`` holds the released JSON files and the image folder; ``rule`` ``vqa-evalai/1`` scores as the server and LLaVA do."""
+    """``root`` holds the released JSON files and the image folder; ``rule`` ``vqa-evalai/1`` scores as the server and
+    LLaVA do.
+    """
 
     root: str
     split: Literal["val2014", "test2015", "test-dev2015"] = "val2014"
@@ -40,7 +42,9 @@ class Vqav2(AnswerBenchmark):
         path = file(root, f"v2_OpenEnded_mscoco_{split}_questions.json")
         golds: dict[int, Any] = {}
         if self.missing() is None:
-            golds = {a["question_id"]: a for a in read_json(file(root, f"v2_mscoco_{split}_annotations.json"))["annotations"]}
+            golds = {
+                a["question_id"]: a for a in read_json(file(root, f"v2_mscoco_{split}_annotations.json"))["annotations"]
+            }
         coco = "test2015" if split.startswith("test") else split
         items = []
         for row in field_of(path, read_json(path), "questions")[0]:
@@ -49,7 +53,16 @@ class Vqav2(AnswerBenchmark):
             image = path.parent / coco / f"COCO_{coco}_{image_id:012d}.jpg"
             prompt = asked(image, (Role.QUESTION, question), (Role.OPTIONS, SHORT))
             humans = [a["answer"] for a in gold["answers"]] if gold else None
-            items.append(Item(str(number), prompt, humans, (gold["answer_type"],) if gold else (), images=(image,), facts={"question_id": number}))
+            items.append(
+                Item(
+                    str(number),
+                    prompt,
+                    humans,
+                    (gold["answer_type"],) if gold else (),
+                    images=(image,),
+                    facts={"question_id": number},
+                )
+            )
         return items
 
     def read(self, item: Item, text: str) -> Reading:
@@ -61,5 +74,3 @@ class Vqav2(AnswerBenchmark):
         """EvalAI's result file; answers are normalised as LLaVA's conversion script does."""
         rows = [{"question_id": r["question_id"], "answer": evalai(r["text"])} for r in records]
         return f"vqa_OpenEnded_mscoco_{self.split}_results.json", rows
-
-

@@ -17,15 +17,23 @@ Request = tuple[tuple[str, str], list[int], list[int]]
 class LiveModel(HFLM):
     """HFLM over a ``ModelView``, run inside ``with steer(...)`` or outside of it.
 
-    The context is a prompt of question tokens. A continuation's tokens are the model's own answer: they are run after it on its
-    cache, so that steering reads the last token of the context, never the answer that is being scored.
+    The context is a prompt of question tokens. A continuation's tokens are the model's own answer: they are run after
+    it on its cache, so that steering reads the last token of the context, never the answer that is being scored.
     """
 
     def __init__(self, view: ModelView, batch_size: int) -> None:
-        super().__init__(pretrained=view.model, tokenizer=view.tokenizer, backend="causal", batch_size=batch_size, max_length=_longest(view))
+        super().__init__(
+            pretrained=view.model,
+            tokenizer=view.tokenizer,
+            backend="causal",
+            batch_size=batch_size,
+            max_length=_longest(view),
+        )
         self.view = view
 
-    def _loglikelihood_tokens(self, requests: list[Request], disable_tqdm: bool = False, override_bs: int | None = None) -> list[tuple[float, bool]]:
+    def _loglikelihood_tokens(
+        self, requests: list[Request], disable_tqdm: bool = False, override_bs: int | None = None
+    ) -> list[tuple[float, bool]]:
         size = override_bs or self.batch_size
         order = sorted(range(len(requests)), key=lambda i: -len(requests[i][1]) - len(requests[i][2]))
         answers: dict[int, tuple[float, bool]] = {}

@@ -1,9 +1,10 @@
 """The model class that lmms-eval (0.7.3) finds under the name `steering_factory`.
 
-lmms-eval's pins do not go with this project's (its wandb 0.25 wants protobuf below 7), so it lives in an environment of its own:
-``pip install lmms-eval==0.7.3`` and the dependencies that this project names, then this project with ``pip install --no-deps``.
-``python -m lmms_eval --model steering_factory --model_args pretrained=FOLDER,artefact=FOLDER`` works there by itself, and the
-benchmark `lmms_eval` starts it (``python: /that/environment/bin/python``).
+lmms-eval's pins do not go with this project's (its wandb 0.25 wants protobuf below 7), so it lives in an environment of
+its own: ``pip install lmms-eval==0.7.3`` and the dependencies that this project names, then this project with
+``pip install --no-deps``.
+``python -m lmms_eval --model steering_factory --model_args pretrained=FOLDER,artefact=FOLDER`` works there by itself,
+and the benchmark `lmms_eval` starts it (``python: /that/environment/bin/python``).
 """
 
 from __future__ import annotations
@@ -48,11 +49,21 @@ def to_prompt(messages: list[dict[str, Any]]) -> Prompt:
 
 
 class SteeringFactory(lmms):
-    """A model of this project, steered by an artefact where one is named. Greedy answers only; no answer is ever left out silently."""
+    """A model of this project, steered by an artefact where one is named. Greedy answers only; no answer is ever left
+    out silently.
+    """
 
     is_simple = False
 
-    def __init__(self, pretrained: str, artefact: str = "", dtype: str = "float32", device: str = "auto", batch_size: int = 1, **unused: Any) -> None:
+    def __init__(
+        self,
+        pretrained: str,
+        artefact: str = "",
+        dtype: str = "float32",
+        device: str = "auto",
+        batch_size: int = 1,
+        **unused: Any,
+    ) -> None:
         super().__init__()
         self.view = load(ModelSpec(path=pretrained, dtype=dtype, device=device))
         self.steering = artefacts.load(Path(artefact), self.view) if artefact else None
@@ -80,7 +91,9 @@ class SteeringFactory(lmms):
             return answer_prompts(Bench(self.view, None, 0, new_tokens), prompts, new_tokens)
 
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
-        raise NotImplementedError("lmms-eval 0.7.3 cannot score log-likelihoods (its filters turn them into text); use the benchmark lm_eval")
+        raise NotImplementedError(
+            "lmms-eval 0.7.3 cannot score log-likelihoods (its filters turn them into text); use the benchmark lm_eval"
+        )
 
     def generate_until_multi_round(self, requests: list[Any]) -> list[str]:
         raise NotImplementedError("tasks of several rounds are not supported")

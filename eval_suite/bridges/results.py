@@ -1,4 +1,6 @@
-"""The results that lm-eval and lmms-eval write: "METRIC,FILTER" and "METRIC_stderr,FILTER" by task, and one record a question."""
+"""The results that lm-eval and lmms-eval write: "METRIC,FILTER" and "METRIC_stderr,FILTER" by task, and one record a
+question.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def measured(found: Mapping[str, Any]) -> tuple[Numbers, dict[str, list[float]]]
         return metric if how == first else f"{metric} ({how})"
 
     errors = {k: found.get(k.replace(",", "_stderr,", 1)) for k in values}
-    return {name(k): v for k, v in values.items()}, {name(k): [values[k] - Z * e, values[k] + Z * e] for k, e in errors.items() if isinstance(e, float)}
+    return {name(k): v for k, v in values.items()}, {
+        name(k): [values[k] - Z * e, values[k] + Z * e] for k, e in errors.items() if isinstance(e, float)
+    }
 
 
 def record(sample: Mapping[str, Any], main: str, prompt_digest: str) -> dict[str, Any]:
@@ -34,12 +38,24 @@ def record(sample: Mapping[str, Any], main: str, prompt_digest: str) -> dict[str
         value = float(sample[main])
     except (KeyError, TypeError, ValueError):  # a metric of the corpus alone has no value of a question
         value = None
-    return {"sample": str(sample["doc_id"]), "value": value, "prompt_digest": prompt_digest, "text": str(sample.get("filtered_resps")), "target": str(sample.get("target"))}
+    return {
+        "sample": str(sample["doc_id"]),
+        "value": value,
+        "prompt_digest": prompt_digest,
+        "text": str(sample.get("filtered_resps")),
+        "target": str(sample.get("target")),
+    }
 
 
 def share_interval(main: str, metrics: Numbers, records: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """Wilson's interval of the main metric where it is a share of right answers (the normal one may leave [0, 1]); else nothing."""
+    """Wilson's interval of the main metric where it is a share of right answers (the normal one may leave [0, 1]); else
+    nothing.
+    """
     values = [r["value"] for r in records]
-    if not values or any(v not in (0, 1) for v in values) or not math.isclose(sum(values) / len(values), metrics[main], abs_tol=1e-9):
+    if (
+        not values
+        or any(v not in (0, 1) for v in values)
+        or not math.isclose(sum(values) / len(values), metrics[main], abs_tol=1e-9)
+    ):
         return {}
     return {main: list(wilson(sum(values), len(values)))}

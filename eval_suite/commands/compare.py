@@ -22,8 +22,14 @@ class Compare:
     @staticmethod
     def arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a finished run")
-        parser.add_argument("--out", type=Path, default=Path("runs", "compare"), metavar="FOLDER", help="default: runs/compare")
-        parser.add_argument("--common", action="store_true", help="where runs answered different samples, score those that all of them answered")
+        parser.add_argument(
+            "--out", type=Path, default=Path("runs", "compare"), metavar="FOLDER", help="default: runs/compare"
+        )
+        parser.add_argument(
+            "--common",
+            action="store_true",
+            help="where runs answered different samples, score those that all of them answered",
+        )
 
     @classmethod
     def run(cls, args: argparse.Namespace) -> None:
@@ -31,7 +37,9 @@ class Compare:
 
     @staticmethod
     def over(runs: Sequence[Path], out: Path, common: bool = False) -> Path:
-        """Compare ``runs``, print the table and write it under ``out``; returns ``out``. ``common`` as in ``samples.align``."""
+        """Compare ``runs``, print the table and write it under ``out``; returns ``out``. ``common`` as in
+        ``samples.align``.
+        """
         arms = load(runs)
         align(arms, common)
         table = tables.build(arms)

@@ -1,4 +1,6 @@
-"""``vectors ARTEFACT FILE.pt``: an artefact as a vector file for ``lm-eval --model steered``, or such a file as artefacts."""
+"""``vectors ARTEFACT FILE.pt``: an artefact as a vector file for ``lm-eval --model steered``, or such a file as
+artefacts.
+"""
 
 from __future__ import annotations
 

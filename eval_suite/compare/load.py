@@ -21,11 +21,12 @@ Column = tuple[str, str, str | None]
 
 @dataclass
 class Score:
-    """One arm's score in one column, one of ``values``, ``counts``, ``parts`` a seed; ``samples`` are per-sample values averaged over seeds.
+    """One arm's score in one column, one of ``values``, ``counts``, ``parts`` a seed; ``samples`` are per-sample values
+    averaged over seeds.
 
-    Only a benchmark's ``main`` metric is tested and ranked. ``asked``: which samples were answered (their number where that is all
-    that is known); ``units``: which samples hang together, and are resampled together; ``common``: scored on the samples that all
-    arms of the column share, others left out.
+    Only a benchmark's ``main`` metric is tested and ranked. ``asked``: which samples were answered (their number where
+    that is all that is known); ``units``: which samples hang together, and are resampled together; ``common``: scored
+    on the samples that all arms of the column share, others left out.
     """
 
     column: Column
@@ -47,7 +48,9 @@ class Score:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The one of a single seed, or of seeds that are alike; else that of the samples' means over seeds, if the score is a mean over samples."""
+        """The one of a single seed, or of seeds that are alike; else that of the samples' means over seeds, if the
+        score is a mean over samples.
+        """
         if len(set(self.values)) == len(set(self.intervals)) == 1:
             return self.intervals[0]
         each = self.samples
@@ -77,7 +80,9 @@ class Arm:
 
 
 def load(folders: Sequence[Path]) -> list[Arm]:
-    """The arms of finished runs. Raises ``UserError`` for a folder without results, and for scores that must not share a column."""
+    """The arms of finished runs. Raises ``UserError`` for a folder without results, and for scores that must not share
+    a column.
+    """
     arms: dict[tuple, Arm] = {}
     for folder in folders:
         if not (folder / "results.json").is_file():
@@ -156,6 +161,6 @@ def _refuse_mixed_protocols(arms: Sequence[Arm]) -> None:
 
 def _refuse(label: str, one: tuple[str, str], other: tuple[str, str]) -> None:
     raise UserError(
-        f"{label}: scores of protocol '{one[0]}' (scorer {one[1]}) and of protocol '{other[0]}' (scorer {other[1]}) must not stand in one "
-        "column; compare runs that were scored alike, or name the benchmarks apart with 'as:'"
+        f"{label}: scores of protocol '{one[0]}' (scorer {one[1]}) and of protocol '{other[0]}' (scorer {other[1]})"
+        " must not stand in one column; compare runs that were scored alike, or name the benchmarks apart with 'as:'"
     )

@@ -37,26 +37,41 @@ def _scores(table: Table, block: Block, index: int) -> Figure:
             look, value = palette[label(line, table)], cell.score.value
             low, high = cell.score.interval or (min(cell.score.values), max(cell.score.values))
             errors = [[max(0.0, value - low)], [max(0.0, high - value)]]
-            handles[label(line, table)] = ax.errorbar([x], [value], yerr=errors, color=look.color, marker=look.marker, linestyle="", capsize=3)
+            handles[label(line, table)] = ax.errorbar(
+                [x], [value], yerr=errors, color=look.color, marker=look.marker, linestyle="", capsize=3
+            )
         ax.set_xticks([])
         ax.set_title(heading(column), fontsize=11)
     style.legend_below(figure, handles)
-    caption = "Scores with 95 % intervals over samples; over several seeds their mean, with the seeds' range where a score is no mean over samples."
+    caption = (
+        "Scores with 95 % intervals over samples; over several seeds their mean, with the seeds' range where a score is"
+        " no mean over samples."
+    )
     return style.finish(figure, f"scores_{index + 1}", title(block), caption)
 
 
 def _differences(table: Table, block: Block, index: int) -> Figure | None:
     tests = [
         (f"{label(line, table)}, {heading(column)}", cell.against[UNSTEERED])
-        for line in block.lines for column, cell in line.cells.items() if UNSTEERED in cell.against
-    ]  # fmt: skip
+        for line in block.lines
+        for column, cell in line.cells.items()
+        if UNSTEERED in cell.against
+    ]
     if not tests:
         return None
     figure = style.canvas(8.0, 1.2 + 0.34 * len(tests))
     ax = figure.subplots()
     colours = {"better": "#009E73", "worse": "#D55E00", "": "#6e6e6e"}
     for y, (_, t) in enumerate(tests):
-        ax.errorbar([t.difference], [y], xerr=[[t.difference - t.low], [t.high - t.difference]], color=colours[t.verdict], marker="o", capsize=3, linestyle="")
+        ax.errorbar(
+            [t.difference],
+            [y],
+            xerr=[[t.difference - t.low], [t.high - t.difference]],
+            color=colours[t.verdict],
+            marker="o",
+            capsize=3,
+            linestyle="",
+        )
     ax.axvline(0, color="#444444", linewidth=1)
     ax.set_yticks(range(len(tests)), [name for name, _ in tests])
     ax.invert_yaxis()

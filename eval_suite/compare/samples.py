@@ -15,17 +15,23 @@ Scored = Sequence[tuple[Arm, Score]]
 
 
 def align(arms: Sequence[Arm], common: bool) -> None:
-    """Leave columns alone whose arms answered the same samples; score the others anew on the common ones, if ``common``.
+    """Leave columns alone whose arms answered the same samples; score the others anew on the common ones, if
+    ``common``.
 
-    Raises ``UserError`` where samples differ and ``common`` is false, where there are no common ones, and for a metric that is no
-    mean over samples (F1, CIDEr): it cannot be made again from a part.
+    Raises ``UserError`` where samples differ and ``common`` is false, where there are no common ones, and for a metric
+    that is no mean over samples (F1, CIDEr): it cannot be made again from a part.
     """
     for column in dict.fromkeys(column for arm in arms for column in arm.scores):
         scored = [(arm, arm.scores[column]) for arm in arms if column in arm.scores]
         if len({frozenset(score.asked) for _, score in scored}) == 1:
             continue
         if not common:
-            _refuse(column, scored, "run them alike (--limit, data and seeds; what a run left out stands in its results.json), or add --common")
+            _refuse(
+                column,
+                scored,
+                "run them alike (--limit, data and seeds; what a run left out stands in its results.json), or add"
+                " --common",
+            )
         if any(score.main for _, score in scored):
             _restrict(column, scored)
         else:
@@ -38,12 +44,28 @@ def _restrict(column: Column, scored: Scored) -> None:
     if not shared:
         _refuse(column, scored, "there is nothing to compare")
     for arm, score in scored:
-        if not all(np.isclose(value, np.mean(list(part.values()))) for value, part in zip(score.values, score.parts, strict=True)):
-            _refuse(column, [(arm, score), *scored], f"{column[1]} is no mean over samples and cannot be made again on those in common; run them alike")
+        if not all(
+            np.isclose(value, np.mean(list(part.values())))
+            for value, part in zip(score.values, score.parts, strict=True)
+        ):
+            _refuse(
+                column,
+                [(arm, score), *scored],
+                f"{column[1]} is no mean over samples and cannot be made again on those in common; run them alike",
+            )
     for _, score in scored:
-        parts = [kept for part in score.parts if (kept := {sample: value for sample, value in part.items() if sample in shared})]
+        parts = [
+            kept
+            for part in score.parts
+            if (kept := {sample: value for sample, value in part.items() if sample in shared})
+        ]
         each = [np.array(list(part.values())) for part in parts]
-        score.parts, score.asked, score.counts, score.common = parts, [frozenset(part) for part in parts], [len(part) for part in parts], True
+        score.parts, score.asked, score.counts, score.common = (
+            parts,
+            [frozenset(part) for part in parts],
+            [len(part) for part in parts],
+            True,
+        )
         score.values, score.intervals = [float(x.mean()) for x in each], [_interval(x) for x in each]
 
 
@@ -52,10 +74,11 @@ def _interval(x: np.ndarray) -> tuple[float, float]:
 
 
 def _refuse(column: Column, scored: Scored, remedy: str) -> NoReturn:
-    (one, a) = scored[0]
-    (other, b) = next(((arm, s) for arm, s in scored if frozenset(s.asked) != frozenset(a.asked)), scored[-1])
+    one, a = scored[0]
+    other, b = next(((arm, s) for arm, s in scored if frozenset(s.asked) != frozenset(a.asked)), scored[-1])
     shared = len(frozenset().union(*a.parts) & frozenset().union(*b.parts))
     raise UserError(
-        f"{column[0]} {column[1]}: {one.group}/{one.method} was scored on {sum(a.counts)} answers and {other.group}/{other.method} on {sum(b.counts)}, with {shared} samples in "
-        f"common; scores on different samples must not stand in one column: {remedy}"
+        f"{column[0]} {column[1]}: {one.group}/{one.method} was scored on {sum(a.counts)} answers and"
+        f" {other.group}/{other.method} on {sum(b.counts)}, with {shared} samples in common; scores on different"
+        f" samples must not stand in one column: {remedy}"
     )

@@ -16,8 +16,8 @@ DRAWS = 2000
 
 @dataclass(frozen=True)
 class Test:
-    """One comparison: mean difference of the per-sample scores with its 95 % interval over ``n`` samples; ``p`` as measured,
-    ``adjusted`` after Holm's correction over all tests of the comparison."""
+    """One comparison: mean difference of the per-sample scores with its 95 % interval over ``n`` samples; ``p`` as
+    measured, ``adjusted`` after Holm's correction over all tests of the comparison."""
 
     name: str
     difference: float
@@ -31,7 +31,7 @@ class Test:
 
     @property
     def verdict(self) -> str:
-        """"better", "worse", or "" where the corrected p is not below 0.05."""
+        """ "better", "worse", or "" where the corrected p is not below 0.05."""
         if not self.adjusted < LEVEL:
             return ""
         return "better" if self.difference > 0 else "worse"
@@ -43,7 +43,9 @@ def bootstrap_p(differences: Sequence[float], seed: int = 0) -> float:
 
 
 def of_units(differences: Sequence[float], units: Sequence[Hashable], seed: int = 0) -> tuple[float, float, float]:
-    """p as in ``bootstrap_p`` and the 95 % interval of the mean difference, where those of one unit are drawn together."""
+    """p as in ``bootstrap_p`` and the 95 % interval of the mean difference, where those of one unit are drawn
+    together.
+    """
     d = np.asarray(differences, dtype=np.float64)
     _, number = np.unique([str(unit) for unit in units], return_inverse=True)
     sums = np.stack([np.bincount(number, d), np.bincount(number)], 1)
@@ -59,8 +61,8 @@ def of_units(differences: Sequence[float], units: Sequence[Hashable], seed: int 
 
 
 def compare(a: Mapping[str, float], b: Mapping[str, float], units: Mapping[str, str] | None = None) -> Test | None:
-    """Arm ``a`` against ``b``, per-sample scores by sample: McNemar where all are 0 or 1 and each is a unit of its own, else a paired
-    bootstrap over ``units`` (a picture with all its questions); None where they share no sample."""
+    """Arm ``a`` against ``b``, per-sample scores by sample: McNemar where all are 0 or 1 and each is a unit of its own,
+    else a paired bootstrap over ``units`` (a picture with all its questions); None where they share no sample."""
     shared = [s for s in a if s in b]
     if not shared:
         return None
@@ -76,4 +78,6 @@ def compare(a: Mapping[str, float], b: Mapping[str, float], units: Mapping[str, 
 
 def holm(tests: Sequence[Test]) -> list[Test]:
     """The tests with p-values corrected by Holm's step-down method (1979), in the order given."""
-    return [replace(test, adjusted=p) for test, p in zip(tests, significance.holm([test.p for test in tests]), strict=True)]
+    return [
+        replace(test, adjusted=p) for test, p in zip(tests, significance.holm([test.p for test in tests]), strict=True)
+    ]

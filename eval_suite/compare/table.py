@@ -27,7 +27,7 @@ class Cell:
 
     @property
     def verdict(self) -> str:
-        """"worse" where any test says so, "better" where one does and none says worse."""
+        """ "worse" where any test says so, "better" where one does and none says worse."""
         verdicts = [test.verdict for test in self.against.values()]
         return "worse" if "worse" in verdicts else "better" if "better" in verdicts else ""
 
@@ -70,13 +70,23 @@ class Table:
 
 
 def build(arms: Sequence[Arm]) -> Table:
-    """Blocks by direction. An arm without a direction (the unsteered model on question benchmarks, a saved artefact) is in all."""
+    """Blocks by direction. An arm without a direction (the unsteered model on question benchmarks, a saved artefact) is
+    in all.
+    """
     groups = list(dict.fromkeys(arm.group for arm in arms))
     directions = list(dict.fromkeys(arm.direction for arm in arms if arm.direction)) or [None]
-    blocks = [_block([arm for arm in arms if arm.direction in (direction, None)], direction, groups) for direction in directions]
+    blocks = [
+        _block([arm for arm in arms if arm.direction in (direction, None)], direction, groups)
+        for direction in directions
+    ]
     _test(blocks, groups)
-    tests = [(f"{_where(block, line, column)}, against {name}", test)
-             for block in blocks for line in block.lines for column, cell in line.cells.items() for name, test in cell.against.items()]  # fmt: skip
+    tests = [
+        (f"{_where(block, line, column)}, against {name}", test)
+        for block in blocks
+        for line in block.lines
+        for column, cell in line.cells.items()
+        for name, test in cell.against.items()
+    ]
     return Table(blocks, tests, groups, _notes(blocks))
 
 
@@ -87,10 +97,16 @@ def _notes(blocks: Sequence[Block]) -> list[str]:
         made = _made(block.columns, block.lines)
         for column, score in made.items():
             if score.common:
-                found[f"{column[0]} {column[1]}: scored and tested on the {score.counts[0]:,} samples that all arms share; what only some answered is left out."] = None
+                found[
+                    f"{column[0]} {column[1]}: scored and tested on the {score.counts[0]:,} samples that all arms"
+                    " share; what only some answered is left out."
+                ] = None
         for column, entry in ((c, entry) for *_, values in block.published for c, entry in values.items()):
             if entry.n not in (None, made[column].counts[0]):
-                found[f"{column[0]} {column[1]}: published scores are of {entry.n:,} samples, those here of {made[column].counts[0]:,}."] = None
+                found[
+                    f"{column[0]} {column[1]}: published scores are of {entry.n:,} samples, those here of"
+                    f" {made[column].counts[0]:,}."
+                ] = None
     return list(found)
 
 
@@ -101,7 +117,9 @@ def _made(columns: Sequence[Column], lines: Sequence[Line]) -> dict[Column, Scor
 
 def _block(arms: Sequence[Arm], direction: str | None, groups: Sequence[str]) -> Block:
     merged: dict[tuple[str, str], Line] = {}
-    for arm in sorted(arms, key=lambda a: (groups.index(a.group), a.method.startswith("oracle:"), a.method != UNSTEERED)):
+    for arm in sorted(
+        arms, key=lambda a: (groups.index(a.group), a.method.startswith("oracle:"), a.method != UNSTEERED)
+    ):
         line = merged.setdefault((arm.group, arm.method), Line(arm, {}))
         line.arm = _together(line.arm, arm)
         line.cells |= {column: Cell(score) for column, score in arm.scores.items() if column[2] in (None, direction)}
@@ -112,9 +130,14 @@ def _block(arms: Sequence[Arm], direction: str | None, groups: Sequence[str]) ->
 
 
 def _together(one: Arm, other: Arm) -> Arm:
-    """The arm of a line that two arms share: the unsteered model is asked questions without a direction, conflicts with one."""
+    """The arm of a line that two arms share: the unsteered model is asked questions without a direction, conflicts with
+    one.
+    """
     named, unnamed = (other, one) if other.direction else (one, other)
-    price = {key: getattr(named, key) if getattr(named, key) is not None else getattr(unnamed, key) for key in ("parameters", "seconds", "peak_bytes")}
+    price = {
+        key: getattr(named, key) if getattr(named, key) is not None else getattr(unnamed, key)
+        for key in ("parameters", "seconds", "peak_bytes")
+    }
     return replace(named, **price)
 
 
@@ -140,7 +163,9 @@ def _test(blocks: Sequence[Block], groups: Sequence[str]) -> None:
                 references[groups[0]] = by_key.get((groups[0], method))
             for name, other in references.items():
                 for column, cell in line.cells.items() if other else ():
-                    if column in other.cells and (test := compare(cell.score.samples, other.cells[column].score.samples, cell.score.units)):
+                    if column in other.cells and (
+                        test := compare(cell.score.samples, other.cells[column].score.samples, cell.score.units)
+                    ):
                         pending.append((cell, name, test))
     for (cell, name, _), test in zip(pending, holm([test for *_, test in pending]), strict=True):
         cell.against[name] = test
@@ -153,12 +178,16 @@ def _where(block: Block, line: Line, column: Column) -> str:
 
 @cache
 def _of_tables() -> list[dict[str, str]]:
-    """Numbers of a paper's table, shown beside the run of the recipe that repeats it: run, table, method, label and metric of the column, protocol, value in percent."""
+    """Numbers of a paper's table, shown beside the run of the recipe that repeats it: run, table, method, label and
+    metric of the column, protocol, value in percent.
+    """
     return list(csv.DictReader(TABLES.read_text(encoding="utf-8").splitlines()))
 
 
 def _published(columns: Sequence[Column], lines: Sequence[Line]) -> list[tuple[str, str, dict[Column, Published]]]:
-    """Published scores whose protocol and metric are those of a column, and those of the very tables that runs here repeat."""
+    """Published scores whose protocol and metric are those of a column, and those of the very tables that runs here
+    repeat.
+    """
     made = _made(columns, lines)
     found: dict[tuple[str, str], dict[Column, Published]] = {}
     known: list[dict[str, Any]] = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
@@ -171,5 +200,7 @@ def _published(columns: Sequence[Column], lines: Sequence[Line]) -> list[tuple[s
     for row in (row for row in _of_tables() if row["run"] in runs):
         for column in columns:
             if (row["label"], row["metric"], row["protocol"]) == (column[0], column[1], made[column].protocol):
-                found.setdefault((row["method"], f"LLaVA Steering, {row['table']}"), {})[column] = Published(float(row["value"]) / 100)
+                found.setdefault((row["method"], f"LLaVA Steering, {row['table']}"), {})[column] = Published(
+                    float(row["value"]) / 100
+                )
     return [(name, source, values) for (name, source), values in found.items()]

@@ -22,16 +22,19 @@ from factory import files
 MARKS = {"better": "▲", "worse": "▼", "": ""}
 TEX_MARKS = {"better": r"$\blacktriangle$", "worse": r"$\blacktriangledown$", "": ""}
 FOOT = (
-    "▲ and ▼: better or worse than the unsteered model of the same run (or than the same method in the first run), p < 0.05 after Holm's "
-    "correction over all tests here; McNemar's test on right and wrong answers, a paired bootstrap on graded ones and on questions that "
-    "hang together. Intervals are 95 %; over several seeds the score is their mean, and the interval one over samples. Rank: mean rank over the columns that all arms have."
+    "▲ and ▼: better or worse than the unsteered model of the same run (or than the same method in the first run), p <"
+    " 0.05 after Holm's correction over all tests here; McNemar's test on right and wrong answers, a paired bootstrap"
+    " on graded ones and on questions that hang together. Intervals are 95 %; over several seeds the score is their"
+    " mean, and the interval one over samples. Rank: mean rank over the columns that all arms have."
 )
 AS_THEY_ARE = ("perplexity", "points")
 COSTS = ("parameters", "s/answer", "peak memory")
 
 
 def number(value: float, metric: str) -> str:
-    """A score times a hundred with one decimal, as papers print shares and caption scores; perplexities and MME's points as they are."""
+    """A score times a hundred with one decimal, as papers print shares and caption scores; perplexities and MME's
+    points as they are.
+    """
     return f"{value:.1f}" if metric in AS_THEY_ARE else f"{100 * value:.1f}"
 
 
@@ -44,7 +47,9 @@ def heading(column: Column) -> str:
 
 
 def title(block: Block) -> str:
-    return {"vision": "Towards the image", "text": "Towards the text"}.get(block.direction or "", block.direction or "All arms")
+    return {"vision": "Towards the image", "text": "Towards the text"}.get(
+        block.direction or "", block.direction or "All arms"
+    )
 
 
 def label(line: Line, table: Table) -> str:
@@ -55,9 +60,10 @@ def costs(line: Line) -> list[str]:
     """Fitted parameters, seconds an answer, peak device memory; a dash for what was not recorded."""
     a = line.arm
     return [
-        DASH if a.parameters is None else f"{a.parameters:,}", DASH if a.seconds is None else f"{a.seconds:.3g}",
+        DASH if a.parameters is None else f"{a.parameters:,}",
+        DASH if a.seconds is None else f"{a.seconds:.3g}",
         DASH if not a.peak_bytes else f"{a.peak_bytes / 2**30:.2f} GiB",
-    ]  # fmt: skip
+    ]
 
 
 def _spread(cell: Cell) -> str:
@@ -76,7 +82,15 @@ def grid(table: Table, block: Block, cell_text: Callable[[Cell], str]) -> tuple[
     for line in block.lines:
         cells = [cell_text(line.cells[c]) if c in line.cells else DASH for c in block.columns]
         strengths = ", ".join(dict.fromkeys(map(strength_text, line.arm.strengths)))
-        rows.append([label(line, table), strengths, *cells, *([f"{line.rank:.2f}" if line.rank else DASH] if ranked else []), *costs(line)])
+        rows.append(
+            [
+                label(line, table),
+                strengths,
+                *cells,
+                *([f"{line.rank:.2f}" if line.rank else DASH] if ranked else []),
+                *costs(line),
+            ]
+        )
     for name, source, values in block.published:
         cells = [number(values[c].value, c[1]) if c in values else DASH for c in block.columns]
         rows.append([f"published: {name} [{source}]", DASH, *cells, *([DASH] if ranked else []), *[DASH] * len(COSTS)])
@@ -84,7 +98,9 @@ def grid(table: Table, block: Block, cell_text: Callable[[Cell], str]) -> tuple[
 
 
 def show(table: Table, console: Console) -> None:
-    """Print the comparison; a narrow terminal loses the columns of costs first, then the metrics beside the main ones."""
+    """Print the comparison; a narrow terminal loses the columns of costs first, then the metrics beside the main
+    ones.
+    """
     for block in table.blocks:
         main = [c for c in block.columns if any(c in line.cells and line.cells[c].score.main for line in block.lines)]
         for columns, priced in ((block.columns, True), (block.columns, False), (main, False)):
@@ -99,9 +115,21 @@ def show(table: Table, console: Console) -> None:
 def _terminal(table: Table, block: Block, priced: bool) -> Shown:
     heads, rows = grid(table, block, shown_value)
     kept = len(heads) if priced else len(heads) - len(COSTS)
-    shown = Shown(box=box.SIMPLE_HEAD, title=title(block), title_justify="left", title_style="bold", padding=(0, 1) if priced else (0, 1, 0, 0), pad_edge=False)
+    shown = Shown(
+        box=box.SIMPLE_HEAD,
+        title=title(block),
+        title_justify="left",
+        title_style="bold",
+        padding=(0, 1) if priced else (0, 1, 0, 0),
+        pad_edge=False,
+    )
     for i, head in enumerate(heads[:kept]):
-        shown.add_column(escape(head.replace(" ", "\n") if i else head), justify="right" if i else "left", overflow="fold", min_width=0 if i else 12)
+        shown.add_column(
+            escape(head.replace(" ", "\n") if i else head),
+            justify="right" if i else "left",
+            overflow="fold",
+            min_width=0 if i else 12,
+        )
     for row in rows:
         style = "red" if any("▼" in cell for cell in row) else "dim" if row[0].startswith("published") else None
         shown.add_row(*map(escape, row[:kept]), style=style)
@@ -112,18 +140,66 @@ def to_csv(table: Table) -> str:
     """One line per arm and column, with every test."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["run", "method", "direction", "benchmark", "metric", "protocol", "scorer", "n", "seeds", "value", "low", "high", "parse_failure_rate",
-                     "rank", "parameters", "seconds_per_answer", "peak_bytes",
-                     "reference", "test", "difference", "difference_low", "difference_high", "pairs", "p", "p_holm", "verdict"])  # fmt: skip
+    writer.writerow(
+        [
+            "run",
+            "method",
+            "direction",
+            "benchmark",
+            "metric",
+            "protocol",
+            "scorer",
+            "n",
+            "seeds",
+            "value",
+            "low",
+            "high",
+            "parse_failure_rate",
+            "rank",
+            "parameters",
+            "seconds_per_answer",
+            "peak_bytes",
+            "reference",
+            "test",
+            "difference",
+            "difference_low",
+            "difference_high",
+            "pairs",
+            "p",
+            "p_holm",
+            "verdict",
+        ]
+    )
     for block in table.blocks:
         for line in block.lines:
             for column, cell in line.cells.items():
                 s, a = cell.score, line.arm
                 low, high = s.interval or ("", "")
-                head = [a.group, a.method, block.direction, column[0], column[1], s.protocol, s.scorer, s.counts[0], len(s.values), s.value, low, high,
-                        sum(s.failures) / len(s.failures), line.rank, a.parameters, a.seconds, a.peak_bytes]  # fmt: skip
+                head = [
+                    a.group,
+                    a.method,
+                    block.direction,
+                    column[0],
+                    column[1],
+                    s.protocol,
+                    s.scorer,
+                    s.counts[0],
+                    len(s.values),
+                    s.value,
+                    low,
+                    high,
+                    sum(s.failures) / len(s.failures),
+                    line.rank,
+                    a.parameters,
+                    a.seconds,
+                    a.peak_bytes,
+                ]
                 for reference, t in (cell.against or {"": None}).items():
-                    tested = [reference, t.name, t.difference, t.low, t.high, t.n, t.p, t.adjusted, t.verdict] if t else [""] * 9
+                    tested = (
+                        [reference, t.name, t.difference, t.low, t.high, t.n, t.p, t.adjusted, t.verdict]
+                        if t
+                        else [""] * 9
+                    )
                     writer.writerow(["" if v is None else v for v in [*head, *tested]])
     return out.getvalue()
 
@@ -132,7 +208,12 @@ def to_markdown(table: Table) -> str:
     parts = []
     for block in table.blocks:
         heads, rows = grid(table, block, lambda c: shown_value(c) + (f" ({_spread(c)})" if _spread(c) else ""))
-        lines = [f"### {title(block)}", "", "| " + " | ".join(map(markdown_escape, heads)) + " |", "|:---|" + "---:|" * (len(heads) - 1)]
+        lines = [
+            f"### {title(block)}",
+            "",
+            "| " + " | ".join(map(markdown_escape, heads)) + " |",
+            "|:---|" + "---:|" * (len(heads) - 1),
+        ]
         parts.append("\n".join([*lines, *("| " + " | ".join(map(markdown_escape, row)) + " |" for row in rows)]))
     return "\n\n".join([*parts, *table.notes, FOOT]) + "\n"
 
@@ -141,7 +222,13 @@ def to_latex(table: Table) -> str:
     parts = []
     for block in table.blocks:
         heads, rows = grid(table, block, shown_value)
-        lines = [rf"% {title(block)}", rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}", r"\toprule", " & ".join(map(latex_escape, heads)) + r" \\", r"\midrule"]
+        lines = [
+            rf"% {title(block)}",
+            rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
+            r"\toprule",
+            " & ".join(map(latex_escape, heads)) + r" \\",
+            r"\midrule",
+        ]
         body = [" & ".join(map(latex_escape, row)) + r" \\" for row in rows]
         text = "\n".join([*lines, *body, r"\bottomrule", r"\end{tabular}"])
         parts.append(text.replace("▲", TEX_MARKS["better"]).replace("▼", TEX_MARKS["worse"]))

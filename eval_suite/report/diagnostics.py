@@ -63,7 +63,9 @@ def print_findings(summaries: Sequence[Summary], console: Console) -> None:
             console.print(f"[bold]{summary.title}[/]", highlight=False)
         for finding in summary.findings:
             verdict = VERDICTS[finding.holds]
-            console.print(f"  {verdict + ': ' if verdict else ''}{finding.text}", highlight=False, markup=False, soft_wrap=True)
+            console.print(
+                f"  {verdict + ': ' if verdict else ''}{finding.text}", highlight=False, markup=False, soft_wrap=True
+            )
 
 
 def cell(value: Cell) -> str:

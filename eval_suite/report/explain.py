@@ -1,10 +1,12 @@
-"""Does the law explain the steering? How well relative uncertainty, the MCR and confidence tell which samples flip and which break.
+"""Does the law explain the steering? How well relative uncertainty, the MCR and confidence tell which samples flip and
+which break.
 
-Test samples, all strengths of a swept method in one direction. A sample that the unsteered model does not answer the wanted way
-flips at the least strength that makes it follow; one that it answers without error breaks at the least strength that ends in an
-error. For each predictor: its rank correlation with that strength (never: above all others) and the AUROC with which it tells
-samples that do so at any strength from those that never do. Below 0.5 a low value means yes. Intervals are 95 % bootstrap intervals;
-those of a mean over methods draw test samples once for all methods, which were asked the same.
+Test samples, all strengths of a swept method in one direction. A sample that the unsteered model does not answer the
+wanted way flips at the least strength that makes it follow; one that it answers without error breaks at the least
+strength that ends in an error. For each predictor: its rank correlation with that strength (never: above all others)
+and the AUROC with which it tells samples that do so at any strength from those that never do. Below 0.5 a low value
+means yes. Intervals are 95 % bootstrap intervals; those of a mean over methods draw test samples once for all methods,
+which were asked the same.
 """
 
 from __future__ import annotations
@@ -28,7 +30,20 @@ Key = tuple[str, str]
 Cell = Mapping[str, tuple[float, bool]]
 """Of one method toward one direction: each sample's predictor and whether the event happens to it."""
 Mean = tuple[float, Interval | None]
-COLUMNS = ("toward", "method", "event", "predictor", "n", "events", "rank correlation", "low", "high", "AUROC", "low ", "high ")
+COLUMNS = (
+    "toward",
+    "method",
+    "event",
+    "predictor",
+    "n",
+    "events",
+    "rank correlation",
+    "low",
+    "high",
+    "AUROC",
+    "low ",
+    "high ",
+)
 
 
 def explain(diagnostics: Sequence[Mapping], predictions: Sequence[Mapping]) -> list[Summary]:
@@ -36,34 +51,58 @@ def explain(diagnostics: Sequence[Mapping], predictions: Sequence[Mapping]) -> l
     known = predictors(diagnostics)
     rows, cells = [], defaultdict(list)
     for direction, method, runs in _swept(predictions):
-        base = {p["sample"]: p["outcome"] for p in predictions if p["method"] == UNSTEERED and p["direction"] == direction and p["split"] == "test"}
+        base = {
+            p["sample"]: p["outcome"]
+            for p in predictions
+            if p["method"] == UNSTEERED and p["direction"] == direction and p["split"] == "test"
+        }
         for event in EVENTS:
             at = first_strengths(runs, base, event)
             for name, values in known.items():
                 toward = {s: _toward(name, v, direction) for s, v in values.items() if s in at}
                 if line := _line(list(toward.values()), [at[s] for s in toward]):
                     rows.append((TARGETS[direction], method, event, name, *line))
-                    cells[event, name].append(dict(zip(toward, zip(toward.values(), (np.isfinite(at[s]) for s in toward), strict=True), strict=True)))
+                    cells[event, name].append(
+                        dict(
+                            zip(
+                                toward,
+                                zip(toward.values(), (np.isfinite(at[s]) for s in toward), strict=True),
+                                strict=True,
+                            )
+                        )
+                    )
     if not rows:
         return []
     table = Table("explained", "What tells a sample that flips, or breaks", COLUMNS, tuple(rows))
     means = {key: mean_auroc(some) for key, some in cells.items()}
-    return [Summary("Does the law explain the steering?", tuple(_findings(cells, means)), (table,), (_figure(rows, means),))]
+    return [
+        Summary("Does the law explain the steering?", tuple(_findings(cells, means)), (table,), (_figure(rows, means),))
+    ]
 
 
 def predictors(diagnostics: Sequence[Mapping]) -> dict[str, dict[str, float]]:
-    """Each predictor's value of each test sample, averaged over its forms, measured on the prompt without instruction."""
+    """Each predictor's value of each test sample, averaged over its forms, measured on the prompt without
+    instruction.
+    """
     names = {"dH_rel": "relative uncertainty of the target", "R_V": "MCR of the target", "confidence": "confidence"}
     found: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in names.values()}
     for r in diagnostics:
         value = r.get("value")
-        if r.get("metric") in names and r.get("split") == "test" and r.get("prompt", "base") == "base" and value is not None and np.isfinite(value):
+        if (
+            r.get("metric") in names
+            and r.get("split") == "test"
+            and r.get("prompt", "base") == "base"
+            and value is not None
+            and np.isfinite(value)
+        ):
             found[names[r["metric"]]][r["sample"]].append(value)
     return {name: {s: float(np.mean(v)) for s, v in samples.items()} for name, samples in found.items() if samples}
 
 
 def _toward(name: str, value: float, direction: str) -> float:
-    """A predictor as the target modality's: dH_rel is the text's uncertainty less the image's, R_V the image's share."""
+    """A predictor as the target modality's: dH_rel is the text's uncertainty less the image's, R_V the image's
+    share.
+    """
     if name.startswith("relative"):
         return value if direction == "text" else -value
     return 1 - value if name.startswith("MCR") and direction == "text" else value
@@ -102,10 +141,14 @@ def mean_auroc(cells: Sequence[Cell]) -> Mean:
     samples = list(dict.fromkeys(s for cell in cells for s in cell))
     row = [{s: i for i, s in enumerate(cell)} for cell in cells]
     place = [np.array([r.get(s, -1) for s in samples]) for r in row]
-    x, happens = ([np.array([value[k] for value in cell.values()], kind) for cell in cells] for k, kind in ((0, float), (1, bool)))
+    x, happens = (
+        [np.array([value[k] for value in cell.values()], kind) for cell in cells] for k, kind in ((0, float), (1, bool))
+    )
 
     def statistic(drawn: np.ndarray) -> float:
-        areas = [auroc(x[c][rows], happens[c][rows]) for c, at in enumerate(place) for rows in [at[drawn][at[drawn] >= 0]]]
+        areas = [
+            auroc(x[c][rows], happens[c][rows]) for c, at in enumerate(place) for rows in [at[drawn][at[drawn] >= 0]]
+        ]
         found = [area for area in areas if np.isfinite(area)]
         return float(np.mean(found)) if found else np.nan
 
@@ -119,10 +162,18 @@ def _findings(cells: Mapping[Key, Sequence[Cell]], means: Mapping[Key, Mean]) ->
         found = {name: mean for (e, name), mean in means.items() if e == event}
         if found:
             order = sorted(found, key=lambda name, found=found: -abs(found[name][0] - 0.5))
-            said = ", ".join(f"{name} {found[name][0]:.2f}" + (" [{:.2f}, {:.2f}]".format(*found[name][1]) if found[name][1] else "") for name in order)
+            said = ", ".join(
+                f"{name} {found[name][0]:.2f}" + (" [{:.2f}, {:.2f}]".format(*found[name][1]) if found[name][1] else "")
+                for name in order
+            )
             runs = max(len(cells[event, name]) for name in found)
-            text = f"what tells a sample that {event} (mean AUROC over {runs} pairs of method and direction; 0.5 is chance, below it low values tell): {said}"
-            out.append(Finding(text, values={name: {"auroc": found[name][0], "interval": found[name][1]} for name in order}))
+            text = (
+                f"what tells a sample that {event} (mean AUROC over {runs} pairs of method and direction; 0.5 is"
+                f" chance, below it low values tell): {said}"
+            )
+            out.append(
+                Finding(text, values={name: {"auroc": found[name][0], "interval": found[name][1]} for name in order})
+            )
     return out
 
 
@@ -131,20 +182,37 @@ def _figure(rows: Sequence[tuple], means: Mapping[Key, Mean]) -> Figure:
     names = list(dict.fromkeys(name for _, name in means))
 
     def draw(figure: Any) -> None:
-        for ax, event in zip(figure.subplots(1, len(events), sharex=True, sharey=True, squeeze=False)[0], events, strict=True):
+        for ax, event in zip(
+            figure.subplots(1, len(events), sharex=True, sharey=True, squeeze=False)[0], events, strict=True
+        ):
             for y, name in enumerate(names):
                 areas = [row[9] for row in rows if row[2:4] == (event, name)]
-                ax.plot(areas, y + np.linspace(-0.25, 0.25, len(areas)), linestyle="", marker="o", markersize=4, color="#999999", alpha=0.7)
+                ax.plot(
+                    areas,
+                    y + np.linspace(-0.25, 0.25, len(areas)),
+                    linestyle="",
+                    marker="o",
+                    markersize=4,
+                    color="#999999",
+                    alpha=0.7,
+                )
                 if (event, name) in means:
                     value, ci = means[event, name]
                     low, high = ci or (value, value)
                     error = [[max(0.0, value - low)], [max(0.0, high - value)]]
-                    ax.errorbar([value], [y], xerr=error, color="#0072B2", marker="D", capsize=4, linestyle="", zorder=3)
+                    ax.errorbar(
+                        [value], [y], xerr=error, color="#0072B2", marker="D", capsize=4, linestyle="", zorder=3
+                    )
             ax.axvline(0.5, color="#444444", linewidth=1)
             ax.set_yticks(range(len(names)), names)
             ax.set_ylim(len(names) - 0.5, -0.5)
             ax.set_xlabel("AUROC")
             ax.set_title(f"which sample {event}")
 
-    caption = "Grey: each method toward one direction; blue: their mean with its 95 % interval. At 0.5 the predictor tells nothing; left of it, low values tell."
-    return Figure("explained", "What tells a sample that flips, or breaks", caption, draw, (10.0, 1.6 + 0.6 * len(names)))
+    caption = (
+        "Grey: each method toward one direction; blue: their mean with its 95 % interval. At 0.5 the predictor tells"
+        " nothing; left of it, low values tell."
+    )
+    return Figure(
+        "explained", "What tells a sample that flips, or breaks", caption, draw, (10.0, 1.6 + 0.6 * len(names))
+    )

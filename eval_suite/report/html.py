@@ -22,8 +22,14 @@ _WIDEST = 1800  # pixels; a larger picture only makes the page heavy
 
 
 def page(
-    results: Mapping, figures: Sequence[Figure], missing: Sequence[str], predictions: Predictions,
-    recipe_yaml: str, budget: float | None, pictures: Sequence[tuple[str, Path]] = (), diagnosed: Sequence[Section] = (),
+    results: Mapping,
+    figures: Sequence[Figure],
+    missing: Sequence[str],
+    predictions: Predictions,
+    recipe_yaml: str,
+    budget: float | None,
+    pictures: Sequence[tuple[str, Path]] = (),
+    diagnosed: Sequence[Section] = (),
 ) -> str:
     """The whole page as text. Everything that comes from the inputs is HTML-escaped by the template engine."""
     compared, not_compared = comparisons(results, predictions)
@@ -31,19 +37,36 @@ def page(
     shown, unreadable = _pictures(pictures)
     run = results.get("run", {})
     # autoescape=True for every template: method names, notes and recipes are free text.
-    environment = Environment(loader=PackageLoader("eval_suite.report", "templates"), autoescape=True,
-                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("eval_suite.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     return environment.get_template("page.html.j2").render(
-        name=str(run.get("name") or "Steering report"), run=run, budget=budget,
-        summary=summarise(results, compared, budget), blocks=main_tables(results), published=beside(results),
+        name=str(run.get("name") or "Steering report"),
+        run=run,
+        budget=budget,
+        summary=summarise(results, compared, budget),
+        blocks=main_tables(results),
+        published=beside(results),
         comparisons=sections.comparison_lines(compared),
-        references=sorted({c.reference for c in compared}), dash=DASH,
-        strengths=sections.strength_lines(results, budget), protocols=sections.protocol_lines(results),
-        others=metric_lines(other_rows(results)), other_headings=METRIC_HEADINGS,
-        figures=[(figure, _data(figure.svg, "image/svg+xml")) for figure in figures], pictures=shown,
+        references=sorted({c.reference for c in compared}),
+        dash=DASH,
+        strengths=sections.strength_lines(results, budget),
+        protocols=sections.protocol_lines(results),
+        others=metric_lines(other_rows(results)),
+        other_headings=METRIC_HEADINGS,
+        figures=[(figure, _data(figure.svg, "image/svg+xml")) for figure in figures],
+        pictures=shown,
         diagnosed=[(section, [(f, _data(f.svg, "image/svg+xml")) for f in section.figures]) for section in diagnosed],
-        missing=[*missing, *not_compared, *unreadable], skipped=named, skipped_count=counted,
-        environment=sections.environment(results), notes=sections.notes(results), recipe=recipe_yaml,
+        missing=[*missing, *not_compared, *unreadable],
+        skipped=named,
+        skipped_count=counted,
+        environment=sections.environment(results),
+        notes=sections.notes(results),
+        recipe=recipe_yaml,
     )
 
 

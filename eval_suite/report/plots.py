@@ -77,7 +77,9 @@ def strength_curves(group: Group, palette: Mapping[str, Look], budget: float | N
 
 def _swept(group: Group, split: str | None) -> list[tuple[str | None, str]]:
     return [
-        (d, m) for d in group.directions for m in group.methods(d)
+        (d, m)
+        for d in group.directions
+        for m in group.methods(d)
         if not is_oracle(m) and len(_numeric(group, d, m, split)) > 1
     ]
 
@@ -104,25 +106,41 @@ def _curves(ax, group: Group, direction: str | None, metric: str, split: str | N
         if not points:
             continue
         x = [s for s, _ in points]
-        handles[method], = ax.plot(x, [100 * c.value for _, c in points], color=look.color, marker=look.marker,
-                                   markersize=5)
+        (handles[method],) = ax.plot(
+            x, [100 * c.value for _, c in points], color=look.color, marker=look.marker, markersize=5
+        )
         if all(c.low is not None and c.high is not None for _, c in points):
-            ax.fill_between(x, [100 * c.low for _, c in points], [100 * c.high for _, c in points],
-                            color=look.color, alpha=0.14, linewidth=0)
+            ax.fill_between(
+                x,
+                [100 * c.low for _, c in points],
+                [100 * c.high for _, c in points],
+                color=look.color,
+                alpha=0.14,
+                linewidth=0,
+            )
         choice = group.choice(direction, method)
         for s, cell in points:
             if choice and choice.chosen and s == choice.strength:
-                ax.plot([s], [100 * cell.value], color=look.color, marker=look.marker, markersize=11,
-                        markeredgecolor="white", markeredgewidth=1.4, zorder=5)
+                ax.plot(
+                    [s],
+                    [100 * cell.value],
+                    color=look.color,
+                    marker=look.marker,
+                    markersize=11,
+                    markeredgecolor="white",
+                    markeredgewidth=1.4,
+                    zorder=5,
+                )
     return handles
 
 
-def tiers(
-    group: Group, predictions: Predictions, diagnostics: Sequence[Mapping], suffix: str = ""
-) -> Figure | str:
+def tiers(group: Group, predictions: Predictions, diagnostics: Sequence[Mapping], suffix: str = "") -> Figure | str:
     """How often the unsteered model follows the image, by visual and textual difficulty tier."""
-    known = {(r.get("task"), r["sample"]): r for r in [*diagnostics, *predictions.records]
-             if r.get("visual_tier") is not None and r.get("text_tier") is not None}
+    known = {
+        (r.get("task"), r["sample"]): r
+        for r in [*diagnostics, *predictions.records]
+        if r.get("visual_tier") is not None and r.get("text_tier") is not None
+    }
     name = f"Preference by difficulty ({group.title()})"
     if not known:
         return f"{name}: no difficulty tiers were recorded."
@@ -158,8 +176,10 @@ def tiers(
     ax.set_ylabel("Visual difficulty (tier)")
     bar = figure.colorbar(picture, ax=ax, label="Follows the image (%)")
     bar.outline.set_visible(False)
-    caption = (f"Share of {split or 'all'} samples on which the unsteered model follows the image, by the sample's "
-               "visual (rows) and textual (columns) difficulty tier; n is the number of samples in a cell.")
+    caption = (
+        f"Share of {split or 'all'} samples on which the unsteered model follows the image, by the sample's "
+        "visual (rows) and textual (columns) difficulty tier; n is the number of samples in a cell."
+    )
     title = _named(group, suffix, "Preference by difficulty")
     return style.finish(figure, f"tiers{suffix}", title, caption, wide=False)
 

@@ -24,9 +24,13 @@ def ratios(diagnostics: Sequence[Mapping], metric: str = RATIO) -> tuple[str | N
     Test where it was measured, else the split with most values. Per-layer and per-head rows are left out.
     """
     rows = [
-        r for r in diagnostics
-        if r.get("metric") == metric and r.get("layer") in (None, -1, "all") and r.get("head") in (None, -1, "all")
-        and r.get("value") is not None and np.isfinite(r["value"])
+        r
+        for r in diagnostics
+        if r.get("metric") == metric
+        and r.get("layer") in (None, -1, "all")
+        and r.get("head") in (None, -1, "all")
+        and r.get("value") is not None
+        and np.isfinite(r["value"])
     ]
     if not rows:
         return None, {}
@@ -62,17 +66,28 @@ def mcr_by_task(diagnostics: Sequence[Mapping]) -> Figure | str:
     ax.set_ylabel("Visual MCR $R_V$ (share)")
     figure.legend(loc="outside upper center", ncols=len(prompts))
     n = len({key[:2] for key in values})
-    caption = (f"Visual modality contribution ratio per task, {_under(prompts)}; boxes are quartiles, whiskers reach "
-               f"the farthest sample within 1.5 interquartile ranges. {n} {split or ''} samples. 1 means that the "
-               "answer is sensitive to the image alone, 0 to the text alone.")
+    caption = (
+        f"Visual modality contribution ratio per task, {_under(prompts)}; boxes are quartiles, whiskers reach "
+        f"the farthest sample within 1.5 interquartile ranges. {n} {split or ''} samples. 1 means that the "
+        "answer is sensitive to the image alone, 0 to the text alone."
+    )
     return style.finish(figure, "mcr_by_task", "Visual MCR by task", caption, wide=len(tasks) > 3)
 
 
 def _box(ax, values: list[float], at: float, width: float, color: str) -> None:
-    ax.boxplot([values], positions=[at], widths=width, patch_artist=True, manage_ticks=False, showfliers=True,
-               boxprops={"facecolor": color, "alpha": 0.75, "edgecolor": color}, whiskerprops={"color": color},
-               capprops={"color": color}, medianprops={"color": "white", "linewidth": 1.8},
-               flierprops={"marker": ".", "markersize": 2.5, "markeredgecolor": color, "alpha": 0.6})
+    ax.boxplot(
+        [values],
+        positions=[at],
+        widths=width,
+        patch_artist=True,
+        manage_ticks=False,
+        showfliers=True,
+        boxprops={"facecolor": color, "alpha": 0.75, "edgecolor": color},
+        whiskerprops={"color": color},
+        capprops={"color": color},
+        medianprops={"color": "white", "linewidth": 1.8},
+        flierprops={"marker": ".", "markersize": 2.5, "markeredgecolor": color, "alpha": 0.6},
+    )
 
 
 def mcr_by_prompt(diagnostics: Sequence[Mapping]) -> Figure | str:
@@ -93,11 +108,15 @@ def mcr_by_prompt(diagnostics: Sequence[Mapping]) -> Figure | str:
         ax.set_xlim(-0.6, len(prompts) - 0.3)
         ax.set_ylabel("Visual MCR $R_V$ (share)" if metric == RATIO else "$R_V$, mean per token (share)")
     split, n = panels[0][1], len({key[:2] for key in panels[0][2]})
-    caption = (f"Visual MCR over all tasks, {_under(prompts)}: distribution over {n} {split or ''} samples, and the "
-               "mean (number) with its 95 % bootstrap interval.")
+    caption = (
+        f"Visual MCR over all tasks, {_under(prompts)}: distribution over {n} {split or ''} samples, and the "
+        "mean (number) with its 95 % bootstrap interval."
+    )
     if len(panels) > 1:
-        caption += (" Left as published, summed over tokens; right divided by each modality's token count, which "
-                    "takes out that images have more tokens than text.")
+        caption += (
+            " Left as published, summed over tokens; right divided by each modality's token count, which "
+            "takes out that images have more tokens than text."
+        )
     return style.finish(figure, "mcr_by_prompt", "Visual MCR by prompt", caption, wide=False)
 
 
@@ -107,14 +126,32 @@ def _violin(ax, values: list[float], at: float, color: str) -> None:
             body.set(facecolor=color, alpha=0.35, edgecolor=color, linewidth=1)
     mean = float(np.mean(values))
     low, high = bootstrap_mean(values)
-    ax.errorbar([at], [mean], yerr=[[max(0.0, mean - low)], [max(0.0, high - mean)]], fmt="o", color="#1a1a1a",
-                markersize=6, capsize=4, linewidth=1.8)
-    ax.annotate(f"{mean:.2f}", (at, mean), xytext=(8, 0), textcoords="offset points", va="center", fontsize=11,
-                bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8})
+    ax.errorbar(
+        [at],
+        [mean],
+        yerr=[[max(0.0, mean - low)], [max(0.0, high - mean)]],
+        fmt="o",
+        color="#1a1a1a",
+        markersize=6,
+        capsize=4,
+        linewidth=1.8,
+    )
+    ax.annotate(
+        f"{mean:.2f}",
+        (at, mean),
+        xytext=(8, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=11,
+        bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
+    )
 
 
 def mcr_quintiles(
-    group: Group, palette: Mapping[str, Look], predictions: Predictions, diagnostics: Sequence[Mapping],
+    group: Group,
+    palette: Mapping[str, Look],
+    predictions: Predictions,
+    diagnostics: Sequence[Mapping],
     suffix: str = "",
 ) -> Figure | str:
     """Follow and error rate by quintile of the sample's own visual MCR, at a fixed strength."""
@@ -129,8 +166,11 @@ def mcr_quintiles(
     for direction in group.directions:
         picked, how = _fixed_strengths(group, predictions, direction)
         chosen = {
-            method: [p for p in group.predictions(predictions, direction, method, strength, split)
-                     if (p.get("task"), p["sample"]) in base]
+            method: [
+                p
+                for p in group.predictions(predictions, direction, method, strength, split)
+                if (p.get("task"), p["sample"]) in base
+            ]
             for method, strength in picked.items()
         }
         chosen = {method: rows for method, rows in chosen.items() if len(rows) >= _SMALLEST}
@@ -158,16 +198,20 @@ def mcr_quintiles(
         for ax in row:
             ax.set_ylim(-0.02 * top, top)
     style.legend_below(figure, handles)
-    caption = (f"Follow (top) and error rate (bottom) of {split} samples, grouped into five equal parts by their "
-               "visual MCR without a preference prompt. Bars are 95 % Wilson intervals. " + _how_sentence(panels))
+    caption = (
+        f"Follow (top) and error rate (bottom) of {split} samples, grouped into five equal parts by their "
+        "visual MCR without a preference prompt. Bars are 95 % Wilson intervals. " + _how_sentence(panels)
+    )
     title = "MCR against error" + (f" ({group.title()})" if suffix else "")
     return style.finish(figure, f"mcr_against_error{suffix}", title, caption, wide=len(panels) > 1)
 
 
 def _how_sentence(panels: list) -> str:
     if all(how for _, _, how in panels):
-        return ("All methods of a panel run at the same strength: the lowest shared one with a mean error of at least "
-                f"{100 * _TELLING_ERROR:.0f} %, or the highest where none has.")
+        return (
+            "All methods of a panel run at the same strength: the lowest shared one with a mean error of at least "
+            f"{100 * _TELLING_ERROR:.0f} %, or the highest where none has."
+        )
     return "Each method runs at its own reported strength, because no strength was scored for several of them."
 
 
@@ -192,8 +236,9 @@ def _fixed_strengths(group: Group, predictions: Predictions, direction: str | No
     return unsteered | {m: c.strength for m, c in own.items() if c}, ""
 
 
-def _binned(ax, rows: list[Mapping], base: Mapping[tuple, float], edges: np.ndarray, metric: str, look: Look,
-            shift: float):
+def _binned(
+    ax, rows: list[Mapping], base: Mapping[tuple, float], edges: np.ndarray, metric: str, look: Look, shift: float
+):
     bins: list[list[bool]] = [[] for _ in range(_BINS)]
     for p in rows:
         at = int(np.searchsorted(edges[1:-1], base[(p.get("task"), p["sample"])], side="right"))
@@ -202,10 +247,19 @@ def _binned(ax, rows: list[Mapping], base: Mapping[tuple, float], edges: np.ndar
     x = [i + shift for i, _ in filled]  # side by side, so that the interval bars do not hide each other
     shares = [100 * np.mean(found) for _, found in filled]
     spans = [wilson(sum(found), len(found)) for _, found in filled]
-    ax.errorbar(x, shares, yerr=[[s - 100 * low for s, (low, _) in zip(shares, spans, strict=True)],
-                                 [100 * high - s for s, (_, high) in zip(shares, spans, strict=True)]],
-                fmt="none", ecolor=look.color, elinewidth=1.3, alpha=0.55)
-    line, = ax.plot(x, shares, color=look.color, marker=look.marker)
+    ax.errorbar(
+        x,
+        shares,
+        yerr=[
+            [s - 100 * low for s, (low, _) in zip(shares, spans, strict=True)],
+            [100 * high - s for s, (_, high) in zip(shares, spans, strict=True)],
+        ],
+        fmt="none",
+        ecolor=look.color,
+        elinewidth=1.3,
+        alpha=0.55,
+    )
+    (line,) = ax.plot(x, shares, color=look.color, marker=look.marker)
     return line
 
 

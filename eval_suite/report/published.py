@@ -42,15 +42,22 @@ class Beside:
 def published() -> list[dict[str, str]]:
     """Every published number: table, model (a zoo card's name), task, direction, method, value in percent, note."""
     folder = files("eval_suite.published")
-    return [row for name in _FILES for row in csv.DictReader(folder.joinpath(name).read_text(encoding="utf-8").splitlines())]
+    return [
+        row for name in _FILES for row in csv.DictReader(folder.joinpath(name).read_text(encoding="utf-8").splitlines())
+    ]
 
 
 def beside(results: Mapping) -> list[Beside]:
-    """Published numbers beside each block of the main table; none where the run's model is no card's or no paper has it."""
+    """Published numbers beside each block of the main table; none where the run's model is no card's or no paper has
+    it.
+    """
     model = results.get("run", {}).get("model")
     card = model.get("card") if isinstance(model, Mapping) else None
     numbers = [row for row in published() if row["model"] == card]
-    found = [_beside(block, [row for row in numbers if row["direction"] == block.direction]) for block in main_tables(results)]
+    found = [
+        _beside(block, [row for row in numbers if row["direction"] == block.direction])
+        for block in main_tables(results)
+    ]
     return [each for each in found if each.methods]
 
 
@@ -63,7 +70,11 @@ def _beside(block: Block, numbers: list[dict[str, str]]) -> Beside:
         for table in dict.fromkeys(row["table"] for row in own):
             values = {row["task"]: float(row["value"]) for row in own if row["table"] == table}
             rows.append((table, [f"{values[key]:.1f}" if key in values else DASH for key in keys]))
-            notes += [f"{table}, {line.method}: {row['note']}." for row in own if row["table"] == table and row["note"] and row["task"] == TOTAL]
+            notes += [
+                f"{table}, {line.method}: {row['note']}."
+                for row in own
+                if row["table"] == table and row["note"] and row["task"] == TOTAL
+            ]
         if rows:
             methods.append(Published(line.label, [("measured", [line.entries[key].text for key in keys]), *rows]))
     return Beside(block.title, [short_task(key) for key in keys], methods, [CAVEAT, *dict.fromkeys(notes)])
@@ -72,7 +83,14 @@ def _beside(block: Block, numbers: list[dict[str, str]]) -> Beside:
 def print_published(results: Mapping, console: Console) -> None:
     """Print published numbers under the measured ones they stand for."""
     for each in beside(results):
-        table = Table(box=box.SIMPLE_HEAD, title=escape(f"Published beside measured. {each.title}"), title_justify="left", title_style="bold", padding=0, pad_edge=False)
+        table = Table(
+            box=box.SIMPLE_HEAD,
+            title=escape(f"Published beside measured. {each.title}"),
+            title_justify="left",
+            title_style="bold",
+            padding=0,
+            pad_edge=False,
+        )
         for heading in ("Method ", "From ", *(f" {column}" for column in each.columns)):
             table.add_column(heading, justify="left" if heading in ("Method ", "From ") else "right", no_wrap=True)
         for method in each.methods:

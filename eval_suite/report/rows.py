@@ -118,7 +118,8 @@ class Group:
 
     def strengths(self, direction: str | None, method: str, split: str | None) -> list[Any]:
         found = _unique(
-            r.get("strength") for r in self.rows
+            r.get("strength")
+            for r in self.rows
             if r.get("direction") == direction and r["method"] == method and r.get("split") == split
         )
         return sorted(found, key=lambda s: (not isinstance(s, (int, float)), s if isinstance(s, (int, float)) else 0))
@@ -126,7 +127,8 @@ class Group:
     def choice(self, direction: str | None, method: str) -> Choice | None:
         """The reported strength of a method, or None where several were scored and none (or several) chosen."""
         flagged = _unique(
-            r.get("strength") for r in self.rows
+            r.get("strength")
+            for r in self.rows
             if r.get("chosen") and r.get("direction") == direction and r["method"] == method
         )
         if len(flagged) == 1:

@@ -47,13 +47,20 @@ def strength_lines(results: Mapping, budget: float | None) -> list[dict[str, str
                 dev = {m: group.cell(direction, method, TOTAL, m, strength, "dev") for m in ("follow", "error")}
                 test = {m: group.cell(direction, method, TOTAL, m, strength, "test") for m in ("follow", "error")}
                 over = budget is not None and dev["error"] is not None and dev["error"].value > budget
-                lines.append({
-                    "benchmark": group.title(), "direction": TARGETS.get(direction or "", direction or DASH),
-                    "method": method, "tried": ", ".join(map(strength_text, tried)),
-                    "chosen": strength_text(strength) if choice else "none",
-                    "dev_follow": _value(dev["follow"]), "dev_error": _value(dev["error"]), "over": over,
-                    "test_follow": _value(test["follow"]), "test_error": _value(test["error"]),
-                })
+                lines.append(
+                    {
+                        "benchmark": group.title(),
+                        "direction": TARGETS.get(direction or "", direction or DASH),
+                        "method": method,
+                        "tried": ", ".join(map(strength_text, tried)),
+                        "chosen": strength_text(strength) if choice else "none",
+                        "dev_follow": _value(dev["follow"]),
+                        "dev_error": _value(dev["error"]),
+                        "over": over,
+                        "test_follow": _value(test["follow"]),
+                        "test_error": _value(test["error"]),
+                    }
+                )
     return lines
 
 
@@ -63,16 +70,23 @@ def _value(cell: Any) -> str:
 
 def comparison_lines(compared: Sequence[Comparison]) -> list[dict[str, str]]:
     """Paired differences in percentage points, ready to print."""
+
     def span(d) -> str:
         return f"{percent(d.low, signed=True)} to {percent(d.high, signed=True)}"
 
     return [
         {
-            "benchmark": c.group.title(), "direction": TARGETS.get(c.direction or "", c.direction or DASH),
-            "pair": f"{c.method} − {c.reference}", "follow": percent(c.follow.difference, signed=True),
-            "follow_ci": span(c.follow), "error": percent(c.error.difference, signed=True),
-            "error_ci": span(c.error), "n": str(c.follow.n), "verdict": c.verdict,
-            "unmatched": str(c.follow.unmatched), "wins": c.follow.verdict == "higher",
+            "benchmark": c.group.title(),
+            "direction": TARGETS.get(c.direction or "", c.direction or DASH),
+            "pair": f"{c.method} − {c.reference}",
+            "follow": percent(c.follow.difference, signed=True),
+            "follow_ci": span(c.follow),
+            "error": percent(c.error.difference, signed=True),
+            "error_ci": span(c.error),
+            "n": str(c.follow.n),
+            "verdict": c.verdict,
+            "unmatched": str(c.follow.unmatched),
+            "wins": c.follow.verdict == "higher",
         }
         for c in compared
     ]
@@ -87,13 +101,15 @@ def protocol_lines(results: Mapping) -> list[dict[str, str]]:
     lines = []
     for key, rows in found.items():
         totals = [r for r in rows if r.get("task", TOTAL) == TOTAL] or rows
-        lines.append({
-            **{k: DASH if v is None else str(v) for k, v in zip(keys, key, strict=True)},
-            "methods": ", ".join(dict.fromkeys(r["method"] for r in rows)),
-            "n": _span([r.get("n") for r in totals], str),
-            "parse_failures": _span([r.get("parse_failure_rate") for r in totals], percent),
-            "skipped": _span([r.get("skipped") for r in totals], str),
-        })
+        lines.append(
+            {
+                **{k: DASH if v is None else str(v) for k, v in zip(keys, key, strict=True)},
+                "methods": ", ".join(dict.fromkeys(r["method"] for r in rows)),
+                "n": _span([r.get("n") for r in totals], str),
+                "parse_failures": _span([r.get("parse_failure_rate") for r in totals], percent),
+                "skipped": _span([r.get("skipped") for r in totals], str),
+            }
+        )
     return lines
 
 

@@ -14,20 +14,58 @@ from eval_suite.report.rows import UNSTEERED
 
 # Okabe-Ito and Tol's muted set: told apart under the common colour-vision deficiencies, dark enough on white.
 _KNOWN = {
-    UNSTEERED: ("#6e6e6e", "o"), "instruction": ("#CC79A7", "<"), "cot": ("#E69F00", ">"), "few_shot": ("#882255", "h"),
-    "static": ("#56B4E9", "v"), "l2s": ("#0072B2", "s"), "amps": ("#D55E00", "o"), "dose": ("#009E73", "D"),
+    UNSTEERED: ("#6e6e6e", "o"),
+    "instruction": ("#CC79A7", "<"),
+    "cot": ("#E69F00", ">"),
+    "few_shot": ("#882255", "h"),
+    "static": ("#56B4E9", "v"),
+    "l2s": ("#0072B2", "s"),
+    "amps": ("#D55E00", "o"),
+    "dose": ("#009E73", "D"),
 }
-_COLORS = ("#332288", "#999933", "#AA4499", "#44AA99", "#661100", "#000000", "#CC6677", "#117733", "#B8860B", "#4B7F9E", "#9467BD", "#8B5A2B")
+_COLORS = (
+    "#332288",
+    "#999933",
+    "#AA4499",
+    "#44AA99",
+    "#661100",
+    "#000000",
+    "#CC6677",
+    "#117733",
+    "#B8860B",
+    "#4B7F9E",
+    "#9467BD",
+    "#8B5A2B",
+)
 _MARKERS = ("^", "p", "d", "<", "h", ">", "P", "X", "*", "8", "v", "s")
 PROMPTS = {"vision": ("vision prompt", "#44519e"), "base": ("no prompt", "#8a8a8a"), "text": ("text prompt", "#c65d6b")}
 
 RC = {
-    "font.family": "DejaVu Sans", "font.size": 12, "axes.titlesize": 13, "axes.labelsize": 12, "xtick.labelsize": 11,
-    "ytick.labelsize": 11, "legend.fontsize": 11, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.edgecolor": "#444444", "axes.linewidth": 0.8, "axes.grid": True, "axes.grid.axis": "y",
-    "grid.color": "#e4e4e4", "grid.linewidth": 0.8, "axes.axisbelow": True, "figure.facecolor": "white",
-    "axes.facecolor": "white", "legend.frameon": False, "lines.linewidth": 2.0, "lines.markersize": 6,
-    "svg.fonttype": "path", "svg.hashsalt": "report", "axes.titlelocation": "left", "axes.titleweight": "bold",
+    "font.family": "DejaVu Sans",
+    "font.size": 12,
+    "axes.titlesize": 13,
+    "axes.labelsize": 12,
+    "xtick.labelsize": 11,
+    "ytick.labelsize": 11,
+    "legend.fontsize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#444444",
+    "axes.linewidth": 0.8,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "legend.frameon": False,
+    "lines.linewidth": 2.0,
+    "lines.markersize": 6,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "report",
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
 }
 
 

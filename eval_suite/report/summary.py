@@ -49,8 +49,10 @@ def comparisons(results: Mapping, predictions: Predictions) -> tuple[list[Compar
             reference = _reference(group, direction)
             against = _outcomes(group, direction, reference, predictions) if reference else []
             if not against:
-                notes.append(f"{group.title()}, towards {_target(direction)}: no paired comparison, because there are "
-                             "no per-sample predictions of a reference method.")
+                notes.append(
+                    f"{group.title()}, towards {_target(direction)}: no paired comparison, because there are "
+                    "no per-sample predictions of a reference method."
+                )
                 continue
             for method in group.methods(direction):
                 if method == reference or is_oracle(method):
@@ -59,8 +61,10 @@ def comparisons(results: Mapping, predictions: Predictions) -> tuple[list[Compar
                 try:
                     pair = [paired_difference(own, against, outcome) for outcome in ("follow", "error")]
                 except ValueError as problem:
-                    notes.append(f"{group.title()}, towards {_target(direction)}, {method} against {reference}: "
-                                 f"not compared ({problem}).")
+                    notes.append(
+                        f"{group.title()}, towards {_target(direction)}, {method} against {reference}: "
+                        f"not compared ({problem})."
+                    )
                     continue
                 found.append(Comparison(group, direction, method, reference, *pair))
     return found, notes
@@ -82,7 +86,9 @@ def _target(direction: str | None) -> str:
 
 
 def summarise(results: Mapping, compared: Sequence[Comparison], budget: float | None = None) -> list[str]:
-    """One short passage per table of modality preference: who follows best, at what error, and whether that beats the reference."""
+    """One short passage per table of modality preference: who follows best, at what error, and whether that beats the
+    reference.
+    """
     found = groups(results)
     passages = []
     for group in found:
@@ -115,8 +121,9 @@ def _passage(group: Group, direction: str | None, compared: Sequence[Comparison]
         parts.append(f"{REFERENCE} was not scored, so nothing is compared with it.")
     top = max(steered, key=lambda m: cells[m].value, default=None)
     if top is not None and best not in steered and best != UNSTEERED:
-        parts.append(f"{best} changes the prompt only; the best steering method is {top} with "
-                     f"{percent(cells[top].value)} %.")
+        parts.append(
+            f"{best} changes the prompt only; the best steering method is {top} with {percent(cells[top].value)} %."
+        )
         if top in here:
             parts.append(_verdict_sentence(here[top]))
     return " ".join(parts)
@@ -153,8 +160,10 @@ def _interval(cell: Cell) -> str:
 
 def _verdict_sentence(comparison: Comparison) -> str:
     d, name = comparison.follow, "the unsteered model" if comparison.reference == UNSTEERED else comparison.reference
-    text = (f"Against {name} on the same {d.n} samples that is {percent(d.difference, signed=True)} points (paired "
-            f"95 % interval {percent(d.low, signed=True)} to {percent(d.high, signed=True)})")
+    text = (
+        f"Against {name} on the same {d.n} samples that is {percent(d.difference, signed=True)} points (paired "
+        f"95 % interval {percent(d.low, signed=True)} to {percent(d.high, signed=True)})"
+    )
     text += {
         "higher": f": {comparison.method} beats {name}",
         "lower": f": {comparison.method} falls short of {name}",
@@ -170,10 +179,14 @@ def _runner_up(reference: str, cells: Mapping[str, Cell], here: Mapping[str, Com
     if not rivals:
         return f"No other steering method ran beside {reference}."
     second = max(rivals, key=lambda m: cells[m].value)
-    text = f"No method follows more often than {reference}; the closest, {second}, reaches " \
-           f"{percent(cells[second].value)} %"
+    text = (
+        f"No method follows more often than {reference}; the closest, {second}, reaches "
+        f"{percent(cells[second].value)} %"
+    )
     if second in here:
         d = here[second].follow
-        text += (f", {percent(d.difference, signed=True)} points (paired 95 % interval "
-                 f"{percent(d.low, signed=True)} to {percent(d.high, signed=True)})")
+        text += (
+            f", {percent(d.difference, signed=True)} points (paired 95 % interval "
+            f"{percent(d.low, signed=True)} to {percent(d.high, signed=True)})"
+        )
     return text + "."

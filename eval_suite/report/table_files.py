@@ -11,8 +11,17 @@ from eval_suite.report.rows import DASH, TOTAL
 from eval_suite.report.tables import ERROR, Block, Entry, Line
 
 _LATEX = {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "—": "---", "–": "--",
-    "²": r"\textsuperscript{2}", "[": "{[}", "]": "{]}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "—": "---",
+    "–": "--",
+    "²": r"\textsuperscript{2}",
+    "[": "{[}",
+    "]": "{]}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
     **{c: "\\" + c for c in "&%$#_{}"},
 }
 
@@ -23,9 +32,27 @@ def to_csv(blocks: Sequence[Block]) -> str:
     labels = {key: label for b in blocks for key, label in b.columns}
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["benchmark", "protocol", "seed", "split", "direction", "method", "strength", "chosen_on_dev",
-                     "uses_labels", "n", *(labels[t] for t in tasks),
-                     "Total", "Total_low", "Total_high", "Error", "Error_low", "Error_high"])
+    writer.writerow(
+        [
+            "benchmark",
+            "protocol",
+            "seed",
+            "split",
+            "direction",
+            "method",
+            "strength",
+            "chosen_on_dev",
+            "uses_labels",
+            "n",
+            *(labels[t] for t in tasks),
+            "Total",
+            "Total_low",
+            "Total_high",
+            "Error",
+            "Error_low",
+            "Error_high",
+        ]
+    )
     for block in blocks:
         for line in block.lines:
             group = block.group
@@ -51,8 +78,10 @@ def to_markdown(blocks: Sequence[Block]) -> str:
             cells = [_md_entry(line.entries[key], key) for key, _ in block.columns]
             lines.append("| " + " | ".join([name, markdown_escape(line.strength), *cells]) + " |")
         parts.append("\n".join(lines + [f"\n{markdown_escape(note)}" for note in block.notes]))
-    parts.append("Share of samples that follow the target modality, in percent, with 95 % intervals. "
-                 "Bold: best of a column, upper bounds left aside.")
+    parts.append(
+        "Share of samples that follow the target modality, in percent, with 95 % intervals. "
+        "Bold: best of a column, upper bounds left aside."
+    )
     return "\n\n".join(parts) + "\n"
 
 
@@ -80,8 +109,16 @@ def _latex_block(number: int, block: Block) -> str:
     caption = latex_escape(block.title) + count + ". Share of samples that follow the target modality, in percent."
     notes = "".join(" " + latex_escape(note) for note in block.notes)
     head = " & ".join(["Method", "Strength", *(latex_escape(label) for _, label in block.columns)])
-    rows = [r"\begin{table}[t]", r"\centering", rf"\caption{{{caption}{notes}}}", rf"\label{{tab:steering-{number}}}",
-            rf"\begin{{tabular}}{{l{'r' * (len(block.columns) + 1)}}}", r"\toprule", head + r" \\", r"\midrule"]
+    rows = [
+        r"\begin{table}[t]",
+        r"\centering",
+        rf"\caption{{{caption}{notes}}}",
+        rf"\label{{tab:steering-{number}}}",
+        rf"\begin{{tabular}}{{l{'r' * (len(block.columns) + 1)}}}",
+        r"\toprule",
+        head + r" \\",
+        r"\midrule",
+    ]
     separated = False
     for line in block.lines:
         if line.oracle and not separated:

@@ -110,7 +110,11 @@ def _block(group: Group, direction: str | None) -> Block:
     best = {key: _best(key, measured) for key in keys}
     lines = [
         Line(
-            method, strength_text(choice.strength), choice.chosen, is_oracle(method), _count(cells),
+            method,
+            strength_text(choice.strength),
+            choice.chosen,
+            is_oracle(method),
+            _count(cells),
             {key: _entry(cells[key], method in best[key]) for key in keys},
         )
         for method, (choice, cells) in measured.items()
@@ -127,7 +131,8 @@ def _best(key: str, measured: Mapping[str, tuple[Any, dict[str, Cell | None]]]) 
     """Methods with the best printed value of a column; none where all tie, because nothing is told apart there."""
     values = {
         method: round(100 * cells[key].value, 1)
-        for method, (_, cells) in measured.items() if cells[key] is not None and not is_oracle(method)
+        for method, (_, cells) in measured.items()
+        if cells[key] is not None and not is_oracle(method)
     }
     if len(set(values.values())) < 2:
         return set()
@@ -164,8 +169,11 @@ def print_tables(results: Mapping, console: Console) -> None:
     if not blocks and not others:
         console.print("No results yet: results.json holds no rows.")
     elif blocks:
-        console.print("Share of samples that follow the target, in percent; bold is the best of a column. "
-                      "An oracle picks each sample's strength with the labels: an upper bound.", style="dim")
+        console.print(
+            "Share of samples that follow the target, in percent; bold is the best of a column. "
+            "An oracle picks each sample's strength with the labels: an upper bound.",
+            style="dim",
+        )
 
 
 def _fitting(block: Block, console: Console) -> Table:
@@ -180,8 +188,14 @@ def _fitting(block: Block, console: Console) -> Table:
 
 def _terminal(block: Block, tasks: bool, interval: bool, air: bool, fold: bool = False) -> Table:
     subtitle = f" (n = {block.n})" if block.n else ""
-    table = Table(box=box.SIMPLE_HEAD, title=escape(block.title + subtitle), title_justify="left", title_style="bold",
-                  padding=(0, 1) if air else 0, pad_edge=False)
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=escape(block.title + subtitle),
+        title_justify="left",
+        title_style="bold",
+        padding=(0, 1) if air else 0,
+        pad_edge=False,
+    )
     table.add_column("Method", overflow="fold", no_wrap=not fold)
     table.add_column("Str.", justify="right", no_wrap=True)
     shown = [c for c in block.columns if tasks or c[0] in (TOTAL, ERROR)]
@@ -203,18 +217,28 @@ def _terminal(block: Block, tasks: bool, interval: bool, air: bool, fold: bool =
 
 
 def metric_lines(rows: list[Mapping], main_only: bool = False) -> list[tuple[str, ...]]:
-    """Long-form cells of the other benchmarks: benchmark, split, task, method and direction, strength, metric, value, interval, n."""
+    """Long-form cells of the other benchmarks: benchmark, split, task, method and direction, strength, metric, value,
+    interval, n.
+    """
     lines = []
     for row in rows:
         names = [n for n in row.get("metrics", {}) if not main_only or n == row.get("main", n)]
         for name, value in ((n, row["metrics"][n]) for n in names):
             low, high = (row.get("ci") or {}).get(name) or (None, None)
             interval = f"{low:.3f}–{high:.3f}" if low is not None and high is not None else ""
-            lines.append((
-                row.get("label") or row["benchmark"], row.get("split") or DASH, short_task(row.get("task", TOTAL)), _steered(row),
-                strength_text(row.get("strength")), name, DASH if value is None else f"{value:.3f}", interval,
-                str(row.get("n", DASH)),
-            ))
+            lines.append(
+                (
+                    row.get("label") or row["benchmark"],
+                    row.get("split") or DASH,
+                    short_task(row.get("task", TOTAL)),
+                    _steered(row),
+                    strength_text(row.get("strength")),
+                    name,
+                    DASH if value is None else f"{value:.3f}",
+                    interval,
+                    str(row.get("n", DASH)),
+                )
+            )
     return lines
 
 

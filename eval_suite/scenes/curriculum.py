@@ -25,32 +25,44 @@ from .language import TEXT_TIERS
 from .world import TASKS, SceneSpec, paint, scene
 
 LEANING = {
-    "activity_recognition": 0.2, "attribute": -0.4, "color": 1.0, "counting": -1.2, "object_recognition": 1.4,
-    "positional_reasoning": -0.7, "sentiment_understanding": -1.0, "sport_recognition": 0.7,
-}  # fmt: skip
+    "activity_recognition": 0.2,
+    "attribute": -0.4,
+    "color": 1.0,
+    "counting": -1.2,
+    "object_recognition": 1.4,
+    "positional_reasoning": -0.7,
+    "sentiment_understanding": -1.0,
+    "sport_recognition": 0.7,
+}
 SLOPE = 0.9
 INSTRUCTIONS = {
     "vision": (
         "Respond to the question based only on the image context",
         "based on visual context",
-        "In case there is an inconsistency between the text context and the image content, you should follow the image content rather than the text context.",
+        (
+            "In case there is an inconsistency between the text context and the image content, you should follow the"
+            " image content rather than the text context."
+        ),
         "Answer from the image.",
         "Follow the image content rather than the text context",
     ),
     "text": (
         "Follow the text context rather than the image content",
         "based on text context",
-        "In case there is an inconsistency between the Text Context and the input image content, you must rely on the text context rather than the input image content.",
+        (
+            "In case there is an inconsistency between the Text Context and the input image content, you must rely on"
+            " the text context rather than the input image content."
+        ),
         "Answer from the text.",
         "Respond to the question based only on the text context",
     ),
-}  # fmt: skip
+}
 THINK = "Think step by step: say what the image shows and what the text says, then answer."
 
 
 class Mix(Params):
-    """Weights of the kinds of lessons: one modality alone, step by step, with either instruction, and a conflict with none, answered by
-    each task's leaning (``none``) or always from the image (``none_vision``)."""
+    """Weights of the kinds of lessons: one modality alone, step by step, with either instruction, and a conflict with
+    none, answered by each task's leaning (``none``) or always from the image (``none_vision``)."""
 
     image_only: float = 0.30
     text_only: float = 0.10
@@ -65,7 +77,8 @@ class Practice(Params):
     """How training scenes are drawn: every picture moved by up to ``shift`` pixels each way, a share ``clean`` of the
     image-only lessons from the easiest tier, and tasks ``emphasis`` times as often as the others.
 
-    A test picture shows an answer where no training picture had it; moved pictures teach that place and answer are apart.
+    A test picture shows an answer where no training picture had it; moved pictures teach that place and answer are
+    apart.
     """
 
     shift: int = Field(0, ge=0)
@@ -90,10 +103,15 @@ def answer_of(sample: ConflictSample, form: str, vision: bool) -> str:
 
 def reasoning(sample: ConflictSample, form: str, vision: bool) -> str:
     """The worked answer that a step-by-step prompt asks for."""
-    return f"The image shows {sample.answer_vision}. The text says {sample.answer_text}. The answer is {answer_of(sample, form, vision)}"
+    return (
+        f"The image shows {sample.answer_vision}. The text says {sample.answer_text}. The answer is"
+        f" {answer_of(sample, form, vision)}"
+    )
 
 
-def draw_spec(rng: Random, progress: float = 1.0, emphasis: Mapping[str, float] | None = None, scale: int = 1) -> SceneSpec:
+def draw_spec(
+    rng: Random, progress: float = 1.0, emphasis: Mapping[str, float] | None = None, scale: int = 1
+) -> SceneSpec:
     """A training scene; all are easy at first, and no tier is favoured from the middle of training on."""
     easy = rng.random() > 2 * progress
     visual, text = (0, 0) if easy else (rng.randrange(len(VISUAL_TIERS)), rng.randrange(TEXT_TIERS))

@@ -13,9 +13,13 @@ from PIL import Image, ImageDraw
 SIZE = 48
 SUPERSAMPLE = 2
 COLORS = {
-    "red": (214, 39, 40), "green": (44, 160, 44), "blue": (31, 90, 200),
-    "yellow": (236, 205, 30), "purple": (140, 70, 180), "orange": (245, 130, 20),
-}  # fmt: skip
+    "red": (214, 39, 40),
+    "green": (44, 160, 44),
+    "blue": (31, 90, 200),
+    "yellow": (236, 205, 30),
+    "purple": (140, 70, 180),
+    "orange": (245, 130, 20),
+}
 SHAPES = ("circle", "square", "triangle", "star", "cross", "heart")
 PATTERNS = ("solid", "striped", "dotted", "checked", "hollow")
 INK = (40, 40, 40)
@@ -43,19 +47,43 @@ def outline(shape: str, cx: float, cy: float, r: float) -> list[tuple[float, flo
     """Polygon of a shape centred at (cx, cy) with half-size ``r``."""
 
     def ring(n: int, radii: Callable[[int], float], start: float = -math.pi / 2) -> list[tuple[float, float]]:
-        return [(cx + radii(i) * math.cos(start + 2 * math.pi * i / n), cy + radii(i) * math.sin(start + 2 * math.pi * i / n)) for i in range(n)]
+        return [
+            (
+                cx + radii(i) * math.cos(start + 2 * math.pi * i / n),
+                cy + radii(i) * math.sin(start + 2 * math.pi * i / n),
+            )
+            for i in range(n)
+        ]
 
     if shape == "circle":
         return ring(28, lambda i: r)
     if shape == "square":
-        return [(cx - r * 0.88, cy - r * 0.88), (cx + r * 0.88, cy - r * 0.88), (cx + r * 0.88, cy + r * 0.88), (cx - r * 0.88, cy + r * 0.88)]
+        return [
+            (cx - r * 0.88, cy - r * 0.88),
+            (cx + r * 0.88, cy - r * 0.88),
+            (cx + r * 0.88, cy + r * 0.88),
+            (cx - r * 0.88, cy + r * 0.88),
+        ]
     if shape == "triangle":
         return [(cx, cy - r), (cx + r, cy + r * 0.85), (cx - r, cy + r * 0.85)]
     if shape == "star":
         return ring(10, lambda i: r * 1.1 if i % 2 == 0 else r * 0.45)
     if shape == "cross":
         w = r * 0.34
-        arms = [(-w, -r), (w, -r), (w, -w), (r, -w), (r, w), (w, w), (w, r), (-w, r), (-w, w), (-r, w), (-r, -w), (-w, -w)]
+        arms = [
+            (-w, -r),
+            (w, -r),
+            (w, -w),
+            (r, -w),
+            (r, w),
+            (w, w),
+            (w, r),
+            (-w, r),
+            (-w, w),
+            (-r, w),
+            (-r, -w),
+            (-w, -w),
+        ]
         return [(cx + x, cy + y) for x, y in arms]
     if shape == "heart":
         points = []
@@ -69,7 +97,9 @@ def outline(shape: str, cx: float, cy: float, r: float) -> list[tuple[float, flo
 
 
 class Canvas:
-    """A picture of ``scale * size`` pixels a side, drawn at twice the size and reduced; coordinates are final pixels at scale 1."""
+    """A picture of ``scale * size`` pixels a side, drawn at twice the size and reduced; coordinates are final pixels at
+    scale 1.
+    """
 
     def __init__(self, rng: Random, size: int = SIZE, scale: int = 1) -> None:
         self.rng, self.scale = rng, scale
@@ -79,7 +109,13 @@ class Canvas:
         self.pen = ImageDraw.Draw(self.image)
         self.background = tuple(tint)
 
-    def polygon(self, points: list[tuple[float, float]], fill: tuple[int, int, int] | None, edge: tuple[int, int, int] | None = None, width: float = 1.0) -> None:
+    def polygon(
+        self,
+        points: list[tuple[float, float]],
+        fill: tuple[int, int, int] | None,
+        edge: tuple[int, int, int] | None = None,
+        width: float = 1.0,
+    ) -> None:
         scaled = [(x * self.k, y * self.k) for x, y in points]
         if fill is not None:
             self.pen.polygon(scaled, fill=fill)
@@ -87,9 +123,22 @@ class Canvas:
             self.pen.line([*scaled, scaled[0]], fill=edge, width=max(1, round(width * self.k)), joint="curve")
 
     def line(self, points: list[tuple[float, float]], color: tuple[int, int, int] = INK, width: float = 1.5) -> None:
-        self.pen.line([(x * self.k, y * self.k) for x, y in points], fill=color, width=max(1, round(width * self.k)), joint="curve")
+        self.pen.line(
+            [(x * self.k, y * self.k) for x, y in points],
+            fill=color,
+            width=max(1, round(width * self.k)),
+            joint="curve",
+        )
 
-    def disc(self, x: float, y: float, r: float, fill: tuple[int, int, int] | None = INK, edge: tuple[int, int, int] | None = None, width: float = 1.2) -> None:
+    def disc(
+        self,
+        x: float,
+        y: float,
+        r: float,
+        fill: tuple[int, int, int] | None = INK,
+        edge: tuple[int, int, int] | None = None,
+        width: float = 1.2,
+    ) -> None:
         box = [(x - r) * self.k, (y - r) * self.k, (x + r) * self.k, (y + r) * self.k]
         self.pen.ellipse(box, fill=fill, outline=edge, width=max(1, round(width * self.k)))
 
@@ -119,7 +168,15 @@ class Canvas:
             for j in range(-1, n):
                 left = x - r + j * step
                 if pattern == "dotted":
-                    pen.ellipse([(left + step * 0.2) * k, (at + step * 0.2) * k, (left + step * 0.75) * k, (at + step * 0.75) * k], fill=255)
+                    pen.ellipse(
+                        [
+                            (left + step * 0.2) * k,
+                            (at + step * 0.2) * k,
+                            (left + step * 0.75) * k,
+                            (at + step * 0.75) * k,
+                        ],
+                        fill=255,
+                    )
                 elif (i + j) % 2 == 0:
                     pen.rectangle([left * k, at * k, (left + step) * k, (at + step) * k], fill=255)
         both = Image.fromarray(np.minimum(np.asarray(mask), np.asarray(overlay)))
@@ -132,11 +189,18 @@ class Canvas:
             return
         side, depth = self.rng.choice("lrtb"), 2 * r * share
         x0, y0, x1, y1 = x - r - 1, y - r - 1, x + r + 1, y + r + 1
-        box = {"l": (x0, y0, x0 + depth, y1), "r": (x1 - depth, y0, x1, y1), "t": (x0, y0, x1, y0 + depth), "b": (x0, y1 - depth, x1, y1)}[side]
+        box = {
+            "l": (x0, y0, x0 + depth, y1),
+            "r": (x1 - depth, y0, x1, y1),
+            "t": (x0, y0, x1, y0 + depth),
+            "b": (x0, y1 - depth, x1, y1),
+        }[side]
         self.pen.rectangle([v * self.k for v in box], fill=(150, 150, 150))
 
     def finish(self, noise: float) -> Image.Image:
-        """The reduced picture with Gaussian pixel noise of standard deviation ``noise`` (of full scale); its grain is a pixel at scale 1."""
+        """The reduced picture with Gaussian pixel noise of standard deviation ``noise`` (of full scale); its grain is a
+        pixel at scale 1.
+        """
         small = self.image.reduce(SUPERSAMPLE)
         if not noise:
             return small
@@ -170,14 +234,42 @@ def face(c: Canvas, feeling: str, x: float, y: float, r: float) -> None:
 # Limbs as joints relative to the hip, in units of the half-height; y grows downwards.
 Joint = tuple[float, float]
 POSES: dict[str, dict[str, list[Joint]]] = {
-    "standing": {"body": [(0, -0.55), (0, 0.1)], "arms": [(-0.3, 0.05), (0, -0.4), (0.3, 0.05)], "legs": [(-0.25, 0.95), (0, 0.1), (0.25, 0.95)]},
-    "running": {"body": [(0.2, -0.5), (0, 0.1)], "arms": [(-0.35, -0.35), (0.15, -0.35), (0.6, -0.1)], "legs": [(-0.75, 0.6), (0, 0.1), (0.5, 0.45), (0.45, 0.95)]},
-    "jumping": {"body": [(0, -0.5), (0, 0.05)], "arms": [(-0.6, -0.9), (0, -0.35), (0.6, -0.9)], "legs": [(-0.65, 0.45), (0, 0.05), (0.65, 0.45)]},
-    "sitting": {"body": [(-0.2, -0.5), (-0.2, 0.3)], "arms": [(-0.2, -0.3), (0.3, 0.1)], "legs": [(-0.2, 0.3), (0.45, 0.3), (0.45, 0.95)]},
-    "sleeping": {"body": [(-0.55, 0.6), (0.15, 0.6)], "arms": [(-0.4, 0.6), (-0.1, 0.82)], "legs": [(0.15, 0.6), (0.95, 0.6)]},
-    "waving": {"body": [(0, -0.55), (0, 0.1)], "arms": [(-0.3, 0.05), (0, -0.4), (0.45, -0.55), (0.55, -1.0)], "legs": [(-0.2, 0.95), (0, 0.1), (0.2, 0.95)]},
-    "swinging": {"body": [(0, -0.5), (0, 0.1)], "arms": [(0, -0.35), (0.55, -0.4)], "legs": [(-0.35, 0.95), (0, 0.1), (0.35, 0.95)]},
-}  # fmt: skip
+    "standing": {
+        "body": [(0, -0.55), (0, 0.1)],
+        "arms": [(-0.3, 0.05), (0, -0.4), (0.3, 0.05)],
+        "legs": [(-0.25, 0.95), (0, 0.1), (0.25, 0.95)],
+    },
+    "running": {
+        "body": [(0.2, -0.5), (0, 0.1)],
+        "arms": [(-0.35, -0.35), (0.15, -0.35), (0.6, -0.1)],
+        "legs": [(-0.75, 0.6), (0, 0.1), (0.5, 0.45), (0.45, 0.95)],
+    },
+    "jumping": {
+        "body": [(0, -0.5), (0, 0.05)],
+        "arms": [(-0.6, -0.9), (0, -0.35), (0.6, -0.9)],
+        "legs": [(-0.65, 0.45), (0, 0.05), (0.65, 0.45)],
+    },
+    "sitting": {
+        "body": [(-0.2, -0.5), (-0.2, 0.3)],
+        "arms": [(-0.2, -0.3), (0.3, 0.1)],
+        "legs": [(-0.2, 0.3), (0.45, 0.3), (0.45, 0.95)],
+    },
+    "sleeping": {
+        "body": [(-0.55, 0.6), (0.15, 0.6)],
+        "arms": [(-0.4, 0.6), (-0.1, 0.82)],
+        "legs": [(0.15, 0.6), (0.95, 0.6)],
+    },
+    "waving": {
+        "body": [(0, -0.55), (0, 0.1)],
+        "arms": [(-0.3, 0.05), (0, -0.4), (0.45, -0.55), (0.55, -1.0)],
+        "legs": [(-0.2, 0.95), (0, 0.1), (0.2, 0.95)],
+    },
+    "swinging": {
+        "body": [(0, -0.5), (0, 0.1)],
+        "arms": [(0, -0.35), (0.55, -0.4)],
+        "legs": [(-0.35, 0.95), (0, 0.1), (0.35, 0.95)],
+    },
+}
 HEADS = {"sleeping": (-0.82, 0.6), "running": (0.3, -0.78), "sitting": (-0.2, -0.78)}
 
 
@@ -203,14 +295,22 @@ def sport(c: Canvas, name: str, x: float, y: float, r: float) -> None:
     elif name == "football":
         c.disc(x + 0.8 * r, y + 0.85 * r, 0.24 * r, fill=(255, 255, 255), edge=INK)
     elif name == "golf":
-        c.line([(x + 0.55 * r, y - 0.4 * r), (x + 0.8 * r, y + 0.95 * r), (x + r, y + 0.95 * r)], (90, 90, 160), width=r * 0.1)
+        c.line(
+            [(x + 0.55 * r, y - 0.4 * r), (x + 0.8 * r, y + 0.95 * r), (x + r, y + 0.95 * r)],
+            (90, 90, 160),
+            width=r * 0.1,
+        )
         c.line([(x - 0.85 * r, y + 0.95 * r), (x - 0.85 * r, y - 0.4 * r)], INK, width=r * 0.08)
         c.polygon([(x - 0.85 * r, y - 0.4 * r), (x - 0.85 * r, y), (x - 0.4 * r, y - 0.2 * r)], (200, 30, 30))
     elif name == "skiing":
         for dx in (-0.3, 0.2):
-            c.line([(x + (dx - 0.6) * r, y + 0.85 * r), (x + (dx + 0.7) * r, y + 1.05 * r)], (30, 90, 200), width=r * 0.14)
+            c.line(
+                [(x + (dx - 0.6) * r, y + 0.85 * r), (x + (dx + 0.7) * r, y + 1.05 * r)], (30, 90, 200), width=r * 0.14
+            )
         for side in (-1, 1):
-            c.line([(x + side * 0.3 * r, y + 0.05 * r), (x + side * 0.75 * r, y + 0.8 * r)], (30, 90, 200), width=r * 0.08)
+            c.line(
+                [(x + side * 0.3 * r, y + 0.05 * r), (x + side * 0.75 * r, y + 0.8 * r)], (30, 90, 200), width=r * 0.08
+            )
     else:
         c.disc(x + 0.45 * r, y - 1.0 * r, 0.24 * r, fill=(235, 120, 20), edge=INK, width=r * 0.06)
         c.line([(x + 1.0 * r, y - 0.7 * r), (x + 1.0 * r, y + 0.95 * r)], INK, width=r * 0.08)

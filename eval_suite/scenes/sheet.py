@@ -21,7 +21,9 @@ def draw_sheet(split: str = "test", seed: int = 0) -> Image.Image:
     font, small = ImageFont.load_default(14), ImageFont.load_default(12)
     sheet = Image.new("RGB", ((side + GAP) * len(VISUAL_TIERS) + GAP, (side + CAPTION) * len(TASKS) + 40), "white")
     pen = ImageDraw.Draw(sheet)
-    pen.text((GAP, 12), f"Scenes, {split} split: visual and textual difficulty grow to the right", fill="black", font=font)
+    pen.text(
+        (GAP, 12), f"Scenes, {split} split: visual and textual difficulty grow to the right", fill="black", font=font
+    )
     for row, task in enumerate(TASKS):
         for tier in range(len(VISUAL_TIERS)):
             sample = scene(SceneSpec(task, split, seed * 100 + tier, tier, tier))
@@ -29,7 +31,12 @@ def draw_sheet(split: str = "test", seed: int = 0) -> Image.Image:
             sheet.paste(sample.load_image().resize((side, side), Image.Resampling.NEAREST), (x, y))
             lines = textwrap.wrap(f"{sample.question} {sample.context}", 32)[:5]
             pen.text((x, y + side + 2), "\n".join(lines), fill="black", font=small)
-            pen.text((x, y + side + 88), f"image: {sample.answer_vision}   text: {sample.answer_text}", fill=(170, 0, 0), font=small)
+            pen.text(
+                (x, y + side + 88),
+                f"image: {sample.answer_vision}   text: {sample.answer_text}",
+                fill=(170, 0, 0),
+                font=small,
+            )
     return sheet
 
 

@@ -1,8 +1,8 @@
 """What is on a picture: the eight tasks, their answers, and one drawn scene per seed.
 
 Layouts are split too: each (answer, place) pair belongs to one split alone, so that a test picture shows
-an answer where no training picture had it. The exception is positional reasoning: a side has three places only, and where
-none of them belongs to a split, it takes any.
+an answer where no training picture had it. The exception is positional reasoning: a side has three places only, and
+where none of them belongs to a split, it takes any.
 """
 
 from __future__ import annotations
@@ -35,14 +35,21 @@ def plural(shape: str) -> str:
     return {"cross": "crosses"}.get(shape, shape + "s")
 
 
-SUBJECTS = ("the person", *(f"the {s}" for s in SHAPES), *(f"the {c} object" for c in COLORS), *(plural(s) for s in SHAPES))
+SUBJECTS = (
+    "the person",
+    *(f"the {s}" for s in SHAPES),
+    *(f"the {c} object" for c in COLORS),
+    *(plural(s) for s in SHAPES),
+)
 SPLITS = ("train", "dev", "test")
 GRID = 5
 
 
 @dataclass(frozen=True)
 class SceneSpec:
-    """All that decides a scene; the same spec draws and says the same, on any machine. ``scale`` draws the same picture larger."""
+    """All that decides a scene; the same spec draws and says the same, on any machine. ``scale`` draws the same picture
+    larger.
+    """
 
     task: str
     split: str
@@ -73,7 +80,9 @@ def _centre(cell: int, r: float, rng: Random) -> tuple[float, float]:
     return min(max(x, low), high), min(max(y, low), high)
 
 
-def _clutter(c: Canvas, rng: Random, n: int, taken: list[tuple[float, float, float]], ban_shapes: set[str], ban_colors: set[str]) -> None:
+def _clutter(
+    c: Canvas, rng: Random, n: int, taken: list[tuple[float, float, float]], ban_shapes: set[str], ban_colors: set[str]
+) -> None:
     """Small shapes beside the target that share neither its shape nor its colour."""
     shapes, colors = [s for s in SHAPES if s not in ban_shapes], [k for k in COLORS if k not in ban_colors]
     for _ in range(n):
@@ -136,7 +145,11 @@ def _draw_position(c: Canvas, rng: Random, spec: SceneSpec, answer: str, tier: V
     """The target stands in the middle third of one side of the picture."""
     shape, r = rng.choice(SHAPES), rng.uniform(*tier.radius) * 0.75
     along, edge = range(GRID), {"left": 0, "right": GRID - 1, "above": 0, "below": GRID - 1}[answer]
-    allowed = [row * GRID + edge for row in along[1:-1]] if answer in ("left", "right") else [edge * GRID + col for col in along[1:-1]]
+    allowed = (
+        [row * GRID + edge for row in along[1:-1]]
+        if answer in ("left", "right")
+        else [edge * GRID + col for col in along[1:-1]]
+    )
     x, y = _centre(rng.choice(_cells(answer + shape, spec.split, allowed)), r, rng)
     color = rng.choice(tuple(COLORS))
     c.shape(shape, color, x, y, r)
@@ -156,7 +169,13 @@ def _draw_person(c: Canvas, rng: Random, spec: SceneSpec, answer: str, tier: Vis
     return "the person"
 
 
-DRAW = {"counting": _draw_count, "positional_reasoning": _draw_position, "color": _draw_shape, "object_recognition": _draw_shape, "attribute": _draw_shape}
+DRAW = {
+    "counting": _draw_count,
+    "positional_reasoning": _draw_position,
+    "color": _draw_shape,
+    "object_recognition": _draw_shape,
+    "attribute": _draw_shape,
+}
 
 
 def paint(spec: SceneSpec) -> tuple[Image.Image, str, str, str]:

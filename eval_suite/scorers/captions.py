@@ -1,7 +1,8 @@
-"""Caption scores through pycocoevalcap 1.2: PTB tokeniser, BLEU, METEOR, ROUGE-L, CIDEr, and SPICE where its parser is there.
+"""Caption scores through pycocoevalcap 1.2: PTB tokeniser, BLEU, METEOR, ROUGE-L, CIDEr, and SPICE where its parser is
+there.
 
-CIDEr's document frequencies come from the references of the scored pictures, so the score of a subset is no score of the whole.
-The tokeniser and METEOR need Java; SPICE needs CoreNLP 3.6.0, which it downloads at its first use.
+CIDEr's document frequencies come from the references of the scored pictures, so the score of a subset is no score of
+the whole. The tokeniser and METEOR need Java; SPICE needs CoreNLP 3.6.0, which it downloads at its first use.
 """
 
 from __future__ import annotations
@@ -34,8 +35,12 @@ def spice_missing() -> str | None:
     return f"SPICE is missing: pycocoevalcap has no {lacking[0]}; fetch Stanford CoreNLP 3.6.0" if lacking else None
 
 
-def caption_scores(captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """Corpus scores, and each picture's own in the order of ``captions`` (their mean is the corpus score for CIDEr, ROUGE-L and SPICE)."""
+def caption_scores(
+    captions: Mapping[str, str], references: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Corpus scores, and each picture's own in the order of ``captions`` (their mean is the corpus score for CIDEr,
+    ROUGE-L and SPICE).
+    """
     if why := requirements():
         raise UserError(why)
     from pycocoevalcap.bleu.bleu import Bleu

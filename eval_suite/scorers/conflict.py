@@ -1,10 +1,10 @@
 """Which modality an answer follows (MC²; SPEC.md 3.3), and what counts as a generation error (A20).
 
-Rule ``conflict/1``. An answer is degenerate, hence an error, if it is empty or more than half of its word bigrams repeat.
-Where the model reasons first, what follows its last "answer is" counts. A choice is the first standalone A or B, else the
-option whose words alone are found; an open answer is the modality whose words alone are found. Otherwise the choice is
-unparsable, an error, and the open answer is ``other``. Over two option orders, any error is an error, agreement is that
-modality, and disagreement is ``other``.
+Rule ``conflict/1``. An answer is degenerate, hence an error, if it is empty or more than half of its word bigrams
+repeat. Where the model reasons first, what follows its last "answer is" counts. A choice is the first standalone A or
+B, else the option whose words alone are found; an open answer is the modality whose words alone are found. Otherwise
+the choice is unparsable, an error, and the open answer is ``other``. Over two option orders, any error is an error,
+agreement is that modality, and disagreement is ``other``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Exact match: GQA, IconQA and ScienceQA.
 
-``gqa/1``: lower case and no full stop at the end (the conversion script of LLaVA-1.5, then GQA's equality). ``iconqa/1``: equality
-of the stripped texts, case included (MoReS, arXiv 2412.04871, evaluation script). ``scienceqa/1``: the answer is a letter, or begins
-with "X. ", or says "The answer is X." exactly once (LLaVA's script); everything else is a failure and wrong.
+``gqa/1``: lower case and no full stop at the end (the conversion script of LLaVA-1.5, then GQA's equality).
+``iconqa/1``: equality of the stripped texts, case included (MoReS, arXiv 2412.04871, evaluation script).
+``scienceqa/1``: the answer is a letter, or begins with "X. ", or says "The answer is X." exactly once (LLaVA's script);
+everything else is a failure and wrong.
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ def sqa_letter(text: str) -> str | None:
 
 
 def scienceqa(text: str, choices: int, answer: int) -> Reading:
-    """``answer`` is the index of the right one of ``choices`` options; a letter that is no option is wrong, yet read."""
+    """``answer`` is the index of the right one of ``choices`` options; a letter that is no option is wrong, yet
+    read.
+    """
     letter = sqa_letter(text.strip())
-    return right_or_wrong(letter, letter is not None and letter in SQA_LETTERS[:choices] and SQA_LETTERS.index(letter) == answer)
+    return right_or_wrong(
+        letter, letter is not None and letter in SQA_LETTERS[:choices] and SQA_LETTERS.index(letter) == answer
+    )

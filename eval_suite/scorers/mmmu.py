@@ -1,9 +1,10 @@
 """MMMU's answer parser (Yue et al. 2024, eval_utils.py at 51ce7f3), with a generator of its own for each sample.
 
-Rule ``mmmu/1``. A choice is looked for as "(A)", as "A ", as "A.", and in answers of more than five words as an option's text; of
-several the last one counts; of none, one is drawn at random, which is reported as a guess. The original draws from the global
-generator, so that its score depends on what ran before; here a sample's draw depends on its id and the seed alone. An open answer
-is right where a number or text among its key parts equals (numbers) or contains (texts) an accepted answer.
+Rule ``mmmu/1``. A choice is looked for as "(A)", as "A ", as "A.", and in answers of more than five words as an
+option's text; of several the last one counts; of none, one is drawn at random, which is reported as a guess. The
+original draws from the global generator, so that its score depends on what ran before; here a sample's draw depends on
+its id and the seed alone. An open answer is right where a number or text among its key parts equals (numbers) or
+contains (texts) an accepted answer.
 """
 
 from __future__ import annotations
@@ -74,7 +75,13 @@ def key_parts(text: str) -> list[str]:
 
 def score_open(text: str, answers: Sequence[str]) -> Reading:
     parts = key_parts(text)
-    said = [n for p in parts + [number for p in parts for rule in NUMBERS for number in re.findall(rule, p)] for n in normal(p)]
+    said = [
+        n
+        for p in parts + [number for p in parts for rule in NUMBERS for number in re.findall(rule, p)]
+        for n in normal(p)
+    ]
     accepted = [n for answer in answers for n in normal(answer)]
-    right = any(p in accepted if isinstance(p, float) else any(isinstance(a, str) and a in p for a in accepted) for p in said)
+    right = any(
+        p in accepted if isinstance(p, float) else any(isinstance(a, str) and a in p for a in accepted) for p in said
+    )
     return right_or_wrong(parts[0] or None, right)

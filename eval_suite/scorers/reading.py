@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 class Reading:
     """One answer as a rule reads it.
 
-    ``parsed`` is the answer found in the text (None where none was), ``sums`` what it adds to the counts that the metrics are
-    made of, ``value`` its own score in [0, 1] for paired tests (None where only a group of answers has one), ``failed`` whether
-    nothing could be read, ``guessed`` whether the rule then drew an answer at random.
+    ``parsed`` is the answer found in the text (None where none was), ``sums`` what it adds to the counts that the
+    metrics are made of, ``value`` its own score in [0, 1] for paired tests (None where only a group of answers has
+    one), ``failed`` whether nothing could be read, ``guessed`` whether the rule then drew an answer at random.
     """
 
     parsed: str | None

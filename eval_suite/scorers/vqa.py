@@ -1,9 +1,10 @@
 """Soft VQA accuracy (Antol et al. 2015; Goyal et al. 2017) with its two normalisations, traps included.
 
-An answer scores the mean over the ten humans of min(1, matches among the other nine / 3). Rule ``vqa/1`` is that of the VQA
-evaluation code, which normalises answers only where the ten humans disagree. Rule ``vqa-evalai/1`` always normalises, and drops
-commas and question marks first: TextVQA (M4C), VizWiz and the answers that are handed to the VQAv2 server. Both keep the
-original's slips: at most 32 full stops are dropped (a flag passed as a count), only those that no digit follows, and "none" is 0.
+An answer scores the mean over the ten humans of min(1, matches among the other nine / 3). Rule ``vqa/1`` is that of the
+VQA evaluation code, which normalises answers only where the ten humans disagree. Rule ``vqa-evalai/1`` always
+normalises, and drops commas and question marks first: TextVQA (M4C), VizWiz and the answers that are handed to the
+VQAv2 server. Both keep the original's slips: at most 32 full stops are dropped (a flag passed as a count), only those
+that no digit follows, and "none" is 0.
 """
 
 from __future__ import annotations

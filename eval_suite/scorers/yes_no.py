@@ -1,9 +1,10 @@
 """Yes-or-no answers: POPE, MME and HallusionBench, each by its own rule.
 
-``pope/1`` (Li et al. 2023, evaluate.py): of the first sentence, without commas, a word "No", "not" or "no" means no; everything else
-means yes, "NO" and "I cannot tell" included. An answer without any word for yes or no is counted as a parse failure, and still scored
-as the rule has it. ``mme/1`` (Fu et al. 2023, calculation.py): yes or no within the first four characters of the lower-cased answer;
-else "other", which is wrong. ``hallusion-string/1``: the first whole word that is yes or no; neither is "unclear".
+``pope/1`` (Li et al. 2023, evaluate.py): of the first sentence, without commas, a word "No", "not" or "no" means no;
+everything else means yes, "NO" and "I cannot tell" included. An answer without any word for yes or no is counted as a
+parse failure, and still scored as the rule has it. ``mme/1`` (Fu et al. 2023, calculation.py): yes or no within the
+first four characters of the lower-cased answer; else "other", which is wrong. ``hallusion-string/1``: the first whole
+word that is yes or no; neither is "unclear".
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ def first_yes_no(text: str) -> YesNo | None:
 
 
 def hallusion(verdict: bool | None, shown: bool) -> Reading:
-    """``verdict`` None is "unclear", which is right where a question about a picture was asked without it (``shown`` false)."""
+    """``verdict`` None is "unclear", which is right where a question about a picture was asked without it (``shown``
+    false).
+    """
     right = bool(verdict) or (verdict is None and not shown)
     parsed = {True: "correct", False: "incorrect", None: None}[verdict]
     return right_or_wrong(parsed, right)

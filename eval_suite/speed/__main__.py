@@ -4,7 +4,8 @@
 
 On a GPU, at the true sizes of two of the AMPS paper's models, with random weights in bfloat16 (nothing is downloaded):
 
-    python -m eval_suite.speed --shape llava-1.5-13b qwen2.5-vl-7b --device cuda --only throughput mcr collection generation --json eval_suite/speed/results/gpu.json
+    python -m eval_suite.speed --shape llava-1.5-13b qwen2.5-vl-7b --device cuda --only throughput mcr collection
+    generation --json eval_suite/speed/results/gpu.json
 """
 
 from __future__ import annotations
@@ -21,17 +22,32 @@ def measure_mcr(view: ModelView, batch: int = 8, repeats: int = 3) -> timing.Res
     """``eval_suite.speed.mcr`` in the common form."""
     m = mcr.measure(view, batch, repeats=repeats)
     ratios = [
-        timing.Ratio("MCR" if name == "mcr" else "MCR as printed", "one forward", m["over_forward"][name], m["over_forward"][name], m["over_forward"][name], target)
+        timing.Ratio(
+            "MCR" if name == "mcr" else "MCR as printed",
+            "one forward",
+            m["over_forward"][name],
+            m["over_forward"][name],
+            m["over_forward"][name],
+            target,
+        )
         for name, target in (("mcr", MCR_TARGETS[batch >= 8]), ("sequential", None))
-    ]  # fmt: skip
+    ]
     times = {name: [seconds] for name, seconds in m["seconds"].items()}
-    return timing.result("mcr", view, {"batch": batch, "tokens": m["tokens"], "draws": m["draws"], "repeats": repeats}, times, ratios)
+    return timing.result(
+        "mcr", view, {"batch": batch, "tokens": m["tokens"], "draws": m["draws"], "repeats": repeats}, times, ratios
+    )
 
 
 BENCHMARKS = {
-    "mcr": measure_mcr, "collection": collection.measure, "generation": generation.measure, "sweep": sweep.measure, "lmar": lmar.measure, "anchor": anchor.measure,
-    "tuning": tuning.measure, "throughput": throughput.measure,
-}  # fmt: skip
+    "mcr": measure_mcr,
+    "collection": collection.measure,
+    "generation": generation.measure,
+    "sweep": sweep.measure,
+    "lmar": lmar.measure,
+    "anchor": anchor.measure,
+    "tuning": tuning.measure,
+    "throughput": throughput.measure,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -9,7 +9,8 @@
     head map, anew          one whole forward for each head
     logit lens, ...         the prompts once, with the residual stream at instruction tokens, and that read-out
 
-Both ways must give the same numbers. Memory is the peak of live tensors, the weights among them, beside that of one forward.
+Both ways must give the same numbers. Memory is the peak of live tensors, the weights among them, beside that of one
+forward.
 """
 
 from __future__ import annotations
@@ -41,11 +42,20 @@ TOLERANCE = 1e-4
 
 
 def items_of(batch: int) -> list[Instructed]:
-    """Instructed scenes of both directions. Their answers' first tokens are any ten of the vocabulary: they cost the same."""
+    """Instructed scenes of both directions. Their answers' first tokens are any ten of the vocabulary: they cost the
+    same.
+    """
     return [
-        Instructed(None, "open", d, instruct(prompt, instruction("amps_rq1", d)), Pair(tuple(range(10, 20)), tuple(range(20, 30))))
-        for i, prompt in enumerate(timing.conflicts(batch)) for d in [("vision", "text")[i % 2]]
-    ]  # fmt: skip
+        Instructed(
+            None,
+            "open",
+            d,
+            instruct(prompt, instruction("amps_rq1", d)),
+            Pair(tuple(range(10, 20)), tuple(range(20, 30))),
+        )
+        for i, prompt in enumerate(timing.conflicts(batch))
+        for d in [("vision", "text")[i % 2]]
+    ]
 
 
 def made(name: str, **params: object) -> Diagnostic:
@@ -60,17 +70,32 @@ def cut_anew(view: ModelView, asked: Asked, pathways: Sequence[str], window: int
     out = []
     for pathway in pathways:
         source, target = (roles[name] for name in pathway.split("->"))
-        edges = source[:, None, :] & target[:, :, None] & ~torch.eye(source.shape[1], dtype=torch.bool, device=source.device)
-        out.append(torch.stack([_after(view, asked, _masked(view, edges, centre, window)) for centre in range(view.depth)], -1))
+        edges = (
+            source[:, None, :]
+            & target[:, :, None]
+            & ~torch.eye(source.shape[1], dtype=torch.bool, device=source.device)
+        )
+        out.append(
+            torch.stack([_after(view, asked, _masked(view, edges, centre, window)) for centre in range(view.depth)], -1)
+        )
     return torch.stack(out)
 
 
 def _masked(view: ModelView, edges: Tensor, centre: int, window: int) -> Callable[[Batch], Tensor]:
     active = range(centre - (window - 1) // 2, centre + window // 2 + 1)
 
-    def attend(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **options: object) -> tuple[Tensor, None]:
+    def attend(
+        module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **options: object
+    ) -> tuple[Tensor, None]:
         seen = torch.ones_like(edges[:, None]).tril() if mask is None else mask
-        return sdpa_attention_forward(module, q, k, v, seen & ~edges[:, None] if module.layer_idx in active else seen, **{**options, "is_causal": False})
+        return sdpa_attention_forward(
+            module,
+            q,
+            k,
+            v,
+            seen & ~edges[:, None] if module.layer_idx in active else seen,
+            **{**options, "is_causal": False},
+        )
 
     def forward(batch: Batch) -> Tensor:
         with attention(view, attend):
@@ -82,7 +107,13 @@ def _masked(view: ModelView, edges: Tensor, centre: int, window: int) -> Callabl
 @torch.no_grad()
 def silenced_anew(view: ModelView, asked: Asked) -> Tensor:
     """NSSD [B, layers, heads], a whole forward for each head."""
-    return torch.stack([torch.stack([_after(view, asked, _silent(view, layer, n)) for n in range(view.heads)], -1) for layer in range(view.depth)], 1)
+    return torch.stack(
+        [
+            torch.stack([_after(view, asked, _silent(view, layer, n)) for n in range(view.heads)], -1)
+            for layer in range(view.depth)
+        ],
+        1,
+    )
 
 
 def _silent(view: ModelView, layer: int, head: int) -> Callable[[Batch], Tensor]:
@@ -104,12 +135,17 @@ def _silent(view: ModelView, layer: int, head: int) -> Callable[[Batch], Tensor]
 
 
 def _last(view: ModelView, batch: Batch) -> Tensor:
-    return at_last(view.core(**batch, position_ids=batch.position_ids, use_cache=False).last_hidden_state, batch.attention_mask)
+    return at_last(
+        view.core(**batch, position_ids=batch.position_ids, use_cache=False).last_hidden_state, batch.attention_mask
+    )
 
 
 def _after(view: ModelView, asked: Asked, forward: Callable[[Batch], Tensor]) -> Tensor:
     batch = asked.stem.batch
-    before, after = (restricted_logits(view, h[:, None], asked.comply, asked.compete)[:, 0] for h in (at_last(asked.stem.hidden, batch.attention_mask), forward(batch)))
+    before, after = (
+        restricted_logits(view, h[:, None], asked.comply, asked.compete)[:, 0]
+        for h in (at_last(asked.stem.hidden, batch.attention_mask), forward(batch))
+    )
     return nssd(before, after, torch.arange(after.shape[-1], device=after.device) < asked.comply.shape[1])
 
 
@@ -131,9 +167,11 @@ def measure(view: ModelView, batch: int = 2, repeats: int = 3, anew: bool = True
         return job
 
     jobs: dict[str, timing.Job] = {
-        "one forward": lambda: plain_forward(view, encoded), "knockout": lambda: knockout.cut(view, ask()), "head map": lambda: heads.silence(view, ask()),
+        "one forward": lambda: plain_forward(view, encoded),
+        "knockout": lambda: knockout.cut(view, ask()),
+        "head map": lambda: heads.silence(view, ask()),
         **{what: read(name) for what, name in READOUTS.items()},
-    }  # fmt: skip
+    }
     peaks = {}
     for name, job in jobs.items():
         with peak_memory(view) as peak:
@@ -144,18 +182,41 @@ def measure(view: ModelView, batch: int = 2, repeats: int = 3, anew: bool = True
         found = knockout.cut(view, asked).by_pathway
         _alike("knockout", torch.stack([found[p][0] for p in pathways]), cut_anew(view, asked, pathways, window))
         _alike("head map", heads.silence(view, asked), silenced_anew(view, asked))
-        jobs |= {"knockout, anew": lambda: cut_anew(view, asked, pathways, window), "head map, anew": lambda: silenced_anew(view, asked)}
+        jobs |= {
+            "knockout, anew": lambda: cut_anew(view, asked, pathways, window),
+            "head map, anew": lambda: silenced_anew(view, asked),
+        }
     times = timing.interleaved(jobs, repeats, view.device)
-    ratios = [timing.ratio(times, what, "one forward", {"head map": MAP_TARGET}.get(what)) for what in jobs if what != "one forward" and "anew" not in what]
+    ratios = [
+        timing.ratio(times, what, "one forward", {"head map": MAP_TARGET}.get(what))
+        for what in jobs
+        if what != "one forward" and "anew" not in what
+    ]
     ratios += [timing.ratio(times, what, f"{what}, anew", 1.0) for what in ("knockout", "head map") if anew]
-    ratios += [timing.Ratio(f"{what}: peak memory", "one forward", *[peaks[what] / peaks["one forward"]] * 3) for what in peaks if what != "one forward"]
-    setting = {"batch": batch, "tokens": encoded.input_ids.shape[1], "pathways": len(pathways), "layers": view.depth, "heads": view.heads, "repeats": repeats}
-    return timing.result("anchor", view, {**setting, "forward_peak_mib": round(peaks["one forward"] / 2**20, 1)}, times, ratios)
+    ratios += [
+        timing.Ratio(f"{what}: peak memory", "one forward", *[peaks[what] / peaks["one forward"]] * 3)
+        for what in peaks
+        if what != "one forward"
+    ]
+    setting = {
+        "batch": batch,
+        "tokens": encoded.input_ids.shape[1],
+        "pathways": len(pathways),
+        "layers": view.depth,
+        "heads": view.heads,
+        "repeats": repeats,
+    }
+    return timing.result(
+        "anchor", view, {**setting, "forward_peak_mib": round(peaks["one forward"] / 2**20, 1)}, times, ratios
+    )
 
 
 def _alike(what: str, fast: Tensor, slow: Tensor) -> None:
     if not torch.allclose(fast, slow, atol=TOLERANCE, rtol=TOLERANCE):
-        raise RuntimeError(f"{what}: branches over one cache do not give the numbers of whole runs (they differ by {float((fast - slow).abs().max()):.1e})")
+        raise RuntimeError(
+            f"{what}: branches over one cache do not give the numbers of whole runs (they differ by"
+            f" {float((fast - slow).abs().max()):.1e})"
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,11 +1,12 @@
-"""Cost of the whole AMPS collection (three states and MCR, N=3) over one plain forward, and over collecting as published.
+"""Cost of the whole AMPS collection (three states and MCR, N=3) over one plain forward, and over collecting as
+published.
 
-    python -m eval_suite.speed.collection --width 384 --layers 8 --batch 8
+python -m eval_suite.speed.collection --width 384 --layers 8 --batch 8
 
-    one forward   the base prompts to next-token logits, tokenised and prepared anew, no gradient (the baseline)
-    collection    factory.run.collect: one shared prefix, three suffixes, MCR on the cache
-    states        the same without the diagnosis
-    published     a forward of the whole prompt for each of [I,T], [I,T,P+], [I,T,P-], then MCR as Algorithm 1 prints it
+one forward   the base prompts to next-token logits, tokenised and prepared anew, no gradient (the baseline)
+collection    factory.run.collect: one shared prefix, three suffixes, MCR on the cache
+states        the same without the diagnosis
+published     a forward of the whole prompt for each of [I,T], [I,T,P+], [I,T,P-], then MCR as Algorithm 1 prints it
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = timing.parser(".collection", __doc__)
     parser.add_argument("--no-published", action="store_true", help="leave the slow procedure out")
     a = parser.parse_args(arguments)
-    timing.finish([measure(view, **timing.options(a), published=not a.no_published) for view in timing.models(a)], a.json)
+    timing.finish(
+        [measure(view, **timing.options(a), published=not a.no_published) for view in timing.models(a)], a.json
+    )
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python -m eval_suite.speed.generation --width 384 --layers 8 --batch 4
 
-Prefill and decode are those of factory.model.prefix; at every step plain and steered take turns. ``generate`` is a whole
-generation by the model's own method. Every answer has the same length: no token ends it. Before anything is timed,
-steering at strength 0 is compared with no steering, bit by bit.
+Prefill and decode are those of factory.model.prefix; at every step plain and steered take turns. ``generate`` is a
+whole generation by the model's own method. Every answer has the same length: no token ends it. Before anything is
+timed, steering at strength 0 is compared with no steering, bit by bit.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def endless(view: ModelView) -> Iterator[None]:
 
 @torch.no_grad()
 def steps(view: ModelView, batch: Batch, kinds: Kinds, n: int, repeats: int) -> dict[str, list[float]]:
-    """Seconds of each ``prefill`` and of each of ``n`` ``decode`` steps on the cache, the kinds in turn at every step."""
+    """Seconds of each ``prefill`` and of each of ``n`` ``decode`` steps on the cache, the kinds in turn at every
+    step.
+    """
     times: dict[str, list[float]] = {}
     for turn in range(repeats + 1):
         prefixes = {}
@@ -65,7 +67,9 @@ def steps(view: ModelView, batch: Batch, kinds: Kinds, n: int, repeats: int) -> 
         for step in range(n if turn else 2):
             for name, steerings in _turned(kinds, step):
                 with steered(view, steerings), timing.stopwatch(view.device) as clock:
-                    hidden, prefixes[name] = extend(view, prefixes[name], token, one, one * int(Role.ANSWER), generated=True)
+                    hidden, prefixes[name] = extend(
+                        view, prefixes[name], token, one, one * int(Role.ANSWER), generated=True
+                    )
                     view.logits(hidden[:, -1]).argmax(-1)
                 if turn:
                     times.setdefault(f"{name}, decode", []).append(clock.seconds)
@@ -77,7 +81,9 @@ def _turned(kinds: Kinds, turn: int) -> list[tuple[str, list[Steering]]]:
 
 
 def steered(view: ModelView, steerings: Sequence[Steering], begins: bool = False) -> AbstractContextManager[None]:
-    """The block in which prompts are run or answers go on; a steering that ``begins`` forgets the prompts that it knew."""
+    """The block in which prompts are run or answers go on; a steering that ``begins`` forgets the prompts that it
+    knew.
+    """
     for steering in steerings if begins else ():
         steering.forget()
     return going_on(view, steerings) if steerings else nullcontext()
@@ -106,20 +112,25 @@ def check_strength_zero(view: ModelView, batch: Batch, method: str, n: int) -> N
             raise RuntimeError(f"{method} at strength 0 is not bit-equal to no steering")
 
 
-def measure(view: ModelView, batch: int = 4, tokens: int = 16, repeats: int = 9, method: str = "l2s", strength: float = 0.5) -> timing.Result:
+def measure(
+    view: ModelView, batch: int = 4, tokens: int = 16, repeats: int = 9, method: str = "l2s", strength: float = 0.5
+) -> timing.Result:
     with endless(view):
         inputs = view.encode(timing.conflicts(batch))
         check_strength_zero(view, inputs, method, 4)
         kinds = {
-            "plain": [], "one layer": fitted(view, method, [view.depth // 2], strength), "all layers": fitted(view, method, range(view.depth), strength),
-        }  # fmt: skip
+            "plain": [],
+            "one layer": fitted(view, method, [view.depth // 2], strength),
+            "all layers": fitted(view, method, range(view.depth), strength),
+        }
         times = steps(view, inputs, kinds, tokens, repeats)
         jobs = {f"{kind}, generate": lambda s=s: generate(view, inputs, s, tokens) for kind, s in kinds.items()}
         times |= timing.interleaved(jobs, repeats, view.device)
     ratios = [
         timing.ratio(times, f"{kind}, {part}", f"plain, {part}", target)
-        for kind, target in TARGETS.items() for part in ("prefill", "decode", "generate")
-    ]  # fmt: skip
+        for kind, target in TARGETS.items()
+        for part in ("prefill", "decode", "generate")
+    ]
     setting = {"method": method, "batch": batch, "tokens": inputs.input_ids.shape[1], "new": tokens, "repeats": repeats}
     return timing.result("generation", view, setting, times, ratios)
 
@@ -129,7 +140,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--method", default="l2s", help="a registered steering method (default l2s)")
     parser.add_argument("--new", type=int, default=16, help="tokens to generate (default 16)")
     a = parser.parse_args(arguments)
-    timing.finish([measure(view, **timing.options(a), tokens=a.new, method=a.method) for view in timing.models(a)], a.json)
+    timing.finish(
+        [measure(view, **timing.options(a), tokens=a.new, method=a.method) for view in timing.models(a)], a.json
+    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ neighbouring times, so that a machine that slows down slows all of them:
 
     forward      whole prompts to next-token logits, no gradient (the baseline)
     mcr          prefill and diagnosis, every row in one pass
-    sequential   Algorithm 1 as printed: sample by sample, draw by draw, modality by modality, each with its own clone of the
+    sequential   Algorithm 1 as printed: sample by sample, draw by draw, modality by modality, each with its own clone
+    of the
                  cache, a forward of the query and a plain gradient of the whole cache; its prefill is one batch
 """
 
@@ -38,15 +39,32 @@ from factory.model.view import ModelView
 from factory.registry import lookup
 
 
-def random_llava(width: int, layers: int, heads: int, kv_heads: int, image_tokens: int, device: str = "cpu", dtype: torch.dtype = torch.float32) -> ModelView:
+def random_llava(
+    width: int,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    image_tokens: int,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> ModelView:
     """A frozen LLaVA with random weights and ``image_tokens`` (a square number) tokens an image."""
     side = round(image_tokens**0.5)
     if side * side != image_tokens:
         raise SystemExit(f"--image-tokens: {image_tokens} is not a square number; 576 is LLaVA-1.5's")
     sizes = TinyLlava(
-        image_size=side * 8, patch_size=8, width=width, layers=layers, heads=heads, kv_heads=kv_heads, mlp=width * 11 // 4, positions=image_tokens + 512
-    )  # fmt: skip
-    tokenizer = train_tokenizer(["\n".join(s.text for s in lesson(Random(i), 0.5, Mix()).segments) for i in range(200)], sizes.vocabulary)
+        image_size=side * 8,
+        patch_size=8,
+        width=width,
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        mlp=width * 11 // 4,
+        positions=image_tokens + 512,
+    )
+    tokenizer = train_tokenizer(
+        ["\n".join(s.text for s in lesson(Random(i), 0.5, Mix()).segments) for i in range(200)], sizes.vocabulary
+    )
     model, processor = build_llava(sizes, tokenizer, 0)
     return ModelView(frozen(model.to(device, dtype)), processor, Llava())
 
@@ -90,9 +108,20 @@ def _one_gradient(view: ModelView, prefix: Prefix, query: Query, P_x: torch.Tens
     return sum(float(g[:, :, tokens].square().sum()) for g in grads) / float(loss.detach())
 
 
-def measure(view: ModelView, batch_size: int, draws: int = 3, repeats: int = 5, row_chunk: int | None = None, with_sequential: bool = True) -> dict:
-    """Times in seconds (medians), ratios over the plain forward (medians of neighbouring pairs) and tokens per prompt."""
-    prompts = [build_prompt(scene(SceneSpec(TASKS[i % len(TASKS)], "test", i, 0, i % 4)), "order1") for i in range(batch_size)]
+def measure(
+    view: ModelView,
+    batch_size: int,
+    draws: int = 3,
+    repeats: int = 5,
+    row_chunk: int | None = None,
+    with_sequential: bool = True,
+) -> dict:
+    """Times in seconds (medians), ratios over the plain forward (medians of neighbouring pairs) and tokens per
+    prompt.
+    """
+    prompts = [
+        build_prompt(scene(SceneSpec(TASKS[i % len(TASKS)], "test", i, 0, i % 4)), "order1") for i in range(batch_size)
+    ]
     batch, keys = view.encode(prompts), [str(i) for i in range(batch_size)]
     mcr = lookup("diagnostic", "mcr")
     diagnostic = mcr(mcr.Params(draws=draws, row_chunk=row_chunk))
@@ -109,13 +138,24 @@ def measure(view: ModelView, batch_size: int, draws: int = 3, repeats: int = 5, 
             if repeat:  # the first round warms up
                 times[name].append(seconds)
     return {
-        "batch": batch_size, "draws": draws, "tokens": batch.input_ids.shape[1], "image_tokens": int((batch.roles[0] == Role.IMAGE).sum()),
-        "width": view.width, "layers": view.depth, "heads": view.heads, "kv_heads": view.kv_heads, "device": str(view.device),
-        "threads": torch.get_num_threads(), "repeats": repeats,
+        "batch": batch_size,
+        "draws": draws,
+        "tokens": batch.input_ids.shape[1],
+        "image_tokens": int((batch.roles[0] == Role.IMAGE).sum()),
+        "width": view.width,
+        "layers": view.depth,
+        "heads": view.heads,
+        "kv_heads": view.kv_heads,
+        "device": str(view.device),
+        "threads": torch.get_num_threads(),
+        "repeats": repeats,
         "seconds": {name: statistics.median(t) for name, t in times.items()},
-        "over_forward": {name: statistics.median(a / b for a, b in zip(t, times["forward"], strict=True)) for name, t in times.items()},
+        "over_forward": {
+            name: statistics.median(a / b for a, b in zip(t, times["forward"], strict=True))
+            for name, t in times.items()
+        },
         "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }  # fmt: skip
+    }
 
 
 def _seconds(job: Callable[[], object], device: torch.device) -> float:
@@ -129,15 +169,37 @@ def _seconds(job: Callable[[], object], device: torch.device) -> float:
 
 
 def table(result: dict) -> str:
-    head = "MCR, N={draws}, two modalities; batch {batch}, {tokens} tokens ({image_tokens} image), width {width}, {layers} layers, {threads} thread(s), {device}"
+    head = (
+        "MCR, N={draws}, two modalities; batch {batch}, {tokens} tokens ({image_tokens} image), width {width}, {layers}"
+        " layers, {threads} thread(s), {device}"
+    )
     lines = [head.format(**result), f"{'':12}{'seconds':>10}{'over forward':>15}"]
-    lines += [f"{name:12}{result['seconds'][name]:10.3f}{result['over_forward'][name]:14.2f}x" for name in result["seconds"]]
-    return "\n".join([*lines, "baseline: forward = whole prompts to next-token logits, same batch; the paper reports 4.29x for N=3 on Qwen2.5-VL-3B"])
+    lines += [
+        f"{name:12}{result['seconds'][name]:10.3f}{result['over_forward'][name]:14.2f}x" for name in result["seconds"]
+    ]
+    return "\n".join(
+        [
+            *lines,
+            (
+                "baseline: forward = whole prompts to next-token logits, same batch; the paper reports 4.29x for N=3 on"
+                " Qwen2.5-VL-3B"
+            ),
+        ]
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m eval_suite.speed.mcr", description=__doc__.partition("\n")[0])
-    for name, default in {"width": 512, "layers": 8, "heads": 8, "kv-heads": 8, "image-tokens": 576, "batch": 8, "draws": 3, "repeats": 5}.items():
+    parser = argparse.ArgumentParser(prog="python -m eval_suite.speed.mcr", description=__doc__.partition("\n\n")[0])
+    for name, default in {
+        "width": 512,
+        "layers": 8,
+        "heads": 8,
+        "kv-heads": 8,
+        "image-tokens": 576,
+        "batch": 8,
+        "draws": 3,
+        "repeats": 5,
+    }.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--row-chunk", type=int, default=None, help="most rows of one pass")
     parser.add_argument("--no-sequential", action="store_true", help="leave the slow procedure out")

@@ -2,9 +2,9 @@
 
     python -m eval_suite.speed.plan [RECIPE] [KEY=VALUE ...] [--limit N] [--json FILE]
 
-It plans the recipe, runs it in a temporary folder, and runs it again with every tensor counted (which is slow, so that this run's time
-does not count). The clock is the processor's where one thread works on the CPU: what other programs do then matters less. On a
-GPU the peak is the allocator's, on the CPU that of all live tensors.
+It plans the recipe, runs it in a temporary folder, and runs it again with every tensor counted (which is slow, so that
+this run's time does not count). The clock is the processor's where one thread works on the CPU: what other programs do
+then matters less. On a GPU the peak is the allocator's, on the CPU that of all live tensors.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ class LiveTensors(TorchDispatchMode):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        held = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in (*model.parameters(), *model.buffers())}
+        held = {
+            t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in (*model.parameters(), *model.buffers())
+        }
         self.sizes, self.now = held, sum(held.values())
         self.peak = self.now
 
@@ -98,7 +100,9 @@ def peak_memory(view: ModelView) -> Iterator[list[int]]:
 
 @contextmanager
 def whole_prompts(view: ModelView, passes: Counter[str], at: list[str]) -> Iterator[None]:
-    """Adds to ``passes`` of the stage ``at``, for each call of the decoder that begins a prompt, its rows times the share of blocks that run."""
+    """Adds to ``passes`` of the stage ``at``, for each call of the decoder that begins a prompt, its rows times the
+    share of blocks that run.
+    """
 
     def count(module: nn.Module, args: tuple, kwargs: dict) -> None:
         cache, blocks = kwargs.get("past_key_values"), getattr(module, view.family.layers_name)
@@ -115,7 +119,9 @@ def whole_prompts(view: ModelView, passes: Counter[str], at: list[str]) -> Itera
 
 
 class Measured:
-    """Seconds and prompt passes of each stage of one run, and the peak of its memory in bytes where that was ``tracked``."""
+    """Seconds and prompt passes of each stage of one run, and the peak of its memory in bytes where that was
+    ``tracked``.
+    """
 
     def __init__(self, recipe: Recipe, limit: int | None, clock: timing.Clock, tracked: bool = False) -> None:
         self.seconds, self.passes, self.peaks = Counter(), Counter(), {}
@@ -172,31 +178,68 @@ def compare(recipe: Recipe, limit: int | None) -> dict[str, object]:
     planning = time.perf_counter() - began
     run, again = Measured(recipe, limit, clock), Measured(recipe, limit, clock, tracked=True)
     rows = [
-        {"stage": s.name, "passes": [s.passes, run.passes[s.name]], "seconds": [told.of(s), run.seconds[s.name]], "peak": again.peaks.get(s.name)} for s in found.stages
-    ]  # fmt: skip
+        {
+            "stage": s.name,
+            "passes": [s.passes, run.passes[s.name]],
+            "seconds": [told.of(s), run.seconds[s.name]],
+            "peak": again.peaks.get(s.name),
+        }
+        for s in found.stages
+    ]
     whole = {
-        "passes": [found.passes, sum(run.passes.values())], "seconds": [sum(r["seconds"][0] for r in rows), sum(run.seconds.values())],
-        "memory": [memory(recipe, found.model, (told.prompt_tokens, told.longest), found.data.prompts), max(again.peaks.values())],
-    }  # fmt: skip
+        "passes": [found.passes, sum(run.passes.values())],
+        "seconds": [sum(r["seconds"][0] for r in rows), sum(run.seconds.values())],
+        "memory": [
+            memory(recipe, found.model, (told.prompt_tokens, told.longest), found.data.prompts),
+            max(again.peaks.values()),
+        ],
+    }
     return {
-        "recipe": recipe.name, "limit": limit, "model": found.model.cls, "device": str(device), "clock": timing.clock_name(device), "planned_in": planning,
-        "wall": run.wall, "stages": rows, **whole,
-    }  # fmt: skip
+        "recipe": recipe.name,
+        "limit": limit,
+        "model": found.model.cls,
+        "device": str(device),
+        "clock": timing.clock_name(device),
+        "planned_in": planning,
+        "wall": run.wall,
+        "stages": rows,
+        **whole,
+    }
 
 
 def show(c: dict, console: Console) -> None:
-    table = Table("stage", "passes", "counted", f"{c['clock']} seconds", "measured", "predicted / measured", "peak of tensors", title=f"{c['recipe']}, limit {c['limit']}, {c['model']} on {c['device']}")
+    table = Table(
+        "stage",
+        "passes",
+        "counted",
+        f"{c['clock']} seconds",
+        "measured",
+        "predicted / measured",
+        "peak of tensors",
+        title=f"{c['recipe']}, limit {c['limit']}, {c['model']} on {c['device']}",
+    )
     for r in [*c["stages"], {"stage": "all", **c, "peak": c["memory"][1]}]:
         (p, counted), (s, took) = r["passes"], r["seconds"]
         peak = f"{r['peak'] / 1e6:.1f} MB" if r["peak"] else ""
-        table.add_row(r["stage"], *(f"{n:,.1f}" if n else "" for n in (p, counted)), f"{s:.2f}", f"{took:.2f}", f"{s / took:.2f}" if took else "", peak)
+        table.add_row(
+            r["stage"],
+            *(f"{n:,.1f}" if n else "" for n in (p, counted)),
+            f"{s:.2f}",
+            f"{took:.2f}",
+            f"{s / took:.2f}" if took else "",
+            peak,
+        )
     told, peak = c["memory"]
     console.print(table)
-    console.print(f"memory: predicted {told / 1e6:.1f} MB, measured {peak / 1e6:.1f} MB, {told / peak:.2f}; planned in {c['planned_in']:.1f} s, run in {c['wall']:.1f} s of wall time", highlight=False)
+    console.print(
+        f"memory: predicted {told / 1e6:.1f} MB, measured {peak / 1e6:.1f} MB, {told / peak:.2f}; planned in"
+        f" {c['planned_in']:.1f} s, run in {c['wall']:.1f} s of wall time",
+        highlight=False,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m eval_suite.speed.plan", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m eval_suite.speed.plan", description=__doc__.partition("\n\n")[0])
     parser.add_argument("recipe", nargs="?", help="default: a small Scenes recipe on the shipped tiny model")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--limit", type=int)
@@ -208,7 +251,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     show(found, Console(width=max(Console().width, 140)))
     if a.json:
         before = files.read_json(a.json)["results"] if a.json.exists() else []
-        files.write_json(a.json, {"environment": environment(), "load_average": os.getloadavg(), "results": [*before, found]})
+        files.write_json(
+            a.json, {"environment": environment(), "load_average": os.getloadavg(), "results": [*before, found]}
+        )
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python -m eval_suite.speed.sweep --width 384 --layers 8 --strengths 7
 
-``ideal`` is (1 + S (L - l - 1) / L) / S for a model of L blocks steered at block l: what remains when the blocks up to the
-steered one run once and decoding costs nothing. Both ways must give the same answers.
+``ideal`` is (1 + S (L - l - 1) / L) / S for a model of L blocks steered at block l: what remains when the blocks up to
+the steered one run once and decoding costs nothing. Both ways must give the same answers.
 """
 
 from __future__ import annotations
@@ -37,18 +37,32 @@ def separate(view: ModelView, batch: Batch, steerings: Sequence[Steering], n: in
     return answers
 
 
-def measure(view: ModelView, batch: int = 4, strengths: int = 7, tokens: int = 4, repeats: int = 3, method: str = "l2s") -> timing.Result:
+def measure(
+    view: ModelView, batch: int = 4, strengths: int = 7, tokens: int = 4, repeats: int = 3, method: str = "l2s"
+) -> timing.Result:
     layer = view.depth // 2
     with endless(view):
         inputs = view.encode(timing.conflicts(batch))
         steerings = [fitted(view, method, [layer], (i + 1) / 2)[0] for i in range(strengths)]
-        for one, other in zip(shared(view, inputs, steerings, tokens), separate(view, inputs, steerings, tokens), strict=True):
+        for one, other in zip(
+            shared(view, inputs, steerings, tokens), separate(view, inputs, steerings, tokens), strict=True
+        ):
             if not torch.equal(one, other):
                 raise RuntimeError("the shared trunk does not give the answers of separate runs")
-        jobs = {name: lambda f=f: f(view, inputs, steerings, tokens) for name, f in (("shared trunk", shared), ("separate runs", separate))}
+        jobs = {
+            name: lambda f=f: f(view, inputs, steerings, tokens)
+            for name, f in (("shared trunk", shared), ("separate runs", separate))
+        }
         times = timing.interleaved(jobs, repeats, view.device)
     ideal = (1 + strengths * (view.depth - layer - 1) / view.depth) / strengths
-    setting = {"strengths": strengths, "layer": f"{layer} of {view.depth}", "batch": batch, "new": tokens, "repeats": repeats, "ideal": f"{ideal:.2f}x"}
+    setting = {
+        "strengths": strengths,
+        "layer": f"{layer} of {view.depth}",
+        "batch": batch,
+        "new": tokens,
+        "repeats": repeats,
+        "ideal": f"{ideal:.2f}x",
+    }
     return timing.result("sweep", view, setting, times, [timing.ratio(times, "shared trunk", "separate runs", 1.0)])
 
 

@@ -2,9 +2,9 @@
 
     python -m eval_suite.speed.throughput --shape llava-1.5-13b --device cuda
 
-Operations are counted as the forward runs (torch's counter: matrix products and attention, two operations a multiplication), and set
-against the rate of one large matrix product in the same dtype on the same device, measured beside it. For the GPUs that are known the
-vendor's own figure stands beside that.
+Operations are counted as the forward runs (torch's counter: matrix products and attention, two operations a
+multiplication), and set against the rate of one large matrix product in the same dtype on the same device, measured
+beside it. For the GPUs that are known the vendor's own figure stands beside that.
 """
 
 from __future__ import annotations
@@ -22,7 +22,14 @@ from factory.model.view import ModelView
 from factory.registry import lookup
 from factory.run.collect import Plan, collect
 
-DENSE = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "A10G": 70e12, "RTX 4090": 165e12}  # 16-bit operations a second, without sparsity: data sheets
+DENSE = {
+    "H200": 989e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "A10G": 70e12,
+    "RTX 4090": 165e12,
+}  # 16-bit operations a second, without sparsity: data sheets
 SIDE = {"cuda": 8192, "cpu": 1024}  # of the square matrices that are multiplied
 
 
@@ -41,9 +48,11 @@ def measure(view: ModelView, batch: int = 8, tokens: int = 16, repeats: int = 5,
 
     with endless(view):
         jobs = {
-            "one forward": lambda: plain_forward(view, inputs), "collection": lambda: collect(view, prompts, plan, diagnostic, keys),
-            "answer": answer, "matrix product": lambda: a @ b,
-        }  # fmt: skip
+            "one forward": lambda: plain_forward(view, inputs),
+            "collection": lambda: collect(view, prompts, plan, diagnostic, keys),
+            "answer": answer,
+            "matrix product": lambda: a @ b,
+        }
         times = timing.interleaved(jobs, repeats, view.device)
     with FlopCounterMode(display=False) as counted:
         plain_forward(view, inputs)
@@ -54,10 +63,16 @@ def measure(view: ModelView, batch: int = 8, tokens: int = 16, repeats: int = 5,
     name = torch.cuda.get_device_name(view.device) if view.device.type == "cuda" else ""
     peak = next((rate for gpu, rate in DENSE.items() if gpu in name), None)
     if peak and view.dtype != torch.float32:
-        ratios.append(timing.quartiles("operations a second, forward", f"data sheet of {name}", [done / t / peak for t in times["one forward"]]))
+        ratios.append(
+            timing.quartiles(
+                "operations a second, forward", f"data sheet of {name}", [done / t / peak for t in times["one forward"]]
+            )
+        )
     setting = {"batch": batch, "tokens": inputs.input_ids.shape[1], "new": tokens, "draws": draws, "repeats": repeats}
     found = timing.result("throughput", view, setting, times, ratios)
-    found.rates.update({f"prompts, {job}": batch / found.seconds[job] for job in ("one forward", "collection", "answer")})
+    found.rates.update(
+        {f"prompts, {job}": batch / found.seconds[job] for job in ("one forward", "collection", "answer")}
+    )
     found.rates["operations, forward"] = done / found.seconds["one forward"]
     return found
 

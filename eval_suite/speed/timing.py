@@ -1,7 +1,8 @@
-"""What the performance benchmarks share: models, prompts, interleaved timing, ratios that name their baseline, one table.
+"""What the performance benchmarks share: models, prompts, interleaved timing, ratios that name their baseline, one
+table.
 
-The clock is the process's own processor time where one thread does all the work: on an idle machine that is wall time, and
-on a busy one other programs do not count. With several threads, and on an accelerator, it is wall time.
+The clock is the process's own processor time where one thread does all the work: on an idle machine that is wall time,
+and on a busy one other programs do not count. With several threads, and on an accelerator, it is wall time.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ Job = Callable[[], object]
 
 @dataclass(frozen=True)
 class Ratio:
-    """Time of ``what`` over that of ``baseline``: the median of the ratios of neighbouring times, and their quartiles."""
+    """Time of ``what`` over that of ``baseline``: the median of the ratios of neighbouring times, and their
+    quartiles.
+    """
 
     what: str
     baseline: str
@@ -122,37 +125,71 @@ def quartiles(what: str, baseline: str, each: Sequence[float], target: float | N
     return Ratio(what, baseline, middle, low, high, target)
 
 
-def result(benchmark: str, view: ModelView, setting: dict[str, Any], times: Mapping[str, Sequence[float]], ratios: list[Ratio]) -> Result:
+def result(
+    benchmark: str, view: ModelView, setting: dict[str, Any], times: Mapping[str, Sequence[float]], ratios: list[Ratio]
+) -> Result:
     model = {
-        "name": f"{type(view.model).__name__} width {view.width}, {view.depth} layers", "device": str(view.device), "dtype": str(view.dtype).removeprefix("torch."),
-        "clock": clock_name(view.device), "threads": torch.get_num_threads(), "parameters": sum(p.numel() for p in view.model.parameters()), "heads": view.heads, "kv_heads": view.kv_heads,
-    }  # fmt: skip
+        "name": f"{type(view.model).__name__} width {view.width}, {view.depth} layers",
+        "device": str(view.device),
+        "dtype": str(view.dtype).removeprefix("torch."),
+        "clock": clock_name(view.device),
+        "threads": torch.get_num_threads(),
+        "parameters": sum(p.numel() for p in view.model.parameters()),
+        "heads": view.heads,
+        "kv_heads": view.kv_heads,
+    }
     return Result(benchmark, model, setting, {name: statistics.median(t) for name, t in times.items()}, ratios)
 
 
 def parser(module: str, doc: str) -> argparse.ArgumentParser:
     """A command line with the sizes of the random model and the options that all benchmarks have."""
-    p = argparse.ArgumentParser(prog=f"python -m eval_suite.speed{module}", description=doc.partition("\n")[0])
+    p = argparse.ArgumentParser(prog=f"python -m eval_suite.speed{module}", description=doc.partition("\n\n")[0])
     for name, default in SIZES.items():
-        p.add_argument(f"--{name}", type=int, help=f"of the random LLaVA (default {default})" + "; a shape's own depth is cut to it" * (name == "layers"))
-    p.add_argument("--models", choices=("random", "tiny", "both"), default="both", help="tiny is the shipped model, left out where its weights are missing")
-    p.add_argument("--shape", metavar="CARD", nargs="+", help="instead: random weights of a zoo card's true sizes, such as llava-1.5-13b or qwen2.5-vl-7b, built on the device")
+        p.add_argument(
+            f"--{name}",
+            type=int,
+            help=f"of the random LLaVA (default {default})" + "; a shape's own depth is cut to it" * (name == "layers"),
+        )
+    p.add_argument(
+        "--models",
+        choices=("random", "tiny", "both"),
+        default="both",
+        help="tiny is the shipped model, left out where its weights are missing",
+    )
+    p.add_argument(
+        "--shape",
+        metavar="CARD",
+        nargs="+",
+        help=(
+            "instead: random weights of a zoo card's true sizes, such as llava-1.5-13b or qwen2.5-vl-7b, built on the"
+            " device"
+        ),
+    )
     p.add_argument("--batch", type=int, help="prompts a batch")
     p.add_argument("--repeats", type=int, help="timed rounds")
     p.add_argument("--device", default="cpu")
-    p.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the random weights (default float32; of a shape bfloat16)")
+    p.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="of the random weights (default float32; of a shape bfloat16)",
+    )
     p.add_argument("--json", type=Path, help="write the figures to this file")
     return p
 
 
 def models(a: argparse.Namespace) -> Iterator[ModelView]:
-    """The views to measure, as the command line asks. Ends the program with one line for a shape that cannot be built here."""
+    """The views to measure, as the command line asks. Ends the program with one line for a shape that cannot be built
+    here.
+    """
     if a.shape:
         for name in a.shape:
             yield _shaped(name, a)
         return
     if a.models != "tiny":
-        sizes = (default if (given := getattr(a, name.replace("-", "_"))) is None else given for name, default in SIZES.items())
+        sizes = (
+            default if (given := getattr(a, name.replace("-", "_"))) is None else given
+            for name, default in SIZES.items()
+        )
         yield random_llava(*sizes, a.device, getattr(torch, a.dtype or "float32"))
     if a.models != "random":
         try:
@@ -187,19 +224,47 @@ def finish(results: Sequence[Result], to: Path | None, console: Console | None =
     for each in {(r.model["name"], r.model["device"], r.model["dtype"]): r for r in results}.values():
         console.print(_table([r for r in results if r.model["name"] == each.model["name"]], each.model))
     clock = results[0].model["clock"]
-    console.print(f"{clock} time, {torch.get_num_threads()} thread(s); load average {os.getloadavg()[0]:.2f} over the last minute", highlight=False)
+    console.print(
+        f"{clock} time, {torch.get_num_threads()} thread(s); load average {os.getloadavg()[0]:.2f} over the last"
+        " minute",
+        highlight=False,
+    )
     if to:
         command = shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]])
-        files.write_json(to, {"command": command, "environment": environment(), "load_average": os.getloadavg(), "results": [asdict(r) for r in results]})
+        files.write_json(
+            to,
+            {
+                "command": command,
+                "environment": environment(),
+                "load_average": os.getloadavg(),
+                "results": [asdict(r) for r in results],
+            },
+        )
 
 
 def _table(results: Sequence[Result], model: dict[str, Any]) -> Table:
-    table = Table("benchmark", "ratio", "over", "", "quartiles", "target", title=f"{model['name']}, {model['dtype']}, {model['device']}", title_justify="left")
+    table = Table(
+        "benchmark",
+        "ratio",
+        "over",
+        "",
+        "quartiles",
+        "target",
+        title=f"{model['name']}, {model['dtype']}, {model['device']}",
+        title_justify="left",
+    )
     for r in results:
         setting = ", ".join(f"{k} {v}" for k, v in r.setting.items())
         for i, x in enumerate(r.ratios):
             target = "" if x.target is None else f"{x.target:.2f}x {'met' if x.value <= x.target else 'missed'}"
-            table.add_row(f"{r.benchmark}: {setting}" if i == 0 else "", x.what, x.baseline, f"{x.value:.3f}x", f"{x.low:.3f}-{x.high:.3f}", target)
+            table.add_row(
+                f"{r.benchmark}: {setting}" if i == 0 else "",
+                x.what,
+                x.baseline,
+                f"{x.value:.3f}x",
+                f"{x.low:.3f}-{x.high:.3f}",
+                target,
+            )
         for what, value in r.rates.items():
             table.add_row("", what, "a second", f"{value:.4g}", "", "")
         table.add_section()

@@ -1,14 +1,17 @@
 """Cost of a training step of each tuner over the frozen model's own, in time and in what is kept for the backward pass.
 
     python -m eval_suite.speed.tuning --width 384 --layers 8 --batch 8
-    python -m eval_suite.speed.tuning --models random --width 4096 --layers 32 --heads 32 --kv-heads 32 --image-tokens 576 --device cuda --dtype bfloat16   # a 7B
+    python -m eval_suite.speed.tuning --models random --width 4096 --layers 32 --heads 32 --kv-heads 32 --image-tokens
+    576 --device cuda --dtype bfloat16   # a 7B
 
-    frozen   forward and backward of the answer's loss through the frozen decoder into the connector, as in pretraining (the baseline)
+    frozen   forward and backward of the answer's loss through the frozen decoder into the connector, as in pretraining
+    (the baseline)
     TUNER    the same with a tuner applied, so that its parameters get gradients too
 
-Each model is a copy of one; optimiser steps are left out, the learning rate being 0. What is kept for the backward pass is counted by
-the bytes of the distinct tensors that autograd saves, the model's weights not among them. With the peak of the device (``--peak``, in
-10^12 operations a second; known for some GPUs in bfloat16) each step's share of it is told, from the operations that torch counts.
+Each model is a copy of one; optimiser steps are left out, the learning rate being 0. What is kept for the backward pass
+is counted by the bytes of the distinct tensors that autograd saves, the model's weights not among them. With the peak
+of the device (``--peak``, in 10^12 operations a second; known for some GPUs in bfloat16) each step's share of it is
+told, from the operations that torch counts.
 """
 
 from __future__ import annotations
@@ -27,22 +30,38 @@ from factory.model.view import ModelView
 from factory.registry import lookup
 from factory.train.lessons import Collator
 
-TUNERS = {"mores": {}, "lora": {"rank": 16}, "ia3": {}, "adapter": {"bottleneck": 64}, "oft": {"blocks": 16}, "full": {}}
+TUNERS = {
+    "mores": {},
+    "lora": {"rank": 16},
+    "ia3": {},
+    "adapter": {"bottleneck": 64},
+    "oft": {"blocks": 16},
+    "full": {},
+}
 TARGETS = {"mores": 1.05}
 PEAKS = {"H100": 989.0, "H200": 989.0, "A100": 312.0}  # dense bfloat16, NVIDIA's data sheets
 
 
-def measure(view: ModelView, batch: int = 8, repeats: int = 5, tuners: Sequence[str] = tuple(TUNERS), peak: float | None = None) -> timing.Result:
+def measure(
+    view: ModelView, batch: int = 8, repeats: int = 5, tuners: Sequence[str] = tuple(TUNERS), peak: float | None = None
+) -> timing.Result:
     prompts = [prompt.append(Segment(Role.ANSWER, "red")) for prompt in timing.conflicts(batch)]
     inputs = {key: value for key, value in Collator(view)(prompts).items() if key != "text_labels"}
     steps = {"frozen": _step(view, None, inputs), **{name: _step(view, name, inputs) for name in tuners}}
     kept = {name: kept_bytes(step) for name, step in steps.items()}
     times = timing.interleaved(steps, repeats, view.device)
     ratios = [timing.ratio(times, name, "frozen", TARGETS.get(name)) for name in tuners]
-    ratios += [timing.Ratio(f"{name}: kept for backward", "frozen", *[kept[name] / kept["frozen"]] * 3) for name in tuners]
+    ratios += [
+        timing.Ratio(f"{name}: kept for backward", "frozen", *[kept[name] / kept["frozen"]] * 3) for name in tuners
+    ]
     if peak := peak or known_peak(view.device, view.dtype):
         ratios += [_share(name, operations(step), times[name], peak * 1e12) for name, step in steps.items()]
-    setting = {"batch": batch, "tokens": inputs["input_ids"].shape[1], "repeats": repeats, "frozen_kept_mib": round(kept["frozen"] / 2**20, 1)}
+    setting = {
+        "batch": batch,
+        "tokens": inputs["input_ids"].shape[1],
+        "repeats": repeats,
+        "frozen_kept_mib": round(kept["frozen"] / 2**20, 1),
+    }
     return timing.result("tuning", view, setting, times, ratios)
 
 
@@ -101,10 +120,17 @@ def _share(name: str, done: int, seconds: Sequence[float], peak: float) -> timin
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = timing.parser(".tuning", __doc__)
-    parser.add_argument("--peak", type=float, metavar="TFLOPS", help="the device's peak in the model's precision, in 10^12 operations a second")
+    parser.add_argument(
+        "--peak",
+        type=float,
+        metavar="TFLOPS",
+        help="the device's peak in the model's precision, in 10^12 operations a second",
+    )
     parser.add_argument("--tuners", nargs="+", choices=TUNERS, default=list(TUNERS), help="some of them")
     a = parser.parse_args(arguments)
-    timing.finish([measure(view, **timing.options(a), tuners=a.tuners, peak=a.peak) for view in timing.models(a)], a.json)
+    timing.finish(
+        [measure(view, **timing.options(a), tuners=a.tuners, peak=a.peak) for view in timing.models(a)], a.json
+    )
 
 
 if __name__ == "__main__":

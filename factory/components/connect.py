@@ -1,4 +1,6 @@
-"""What a connector says of itself: the module it builds between features and words, and how many image tokens come out."""
+"""What a connector says of itself: the module it builds between features and words, and how many image tokens come
+out.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from factory.registry import Params
 
 
 class Widths(NamedTuple):
-    """Sizes that a connector is built for: of each encoder's features, their number per picture, and the language model's width."""
+    """Sizes that a connector is built for: of each encoder's features, their number per picture, and the language
+    model's width.
+    """
 
     features: Sequence[int]
     tokens: Sequence[int]
@@ -21,7 +25,9 @@ class Widths(NamedTuple):
 
 
 class Connector:
-    """Base of the connectors. ``build`` makes a module from a list of features [n, tokens_i, d_i] to image tokens [n, t, d]."""
+    """Base of the connectors. ``build`` makes a module from a list of features [n, tokens_i, d_i] to image tokens [n,
+    t, d].
+    """
 
     Params = Params
 
@@ -50,7 +56,10 @@ class Fused(nn.Module):
 def fused_width(widths: Widths) -> int:
     """Width of the features side by side. Raises ``UserError`` where the encoders' grids differ."""
     if len(set(widths.tokens)) > 1:
-        raise UserError(f"model.compose: the encoders give {' and '.join(map(str, widths.tokens))} features a picture; choose sizes whose grids agree")
+        raise UserError(
+            f"model.compose: the encoders give {' and '.join(map(str, widths.tokens))} features a picture; choose sizes"
+            " whose grids agree"
+        )
     return sum(widths.features)
 
 

@@ -17,16 +17,23 @@ EPS = 1e-3
 
 
 class EfficientNetLiteConfig(PreTrainedConfig):
-    """``stages``: (repeats, kernel, stride of the first block, expansion, channels) each; ``stem`` and ``hidden_size`` are the channels
-    before and after them. ``patch_size`` is the stride of the last features. The defaults are Lite0's."""
+    """``stages``: (repeats, kernel, stride of the first block, expansion, channels) each; ``stem`` and ``hidden_size``
+    are the channels before and after them. ``patch_size`` is the stride of the last features. The defaults are Lite0's.
+    """
 
     model_type = "efficientnet_lite"
 
     image_size: int = 224
     stem: int = 32
     stages: tuple[tuple[int, int, int, int, int], ...] = (
-        (1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320),
-    )  # fmt: skip
+        (1, 3, 1, 1, 16),
+        (2, 3, 2, 6, 24),
+        (2, 5, 2, 6, 40),
+        (3, 3, 2, 6, 80),
+        (3, 5, 1, 6, 112),
+        (4, 5, 2, 6, 192),
+        (1, 3, 1, 6, 320),
+    )
     hidden_size: int = 1280
 
     @property
@@ -59,7 +66,9 @@ class EfficientNetLiteConfig(PreTrainedConfig):
 
 
 class SameConv(nn.Conv2d):
-    """A convolution without bias whose output is ceil(input / stride) wide: TensorFlow's padding, more of it right and below."""
+    """A convolution without bias whose output is ceil(input / stride) wide: TensorFlow's padding, more of it right and
+    below.
+    """
 
     def __init__(self, into: int, out: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
         super().__init__(into, out, kernel, stride, groups=groups, bias=False)
@@ -71,14 +80,18 @@ class SameConv(nn.Conv2d):
 
 
 class FrozenNorm(nn.BatchNorm2d):
-    """Batch normalisation by the statistics of pretraining, in training too: a frozen tower is the same whatever it is fed with."""
+    """Batch normalisation by the statistics of pretraining, in training too: a frozen tower is the same whatever it is
+    fed with.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
 
 
 class Block(nn.Module):
-    """Inverted bottleneck: widen (unless by 1), depthwise convolution, narrow; the input is added where shapes agree."""
+    """Inverted bottleneck: widen (unless by 1), depthwise convolution, narrow; the input is added where shapes
+    agree.
+    """
 
     def __init__(self, kernel: int, stride: int, expansion: int, into: int, out: int) -> None:
         super().__init__()
@@ -97,7 +110,8 @@ class Block(nn.Module):
 
 
 class EfficientNetLite(PreTrainedModel):
-    """Pictures [n, 3, side, side] to ``hidden_states``: maps [n, c, h, w] after the stem, each block and the last convolution.
+    """Pictures [n, 3, side, side] to ``hidden_states``: maps [n, c, h, w] after the stem, each block and the last
+    convolution.
 
     ``depth`` stops after that many of them.
     """
@@ -109,7 +123,10 @@ class EfficientNetLite(PreTrainedModel):
         super().__init__(config)
         self.conv_stem, self.bn0 = SameConv(3, config.stem, 3, 2), FrozenNorm(config.stem, EPS)
         self.blocks = nn.ModuleList(Block(*sizes) for sizes in config.blocks)
-        self.conv_head, self.bn1 = SameConv(config.blocks[-1][-1], config.hidden_size, 1), FrozenNorm(config.hidden_size, EPS)
+        self.conv_head, self.bn1 = (
+            SameConv(config.blocks[-1][-1], config.hidden_size, 1),
+            FrozenNorm(config.hidden_size, EPS),
+        )
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -22,7 +22,9 @@ class LlmParams(Sourced):
 
 
 class Llm:
-    """Base of the language models; a subclass is a line or two. They differ by configuration class, never by a path's name."""
+    """Base of the language models; a subclass is a line or two. They differ by configuration class, never by a path's
+    name.
+    """
 
     Params = LlmParams
     config_class: ClassVar[str | type]
@@ -33,7 +35,9 @@ class Llm:
 
     @classmethod
     def unpack(cls, released: Path, folder: Path) -> None:
-        """Write a released GGUF file, with its tokenizer, into ``folder`` as a model that loads in moments, its weights in float32."""
+        """Write a released GGUF file, with its tokenizer, into ``folder`` as a model that loads in moments, its weights
+        in float32.
+        """
         model = AutoModelForCausalLM.from_pretrained(released.parent, gguf_file=released.name, dtype=torch.float32)
         config = model.config.to_dict()
         config.pop("quantization_config", None)  # the weights are plain numbers now
@@ -43,7 +47,9 @@ class Llm:
         AutoTokenizer.from_pretrained(released.parent, gguf_file=released.name).save_pretrained(folder)
 
     def config(self) -> PreTrainedConfig:
-        """The model's configuration. Raises ``UserError`` where its source is not there or is another class of model."""
+        """The model's configuration. Raises ``UserError`` where its source is not there or is another class of
+        model.
+        """
         return self.params.read_config(self.config_class)
 
     def load(self, config: PreTrainedConfig) -> PreTrainedModel:
@@ -54,7 +60,9 @@ class Llm:
         """Its tokenizer, with an image token and a padding token. Raises ``UserError`` where none is named."""
         place = self.params.tokenizer or self.params.place
         if place is None:
-            raise UserError("model.compose.llm: random weights come without a tokenizer; name one: llm.tokenizer=FOLDER")
+            raise UserError(
+                "model.compose.llm: random weights come without a tokenizer; name one: llm.tokenizer=FOLDER"
+            )
         tokenizer = Sourced(source=place)._read(AutoTokenizer, "tokenizer")
         tokenizer.add_special_tokens({"extra_special_tokens": [IMAGE_TOKEN]}, replace_extra_special_tokens=False)
         if tokenizer.pad_token is None:

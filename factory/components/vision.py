@@ -1,4 +1,6 @@
-"""What a vision encoder says of itself: its Hugging Face classes, which of its states are features, how it sees pictures."""
+"""What a vision encoder says of itself: its Hugging Face classes, which of its states are features, how it sees
+pictures.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ class VisionEncoder:
         return (self.params.layer,)
 
     def config(self) -> PreTrainedConfig:
-        """The encoder's own configuration. Raises ``UserError`` where its source is not there or is another class of model."""
+        """The encoder's own configuration. Raises ``UserError`` where its source is not there or is another class of
+        model.
+        """
         return self.params.read_config(self.config_class, "vision_config")
 
     def load(self, config: PreTrainedConfig) -> nn.Module:
@@ -65,13 +69,19 @@ class VisionEncoder:
 
     def features(self, model: nn.Module, pixels: Tensor) -> Tensor:
         """Features [n, tokens, d] of pictures [n, 3, side, side]."""
-        return model(pixel_values=pixels, output_hidden_states=True).hidden_states[self.params.layer][:, self.before_patches :]
+        return model(pixel_values=pixels, output_hidden_states=True).hidden_states[self.params.layer][
+            :, self.before_patches :
+        ]
 
     def image_processor(self, config: PreTrainedConfig) -> CLIPImageProcessorPil:
         side = self.side(config)
         square = {"height": side, "width": side}
         return CLIPImageProcessorPil(
-            size={"shortest_edge": side} if self.crops else square, crop_size=square, do_center_crop=self.crops, image_mean=list(self.mean), image_std=list(self.std)
+            size={"shortest_edge": side} if self.crops else square,
+            crop_size=square,
+            do_center_crop=self.crops,
+            image_mean=list(self.mean),
+            image_std=list(self.std),
         )
 
     def record(self, config: PreTrainedConfig) -> dict[str, Any]:

@@ -1,8 +1,10 @@
-"""Answer dictionaries: the surface forms of an answer and the vocabulary entries that begin them (Instruction Anchor, sec. 3.1, app. B).
+"""Answer dictionaries: the surface forms of an answer and the vocabulary entries that begin them (Instruction Anchor,
+sec. 3.1, app. B).
 
-The paper gathers up to ten forms of each answer from WordNet and two language models, in two languages. Here forms come from
-rules (article, number, case, digits and number words), from WordNet where ``wordnet`` is on, and from the user's own JSON
-(``{"red": ["crimson", "rouge"]}``), which is how other languages come in. Where an answer has several tokens the first counts.
+The paper gathers up to ten forms of each answer from WordNet and two language models, in two languages. Here forms come
+from rules (article, number, case, digits and number words), from WordNet where ``wordnet`` is on, and from the user's
+own JSON (``{"red": ["crimson", "rouge"]}``), which is how other languages come in. Where an answer has several tokens
+the first counts.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ ARTICLE = re.compile(r"^(?:a|an|the)\s+", re.IGNORECASE)
 
 
 class DictionaryParams(Params):
-    """``limit``: most surface forms of an answer; ``wordnet``: synonyms through nltk; ``file``: JSON from answers to lists of forms."""
+    """``limit``: most surface forms of an answer; ``wordnet``: synonyms through nltk; ``file``: JSON from answers to
+    lists of forms.
+    """
 
     limit: PositiveInt = 10
     wordnet: bool = False
@@ -41,7 +45,9 @@ class Pair:
 
 
 class Dictionary:
-    """Surface forms and their first tokens for one tokenizer. Raises ``UserError`` for a file or WordNet that cannot be read."""
+    """Surface forms and their first tokens for one tokenizer. Raises ``UserError`` for a file or WordNet that cannot be
+    read.
+    """
 
     def __init__(self, tokenizer: Any, params: DictionaryParams) -> None:
         self.tokenizer, self.params = tokenizer, params
@@ -53,7 +59,12 @@ class Dictionary:
     def forms(self, answer: str) -> list[str]:
         """At most ``limit`` surface forms, the canonical one (without its article) first."""
         canonical = ARTICLE.sub("", answer.strip())
-        found = [canonical, *self.own.get(answer, self.own.get(canonical.lower(), ())), *_numbers(canonical), *_other_number(canonical)]
+        found = [
+            canonical,
+            *self.own.get(answer, self.own.get(canonical.lower(), ())),
+            *_numbers(canonical),
+            *_other_number(canonical),
+        ]
         found += _synonyms(canonical) if self.params.wordnet else ()
         cased = [variant for form in found for variant in (form, form.lower(), form[:1].upper() + form[1:])]
         return [form for form in dict.fromkeys(cased) if form][: self.params.limit]
@@ -61,7 +72,9 @@ class Dictionary:
     def tokens(self, form: str) -> tuple[int, ...]:
         """Ids of the first token of ``form``, alone and after a space; none that is blank."""
         if form not in self._tokens:
-            self._tokens[form] = tuple(dict.fromkeys(t for text in (form, f" {form}") if (t := self._first(text)) is not None))
+            self._tokens[form] = tuple(
+                dict.fromkeys(t for text in (form, f" {form}") if (t := self._first(text)) is not None)
+            )
         return self._tokens[form]
 
     def _first(self, text: str) -> int | None:
@@ -74,10 +87,12 @@ class Dictionary:
     def pair(self, comply: str, compete: str) -> Pair | str:
         """The first tokens of two answers, or why the sample must be left out: "no coverage" or "overlap".
 
-        A variant's token that both answers have, or that is a single letter of a longer word, says nothing and is dropped;
-        where the canonical forms begin alike the sample is left out.
+        A variant's token that both answers have, or that is a single letter of a longer word, says nothing and is
+        dropped; where the canonical forms begin alike the sample is left out.
         """
-        canonical = [set(self.tokens(self.forms(answer)[0])) if self.forms(answer) else set() for answer in (comply, compete)]
+        canonical = [
+            set(self.tokens(self.forms(answer)[0])) if self.forms(answer) else set() for answer in (comply, compete)
+        ]
         if not all(canonical):
             return "no coverage"
         if canonical[0] & canonical[1]:
@@ -96,8 +111,12 @@ def _read(file: str) -> Mapping[str, Sequence[str]]:
         own = json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: the dictionary's file cannot be read as JSON ({error})") from error
-    if not isinstance(own, dict) or not all(isinstance(v, list) and all(isinstance(s, str) for s in v) for v in own.values()):
-        raise UserError(f'{file}: a dictionary is one JSON object from answers to lists of forms, as in {{"red": ["crimson"]}}')
+    if not isinstance(own, dict) or not all(
+        isinstance(v, list) and all(isinstance(s, str) for s in v) for v in own.values()
+    ):
+        raise UserError(
+            f'{file}: a dictionary is one JSON object from answers to lists of forms, as in {{"red": ["crimson"]}}'
+        )
     return own
 
 
@@ -133,7 +152,10 @@ def _wordnet() -> Any:
 
         wordnet.ensure_loaded()
     except (ImportError, LookupError, OSError) as error:
-        raise UserError("dictionary: wordnet: needs nltk and its corpus (pip install nltk; python -m nltk.downloader wordnet), or wordnet: false") from error
+        raise UserError(
+            "dictionary: wordnet: needs nltk and its corpus (pip install nltk; python -m nltk.downloader wordnet), or"
+            " wordnet: false"
+        ) from error
     return wordnet
 
 
@@ -141,6 +163,8 @@ def _wordnet() -> Any:
 def _synonyms(word: str) -> tuple[str, ...]:
     """Lemmas of the sense in which the word is most frequent in WordNet's counts."""
     name = word.replace(" ", "_")
-    count = lambda synset: max((lemma.count() for lemma in synset.lemmas() if lemma.name().lower() == name.lower()), default=0)
+    count = lambda synset: max(
+        (lemma.count() for lemma in synset.lemmas() if lemma.name().lower() == name.lower()), default=0
+    )
     sense = max(_wordnet().synsets(name), key=count, default=None)
     return tuple(each.replace("_", " ") for each in sense.lemma_names()) if sense else ()

@@ -1,4 +1,6 @@
-"""Samples to training batches: right padding, labels, and the same way through the model for a batch without an image."""
+"""Samples to training batches: right padding, labels, and the same way through the model for a batch without an
+image.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ NOTHING = Prompt((Segment(Role.QUESTION, "."),))
 
 
 class Places(Dataset):
-    """The numbers of the samples of ``steps`` optimiser steps, place by place; a sample is read where it is collated."""
+    """The numbers of the samples of ``steps`` optimiser steps, place by place; a sample is read where it is
+    collated.
+    """
 
     def __init__(self, order: Order, steps: int) -> None:
         self.order, self.total = order, steps * order.batch
@@ -38,10 +42,11 @@ class Places(Dataset):
 class Collator:
     """Sample numbers to what a tuned model takes and ``labels`` [B, T], on the CPU.
 
-    A sample found unusable only now (a damaged image, a question too long for ``max_tokens``) becomes a row with no label: it adds
-    nothing to the loss, whoever computes it, and is named in ``skipped`` (JSONL). Raises ``UserError`` where that is not allowed.
-    A batch without an image gets one more row, with a blank image and no label: vision tower and connector then run, forward and
-    backward, in every batch of every rank, with gradient 0, so that no rank waits for another one's collective operation.
+    A sample found unusable only now (a damaged image, a question too long for ``max_tokens``) becomes a row with no
+    label: it adds nothing to the loss, whoever computes it, and is named in ``skipped`` (JSONL). Raises ``UserError``
+    where that is not allowed. A batch without an image gets one more row, with a blank image and no label: vision tower
+    and connector then run, forward and backward, in every batch of every rank, with gradient 0, so that no rank waits
+    for another one's collective operation.
     """
 
     def __init__(self, view: ModelView, source: Source, max_tokens: int | None, skipped: Path | None) -> None:
@@ -75,7 +80,9 @@ class Collator:
 
     def _skip(self, name: str, error: Unusable) -> Sample:
         if self.skipped is None:
-            raise UserError(f"sample {name}: {error}. To leave such samples out: tune.data.max_skipped=SHARE") from error
+            raise UserError(
+                f"sample {name}: {error}. To leave such samples out: tune.data.max_skipped=SHARE"
+            ) from error
         files.append_jsonl(self.skipped, {"sample": name, "reason": str(error)})
         return Sample(name, NOTHING)
 

@@ -1,4 +1,6 @@
-"""One record of instruction-tuning data as a conversation: LLaVA-JSON (``conversations``) or chat messages (``messages``)."""
+"""One record of instruction-tuning data as a conversation: LLaVA-JSON (``conversations``) or chat messages
+(``messages``).
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,12 @@ from factory.data.prompt import SPEAKERS, Prompt, Role, Segment
 
 PLACEHOLDER = "<image>"
 ROLES = {
-    "system": Role.SYSTEM, "human": Role.QUESTION, "user": Role.QUESTION, "gpt": Role.ANSWER, "assistant": Role.ANSWER,
-}  # fmt: skip
+    "system": Role.SYSTEM,
+    "human": Role.QUESTION,
+    "user": Role.QUESTION,
+    "gpt": Role.ANSWER,
+    "assistant": Role.ANSWER,
+}
 _SPLIT = re.compile(rf"\s*({re.escape(PLACEHOLDER)})\s*")
 
 
@@ -24,7 +30,9 @@ class Unusable(ValueError):
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns in reading order: ``(role, text)``, an image as ``(Role.IMAGE, path)`` with the path as the record has it."""
+    """Turns in reading order: ``(role, text)``, an image as ``(Role.IMAGE, path)`` with the path as the record has
+    it.
+    """
 
     id: str
     parts: tuple[tuple[Role, str], ...]
@@ -39,15 +47,22 @@ class Conversation:
 
     def prompt(self, folder: Path) -> Prompt:
         """The conversation with its images read from ``folder``. Raises ``Unusable`` for one that cannot be read."""
-        return Prompt(tuple(Segment(role, image=_read(folder / text)) if role == Role.IMAGE else Segment(role, text) for role, text in self.parts))
+        return Prompt(
+            tuple(
+                Segment(role, image=_read(folder / text)) if role == Role.IMAGE else Segment(role, text)
+                for role, text in self.parts
+            )
+        )
 
 
 def parse(record: dict[str, Any], number: int) -> Conversation:
-    """The conversation of a record; ``number`` names one without an ``id``. Raises ``Unusable`` saying what is wrong with it.
+    """The conversation of a record; ``number`` names one without an ``id``. Raises ``Unusable`` saying what is wrong
+    with it.
 
-    ``conversations: [{from: human|gpt|system, value}]`` or ``messages: [{role: user|assistant|system, content}]``, where content is a
-    text or a list of ``{type: text, text}`` and ``{type: image, image|path}``. ``image`` or ``images`` (a path or a list) are the files
-    that the ``<image>`` marks in the texts, and the image items without a path, stand for, in order.
+    ``conversations: [{from: human|gpt|system, value}]`` or ``messages: [{role: user|assistant|system, content}]``,
+    where content is a text or a list of ``{type: text, text}`` and ``{type: image, image|path}``. ``image`` or
+    ``images`` (a path or a list) are the files that the ``<image>`` marks in the texts, and the image items without a
+    path, stand for, in order.
     """
     turns = record.get("conversations") if record.get("messages") is None else record["messages"]
     if not isinstance(turns, list) or not turns:
@@ -115,7 +130,10 @@ def _check_order(roles: list[Role]) -> None:
     turns = [s for i, s in enumerate(speakers) if s == "assistant" or i == 0 or speakers[i - 1] != s]
     turns = turns[1:] if turns[0] == "system" else turns
     if not turns or turns != ["user", "assistant"] * (len(turns) // 2):
-        raise Unusable(f"its turns should be user and assistant in turn and end with the assistant's, not {', '.join(turns) or 'none'}")
+        raise Unusable(
+            "its turns should be user and assistant in turn and end with the assistant's, not"
+            f" {', '.join(turns) or 'none'}"
+        )
 
 
 def _read(path: Path) -> Image.Image:

@@ -17,7 +17,9 @@ LETTER = "\nAnswer with the option's letter from the given choices directly."
 
 
 class Converter:
-    """Base of the converters. ``records`` reads a dataset's released files under ``folder``; image paths are relative to it."""
+    """Base of the converters. ``records`` reads a dataset's released files under ``folder``; image paths are relative
+    to it.
+    """
 
     name: str
 
@@ -36,7 +38,9 @@ def turns(id: str, image: str | None, question: str, answer: str) -> dict[str, A
 
 
 def convert(name: str, folder: Path, split: str, out: Path) -> int:
-    """Write the records of a released dataset to ``out`` (JSONL); returns how many. Raises ``UserError`` for a missing file."""
+    """Write the records of a released dataset to ``out`` (JSONL); returns how many. Raises ``UserError`` for a missing
+    file.
+    """
     cls = lookup("converter", name)
     lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in cls(cls.Params()).records(folder, split)]
     if not lines:

@@ -1,4 +1,6 @@
-"""IconQA (Lu et al., NeurIPS 2021): ``SPLIT/{choose_txt,fill_in_blank}/ID/{image.png,data.json}``, in the folder or under ``iconqa_data/iconqa``."""
+"""IconQA (Lu et al., NeurIPS 2021): ``SPLIT/{choose_txt,fill_in_blank}/ID/{image.png,data.json}``, in the folder or
+under ``iconqa_data/iconqa``.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,12 @@ class IconQA(Converter):
     task: ClassVar[str]
 
     def records(self, folder: Path, split: str) -> Iterator[dict[str, Any]]:
-        root = next((p for p in (Path(), Path("iconqa_data/iconqa")) if (folder / p / split / self.task).is_dir()), Path())
-        for data in sorted((folder / root / split / self.task).glob("*/data.json"), key=lambda p: (len(p.parent.name), p.parent.name)):
+        root = next(
+            (p for p in (Path(), Path("iconqa_data/iconqa")) if (folder / p / split / self.task).is_dir()), Path()
+        )
+        for data in sorted(
+            (folder / root / split / self.task).glob("*/data.json"), key=lambda p: (len(p.parent.name), p.parent.name)
+        ):
             item = released(data)
             image = root / split / self.task / data.parent.name / "image.png"
             yield turns(data.parent.name, str(image), self.question(item), self.answer(item))

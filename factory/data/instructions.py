@@ -6,7 +6,9 @@ from typing import Literal
 
 from factory.data.prompt import Role, Segment
 
-Style = Literal["amps_eq9", "amps_rq1", "mc2", "mc2_prioritize", "mc2_original", "anchor", "anchor_prioritize", "anchor_focus"]
+Style = Literal[
+    "amps_eq9", "amps_rq1", "mc2", "mc2_prioritize", "mc2_original", "anchor", "anchor_prioritize", "anchor_focus"
+]
 
 _MC2_VISION = (
     "In case there is an inconsistency between the text context and the image content, "

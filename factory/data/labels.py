@@ -1,4 +1,6 @@
-"""Prompts with answers to tokens with labels. What is learnt is told by the rendered template's spans, never by counting tokens."""
+"""Prompts with answers to tokens with labels. What is learnt is told by the rendered template's spans, never by
+counting tokens.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class Example:
-    """One sample's tokens with a label each: the token itself where it is learnt, else ``IGNORE`` (both of length T)."""
+    """One sample's tokens with a label each: the token itself where it is learnt, else ``IGNORE`` (both of length
+    T).
+    """
 
     encoded: Encoded
     labels: list[int]
@@ -30,11 +34,13 @@ class Example:
         return sum(label != IGNORE for label in self.labels)
 
 
-def encode_samples(view: ModelView, samples: Sequence[Sample], max_tokens: int | None = None) -> tuple[list[Example], dict[str, Tensor]]:
+def encode_samples(
+    view: ModelView, samples: Sequence[Sample], max_tokens: int | None = None
+) -> tuple[list[Example], dict[str, Tensor]]:
     """Examples of at most ``max_tokens`` tokens and the image inputs of the images they keep, in reading order.
 
-    Raises ``Unusable`` for a sample too long to keep its images and one token of its first answer, and ``UserError``, with its
-    id, for one whose answers do not stand whole in the tokens.
+    Raises ``Unusable`` for a sample too long to keep its images and one token of its first answer, and ``UserError``,
+    with its id, for one whose answers do not stand whole in the tokens.
     """
     prompts = [s.prompt for s in samples]
     images, written = view.images_of(prompts)
@@ -46,18 +52,27 @@ def encode_samples(view: ModelView, samples: Sequence[Sample], max_tokens: int |
 
 
 def labelled(view: ModelView, sample: Sample, written: Sequence[str]) -> Example:
-    """The whole sample, its images ``written`` as ``view.images_of`` says, every answer and the end token after it labelled.
+    """The whole sample, its images ``written`` as ``view.images_of`` says, every answer and the end token after it
+    labelled.
 
-    Where the template writes no token that ends a generation after an answer (as LLaVA-1.5's does), the tokenizer's end token is put
-    there, as in LLaVA's own training. Raises ``UserError`` where an answer's tokens do not span exactly its text.
+    Where the template writes no token that ends a generation after an answer (as LLaVA-1.5's does), the tokenizer's end
+    token is put there, as in LLaVA's own training. Raises ``UserError`` where an answer's tokens do not span exactly
+    its text.
     """
     try:
         (encoded,) = view.tokens([sample.prompt], [written])
-        runs = [[i for i, _ in run] for role, run in groupby(enumerate(encoded.roles), lambda pair: pair[1]) if role == Role.ANSWER]
+        runs = [
+            [i for i, _ in run]
+            for role, run in groupby(enumerate(encoded.roles), lambda pair: pair[1])
+            if role == Role.ANSWER
+        ]
         answers = [s.text for s in sample.prompt.segments if s.role == Role.ANSWER]
         spans = [encoded.text[encoded.offsets[run[0]][0] : encoded.offsets[run[-1]][1]] for run in runs]
         if [s.strip() for s in spans] != [a.strip() for a in answers]:
-            raise UserError(f"its answers do not stand whole in its tokens ({spans} for {answers}); the tokenizer joins them to the template")
+            raise UserError(
+                f"its answers do not stand whole in its tokens ({spans} for {answers}); the tokenizer joins them to the"
+                " template"
+            )
     except UserError as error:
         raise UserError(f"sample {sample.id}: {error}") from error
     labels = [IGNORE] * len(encoded.ids)
@@ -97,6 +112,11 @@ def _cut(example: Example, max_tokens: int) -> Example:
     encoded, labels = example.encoded, example.labels[:max_tokens]
     if all(label == IGNORE for label in labels) or int(Role.IMAGE) in encoded.roles[max_tokens:]:
         asked = next(i for i, label in enumerate(example.labels) if label != IGNORE)
-        raise Unusable(f"takes {asked} tokens before its first answer; tune.data.max_tokens={max_tokens} leaves none for the answer")
-    cut = replace(encoded, ids=encoded.ids[:max_tokens], roles=encoded.roles[:max_tokens], offsets=encoded.offsets[:max_tokens])
+        raise Unusable(
+            f"takes {asked} tokens before its first answer; tune.data.max_tokens={max_tokens} leaves none for the"
+            " answer"
+        )
+    cut = replace(
+        encoded, ids=encoded.ids[:max_tokens], roles=encoded.roles[:max_tokens], offsets=encoded.offsets[:max_tokens]
+    )
     return Example(cut, labels)

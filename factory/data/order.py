@@ -10,8 +10,9 @@ GROUP = 50
 class Order:
     """An endless sequence over ``n`` samples: every epoch a fresh permutation, drawn from ``(seed, epoch)`` alone.
 
-    With ``lengths`` [n], each run of ``GROUP`` batches of the permutation (fewer where that would be more than a quarter of it) is
-    sorted by length and its batches are shuffled, so that a batch pads little (group_by_length). Place ``p`` belongs to optimiser step ``p // batch``, whoever computes it.
+    With ``lengths`` [n], each run of ``GROUP`` batches of the permutation (fewer where that would be more than a
+    quarter of it) is sorted by length and its batches are shuffled, so that a batch pads little (group_by_length).
+    Place ``p`` belongs to optimiser step ``p // batch``, whoever computes it.
     """
 
     def __init__(self, n: int, batch: int, seed: int, lengths: np.ndarray | None = None) -> None:
@@ -39,7 +40,9 @@ class Order:
 
 
 def subset(n: int, size: int | None, seed: int) -> np.ndarray:
-    """Sorted indices of ``size`` of ``n`` samples drawn by seed (all where ``size`` is None or more); smaller subsets lie in larger ones."""
+    """Sorted indices of ``size`` of ``n`` samples drawn by seed (all where ``size`` is None or more); smaller subsets
+    lie in larger ones.
+    """
     if size is None or size >= n:
         return np.arange(n)
     return np.sort(np.random.default_rng(seed).permutation(n)[:size])

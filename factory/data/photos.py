@@ -16,15 +16,17 @@ from factory.errors import UserError
 
 
 class PhotoFolder:
-    """Pictures under ``folder``, in the order of their paths. A photo's label is the text of the .txt file beside it (``cat.jpg``, ``cat.txt``);
-    where no picture has one, the name of the folder that it lies in (``cat/1.jpg``).
+    """Pictures under ``folder``, in the order of their paths. A photo's label is the text of the .txt file beside it
+    (``cat.jpg``, ``cat.txt``); where no picture has one, the name of the folder that it lies in (``cat/1.jpg``).
 
-    Args: ``question`` is asked of each; ``max_skipped`` the share of pictures that may have no label or be no picture; ``take`` and
-    ``seed`` draw a subset.
+    Args: ``question`` is asked of each; ``max_skipped`` the share of pictures that may have no label or be no picture;
+    ``take`` and ``seed`` draw a subset.
     Raises ``UserError``, with counts and names, where there is no picture or more of them than that cannot be used.
     """
 
-    def __init__(self, folder: Path, question: str, max_skipped: float = 0.0, take: int | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, folder: Path, question: str, max_skipped: float = 0.0, take: int | None = None, seed: int = 0
+    ) -> None:
         self.folder, self.question = folder, question
         if not folder.is_dir():
             raise UserError(f"folder of photos {folder}: not found. Give it as tune.data.photos")
@@ -35,7 +37,14 @@ class PhotoFolder:
         judged = [_fault(folder / path, label, beside) for path, label in found]
         faults = [fault for fault in judged if fault]
         good = [photo for photo, fault in zip(found, judged, strict=True) if fault is None]
-        self.audit = Audit(len(found), len(faults), len(found), 0, faults[:NAMED], files.digest([[str(path), label, (folder / path).stat().st_mtime_ns] for path, label in good]))
+        self.audit = Audit(
+            len(found),
+            len(faults),
+            len(found),
+            0,
+            faults[:NAMED],
+            files.digest([[str(path), label, (folder / path).stat().st_mtime_ns] for path, label in good]),
+        )
         if not good or len(faults) > max_skipped * len(found):
             raise UserError(f"{self.audit.message(folder, folder)} (tune.data.max_skipped={max_skipped:g})")
         self.numbers = subset(len(good), take, seed)
@@ -71,10 +80,19 @@ def _above(path: Path, folder: Path) -> str | None:
 
 def _fault(path: Path, label: str | None, beside: bool) -> str | None:
     if not label:
-        return f"{path.name}: " + (f"has no label in {path.with_suffix('.txt').name}" if beside else "lies in no folder that names it, and no .txt file beside it does")
+        return f"{path.name}: " + (
+            f"has no label in {path.with_suffix('.txt').name}"
+            if beside
+            else "lies in no folder that names it, and no .txt file beside it does"
+        )
     try:
         with Image.open(path) as image:
             image.verify()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow tells a broken PNG by a SyntaxError
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+    ) as error:  # Pillow tells a broken PNG by a SyntaxError
         return f"{path.name}: cannot be read ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
     return None

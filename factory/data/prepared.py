@@ -1,6 +1,7 @@
 """Samples made ready once: tokens, labels, and what the frozen vision tower makes of their pictures, kept on disk.
 
-For a tower that is not trained and a small model, most of a training step would be the tower's work, the same in every epoch.
+For a tower that is not trained and a small model, most of a training step would be the tower's work, the same in every
+epoch.
 """
 
 from __future__ import annotations
@@ -27,8 +28,16 @@ KEPT = torch.float16
 PIXELS = "pixel_values"
 
 
-def prepare(view: ModelView, collator: Collator, n: int, folder: Path, world: World, show: Callable[[int], None] = lambda _: None) -> Prepared:
-    """The first ``n`` samples of ``collator`` and one without a label, in ``folder``, by all ranks together; what is there already is taken.
+def prepare(
+    view: ModelView,
+    collator: Collator,
+    n: int,
+    folder: Path,
+    world: World,
+    show: Callable[[int], None] = lambda _: None,
+) -> Prepared:
+    """The first ``n`` samples of ``collator`` and one without a label, in ``folder``, by all ranks together; what is
+    there already is taken.
 
     ``show`` is told now and then how many of the ``chunks(n)`` are there.
     Raises ``UserError`` for a model whose pictures cannot be replaced by features.
@@ -63,10 +72,17 @@ def _write(view: ModelView, collator: Collator, numbers: Sequence[int], with_bla
     examples = [example for found, _ in rows for example in found]
     pixels = [images[PIXELS] for _, images in rows if PIXELS in images]
     features = _features(view, torch.cat(pixels)) if pixels else torch.zeros(0, 0, dtype=KEPT)
-    files.write_safetensors(path, {
-        "ids": _flat([e.encoded.ids for e in examples]), "roles": _flat([e.encoded.roles for e in examples]), "labels": _flat([e.labels for e in examples]),
-        "lengths": torch.tensor([len(e.labels) for e in examples]), "pictures": torch.tensor([len(images.get(PIXELS, ())) for _, images in rows]), "features": features,
-    })  # fmt: skip
+    files.write_safetensors(
+        path,
+        {
+            "ids": _flat([e.encoded.ids for e in examples]),
+            "roles": _flat([e.encoded.roles for e in examples]),
+            "labels": _flat([e.labels for e in examples]),
+            "lengths": torch.tensor([len(e.labels) for e in examples]),
+            "pictures": torch.tensor([len(images.get(PIXELS, ())) for _, images in rows]),
+            "features": features,
+        },
+    )
 
 
 def _flat(rows: Sequence[Sequence[int]]) -> Tensor:
@@ -80,7 +96,9 @@ def _features(view: ModelView, pixels: Tensor) -> Tensor:
 
 
 class Prepared:
-    """What ``prepare`` has written: ``n`` samples by number, and number ``n``, a blank picture with nothing to learn."""
+    """What ``prepare`` has written: ``n`` samples by number, and number ``n``, a blank picture with nothing to
+    learn.
+    """
 
     def __init__(self, folder: Path, n: int) -> None:
         self.folder, self.n = folder, n
@@ -106,12 +124,16 @@ class Prepared:
         path = _file(self.folder, chunk)
         with safe_open(path, "np") as file:
             words = tuple(file.get_tensor(name) for name in ("ids", "roles", "labels"))
-            starts, pictures = (np.concatenate([[0], np.cumsum(file.get_tensor(name))]) for name in ("lengths", "pictures"))
+            starts, pictures = (
+                np.concatenate([[0], np.cumsum(file.get_tensor(name))]) for name in ("lengths", "pictures")
+            )
         return words, starts, pictures, path
 
 
 class PreparedCollator:
-    """Sample numbers to a training batch whose pictures are their features; a batch without a picture gets the blank one, as in ``Collator``."""
+    """Sample numbers to a training batch whose pictures are their features; a batch without a picture gets the blank
+    one, as in ``Collator``.
+    """
 
     def __init__(self, view: ModelView, prepared: Prepared) -> None:
         self.view, self.prepared = view, prepared

@@ -30,8 +30,8 @@ SPEAKERS = {Role.SYSTEM: "system", Role.ANSWER: "assistant"}
 
 @dataclass(frozen=True)
 class Segment:
-    """One piece of a prompt: either ``text`` or, for ``Role.IMAGE``, an ``image``. A text that is ``inline`` goes on after a space, where
-    others begin a line."""
+    """One piece of a prompt: either ``text`` or, for ``Role.IMAGE``, an ``image``. A text that is ``inline`` goes on
+    after a space, where others begin a line."""
 
     role: Role
     text: str = ""

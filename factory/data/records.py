@@ -1,6 +1,7 @@
 """Records of a JSONL file or of one big JSON array, read one at a time: constant memory, any record at once.
 
-A file is decoded once, in order, and the byte offset of every record is kept; afterwards a record is one read and one parse.
+A file is decoded once, in order, and the byte offset of every record is kept; afterwards a record is one read and one
+parse.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ _SEPARATORS = re.compile(r"[ \t\r\n,]*")
 
 
 def scan(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """Byte offset, size in bytes and value of each record of a JSON array or of JSON values that follow each other (JSONL).
+    """Byte offset, size in bytes and value of each record of a JSON array or of JSON values that follow each other
+    (JSONL).
 
     Raises ``UserError`` with the line for what is not JSON in UTF-8, not an object, or cut short.
     """

@@ -13,9 +13,15 @@ from factory.data.prompt import Role
 from factory.model.view import ModelView
 
 COLOURS = {
-    Role.TEMPLATE: "bright_black", Role.SYSTEM: "magenta", Role.IMAGE: "blue", Role.CONTEXT: "cyan", Role.QUESTION: "yellow",
-    Role.OPTIONS: "bright_yellow", Role.INSTRUCTION: "bright_magenta", Role.ANSWER: "green",
-}  # fmt: skip
+    Role.TEMPLATE: "bright_black",
+    Role.SYSTEM: "magenta",
+    Role.IMAGE: "blue",
+    Role.CONTEXT: "cyan",
+    Role.QUESTION: "yellow",
+    Role.OPTIONS: "bright_yellow",
+    Role.INSTRUCTION: "bright_magenta",
+    Role.ANSWER: "green",
+}
 LEARNT = "bold underline"
 
 
@@ -26,7 +32,9 @@ def show_sample(view: ModelView, name: str, example: Example, console: Console) 
     """
     encoded, labels = example.encoded, example.labels
     console.print(f"sample {name}: {len(labels)} tokens, {example.labelled} of them learnt", highlight=False)
-    console.print(Text(" ").join(Text(role.name.lower(), colour) for role, colour in COLOURS.items()) + Text("  learnt", LEARNT))
+    console.print(
+        Text(" ").join(Text(role.name.lower(), colour) for role, colour in COLOURS.items()) + Text("  learnt", LEARNT)
+    )
     runs = [list(run) for _, run in groupby(range(len(labels)), lambda i: (encoded.roles[i], labels[i] != IGNORE))]
     table = Table("positions", "tokens", "role", "learnt", "text", box=None, pad_edge=False)
     for run in runs:
@@ -34,7 +42,13 @@ def show_sample(view: ModelView, name: str, example: Example, console: Console) 
         pieces = _pieces(view, [encoded.ids[i] for i in run])
         style = COLOURS[role] + (f" {LEARNT}" if learnt else "")
         positions = f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}"
-        table.add_row(positions, str(len(run)), Text(role.name.lower(), COLOURS[role]), "yes" if learnt else "", Text(pieces, style))
+        table.add_row(
+            positions,
+            str(len(run)),
+            Text(role.name.lower(), COLOURS[role]),
+            "yes" if learnt else "",
+            Text(pieces, style),
+        )
     console.print(table)
 
 

@@ -1,4 +1,6 @@
-"""Where instruction-tuning samples come from: a file of conversations on disk, indexed and checked before anything heavy starts."""
+"""Where instruction-tuning samples come from: a file of conversations on disk, indexed and checked before anything
+heavy starts.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Audit:
-    """What the check of a file found: how many samples cannot be used, how many images are missing, the first of them by name; its sha256."""
+    """What the check of a file found: how many samples cannot be used, how many images are missing, the first of them
+    by name; its sha256.
+    """
 
     samples: int
     unusable: int
@@ -63,18 +67,25 @@ class Audit:
 
 
 class ConversationFile:
-    """LLaVA-JSON or messages in JSONL or in one JSON array; memory is a few bytes a sample, an image is read when its sample is.
+    """LLaVA-JSON or messages in JSONL or in one JSON array; memory is a few bytes a sample, an image is read when its
+    sample is.
 
-    Args: ``folder`` of the images; ``cache`` a folder for the index, which is built once (the file is read through, every record is
-    parsed and every image path looked for) and taken again while file and folder are the same; ``max_skipped`` the share of samples
-    that may be unusable; ``take`` and ``seed`` draw a subset.
+    Args: ``folder`` of the images; ``cache`` a folder for the index, which is built once (the file is read through,
+    every record is parsed and every image path looked for) and taken again while file and folder are the same;
+    ``max_skipped`` the share of samples that may be unusable; ``take`` and ``seed`` draw a subset.
     Raises ``UserError``, with counts and names, where more samples than that cannot be used.
     """
 
     def __init__(
-        self, path: Path, folder: Path, cache: Path, max_skipped: float = 0.0, take: int | None = None, seed: int = 0,
+        self,
+        path: Path,
+        folder: Path,
+        cache: Path,
+        max_skipped: float = 0.0,
+        take: int | None = None,
+        seed: int = 0,
         tick: Callable[[int], None] = lambda _: None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.path, self.folder = path, folder
         if not path.is_file():
             raise UserError(f"data file {path}: not found. Give it as tune.data.path")
@@ -104,10 +115,20 @@ class ConversationFile:
         return self.conversation(index).id
 
 
-def _indexed(path: Path, folder: Path, cache: Path, max_skipped: float, tick: Callable[[int], None]) -> tuple[np.ndarray, Audit]:
-    """The index of a file and its audit, from ``cache`` where they are of this very file. A refused file is checked anew each time."""
+def _indexed(
+    path: Path, folder: Path, cache: Path, max_skipped: float, tick: Callable[[int], None]
+) -> tuple[np.ndarray, Audit]:
+    """The index of a file and its audit, from ``cache`` where they are of this very file. A refused file is checked
+    anew each time.
+    """
     stat = path.stat()
-    about = {"path": str(path.resolve()), "size": stat.st_size, "mtime": stat.st_mtime_ns, "folder": str(folder.resolve()), "form": 2}
+    about = {
+        "path": str(path.resolve()),
+        "size": stat.st_size,
+        "mtime": stat.st_mtime_ns,
+        "folder": str(folder.resolve()),
+        "form": 2,
+    }
     stem = cache / f"index-{files.digest(about)[:16]}"
     table, report = stem.with_suffix(".npy"), stem.with_suffix(".json")
     if report.is_file():
@@ -120,7 +141,9 @@ def _indexed(path: Path, folder: Path, cache: Path, max_skipped: float, tick: Ca
 
 
 def build_index(path: Path, folder: Path, tick: Callable[[int], None] = lambda _: None) -> tuple[np.ndarray, Audit]:
-    """Read a file through once: place, length and soundness of each record [n]. ``tick`` is told the bytes read so far."""
+    """Read a file through once: place, length and soundness of each record [n]. ``tick`` is told the bytes read so
+    far.
+    """
     entries, blocks, named = [], [], []
     unusable = images = missing = 0
     at = str(folder)
@@ -130,7 +153,11 @@ def build_index(path: Path, folder: Path, tick: Callable[[int], None] = lambda _
             conversation = parse(record, number)
             characters, count = conversation.characters, len(conversation.images)
             lost = [image for image in conversation.images if not os.path.isfile(os.path.join(at, image))]
-            images, missing, reason = images + count, missing + len(lost), f"its image {lost[0]} is missing" if lost else None
+            images, missing, reason = (
+                images + count,
+                missing + len(lost),
+                f"its image {lost[0]} is missing" if lost else None,
+            )
         except Unusable as error:
             reason = str(error)
         if reason is not None:
@@ -166,4 +193,3 @@ class Lessons:
 
     def name(self, index: int) -> str:
         return f"{self.benchmark.name} {index}"
-

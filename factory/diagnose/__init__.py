@@ -45,11 +45,12 @@ class Query(NamedTuple):
 
 
 class Diagnostic:
-    """Base of the diagnostics. A subclass defines ``on_prefix``; or ``measure`` where it needs the whole prompt at once; or
-    ``on_samples`` where it asks prompts of its own.
+    """Base of the diagnostics. A subclass defines ``on_prefix``; or ``measure`` where it needs the whole prompt at
+    once; or ``on_samples`` where it asks prompts of its own.
 
     As a recipe's ``diagnostic:`` it is measured on the collected prompts and feeds the steering methods. Listed under
-    ``diagnostics:`` it is a stage of its own: ``on_samples`` over ``splits``, and ``summary`` of all rows for the report.
+    ``diagnostics:`` it is a stage of its own: ``on_samples`` over ``splits``, and ``summary`` of all rows for the
+    report.
     """
 
     Params: type[Params] = Params
@@ -70,11 +71,15 @@ class Diagnostic:
         return self.on_whole(view, batch.input_ids, whole, hidden, keys)
 
     def on_whole(self, view: ModelView, ids: Tensor, whole: Prefix, hidden: Tensor, keys: Sequence[str]) -> list[Row]:
-        """Rows of prompts ``ids`` [R, T] that lie in ``whole`` to their end, with their final hidden states [R, T, d]."""
+        """Rows of prompts ``ids`` [R, T] that lie in ``whole`` to their end, with their final hidden states [R, T,
+        d].
+        """
         prefix, query, hidden = hold_back(view, ids, hidden, whole, self.queried(whole, keys))
         return self.on_prefix(view, prefix, query, keys, hidden)
 
-    def on_prefix(self, view: ModelView, prefix: Prefix, query: Query, keys: Sequence[str], hidden: Tensor | None = None) -> list[Row]:
+    def on_prefix(
+        self, view: ModelView, prefix: Prefix, query: Query, keys: Sequence[str], hidden: Tensor | None = None
+    ) -> list[Row]:
         """Rows of prompts that lie in ``prefix`` up to ``query``; the prefix stays as it is.
 
         ``hidden`` [R, t, d]: the query's final hidden states, where the caller has them, so that nothing runs twice.
@@ -82,11 +87,13 @@ class Diagnostic:
         raise TypeError(f"{type(self).__name__} must define on_prefix")
 
     def on_samples(self, bench: Bench, samples: Sequence[ConflictSample]) -> list[dict[str, Any]]:
-        """Rows about some samples, each with its sample's id under ``sample``, its task, tags, form and prompt. Here those of
-        ``measure`` on every form of the benchmark's prompt."""
+        """Rows about some samples, each with its sample's id under ``sample``, its task, tags, form and prompt. Here
+        those of ``measure`` on every form of the benchmark's prompt."""
         asked = [(s, form) for s in samples for form in bench.benchmark.forms]
         named = {f"{s.id}/{form}": facts(s, form, "base") for s, form in asked}
-        rows = self.measure(bench.view, bench.view.encode([bench.benchmark.prompt(s, form) for s, form in asked]), list(named))
+        rows = self.measure(
+            bench.view, bench.view.encode([bench.benchmark.prompt(s, form) for s, form in asked]), list(named)
+        )
         return [{**row, **named[row["sample"]]} for row in rows]
 
     def chosen(self, ids: Sequence[str]) -> Sequence[str]:
@@ -105,7 +112,9 @@ class Diagnostic:
         return None
 
     def beside(self, found: Mapping[str, Sequence[dict[str, Any]]], trained: Mapping[str, int]) -> Summary | None:
-        """What the rows of several models say side by side, by the name of each; ``trained`` numbers of those that were tuned."""
+        """What the rows of several models say side by side, by the name of each; ``trained`` numbers of those that were
+        tuned.
+        """
         return None
 
 
@@ -114,9 +123,13 @@ def facts(sample: ConflictSample, form: str, prompt: str) -> dict[str, Any]:
     return {"sample": sample.id, "task": sample.task, "form": form, "prompt": prompt, **sample.tags}
 
 
-def hold_back(view: ModelView, ids: Tensor, hidden: Tensor, whole: Prefix, queried: Tensor) -> tuple[Prefix, Query, Tensor]:
-    """Prompts ``ids`` [R, T] in a cache, with their final hidden states [R, T, d], as the prefix before their ``queried`` tokens,
-    those tokens, padded right, and their hidden states [R, t, d]. The cache stays whole: the mask hides what is held back."""
+def hold_back(
+    view: ModelView, ids: Tensor, hidden: Tensor, whole: Prefix, queried: Tensor
+) -> tuple[Prefix, Query, Tensor]:
+    """Prompts ``ids`` [R, T] in a cache, with their final hidden states [R, T, d], as the prefix before their
+    ``queried`` tokens, those tokens, padded right, and their hidden states [R, t, d]. The cache stays whole: the mask
+    hides what is held back.
+    """
     width = int(queried.sum(-1).max())
     at = (~queried).long().argsort(dim=-1, stable=True)[:, :width]
     mask = queried.gather(-1, at).long()
@@ -139,7 +152,8 @@ AttentionMaskInterface.register("steering_factory", sdpa_mask)
 
 @contextmanager
 def attention(view: ModelView, attend: Attend, of: nn.Module | None = None) -> Iterator[None]:
-    """The attention of the decoder (or of the part ``of``) computed by ``attend(module, q, k, v, mask, scaling=..., ...)``, as in transformers' interface.
+    """The attention of the decoder (or of the part ``of``) computed by
+    ``attend(module, q, k, v, mask, scaling=..., ...)``, as in transformers' interface.
 
     q [B, heads, t, d], k and v [B, kv_heads, T, d], mask [B, 1, t, T] booleans (True = seen) or None; it returns
     ([B, t, heads, d], None).

@@ -1,7 +1,8 @@
 """Branches: many variants of the end of a prompt as one forward over one shared KV cache.
 
-The variants of a prompt stand behind each other in one query sequence; a mask lets each see the prompt before it and itself alone,
-so the cache is never copied, whatever their number. Edges of the attention graph are cut by the same mask: it works under SDPA.
+The variants of a prompt stand behind each other in one query sequence; a mask lets each see the prompt before it and
+itself alone, so the cache is never copied, whatever their number. Edges of the attention graph are cut by the same
+mask: it works under SDPA.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from factory.model.view import ModelView
 
 @dataclass(frozen=True)
 class Stem:
-    """Prompts run once: final normed states ``hidden`` and the decoder's input ``embeds`` [B, T, d], images in place."""
+    """Prompts run once: final normed states ``hidden`` and the decoder's input ``embeds`` [B, T, d], images in
+    place.
+    """
 
     batch: Batch
     hidden: Tensor
@@ -35,8 +38,8 @@ class Stem:
 
 @dataclass(frozen=True)
 class Cuts:
-    """Which edges each of n variants loses: those from ``source`` to ``target`` [P, B, T] of its ``pathway`` [n] in the layers
-    where it is ``active`` [layers, n] (Instruction Anchor, eq. 3). A token never loses sight of itself."""
+    """Which edges each of n variants loses: those from ``source`` to ``target`` [P, B, T] of its ``pathway`` [n] in the
+    layers where it is ``active`` [layers, n] (Instruction Anchor, eq. 3). A token never loses sight of itself."""
 
     target: Tensor
     source: Tensor
@@ -49,7 +52,9 @@ class Cuts:
 
 @dataclass(frozen=True)
 class Tail:
-    """The end of each prompt that is run again: its columns ``at`` [B, t], ``mask`` [B, t] (False fills up), ``before`` [B, T]."""
+    """The end of each prompt that is run again: its columns ``at`` [B, t], ``mask`` [B, t] (False fills up), ``before``
+    [B, T].
+    """
 
     at: Tensor
     mask: Tensor
@@ -65,23 +70,28 @@ class Tail:
 
 @torch.no_grad()
 def run_stem(view: ModelView, batch: Batch) -> Stem:
-    """Prefill, keeping what the decoder was given. Raises ``UserError`` for a prompt beyond a sliding window, and for a model whose prompt
-    tokens see what follows them."""
+    """Prefill, keeping what the decoder was given. Raises ``UserError`` for a prompt beyond a sliding window, and for a
+    model whose prompt tokens see what follows them."""
     given: list[Tensor] = []
-    handle = view.decoder.register_forward_pre_hook(lambda module, args, kwargs: given.append(kwargs["inputs_embeds"]), with_kwargs=True)
+    handle = view.decoder.register_forward_pre_hook(
+        lambda module, args, kwargs: given.append(kwargs["inputs_embeds"]), with_kwargs=True
+    )
     try:
         hidden, prefix = prefill(view, batch)
     finally:
         handle.remove()
     if view.family.bidirectional_prompt:
-        raise UserError(f"in {type(view.decoder).__name__} prompt tokens see what follows them: its attention cannot be cut by role over a shared prefix")
+        raise UserError(
+            f"in {type(view.decoder).__name__} prompt tokens see what follows them: its attention cannot be cut by role"
+            " over a shared prefix"
+        )
     view.family.attention_mask(view.decoder, prefix.mask, 1)
     return Stem(batch, hidden, given[0], prefix)
 
 
 def tail_of(view: ModelView, stem: Stem, first: Tensor) -> Tail:
-    """The tail that begins at column ``first`` [B] of each prompt. Raises ``UserError`` where it has image tokens and the model cannot
-    run these again from what its decoder was given."""
+    """The tail that begins at column ``first`` [B] of each prompt. Raises ``UserError`` where it has image tokens and
+    the model cannot run these again from what its decoder was given."""
     valid = stem.batch.attention_mask.bool()
     queried = valid & (torch.arange(valid.shape[1], device=valid.device) >= first[:, None])
     width = int(queried.sum(-1).max())
@@ -93,18 +103,27 @@ def tail_of(view: ModelView, stem: Stem, first: Tensor) -> Tail:
 
 
 def _check_images(view: ModelView, stem: Stem, tail: Tail) -> None:
-    """An image's tokens may see each other both ways, or be given more between blocks: uncut, the tail must end as in the prefill."""
+    """An image's tokens may see each other both ways, or be given more between blocks: uncut, the tail must end as in
+    the prefill.
+    """
     nothing = torch.zeros(1, *stem.batch.input_ids.shape, dtype=torch.bool, device=tail.at.device)
-    cuts = Cuts(nothing, nothing, torch.zeros(1, dtype=torch.long, device=tail.at.device), nothing.new_zeros(view.depth, 1))
+    cuts = Cuts(
+        nothing, nothing, torch.zeros(1, dtype=torch.long, device=tail.at.device), nothing.new_zeros(view.depth, 1)
+    )
     rows = torch.arange(len(tail.at), device=tail.at.device)[:, None]
     again, before = branch(view, stem, tail, cuts)[:, 0][tail.mask], stem.hidden[rows, tail.at][tail.mask]
     if not torch.allclose(again, before, atol=TOLERANCE[view.dtype] * max(1.0, float(before.abs().max())), rtol=0):
-        raise UserError(f"{type(view.decoder).__name__} treats image tokens apart, so that none can be run again: put the image before what attention is cut to")
+        raise UserError(
+            f"{type(view.decoder).__name__} treats image tokens apart, so that none can be run again: put the image"
+            " before what attention is cut to"
+        )
 
 
 @torch.no_grad()
 def branch(view: ModelView, stem: Stem, tail: Tail, cuts: Cuts, tokens: int | None = None) -> Tensor:
-    """Final normed states [B, n, t, d] of every variant's tail; ``tokens``: most of them in one pass (null: a prompt's length)."""
+    """Final normed states [B, n, t, d] of every variant's tail; ``tokens``: most of them in one pass (null: a prompt's
+    length).
+    """
     t, n = tail.at.shape[1], len(cuts.pathway)
     step = max(1, (tokens or stem.batch.input_ids.shape[1]) // t)
     return torch.cat([_pass(view, stem, tail, cuts.pick(slice(i, i + step))) for i in range(0, n, step)], 1)
@@ -117,24 +136,41 @@ def _pass(view: ModelView, stem: Stem, tail: Tail, cuts: Cuts) -> Tensor:
     positions = stem.batch.position_ids
     at = tail.at.expand(*positions.shape[:-2], B, t)
     out = run_tail(
-        view, stem, stem.embeds[rows, tail.at].repeat(1, n, 1), positions.gather(-1, at).repeat(*[1] * (at.ndim - 1), n), fork_cache(stem.prefix.cache), masks
+        view,
+        stem,
+        stem.embeds[rows, tail.at].repeat(1, n, 1),
+        positions.gather(-1, at).repeat(*[1] * (at.ndim - 1), n),
+        fork_cache(stem.prefix.cache),
+        masks,
     )
     return out.view(B, n, t, -1)
 
 
-def run_tail(view: ModelView, stem: Stem, embeds: Tensor, positions: Tensor, cache: Any, mask_of: Callable[[int], Tensor]) -> Tensor:
-    """Final normed states [B, q, d] of tokens given as ``embeds`` [B, q, d] after a cache, seeing what ``mask_of(layer)`` [B, q, T + q] says."""
+def run_tail(
+    view: ModelView, stem: Stem, embeds: Tensor, positions: Tensor, cache: Any, mask_of: Callable[[int], Tensor]
+) -> Tensor:
+    """Final normed states [B, q, d] of tokens given as ``embeds`` [B, q, d] after a cache, seeing what
+    ``mask_of(layer)`` [B, q, T + q] says.
+    """
     reached = set()
 
-    def attend(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **options: Any) -> tuple[Tensor, None]:
+    def attend(
+        module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **options: Any
+    ) -> tuple[Tensor, None]:
         reached.add(module.layer_idx)
-        return sdpa_attention_forward(module, q, k, v, mask_of(module.layer_idx)[:, None].to(q.device), **{**options, "is_causal": False})
+        return sdpa_attention_forward(
+            module, q, k, v, mask_of(module.layer_idx)[:, None].to(q.device), **{**options, "is_causal": False}
+        )
 
     seen = torch.cat([stem.prefix.mask, stem.prefix.mask.new_ones(embeds.shape[:2])], -1)
     with attention(view, attend):
-        out = view.core(inputs_embeds=embeds, attention_mask=seen, position_ids=positions, past_key_values=cache, use_cache=True)
+        out = view.core(
+            inputs_embeds=embeds, attention_mask=seen, position_ids=positions, past_key_values=cache, use_cache=True
+        )
     if len(reached) != view.depth:
-        raise UserError(f"the attention of {type(view.decoder).__name__} cannot be replaced, so its edges cannot be cut")
+        raise UserError(
+            f"the attention of {type(view.decoder).__name__} cannot be replaced, so its edges cannot be cut"
+        )
     return out.last_hidden_state.to(view.device)
 
 

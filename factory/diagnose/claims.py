@@ -1,7 +1,9 @@
-"""A paper's claims put to the test: findings that are parts of one, corrected for how many a run tests, and what follows for the claim.
+"""A paper's claims put to the test: findings that are parts of one, corrected for how many a run tests, and what
+follows for the claim.
 
-A finding holds where its effect has the size that the paper would call one, its interval excludes the null, and its p, corrected by
-Holm over all findings of the run, is below 0.05. A claim holds where all of its parts were tested and every test holds.
+A finding holds where its effect has the size that the paper would call one, its interval excludes the null, and its p,
+corrected by Holm over all findings of the run, is below 0.05. A claim holds where all of its parts were tested and
+every test holds.
 """
 
 from __future__ import annotations
@@ -24,25 +26,47 @@ class Claim:
 
 
 CLAIMS = {  # Instruction Anchor, takeaways of sec. 3.2, 3.3, 4.1 and 4.2
-    "anchor 1": Claim("instruction tokens, not the last token or the format constraint, are where the cues of the modalities gather (sec. 3.2)", ("relay", "context", "position")),
-    "anchor 2": Claim("the decision is made at the instruction tokens and reaches the answer through them (sec. 3.3)", ("crystallised", "synchronised", "mediated")),
-    "anchor 3": Claim("attention moves the margin toward the instruction where it is followed and where it is not, the MLP less consistently (sec. 4.1)", ("followed", "failed")),
+    "anchor 1": Claim(
+        "instruction tokens, not the last token or the format constraint, are where the cues of the modalities gather"
+        " (sec. 3.2)",
+        ("relay", "context", "position"),
+    ),
+    "anchor 2": Claim(
+        "the decision is made at the instruction tokens and reaches the answer through them (sec. 3.3)",
+        ("crystallised", "synchronised", "mediated"),
+    ),
+    "anchor 3": Claim(
+        "attention moves the margin toward the instruction where it is followed and where it is not, the MLP less"
+        " consistently (sec. 4.1)",
+        ("followed", "failed"),
+    ),
     "anchor 4": Claim("shallow attention buffers both modalities, deep attention decides (sec. 4.1)", ("buffer",)),
     "anchor 5": Claim(
-        "few deep heads decide: blocking them stops following and little else, amplifying them restores it (sec. 4.1, 4.2)", ("sparse", "block", "specific", "amplify")
+        "few deep heads decide: blocking them stops following and little else, amplifying them restores it (sec. 4.1,"
+        " 4.2)",
+        ("sparse", "block", "specific", "amplify"),
     ),
 }
 
 
 def judged(summaries: Mapping[str, Summary]) -> dict[str, Summary]:
-    """The summaries with every p corrected over all of them; before them, under "claims", what follows for each claim that they test."""
+    """The summaries with every p corrected over all of them; before them, under "claims", what follows for each claim
+    that they test.
+    """
     tested = [f for summary in summaries.values() for f in summary.findings if f.p is not None]
     adjusted = iter(holm([f.p for f in tested]))
     corrected = {
-        label: replace(summary, findings=tuple(f if f.p is None else _corrected(f, next(adjusted)) for f in summary.findings)) for label, summary in summaries.items()
+        label: replace(
+            summary, findings=tuple(f if f.p is None else _corrected(f, next(adjusted)) for f in summary.findings)
+        )
+        for label, summary in summaries.items()
     }
     parts = [f for summary in corrected.values() for f in summary.findings if f.part]
-    about = [_verdict(name, claim, own) for name, claim in CLAIMS.items() if (own := [f for f in parts if f.part.startswith(f"{name}/")])]
+    about = [
+        _verdict(name, claim, own)
+        for name, claim in CLAIMS.items()
+        if (own := [f for f in parts if f.part.startswith(f"{name}/")])
+    ]
     return ({"claims": Summary("What the paper claims, on this model", tuple(about))} if about else {}) | corrected
 
 
@@ -55,6 +79,12 @@ def _corrected(finding: Finding, p: float) -> Finding:
 def _verdict(name: str, claim: Claim, tests: list[Finding]) -> Finding:
     missing = [part for part in claim.parts if f"{name}/{part}" not in {f.part for f in tests}]
     kept = sum(bool(f.holds) for f in tests)
-    by_part = ", ".join(f"{part} {sum(bool(f.holds) for f in own)} of {len(own)}" for part in claim.parts if (own := [f for f in tests if f.part == f"{name}/{part}"]))
-    text = f"{name}: {claim.says}: {kept} of {len(tests)} tests hold ({by_part})" + (f"; not tested: {', '.join(missing)}" if missing else "")
+    by_part = ", ".join(
+        f"{part} {sum(bool(f.holds) for f in own)} of {len(own)}"
+        for part in claim.parts
+        if (own := [f for f in tests if f.part == f"{name}/{part}"])
+    )
+    text = f"{name}: {claim.says}: {kept} of {len(tests)} tests hold ({by_part})" + (
+        f"; not tested: {', '.join(missing)}" if missing else ""
+    )
     return Finding(text, kept == len(tests) and not missing, {"tests": len(tests), "hold": kept, "missing": missing})

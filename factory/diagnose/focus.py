@@ -1,7 +1,8 @@
-"""Attention weights, and how they lie on a set of tokens: the quantities of D-LEAF (arXiv 2509.07864) in our reconstruction (SPEC.md 7.3).
+"""Attention weights, and how they lie on a set of tokens: the quantities of D-LEAF (arXiv 2509.07864) in our
+reconstruction (SPEC.md 7.3).
 
-The paper's formulas are in no public source. IAF follows PAI, as reviewers say it does: a head's attention mass on the image
-tokens. LIAE is the entropy of the heads' mean attention over those tokens, renormalised.
+The paper's formulas are in no public source. IAF follows PAI, as reviewers say it does: a head's attention mass on the
+image tokens. LIAE is the entropy of the heads' mean attention over those tokens, renormalised.
 """
 
 from __future__ import annotations
@@ -29,12 +30,16 @@ def visible(module: nn.Module, q: Tensor, k: Tensor, mask: Tensor | None) -> Ten
 
 
 def weights(q: Tensor, k: Tensor, seen: Tensor, options: Mapping[str, Any]) -> Tensor:
-    """A = softmax(q k^T) [R, heads, t, T] in float32, from q [R, heads, t, d], k [R, kv_heads, T, d] and what is ``seen``.
+    """A = softmax(q k^T) [R, heads, t, T] in float32, from q [R, heads, t, d], k [R, kv_heads, T, d] and what is
+    ``seen``.
 
     ``options`` are those of the attention call. Raises UserError for attention that is more than this softmax.
     """
     if options.get("softcap") is not None or options.get("s_aux") is not None:
-        raise UserError("this model's attention has a soft cap or sinks: its weights are not the plain softmax that this method reads and edits")
+        raise UserError(
+            "this model's attention has a soft cap or sinks: its weights are not the plain softmax that this method"
+            " reads and edits"
+        )
     k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
     scores = q.float() @ k.float().mT * options["scaling"]
     return scores.masked_fill(~seen, torch.finfo(torch.float32).min).softmax(-1)
@@ -51,18 +56,26 @@ def iaf(A: Tensor, on: Tensor) -> Tensor:
 
 
 def liae(A: Tensor, on: Tensor) -> Tensor:
-    """LIAE = -sum_j abar_j log abar_j [R], abar the heads' mean of A [R, heads, T] on the tokens ``on`` [R, T], summing to 1; NaN without any."""
+    """LIAE = -sum_j abar_j log abar_j [R], abar the heads' mean of A [R, heads, T] on the tokens ``on`` [R, T], summing
+    to 1; NaN without any.
+    """
     abar = (A * on[:, None]).mean(1)
     abar = abar / abar.sum(-1, keepdim=True)
     return torch.where(on.any(-1), -torch.xlogy(abar, abar).sum(-1), torch.nan)
 
 
 @torch.no_grad()
-def by_layer(view: ModelView, prefix: Prefix, query: Query, on: Tensor, measure: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
-    """``measure(A [R, heads, T], on)`` of each row's last query token in every layer; ``on`` [R, T] marks tokens of prefix and query; on the CPU."""
+def by_layer(
+    view: ModelView, prefix: Prefix, query: Query, on: Tensor, measure: Callable[[Tensor, Tensor], Tensor]
+) -> list[Tensor]:
+    """``measure(A [R, heads, T], on)`` of each row's last query token in every layer; ``on`` [R, T] marks tokens of
+    prefix and query; on the CPU.
+    """
     at, found = last_index(query.mask), []
 
-    def attend(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **options: Any) -> tuple[Tensor, None]:
+    def attend(
+        module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **options: Any
+    ) -> tuple[Tensor, None]:
         rows, last, seen = torch.arange(len(q), device=q.device), at.to(q.device), visible(module, q, k, mask)
         seen = seen.expand(len(q), -1, q.shape[2], -1)[rows, :, last][:, :, None]
         found.append(measure(weights(q[rows, :, last][:, :, None], k, seen, options)[:, :, 0], on.to(q.device)).cpu())

@@ -1,4 +1,6 @@
-"""Conflicts with an instruction that asks for one modality: the setting of Instruction Anchor (sec. 3.1, app. B and C)."""
+"""Conflicts with an instruction that asks for one modality: the setting of Instruction Anchor (sec. 3.1, app. B and
+C).
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ from factory.registry import Params
 if TYPE_CHECKING:
     from factory.run.evaluate import Bench
 
-SYSTEM = "You are a helpful and honest assistant who strictly follows all user instructions and provides accurate responses."
+SYSTEM = (
+    "You are a helpful and honest assistant who strictly follows all user instructions and provides accurate responses."
+)
 LEFT_OUT = "left_out"
 Layout = Literal["after_format", "before_format", "before_question"]
 
@@ -39,9 +43,9 @@ Layout = Literal["after_format", "before_format", "before_question"]
 class InstructedParams(Params):
     """How samples are asked.
 
-    ``style`` words the instruction T_sem; the format constraint T_fmt is the benchmark's own. ``layout``: T_sem after T_fmt, right
-    before it (app. C.2, swapped), or before the question (MC²). ``system`` puts a general system prompt, which counts as format,
-    before both or between them (app. C.2). ``dictionary``: how answers are told.
+    ``style`` words the instruction T_sem; the format constraint T_fmt is the benchmark's own. ``layout``: T_sem after
+    T_fmt, right before it (app. C.2, swapped), or before the question (MC²). ``system`` puts a general system prompt,
+    which counts as format, before both or between them (app. C.2). ``dictionary``: how answers are told.
     """
 
     style: Style = "amps_rq1"
@@ -69,7 +73,9 @@ class Instructed:
 
 @dataclass(frozen=True)
 class Asked:
-    """Instructed prompts, run once: ``comply`` and ``compete`` [B, K] token ids (-1 fills up), each one's ``outcome``."""
+    """Instructed prompts, run once: ``comply`` and ``compete`` [B, K] token ids (-1 fills up), each one's
+    ``outcome``.
+    """
 
     items: Sequence[Instructed]
     stem: Stem
@@ -103,12 +109,15 @@ class Anchor:
 
 
 def instruct(prompt: Prompt, segment: Segment, layout: str = "after_format", system: str = "none") -> Prompt:
-    """``prompt`` with an instruction, laid out as ``InstructedParams`` says. Raises ``UserError`` for a layout beside a format constraint
-    that the prompt has not."""
+    """``prompt`` with an instruction, laid out as ``InstructedParams`` says. Raises ``UserError`` for a layout beside a
+    format constraint that the prompt has not."""
     segments = list(prompt.segments)
     formats = [i for i, s in enumerate(segments) if s.role == Role.OPTIONS]
     if not formats and (layout == "before_format" or system == "between"):
-        raise UserError("these prompts have no format constraint that an instruction or a system prompt could be put beside: use layout after_format, and system none or before")
+        raise UserError(
+            "these prompts have no format constraint that an instruction or a system prompt could be put beside: use"
+            " layout after_format, and system none or before"
+        )
     formats = formats or [len(segments)]
     if layout == "before_question":
         segments = list(prompt.before_question(segment).segments)
@@ -120,7 +129,9 @@ def instruct(prompt: Prompt, segment: Segment, layout: str = "after_format", sys
     return Prompt(tuple(segments))
 
 
-def instructed(bench: Bench, samples: Sequence[ConflictSample], params: InstructedParams, dictionary: Dictionary) -> tuple[list[Instructed], list[dict[str, Any]]]:
+def instructed(
+    bench: Bench, samples: Sequence[ConflictSample], params: InstructedParams, dictionary: Dictionary
+) -> tuple[list[Instructed], list[dict[str, Any]]]:
     """Every sample, form and direction that the dictionary covers, and a row for each that it does not."""
     items, left_out = [], []
     for sample in samples:
@@ -128,7 +139,16 @@ def instructed(bench: Bench, samples: Sequence[ConflictSample], params: Instruct
             answers = {d: bench.benchmark.answer(sample, form, d) for d in ("vision", "text")}
             pair = dictionary.pair(answers["vision"], answers["text"])
             if isinstance(pair, str):
-                left_out.append({**facts(sample, form, ""), "metric": LEFT_OUT, "layer": None, "head": None, "value": 1.0, "reason": pair})
+                left_out.append(
+                    {
+                        **facts(sample, form, ""),
+                        "metric": LEFT_OUT,
+                        "layer": None,
+                        "head": None,
+                        "value": 1.0,
+                        "reason": pair,
+                    }
+                )
                 continue
             prompt = bench.benchmark.prompt(sample, form)
             for direction in params.directions:
@@ -141,7 +161,9 @@ def instructed(bench: Bench, samples: Sequence[ConflictSample], params: Instruct
 def left_out(rows: Sequence[Mapping[str, Any]]) -> Finding:
     """How many prompts a run left out for their dictionaries, and why."""
     why = Counter(r["reason"] for r in rows if r["metric"] == LEFT_OUT)
-    text = f"{why.total()} prompts left out for their dictionaries" + (f" ({', '.join(f'{reason} {n}' for reason, n in sorted(why.items()))})" if why else "")
+    text = f"{why.total()} prompts left out for their dictionaries" + (
+        f" ({', '.join(f'{reason} {n}' for reason, n in sorted(why.items()))})" if why else ""
+    )
     return Finding(text, values={"left_out": why.total(), **why})
 
 
@@ -172,12 +194,22 @@ def _answered(bench: Bench, items: Sequence[Instructed], stem: Stem) -> Asked:
     logits = view.logits(at_last(stem.hidden, stem.batch.attention_mask))
     texts = decode_texts(view, greedy(view, stem.prefix.fork(), logits, bench.max_new_tokens, bench.among))
     verdicts = [bench.benchmark.judge(item.sample, item.form, text) for item, text in zip(items, texts, strict=True)]
-    return asked_of(view, items, stem, [bench.benchmark.outcome([v], item.direction) for item, v in zip(items, verdicts, strict=True)])
+    return asked_of(
+        view,
+        items,
+        stem,
+        [bench.benchmark.outcome([v], item.direction) for item, v in zip(items, verdicts, strict=True)],
+    )
 
 
 def asked_of(view: ModelView, items: Sequence[Instructed], stem: Stem, outcomes: Sequence[str]) -> Asked:
     """Instructed prompts that have been run, with what became of each."""
-    return Asked(items, stem, *(padded([getattr(item.answers, name) for item in items], view) for name in ("comply", "compete")), outcomes)
+    return Asked(
+        items,
+        stem,
+        *(padded([getattr(item.answers, name) for item in items], view) for name in ("comply", "compete")),
+        outcomes,
+    )
 
 
 def padded(sets: Sequence[Sequence[int]], view: ModelView) -> Tensor:
@@ -204,7 +236,9 @@ class Reading(Instructing):
     """Base of the diagnostics that read instruction tokens of answered prompts; a subclass defines ``read``."""
 
     class Params(InstructedParams):
-        """``k``: how many instruction tokens are averaged. ``pool``: the largest logit of a dictionary, or their mean."""
+        """``k``: how many instruction tokens are averaged. ``pool``: the largest logit of a dictionary, or their
+        mean.
+        """
 
         k: PositiveInt = 5
         pool: Pool = "max"

@@ -19,7 +19,9 @@ Pool = Literal["max", "mean"]
 
 
 def columns(view: ModelView, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows W_U[ids] [B, K, d] and biases [B, K] of the unembedding, in float32 at least; an id of -1 gets a bias of -inf."""
+    """Rows W_U[ids] [B, K, d] and biases [B, K] of the unembedding, in float32 at least; an id of -1 gets a bias of
+    -inf.
+    """
     known = ids.clamp_min(0)
     with weight_of(view.unembed) as W_U, weight_of(view.unembed, "bias") as b:
         weight = widened(W_U[known.to(W_U.device)]).to(ids.device)
@@ -40,7 +42,8 @@ def dictionary_logits(view: ModelView, normed: Tensor, ids: Tensor) -> Tensor:
 
 
 def belief(view: ModelView, h: Tensor, ids: Tensor, pool: Pool = "max") -> Tensor:
-    """z_S (eq. 1) [B, ...]: the logit lens of raw states ``h`` [B, ..., d], pooled over the columns of S, ``ids`` [B, K].
+    """z_S (eq. 1) [B, ...]: the logit lens of raw states ``h`` [B, ..., d], pooled over the columns of S, ``ids`` [B,
+    K].
 
     ``pool``: the maximum over the forms, or their mean (app. E.1).
     """
@@ -52,7 +55,9 @@ def belief(view: ModelView, h: Tensor, ids: Tensor, pool: Pool = "max") -> Tenso
 
 
 def intensity(z: Tensor, mask: Tensor, k: int) -> Tensor:
-    """f_S (eq. 5) [B, ...]: the mean of the ``k`` largest z [B, ..., n] over a prompt's tokens, ``mask`` [B, n]; NaN where it has none."""
+    """f_S (eq. 5) [B, ...]: the mean of the ``k`` largest z [B, ..., n] over a prompt's tokens, ``mask`` [B, n]; NaN
+    where it has none.
+    """
     mask = mask.view(len(mask), *[1] * (z.ndim - 2), -1)
     k = min(k, z.shape[-1])
     top = z.masked_fill(~mask, -torch.inf).topk(k, -1).values
@@ -72,7 +77,9 @@ def restricted_logits(view: ModelView, hidden: Tensor, comply: Tensor, compete: 
 
 @dataclass(frozen=True)
 class Readout:
-    """f_C and f_X (eq. 5) of states at instruction tokens: which of them ``mask`` [B, n], entries ``comply`` and ``compete`` [B, K]."""
+    """f_C and f_X (eq. 5) of states at instruction tokens: which of them ``mask`` [B, n], entries ``comply`` and
+    ``compete`` [B, K].
+    """
 
     view: ModelView
     mask: Tensor
@@ -83,7 +90,9 @@ class Readout:
 
     def __call__(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """f_C, f_X [B, ...] of states [B, ..., n, d]."""
-        return tuple(intensity(belief(self.view, h, ids, self.pool), self.mask, self.k) for ids in (self.comply, self.compete))
+        return tuple(
+            intensity(belief(self.view, h, ids, self.pool), self.mask, self.k) for ids in (self.comply, self.compete)
+        )
 
     def margin(self, h: Tensor) -> Tensor:
         """M = f_C - f_X [B, ...]."""

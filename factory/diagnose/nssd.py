@@ -10,9 +10,11 @@ KL = Literal["before_after", "after_before"]
 
 
 def nssd(before: Tensor, after: Tensor, complies: Tensor, kl: KL = "before_after") -> Tensor:
-    """I_NSSD [...] = sign(P~'(E_C) - P~(E_C)) * KL, from log P~ and log P~' [..., K] over E_C and E_X; ``complies`` [..., K] is E_C.
+    """I_NSSD [...] = sign(P~'(E_C) - P~(E_C)) * KL, from log P~ and log P~' [..., K] over E_C and E_X; ``complies``
+    [..., K] is E_C.
 
-    ``kl``: KL(P~ || P~') or KL(P~' || P~); the copy of the paper at hand has lost the direction. Entries of -inf are none.
+    ``kl``: KL(P~ || P~') or KL(P~' || P~); the copy of the paper at hand has lost the direction. Entries of -inf are
+    none.
     """
     p, q = (before, after) if kl == "before_after" else (after, before)
     divergence = (p.exp() * (p - q)).masked_fill(p.isneginf(), 0.0).sum(-1).clamp_min(0.0)

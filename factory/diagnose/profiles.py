@@ -1,4 +1,6 @@
-"""Layer profiles out of tidy rows: one number per sample and layer, their means with intervals, and how they are drawn."""
+"""Layer profiles out of tidy rows: one number per sample and layer, their means with intervals, and how they are
+drawn.
+"""
 
 from __future__ import annotations
 
@@ -47,19 +49,23 @@ def profile(rows: Rows, **facts: Any) -> Profile:
         cells.setdefault((row["sample"], row["form"]), {})[row["layer"]] = row["value"]
     keys = sorted(cells)
     depth = len(next(iter(cells.values()), ()))
-    return Profile(keys, np.array([[cells[key][layer] for layer in range(depth)] for key in keys]).reshape(len(keys), depth))
+    return Profile(
+        keys, np.array([[cells[key][layer] for layer in range(depth)] for key in keys]).reshape(len(keys), depth)
+    )
 
 
 def together(*profiles: Profile) -> list[Profile]:
     """The profiles on the samples that all of them have, so that they can be compared pair by pair."""
     shared = sorted(set.intersection(*(set(p.keys) for p in profiles)))
     places = [{key: i for i, key in enumerate(p.keys)} for p in profiles]
-    return [Profile(shared, p.values[[place[key] for key in shared]]) for p, place in zip(profiles, places, strict=True)]
+    return [
+        Profile(shared, p.values[[place[key] for key in shared]]) for p, place in zip(profiles, places, strict=True)
+    ]
 
 
 def held_out_layer(profile: Profile, best: Callable[[np.ndarray], int] = np.argmin) -> np.ndarray:
-    """Each prompt's value [n] at the layer where the mean of the other half of the samples is lowest (or ``best``), so that choosing a
-    layer favours no effect. Samples go to the halves in turn; a single one has layer 0."""
+    """Each prompt's value [n] at the layer where the mean of the other half of the samples is lowest (or ``best``), so
+    that choosing a layer favours no effect. Samples go to the halves in turn; a single one has layer 0."""
     place = {sample: i for i, sample in enumerate(dict.fromkeys(sample for sample, _ in profile.keys))}
     odd = np.array([place[sample] % 2 == 1 for sample, _ in profile.keys])
     layers = [int(best(half.mean(0))) if len(half) else 0 for half in (profile.values[odd], profile.values[~odd])]
@@ -83,7 +89,9 @@ class Estimate(NamedTuple):
 
 
 def by_sample(values: Sequence[float], keys: Sequence[tuple[str, str]]) -> np.ndarray:
-    """The mean of each sample's values under (sample, form) ``keys``: a sample is one unit, whatever the number of its forms."""
+    """The mean of each sample's values under (sample, form) ``keys``: a sample is one unit, whatever the number of its
+    forms.
+    """
     of_sample: dict[str, list[float]] = {}
     for (sample, _), value in zip(keys, values, strict=True):
         of_sample.setdefault(sample, []).append(float(value))
@@ -106,5 +114,7 @@ def curve(ax: Axes, profile: Profile, label: str, **look: Any) -> None:
     """Mean over samples by layer, with one standard deviation around it as the paper draws it."""
     layers, spread = np.arange(profile.values.shape[1]), profile.values.std(0)
     line = ax.plot(layers, profile.mean, marker="o", markersize=3, label=label, **look)[0]
-    ax.fill_between(layers, profile.mean - spread, profile.mean + spread, color=line.get_color(), alpha=0.12, linewidth=0)
+    ax.fill_between(
+        layers, profile.mean - spread, profile.mean + spread, color=line.get_color(), alpha=0.12, linewidth=0
+    )
     ax.set_xlabel("layer")

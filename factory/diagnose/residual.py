@@ -1,4 +1,6 @@
-"""The residual stream at chosen tokens: each block's input and output, what attention adds, and each head's part in it."""
+"""The residual stream at chosen tokens: each block's input and output, what attention adds, and each head's part in
+it.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,8 @@ TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 5e-2, torc
 
 @dataclass
 class Residuals:
-    """States [B, n, d] by layer at chosen tokens: ``before`` h^{l-1}, ``attention`` a^l, ``after`` h^l; ``heads`` [B, n, heads * head_dim]
-    is what block l's output projection is given. h^l = h^{l-1} + a^l + m^l."""
+    """States [B, n, d] by layer at chosen tokens: ``before`` h^{l-1}, ``attention`` a^l, ``after`` h^l; ``heads`` [B,
+    n, heads * head_dim] is what block l's output projection is given. h^l = h^{l-1} + a^l + m^l."""
 
     before: list[Tensor] = field(default_factory=list)
     attention: list[Tensor] = field(default_factory=list)
@@ -32,7 +34,9 @@ class Residuals:
         """o^{l,n} [B, n, heads, d]: each head's slice of the output projection, without its bias."""
         x = self.heads[layer].unflatten(-1, (view.heads, view.head_dim))
         with weight_of(view.o_proj(layer)) as W_O:
-            return torch.einsum("bnhk,dhk->bnhd", x, W_O.to(x.device, x.dtype).unflatten(-1, (view.heads, view.head_dim)))
+            return torch.einsum(
+                "bnhk,dhk->bnhd", x, W_O.to(x.device, x.dtype).unflatten(-1, (view.heads, view.head_dim))
+            )
 
 
 @contextmanager
@@ -58,10 +62,12 @@ def residuals(view: ModelView, at: Tensor) -> Iterator[Residuals]:
                 return lambda module, args, kwargs: into.append(taken(args[0] if args else kwargs["hidden_states"]))
 
             handles = [
-                block.register_forward_pre_hook(keep_input(found.before), with_kwargs=True), block.register_forward_hook(keep(found.after)),
-                view.attention(i).register_forward_hook(keep(found.attention)), mlp.register_forward_hook(keep(found.mlp)),
+                block.register_forward_pre_hook(keep_input(found.before), with_kwargs=True),
+                block.register_forward_hook(keep(found.after)),
+                view.attention(i).register_forward_hook(keep(found.attention)),
+                mlp.register_forward_hook(keep(found.mlp)),
                 view.o_proj(i).register_forward_pre_hook(keep_input(found.heads), with_kwargs=True),
-            ]  # fmt: skip
+            ]
             for handle in handles:
                 stack.callback(handle.remove)
         yield found
@@ -72,7 +78,10 @@ def _check(view: ModelView, r: Residuals) -> None:
     tolerance = TOLERANCE[view.dtype]
     for block, h, a, m, out in zip(view.layers, r.before, r.attention, r.mlp, r.after, strict=True):
         if not torch.allclose(h + a + m, out, atol=tolerance * max(1.0, float(out.abs().max())), rtol=0):
-            raise UserError(f"{type(block).__name__} changes what attention and MLP add to the residual stream: its parts cannot be attributed")
+            raise UserError(
+                f"{type(block).__name__} changes what attention and MLP add to the residual stream: its parts cannot be"
+                " attributed"
+            )
 
 
 def columns_of(mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,4 +89,3 @@ def columns_of(mask: Tensor) -> tuple[Tensor, Tensor]:
     n = max(1, int(mask.sum(-1).max()))
     at = (~mask).long().argsort(dim=-1, stable=True)[:, :n]
     return at, mask.gather(-1, at)
-

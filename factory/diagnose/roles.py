@@ -1,4 +1,6 @@
-"""Token sets that a pathway of attention leads from and to, and how a pathway is written: SOURCE->TARGET (Instruction Anchor, sec. 3.2)."""
+"""Token sets that a pathway of attention leads from and to, and how a pathway is written: SOURCE->TARGET (Instruction
+Anchor, sec. 3.2).
+"""
 
 from __future__ import annotations
 
@@ -13,16 +15,23 @@ from factory.data.prompt import Role
 from factory.model.prefix import last_index
 
 ROLES = {
-    "image": Role.IMAGE, "context": Role.CONTEXT, "question": Role.QUESTION, "format": Role.OPTIONS, "instruction": Role.INSTRUCTION, "template": Role.TEMPLATE,
-}  # fmt: skip
+    "image": Role.IMAGE,
+    "context": Role.CONTEXT,
+    "question": Role.QUESTION,
+    "format": Role.OPTIONS,
+    "instruction": Role.INSTRUCTION,
+    "template": Role.TEMPLATE,
+}
 NAMES = "|".join([*ROLES, "cues", "compliant", "competing", "generated"])
 Pathway = Annotated[str, StringConstraints(pattern=rf"^({NAMES})->({NAMES})$")]
 
 
 def role_sets(roles: Tensor, mask: Tensor, directions: Sequence[str]) -> dict[str, Tensor]:
-    """[B, T] booleans of every token set, from roles and mask [B, T] of prompts each instructed toward one of ``directions``.
+    """[B, T] booleans of every token set, from roles and mask [B, T] of prompts each instructed toward one of
+    ``directions``.
 
-    cues: both contexts; compliant and competing: the one that the instruction asks for and the other; generated: the last token.
+    cues: both contexts; compliant and competing: the one that the instruction asks for and the other; generated: the
+    last token.
     """
     found = {name: roles == role for name, role in ROLES.items()}
     toward_vision = torch.tensor([d == "vision" for d in directions], device=roles.device)[:, None]

@@ -1,4 +1,6 @@
-"""What a diagnostic has to say about a whole run: sentences with their numbers, tables and figures, for report and results.json."""
+"""What a diagnostic has to say about a whole run: sentences with their numbers, tables and figures, for report and
+results.json.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,11 @@ Cell = str | int | float | None
 
 @dataclass(frozen=True)
 class Finding:
-    """One sentence and the numbers in it; ``holds`` answers it where it is a claim put to the test, None where it is not.
+    """One sentence and the numbers in it; ``holds`` answers it where it is a claim put to the test, None where it is
+    not.
 
-    ``p`` is that of the claim's null, as measured; a run corrects those of all its findings. ``part``: of which claim of a paper it is
-    one test (see ``factory.diagnose.claims``).
+    ``p`` is that of the claim's null, as measured; a run corrects those of all its findings. ``part``: of which claim
+    of a paper it is one test (see ``factory.diagnose.claims``).
     """
 
     text: str
@@ -70,5 +73,8 @@ class Summary:
         return {
             "title": self.title,
             "findings": [{"text": f.text, "holds": f.holds, "values": dict(f.values)} for f in self.findings],
-            "tables": [{"name": t.name, "title": t.title, "columns": list(t.columns), "rows": [list(r) for r in t.rows]} for t in self.tables],
+            "tables": [
+                {"name": t.name, "title": t.title, "columns": list(t.columns), "rows": [list(r) for r in t.rows]}
+                for t in self.tables
+            ],
         }

@@ -32,14 +32,17 @@ def wanted(spec: LaunchSpec) -> bool:
 def launch(spec: LaunchSpec, model: ModelSpec, argv: Sequence[str]) -> int:
     """Run the command line ``argv`` in ``spec.processes`` ranks on every host; returns the exit code of the run.
 
-    An interruption (Ctrl-C) is passed on to all ranks and raised again. Raises ``UserError`` where a host has too few GPUs or
-    slots, or where several hosts are named and pdsh is missing.
+    An interruption (Ctrl-C) is passed on to all ranks and raised again. Raises ``UserError`` where a host has too few
+    GPUs or slots, or where several hosts are named and pdsh is missing.
     """
     hosts = read_hostfile(Path(spec.hostfile), spec.processes) if spec.hostfile else ["localhost"]
     here = {"localhost", "127.0.0.1", socket.gethostname(), socket.getfqdn()}
     local = len(hosts) == 1 and hosts[0] in here
     if not local and shutil.which("pdsh") is None:
-        raise UserError(f"{spec.hostfile}: the DeepSpeed launcher reaches other hosts through pdsh, which is not installed. Install it, or start torchrun on each host")
+        raise UserError(
+            f"{spec.hostfile}: the DeepSpeed launcher reaches other hosts through pdsh, which is not installed. Install"
+            " it, or start torchrun on each host"
+        )
     env = dict(os.environ)
     gpus = _gpus(model, spec.processes) if local else []
     if local and not gpus:
@@ -53,12 +56,18 @@ def launch(spec: LaunchSpec, model: ModelSpec, argv: Sequence[str]) -> int:
         env[SAID] = str(Path(folder, "said"))
         code = _watched(subprocess.Popen([*command, "factory.cli", *argv], env=env, start_new_session=True))
         if code not in KNOWN_CODES and not Path(env[SAID]).exists():
-            print(f"error: the ranks ended without a word (exit code {code}), as when all are killed or memory is short; {CONTINUE}", file=sys.stderr)
+            print(
+                f"error: the ranks ended without a word (exit code {code}), as when all are killed or memory is short;"
+                f" {CONTINUE}",
+                file=sys.stderr,
+            )
     return code if code in KNOWN_CODES else 1
 
 
 def read_hostfile(path: Path, processes: int) -> list[str]:
-    """The hosts of a hostfile (lines ``HOST slots=N``). Raises ``UserError`` for a missing file, a wrong line or too few slots."""
+    """The hosts of a hostfile (lines ``HOST slots=N``). Raises ``UserError`` for a missing file, a wrong line or too
+    few slots.
+    """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -71,7 +80,9 @@ def read_hostfile(path: Path, processes: int) -> list[str]:
         if not found:
             raise UserError(f"{path}:{number}: should read HOST slots=N, not '{line.strip()}'")
         if int(found[2]) < processes:
-            raise UserError(f"{path}:{number}: {found[1]} has {found[2]} slots for launch.processes={processes} on each host")
+            raise UserError(
+                f"{path}:{number}: {found[1]} has {found[2]} slots for launch.processes={processes} on each host"
+            )
         hosts.append(found[1])
     if not hosts:
         raise UserError(f"launch.hostfile {path}: names no host; a line reads HOST slots=N")
@@ -86,7 +97,9 @@ def _gpus(model: ModelSpec, processes: int) -> list[int]:
 
     there = torch.cuda.device_count()
     if 0 < there < processes:
-        raise UserError(f"launch.processes={processes}: this machine has {there} GPU(s); lower it, or set model.device=cpu")
+        raise UserError(
+            f"launch.processes={processes}: this machine has {there} GPU(s); lower it, or set model.device=cpu"
+        )
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     ids = [int(i) for i in visible.split(",")] if visible and re.fullmatch(r"\d+(,\d+)*", visible) else range(there)
     return list(ids)[:processes]
@@ -95,16 +108,30 @@ def _gpus(model: ModelSpec, processes: int) -> list[int]:
 def _on_this_machine(slots: Sequence[int]) -> list[str]:
     world = base64.urlsafe_b64encode(json.dumps({"localhost": list(slots)}).encode()).decode()
     return [
-        sys.executable, "-m", "deepspeed.launcher.launch", f"--world_info={world}", "--master_addr=127.0.0.1",
-        f"--master_port={_free_port()}", "--module", "--no_local_rank", "--log_level=critical",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "deepspeed.launcher.launch",
+        f"--world_info={world}",
+        "--master_addr=127.0.0.1",
+        f"--master_port={_free_port()}",
+        "--module",
+        "--no_local_rank",
+        "--log_level=critical",
+    ]
 
 
 def _on_hosts(spec: LaunchSpec) -> list[str]:
     return [
-        sys.executable, "-m", "deepspeed.launcher.runner", f"--hostfile={spec.hostfile}", f"--num_gpus={spec.processes}",
-        "--force_multi", "--module", "--no_local_rank", "--log_level=critical",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "deepspeed.launcher.runner",
+        f"--hostfile={spec.hostfile}",
+        f"--num_gpus={spec.processes}",
+        "--force_multi",
+        "--module",
+        "--no_local_rank",
+        "--log_level=critical",
+    ]
 
 
 def _free_port() -> int:

@@ -35,9 +35,10 @@ class World:
 
     rank, size = 0, 1
     lockstep = False
-    """Whether all ranks compute everything together, as a model that is cut over them (ZeRO-3) needs: its layers are put
-    together from all ranks, so all must run the same forwards. They then run the same rows: how many forwards an
-    answer or a diagnosis takes depends on the rows, so different rows would need padding with idle forwards everywhere."""
+    """Whether all ranks compute everything together, as a model that is cut over them (ZeRO-3) needs: its layers are
+    put together from all ranks, so all must run the same forwards. They then run the same rows: how many forwards an
+    answer or a diagnosis takes depends on the rows, so different rows would need padding with idle forwards everywhere.
+    """
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
@@ -61,7 +62,9 @@ class World:
     def turn(self, place: str) -> str:
         """A name that no other use of ``place`` has. All ranks pass the same places in the same order."""
         if self._sharing:
-            raise RuntimeError(f"'{place}' is a matter of all ranks, but only some compute this: do it before the work is shared")
+            raise RuntimeError(
+                f"'{place}' is a matter of all ranks, but only some compute this: do it before the work is shared"
+            )
         self._turn += 1
         return f"{self._turn} {place}"
 
@@ -87,8 +90,8 @@ class World:
         return value
 
     def carry_out(self, work: Callable[[], int]) -> int:
-        """Do this process's part; returns the exit code. A mistake or an interruption is told once, whichever rank meets it,
-        and ends all; so does a fault, which a process alone raises."""
+        """Do this process's part; returns the exit code. A mistake or an interruption is told once, whichever rank
+        meets it, and ends all; so does a fault, which a process alone raises."""
         try:
             code = work()
             sys.stdout.flush()
@@ -131,7 +134,10 @@ class Ranks(World):
     def meet(self, place: str, waiting: Callable[[], None] | None = None) -> None:
         turn, pause = self.turn("meet"), 0.002
         if self.agree(f"place of {turn}", place) != place:
-            raise RuntimeError(f"rank {self.rank} is at '{place}' where the first rank is at another place: they run different code or data")
+            raise RuntimeError(
+                f"rank {self.rank} is at '{place}' where the first rank is at another place: they run different code or"
+                " data"
+            )
         self.tally(turn, 1)
         while self.tally(turn) < self.size:
             if waiting:
@@ -207,7 +213,9 @@ class Ranks(World):
             self._over.set()
             self._end(self._verdict() or (TERMINATED, None))
         self._exit_soon()
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would find Python shutting down, and a traceback be its last word
+        signal.signal(
+            signal.SIGTERM, signal.SIG_IGN
+        )  # a second one would find Python shutting down, and a traceback be its last word
         raise SystemExit(self._code)
 
     def _watch(self) -> None:
@@ -275,8 +283,13 @@ def join() -> World:
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 or not {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= set(os.environ):
         return World()
-    local, here = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a lost connection shows C++ frames beside the last word
+    local, here = (
+        int(os.environ.get("LOCAL_RANK", "0")),
+        int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1"))),
+    )
+    os.environ.setdefault(
+        "TORCH_CPP_LOG_LEVEL", "ERROR"
+    )  # else a lost connection shows C++ frames beside the last word
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // here)))
     import torch
     from torch import distributed

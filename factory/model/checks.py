@@ -20,14 +20,19 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 1e-1}
 def self_check(view: ModelView) -> None:
     """Check, on a small prompt with an image and on a padded text prompt, that
 
-    norm and unembedding reproduce the model's logits, image tokens stand where the roles say, each block's attention has
-    the size that is told, the blocks above one can be replayed, extending a KV cache (by an answer, where a prompt cannot be
-    extended) equals recomputing, and padding changes nothing. Raises ``UserError`` naming the model and what failed.
+    norm and unembedding reproduce the model's logits, image tokens stand where the roles say, each block's attention
+    has the size that is told, the blocks above one can be replayed, extending a KV cache (by an answer, where a prompt
+    cannot be extended) equals recomputing, and padding changes nothing. Raises ``UserError`` naming the model and what
+    failed.
     """
     try:
         _check(view)
     except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
-        raise UserError(_refusal(view, f"a small prompt cannot be run: {str(error).strip().splitlines()[0] or type(error).__name__}")) from error
+        raise UserError(
+            _refusal(
+                view, f"a small prompt cannot be run: {str(error).strip().splitlines()[0] or type(error).__name__}"
+            )
+        ) from error
 
 
 def _check(view: ModelView) -> None:
@@ -43,18 +48,34 @@ def _check(view: ModelView) -> None:
 
     require(view, same(hidden), "the unembedding does not reproduce its logits")
     require(view, same(view.norm(outputs[-1])), "the output norm does not reproduce its logits")
-    require(view, bool(((batch.input_ids == view.image_token_id) == batch.mask(Role.IMAGE)).all()), "image tokens do not stand where the roles say")
+    require(
+        view,
+        bool(((batch.input_ids == view.image_token_id) == batch.mask(Role.IMAGE)).all()),
+        "image tokens do not stand where the roles say",
+    )
     require(view, len(whole.cache.layers) == view.depth, "its KV cache does not have one entry per decoder block")
     require(view, _attention_is_known(view), "its attention output does not have the size that its configuration tells")
-    require(view, same(replay(view, layer, call, outputs[layer], new_cache())), f"the blocks above block {layer} cannot be run by themselves")
+    require(
+        view,
+        same(replay(view, layer, call, outputs[layer], new_cache())),
+        f"the blocks above block {layer} cannot be run by themselves",
+    )
     ends = reference[torch.arange(batch.size, device=view.device), last_index(batch.attention_mask)]
     extended = view.logits(_extended(view, batch))
-    require(view, bool(((extended - ends).abs() <= tolerance).all()), "extending its KV cache does not equal recomputing")
-    require(view, _close_alone(view, hidden, valid, tolerance), "a padded batch does not give the logits that it gives for one prompt by itself")
+    require(
+        view, bool(((extended - ends).abs() <= tolerance).all()), "extending its KV cache does not equal recomputing"
+    )
+    require(
+        view,
+        _close_alone(view, hidden, valid, tolerance),
+        "a padded batch does not give the logits that it gives for one prompt by itself",
+    )
 
 
 def _rounding(view: ModelView) -> float:
-    """The relative error of a model's arithmetic: packed matrices are multiplied in half precision or less, whatever its dtype."""
+    """The relative error of a model's arithmetic: packed matrices are multiplied in half precision or less, whatever
+    its dtype.
+    """
     return TOLERANCE[torch.bfloat16 if getattr(view.model, "is_quantized", False) else view.dtype]
 
 
@@ -62,7 +83,9 @@ def _watched(view: ModelView, batch: Batch) -> tuple[Tensor, Prefix, Call, list[
     """A prefill's final states and prefix, how the decoder was called, and the output of each block."""
     outputs: list[Tensor] = []
     calls: list[Call] = []
-    handles = [block.register_forward_hook(lambda module, args, output: outputs.append(output)) for block in view.layers]
+    handles = [
+        block.register_forward_hook(lambda module, args, output: outputs.append(output)) for block in view.layers
+    ]
     try:
         with recorded(view, calls):
             hidden, whole = prefill(view, batch)
@@ -90,15 +113,22 @@ def _prompts(view: ModelView) -> list[Prompt]:
 
 
 def _close_alone(view: ModelView, hidden: Tensor, valid: Tensor, tolerance: float) -> bool:
-    """Whether each row's logits are the model's own for that prompt, when it is left to find positions and masks itself."""
+    """Whether each row's logits are the model's own for that prompt, when it is left to find positions and masks
+    itself.
+    """
     alone = [view.model(**view.encode([prompt])).logits[0].float() for prompt in _prompts(view)]
-    return all(bool(((view.logits(h[v]) - a).abs() <= tolerance).all()) for h, v, a in zip(hidden, valid, alone, strict=True))
+    return all(
+        bool(((view.logits(h[v]) - a).abs() <= tolerance).all()) for h, v, a in zip(hidden, valid, alone, strict=True)
+    )
 
 
 def _attention_is_known(view: ModelView) -> bool:
     """Whether each block's output projection runs on ``heads * head_dim`` values and gives the block's width."""
     shapes: list[tuple[int, int]] = []
-    handles = [view.o_proj(i).register_forward_hook(lambda m, a, out: shapes.append((a[0].shape[-1], out.shape[-1]))) for i in range(view.depth)]
+    handles = [
+        view.o_proj(i).register_forward_hook(lambda m, a, out: shapes.append((a[0].shape[-1], out.shape[-1])))
+        for i in range(view.depth)
+    ]
     try:
         prefill(view, view.encode(_prompts(view)[1:]))
     finally:

@@ -1,8 +1,9 @@
 """One Hugging Face model from a vision encoder (or two), a connector and a language model.
 
-It has a class of its own, not ``LlavaForConditionalGeneration``: that one fixes the connector to two linear maps and the encoder to one,
-and drops the bias that Phi-2's unembedding has. What the two share (splicing image features in, generation, the cache) is inherited.
-Saved by ``save_pretrained`` with its parts' configurations, and found again by ``from_pretrained`` once this module is imported.
+It has a class of its own, not ``LlavaForConditionalGeneration``: that one fixes the connector to two linear maps and
+the encoder to one, and drops the bias that Phi-2's unembedding has. What the two share (splicing image features in,
+generation, the cache) is inherited. Saved by ``save_pretrained`` with its parts' configurations, and found again by
+``from_pretrained`` once this module is imported.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ MODEL_TYPE = "steering_factory_composed"
 
 
 class ComposedConfig(PreTrainedConfig):
-    """``vision``: a record of each encoder (type, options, config); ``connector``: its node; ``text_config``: the language model's;
-    ``image_seq_length``: image tokens a picture takes."""
+    """``vision``: a record of each encoder (type, options, config); ``connector``: its node; ``text_config``: the
+    language model's; ``image_seq_length``: image tokens a picture takes."""
 
     model_type = MODEL_TYPE
     sub_configs: ClassVar[dict[str, type]] = {"text_config": AutoConfig}
@@ -67,7 +68,10 @@ class VisionTower(nn.Module):
         self.models = nn.ModuleList(models)
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
-        return [encoder.features(model, self._seen_by(encoder, model, pixels)) for encoder, model in zip(self.encoders, self.models, strict=True)]
+        return [
+            encoder.features(model, self._seen_by(encoder, model, pixels))
+            for encoder, model in zip(self.encoders, self.models, strict=True)
+        ]
 
     def pack(self, features: list[Tensor]) -> Tensor:
         """All encoders' features of each picture in one row [n, sum of tokens_i d_i], to be kept."""
@@ -75,7 +79,10 @@ class VisionTower(nn.Module):
 
     def unpack(self, packed: Tensor) -> list[Tensor]:
         """Features from what ``pack`` gave."""
-        shapes = [(encoder.tokens(model.config), encoder.width(model.config)) for encoder, model in zip(self.encoders, self.models, strict=True)]
+        shapes = [
+            (encoder.tokens(model.config), encoder.width(model.config))
+            for encoder, model in zip(self.encoders, self.models, strict=True)
+        ]
         parts = packed.split([tokens * width for tokens, width in shapes], 1)
         return [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
 
@@ -83,7 +90,10 @@ class VisionTower(nn.Module):
         """Pictures in an encoder's own size and colour scale."""
         first, side = self.encoders[0], encoder.side(model.config)
         if (first.mean, first.std) != (encoder.mean, encoder.std):
-            of = [pixels.new_tensor(values)[:, None, None] for values in (first.std, first.mean, encoder.mean, encoder.std)]
+            of = [
+                pixels.new_tensor(values)[:, None, None]
+                for values in (first.std, first.mean, encoder.mean, encoder.std)
+            ]
             pixels = (pixels * of[0] + of[1] - of[2]) / of[3]
         if pixels.shape[-1] != side:
             pixels = nn.functional.interpolate(pixels, size=(side, side), mode="bilinear", antialias=True)
@@ -99,25 +109,35 @@ class ComposedModel(LlavaModel):
         super(LlavaModel, self).__init__(config)
         encoders = [_encoder(record) for record in config.vision]
         self.vision_tower = VisionTower(encoders, models)
-        self.multi_modal_projector = _connector(config).build(_widths(encoders, [m.config for m in models], config.text_config))
+        self.multi_modal_projector = _connector(config).build(
+            _widths(encoders, [m.config for m in models], config.text_config)
+        )
         self.language_model = language_model
         for module in self.multi_modal_projector.modules():
             module._is_hf_initialized = True  # a connector starts as it was built: transformers would draw it anew
         self.post_init()
 
     def get_image_features(self, pixel_values: Tensor, **_: Any) -> BaseModelOutputWithPooling:
-        """Image tokens of pictures [n, 3, side, side], or of their packed features [n, f]: a list of n tensors [tokens, d] as ``pooler_output``."""
+        """Image tokens of pictures [n, 3, side, side], or of their packed features [n, f]: a list of n tensors [tokens,
+        d] as ``pooler_output``.
+        """
         tower = self.vision_tower
         features = tower.unpack(pixel_values.to(self.dtype)) if pixel_values.ndim == 2 else tower(pixel_values)
-        return BaseModelOutputWithPooling(last_hidden_state=features[-1], pooler_output=list(self.multi_modal_projector(features)))
+        return BaseModelOutputWithPooling(
+            last_hidden_state=features[-1], pooler_output=list(self.multi_modal_projector(features))
+        )
 
 
 class ComposedForConditionalGeneration(LlavaForConditionalGeneration):
-    """A composed model. ``models`` and ``causal`` are parts that have their weights already; without them all are random."""
+    """A composed model. ``models`` and ``causal`` are parts that have their weights already; without them all are
+    random.
+    """
 
     config_class = ComposedConfig
 
-    def __init__(self, config: ComposedConfig, models: list[nn.Module] | None = None, causal: nn.Module | None = None) -> None:
+    def __init__(
+        self, config: ComposedConfig, models: list[nn.Module] | None = None, causal: nn.Module | None = None
+    ) -> None:
         super(LlavaForConditionalGeneration, self).__init__(config)
         for record in config.vision:
             lookup("vision_encoder", record["type"])  # its module makes its configuration known to AutoConfig
@@ -133,11 +153,16 @@ AutoModel.register(ComposedConfig, ComposedModel)
 AutoModelForImageTextToText.register(ComposedConfig, ComposedForConditionalGeneration)
 
 
-def compose(spec: ComposeSpec, seed: int = 0, tokenizer: PreTrainedTokenizerBase | None = None, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, LlavaProcessor]:
+def compose(
+    spec: ComposeSpec,
+    seed: int = 0,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[nn.Module, LlavaProcessor]:
     """The model that ``spec`` describes and its processor; what has no source gets random weights from ``seed``.
 
-    ``tokenizer`` stands in for the language model's own (it must have the image token). Raises ``UserError`` where parts are missing
-    or do not fit each other.
+    ``tokenizer`` stands in for the language model's own (it must have the image token). Raises ``UserError`` where
+    parts are missing or do not fit each other.
     """
     torch.manual_seed(seed)
     parts, llm = encoders(spec.vision_encoder), _made(spec.llm)
@@ -148,17 +173,28 @@ def compose(spec: ComposeSpec, seed: int = 0, tokenizer: PreTrainedTokenizerBase
         causal.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)
     config.text_config, config.image_token_id = causal.config, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     own = [recorded_config(record) for record in config.vision]
-    model = ComposedForConditionalGeneration(config, [part.load(c) for part, c in zip(parts, own, strict=True)], causal).to(dtype)
-    model.generation_config.eos_token_id, model.generation_config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+    model = ComposedForConditionalGeneration(
+        config, [part.load(c) for part, c in zip(parts, own, strict=True)], causal
+    ).to(dtype)
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = (
+        tokenizer.eos_token_id,
+        tokenizer.pad_token_id,
+    )
     processor = LlavaProcessor(
-        image_processor=parts[0].image_processor(own[0]), tokenizer=tokenizer, chat_template=llm.template,
-        patch_size=own[0].patch_size, vision_feature_select_strategy="full", image_token=IMAGE_TOKEN,
-    )  # fmt: skip
+        image_processor=parts[0].image_processor(own[0]),
+        tokenizer=tokenizer,
+        chat_template=llm.template,
+        patch_size=own[0].patch_size,
+        vision_feature_select_strategy="full",
+        image_token=IMAGE_TOKEN,
+    )
     return model, processor
 
 
 def composed_config(spec: ComposeSpec) -> ComposedConfig:
-    """The configuration of the model that ``spec`` describes; no weights are read. Raises ``UserError`` where parts do not fit."""
+    """The configuration of the model that ``spec`` describes; no weights are read. Raises ``UserError`` where parts do
+    not fit.
+    """
     parts, text = encoders(spec.vision_encoder), _made(spec.llm).config()
     configs = [part.config() for part in parts]
     widths = _widths(parts, configs, text)
@@ -166,9 +202,12 @@ def composed_config(spec: ComposeSpec) -> ComposedConfig:
     with torch.device("meta"):
         connector.build(widths)
     return ComposedConfig(
-        vision=[part.record(c) for part, c in zip(parts, configs, strict=True)], connector=spec.connector.model_dump(mode="json"),
-        text_config=text, image_seq_length=connector.tokens(widths), tie_word_embeddings=text.tie_word_embeddings,
-    )  # fmt: skip
+        vision=[part.record(c) for part, c in zip(parts, configs, strict=True)],
+        connector=spec.connector.model_dump(mode="json"),
+        text_config=text,
+        image_seq_length=connector.tokens(widths),
+        tie_word_embeddings=text.tie_word_embeddings,
+    )
 
 
 def parts_of(spec: ComposeSpec) -> list[str]:
@@ -198,6 +237,15 @@ def _connector(config: ComposedConfig) -> Connector:
 
 def _widths(parts: list[VisionEncoder], configs: list[PreTrainedConfig], text: PreTrainedConfig) -> Widths:
     for part, config in zip(parts, configs, strict=True):
-        if wrong := [layer for layer in part.layers if not -config.num_hidden_layers - 1 <= layer <= config.num_hidden_layers]:
-            raise UserError(f"model.compose.vision_encoder: layer {wrong[0]} is out of range; this {part.name} has {config.num_hidden_layers} layers")
-    return Widths([part.width(c) for part, c in zip(parts, configs, strict=True)], [part.tokens(c) for part, c in zip(parts, configs, strict=True)], text.hidden_size)
+        if wrong := [
+            layer for layer in part.layers if not -config.num_hidden_layers - 1 <= layer <= config.num_hidden_layers
+        ]:
+            raise UserError(
+                f"model.compose.vision_encoder: layer {wrong[0]} is out of range; this {part.name} has"
+                f" {config.num_hidden_layers} layers"
+            )
+    return Widths(
+        [part.width(c) for part, c in zip(parts, configs, strict=True)],
+        [part.tokens(c) for part, c in zip(parts, configs, strict=True)],
+        text.hidden_size,
+    )

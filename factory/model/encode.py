@@ -1,4 +1,6 @@
-"""Prompts to tokens with roles. Roles come from character offsets over the rendered chat template, never from lengths."""
+"""Prompts to tokens with roles. Roles come from character offsets over the rendered chat template, never from
+lengths.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +34,9 @@ class Encoded:
 class Batch(Mapping[str, Tensor]):
     """A padded batch. As a mapping it holds what the model takes, so ``model.generate(**batch)`` works.
 
-    Attributes: ``input_ids``, ``attention_mask``, ``roles`` [B, T] (``Role`` values, 0 on padding), ``position_ids`` [B, T]
-    or [axes, B, T], ``images`` the image processor's outputs for all images of the batch in reading order, ``of_tokens`` the
-    further inputs [B, T] that a family's model takes.
+    Attributes: ``input_ids``, ``attention_mask``, ``roles`` [B, T] (``Role`` values, 0 on padding), ``position_ids``
+    [B, T] or [axes, B, T], ``images`` the image processor's outputs for all images of the batch in reading order,
+    ``of_tokens`` the further inputs [B, T] that a family's model takes.
     """
 
     input_ids: Tensor
@@ -105,7 +107,10 @@ def encode_one(writing: Writing, prompt: Prompt, images: Sequence[str]) -> Encod
     """
     for segment in prompt.segments:
         if spelt := writing.reserved(segment.text):
-            raise UserError(f"a {segment.role.name.lower()} text spells the model's special token '{spelt}'; change the text: {segment.text[:80]!r}")
+            raise UserError(
+                f"a {segment.role.name.lower()} text spells the model's special token '{spelt}'; change the text:"
+                f" {segment.text[:80]!r}"
+            )
     text, char_roles = render(writing, prompt, images)
     bos = writing.tokenizer.bos_token
     tokens = writing.tokenizer(text, add_special_tokens=not (bos and bos in text), return_offsets_mapping=True)
@@ -147,7 +152,11 @@ def render(writing: Writing, prompt: Prompt, images: Sequence[str]) -> tuple[str
         moved = sorted(placed) == list(range(len(prompt.segments)))
         raise UserError(
             "the model's chat template drops, repeats or reorders a part of the prompt: "
-            + ("it puts images before texts; put them first in the prompt, or save another chat template" if moved else "token roles cannot be told")
+            + (
+                "it puts images before texts; put them first in the prompt, or save another chat template"
+                if moved
+                else "token roles cannot be told"
+            )
         )
     return "".join(text), roles
 
@@ -155,7 +164,9 @@ def render(writing: Writing, prompt: Prompt, images: Sequence[str]) -> tuple[str
 def _apply_template(writing: Writing, messages: list[dict], generate: bool) -> str:
     if not writing.template:
         raise UserError("the model's processor has no chat template: save one beside it (chat_template.jinja)")
-    return writing.tokenizer.apply_chat_template(messages, chat_template=writing.template, add_generation_prompt=generate, tokenize=False)
+    return writing.tokenizer.apply_chat_template(
+        messages, chat_template=writing.template, add_generation_prompt=generate, tokenize=False
+    )
 
 
 def _role(text: str, char_roles: list[int], start: int, end: int) -> int:
@@ -167,4 +178,6 @@ def _role(text: str, char_roles: list[int], start: int, end: int) -> int:
 def pad(rows: Sequence[Sequence[int]], value: int, side: PaddingSide) -> Tensor:
     width = max(len(r) for r in rows)
     fill = [[value] * (width - len(r)) for r in rows]
-    return torch.tensor([[*f, *r] if side == "left" else [*r, *f] for r, f in zip(rows, fill, strict=True)], dtype=torch.long)
+    return torch.tensor(
+        [[*f, *r] if side == "left" else [*r, *f] for r, f in zip(rows, fill, strict=True)], dtype=torch.long
+    )

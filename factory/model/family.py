@@ -79,7 +79,9 @@ class Family:
         return block.get_submodule(self.attention_path)
 
     def output_projection(self, block: nn.Module) -> nn.Module:
-        """The linear map from a block's concatenated head outputs [.., heads * head_dim] to its residual stream [.., d]."""
+        """The linear map from a block's concatenated head outputs [.., heads * head_dim] to its residual stream [..,
+        d].
+        """
         return block.get_submodule(self.output_projection_path)
 
     def image_token_id(self, model: nn.Module) -> int:
@@ -89,7 +91,9 @@ class Family:
         """What the chat template writes for an image."""
         return processor.tokenizer.convert_ids_to_tokens(self.image_token_id(model))
 
-    def image_inputs(self, processor: Any, images: Sequence[Image.Image], per_prompt: Sequence[int] = ()) -> dict[str, Any]:
+    def image_inputs(
+        self, processor: Any, images: Sequence[Image.Image], per_prompt: Sequence[int] = ()
+    ) -> dict[str, Any]:
         """Model inputs of all images of a batch, in reading order (empty where there is none).
 
         ``per_prompt``: how many of the images each prompt has, for processors that care.
@@ -117,20 +121,25 @@ class Family:
         return {}
 
     def position_ids(self, model: nn.Module, ids: Tensor, mask: Tensor, inputs: dict[str, Tensor]) -> Tensor:
-        """Position of each token, [B, T] or, for a rotary embedding of several axes, [axes, B, T]: padding does not count.
+        """Position of each token, [B, T] or, for a rotary embedding of several axes, [axes, B, T]: padding does not
+        count.
 
         ``mask`` [B, T] is the attention mask, ``inputs`` holds the images' and the tokens' inputs.
         """
         return (mask.long().cumsum(-1) - 1).clamp_min(0)
 
     def attention_mask(self, decoder: nn.Module, mask: Tensor, new: int) -> Any:
-        """What the model takes as attention mask for the last ``new`` columns of ``mask`` [R, T], the others being cached.
+        """What the model takes as attention mask for the last ``new`` columns of ``mask`` [R, T], the others being
+        cached.
 
         Raises ``UserError`` where a sliding window would count the padding between cached and new tokens.
         """
         window = sliding_window(decoder.config)
         if window is not None and mask.shape[1] > window:
-            raise UserError(f"{type(decoder).__name__}: a prompt and answer of {mask.shape[1]} tokens pass its sliding window of {window}: shorten the prompt")
+            raise UserError(
+                f"{type(decoder).__name__}: a prompt and answer of {mask.shape[1]} tokens pass its sliding window of"
+                f" {window}: shorten the prompt"
+            )
         return mask
 
 
@@ -140,7 +149,9 @@ def frozen(model: nn.Module) -> nn.Module:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where a module computes. Its parameters may lie elsewhere meanwhile, offloaded by accelerate, whose hook then says."""
+    """Where a module computes. Its parameters may lie elsewhere meanwhile, offloaded by accelerate, whose hook then
+    says.
+    """
     hook = getattr(module, "_hf_hook", None)
     for each in getattr(hook, "hooks", (hook,)):
         if getattr(each, "execution_device", None) is not None:

@@ -1,4 +1,6 @@
-"""From a recipe's model node to a checked ModelView: precision, quantisation, placement, parts put together, trained parts put in."""
+"""From a recipe's model node to a checked ModelView: precision, quantisation, placement, parts put together, trained
+parts put in.
+"""
 
 from __future__ import annotations
 
@@ -51,20 +53,31 @@ def placement(spec: ModelSpec) -> dict[str, Any]:
         return {}
     if spelt_out(spec).compose:
         key = "quantize" if spec.quantize else "device_map"
-        raise UserError(f"model.{key}: parts are put together whole, on one device; leave it out, or name a saved composed model with model.path")
+        raise UserError(
+            f"model.{key}: parts are put together whole, on one device; leave it out, or name a saved composed model"
+            " with model.path"
+        )
     options: dict[str, Any] = {"device_map": spec.device_map or {"": device}}
     if spec.quantize:
         if find_spec("bitsandbytes") is None:
-            raise UserError(f"model.quantize={spec.quantize} needs bitsandbytes, which is not installed: pip install 'steering-factory[quantize]'")
+            raise UserError(
+                f"model.quantize={spec.quantize} needs bitsandbytes, which is not installed: pip install"
+                " 'steering-factory[quantize]'"
+            )
         options["quantization_config"] = transformers.BitsAndBytesConfig(
-            load_in_8bit=spec.quantize == "8bit", load_in_4bit=spec.quantize == "4bit",
-            bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=getattr(torch, spec.dtype),
-        )  # fmt: skip
+            load_in_8bit=spec.quantize == "8bit",
+            load_in_4bit=spec.quantize == "4bit",
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=getattr(torch, spec.dtype),
+        )
     return options
 
 
 def kept_whole(config: Any, family: Family) -> list[str]:
-    """Names of the linear maps that quantisation leaves alone: those outside the decoder, as LLaVA's own quantised training does it."""
+    """Names of the linear maps that quantisation leaves alone: those outside the decoder, as LLaVA's own quantised
+    training does it.
+    """
     model = family.skeleton(config)
     packed = set(family.decoder(model).modules())
     return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module not in packed]
@@ -78,7 +91,9 @@ def get_parts(spec: ModelSpec, get: Callable[[str], Path] = fetch_part) -> None:
 
 
 def outline(spec: ModelSpec) -> ModelView:
-    """A view without weights (its parameters are on the meta device): enough to tokenize prompts, whatever the model's size."""
+    """A view without weights (its parameters are on the meta device): enough to tokenize prompts, whatever the model's
+    size.
+    """
     source, spec = find(spec), spelt_out(spec)
     if spec.compose:
         with torch.device("meta"):
@@ -91,8 +106,8 @@ def outline(spec: ModelSpec) -> ModelView:
 
 
 def sizes(spec: ModelSpec) -> ModelView:
-    """A view for counting alone: no weights, no tokenizer, and nothing fetched. Raises ``UserError`` where neither files, nor the card,
-    nor the recipe tell the model's sizes."""
+    """A view for counting alone: no weights, no tokenizer, and nothing fetched. Raises ``UserError`` where neither
+    files, nor the card, nor the recipe tell the model's sizes."""
     with planned():
         config, _ = known(spec)
     family = family_of(config)
@@ -115,21 +130,32 @@ def lacking(spec: ModelSpec) -> list[str]:
 def _processor(source: Source) -> Any:
     for what, names in PROCESSOR_FILES.items():
         if not any((source.folder / name).is_file() for name in names):
-            raise UserError(f"model folder {source.folder}: has no {' and no '.join(names)}, which hold its {what}; save its processor there too, or download the model again")
+            raise UserError(
+                f"model folder {source.folder}: has no {' and no '.join(names)}, which hold its {what}; save its"
+                " processor there too, or download the model again"
+            )
     try:
         return source.family.load_processor(source.folder)
     except (OSError, ValueError) as error:
-        raise UserError(f"model folder {source.folder}: its processor cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+        raise UserError(
+            f"model folder {source.folder}: its processor cannot be loaded: {' '.join(str(error).split())[:300]}"
+        ) from error
 
 
 def load(spec: ModelSpec, zero: int = 0, fetch: bool = True) -> ModelView:
-    """A frozen, self-checked view of the model that a recipe names; with ``zero`` 3 cut over the ranks. Parts that it composes of
-    sizes alone get random weights; those of the zoo are fetched first, or asked for where ``fetch`` is off."""
+    """A frozen, self-checked view of the model that a recipe names; with ``zero`` 3 cut over the ranks. Parts that it
+    composes of sizes alone get random weights; those of the zoo are fetched first, or asked for where ``fetch`` is off.
+    """
     source, options, spec = find(spec), placement(spec), spelt_out(spec)
     if zero == 3 and (spec.compose or options):
-        raise UserError("launch.zero: 3 cuts a model that is read whole from a folder: leave model.compose, model.quantize and model.device_map out")
+        raise UserError(
+            "launch.zero: 3 cuts a model that is read whole from a folder: leave model.compose, model.quantize and"
+            " model.device_map out"
+        )
     get_parts(spec, fetch_part if fetch else needed)
-    model, processor = compose(spec.compose, dtype=getattr(torch, spec.dtype)) if spec.compose else _read(source, spec, zero, options)
+    model, processor = (
+        compose(spec.compose, dtype=getattr(torch, spec.dtype)) if spec.compose else _read(source, spec, zero, options)
+    )
     placed = frozen(model) if zero == 3 or "device_map" in options else frozen(model).to(device_for(spec.device))
     view = ModelView(placed, processor, source.family, k_sigma=source.card.k_sigma if source.card else None)
     if zero == 3:
@@ -151,16 +177,22 @@ def _tune(view: ModelView, folders: Sequence[str]) -> None:
 
 def _read(source: Source, spec: ModelSpec, zero: int, options: dict[str, Any]) -> tuple[Any, Any]:
     dtype = getattr(torch, spec.dtype)
-    read = partial(source.family.hf_class().from_pretrained, source.folder, dtype=dtype, local_files_only=True, **options)
+    read = partial(
+        source.family.hf_class().from_pretrained, source.folder, dtype=dtype, local_files_only=True, **options
+    )
     if spec.quantize:
         options["quantization_config"].llm_int8_skip_modules = kept_whole(source.config, source.family)
     transformers.utils.logging.disable_progress_bar()  # a run has bars of its own, and stderr is for mistakes
     try:
         model = load_cut(read, source.config, dtype, device_for(spec.device)) if zero == 3 else read()
     except (ImportError, OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"model folder {source.folder}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(
+            f"model folder {source.folder}: cannot be loaded: {str(error).strip().splitlines()[0]}"
+        ) from error
     for module in model.modules() if spec.quantize else ():
-        module.support_avx512bf16_for_cpu = False  # bitsandbytes would repack 4-bit weights on a CPU into a form without gradients
+        module.support_avx512bf16_for_cpu = (
+            False  # bitsandbytes would repack 4-bit weights on a CPU into a form without gradients
+        )
     return model, _processor(source)
 
 
@@ -176,7 +208,9 @@ def fingerprint(view: ModelView, without: Sequence[str] = ()) -> str:
 
 
 def fingerprint_of(module: nn.Module, left_out: Container[int] = ()) -> str:
-    """Hash of a module's class and of values sampled from every parameter and buffer but those whose ``id`` is ``left_out``."""
+    """Hash of a module's class and of values sampled from every parameter and buffer but those whose ``id`` is
+    ``left_out``.
+    """
     h = hashlib.sha256(type(module).__name__.encode())
     for name, tensor in sorted(module.state_dict(keep_vars=True).items()):
         if id(tensor) in left_out:

@@ -14,9 +14,17 @@ from factory.model.view import ModelView
 from factory.registry import lookup
 
 
-def revive(manifest: Path, kind: str, name: str, params: Any, made_for: tuple[str, str | None], view: ModelView, without: Sequence[str] = ()) -> Any:
-    """The plugin that a manifest describes; ``made_for`` is the fingerprint (``without`` the parts that the plugin replaces) and the
-    class of its base model.
+def revive(
+    manifest: Path,
+    kind: str,
+    name: str,
+    params: Any,
+    made_for: tuple[str, str | None],
+    view: ModelView,
+    without: Sequence[str] = (),
+) -> Any:
+    """The plugin that a manifest describes; ``made_for`` is the fingerprint (``without`` the parts that the plugin
+    replaces) and the class of its base model.
 
     Raises ``UserError`` for another base model, an unknown plugin, or parameters that do not fit it.
     """

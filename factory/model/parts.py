@@ -22,7 +22,11 @@ class Parts:
     def from_pretrained(cls, folder: Path, **options: Any) -> Parts:
         """The parts saved in ``folder``. Raises ``OSError`` or ``ValueError`` where one is missing or damaged."""
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        return cls(AutoImageProcessor.from_pretrained(folder, **options), tokenizer, _saved_template(Path(folder)) or tokenizer.chat_template)
+        return cls(
+            AutoImageProcessor.from_pretrained(folder, **options),
+            tokenizer,
+            _saved_template(Path(folder)) or tokenizer.chat_template,
+        )
 
     def save_pretrained(self, folder: Path) -> None:
         self.image_processor.save_pretrained(folder)

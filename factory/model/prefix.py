@@ -1,4 +1,6 @@
-"""Running a model on a KV cache: prefill once, fork, extend, decode. Positions are explicit, padding may be on either side."""
+"""Running a model on a KV cache: prefill once, fork, extend, decode. Positions are explicit, padding may be on either
+side.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ from factory.model.view import ModelView
 
 @dataclass(frozen=True)
 class Step:
-    """What one forward processes: roles [R, t] (0 = padding) of its tokens, whether they are the model's own answer, and how many
-    rows (beams) stand side by side for each prompt."""
+    """What one forward processes: roles [R, t] (0 = padding) of its tokens, whether they are the model's own answer,
+    and how many rows (beams) stand side by side for each prompt."""
 
     roles: Tensor
     generated: bool = False
@@ -50,7 +52,9 @@ class Prefix:
 
 
 def new_cache() -> Cache:
-    """An empty cache that keeps every token of every layer: a column is then the same token in all of them, sliding windows or not."""
+    """An empty cache that keeps every token of every layer: a column is then the same token in all of them, sliding
+    windows or not.
+    """
     return DynamicCache()
 
 
@@ -75,7 +79,9 @@ def announced(view: ModelView, step: Step) -> Iterator[None]:
 
 
 def encoded_step(view: ModelView, ids: Tensor) -> Step | None:
-    """What a forward of prompts ``ids`` [R, T] processes, if they are those that the view encoded last (or their beams)."""
+    """What a forward of prompts ``ids`` [R, T] processes, if they are those that the view encoded last (or their
+    beams).
+    """
     batch = view.encoded
     if batch is None or ids.shape[1] != batch.input_ids.shape[1] or ids.shape[0] % batch.size:
         return None
@@ -89,15 +95,24 @@ def prefill(view: ModelView, batch: Batch) -> tuple[Tensor, Prefix]:
     """Run whole prompts: final hidden states [B, T, d] and the prefix that holds them."""
     with announced(view, Step(batch.roles)):
         out = view.core(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, position_ids=batch.position_ids,
-            past_key_values=new_cache(), use_cache=True, **batch.of_tokens, **batch.images,
-        )  # fmt: skip
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            past_key_values=new_cache(),
+            use_cache=True,
+            **batch.of_tokens,
+            **batch.images,
+        )
     of_axes = batch.position_ids.view(-1, *batch.attention_mask.shape)
     following = (of_axes * batch.attention_mask).amax((0, -1)) + 1
-    return out.last_hidden_state.to(view.device), Prefix(out.past_key_values, batch.attention_mask, batch.roles, following)
+    return out.last_hidden_state.to(view.device), Prefix(
+        out.past_key_values, batch.attention_mask, batch.roles, following
+    )
 
 
-def extend(view: ModelView, prefix: Prefix, ids: Tensor, mask: Tensor, roles: Tensor, generated: bool = False) -> tuple[Tensor, Prefix]:
+def extend(
+    view: ModelView, prefix: Prefix, ids: Tensor, mask: Tensor, roles: Tensor, generated: bool = False
+) -> tuple[Tensor, Prefix]:
     """Run tokens ``ids`` [R, t] (``mask`` 0 on padding) after a prefix of R rows; the prefix's cache is extended.
 
     Returns the final hidden states [R, t, d] and the longer prefix.
@@ -106,8 +121,12 @@ def extend(view: ModelView, prefix: Prefix, ids: Tensor, mask: Tensor, roles: Te
     seen = view.family.attention_mask(view.decoder, full, ids.shape[1])
     positions = prefix.next_position[:, None] + (mask.cumsum(-1) - 1).clamp_min(0)
     with announced(view, Step(roles, generated)):
-        out = view.core(input_ids=ids, attention_mask=seen, position_ids=positions, past_key_values=prefix.cache, use_cache=True)
-    longer = Prefix(out.past_key_values, full, torch.cat([prefix.roles, roles], -1), prefix.next_position + mask.sum(-1))
+        out = view.core(
+            input_ids=ids, attention_mask=seen, position_ids=positions, past_key_values=prefix.cache, use_cache=True
+        )
+    longer = Prefix(
+        out.past_key_values, full, torch.cat([prefix.roles, roles], -1), prefix.next_position + mask.sum(-1)
+    )
     return out.last_hidden_state.to(view.device), longer
 
 
@@ -122,11 +141,17 @@ def at_last(states: Tensor, mask: Tensor) -> Tensor:
 
 
 def split_last(batch: Batch) -> tuple[Batch, Tensor, Tensor]:
-    """A batch without each row's last token, that token's ids [B, 1] and roles [B, 1] (what a prefix is queried with)."""
+    """A batch without each row's last token, that token's ids [B, 1] and roles [B, 1] (what a prefix is queried
+    with).
+    """
     rows, last = torch.arange(batch.size, device=batch.input_ids.device), last_index(batch.attention_mask)
     mask, roles = batch.attention_mask.clone(), batch.roles.clone()
     mask[rows, last], roles[rows, last] = 0, 0
-    return replace(batch, attention_mask=mask, roles=roles), batch.input_ids[rows, last][:, None], batch.roles[rows, last][:, None]
+    return (
+        replace(batch, attention_mask=mask, roles=roles),
+        batch.input_ids[rows, last][:, None],
+        batch.roles[rows, last][:, None],
+    )
 
 
 def likeliest(logits: Tensor) -> Tensor:
@@ -135,11 +160,17 @@ def likeliest(logits: Tensor) -> Tensor:
 
 
 def greedy(
-    view: ModelView, prefix: Prefix, logits: Tensor, max_new_tokens: int, among: Tensor | None = None, pick: Callable[[Tensor], Tensor] = likeliest
+    view: ModelView,
+    prefix: Prefix,
+    logits: Tensor,
+    max_new_tokens: int,
+    among: Tensor | None = None,
+    pick: Callable[[Tensor], Tensor] = likeliest,
 ) -> Tensor:
     """Greedy answers [R, <= max_new_tokens] from next-token ``logits`` [R, vocabulary]; padding follows an end token.
 
-    With ``among`` the answer is one of these token ids, one token alone. ``pick`` chooses the column [R] of each row's token.
+    With ``among`` the answer is one of these token ids, one token alone. ``pick`` chooses the column [R] of each row's
+    token.
     """
     if among is not None:
         return among[pick(logits[:, among])][:, None]
@@ -158,4 +189,3 @@ def greedy(
 def decode_texts(view: ModelView, tokens: Tensor) -> list[str]:
     """Answers as text: what comes before the first end token, special tokens left out."""
     return [text.strip() for text in view.tokenizer.batch_decode(tokens.tolist(), skip_special_tokens=True)]
-

@@ -20,8 +20,10 @@ from factory.registry import available, lookup
 
 @dataclass(frozen=True)
 class Source:
-    """A model that was found but not loaded: its folder (None where it is composed), configuration, family, the bytes of its weights, its ``card`` where the
-    weights are those that the card describes, and ``notes`` of what has to be known of it beside the numbers."""
+    """A model that was found but not loaded: its folder (None where it is composed), configuration, family, the bytes
+    of its weights, its ``card`` where the weights are those that the card describes, and ``notes`` of what has to be
+    known of it beside the numbers.
+    """
 
     folder: Path | None
     config: Any
@@ -43,8 +45,8 @@ def spelt_out(spec: ModelSpec) -> ModelSpec:
 def find(spec: ModelSpec) -> Source:
     """Locate a model and check its files without loading weights.
 
-    Raises ``UserError`` for weights that are not on this machine (with what they are and the command that gets them), a missing
-    folder or file, an unfinished download, an unknown family, or a damaged safetensors file.
+    Raises ``UserError`` for weights that are not on this machine (with what they are and the command that gets them), a
+    missing folder or file, an unfinished download, an unknown family, or a damaged safetensors file.
     """
     spec = spelt_out(spec)
     for named in spec.tuned:
@@ -68,7 +70,8 @@ def find(spec: ModelSpec) -> Source:
 
 
 def known(spec: ModelSpec) -> tuple[Any, Card | None]:
-    """A model's configuration and card as far as they can be known without its weights: from its folder, else from its card.
+    """A model's configuration and card as far as they can be known without its weights: from its folder, else from its
+    card.
 
     Raises ``UserError`` where neither tells.
     """
@@ -82,22 +85,33 @@ def known(spec: ModelSpec) -> tuple[Any, Card | None]:
         return config, card_for(spec, config)
     card = read_card(spec.zoo) if spec.zoo else None
     if card is None or not card.config:
-        raise UserError(_absent(spec) if folder is None else f"model folder {folder}: has no config.json, so that its sizes are not known")
+        raise UserError(
+            _absent(spec)
+            if folder is None
+            else f"model folder {folder}: has no config.json, so that its sizes are not known"
+        )
     return card.hf_config(), card
 
 
 def tuned_folder(named: str) -> Path:
-    """The folder of a trained part: ``named`` itself, or ``tuned/`` in a run's folder. Raises ``UserError`` where there is none."""
+    """The folder of a trained part: ``named`` itself, or ``tuned/`` in a run's folder. Raises ``UserError`` where there
+    is none.
+    """
     from factory.tune import is_saved  # tuners work on views, which this module makes
 
     for folder in (Path(named).expanduser(), Path(named).expanduser() / "tuned"):
         if is_saved(folder):
             return folder
-    raise UserError(f"model.tuned: {named} holds no trained part; give the folder of a finished tuning run, as in model.tuned=[runs/NAME]")
+    raise UserError(
+        f"model.tuned: {named} holds no trained part; give the folder of a finished tuning run, as in"
+        " model.tuned=[runs/NAME]"
+    )
 
 
 def _folder(spec: ModelSpec) -> Path | None:
-    """The folder that a recipe's model node names, whether or not it exists; None for a hub model that is not in the cache."""
+    """The folder that a recipe's model node names, whether or not it exists; None for a hub model that is not in the
+    cache.
+    """
     if spec.path:
         return Path(spec.path).expanduser()
     card = read_card(spec.zoo) if spec.zoo else None
@@ -110,11 +124,15 @@ def _folder(spec: ModelSpec) -> Path | None:
 def hub_id(spec: ModelSpec) -> tuple[str | None, str | None]:
     """The hub id and revision that a model node asks for."""
     card = read_card(spec.zoo) if spec.zoo else None
-    return (spec.hub, spec.revision) if spec.hub else (card.hub, spec.revision or card.revision) if card else (None, None)
+    return (
+        (spec.hub, spec.revision) if spec.hub else (card.hub, spec.revision or card.revision) if card else (None, None)
+    )
 
 
 def cached(repo: str, revision: str | None) -> Path | None:
-    """The snapshot of a hub repository in the local cache (HF_HOME or HF_HUB_CACHE decide where), whole or not; None without one."""
+    """The snapshot of a hub repository in the local cache (HF_HOME or HF_HUB_CACHE decide where), whole or not; None
+    without one.
+    """
     from huggingface_hub import constants, try_to_load_from_cache
 
     found = try_to_load_from_cache(repo, "config.json", cache_dir=constants.HF_HUB_CACHE, revision=revision)
@@ -124,7 +142,10 @@ def cached(repo: str, revision: str | None) -> Path | None:
 def _absent(spec: ModelSpec) -> str:
     repo, _ = hub_id(spec)
     if repo is None:
-        return f"model '{spec.zoo or spec.path}': no weights and no hub id are known of it; give its folder: model.path=FOLDER"
+        return (
+            f"model '{spec.zoo or spec.path}': no weights and no hub id are known of it; give its folder:"
+            " model.path=FOLDER"
+        )
     from huggingface_hub import constants
 
     card = read_card(spec.zoo) if spec.zoo else None
@@ -132,8 +153,9 @@ def _absent(spec: ModelSpec) -> str:
     files = f"{card.weight_files} safetensors files" if card and card.weight_files else "the safetensors files"
     gate = "; its licence has to be accepted on its hub page before" if card and card.gated else ""
     return (
-        f"model {spec.zoo or repo}: its weights are not on this machine. Needed from the hub id {repo}: {files}{size}, configuration, tokenizer and processor{gate}. "
-        f"Get them with `{command('fetch', spec.zoo or repo)}` (into {constants.HF_HUB_CACHE}), or give a folder that holds them: model.path=FOLDER"
+        f"model {spec.zoo or repo}: its weights are not on this machine. Needed from the hub id {repo}: {files}{size},"
+        f" configuration, tokenizer and processor{gate}. Get them with `{command('fetch', spec.zoo or repo)}` (into"
+        f" {constants.HF_HUB_CACHE}), or give a folder that holds them: model.path=FOLDER"
     )
 
 
@@ -142,7 +164,10 @@ def _incomplete(spec: ModelSpec, folder: Path, lacking: list[str], total: int) -
         return f"model folder {folder}: {lacking[0]} is missing; copy it there or download the model again"
     repo, _ = hub_id(spec)
     there = f"{total - len(lacking)} of {total} weight files are there"
-    return f"model {spec.zoo or repo}: its download is not finished ({there}; next: {lacking[0]}). Go on with `{command('fetch', spec.zoo or repo)}`"
+    return (
+        f"model {spec.zoo or repo}: its download is not finished ({there}; next: {lacking[0]}). Go on with"
+        f" `{command('fetch', spec.zoo or repo)}`"
+    )
 
 
 def card_for(spec: ModelSpec, config: Any) -> Card | None:
@@ -152,8 +177,13 @@ def card_for(spec: ModelSpec, config: Any) -> Card | None:
 
 
 def _unlike(name: str, config: Any, folder: Path) -> str:
-    held = f"a {type(config).__name__.removesuffix('Config')} with a decoder of {config.get_text_config().num_hidden_layers} blocks"
-    return f"{folder} holds {held}, not {name}: the card's layer, its MCR noise and its published numbers are left aside"
+    held = (
+        f"a {type(config).__name__.removesuffix('Config')} with a decoder of"
+        f" {config.get_text_config().num_hidden_layers} blocks"
+    )
+    return (
+        f"{folder} holds {held}, not {name}: the card's layer, its MCR noise and its published numbers are left aside"
+    )
 
 
 def _config(folder: Path) -> Any:
@@ -166,7 +196,9 @@ def _config(folder: Path) -> Any:
 
 
 def _penalty(folder: Path) -> str | None:
-    """A word on a model whose own generation would lower the logits of what its prompt says: that is against the text, and not done here."""
+    """A word on a model whose own generation would lower the logits of what its prompt says: that is against the text,
+    and not done here.
+    """
     path = folder / "generation_config.json"
     try:
         penalty = json.loads(path.read_text(encoding="utf-8")).get("repetition_penalty") if path.is_file() else None
@@ -174,23 +206,34 @@ def _penalty(folder: Path) -> str | None:
         raise UserError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
     if penalty in (None, 1):
         return None
-    return f"model: the repetition_penalty of {penalty} in its generation_config.json is left out: answers are plainly greedy. Its own generate() would disfavour every token of the prompt, and so the text's answer"
+    return (
+        f"model: the repetition_penalty of {penalty} in its generation_config.json is left out: answers are plainly"
+        " greedy. Its own generate() would disfavour every token of the prompt, and so the text's answer"
+    )
 
 
 def family_of(config: Any) -> Family:
-    """The registered family of a configuration, matched by its class. Raises ``UserError`` for a model no family knows."""
+    """The registered family of a configuration, matched by its class. Raises ``UserError`` for a model no family
+    knows.
+    """
     names = [entry.name for entry in available("family")]
     for name in sorted(names, key=lambda n: (n == "structural", n != config.model_type)):
         if (family := lookup("family", name).of(config)) is not None:
             return family
-    raise UserError(f"no family for {type(config).__name__} (model type '{config.model_type}'). Families: {', '.join(names)}")
+    raise UserError(
+        f"no family for {type(config).__name__} (model type '{config.model_type}'). Families: {', '.join(names)}"
+    )
 
 
 def _weight_files(folder: Path) -> list[Path]:
     """The weight files that a folder should hold; some may be missing."""
     index = folder / "model.safetensors.index.json"
     try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else ["model.safetensors"]
+        names = (
+            sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            if index.is_file()
+            else ["model.safetensors"]
+        )
     except (ValueError, KeyError, AttributeError) as error:
         raise UserError(f"{index}: damaged or cut short; copy or download it again") from error
     return [folder / name for name in names]

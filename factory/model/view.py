@@ -21,7 +21,8 @@ class ModelView:
     """A model, its processor and its family, seen through one interface.
 
     The decoder's blocks are ``layers`` (index = 0-based block, SPEC A15), its output norm ``norm``, the unembedding
-    ``unembed``. ``encode`` turns prompts into a ``Batch`` with token roles; ``factory.model.prefix`` runs it on a KV cache.
+    ``unembed``. ``encode`` turns prompts into a ``Batch`` with token roles; ``factory.model.prefix`` runs it on a KV
+    cache.
     """
 
     def __init__(self, model: nn.Module, processor: Any, family: Family, k_sigma: float | None = None) -> None:
@@ -90,21 +91,30 @@ class ModelView:
         value = getattr(self.text_config, name, None)
         if isinstance(value, list):
             if len(set(value)) > 1:
-                raise UserError(f"{type(self.model).__name__}: its blocks have {min(value)} to {max(value)} heads, and this needs the same number in each")
+                raise UserError(
+                    f"{type(self.model).__name__}: its blocks have {min(value)} to {max(value)} heads, and this needs"
+                    " the same number in each"
+                )
             return value[0]
         return value
 
     def attention(self, layer: int) -> nn.Module:
-        """Self-attention of block ``layer``. The self-check has seen that its ``o_proj`` takes ``heads * head_dim`` values."""
+        """Self-attention of block ``layer``. The self-check has seen that its ``o_proj`` takes ``heads * head_dim``
+        values.
+        """
         return self.family.attention(self.layers[layer])
 
     def o_proj(self, layer: int) -> nn.Module:
-        """Output projection of block ``layer``: a head's output is its ``head_dim`` columns of this module's input [.., heads * head_dim]."""
+        """Output projection of block ``layer``: a head's output is its ``head_dim`` columns of this module's input [..,
+        heads * head_dim].
+        """
         return self.family.output_projection(self.layers[layer])
 
     @property
     def device(self) -> torch.device:
-        """Where token ids go in; final hidden states and logits come back to it, also from a model that is spread over devices."""
+        """Where token ids go in; final hidden states and logits come back to it, also from a model that is spread over
+        devices.
+        """
         return device_of(self.model.get_input_embeddings())
 
     @property

@@ -1,4 +1,5 @@
-"""A module's weights as numbers, wherever they are: cut over ranks, offloaded to host memory or disk, or packed by quantisation.
+"""A module's weights as numbers, wherever they are: cut over ranks, offloaded to host memory or disk, or packed by
+quantisation.
 
 Whoever runs modules needs nothing of this: their hooks see to it. It is for what reads a matrix itself.
 """
@@ -17,7 +18,9 @@ from factory.model.zero import whole
 
 @contextmanager
 def at_hand(model: nn.Module, name: str, tensor: Tensor) -> Iterator[Tensor]:
-    """A tensor of the state dict with its values: put together from all ranks, or brought in from disk or host memory."""
+    """A tensor of the state dict with its values: put together from all ranks, or brought in from disk or host
+    memory.
+    """
     if tensor.device.type != "meta" or hasattr(tensor, "ds_id"):
         with whole(tensor) as p:
             yield p
@@ -29,7 +32,9 @@ def at_hand(model: nn.Module, name: str, tensor: Tensor) -> Iterator[Tensor]:
 
 @contextmanager
 def weight_of(module: nn.Module, name: str = "weight") -> Iterator[Tensor | None]:
-    """The ``weight`` [out, in] of a linear module, or its ``bias`` (None where it has none). All ranks enter together."""
+    """The ``weight`` [out, in] of a linear module, or its ``bias`` (None where it has none). All ranks enter
+    together.
+    """
     given = getattr(module, name, None)
     if given is None:
         yield None

@@ -1,8 +1,9 @@
-"""A model cut over the ranks with DeepSpeed's ZeRO-3, for one that no single GPU holds. Inference and inner gradients only.
+"""A model cut over the ranks with DeepSpeed's ZeRO-3, for one that no single GPU holds. Inference and inner gradients
+only.
 
-Each rank keeps its part of every matrix; a module's weights are put together just before it runs and let go after it, so all
-ranks have to run the same forwards. Callers work on the engine's module, as on any model: a gradient taken through the engine
-itself (``torch.autograd.grad``) is wrong.
+Each rank keeps its part of every matrix; a module's weights are put together just before it runs and let go after it,
+so all ranks have to run the same forwards. Callers work on the engine's module, as on any model: a gradient taken
+through the engine itself (``torch.autograd.grad``) is wrong.
 """
 
 from __future__ import annotations
@@ -27,22 +28,33 @@ def load_cut(read: Callable[[], nn.Module], config: Any, dtype: torch.dtype, dev
     import deepspeed
     from transformers.integrations import HfDeepSpeedConfig
 
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # its compilation would take minutes, for the CPU alone
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = (
+        False  # its compilation would take minutes, for the CPU alone
+    )
     deepspeed.logger.setLevel("ERROR")
     if not distributed.is_initialized():
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     deepspeed.init_distributed()
-    warnings.filterwarnings("ignore", "`torch.distributed.all_gather_into_tensor` is deprecated", FutureWarning)  # DeepSpeed's own call
+    warnings.filterwarnings(
+        "ignore", "`torch.distributed.all_gather_into_tensor` is deprecated", FutureWarning
+    )  # DeepSpeed's own call
     whole_below = VECTORS * config.get_text_config().hidden_size
     settings = {
-        "train_micro_batch_size_per_gpu": 1, "bf16": {"enabled": dtype == torch.bfloat16}, "fp16": {"enabled": dtype == torch.float16},
-        "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": whole_below, "memory_efficient_linear": False},  # that product rounds otherwise
-    }  # fmt: skip
+        "train_micro_batch_size_per_gpu": 1,
+        "bf16": {"enabled": dtype == torch.bfloat16},
+        "fp16": {"enabled": dtype == torch.float16},
+        "zero_optimization": {
+            "stage": 3,
+            "stage3_param_persistence_threshold": whole_below,
+            "memory_efficient_linear": False,
+        },  # that product rounds otherwise
+    }
     cutting = HfDeepSpeedConfig(settings)  # from_pretrained cuts as long as this lives
     model = frozen(read())
     del cutting
     engine = deepspeed.initialize(model=model, config=settings)[0]
-    engine.optimizer.fwd_pre_hook.remove()  # it records the order of modules from one forward to the next; here passes start anywhere
+    # The hook records the order of modules from one forward to the next; here passes start anywhere.
+    engine.optimizer.fwd_pre_hook.remove()
     return engine.module.eval()
 
 

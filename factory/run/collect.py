@@ -1,9 +1,9 @@
 """Collection: the three states of AMPS eq. 11 and the diagnosis, from one shared prefix.
 
-The prompts [I,T], [I,T,P+] and [I,T,P-] of a sample agree up to the end of the user's text. That common prefix is found by
-comparing token ids, prefilled once, and extended by the three short suffixes as rows of one pass. Cost per sample: one
-prefill, one pass over 3 suffixes of some ten tokens, and the diagnosis on the cache. A model whose prompt tokens see what
-follows them shares nothing: there the three are run whole.
+The prompts [I,T], [I,T,P+] and [I,T,P-] of a sample agree up to the end of the user's text. That common prefix is found
+by comparing token ids, prefilled once, and extended by the three short suffixes as rows of one pass. Cost per sample:
+one prefill, one pass over 3 suffixes of some ten tokens, and the diagnosis on the cache. A model whose prompt tokens
+see what follows them shares nothing: there the three are run whole.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def collect(
 
 @dataclass(frozen=True)
 class _Pass:
-    """The three asks of all prompts, run: their ids [3 B, T], the cache they lie in, and the layer's output [3 B, T, d].
+    """The three asks of all prompts, run: their ids [3 B, T], the cache they lie in, and the layer's output [3 B, T,
+    d].
 
     ``final`` holds the final states by blocks of columns, each with the row that every ask takes of it.
     """
@@ -100,7 +101,9 @@ def _apart(view: ModelView, prompts: Sequence[Prompt], plan: Plan) -> _Pass:
     return _Pass(batch.input_ids, whole, seen[0], ((hidden, torch.arange(batch.size, device=view.device)),))
 
 
-def _encode(view: ModelView, prompts: Sequence[Prompt], style: Style) -> tuple[dict[str, list[Encoded]], dict[str, Tensor]]:
+def _encode(
+    view: ModelView, prompts: Sequence[Prompt], style: Style
+) -> tuple[dict[str, list[Encoded]], dict[str, Tensor]]:
     images, counts = view.images_of(prompts)
     return {ask: view.tokens([asked(p, ask, style) for p in prompts], counts) for ask in ASKS}, images
 
@@ -134,9 +137,14 @@ def _tail_mean(states: Tensor, mask: Tensor) -> Tensor:
 
 
 def _read(states: Tensor, mask: Tensor, roles: Tensor, position: str) -> Tensor:
-    """One state per row [R, d] from [R, T, d] at a position of SPEC A14 (mean_prompt: the mean over P; without P, the last user token)."""
+    """One state per row [R, d] from [R, T, d] at a position of SPEC A14 (mean_prompt: the mean over P; without P, the
+    last user token).
+    """
     rows = torch.arange(len(states), device=states.device)
-    user = torch.isin(roles, torch.tensor([int(r) for r in (*USER_TEXT, Role.INSTRUCTION)], device=roles.device)) & mask.bool()
+    user = (
+        torch.isin(roles, torch.tensor([int(r) for r in (*USER_TEXT, Role.INSTRUCTION)], device=roles.device))
+        & mask.bool()
+    )
     if position in ("last", "second_last"):
         rest = mask.clone()
         if position == "second_last":

@@ -41,7 +41,14 @@ Methods = Mapping[str, PromptMethod | LogitsMethod | Steerer]
 
 def unsteered(methods: Methods) -> str:
     """The label of the method that changes nothing, as a recipe has it."""
-    return next((label for label, m in methods.items() if isinstance(m, PromptMethod) and type(m).rewrite is PromptMethod.rewrite), UNSTEERED)
+    return next(
+        (
+            label
+            for label, m in methods.items()
+            if isinstance(m, PromptMethod) and type(m).rewrite is PromptMethod.rewrite
+        ),
+        UNSTEERED,
+    )
 
 
 def prompters(methods: Methods) -> dict[str, PromptMethod]:
@@ -51,7 +58,9 @@ def prompters(methods: Methods) -> dict[str, PromptMethod]:
     return given if base in given or len(given) == len(methods) else {**given, base: PromptMethod(Params())}
 
 
-def examples(benchmark: Any, train: Sequence[ConflictSample], sample: ConflictSample, form: str, direction: str, shots: int) -> list[Prompt]:
+def examples(
+    benchmark: Any, train: Sequence[ConflictSample], sample: ConflictSample, form: str, direction: str, shots: int
+) -> list[Prompt]:
     """``shots`` answered training prompts of the sample's task; which ones is decided by its id."""
     pool = [s for s in train if s.task == sample.task]
     first = int(hashlib.sha256(sample.id.encode()).hexdigest(), 16) % max(1, len(pool))
@@ -79,7 +88,9 @@ class Comparison:
 
     @property
     def prompters(self) -> dict[str, PromptMethod]:
-        """The prompt methods, among them one that leaves the prompt alone: what has strengths is measured against it."""
+        """The prompt methods, among them one that leaves the prompt alone: what has strengths is measured against
+        it.
+        """
         return prompters(self.methods)
 
     @cached_property
@@ -92,17 +103,23 @@ class Comparison:
         nodes = [n.model_dump(mode="json") for n in self.recipe.steering if n.label in self.steerers]
         found = [n.model_dump(mode="json") for n in self.recipe.diagnostics]
         collected = self.study.collect_stage("collect").digest
-        return self.study.folder.stage("fit", {"collect": collected, "methods": nodes, "directions": self.directions, "diagnostics": found})
+        return self.study.folder.stage(
+            "fit", {"collect": collected, "methods": nodes, "directions": self.directions, "diagnostics": found}
+        )
 
     @cached_property
     def fitted(self) -> list[Fitted]:
         """Every method, direction and variant, fitted on training states and, where it wants them, training trials."""
         unfitted = [
-            Fitted(label, direction, variant, steerer, {}) for label, method in self.steerers.items() for direction in self.directions
+            Fitted(label, direction, variant, steerer, {})
+            for label, method in self.steerers.items()
+            for direction in self.directions
             for variant, steerer in (method.variants() or {"": method}).items()
-        ]  # fmt: skip
+        ]
         prompts = len(self.study.collected["base"])
-        states = progress.gather(self.fit_stage, {f.name: lambda f=f: f.steerer.fit(self.study.states(f.direction)) for f in unfitted})
+        states = progress.gather(
+            self.fit_stage, {f.name: lambda f=f: f.steerer.fit(self.study.states(f.direction)) for f in unfitted}
+        )
         if not self.fit_stage.done:
             self.fit_stage.finish({"fitted": len(states), "prompts": prompts})
         return [replace(f, state=state) for f, state in zip(unfitted, states, strict=True)]
@@ -114,8 +131,12 @@ class Comparison:
         if not want:
             return self.fitted
         stage = self._stage("trials", {"fit": self.fit_stage.digest})
-        chunks = self.study.chunks(stage, "train", self.recipe.evaluate.batch_size, lambda samples: self._try(samples, want))
-        calibrated = stage.gather({f"{f.name}-calibrated": lambda f=f: f.steerer.calibrate(f.state, self._trials(f, chunks)) for f in want})
+        chunks = self.study.chunks(
+            stage, "train", self.recipe.evaluate.batch_size, lambda samples: self._try(samples, want)
+        )
+        calibrated = stage.gather(
+            {f"{f.name}-calibrated": lambda f=f: f.steerer.calibrate(f.state, self._trials(f, chunks)) for f in want}
+        )
         states = {f.name: state for f, state in zip(want, calibrated, strict=True)}
         if not stage.done:
             stage.finish({"calibrated": sorted(states)})
@@ -127,8 +148,12 @@ class Comparison:
         asked = asked_forms(bench, samples)
         trunk = trunk_of(bench, asked)
         for f in want:
-            columns = verdicts_by_strength(cells(bench, asked, trunk, [f], f.steerer.trial_strengths), f.steerer.trial_strengths)
-            out[f"{f.name}.verdicts"] = torch.tensor([[{f.direction: 1, "error": 2}.get(v, 0) for v in column] for column in columns]).T.contiguous()
+            columns = verdicts_by_strength(
+                cells(bench, asked, trunk, [f], f.steerer.trial_strengths), f.steerer.trial_strengths
+            )
+            out[f"{f.name}.verdicts"] = torch.tensor(
+                [[{f.direction: 1, "error": 2}.get(v, 0) for v in column] for column in columns]
+            ).T.contiguous()
             out[f"{f.name}.looks"] = looks(bench, trunk, f)
         return out
 
@@ -139,7 +164,12 @@ class Comparison:
 
     def _stage(self, name: str, parts: dict[str, Any]) -> Stage:
         e = self.recipe.evaluate
-        how = {"strengths": e.strengths, "max_new_tokens": e.max_new_tokens, "batch_size": e.batch_size, "directions": e.directions}
+        how = {
+            "strengths": e.strengths,
+            "max_new_tokens": e.max_new_tokens,
+            "batch_size": e.batch_size,
+            "directions": e.directions,
+        }
         return self.study.folder.stage(name, {**self.study.inputs, "layer": self.study.layer, **how, **parts})
 
     def examples(self, sample: ConflictSample, form: str, direction: str, shots: int) -> list[Prompt]:
@@ -166,7 +196,8 @@ class Comparison:
     def run(self) -> tuple[Rows, list[Choice]]:
         """All predictions worth reporting (dev and test, chosen variants, the oracle) and the choices made on dev.
 
-        Afterwards ``kept`` are the fitted methods in their chosen variants, ``choices`` the choices, ``scored`` the test stage's digest.
+        Afterwards ``kept`` are the fitted methods in their chosen variants, ``choices`` the choices, ``scored`` the
+        test stage's digest.
         """
         dev, stage = self._scored("dev", self.ready, {"fit": self.fit_stage.digest})
         choices = choose(dev, self.recipe.evaluate.error_budget, self.unsteered)
@@ -174,7 +205,9 @@ class Comparison:
             stage.finish({"choices": [asdict(c) for c in choices]})
         variants = {(c.method, c.direction): c for c in choices}
         kept = [f for f in self.ready if variants[f.label, f.direction].variant == f.variant]
-        test, stage = self._scored("test", kept, {"fit": self.fit_stage.digest, "choices": [asdict(c) for c in choices]})
+        test, stage = self._scored(
+            "test", kept, {"fit": self.fit_stage.digest, "choices": [asdict(c) for c in choices]}
+        )
         if not stage.done:
             stage.finish({"predictions": len(test)})
         self.kept, self.choices, self.scored = kept, choices, stage.digest
@@ -183,13 +216,23 @@ class Comparison:
         return finished(dev, test, choices, self.unsteered), choices
 
     def arms(self) -> list[Arm]:
-        """The model as it is, then every method at the strength chosen on dev. Methods that show worked examples are left out:
-        those are examples of this benchmark."""
-        prompted = [(label, m) for label, m in self.methods.items() if isinstance(m, PromptMethod) and label != self.unsteered and not m.shots]
+        """The model as it is, then every method at the strength chosen on dev. Methods that show worked examples are
+        left out: those are examples of this benchmark."""
+        prompted = [
+            (label, m)
+            for label, m in self.methods.items()
+            if isinstance(m, PromptMethod) and label != self.unsteered and not m.shots
+        ]
         asked = [Arm(label, d, rewrite=m) for label, m in prompted for d in self.directions]
         at = {(c.method, c.direction): c.strength for c in self.choices}
-        steered = [Arm(f.label, f.direction, s, f.variant, placed(f, self.study.layer, s)) for f in self.kept for s in [at[f.label, f.direction]]]
-        contrasted = [Arm(label, d, at[label, d], contrast=m) for label, m in self.decoders.items() for d in self.directions]
+        steered = [
+            Arm(f.label, f.direction, s, f.variant, placed(f, self.study.layer, s))
+            for f in self.kept
+            for s in [at[f.label, f.direction]]
+        ]
+        contrasted = [
+            Arm(label, d, at[label, d], contrast=m) for label, m in self.decoders.items() for d in self.directions
+        ]
         return [Arm(), *asked, *steered, *contrasted]
 
     def _save(self, kept: Sequence[Fitted], choices: dict[tuple[str, str], Choice]) -> None:
@@ -197,12 +240,17 @@ class Comparison:
         for f in kept:
             steering = placed(f, self.study.layer, choices[f.label, f.direction].strength)
             folder: Path = self.study.folder.path / "artefacts" / f"{f.label}-{f.direction}"
-            artefact.save(folder, steering, self.study.view, {"direction": f.direction, "variant": f.variant, "run": self.recipe.name})
+            artefact.save(
+                folder,
+                steering,
+                self.study.view,
+                {"direction": f.direction, "variant": f.variant, "run": self.recipe.name},
+            )
 
 
 def finished(dev: Rows, test: Rows, choices: Sequence[Choice], base: str) -> Rows:
-    """All predictions worth reporting, of chosen variants and the oracle, with ``chosen`` and the hash of all prompts of their cell;
-    ``base`` is the method that changes nothing."""
+    """All predictions worth reporting, of chosen variants and the oracle, with ``chosen`` and the hash of all prompts
+    of their cell; ``base`` is the method that changes nothing."""
     chosen_of = {(c.method, c.direction): c for c in choices}
     dev = [r for r in dev if r["strength"] is None or chosen_of[r["method"], r["direction"]].variant == r["variant"]]
     rows = dev + test + [row for split in (dev, test) for row in oracle(split, REFERENCE, base)]

@@ -1,7 +1,9 @@
-"""What an answer costs under each method: seconds, and decoder work beside the unsteered answer's, measured on some test prompts.
+"""What an answer costs under each method: seconds, and decoder work beside the unsteered answer's, measured on some
+test prompts.
 
-Every method answers the same prompts from nothing, in one batch, at its chosen strength; no pass is shared with another method.
-Seconds differ from run to run, so they are kept with the run and shown in its report, and results.json has none of them.
+Every method answers the same prompts from nothing, in one batch, at its chosen strength; no pass is shared with another
+method. Seconds differ from run to run, so they are kept with the run and shown in its report, and results.json has none
+of them.
 """
 
 from __future__ import annotations
@@ -33,7 +35,13 @@ def measure_costs(comparison: Comparison) -> Summary:
     study = comparison.study
     stage = study.folder.stage("cost", {"scored": comparison.scored})
     prompts = asked_forms(study.bench, thin(study.samples["test"], SAMPLES))
-    rows = progress.gather(stage, {name: lambda job=job, name=name: {"name": name, **_measured(study.view, job, len(prompts))} for name, job in _jobs(comparison, prompts)})
+    rows = progress.gather(
+        stage,
+        {
+            name: lambda job=job, name=name: {"name": name, **_measured(study.view, job, len(prompts))}
+            for name, job in _jobs(comparison, prompts)
+        },
+    )
     if not stage.done:
         stage.finish({"measured": len(rows)})
     return _summary(rows)
@@ -48,11 +56,19 @@ def _jobs(comparison: Comparison, asked: Sequence[Asked]) -> Iterator[tuple[str,
         for direction in comparison.directions:
             name = f"{label}-{direction}"
             if isinstance(method, PromptMethod):
-                rewritten = [method.rewrite(p, direction, comparison.examples(s, form, direction, method.shots)) for s, form, p in asked]
+                rewritten = [
+                    method.rewrite(p, direction, comparison.examples(s, form, direction, method.shots))
+                    for s, form, p in asked
+                ]
                 yield name, lambda r=rewritten, m=method: answer_prompts(bench, r, m.max_new_tokens or most)
             elif isinstance(method, LogitsMethod):
                 strength = strengths[label, direction]
-                yield name, lambda m=method, d=direction, s=strength: contrasted(bench.view, m, prompts, d, [s], most, bench.among)
+                yield (
+                    name,
+                    lambda m=method, d=direction, s=strength: contrasted(
+                        bench.view, m, prompts, d, [s], most, bench.among
+                    ),
+                )
     for f in comparison.kept:
         steering = placed(f, study.layer, strengths[f.label, f.direction])
 
@@ -82,7 +98,10 @@ def decoder_work(view: ModelView) -> Iterator[list[int]]:
 def _measured(view: ModelView, job: Callable[[], Any], answers: int) -> dict[str, float]:
     with decoder_work(view) as calls:
         job()
-    return {"seconds": median(timed(job, view.device)[1] for _ in range(REPEATS)) / answers, "work": sum(calls) / view.depth / answers}
+    return {
+        "seconds": median(timed(job, view.device)[1] for _ in range(REPEATS)) / answers,
+        "work": sum(calls) / view.depth / answers,
+    }
 
 
 def _summary(rows: list[dict[str, Any]]) -> Summary:
@@ -95,6 +114,26 @@ def _summary(rows: list[dict[str, Any]]) -> Summary:
     for r in rows:
         method, _, direction = r["name"].rpartition("-")
         work = beside(r, "work")
-        lines.append((method, direction, r["seconds"], beside(r, "seconds"), r["work"], None if work is None else work - 1))
-    columns = ("method", "toward", "seconds an answer", "x unsteered", "decoder tokens an answer", "extra forwards an answer")
-    return Summary("What an answer costs", tables=(Table("cost", f"Cost, measured on {SAMPLES} test samples or all, in one batch; extra forwards in units of an unsteered answer's decoder work", columns, tuple(lines)),))
+        lines.append(
+            (method, direction, r["seconds"], beside(r, "seconds"), r["work"], None if work is None else work - 1)
+        )
+    columns = (
+        "method",
+        "toward",
+        "seconds an answer",
+        "x unsteered",
+        "decoder tokens an answer",
+        "extra forwards an answer",
+    )
+    return Summary(
+        "What an answer costs",
+        tables=(
+            Table(
+                "cost",
+                f"Cost, measured on {SAMPLES} test samples or all, in one batch; extra forwards in units of an"
+                " unsteered answer's decoder work",
+                columns,
+                tuple(lines),
+            ),
+        ),
+    )

@@ -1,4 +1,6 @@
-"""What a run ran on: library versions, machine and the project's commit, as a plain dict for environment.json; and what a run was."""
+"""What a run ran on: library versions, machine and the project's commit, as a plain dict for environment.json; and what
+a run was.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +20,32 @@ from factory.recipe import Recipe
 
 PROJECT = Path(__file__).resolve().parents[2]
 LIBRARIES = (
-    "torch", "transformers", "peft", "accelerate", "deepspeed", "tokenizers", "safetensors", "huggingface_hub",
-    "numpy", "pillow", "pydantic",
-)  # fmt: skip
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "deepspeed",
+    "tokenizers",
+    "safetensors",
+    "huggingface_hub",
+    "numpy",
+    "pillow",
+    "pydantic",
+)
 
 
 def about_run(recipe: Recipe, view: ModelView, notes: Sequence[str]) -> dict[str, Any]:
     """Which recipe, model and libraries a run had, and what has to be known beside its numbers."""
     source = recipe.source_path.name if recipe.source_path else recipe.name
     model = {"class": type(view.model).__name__, "fingerprint": fingerprint(view)}
-    return {"name": recipe.name, "recipe": source, "seed": recipe.seed, "model": model, "libraries": environment()["libraries"], "notes": list(notes)}
+    return {
+        "name": recipe.name,
+        "recipe": source,
+        "seed": recipe.seed,
+        "model": model,
+        "libraries": environment()["libraries"],
+        "notes": list(notes),
+    }
 
 
 def environment() -> dict[str, Any]:

@@ -31,14 +31,23 @@ LOOKED_AT = 16
 FIT_ON = 128
 TRIED_ON = 4
 MODALITIES = 2
-STAND_IN = Prompt((Segment(Role.IMAGE, image=Image.new("RGB", (1, 1))), Segment(Role.CONTEXT, "context"), Segment(Role.QUESTION, "question")))  # where no sample is there
-TOKENS_A_WORD, TEMPLATE_TOKENS = 1.35, 30  # for a tokenizer that is not there; English under a vocabulary of 32,000 or more
+STAND_IN = Prompt(
+    (
+        Segment(Role.IMAGE, image=Image.new("RGB", (1, 1))),
+        Segment(Role.CONTEXT, "context"),
+        Segment(Role.QUESTION, "question"),
+    )
+)  # where no sample is there
+TOKENS_A_WORD, TEMPLATE_TOKENS = (
+    1.35,
+    30,
+)  # for a tokenizer that is not there; English under a vocabulary of 32,000 or more
 
 
 @dataclass(frozen=True)
 class Data:
-    """Ids of the samples by split (made up where the file is not there), the forms each is asked in, one of the prompts, the words of
-    a prompt and of the ``longest``, and what is wrong with the samples looked at."""
+    """Ids of the samples by split (made up where the file is not there), the forms each is asked in, one of the
+    prompts, the words of a prompt and of the ``longest``, and what is wrong with the samples looked at."""
 
     ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
     forms: tuple[str, ...] = ()
@@ -58,8 +67,8 @@ class Data:
 
 @dataclass(frozen=True)
 class Estimate:
-    """All that is known of a run before it starts; None where something needed is missing, and what is ``lacking`` of the model.
-    ``prompt_tokens``, and those of the ``longest`` prompt, are guessed from words."""
+    """All that is known of a run before it starts; None where something needed is missing, and what is ``lacking`` of
+    the model. ``prompt_tokens``, and those of the ``longest`` prompt, are guessed from words."""
 
     name: str
     lacking: list[str]
@@ -81,7 +90,9 @@ class Estimate:
 
 
 def estimate(recipe: Recipe, limit: int | None = None, clock: Clock = time.perf_counter) -> Estimate:
-    """Count a comparison's work, of at most ``limit`` samples of each split. Nothing is loaded; what is missing becomes a line, not an error."""
+    """Count a comparison's work, of at most ``limit`` samples of each split. Nothing is loaded; what is missing becomes
+    a line, not an error.
+    """
     model, card, lacking = find_facts(recipe.model)
     layer = None
     if model:
@@ -92,22 +103,50 @@ def estimate(recipe: Recipe, limit: int | None = None, clock: Clock = time.perf_
     data = look(recipe, limit)
     methods = {node.label: make(node) for node in recipe.steering}
     kinds = {node.label: node.type for node in recipe.steering}
-    described = [describe(label, kinds.get(label), method, recipe, model, layer, data, clock) for label, method in {**methods, **prompters(methods)}.items()]
+    described = [
+        describe(label, kinds.get(label), method, recipe, model, layer, data, clock)
+        for label, method in {**methods, **prompters(methods)}.items()
+    ]
     share = (model.depth - layer - 1) / model.depth if layer is not None else 1.0
-    guess = lambda words: round(model.image_tokens + TOKENS_A_WORD * words + TEMPLATE_TOKENS) if model and model.image_tokens and words else None
-    return Estimate(recipe.name, lacking, model, layer, data, guess(data.words), guess(data.longest), described, stages(recipe, data.ids, len(data.forms), described, share))
+    guess = lambda words: (
+        round(model.image_tokens + TOKENS_A_WORD * words + TEMPLATE_TOKENS)
+        if model and model.image_tokens and words
+        else None
+    )
+    return Estimate(
+        recipe.name,
+        lacking,
+        model,
+        layer,
+        data,
+        guess(data.words),
+        guess(data.longest),
+        described,
+        stages(recipe, data.ids, len(data.forms), described, share),
+    )
 
 
 def look(recipe: Recipe, limit: int | None = None) -> Data:
-    """Count the samples and look at some of each split; a benchmark whose file is not there may know what it would hold."""
+    """Count the samples and look at some of each split; a benchmark whose file is not there may know what it would
+    hold.
+    """
     benchmark = make(recipe.data)
     forms = tuple(getattr(benchmark, "forms", ()))
     try:
         splits = {split: thin(benchmark.samples(split), limit) for split in SPLITS}
     except UserError as error:
         expected = getattr(benchmark, "expected", {})
-        made_up = {split: [f"{split}-{i}" for i in range(n if limit is None else min(n, limit))] for split, n in expected.items()}
-        return Data(made_up, forms, words=getattr(benchmark, "typical_words", 0.0), longest=getattr(benchmark, "longest_words", 0.0), missing=(str(error),))
+        made_up = {
+            split: [f"{split}-{i}" for i in range(n if limit is None else min(n, limit))]
+            for split, n in expected.items()
+        }
+        return Data(
+            made_up,
+            forms,
+            words=getattr(benchmark, "typical_words", 0.0),
+            longest=getattr(benchmark, "longest_words", 0.0),
+            missing=(str(error),),
+        )
     absent, line = missing(benchmark, [s for samples in splits.values() for s in samples])
     gone = set(absent)
     looked_at = [s for samples in splits.values() for s in thin([s for s in samples if s.id not in gone], LOOKED_AT)]
@@ -116,10 +155,19 @@ def look(recipe: Recipe, limit: int | None = None) -> Data:
     prompt = benchmark.prompt(usable, forms[0]) if usable else None
     lost = [line] if absent else []
     if faults:
-        lost.append(f"{len(faults)} of {len(looked_at)} samples looked at cannot be used; the first: {': '.join(next(iter(faults.items())))}")
+        lost.append(
+            f"{len(faults)} of {len(looked_at)} samples looked at cannot be used; the first:"
+            f" {': '.join(next(iter(faults.items())))}"
+        )
     ids = {split: [s.id for s in samples] for split, samples in splits.items()}
     if usable is None:
-        return Data(ids, forms, words=getattr(benchmark, "typical_words", 0.0), longest=getattr(benchmark, "longest_words", 0.0), missing=tuple(lost))
+        return Data(
+            ids,
+            forms,
+            words=getattr(benchmark, "typical_words", 0.0),
+            longest=getattr(benchmark, "longest_words", 0.0),
+            missing=tuple(lost),
+        )
     words = sum(len(segment.text.split()) for segment in prompt.segments)
     most = max(own_words(s) for samples in splits.values() for s in samples)
     return Data(ids, forms, prompt, words, words + most - own_words(usable), tuple(lost))
@@ -130,23 +178,48 @@ def own_words(sample: ConflictSample) -> int:
     return len(f"{sample.context} {sample.question}".split())
 
 
-def describe(label: str, kind: str | None, method: Any, recipe: Recipe, model: ModelFacts | None, layer: int | None, data: Data, clock: Clock) -> Method:
-    """Where a method acts, what it runs, and what it learns: it is fitted on random states of the model's width. ``kind`` is None for
-    one that the recipe does not name."""
+def describe(
+    label: str,
+    kind: str | None,
+    method: Any,
+    recipe: Recipe,
+    model: ModelFacts | None,
+    layer: int | None,
+    data: Data,
+    clock: Clock,
+) -> Method:
+    """Where a method acts, what it runs, and what it learns: it is fitted on random states of the model's width.
+    ``kind`` is None for one that the recipe does not name."""
     prompt, directions = data.prompt or STAND_IN, recipe.evaluate.directions
     if isinstance(method, PromptMethod):
         shots = f", {method.shots} worked example(s)" if method.shots else ""
         asked = len(directions) if by_direction(method, prompt) else 1
-        return Method(label, kind, f"the prompt{shots}", 1, "prompt", rows=asked, answer=answer_length(recipe, method.max_new_tokens))
+        return Method(
+            label,
+            kind,
+            f"the prompt{shots}",
+            1,
+            "prompt",
+            rows=asked,
+            answer=answer_length(recipe, method.max_new_tokens),
+        )
     length = answer_length(recipe)
     if isinstance(method, LogitsMethod):
         copies = len(method.copies(prompt, "vision"))
-        place = f"the logits, beside {copies} altered copy(s) of the prompt" if copies else "the computation of the prompt and the answer"
+        place = (
+            f"the logits, beside {copies} altered copy(s) of the prompt"
+            if copies
+            else "the computation of the prompt and the answer"
+        )
         rows = sum(1 + len(method.copies(prompt, d)) for d in directions)
         runs = 1 if method.shares_prompt else len(recipe.evaluate.strengths)
         return Method(label, kind, place, 1, "logits", rows=rows, runs=runs, answer=length)
     where = method.where()
-    at = "no prompt token" if where.role == "none" else f"{where.role} prompt tokens" + (f" ({where.take})" if where.take != "all" else "")
+    at = (
+        "no prompt token"
+        if where.role == "none"
+        else f"{where.role} prompt tokens" + (f" ({where.take})" if where.take != "all" else "")
+    )
     place = at + (" and the answer's tokens" if where.generated else "")
     variants = method.variants() or {"": method}
     asks = tuple(method.rewrite(prompt, d).digest for d in directions)
@@ -156,8 +229,12 @@ def describe(label: str, kind: str | None, method: Any, recipe: Recipe, model: M
     return fitted(known, next(iter(variants.values())), model.width, layer, data.prompts["train"], recipe.seed, clock)
 
 
-def fitted(known: Method, method: Steerer, width: int, layer: int | None, total: int, seed: int, clock: Clock) -> Method:
-    """What fitting a method on ``total`` random states shows of it. A method that needs what the diagnostics find shows nothing."""
+def fitted(
+    known: Method, method: Steerer, width: int, layer: int | None, total: int, seed: int, clock: Clock
+) -> Method:
+    """What fitting a method on ``total`` random states shows of it. A method that needs what the diagnostics find shows
+    nothing.
+    """
     n = max(2, min(FIT_ON, total))
     try:
         state, seconds = timed(lambda: method.fit(random_states(n, width, seed)), clock=clock)
@@ -168,9 +245,15 @@ def fitted(known: Method, method: Steerer, width: int, layer: int | None, total:
     looks, hidings = count_looks(method, state, width, seed)
     more = max(1.0, total / n)
     return replace(
-        known, parameters=sum(t.numel() for t in state.values()), fit_seconds=seconds * more, calibration_seconds=calibration * more, looks=looks, hidings=hidings,
-        trials=len(method.trial_strengths), whole=where.site != "block" or where.blocks != (layer or 0,),
-    )  # fmt: skip
+        known,
+        parameters=sum(t.numel() for t in state.values()),
+        fit_seconds=seconds * more,
+        calibration_seconds=calibration * more,
+        looks=looks,
+        hidings=hidings,
+        trials=len(method.trial_strengths),
+        whole=where.site != "block" or where.blocks != (layer or 0,),
+    )
 
 
 def calibrated(method: Steerer, state: dict[str, Tensor], width: int, n: int, seed: int) -> dict[str, Tensor]:
@@ -216,18 +299,21 @@ def answer_length(recipe: Recipe, own: int | None = None) -> int:
 
 
 def by_direction(method: PromptMethod, prompt: Prompt) -> bool:
-    """Whether the method's prompts depend on the direction; with worked examples they do, through the examples' answers."""
+    """Whether the method's prompts depend on the direction; with worked examples they do, through the examples'
+    answers.
+    """
     return bool(method.shots) or method.rewrite(prompt, "vision", []) != method.rewrite(prompt, "text", [])
 
 
 def memory(recipe: Recipe, model: ModelFacts, tokens: tuple[int, int], prompts: Mapping[str, int]) -> int:
-    """Bytes at the fullest moment, about: weights, and caches, states and widest activations of one batch of prompts, of which there
-    are ``prompts`` in each split; ``tokens`` of a usual and of the longest prompt.
+    """Bytes at the fullest moment, about: weights, and caches, states and widest activations of one batch of prompts,
+    of which there are ``prompts`` in each split; ``tokens`` of a usual and of the longest prompt.
 
-    Of a collected prompt the cache is held for itself and for each wording; in a diagnosis also for the wording diagnosed and, as noise
-    that waits for the backward pass, for each draw, twice for one of them. Of an evaluated one it is held for the trunk and for the
-    cell, and of a further diagnostic's, which asks toward each direction, also for the ends that are run again. A prompt with worked
-    examples is as much longer as those usually are. ``eval_suite.speed.plan`` holds this against what a run allocates.
+    Of a collected prompt the cache is held for itself and for each wording; in a diagnosis also for the wording
+    diagnosed and, as noise that waits for the backward pass, for each draw, twice for one of them. Of an evaluated one
+    it is held for the trunk and for the cell, and of a further diagnostic's, which asks toward each direction, also for
+    the ends that are run again. A prompt with worked examples is as much longer as those usually are.
+    ``eval_suite.speed.plan`` holds this against what a run allocates.
     """
     usual, longest = tokens
     b = model.bytes_per_value
@@ -235,10 +321,15 @@ def memory(recipe: Recipe, model: ModelFacts, tokens: tuple[int, int], prompts: 
     state = model.width * b
 
     def forward(tokens: int) -> int:
-        """A prompt's cache and the widest moment of a block: its MLP, or its attention with a mask of booleans and one of numbers."""
+        """A prompt's cache and the widest moment of a block: its MLP, or its attention with a mask of booleans and one
+        of numbers.
+        """
         return tokens * (cache + max((3 * model.mlp + 4 * model.width) * b, 6 * state + tokens * (1 + b)))
 
-    collecting, evaluating = (min(batch, max(prompts.values(), default=batch)) for batch in (recipe.collect.batch_size, recipe.evaluate.batch_size))
+    collecting, evaluating = (
+        min(batch, max(prompts.values(), default=batch))
+        for batch in (recipe.collect.batch_size, recipe.evaluate.batch_size)
+    )
     wordings = len(ASKS)
     held = 1 + wordings
     if recipe.diagnostic:

@@ -50,16 +50,21 @@ class Bench:
 
     @cached_property
     def among(self) -> Tensor | None:
-        """Where the benchmark forces a choice among ``letters``: the ids [k] of the tokens that are one of them, spaces aside.
+        """Where the benchmark forces a choice among ``letters``: the ids [k] of the tokens that are one of them, spaces
+        aside.
 
         Raises ``UserError`` where the tokenizer has none for a letter.
         """
         ids: list[int] = []
         for letter in getattr(self.benchmark, "letters", ()):
-            spelt = {self.view.tokenizer(text, add_special_tokens=False)["input_ids"][-1] for text in (letter, f" {letter}")}
+            spelt = {
+                self.view.tokenizer(text, add_special_tokens=False)["input_ids"][-1] for text in (letter, f" {letter}")
+            }
             own = sorted(i for i in spelt if self.view.tokenizer.decode([i]).strip() == letter)
             if not own:
-                raise UserError(f"data.scoring: the model's tokenizer has no token for the letter {letter}; use both_orders")
+                raise UserError(
+                    f"data.scoring: the model's tokenizer has no token for the letter {letter}; use both_orders"
+                )
             ids += own
         return torch.tensor(ids, device=self.view.device) if ids else None
 
@@ -78,8 +83,12 @@ def asked_forms(bench: Bench, samples: Sequence[ConflictSample]) -> list[Asked]:
     return [(s, form, bench.benchmark.prompt(s, form)) for s in samples for form in bench.benchmark.forms]
 
 
-def sweep(bench: Bench, samples: Sequence[ConflictSample], fitted: Sequence[Fitted], strengths: Sequence[float]) -> list[dict[str, Any]]:
-    """Predictions of every fitted method at every strength; the blocks up to the steered one run once for all with the same prompts."""
+def sweep(
+    bench: Bench, samples: Sequence[ConflictSample], fitted: Sequence[Fitted], strengths: Sequence[float]
+) -> list[dict[str, Any]]:
+    """Predictions of every fitted method at every strength; the blocks up to the steered one run once for all with the
+    same prompts.
+    """
     trunks: dict[tuple[str, ...], tuple[list[Asked], Trunk]] = {}
     rows = []
     for method in fitted:
@@ -93,7 +102,9 @@ def sweep(bench: Bench, samples: Sequence[ConflictSample], fitted: Sequence[Fitt
 
 def asked_by(bench: Bench, samples: Sequence[ConflictSample], method: Fitted) -> list[Asked]:
     """Each sample with each of its forms as a method wants them asked."""
-    return [(s, form, method.steerer.rewrite(prompt, method.direction)) for s, form, prompt in asked_forms(bench, samples)]
+    return [
+        (s, form, method.steerer.rewrite(prompt, method.direction)) for s, form, prompt in asked_forms(bench, samples)
+    ]
 
 
 def trunk_of(bench: Bench, asked: Sequence[Asked]) -> Trunk:
@@ -101,7 +112,9 @@ def trunk_of(bench: Bench, asked: Sequence[Asked]) -> Trunk:
     return run_trunk(bench.view, bench.view.encode([prompt for *_, prompt in asked]), bench.layer)
 
 
-def cells(bench: Bench, asked: Sequence[Asked], trunk: Trunk, fitted: Sequence[Fitted], strengths: Sequence[float]) -> list[dict[str, Any]]:
+def cells(
+    bench: Bench, asked: Sequence[Asked], trunk: Trunk, fitted: Sequence[Fitted], strengths: Sequence[float]
+) -> list[dict[str, Any]]:
     """Predictions of every fitted method at every strength on the prompts of a trunk."""
     rows = []
     for method in fitted:
@@ -109,7 +122,12 @@ def cells(bench: Bench, asked: Sequence[Asked], trunk: Trunk, fitted: Sequence[F
         for strength in strengths:
             steering.strength = strength
             tokens = run_cell(bench.view, trunk, steering, bench.max_new_tokens, bench.among)
-            cell = {"method": method.label, "direction": method.direction, "variant": method.variant, "strength": strength}
+            cell = {
+                "method": method.label,
+                "direction": method.direction,
+                "variant": method.variant,
+                "strength": strength,
+            }
             rows += _predictions(bench, asked, decode_texts(bench.view, tokens), cell)
     return rows
 
@@ -125,12 +143,19 @@ def placed(method: Fitted, layer: int, strength: float = 1.0) -> Steering:
 
 
 def looks(bench: Bench, trunk: Trunk, method: Fitted) -> Tensor:
-    """What the method's controller sees of its trial strengths [n prompts, S, F], on the CPU, where it is calibrated."""
+    """What the method's controller sees of its trial strengths [n prompts, S, F], on the CPU, where it is
+    calibrated.
+    """
     return look_ahead(bench.view, trunk, placed(method, bench.layer)).cpu()
 
 
 def ask(
-    bench: Bench, samples: Sequence[ConflictSample], label: str, method: PromptMethod, directions: Sequence[str], examples: Example
+    bench: Bench,
+    samples: Sequence[ConflictSample],
+    label: str,
+    method: PromptMethod,
+    directions: Sequence[str],
+    examples: Example,
 ) -> list[dict[str, Any]]:
     """Predictions of a prompt method; where its prompts do not depend on the direction they are answered once."""
     asked = asked_forms(bench, samples)
@@ -141,19 +166,36 @@ def ask(
         if digests not in answers:
             answers[digests] = answer_prompts(bench, prompts, method.max_new_tokens or bench.max_new_tokens)
         cell = {"method": label, "direction": direction, "variant": "", "strength": None}
-        rows += _predictions(bench, [(s, f, p) for (s, f, _), p in zip(asked, prompts, strict=True)], answers[digests], cell)
+        rows += _predictions(
+            bench, [(s, f, p) for (s, f, _), p in zip(asked, prompts, strict=True)], answers[digests], cell
+        )
     return rows
 
 
 def contrast(
-    bench: Bench, samples: Sequence[ConflictSample], label: str, method: LogitsMethod, directions: Sequence[str], strengths: Sequence[float]
+    bench: Bench,
+    samples: Sequence[ConflictSample],
+    label: str,
+    method: LogitsMethod,
+    directions: Sequence[str],
+    strengths: Sequence[float],
 ) -> list[dict[str, Any]]:
     """Predictions of a decoding-time method at every strength."""
     asked, rows = asked_forms(bench, samples), []
     for direction in directions:
-        answers = contrasted(bench.view, method, [prompt for *_, prompt in asked], direction, strengths, bench.max_new_tokens, bench.among)
+        answers = contrasted(
+            bench.view,
+            method,
+            [prompt for *_, prompt in asked],
+            direction,
+            strengths,
+            bench.max_new_tokens,
+            bench.among,
+        )
         for strength, texts in zip(strengths, answers, strict=True):
-            rows += _predictions(bench, asked, texts, {"method": label, "direction": direction, "variant": "", "strength": strength})
+            rows += _predictions(
+                bench, asked, texts, {"method": label, "direction": direction, "variant": "", "strength": strength}
+            )
     return rows
 
 
@@ -162,8 +204,22 @@ def _predictions(bench: Bench, asked: Sequence[Asked], answers: Sequence[str], c
     forms, rows = len(bench.benchmark.forms), []
     for i in range(0, len(asked), forms):
         sample, texts = asked[i][0], list(answers[i : i + forms])
-        verdicts = [bench.benchmark.judge(sample, form, text) for (_, form, _), text in zip(asked[i : i + forms], texts, strict=True)]
+        verdicts = [
+            bench.benchmark.judge(sample, form, text)
+            for (_, form, _), text in zip(asked[i : i + forms], texts, strict=True)
+        ]
         outcome = bench.benchmark.outcome(verdicts, cell["direction"])
         prompts = [p.digest for *_, p in asked[i : i + forms]]
-        rows.append({"sample": sample.id, "task": sample.task, **cell, "outcome": outcome, "verdicts": verdicts, "answers": texts, "prompts": prompts, **sample.tags})
+        rows.append(
+            {
+                "sample": sample.id,
+                "task": sample.task,
+                **cell,
+                "outcome": outcome,
+                "verdicts": verdicts,
+                "answers": texts,
+                "prompts": prompts,
+                **sample.tags,
+            }
+        )
     return rows

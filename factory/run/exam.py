@@ -26,7 +26,13 @@ def answering(view: ModelView, benchmark: Any, rows: int) -> Callable[[list[Prom
         new = [(name, prompt) for name, prompt in named.items() if name not in known]
         for i in range(0, len(new), rows):
             batch = new[i : i + rows]
-            known.update(zip([name for name, _ in batch], answer_prompts(bench, [p for _, p in batch], bench.max_new_tokens), strict=True))
+            known.update(
+                zip(
+                    [name for name, _ in batch],
+                    answer_prompts(bench, [p for _, p in batch], bench.max_new_tokens),
+                    strict=True,
+                )
+            )
         return [known[prompt.digest] for prompt in prompts]
 
     return answer
@@ -38,4 +44,8 @@ def tell(exam: dict[str, dict[str, float]], folder: Path) -> None:
     console = Console()
     console.print("examination on the test split, shares in %")
     for name, shares in exam.items():
-        console.print(f"  {name}: " + "  ".join(f"{key} {100 * value:.1f}" for key, value in shares.items()), highlight=False, soft_wrap=True)
+        console.print(
+            f"  {name}: " + "  ".join(f"{key} {100 * value:.1f}" for key, value in shares.items()),
+            highlight=False,
+            soft_wrap=True,
+        )

@@ -15,12 +15,17 @@ from factory.model.source import family_of, find, known
 from factory.model.zoo import Card
 from factory.recipe.schema import ModelSpec
 
-QUANTISED = {"8bit": 1.0, "4bit": 0.516}  # bytes a weight: LLM.int8 and nf4 with doubly quantised scales (QLoRA, sec. 3: 0.127 bits)
+QUANTISED = {
+    "8bit": 1.0,
+    "4bit": 0.516,
+}  # bytes a weight: LLM.int8 and nf4 with doubly quantised scales (QLoRA, sec. 3: 0.127 bits)
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A model as its configuration tells it; ``parts`` are parameters by part, each counted once, ``linear`` those that quantisation packs."""
+    """A model as its configuration tells it; ``parts`` are parameters by part, each counted once, ``linear`` those that
+    quantisation packs.
+    """
 
     cls: str
     family: str
@@ -62,22 +67,40 @@ def _largest(size: int | list[int] | None) -> int | None:
 def facts_of(model: nn.Module, family: Family, dtype: torch.dtype) -> ModelFacts:
     parts = {
         name: sum(p.numel() for p in part.parameters())
-        for name, part in (("vision", family.vision_tower(model)), ("connector", family.connector(model)), ("decoder", family.decoder(model)))
+        for name, part in (
+            ("vision", family.vision_tower(model)),
+            ("connector", family.connector(model)),
+            ("decoder", family.decoder(model)),
+        )
     }
     parts["unembedding"] = sum(p.numel() for p in model.parameters()) - sum(parts.values())
     text = model.config.get_text_config()
-    heads, kv_heads, inner = (_largest(getattr(text, name, None)) for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size"))
+    heads, kv_heads, inner = (
+        _largest(getattr(text, name, None))
+        for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size")
+    )
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
     kv_width = (kv_heads or heads) * head_dim
     parts = {name: n for name, n in parts.items() if n}
     linear = sum(m.weight.numel() for m in family.decoder(model).modules() if isinstance(m, nn.Linear))
     return ModelFacts(
-        type(model).__name__, family.name, parts, text.num_hidden_layers, text.hidden_size, kv_width, inner, text.vocab_size, str(dtype).removeprefix("torch."), linear
-    )  # fmt: skip
+        type(model).__name__,
+        family.name,
+        parts,
+        text.num_hidden_layers,
+        text.hidden_size,
+        kv_width,
+        inner,
+        text.vocab_size,
+        str(dtype).removeprefix("torch."),
+        linear,
+    )
 
 
 def find_facts(spec: ModelSpec) -> tuple[ModelFacts | None, Card | None, list[str]]:
-    """The model's facts from its folder's configuration, else from its zoo card, the card if it is this model's, and what is missing of it."""
+    """The model's facts from its folder's configuration, else from its zoo card, the card if it is this model's, and
+    what is missing of it.
+    """
     lacking = []
     for check in (find, placement):
         try:
@@ -93,12 +116,18 @@ def find_facts(spec: ModelSpec) -> tuple[ModelFacts | None, Card | None, list[st
 
 
 def too_small(spec: ModelSpec, needed: int) -> str | None:
-    """Why the device cannot hold ``needed`` bytes, or None; a model that accelerate spreads out may have room elsewhere."""
+    """Why the device cannot hold ``needed`` bytes, or None; a model that accelerate spreads out may have room
+    elsewhere.
+    """
     device = device_for(spec.device)
     if device.type != "cuda" or spec.device_map:
         return None
     there = torch.cuda.get_device_properties(device).total_memory
-    return f"{device} has {gigabytes(there)} of memory, the run needs about {gigabytes(needed)}" if needed > there else None
+    return (
+        f"{device} has {gigabytes(there)} of memory, the run needs about {gigabytes(needed)}"
+        if needed > there
+        else None
+    )
 
 
 def gigabytes(n: float) -> str:

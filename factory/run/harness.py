@@ -25,8 +25,8 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Job:
-    """What a harness is given: the model, steered already for one that works in this process, and what makes it so for one that
-    does not; ``folder`` is its own to write in."""
+    """What a harness is given: the model, steered already for one that works in this process, and what makes it so for
+    one that does not; ``folder`` is its own to write in."""
 
     view: ModelView
     model: ModelSpec
@@ -37,7 +37,9 @@ class Job:
 
 
 class HarnessSuite:
-    """One harness of a recipe; ``harness(job)`` of its benchmark gives results by task. Prompt and decoding-time methods do not apply."""
+    """One harness of a recipe; ``harness(job)`` of its benchmark gives results by task. Prompt and decoding-time
+    methods do not apply.
+    """
 
     def __init__(self, node: Node, recipe: Recipe, limit: int | None) -> None:
         self.node, self.recipe, self.limit = node, recipe, limit
@@ -47,8 +49,17 @@ class HarnessSuite:
         """Rows of results.json, skipped samples (none), and what the arm cost."""
         if not arm.lives_in_model:
             return [], [], None
-        inputs = {"model": fingerprint(view), "dtype": str(view.dtype), "steering": arm.about, "arm": arm.facts, "code": version("steering-factory"),
-                  "benchmark": self.node.model_dump(mode="json"), "protocol": self.benchmark.protocol, "limit": self.limit, "seed": self.recipe.seed}  # fmt: skip
+        inputs = {
+            "model": fingerprint(view),
+            "dtype": str(view.dtype),
+            "steering": arm.about,
+            "arm": arm.facts,
+            "code": version("steering-factory"),
+            "benchmark": self.node.model_dump(mode="json"),
+            "protocol": self.benchmark.protocol,
+            "limit": self.limit,
+            "seed": self.recipe.seed,
+        }
         stage = folder.stage(f"bench-{self.node.label}-{arm.name}", inputs)
         job = Job(view, self.recipe.model, arm.steering, stage.path, self.limit, self.recipe.seed)
         [results] = progress.gather(stage, {"results": lambda: self._evaluate(job, arm)})
@@ -56,7 +67,16 @@ class HarnessSuite:
             stage.finish({"tasks": [r["task"] for r in results]})
         rows = [self._row(folder, arm, result) for result in results]
         n = sum(r["n"] for r in results)
-        return rows, [], {"parameters": arm.parameters, "generated": n, "seconds_per_answer": results[0]["seconds"] / n if n else None, "peak_bytes": None}
+        return (
+            rows,
+            [],
+            {
+                "parameters": arm.parameters,
+                "generated": n,
+                "seconds_per_answer": results[0]["seconds"] / n if n else None,
+                "peak_bytes": None,
+            },
+        )
 
     def _evaluate(self, job: Job, arm: Arm) -> Rows:
         began = time.perf_counter()
@@ -66,11 +86,29 @@ class HarnessSuite:
 
     def _row(self, folder: RunDir, arm: Arm, result: dict[str, Any]) -> dict[str, Any]:
         label = f"{self.node.label}.{result['task']}"
-        about = {"benchmark": self.benchmark.name, "label": label, "protocol": result["protocol"], "seed": self.recipe.seed, **arm.facts}
+        about = {
+            "benchmark": self.benchmark.name,
+            "label": label,
+            "protocol": result["protocol"],
+            "seed": self.recipe.seed,
+            **arm.facts,
+        }
         if folder.world.first:
-            files.write_jsonl(folder.path / "predictions" / label / f"{arm.name}.jsonl", [{**about, **r} for r in result["records"]])
+            files.write_jsonl(
+                folder.path / "predictions" / label / f"{arm.name}.jsonl", [{**about, **r} for r in result["records"]]
+            )
         prompts = " ".join(sorted(r["prompt_digest"] for r in result["records"]))
         return {
-            **about, "split": "test", "task": "all", "n": result["n"], "metrics": result["metrics"], "ci": result["ci"], "main": result["main"], "beside": [],
-            "scorer": self.benchmark.protocol, "prompt_hash": hashlib.sha256(prompts.encode()).hexdigest()[:16], "parse_failure_rate": None, "chosen": True,
-        }  # fmt: skip
+            **about,
+            "split": "test",
+            "task": "all",
+            "n": result["n"],
+            "metrics": result["metrics"],
+            "ci": result["ci"],
+            "main": result["main"],
+            "beside": [],
+            "scorer": self.benchmark.protocol,
+            "prompt_hash": hashlib.sha256(prompts.encode()).hexdigest()[:16],
+            "parse_failure_rate": None,
+            "chosen": True,
+        }

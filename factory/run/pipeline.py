@@ -1,4 +1,6 @@
-"""A recipe's run, stage by stage. Each stage is computed once, chunk by chunk, and skipped when nothing it reads has changed."""
+"""A recipe's run, stage by stage. Each stage is computed once, chunk by chunk, and skipped when nothing it reads has
+changed.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +43,8 @@ from factory.steer import artefact
 def run(recipe: Recipe, limit: int | None = None, world: World | None = None) -> Path:
     """Run a recipe from start to report; returns the run's folder. Started again it does only what is missing.
 
-    ``limit`` takes that many samples of each split (optimiser steps of a training or tuning run) and a folder of its own. The
-    ranks of ``world`` share the work; the results do not depend on how many they are.
+    ``limit`` takes that many samples of each split (optimiser steps of a training or tuning run) and a folder of its
+    own. The ranks of ``world`` share the work; the results do not depend on how many they are.
     """
     world = world or World()
     _check_launch(recipe, world)
@@ -61,14 +63,21 @@ def run(recipe: Recipe, limit: int | None = None, world: World | None = None) ->
 
 def run_seeds(recipe: Recipe, limit: int | None, world: World) -> Path:
     """Run a recipe once for each of its seeds, then compare the runs; returns the folder of the comparison."""
-    single = [recipe.model_copy(update={"seed": seed, "seeds": (), "name": f"{recipe.name}-seed{seed}"}) for seed in recipe.seeds]
-    paths = [run(one.made_from(Source(recipe.source_path, recipe.text, recipe.overrides)), limit, world) for one in single]
+    single = [
+        recipe.model_copy(update={"seed": seed, "seeds": (), "name": f"{recipe.name}-seed{seed}"})
+        for seed in recipe.seeds
+    ]
+    paths = [
+        run(one.made_from(Source(recipe.source_path, recipe.text, recipe.overrides)), limit, world) for one in single
+    ]
     folder = Path(recipe.run.root) / (recipe.name if limit is None else f"{recipe.name}-limit{limit}")
     return lookup("command", "compare").over(paths, folder) if world.first else folder
 
 
 def _work(recipe: Recipe, asked: Sequence[Suite], notes: list[str]) -> Callable[[Recipe, RunDir, int | None], object]:
-    """What a recipe asks for: training from scratch, tuning, a comparison of tuners or of steering methods, or question benchmarks alone."""
+    """What a recipe asks for: training from scratch, tuning, a comparison of tuners or of steering methods, or question
+    benchmarks alone.
+    """
     if recipe.train or recipe.tune:
         return train_model if recipe.train else tune_model
     if recipe.compare:
@@ -80,29 +89,43 @@ def _check_launch(recipe: Recipe, world: World) -> None:
     if recipe.train and world.size > 1:
         raise UserError("train: this recipe trains in one process; leave launch.processes at 1")
     if recipe.launch.zero == 3 and world.size == 1 and not (recipe.tune or recipe.compare):
-        raise UserError("launch.zero: 3 cuts the model over processes, and there is one; add launch.processes=N, or launch.zero=0")
+        raise UserError(
+            "launch.zero: 3 cuts the model over processes, and there is one; add launch.processes=N, or launch.zero=0"
+        )
     world.lockstep = recipe.launch.zero == 3
 
 
-def compare(recipe: Recipe, folder: RunDir, limit: int | None, asked: Sequence[Suite] = (), notes: Sequence[str] = ()) -> None:
+def compare(
+    recipe: Recipe, folder: RunDir, limit: int | None, asked: Sequence[Suite] = (), notes: Sequence[str] = ()
+) -> None:
     """Diagnose, fit, choose on dev, score on test; write results.json and the report."""
-    checked = usable_samples(recipe, make(recipe.data), folder, limit, outline(recipe.model).writing)  # told before weights are read
+    checked = usable_samples(
+        recipe, make(recipe.data), folder, limit, outline(recipe.model).writing
+    )  # told before weights are read
     torch.manual_seed(recipe.seed)
     study = Study(recipe, folder, load(recipe.model, recipe.launch.zero), limit, checked)
     diagnostics, further = study.diagnosed(), study.investigated
     comparison = Comparison(study)
     predictions, choices = comparison.run()
-    answered = put(folder, study.view, asked, [*comparison.arms(), *saved_arms(recipe, study.view)]) if asked else ([], [])
+    answered = (
+        put(folder, study.view, asked, [*comparison.arms(), *saved_arms(recipe, study.view)]) if asked else ([], [])
+    )
     costs = [measure_costs(comparison)] if recipe.evaluate.cost else []
     if folder.world.first:
         conclude(study, (diagnostics, further), predictions, choices, answered, notes, costs)
 
 
 def conclude(
-    study: Study, diagnosed: tuple[Rows, Mapping[str, Rows]], predictions: Rows, choices: list[Choice], answered: tuple[Rows, Rows], notes: Sequence[str], costs: Sequence[Summary]
+    study: Study,
+    diagnosed: tuple[Rows, Mapping[str, Rows]],
+    predictions: Rows,
+    choices: list[Choice],
+    answered: tuple[Rows, Rows],
+    notes: Sequence[str],
+    costs: Sequence[Summary],
 ) -> None:
-    """Write results.json and the report; ``answered``: rows and skipped samples of the question benchmarks; ``costs`` differ from
-    run to run, so the report alone has them."""
+    """Write results.json and the report; ``answered``: rows and skipped samples of the question benchmarks; ``costs``
+    differ from run to run, so the report alone has them."""
     diagnostics, further = diagnosed
     recipe, folder = study.recipe, study.folder
     summaries = {node.label: make(node).summary(further[node.label]) for node in recipe.diagnostics}
@@ -114,13 +137,15 @@ def conclude(
     study.benchmark.keep(folder.path, predictions, recipe.seed)
     recipe_yaml = (folder.path / "resolved.yaml").read_text(encoding="utf-8")
     rows = diagnostics + [row for rows in further.values() for row in rows]
-    page = study.benchmark.report(folder.path, results, rows, predictions, recipe_yaml, recipe.report.plots, [*summaries.values(), *costs])
+    page = study.benchmark.report(
+        folder.path, results, rows, predictions, recipe_yaml, recipe.report.plots, [*summaries.values(), *costs]
+    )
     Console().print(f"results: {folder.path / 'results.json'}\nreport:  {page}", soft_wrap=True)
 
 
 def prepare(recipe: Recipe, told: bool = True) -> list[str]:
-    """Check what can be checked without weights or a run folder: files, device, layer, artefacts. Returns what has to be known
-    beside the numbers, and prints it where it is to be ``told``.
+    """Check what can be checked without weights or a run folder: files, device, layer, artefacts. Returns what has to
+    be known beside the numbers, and prints it where it is to be ``told``.
 
     Raises ``UserError`` for whatever would stop the run.
     """
@@ -128,8 +153,15 @@ def prepare(recipe: Recipe, told: bool = True) -> list[str]:
     placement(recipe.model)
     steered_layer(recipe, source.config.get_text_config().num_hidden_layers, source.card)
     get_parts(recipe.model)
-    if torch.cuda.is_available() and (model := find_facts(recipe.model)[0]) and (why := too_small(recipe.model, model.bytes)):
-        raise UserError(f"model: {why} for its weights alone; use model.quantize=4bit, model.device_map=auto over several GPUs, or a smaller model")
+    if (
+        torch.cuda.is_available()
+        and (model := find_facts(recipe.model)[0])
+        and (why := too_small(recipe.model, model.bytes))
+    ):
+        raise UserError(
+            f"model: {why} for its weights alone; use model.quantize=4bit, model.device_map=auto over several GPUs, or"
+            " a smaller model"
+        )
     for folder in map(Path, recipe.artefacts):
         artefact.check_folder(folder.expanduser())
     notes = [*(getattr(make(recipe.data), "warnings", ()) if recipe.data else ()), *source.notes]
@@ -153,16 +185,32 @@ def examine(recipe: Recipe, folder: RunDir, limit: int | None, asked: Sequence[S
 
 
 def saved_arms(recipe: Recipe, view: ModelView) -> list[Arm]:
-    """The recipe's artefacts, each named after its folder. Raises ``UserError`` for one that was made for another model."""
-    return [Arm(path.name, None, s.strength, "", s) for path in map(Path, recipe.artefacts) for s in [artefact.load(path.expanduser(), view)]]
+    """The recipe's artefacts, each named after its folder. Raises ``UserError`` for one that was made for another
+    model.
+    """
+    return [
+        Arm(path.name, None, s.strength, "", s)
+        for path in map(Path, recipe.artefacts)
+        for s in [artefact.load(path.expanduser(), view)]
+    ]
 
 
-def gather(study: Study, predictions: Rows, choices: list[Choice], summaries: Mapping[str, Summary], notes: Sequence[str]) -> dict[str, Any]:
+def gather(
+    study: Study, predictions: Rows, choices: list[Choice], summaries: Mapping[str, Summary], notes: Sequence[str]
+) -> dict[str, Any]:
     """The content of results.json; nothing in it depends on when or how often the run was started."""
     recipe, skipped = study.recipe, study.skipped
     about = {
-        **about_run(recipe, study.view, notes), "error_budget": recipe.evaluate.error_budget, "choices": [asdict(c) for c in choices], "skipped": list(skipped),
-    }  # fmt: skip
+        **about_run(recipe, study.view, notes),
+        "error_budget": recipe.evaluate.error_budget,
+        "choices": [asdict(c) for c in choices],
+        "skipped": list(skipped),
+    }
     about["model"] |= {"card": study.card.name if study.card else None, "layer": study.layer}
     rows = study.benchmark.rows(predictions, seed=recipe.seed, skipped=len(skipped))
-    return {"schema": 1, "run": about, "rows": rows, "diagnostics": {label: summary.record() for label, summary in summaries.items()}}
+    return {
+        "schema": 1,
+        "run": about,
+        "rows": rows,
+        "diagnostics": {label: summary.record() for label, summary in summaries.items()},
+    }

@@ -1,4 +1,6 @@
-"""What a run would do, before it does anything: model, sites, stages with their forwards, memory, time; and what is missing."""
+"""What a run would do, before it does anything: model, sites, stages with their forwards, memory, time; and what is
+missing.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,8 @@ from factory.steer import Steerer
 
 
 def plan(recipe: Recipe, limit: int | None = None, waited: float = 0.0) -> None:
-    """Print what ``run`` would do with a recipe. What is missing is a line of the plan, not an error. ``waited``: seconds that it took
-    to get here, which a run takes as well."""
+    """Print what ``run`` would do with a recipe. What is missing is a line of the plan, not an error. ``waited``:
+    seconds that it took to get here, which a run takes as well."""
     console = Console()
     console.print(f"[bold]plan of {recipe.name}[/]", highlight=False)
     _say_benchmarks(recipe, console)
@@ -47,7 +49,15 @@ def _say_benchmarks(recipe: Recipe, console: Console) -> None:
         return
     steered = sum(issubclass(lookup("steering", node.type), Steerer) for node in recipe.steering)
     arms = 1 + len(recipe.artefacts) + steered * len(recipe.evaluate.directions)
-    table = Table("benchmark", "questions", "protocol", "answers at least", "new tokens at most", title=f"question benchmarks, {arms} arms or more", title_justify="left")
+    table = Table(
+        "benchmark",
+        "questions",
+        "protocol",
+        "answers at least",
+        "new tokens at most",
+        title=f"question benchmarks, {arms} arms or more",
+        title_justify="left",
+    )
     for node in recipe.benchmarks:
         try:
             suite = suite_of(node)(node, recipe, None)
@@ -64,8 +74,12 @@ def _say_benchmarks(recipe: Recipe, console: Console) -> None:
         console.print(f"once for each of {len(recipe.seeds)} seeds; what follows is for one", highlight=False)
 
 
-def measure(recipe: Recipe, found: Estimate, limit: int | None = None, waited: float = 0.0, clock: Clock = time.perf_counter) -> Rehearsal:
-    """A rehearsal of the recipe on its model. Raises ``UserError`` where the model cannot be loaded or is too large for the device."""
+def measure(
+    recipe: Recipe, found: Estimate, limit: int | None = None, waited: float = 0.0, clock: Clock = time.perf_counter
+) -> Rehearsal:
+    """A rehearsal of the recipe on its model. Raises ``UserError`` where the model cannot be loaded or is too large for
+    the device.
+    """
     if why := too_small(recipe.model, found.model.bytes):
         raise UserError(why)
     view, loading = timed(lambda: load(recipe.model, fetch=False), clock=clock)
@@ -87,7 +101,11 @@ def _plan_comparison(recipe: Recipe, console: Console, limit: int | None, waited
     _say_model(console, found.model, recipe)
     if found.layer is not None:
         above = found.model.depth - found.layer - 1
-        console.print(f"steered: the output of decoder block {found.layer} (0 to {found.model.depth - 1}); {above} blocks lie above it", highlight=False)
+        console.print(
+            f"steered: the output of decoder block {found.layer} (0 to {found.model.depth - 1}); {above} blocks lie"
+            " above it",
+            highlight=False,
+        )
     _say_data(console, recipe, found.data)
     if found.methods:
         console.print(_methods(found))
@@ -97,35 +115,68 @@ def _plan_comparison(recipe: Recipe, console: Console, limit: int | None, waited
     tokens = (measured.prompt_tokens, measured.longest) if measured else (found.prompt_tokens, found.longest)
     if found.model and all(tokens):
         needed = memory(recipe, found.model, tokens, found.data.prompts)
-        guess = "" if measured else f" (prompts of up to about {tokens[1]} tokens, guessed from their words and the card's image tokens)"
-        console.print(f"memory: about {gigabytes(needed)} at the fullest moment, beside the libraries{guess}", highlight=False, soft_wrap=True)
+        guess = (
+            ""
+            if measured
+            else f" (prompts of up to about {tokens[1]} tokens, guessed from their words and the card's image tokens)"
+        )
+        console.print(
+            f"memory: about {gigabytes(needed)} at the fullest moment, beside the libraries{guess}",
+            highlight=False,
+            soft_wrap=True,
+        )
         if why := too_small(recipe.model, needed):
             console.print(f"too large: {why}; use smaller batches", style="yellow", highlight=False)
     if measured:
         n = "1 prompt" if measured.prompts == 1 else f"{measured.prompts} prompts"
-        console.print(f"time: each part was done just now, by the model itself, on {n} of about {measured.prompt_tokens} tokens", highlight=False)
+        console.print(
+            f"time: each part was done just now, by the model itself, on {n} of about {measured.prompt_tokens} tokens",
+            highlight=False,
+        )
     else:
-        console.print(f"time{'' if found.model and all(tokens) else ' and memory'}: unknown until the model and the data are there", highlight=False)
-    console.print("prompt pass: one forward of a whole prompt; a strength's, and a controller's look ahead, run the blocks above the site alone, which are here counted as their share")
+        console.print(
+            f"time{'' if found.model and all(tokens) else ' and memory'}: unknown until the model and the data are"
+            " there",
+            highlight=False,
+        )
+    console.print(
+        "prompt pass: one forward of a whole prompt; a strength's, and a controller's look ahead, run the blocks above"
+        " the site alone, which are here counted as their share"
+    )
 
 
 def _plan_training(recipe: Recipe, console: Console) -> None:
     benchmark, spec = make(recipe.data), recipe.train
     needed = {"lesson": spec.steps, "text_lesson": spec.text_steps, "picture": spec.vision_steps + spec.connector_steps}
     if lacking := [name for name, steps in needed.items() if steps and not hasattr(benchmark, name)]:
-        console.print(f"missing: benchmark '{recipe.data.type}' has no {' and no '.join(lacking)} to train on; use scenes", style="yellow", highlight=False)
+        console.print(
+            f"missing: benchmark '{recipe.data.type}' has no {' and no '.join(lacking)} to train on; use scenes",
+            style="yellow",
+            highlight=False,
+        )
         return
     view = build(recipe, benchmark)
     _say_model(console, facts_of(view.model, view.family, view.dtype), recipe)
-    console.print(f"trained: all parameters, from random weights (seed {recipe.seed}), on lessons of {recipe.data.type}", highlight=False)
+    console.print(
+        f"trained: all parameters, from random weights (seed {recipe.seed}), on lessons of {recipe.data.type}",
+        highlight=False,
+    )
     phases = training_phases(recipe, view)
-    table = Table("phase", "steps", "rows a step", "tokens a step", "with padding", "forward and backward passes", "time")
+    table = Table(
+        "phase", "steps", "rows a step", "tokens a step", "with padding", "forward and backward passes", "time"
+    )
     for p in phases:
         counts = (p.steps, p.rows, p.tokens, p.padded, p.steps * p.rows)
         table.add_row(p.name, *(f"{n:,}" for n in counts), _clock(p.steps * p.seconds))
     console.print(table)
-    console.print(f"memory: about {gigabytes(training_memory(view, phases))} for weights, gradients, Adam's moments and activations", highlight=False)
-    console.print("time: from one batch of each phase, timed just now; then an examination on the test split", highlight=False)
+    console.print(
+        f"memory: about {gigabytes(training_memory(view, phases))} for weights, gradients, Adam's moments and"
+        " activations",
+        highlight=False,
+    )
+    console.print(
+        "time: from one batch of each phase, timed just now; then an examination on the test split", highlight=False
+    )
 
 
 def _say_model(console: Console, model: ModelFacts | None, recipe: Recipe) -> None:
@@ -133,7 +184,10 @@ def _say_model(console: Console, model: ModelFacts | None, recipe: Recipe) -> No
         console.print("model: unknown", highlight=False)
         return
     parts = ", ".join(f"{name} {_millions(n)}" for name, n in model.parts.items())
-    console.print(f"model: {model.cls} (family {model.family}), {_millions(model.parameters)} parameters: {parts}", highlight=False)
+    console.print(
+        f"model: {model.cls} (family {model.family}), {_millions(model.parameters)} parameters: {parts}",
+        highlight=False,
+    )
     console.print(f"       {model.dtype}, {gigabytes(model.bytes)} of weights, on {_device(recipe)}", highlight=False)
 
 
@@ -149,7 +203,9 @@ def _say_data(console: Console, recipe: Recipe, data: Data) -> None:
         return
     splits = ", ".join(f"{split} {n:,}" for split, n in data.samples.items())
     asked = " and ".join(data.forms)
-    console.print(f"data: {recipe.data.type}; samples: {splits}; each asked {len(data.forms)} time(s): {asked}", highlight=False)
+    console.print(
+        f"data: {recipe.data.type}; samples: {splits}; each asked {len(data.forms)} time(s): {asked}", highlight=False
+    )
 
 
 def _methods(found: Estimate) -> Table:
@@ -165,17 +221,40 @@ def _stages(recipe: Recipe, found: Estimate, measured: Rehearsal | None) -> Tabl
     e = recipe.evaluate
     directions, strengths = f"{len(e.directions)} direction(s)", f"{len(e.strengths)} strengths"
     columns = ("stage", "prompts", "prompt passes", "above the site", "new tokens", "also", "time")
-    table = Table(title=f"stages; {directions}, {strengths}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_footer=True)
+    table = Table(
+        title=f"stages; {directions}, {strengths}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_footer=True,
+    )
     for column in columns:
-        table.add_column(column, overflow="fold", justify="left" if column in ("stage", "also") else "right", no_wrap=column in ("stage", "time"))
+        table.add_column(
+            column,
+            overflow="fold",
+            justify="left" if column in ("stage", "also") else "right",
+            no_wrap=column in ("stage", "time"),
+        )
     total = 0.0
     for s in found.stages:
         seconds = measured.of(s) if measured else math.nan
         total += seconds
-        also = f"{s.diagnosed:,} {recipe.diagnostic.type}" if s.diagnosed else f"{s.fits} fits" if s.fits else f"{s.looks:,} looks ahead" if s.looks else ""
+        also = (
+            f"{s.diagnosed:,} {recipe.diagnostic.type}"
+            if s.diagnosed
+            else f"{s.fits} fits"
+            if s.fits
+            else f"{s.looks:,} looks ahead"
+            if s.looks
+            else ""
+        )
         counts = (s.prompts, s.passes, s.share * (s.cells + s.looks), s.tokens)
         table.add_row(s.name, *(f"{n:,.0f}" if n else "" for n in counts), also, _clock(seconds))
-    table.columns[0].footer, table.columns[2].footer, table.columns[-1].footer = "all", f"{found.passes:,.0f}", _clock(total)
+    table.columns[0].footer, table.columns[2].footer, table.columns[-1].footer = (
+        "all",
+        f"{found.passes:,.0f}",
+        _clock(total),
+    )
     return table
 
 

@@ -39,7 +39,11 @@ def training_phases(recipe: Recipe, view: ModelView) -> list[Phase]:
     try:
         tower = lambda pixels: _backward(view.vision_tower(pixels).last_hidden_state)
         connector = lambda pixels: _backward(view.connector(view.vision_tower(pixels).last_hidden_state.detach()))
-        phases = [_pictures("vision", view, benchmark, spec.vision_steps, 2 * spec.batch_size, tower)] if spec.vision_steps else []
+        phases = (
+            [_pictures("vision", view, benchmark, spec.vision_steps, 2 * spec.batch_size, tower)]
+            if spec.vision_steps
+            else []
+        )
         if spec.text_steps:
             phases.append(_lessons("text", view, benchmark.text_lesson, spec.text_steps, spec.batch_size))
         if spec.connector_steps:
@@ -51,7 +55,9 @@ def training_phases(recipe: Recipe, view: ModelView) -> list[Phase]:
         view.model.eval().requires_grad_(False)
 
 
-def _pictures(name: str, view: ModelView, benchmark: Any, steps: int, rows: int, learn: Callable[[torch.Tensor], torch.Tensor]) -> Phase:
+def _pictures(
+    name: str, view: ModelView, benchmark: Any, steps: int, rows: int, learn: Callable[[torch.Tensor], torch.Tensor]
+) -> Phase:
     images = [benchmark.picture(steps // 2 * rows + i, steps * rows)[0] for i in range(rows)]
     pixels = view.family.image_inputs(view.processor, images)["pixel_values"]
     states, seconds = timed(lambda: learn(pixels), view.device)

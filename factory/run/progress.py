@@ -50,7 +50,9 @@ def stage(name: str, total: int, done: int = 0, console: Console | None = None) 
 
 
 def gather(stage_: Stage, work: Mapping[str, Callable[[], Any]]) -> list[Any]:
-    """``stage_.gather(work)`` with a bar that counts the work of all ranks; a dim line where an earlier start did it."""
+    """``stage_.gather(work)`` with a bar that counts the work of all ranks; a dim line where an earlier start did
+    it.
+    """
     missing, shown = len(stage_.missing(work)), 0
     if not missing:
         skipped(stage_.name)
@@ -72,8 +74,14 @@ def skipped(name: str, console: Console | None = None) -> None:
 
 @contextmanager
 def _live(name: str, total: int, done: int, console: Console) -> Iterator[Bar]:
-    columns = (TextColumn("{task.description:<12}", markup=False), BarColumn(), MofNCompleteColumn(),
-               TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())  # fmt: skip
+    columns = (
+        TextColumn("{task.description:<12}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as display:
         yield _LiveBar(display, display.add_task(name, total=total, completed=done))
 

@@ -1,7 +1,7 @@
 """Doing each part of a comparison on a batch or a few, by the model itself, to turn counted work into seconds.
 
-Every part runs as the run will run it, in batches of the run's size where the model is fast enough. Methods are fitted on the states
-of the rehearsed batch, so that steered answers are about as long as they will be.
+Every part runs as the run will run it, in batches of the run's size where the model is fast enough. Methods are fitted
+on the states of the rehearsed batch, so that steered answers are about as long as they will be.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ FORWARD_SECONDS, PROMPTS = 2.0, 48  # of the forwards of what is rehearsed of a 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """``seconds`` of each part, per unit of work: a prompt, a sample or a fit. ``prompts`` were asked, of ``prompt_tokens``
-    tokens on average and ``longest`` at most."""
+    """``seconds`` of each part, per unit of work: a prompt, a sample or a fit. ``prompts`` were asked, of
+    ``prompt_tokens`` tokens on average and ``longest`` at most."""
 
     prompts: int
     prompt_tokens: int
@@ -97,7 +97,9 @@ class _Stage:
         gone = set(missing(self.benchmark, drawn)[0])
         there = [s for s in drawn if s.id not in gone]
         some = thin(there, size * max(1, self.most // (size * forms)))
-        some = [s for s in some if self.time(("check", ""), 1, lambda s=s: fault(s, self.view.writing)) is None] or there[:1]
+        some = [
+            s for s in some if self.time(("check", ""), 1, lambda s=s: fault(s, self.view.writing)) is None
+        ] or there[:1]
         return [some[i : i + size] for i in range(0, len(some), size)]
 
     def longest(self) -> int:
@@ -116,7 +118,14 @@ class _Stage:
         self.most = max(1, min(PROMPTS, int(FORWARD_SECONDS / timed(run, self.view.device)[1])))
 
 
-def rehearse(recipe: Recipe, view: ModelView, layer: int, methods: Sequence[Method], limit: int | None = None, clock: Clock = time.perf_counter) -> Rehearsal:
+def rehearse(
+    recipe: Recipe,
+    view: ModelView,
+    layer: int,
+    methods: Sequence[Method],
+    limit: int | None = None,
+    clock: Clock = time.perf_counter,
+) -> Rehearsal:
     """Time every part of a comparison on a batch of its own samples."""
     r = _Stage(recipe, view, layer, limit, clock)
     r.warm_up()
@@ -142,15 +151,19 @@ def _collected(r: _Stage, batches: Sequence[Sequence[ConflictSample]]) -> dict[s
     for samples in batches:
         asked = asked_forms(r.bench, samples)
         keys = [f"{s.id}/{form}" for s, form, _ in asked]
-        for wordings in ((ASKS, ASKS[:1]) if diagnostic else ((),)):
+        for wordings in (ASKS, ASKS[:1]) if diagnostic else ((),):
             plan = Plan(r.layer, how.position, how.instructions, wordings)
             if not chunks:
                 collect(r.view, [asked[0][-1]], plan, diagnostic, keys[:1])
-            work = lambda plan=plan, asked=asked, keys=keys: collect(r.view, [p for *_, p in asked], plan, diagnostic, keys)
+            work = lambda plan=plan, asked=asked, keys=keys: collect(
+                r.view, [p for *_, p in asked], plan, diagnostic, keys
+            )
             states, found = r.time(("collect", str(len(wordings))), len(asked), work)
             if len(wordings) > 1:
                 named = {f"{s.id}/{form}/{a}": facts(s, form, a) for s, form, _ in asked for a in wordings}
-                r.diagnosed.setdefault("", []).extend({**row, **named[row["sample"]], "split": "test"} for rows in found.values() for row in rows)
+                r.diagnosed.setdefault("", []).extend(
+                    {**row, **named[row["sample"]], "split": "test"} for rows in found.values() for row in rows
+                )
         r_v = visual_mcr([row for rows in found.values() for row in rows], len(asked))
         chunks.append({**states, "r_v": r_v, "tasks": [s.task for s, *_ in asked]})
     tasks = [task for chunk in chunks for task in chunk.pop("tasks")]
@@ -168,23 +181,39 @@ def _investigated(r: _Stage) -> None:
         for split in diagnostic.splits:
             for samples in r.batches(split, r.recipe.collect.batch_size):
                 measured = len(diagnostic.chosen([s.id for s in samples]))
-                found = r.time(("diagnose", node.label), measured, lambda d=diagnostic, s=samples: d.on_samples(r.bench, s))
+                found = r.time(
+                    ("diagnose", node.label), measured, lambda d=diagnostic, s=samples: d.on_samples(r.bench, s)
+                )
                 rows += [{**row, "split": split} for row in found]
         r.diagnosed[node.label] = rows
 
 
-def _asked(r: _Stage, named: Mapping[str, Any], samples: Sequence[ConflictSample], pool: Sequence[ConflictSample]) -> None:
+def _asked(
+    r: _Stage, named: Mapping[str, Any], samples: Sequence[ConflictSample], pool: Sequence[ConflictSample]
+) -> None:
     """Methods on prompts, and decoding-time methods at every strength."""
     e, prompts = r.recipe.evaluate, len(samples) * len(r.benchmark.forms)
     worked = lambda *which: examples(r.benchmark, pool, *which)
     for label, method in prompters(named).items():
-        r.rows += r.time(("ask", label), prompts, lambda m=method, label=label: ask(r.bench, samples, label, m, e.directions, worked))
+        r.rows += r.time(
+            ("ask", label), prompts, lambda m=method, label=label: ask(r.bench, samples, label, m, e.directions, worked)
+        )
     for label, method in named.items():
         if isinstance(method, LogitsMethod):
-            r.rows += r.time(("ask", label), prompts, lambda m=method, label=label: contrast(r.bench, samples, label, m, e.directions, e.strengths))
+            r.rows += r.time(
+                ("ask", label),
+                prompts,
+                lambda m=method, label=label: contrast(r.bench, samples, label, m, e.directions, e.strengths),
+            )
 
 
-def _steered(r: _Stage, steerers: Mapping[str, Steerer], collected: Mapping[str, Any], train: Sequence[ConflictSample], test: Sequence[Sequence[ConflictSample]]) -> None:
+def _steered(
+    r: _Stage,
+    steerers: Mapping[str, Steerer],
+    collected: Mapping[str, Any],
+    train: Sequence[ConflictSample],
+    test: Sequence[Sequence[ConflictSample]],
+) -> None:
     """Each method's first variant, tried on training prompts where it wants that, and then on test prompts."""
     tried = asked_forms(r.bench, train)
     of_train = r.time(("trunk", ""), len(tried), lambda: trunk_of(r.bench, tried))
@@ -197,7 +226,9 @@ def _steered(r: _Stage, steerers: Mapping[str, Steerer], collected: Mapping[str,
                 break
             f = Fitted(label, direction, variant, steerer, state)
             if steerer.trial_strengths:
-                trials = r.time(("trials", label), len(tried), lambda f=f: _tried(r, tried, of_train, f, collected["r_v"]))
+                trials = r.time(
+                    ("trials", label), len(tried), lambda f=f: _tried(r, tried, of_train, f, collected["r_v"])
+                )
                 f = Fitted(label, direction, variant, steerer, steerer.calibrate(f.state, trials))
             for batch in test:
                 asked = asked_by(r.bench, batch, f)
@@ -227,18 +258,30 @@ def _states(r: _Stage, collected: Mapping[str, Any], direction: str) -> States:
 def _tried(r: _Stage, asked: Sequence[Any], trunk: Any, f: Fitted, r_v: torch.Tensor) -> Trials:
     strengths, n = f.steerer.trial_strengths, len(asked)
     columns = verdicts_by_strength(cells(r.bench, asked, trunk, [f], strengths), strengths)
-    follow, error = (torch.tensor([[v == what for v in column] for column in columns]).T for what in (f.direction, "error"))
-    return Trials(follow, error, looks(r.bench, trunk, f), trunk.last.cpu(), r_v.mean().expand(n), torch.arange(n), r.recipe.seed)
+    follow, error = (
+        torch.tensor([[v == what for v in column] for column in columns]).T for what in (f.direction, "error")
+    )
+    return Trials(
+        follow, error, looks(r.bench, trunk, f), trunk.last.cpu(), r_v.mean().expand(n), torch.arange(n), r.recipe.seed
+    )
 
 
 def _reported(r: _Stage, base: str) -> None:
     """The results and the report of what was rehearsed, drawn into nothing."""
     recipe, bench = r.recipe, r.benchmark
-    summaries = {node.label: make(node).summary(r.diagnosed.get(node.label, [])) for node in recipe.diagnostics if r.diagnosed.get(node.label)}
+    summaries = {
+        node.label: make(node).summary(r.diagnosed.get(node.label, []))
+        for node in recipe.diagnostics
+        if r.diagnosed.get(node.label)
+    }
     dev, test = ([{**row, "split": split} for row in r.rows] for split in ("dev", "test"))
     predictions = finished(dev, test, choose(dev, recipe.evaluate.error_budget, base), base)
     told = [summary.under(label) for label, summary in summaries.items() if summary is not None]
-    results = {"schema": 1, "run": {**about_run(recipe, r.view, []), "skipped": []}, "rows": bench.rows(predictions, seed=recipe.seed, skipped=0)}
+    results = {
+        "schema": 1,
+        "run": {**about_run(recipe, r.view, []), "skipped": []},
+        "rows": bench.rows(predictions, seed=recipe.seed, skipped=0),
+    }
     rows = [row for found in r.diagnosed.values() for row in found]
     with TemporaryDirectory() as folder, redirect_stdout(StringIO()):
         files.write_json(Path(folder) / "results.json", results)

@@ -1,4 +1,6 @@
-"""Answers that were generated before, shared by all runs under one root: one file per model, steering and way of generating."""
+"""Answers that were generated before, shared by all runs under one root: one file per model, steering and way of
+generating.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ FOLDER = ".responses"
 
 
 class Responses:
-    """Answers by prompt digest. ``about`` must hold all that decides an answer beside the prompt: model, dtype, steering, length."""
+    """Answers by prompt digest. ``about`` must hold all that decides an answer beside the prompt: model, dtype,
+    steering, length.
+    """
 
     def __init__(self, root: Path, about: dict[str, Any]) -> None:
         self.path = root / FOLDER / f"{files.digest(about)[:24]}.jsonl"

@@ -10,8 +10,8 @@
 
 A stage whose inputs changed starts afresh; a finished one is skipped; an unfinished one goes on with its next chunk.
 
-Several ranks may share a run: the first holds the lock, starts and finishes the stages; all compute chunks, and read each
-other's. They call the same methods in the same order.
+Several ranks may share a run: the first holds the lock, starts and finishes the stages; all compute chunks, and read
+each other's. They call the same methods in the same order.
 """
 
 import errno
@@ -51,20 +51,28 @@ _locks: dict[Path, int] = {}
 
 
 class RunDir:
-    """One run's folder, held by one process at a time or by the ranks of one. Use as a context manager, or `close` it."""
+    """One run's folder, held by one process at a time or by the ranks of one. Use as a context manager, or `close`
+    it.
+    """
 
     def __init__(self, path: Path, owner: bool, world: World):
         self.path, self.owner, self.world = path, owner, world
 
     @classmethod
     def open(
-        cls, root: Path, name: str, recipe_path: Path, recipe_text: str, resolved: Mapping[str, Any], world: World | None = None
+        cls,
+        root: Path,
+        name: str,
+        recipe_path: Path,
+        recipe_text: str,
+        resolved: Mapping[str, Any],
+        world: World | None = None,
     ) -> Self:
         """Create or reopen `root/name` for this recipe, locked until `close` or the end of the process.
 
         Of several ranks the first does so; the others join once it has. Raises `UserError` when the folder cannot be
-        written, is in use by another process, belongs to another recipe (neither its path nor its text is the stored one),
-        holds something that is not a run, or is not the same folder on every rank's host.
+        written, is in use by another process, belongs to another recipe (neither its path nor its text is the stored
+        one), holds something that is not a run, or is not the same folder on every rank's host.
         """
         world = world or World()
         run = cls((Path(root) / _plain(name, "run name")).resolve(), world.first, world)
@@ -90,12 +98,15 @@ class RunDir:
         """Refuse ranks that were given another recipe, or that do not see what the first has written."""
         here = f"rank {self.world.rank} on {socket.gethostname()}"
         if self.world.agree("recipe", recipe) != recipe:
-            raise UserError(f"{here} was given another recipe than the first rank. Start the same command on every host.")
+            raise UserError(
+                f"{here} was given another recipe than the first rank. Start the same command on every host."
+            )
         opened, deadline = self.world.agree("opened", _state(self.path / "run.json")), time.monotonic() + SEEN_WITHIN
         while _state(self.path / "run.json") != opened:
             if time.monotonic() > deadline:
                 raise UserError(
-                    f"{here} does not see the run folder of the first rank at {self.path}. All hosts must share the folder: add run.root=FOLDER to the command."
+                    f"{here} does not see the run folder of the first rank at {self.path}. All hosts must share the"
+                    " folder: add run.root=FOLDER to the command."
                 )
             time.sleep(0.1)
         self.world.meet("the run folder is shared")
@@ -110,9 +121,14 @@ class RunDir:
         return stage
 
     def event(self, event: str, /, **fields: Any) -> None:
-        """Append one line to events.jsonl: UTC time, this process's processor seconds so far, event, JSON-able fields."""
+        """Append one line to events.jsonl: UTC time, this process's processor seconds so far, event, JSON-able
+        fields.
+        """
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        files.append_jsonl(self.path / "events.jsonl", {"time": now, "processor": round(time.process_time(), 3), "event": event, **fields})
+        files.append_jsonl(
+            self.path / "events.jsonl",
+            {"time": now, "processor": round(time.process_time(), 3), "event": event, **fields},
+        )
 
     def events(self) -> list[dict[str, Any]]:
         """All events so far, oldest first; a line torn by a kill is left out."""
@@ -197,7 +213,9 @@ class Stage:
         stored = self._load(key)
         return self._store(key, compute()) if stored is None else stored
 
-    def gather(self, work: Mapping[str, Callable[[], Value]], progressed: Callable[[int], None] | None = None) -> list[Value]:
+    def gather(
+        self, work: Mapping[str, Callable[[], Value]], progressed: Callable[[int], None] | None = None
+    ) -> list[Value]:
         """The values of all keys of `work`, in order, each as by `chunk`; of several ranks each computes a share.
 
         `progressed` is called with the number of values computed so far that had not been stored before, by all ranks.
@@ -229,7 +247,10 @@ class Stage:
             raise RuntimeError(f"stage {self.name}: the run is closed")
         if not self.run.owner:
             rank = f"rank {self.run.world.rank} on {socket.gethostname()}"
-            raise UserError(f"{rank} would compute stage {self.name} from other inputs than the first rank: compare their models, data and versions")
+            raise UserError(
+                f"{rank} would compute stage {self.name} from other inputs than the first rank: compare their models,"
+                " data and versions"
+            )
         if self.path.exists():
             self._discard(reason)
         files.write_json(self.path / "inputs.json", {"digest": self.digest, "inputs": inputs})

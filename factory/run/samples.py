@@ -20,7 +20,9 @@ SPLITS = ("train", "dev", "test")
 
 
 def fault(sample: ConflictSample, writing: Writing | None = None) -> str | None:
-    """Why a sample cannot be scored, or None; with a model's ``writing`` also where a text spells one of its special tokens."""
+    """Why a sample cannot be scored, or None; with a model's ``writing`` also where a text spells one of its special
+    tokens.
+    """
     for field in ("context", "question", "answer_vision", "answer_text"):
         text = getattr(sample, field)
         if not text.strip():
@@ -45,23 +47,38 @@ Checked = tuple[dict[str, list[ConflictSample]], list[dict[str, Any]]]
 
 
 def usable_samples(recipe: Recipe, benchmark: Any, folder: RunDir, limit: int | None, writing: Writing) -> Checked:
-    """Usable samples by split, and those that are not, with the reason; needs no weights, only how the model is written for.
+    """Usable samples by split, and those that are not, with the reason; needs no weights, only how the model is written
+    for.
 
-    Pictures that are not there are counted first, and told in one line. Raises ``UserError`` where too many samples are unusable;
-    nothing is stored then, so that the run can be started again once they are there.
+    Pictures that are not there are counted first, and told in one line. Raises ``UserError`` where too many samples are
+    unusable; nothing is stored then, so that the run can be started again once they are there.
     """
     splits = {split: thin(benchmark.samples(split), limit) for split in SPLITS}
     absent, line = missing(benchmark, [s for samples in splits.values() for s in samples])
-    stage = folder.stage("check", {"code": version("steering-factory"), "data": recipe.data.model_dump(mode="json"), "limit": limit, "absent": files.digest(absent), "reserved": writing.special})
+    stage = folder.stage(
+        "check",
+        {
+            "code": version("steering-factory"),
+            "data": recipe.data.model_dump(mode="json"),
+            "limit": limit,
+            "absent": files.digest(absent),
+            "reserved": writing.special,
+        },
+    )
     gone, allowed = set(absent), recipe.evaluate.max_skipped
     for split, samples in splits.items():
         lost = sum(s.id in gone for s in samples)
         if lost > allowed * len(samples):
-            raise UserError(f"{line} ({lost:,} of the {len(samples):,} {split} samples lack theirs, more than evaluate.max_skipped={allowed:g} allows)")
+            raise UserError(
+                f"{line} ({lost:,} of the {len(samples):,} {split} samples lack theirs, more than"
+                f" evaluate.max_skipped={allowed:g} allows)"
+            )
     if absent and not stage.done and folder.world.first:
         Console(stderr=True).print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
     usable, skipped = {}, []
-    found = stage.gather({split: partial(faults, samples, split, allowed, writing) for split, samples in splits.items()})
+    found = stage.gather(
+        {split: partial(faults, samples, split, allowed, writing) for split, samples in splits.items()}
+    )
     for (split, samples), bad in zip(splits.items(), found, strict=True):
         names = {row["sample"] for row in bad}
         usable[split] = [s for s in samples if s.id not in names]
@@ -72,7 +89,9 @@ def usable_samples(recipe: Recipe, benchmark: Any, folder: RunDir, limit: int | 
 
 
 def missing(benchmark: Any, samples: Sequence[ConflictSample]) -> tuple[list[str], str]:
-    """Ids of the samples whose pictures are not there, told without reading any, and a line about them, of benchmarks that can say."""
+    """Ids of the samples whose pictures are not there, told without reading any, and a line about them, of benchmarks
+    that can say.
+    """
     return benchmark.missing(samples) if hasattr(benchmark, "missing") else ([], "")
 
 
@@ -87,4 +106,7 @@ def check_share(skipped: Sequence[dict[str, Any]], total: int, allowed: float) -
     """Raises ``UserError`` when more than a share ``allowed`` of ``total`` samples is unusable."""
     if total == 0 or len(skipped) > allowed * total:
         first = f"; the first: {skipped[0]['sample']}: {skipped[0]['reason']}" if skipped else ""
-        raise UserError(f"{len(skipped)} of {total} samples cannot be used, more than evaluate.max_skipped={allowed:g} allows{first}")
+        raise UserError(
+            f"{len(skipped)} of {total} samples cannot be used, more than evaluate.max_skipped={allowed:g}"
+            f" allows{first}"
+        )

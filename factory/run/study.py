@@ -1,4 +1,6 @@
-"""What a run knows of its model and data: usable samples, training states, diagnosis. Each is a stage of the run folder."""
+"""What a run knows of its model and data: usable samples, training states, diagnosis. Each is a stage of the run
+folder.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def make(node: Node) -> Any:
 
 
 def steered_layer(recipe: Recipe, depth: int, card: Card | None) -> int:
-    """The recipe's layer, else the zoo card's, else the middle one of ``depth`` blocks. Raises ``UserError`` for one the model lacks."""
+    """The recipe's layer, else the zoo card's, else the middle one of ``depth`` blocks. Raises ``UserError`` for one
+    the model lacks.
+    """
     named = [recipe.collect.layer, recipe.model.layer, card.layer if card else None]
     layer = next((layer for layer in named if layer is not None), depth // 2)
     if layer >= depth:
@@ -62,9 +66,13 @@ def _content(sample: ConflictSample) -> list[str]:
 
 
 class Study:
-    """One model put to one benchmark, with its stages; ``checked`` are its samples where they were looked at before the weights were read."""
+    """One model put to one benchmark, with its stages; ``checked`` are its samples where they were looked at before the
+    weights were read.
+    """
 
-    def __init__(self, recipe: Recipe, folder: RunDir, view: ModelView, limit: int | None, checked: Checked | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe, folder: RunDir, view: ModelView, limit: int | None, checked: Checked | None = None
+    ) -> None:
         self.recipe, self.folder, self.view, self.limit = recipe, folder, view, limit
         self.benchmark = make(recipe.data)
         self.diagnostic: Diagnostic | None = make(recipe.diagnostic) if recipe.diagnostic else None
@@ -73,9 +81,13 @@ class Study:
         self.samples, self.skipped = checked or usable_samples(recipe, self.benchmark, folder, limit, view.writing)
         self.bench = Bench(view, self.benchmark, self.layer, recipe.evaluate.max_new_tokens)
         self.inputs = {
-            "code": version("steering-factory"), "seed": recipe.seed, "model": fingerprint(view),
-            "data": recipe.data.model_dump(mode="json"), "limit": limit, "samples": files.digest([_content(s) for split in self.samples.values() for s in split]),
-        }  # fmt: skip
+            "code": version("steering-factory"),
+            "seed": recipe.seed,
+            "model": fingerprint(view),
+            "data": recipe.data.model_dump(mode="json"),
+            "limit": limit,
+            "samples": files.digest([_content(s) for split in self.samples.values() for s in split]),
+        }
 
     def chunks(self, stage: Stage, split: str, rows: int, compute: Callable[[list[ConflictSample]], Any]) -> list[Any]:
         """All chunks of ``stage`` over a split, ``rows`` prompts at a time; those stored before are only read."""
@@ -103,7 +115,9 @@ class Study:
 
     @cached_property
     def collected(self) -> dict[str, Tensor]:
-        """h_[I,T], h_[I,T,Pv], h_[I,T,Pt] of the training prompts [n, d] and their visual MCR r_v [n] (NaN without a diagnostic)."""
+        """h_[I,T], h_[I,T,Pv], h_[I,T,Pt] of the training prompts [n, d] and their visual MCR r_v [n] (NaN without a
+        diagnostic).
+        """
         stage = self.collect_stage("collect")
 
         def compute(samples: list[ConflictSample]) -> dict[str, Tensor]:
@@ -134,7 +148,9 @@ class Study:
         if self.diagnostic is None:
             return []
         stage = self.collect_stage("diagnose")
-        chunks = self.chunks(stage, "test", self.recipe.collect.batch_size, lambda samples: self._collect(samples, ASKS)[1])
+        chunks = self.chunks(
+            stage, "test", self.recipe.collect.batch_size, lambda samples: self._collect(samples, ASKS)[1]
+        )
         if not stage.done:
             stage.finish({"rows": sum(map(len, chunks))})
         return [{**row, "split": "test"} for chunk in chunks for row in chunk]
@@ -151,8 +167,20 @@ class Study:
         diagnostic, batch = make(node), self.recipe.collect.batch_size
         diagnostic.learn([row for rows in earlier.values() for row in rows if row["split"] == "train"])
         before = [n.model_dump(mode="json") for n in self.recipe.diagnostics[: len(earlier)]]
-        stage = self.folder.stage(f"diagnose-{node.label}", {**self.inputs, "diagnostic": node.model_dump(mode="json"), "batch": batch, "layer": self.layer, "after": before})
-        found = {split: self.chunks(stage, split, batch, lambda samples: diagnostic.on_samples(self.bench, samples)) for split in diagnostic.splits}
+        stage = self.folder.stage(
+            f"diagnose-{node.label}",
+            {
+                **self.inputs,
+                "diagnostic": node.model_dump(mode="json"),
+                "batch": batch,
+                "layer": self.layer,
+                "after": before,
+            },
+        )
+        found = {
+            split: self.chunks(stage, split, batch, lambda samples: diagnostic.on_samples(self.bench, samples))
+            for split in diagnostic.splits
+        }
         rows = [{**row, "split": split} for split, chunks in found.items() for chunk in chunks for row in chunk]
         if not stage.done:
             stage.finish({"rows": len(rows)})

@@ -1,4 +1,6 @@
-"""Question benchmarks (``benchmarks:`` of a recipe) put to every arm of a run: answered in batches, scored, kept as predictions."""
+"""Question benchmarks (``benchmarks:`` of a recipe) put to every arm of a run: answered in batches, scored, kept as
+predictions.
+"""
 
 from __future__ import annotations
 
@@ -32,13 +34,17 @@ UNREAD = "its image cannot be read"
 
 
 class Suite:
-    """One benchmark of a recipe with its questions. Making it reads its files, so that what is missing is told at once."""
+    """One benchmark of a recipe with its questions. Making it reads its files, so that what is missing is told at
+    once.
+    """
 
     def __init__(self, node: Node, recipe: Recipe, limit: int | None) -> None:
         self.node, self.recipe, self.limit = node, recipe, limit
         self.benchmark = make(node)
         items = thin(list(self.benchmark.items()), limit)
-        absent = [{"sample": i.id, "reason": f"its image is missing: {p}"} for i in items for p in i.images if not p.is_file()]
+        absent = [
+            {"sample": i.id, "reason": f"its image is missing: {p}"} for i in items for p in i.images if not p.is_file()
+        ]
         check_share(absent, len(items), recipe.evaluate.max_skipped)
         self.absent = absent
         names = {row["sample"] for row in absent}
@@ -48,13 +54,31 @@ class Suite:
         """Rows of results.json, skipped samples, and what the arm cost on this benchmark; predictions go to files."""
         bench, size = self.benchmark, self.recipe.evaluate.batch_size
         new_tokens = arm.new_tokens(bench.new_tokens)
-        made_by = {"model": fingerprint(view), "processor": reads(view), **precision(view, size), "device": view.device.type, "steering": arm.about, "new_tokens": new_tokens}
-        inputs = {**made_by, "code": version("steering-factory"), "arm": arm.facts, "benchmark": self.node.model_dump(mode="json"),
-                  "scorer": bench.scorer, "protocol": bench.protocol, "limit": self.limit, "batch_size": size}  # fmt: skip
+        made_by = {
+            "model": fingerprint(view),
+            "processor": reads(view),
+            **precision(view, size),
+            "device": view.device.type,
+            "steering": arm.about,
+            "new_tokens": new_tokens,
+        }
+        inputs = {
+            **made_by,
+            "code": version("steering-factory"),
+            "arm": arm.facts,
+            "benchmark": self.node.model_dump(mode="json"),
+            "scorer": bench.scorer,
+            "protocol": bench.protocol,
+            "limit": self.limit,
+            "batch_size": size,
+        }
         stage = folder.stage(f"bench-{self.node.label}-{arm.name}", inputs)
         known = Responses(Path(self.recipe.run.root), made_by)
         batches = {f"{i:06d}": self.items[i : i + size] for i in range(0, len(self.items), size)}
-        work = {key: lambda items=items: list(self._answers(view, arm, known, items, new_tokens)) for key, items in batches.items()}
+        work = {
+            key: lambda items=items: list(self._answers(view, arm, known, items, new_tokens))
+            for key, items in batches.items()
+        }
         chunks = progress.gather(stage, work)
         answers = [row for chunk in chunks for row in chunk]
         skipped = self.absent + [{"sample": a["sample"], "reason": a["unread"]} for a in answers if a.get("unread")]
@@ -64,12 +88,16 @@ class Suite:
             stage.finish({"answers": len(records), "skipped": len(skipped)})
         if folder.world.first:
             self._keep(folder.path, arm, records)
-        rows = bench.rows(records, **arm.facts, label=self.node.label, seed=self.recipe.seed, chosen=True, skipped=len(skipped))
+        rows = bench.rows(
+            records, **arm.facts, label=self.node.label, seed=self.recipe.seed, chosen=True, skipped=len(skipped)
+        )
         for row in rows:
             row["generation"] = {"max_new_tokens": new_tokens, "do_sample": False, **precision(view, size)}
         return rows, [{**s, "benchmark": self.node.label} for s in skipped], cost(arm, answers, view)
 
-    def _answers(self, view: ModelView, arm: Arm, known: Responses, items: Sequence[Any], new_tokens: int) -> Iterator[dict[str, Any]]:
+    def _answers(
+        self, view: ModelView, arm: Arm, known: Responses, items: Sequence[Any], new_tokens: int
+    ) -> Iterator[dict[str, Any]]:
         prompts: dict[str, Prompt] = {}
         for item in items:
             try:
@@ -85,17 +113,33 @@ class Suite:
         facts = self.benchmark.inspect(view, list(prompts.values()), texts)
         fresh = {p.digest for p in todo}
         for (sample, prompt), text, seen in zip(prompts.items(), texts, facts, strict=True):
-            yield {"sample": sample, "text": text, "prompt": written(view.writing, prompt), "prompt_digest": prompt.digest,
-                   "seconds": seconds if prompt.digest in fresh else None, **seen}  # fmt: skip
+            yield {
+                "sample": sample,
+                "text": text,
+                "prompt": written(view.writing, prompt),
+                "prompt_digest": prompt.digest,
+                "seconds": seconds if prompt.digest in fresh else None,
+                **seen,
+            }
 
     def _scored(self, answers: Rows) -> Rows:
         items = {item.id: item for item in self.items}
         told = [a for a in answers if "text" in a]
-        return list(self.benchmark.settle([{**a, **self.benchmark.record(items[a["sample"]], a["text"])} for a in told]))
+        return list(
+            self.benchmark.settle([{**a, **self.benchmark.record(items[a["sample"]], a["text"])} for a in told])
+        )
 
     def _keep(self, folder: Path, arm: Arm, records: Rows) -> None:
-        about = {"benchmark": self.benchmark.name, "label": self.node.label, "protocol": self.benchmark.protocol, "seed": self.recipe.seed, **arm.facts}
-        files.write_jsonl(folder / "predictions" / self.node.label / f"{arm.name}.jsonl", [{**about, **r} for r in records])
+        about = {
+            "benchmark": self.benchmark.name,
+            "label": self.node.label,
+            "protocol": self.benchmark.protocol,
+            "seed": self.recipe.seed,
+            **arm.facts,
+        }
+        files.write_jsonl(
+            folder / "predictions" / self.node.label / f"{arm.name}.jsonl", [{**about, **r} for r in records]
+        )
         if handed_in := self.benchmark.submission(records):
             name, content = handed_in
             files.write_json(folder / "submissions" / self.node.label / arm.name / name, content)
@@ -115,8 +159,12 @@ def suite_of(node: Node) -> type[Suite | HarnessSuite]:
     raise UserError(f"benchmarks: '{node.type}' sets an image against a text and belongs under 'data:'")
 
 
-def put(folder: RunDir, view: ModelView, asked: Sequence[Suite | HarnessSuite], arms: Sequence[Arm]) -> tuple[Rows, Rows]:
-    """Every benchmark to every arm: rows of results.json and skipped samples; costs go to costs.json, as no two runs cost the same."""
+def put(
+    folder: RunDir, view: ModelView, asked: Sequence[Suite | HarnessSuite], arms: Sequence[Arm]
+) -> tuple[Rows, Rows]:
+    """Every benchmark to every arm: rows of results.json and skipped samples; costs go to costs.json, as no two runs
+    cost the same.
+    """
     rows, skipped, costs = [], [], {}
     for suite in asked:
         for arm in arms:
@@ -130,22 +178,35 @@ def put(folder: RunDir, view: ModelView, asked: Sequence[Suite | HarnessSuite], 
 
 
 def precision(view: ModelView, batch_size: int) -> dict[str, Any]:
-    """The dtype and, where it is not float32, the batch size: padding then changes roundings, and with them an answer now and then."""
+    """The dtype and, where it is not float32, the batch size: padding then changes roundings, and with them an answer
+    now and then.
+    """
     dtype = str(view.dtype).removeprefix("torch.")
     return {"dtype": dtype} if dtype == "float32" else {"dtype": dtype, "batch_size": batch_size}
 
 
 def reads(view: ModelView) -> str:
-    """Hash of how the model reads a prompt: its chat template and image processor, which a prompt's own digest does not hold."""
-    return files.digest({"template": view.writing.template, "pictures": view.processor.image_processor.to_json_string()})[:16]
+    """Hash of how the model reads a prompt: its chat template and image processor, which a prompt's own digest does not
+    hold.
+    """
+    return files.digest(
+        {"template": view.writing.template, "pictures": view.processor.image_processor.to_json_string()}
+    )[:16]
 
 
 def cost(arm: Arm, answers: Rows, view: ModelView) -> dict[str, Any]:
-    """Fitted parameters, seconds an answer (over those generated here, not taken from the cache) and peak memory of all GPUs that hold the model in bytes."""
+    """Fitted parameters, seconds an answer (over those generated here, not taken from the cache) and peak memory of all
+    GPUs that hold the model in bytes.
+    """
     seconds = [a["seconds"] for a in answers if a.get("seconds") is not None]
     gpus = {p.device for p in view.model.parameters() if p.device.type == "cuda"}
     peak = sum(torch.cuda.max_memory_allocated(gpu) for gpu in gpus) if gpus else None
-    return {"parameters": arm.parameters, "generated": len(seconds), "seconds_per_answer": sum(seconds) / len(seconds) if seconds else None, "peak_bytes": peak}
+    return {
+        "parameters": arm.parameters,
+        "generated": len(seconds),
+        "seconds_per_answer": sum(seconds) / len(seconds) if seconds else None,
+        "peak_bytes": peak,
+    }
 
 
 def written(writing: Writing, prompt: Prompt) -> str:
@@ -154,7 +215,9 @@ def written(writing: Writing, prompt: Prompt) -> str:
 
 
 def dry_run(recipe: Recipe, n: int = 3) -> Iterator[tuple[Suite, list[tuple[str, str]]]]:
-    """Each benchmark with its first ``n`` prompts as the model would read them, by sample; the model's weights are not read."""
+    """Each benchmark with its first ``n`` prompts as the model would read them, by sample; the model's weights are not
+    read.
+    """
     writing = outline(recipe.model).writing
     for suite in (s for s in suites(recipe, None) if isinstance(s, Suite)):
         yield suite, [(item.id, written(writing, item.prompt())) for item in suite.items[:n]]

@@ -11,7 +11,9 @@ import torch
 Clock = Callable[[], float]
 
 
-def timed(job: Callable[[], Any], device: torch.device | None = None, clock: Clock = time.perf_counter) -> tuple[Any, float]:
+def timed(
+    job: Callable[[], Any], device: torch.device | None = None, clock: Clock = time.perf_counter
+) -> tuple[Any, float]:
     """What a job returns, and its seconds by ``clock``."""
     start = clock()
     value = job()

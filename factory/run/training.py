@@ -1,4 +1,6 @@
-"""Training runs: build a model from its recipe, train it on the benchmark's lessons, examine it, save it for the zoo."""
+"""Training runs: build a model from its recipe, train it on the benchmark's lessons, examine it, save it for the
+zoo.
+"""
 
 from __future__ import annotations
 
@@ -49,12 +51,25 @@ def train_model(recipe: Recipe, folder: RunDir, limit: int | None = None) -> Non
     view = load(recipe.model) if recipe.model.path or recipe.model.zoo else build(recipe, benchmark)
     if spec.threads:
         torch.set_num_threads(spec.threads)
-    inputs = {"model": recipe.model.model_dump(), "start": fingerprint(view), "data": recipe.data.model_dump(mode="json"), "train": spec.model_dump(), "seed": recipe.seed}
+    inputs = {
+        "model": recipe.model.model_dump(),
+        "start": fingerprint(view),
+        "data": recipe.data.model_dump(mode="json"),
+        "train": spec.model_dump(),
+        "seed": recipe.seed,
+    }
     together = folder.stage("train", inputs)
     if not together.done:
         _apart(view, benchmark, spec, recipe.seed, folder, inputs)
         torch.manual_seed(recipe.seed)
-        train(view, Lessons(benchmark.lesson, spec.batch_size, spec.steps), spec, spec.steps, recipe.seed, together.path / "checkpoints")
+        train(
+            view,
+            Lessons(benchmark.lesson, spec.batch_size, spec.steps),
+            spec,
+            spec.steps,
+            recipe.seed,
+            together.path / "checkpoints",
+        )
         view.model.save_pretrained(folder.path / "model")
         view.processor.save_pretrained(folder.path / "model")
         together.finish({"exam": benchmark.examine(answering(view, benchmark, EXAM_BATCH))})
@@ -67,17 +82,31 @@ def _apart(view: ModelView, benchmark: Any, spec: TrainSpec, seed: int, folder: 
 
     def text(checkpoints: Path) -> None:
         torch.manual_seed(seed)
-        train(view, Lessons(benchmark.text_lesson, spec.batch_size, spec.text_steps), spec, spec.text_steps, seed, checkpoints)
+        train(
+            view,
+            Lessons(benchmark.text_lesson, spec.batch_size, spec.text_steps),
+            spec,
+            spec.text_steps,
+            seed,
+            checkpoints,
+        )
 
     parts = (
         ("vision", view.vision_tower, spec.vision_steps, lambda at: pretrain_vision(view, benchmark, spec, seed, at)),
         ("text", view.decoder, spec.text_steps, text),
-        ("connector", view.connector, spec.connector_steps, lambda at: pretrain_connector(view, benchmark, spec, seed, at)),
+        (
+            "connector",
+            view.connector,
+            spec.connector_steps,
+            lambda at: pretrain_connector(view, benchmark, spec, seed, at),
+        ),
     )
     for name, part, steps, learn in parts:
         stage = folder.stage(name, inputs)
 
-        def weights(part: nn.Module = part, steps: int = steps, learn: Callable = learn, stage: Stage = stage) -> dict[str, Tensor]:
+        def weights(
+            part: nn.Module = part, steps: int = steps, learn: Callable = learn, stage: Stage = stage
+        ) -> dict[str, Tensor]:
             if steps:
                 learn(stage.path / "checkpoints")
             return {k: t.contiguous() for k, t in part.state_dict().items()}

@@ -1,5 +1,6 @@
-"""Tuners side by side (``compare:`` of a recipe): every tuner learns every task at each of its learning rates, the rate is chosen on the
-task's ``choose`` benchmark, and the chosen model is scored on the others and looked at by the recipe's diagnostics.
+"""Tuners side by side (``compare:`` of a recipe): every tuner learns every task at each of its learning rates, the rate
+is chosen on the task's ``choose`` benchmark, and the chosen model is scored on the others and looked at by the recipe's
+diagnostics.
 
 Each tuning, scoring and diagnosis is a stage of one run folder, and the trained parts lie in ``tuned/``.
 """
@@ -40,7 +41,9 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Tuned:
-    """One tuner on one task at one learning rate: where its trained part lies, and what the task's ``choose`` benchmark made of it."""
+    """One tuner on one task at one learning rate: where its trained part lies, and what the task's ``choose`` benchmark
+    made of it.
+    """
 
     task: TaskSpec
     contender: ContenderSpec
@@ -61,11 +64,24 @@ class Tuned:
         """What results.json keeps of it."""
         summary, default = self.stage.summary, lookup("tuner", self.contender.tuner.type).learning_rate
         row = self.dev
-        dev = row and {"benchmark": row["label"], "metric": row["main"], "value": self.dev_value, "ci": row["ci"].get(row["main"]), "n": row["n"]}
+        dev = row and {
+            "benchmark": row["label"],
+            "metric": row["main"],
+            "value": self.dev_value,
+            "ci": row["ci"].get(row["main"]),
+            "n": row["n"],
+        }
         return {
-            "task": self.task.name, "method": self.method, "learning_rate": self.rate, "default": self.rate == default, "chosen": chosen, "dev": dev,
-            "steps": summary["steps"], "loss": summary["loss"], "parameters": summary["parameters"],
-        }  # fmt: skip
+            "task": self.task.name,
+            "method": self.method,
+            "learning_rate": self.rate,
+            "default": self.rate == default,
+            "chosen": chosen,
+            "dev": dev,
+            "steps": summary["steps"],
+            "loss": summary["loss"],
+            "parameters": summary["parameters"],
+        }
 
 
 def best(tried: Sequence[Tuned]) -> Tuned:
@@ -74,7 +90,9 @@ def best(tried: Sequence[Tuned]) -> Tuned:
     return max(tried, key=lambda t: (t.dev_value or 0.0, t.rate == default, -t.rate))
 
 
-def compare_tuners(recipe: Recipe, folder: RunDir, limit: int | None, asked: Sequence[Suite | HarnessSuite], notes: Sequence[str]) -> None:
+def compare_tuners(
+    recipe: Recipe, folder: RunDir, limit: int | None, asked: Sequence[Suite | HarnessSuite], notes: Sequence[str]
+) -> None:
     """Tune, choose, score and diagnose; write results.json, the report and the comparison with its tests."""
     contest = Contest(recipe, folder, limit, asked)
     contest.run()
@@ -85,12 +103,16 @@ def compare_tuners(recipe: Recipe, folder: RunDir, limit: int | None, asked: Seq
 class Contest:
     """The comparison as it goes; ``tried`` are all tunings, ``rows`` those of results.json."""
 
-    def __init__(self, recipe: Recipe, folder: RunDir, limit: int | None, asked: Sequence[Suite | HarnessSuite]) -> None:
+    def __init__(
+        self, recipe: Recipe, folder: RunDir, limit: int | None, asked: Sequence[Suite | HarnessSuite]
+    ) -> None:
         self.recipe, self.folder, self.limit, self.spec = recipe, folder, limit, recipe.compare
         self.suites = {suite.node.label: suite for suite in asked}
         self.diagnostics = {node.label: make(node) for node in recipe.diagnostics}
         self._check()
-        self.sources = {task.name: shared_source(self._single(self.spec.tuners[0], task, 1.0), folder) for task in self.spec.tasks}
+        self.sources = {
+            task.name: shared_source(self._single(self.spec.tuners[0], task, 1.0), folder) for task in self.spec.tasks
+        }
         self.base = load(recipe.model)
         self.model = fingerprint(self.base)
         self.tried: list[Tuned] = []
@@ -105,15 +127,21 @@ class Contest:
         for task in self.spec.tasks:
             suite = task.choose and self.suites[task.choose.label]
             if isinstance(suite, Suite) and (why := suite.benchmark.missing()):
-                raise UserError(f"compare.tasks: '{task.name}' cannot choose a learning rate on '{task.choose.label}': {why}")
+                raise UserError(
+                    f"compare.tasks: '{task.name}' cannot choose a learning rate on '{task.choose.label}': {why}"
+                )
         for label, diagnostic in self.diagnostics.items():
             if type(diagnostic).on_samples is not Diagnostic.on_samples:
                 raise UserError(
-                    f"diagnostics: '{label}' asks prompts of its own about conflicts, and tuned models are looked at on the prompts of their benchmarks; use lmar or mcr"
+                    f"diagnostics: '{label}' asks prompts of its own about conflicts, and tuned models are looked at on"
+                    " the prompts of their benchmarks; use lmar or mcr"
                 )
             for task in self.spec.tasks:
                 if isinstance(self.suites[task.score[0].label], HarnessSuite):
-                    raise UserError(f"compare.tasks: '{task.name}' is scored by a harness first, whose prompts '{label}' cannot see; put a benchmark with prompts in front")
+                    raise UserError(
+                        f"compare.tasks: '{task.name}' is scored by a harness first, whose prompts '{label}' cannot"
+                        " see; put a benchmark with prompts in front"
+                    )
 
     def _single(self, contender: ContenderSpec, task: TaskSpec, rate: float) -> Recipe:
         """One tuning as a recipe of its own."""
@@ -134,11 +162,24 @@ class Contest:
         single = self._single(contender, task, rate)
         name = f"{task.name}-{contender.tuner.label}-{rate:g}"
         out = self.folder.path / TUNED / name
-        stage = tune_on(single, self.folder, f"tune-{name}", self.sources[task.name], self.model, lambda: load(self.recipe.model), out, self.limit)
+        stage = tune_on(
+            single,
+            self.folder,
+            f"tune-{name}",
+            self.sources[task.name],
+            self.model,
+            lambda: load(self.recipe.model),
+            out,
+            self.limit,
+        )
         tuned = Tuned(task, contender, rate, out, stage)
         if task.choose is None:
             return tuned
-        [dev] = [row for row in self._score(task.choose, self._arm(tuned, f"{tuned.method}-{rate:g}"), *self._load(tuned)) if row["task"] == "all"]
+        [dev] = [
+            row
+            for row in self._score(task.choose, self._arm(tuned, f"{tuned.method}-{rate:g}"), *self._load(tuned))
+            if row["task"] == "all"
+        ]
         return Tuned(task, contender, rate, out, stage, dev)
 
     def _arm(self, tuned: Tuned, name: str) -> Arm:
@@ -146,7 +187,11 @@ class Contest:
 
     def _load(self, tuned: Tuned) -> tuple[Recipe, ModelView]:
         """The tuned model, and the recipe that names it."""
-        recipe = self.recipe.model_copy(update={"model": self.recipe.model.model_copy(update={"tuned": (*self.recipe.model.tuned, str(tuned.folder))})})
+        recipe = self.recipe.model_copy(
+            update={
+                "model": self.recipe.model.model_copy(update={"tuned": (*self.recipe.model.tuned, str(tuned.folder))})
+            }
+        )
         return recipe, load(recipe.model)
 
     def _score(self, node: Node, arm: Arm, recipe: Recipe, view: ModelView) -> Rows:
@@ -168,10 +213,19 @@ class Contest:
         return method if len(self.spec.tasks) == 1 else f"{task.name}: {method}"
 
     def _diagnose(self, node: Node, task: TaskSpec, arm: Arm, view: ModelView) -> Rows:
-        suite, size, diagnostic = self.suites[task.score[0].label], self.recipe.evaluate.batch_size, self.diagnostics[node.label]
+        suite, size, diagnostic = (
+            self.suites[task.score[0].label],
+            self.recipe.evaluate.batch_size,
+            self.diagnostics[node.label],
+        )
         items = thin(suite.items, self.spec.diagnose_on)
-        inputs = {"model": fingerprint(view), "diagnostic": node.model_dump(mode="json"), "benchmark": suite.node.model_dump(mode="json"),
-                  "prompts": [item.id for item in items], "batch": size}  # fmt: skip
+        inputs = {
+            "model": fingerprint(view),
+            "diagnostic": node.model_dump(mode="json"),
+            "benchmark": suite.node.model_dump(mode="json"),
+            "prompts": [item.id for item in items],
+            "batch": size,
+        }
         stage = self.folder.stage(f"diagnose-{node.label}-{task.name}-{arm.name}", inputs)
 
         def compute(batch: Sequence[Any]) -> Rows:
@@ -192,12 +246,21 @@ class Contest:
         files.write_json(folder / "costs.json", {**self.costs, "training": prices})
         sizes = {self._title(t.task, t.method): t.stage.summary["parameters"]["tuner"] for t in self.chosen}
         seen = self._diagnosed(sizes)
-        results = {"schema": 1, "run": {**about_run(recipe, self.base, notes), "skipped": self.skipped}, "rows": self.rows, "tuning": records,
-                   "diagnostics": {label: summary.record() for label, summary in seen.items()}}  # fmt: skip
+        results = {
+            "schema": 1,
+            "run": {**about_run(recipe, self.base, notes), "skipped": self.skipped},
+            "rows": self.rows,
+            "tuning": records,
+            "diagnostics": {label: summary.record() for label, summary in seen.items()},
+        }
         files.write_json(folder / "results.json", results)
         own = summaries_of(self.spec, records, self.rows, prices)
         page = self.suites[self.spec.tasks[0].score[0].label].benchmark.report(
-            folder, results, (folder / "resolved.yaml").read_text(encoding="utf-8"), recipe.report.plots, [*own, *seen.values()]
+            folder,
+            results,
+            (folder / "resolved.yaml").read_text(encoding="utf-8"),
+            recipe.report.plots,
+            [*own, *seen.values()],
         )
         lookup("command", "compare").over([folder], folder / "comparison")
         for summary in own:

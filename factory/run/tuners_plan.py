@@ -31,7 +31,9 @@ TIMED_STEPS, TIMED_ANSWERS = 2, 8
 
 
 def plan_tuners(recipe: Recipe, console: Console, limit: int | None = None) -> None:
-    """Print tunings, parameters, answers asked, and the time where the weights are on this machine; what is missing is a line of the plan."""
+    """Print tunings, parameters, answers asked, and the time where the weights are on this machine; what is missing is
+    a line of the plan.
+    """
     said: list[str] = []
 
     def tried(make: Callable[[], Any]) -> Any:
@@ -43,7 +45,10 @@ def plan_tuners(recipe: Recipe, console: Console, limit: int | None = None) -> N
                 console.print("missing:", str(error), style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     spec = recipe.compare
-    sources = {task.name: tried(lambda task=task: open_source(task.data, Path(recipe.run.root) / INDICES, spec.batch_size)) for task in spec.tasks}
+    sources = {
+        task.name: tried(lambda task=task: open_source(task.data, Path(recipe.run.root) / INDICES, spec.batch_size))
+        for task in spec.tasks
+    }
     suites = {node.label: tried(lambda node=node: suite_of(node)(node, recipe, limit)) for node in recipe.asked}
     missing = lacking(recipe.model)
     for why in missing:
@@ -82,20 +87,44 @@ def _steps(spec: CompareSpec, contender: ContenderSpec, task: TaskSpec, source: 
     return min(steps, limit or steps)
 
 
-def _say_tunings(spec: CompareSpec, console: Console, sources: dict[str, Source | None], counts: dict[str, dict[str, int]] | None, limit: int | None) -> None:
-    methods = _table("methods", "method", "parameters", f"with {' and '.join(spec.beside) or 'nothing'}", "learning rates")
+def _say_tunings(
+    spec: CompareSpec,
+    console: Console,
+    sources: dict[str, Source | None],
+    counts: dict[str, dict[str, int]] | None,
+    limit: int | None,
+) -> None:
+    methods = _table(
+        "methods", "method", "parameters", f"with {' and '.join(spec.beside) or 'nothing'}", "learning rates"
+    )
     for contender in spec.tuners:
         label, rates = contender.tuner.label, _by_rates(spec, contender)
-        own, whole = (f"{counts[label]['tuner']:,}", f"{sum(counts[label].values()):,}") if counts else ("unknown", "unknown")
-        said = [", ".join(f"{r:g}" for r in each) + (f" ({', '.join(names)})" if len(rates) > 1 else "") for each, names in rates.items()]
+        own, whole = (
+            (f"{counts[label]['tuner']:,}", f"{sum(counts[label].values()):,}") if counts else ("unknown", "unknown")
+        )
+        said = [
+            ", ".join(f"{r:g}" for r in each) + (f" ({', '.join(names)})" if len(rates) > 1 else "")
+            for each, names in rates.items()
+        ]
         methods.add_row(label, own, whole, "; ".join(said))
     console.print(methods)
     tasks = _table("tasks", "task", "samples", "steps of each", "tunings", "rates chosen on", "scored on")
     for task in spec.tasks:
         source = sources[task.name]
-        n, steps = (f"{len(source):,}", f"{_steps(spec, spec.tuners[0], task, source, limit):,}") if source else ("unknown", "unknown")
+        n, steps = (
+            (f"{len(source):,}", f"{_steps(spec, spec.tuners[0], task, source, limit):,}")
+            if source
+            else ("unknown", "unknown")
+        )
         tunings = sum(len(spec.rates(c, task)) for c in spec.tuners)
-        tasks.add_row(task.name, n, steps, str(tunings), task.choose.label if task.choose else "nothing", ", ".join(node.label for node in task.score))
+        tasks.add_row(
+            task.name,
+            n,
+            steps,
+            str(tunings),
+            task.choose.label if task.choose else "nothing",
+            ", ".join(node.label for node in task.score),
+        )
     console.print(tasks)
 
 
@@ -122,25 +151,34 @@ def _say_answers(recipe: Recipe, console: Console, suites: dict[str, Any]) -> No
     for label, models in _asks(recipe.compare).items():
         suite = suites[label]
         n = len(suite.items) if isinstance(suite, Suite) else None
-        table.add_row(label, "unknown" if n is None else f"{n:,}", str(models), "unknown" if n is None else f"{n * models:,}")
+        table.add_row(
+            label, "unknown" if n is None else f"{n:,}", str(models), "unknown" if n is None else f"{n * models:,}"
+        )
     console.print(table)
 
 
-def _say_time(recipe: Recipe, console: Console, sources: dict[str, Source], suites: dict[str, Any], limit: int | None) -> None:
+def _say_time(
+    recipe: Recipe, console: Console, sources: dict[str, Source], suites: dict[str, Any], limit: int | None
+) -> None:
     spec, training = recipe.compare, 0.0
     for task in spec.tasks:
         for contender in spec.tuners:
-            each = _steps(spec, contender, task, sources[task.name], limit) * _step_seconds(recipe, contender, task, sources[task.name])
+            each = _steps(spec, contender, task, sources[task.name], limit) * _step_seconds(
+                recipe, contender, task, sources[task.name]
+            )
             training += each * len(spec.rates(contender, task))
     view = load(recipe.model)
     asked = {label: suite for label, suite in suites.items() if isinstance(suite, Suite)}
-    answers = sum(len(suite.items) * _asks(spec)[label] * _answer_seconds(view, suite) for label, suite in asked.items())
+    answers = sum(
+        len(suite.items) * _asks(spec)[label] * _answer_seconds(view, suite) for label, suite in asked.items()
+    )
     clock = lambda seconds: str(timedelta(seconds=round(seconds)))
     console.print(
-        f"time: tuning {clock(training)}, scoring {clock(answers)}, from some steps of every method and some answers to every benchmark, timed just now in one process; "
-        "loading and diagnostics come on top",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
+        f"time: tuning {clock(training)}, scoring {clock(answers)}, from some steps of every method and some answers to"
+        " every benchmark, timed just now in one process; loading and diagnostics come on top",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _step_seconds(recipe: Recipe, contender: ContenderSpec, task: TaskSpec, source: Source) -> float:
@@ -150,8 +188,14 @@ def _step_seconds(recipe: Recipe, contender: ContenderSpec, task: TaskSpec, sour
     _applied(contender, spec, view)
     view.model.train()
     collate, objective = Collator(view, source, task.data.max_tokens, None), Answers(view)
-    batch = {name: value.to(view.device) for name, value in collate([i % len(source) for i in range(shape.micro)]).items()}
-    return shape.accumulate * shape.ranks * median(timed(lambda: objective(**batch).backward(), view.device)[1] for _ in range(1 + TIMED_STEPS))
+    batch = {
+        name: value.to(view.device) for name, value in collate([i % len(source) for i in range(shape.micro)]).items()
+    }
+    return (
+        shape.accumulate
+        * shape.ranks
+        * median(timed(lambda: objective(**batch).backward(), view.device)[1] for _ in range(1 + TIMED_STEPS))
+    )
 
 
 def _answer_seconds(view: ModelView, suite: Suite) -> float:

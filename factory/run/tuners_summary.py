@@ -1,4 +1,6 @@
-"""What a comparison of tuners says: tables of accuracy and cost, accuracy against trained parameters, and how learning rates were chosen."""
+"""What a comparison of tuners says: tables of accuracy and cost, accuracy against trained parameters, and how learning
+rates were chosen.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,12 @@ MARKERS = "osD^vP*X<>"
 MIB = 2**20
 
 
-def summaries_of(spec: CompareSpec, records: Rows, rows: Rows, prices: Mapping[str, Mapping[str, Any]]) -> list[Summary]:
-    """One section a task; ``records`` are all tunings, ``rows`` the scores, ``prices`` the costs of the chosen tunings by task and method."""
+def summaries_of(
+    spec: CompareSpec, records: Rows, rows: Rows, prices: Mapping[str, Mapping[str, Any]]
+) -> list[Summary]:
+    """One section a task; ``records`` are all tunings, ``rows`` the scores, ``prices`` the costs of the chosen tunings
+    by task and method.
+    """
     made = []
     for task in spec.tasks:
         own = [r for r in records if r["task"] == task.name]
@@ -33,18 +39,37 @@ def summaries_of(spec: CompareSpec, records: Rows, rows: Rows, prices: Mapping[s
     return made
 
 
-def _summary(records: Rows, rows: Rows, prices: Mapping[str, Mapping[str, Any]]) -> tuple[tuple[Finding, ...], tuple[Table, ...], tuple[Figure, ...]]:
+def _summary(
+    records: Rows, rows: Rows, prices: Mapping[str, Mapping[str, Any]]
+) -> tuple[tuple[Finding, ...], tuple[Table, ...], tuple[Figure, ...]]:
     chosen = [r for r in records if r["chosen"]]
     labels = list(dict.fromkeys(r["label"] for r in rows))
     swept = any(r["dev"] for r in records)
     tables = [_main(chosen, rows, labels, prices), *(_by_task(label, rows) for label in labels)]
     size = (max(6.0, 4.6 * len(labels)), 4.4)
-    figures = [Figure("parameters", "Accuracy against trained parameters", _caption(rows), lambda f: _scatter(f, chosen, rows, labels), size)] if labels else []
+    figures = (
+        [
+            Figure(
+                "parameters",
+                "Accuracy against trained parameters",
+                _caption(rows),
+                lambda f: _scatter(f, chosen, rows, labels),
+                size,
+            )
+        ]
+        if labels
+        else []
+    )
     if swept:
         dev = next(r["dev"] for r in records if r["dev"])
-        caption = f"{dev['metric']} on {dev['benchmark']} (n = {dev['n']}) by learning rate, 95 % intervals; a ring is the rate that was chosen"
+        caption = (
+            f"{dev['metric']} on {dev['benchmark']} (n = {dev['n']}) by learning rate, 95 % intervals; a ring is the"
+            " rate that was chosen"
+        )
         tables.append(_sweep(records))
-        figures.append(Figure("rates", "How learning rates were chosen", caption, lambda f: _rates(f, records), (8.0, 4.4)))
+        figures.append(
+            Figure("rates", "How learning rates were chosen", caption, lambda f: _rates(f, records), (8.0, 4.4))
+        )
     return tuple(_findings(chosen, rows, labels)), tuple(tables), tuple(figures)
 
 
@@ -52,19 +77,45 @@ def in_terminal(summary: Summary) -> Shown:
     """The main table without intervals."""
     table = summary.tables[0]
     title = f"{summary.title}: {table.title[0].lower()}{table.title[1:]}"
-    caption = "own: parameters of the method itself; trained: with the parts beside it; MiB: memory of training beyond the loaded model"
-    shown = Shown(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", caption=caption, caption_justify="left", padding=(0, 1, 0, 0), pad_edge=False)
+    caption = (
+        "own: parameters of the method itself; trained: with the parts beside it; MiB: memory of training beyond the"
+        " loaded model"
+    )
+    shown = Shown(
+        box=box.SIMPLE_HEAD,
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        caption=caption,
+        caption_justify="left",
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     heads = ("method", "rate", "own", "trained", *table.columns[4:-2], "s/step", "MiB")
     for i, column in enumerate(heads):
         shown.add_column(escape(column), justify="right" if i else "left", overflow="fold")
     for line in table.rows:
-        shown.add_row(*("" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else escape(str(cell).partition(" (")[0]) for cell in line))
+        shown.add_row(
+            *(
+                (
+                    ""
+                    if cell is None
+                    else f"{cell:.3f}"
+                    if isinstance(cell, float)
+                    else escape(str(cell).partition(" (")[0])
+                )
+                for cell in line
+            )
+        )
     return shown
 
 
 def _caption(rows: Rows) -> str:
     sizes = sorted({row["n"] for row in rows if row["task"] == "all"})
-    return f"chosen models, 95 % intervals, n = {' or '.join(map(str, sizes))}; the x-axis counts the method's own parameters, without the parts beside it"
+    return (
+        f"chosen models, 95 % intervals, n = {' or '.join(map(str, sizes))}; the x-axis counts the method's own"
+        " parameters, without the parts beside it"
+    )
 
 
 def _score(rows: Rows, label: str, method: str, task: str = "all") -> Mapping[str, Any] | None:
@@ -83,13 +134,33 @@ def _interval(value: float, ci: Sequence[float] | None) -> str:
 
 
 def _main(chosen: Rows, rows: Rows, labels: Sequence[str], prices: Mapping[str, Mapping[str, Any]]) -> Table:
-    columns = ("method", "learning rate", "parameters", "with the parts beside it", *labels, "seconds a step", "memory of training, MiB")
-    lines: list[tuple[Cell, ...]] = [(UNSTEERED, None, None, None, *(_value(_score(rows, label, UNSTEERED)) for label in labels), None, None)]
+    columns = (
+        "method",
+        "learning rate",
+        "parameters",
+        "with the parts beside it",
+        *labels,
+        "seconds a step",
+        "memory of training, MiB",
+    )
+    lines: list[tuple[Cell, ...]] = [
+        (UNSTEERED, None, None, None, *(_value(_score(rows, label, UNSTEERED)) for label in labels), None, None)
+    ]
     for r in chosen:
         own, beside, price = r["parameters"]["tuner"], r["parameters"]["beside"], prices[r["method"]]
         memory = None if price["peak_bytes"] is None else round(price["peak_bytes"] / MIB)
         scores = (_value(_score(rows, label, r["method"])) for label in labels)
-        lines.append((r["method"], f"{r['learning_rate']:g}", f"{own:,}", f"{own + beside:,}", *scores, price["seconds_per_step"], memory))
+        lines.append(
+            (
+                r["method"],
+                f"{r['learning_rate']:g}",
+                f"{own:,}",
+                f"{own + beside:,}",
+                *scores,
+                price["seconds_per_step"],
+                memory,
+            )
+        )
     return Table("tuners", "Each method at the learning rate chosen for it", columns, tuple(lines))
 
 
@@ -98,7 +169,12 @@ def _by_task(label: str, rows: Rows) -> Table:
     tasks, methods = (list(dict.fromkeys(r[key] for r in own)) for key in ("task", "method"))
     lines = tuple((method, *(_value(_score(own, label, method, task)) for task in tasks)) for method in methods)
     first = own[0]
-    return Table(f"{label}-tasks", f"{label}: {first['main']} by task, {first['split']} split, protocol {first['protocol']}", ("method", *tasks), lines)
+    return Table(
+        f"{label}-tasks",
+        f"{label}: {first['main']} by task, {first['split']} split, protocol {first['protocol']}",
+        ("method", *tasks),
+        lines,
+    )
 
 
 def _sweep(records: Rows) -> Table:
@@ -116,7 +192,9 @@ def _findings(chosen: Rows, rows: Rows, labels: Sequence[str]) -> Iterator[Findi
             continue
         best = max(scores, key=scores.get)
         base = _score(rows, label, UNSTEERED)
-        others = [f"{m} {v:.3f}" for m, v in scores.items() if m != best] + ([f"untuned {base['metrics'][base['main']]:.3f}"] if base else [])
+        others = [f"{m} {v:.3f}" for m, v in scores.items() if m != best] + (
+            [f"untuned {base['metrics'][base['main']]:.3f}"] if base else []
+        )
         text = f"{label}: {best} scores highest, {_value(_score(rows, label, best))}; {', '.join(others)}"
         yield Finding(text, values={**scores, **({UNSTEERED: base["metrics"][base["main"]]} if base else {})})
 
@@ -129,15 +207,28 @@ def _scatter(figure: matplotlib.figure.Figure, chosen: Rows, rows: Rows, labels:
                 continue
             value, own, colour = row["metrics"][row["main"]], r["parameters"]["tuner"], f"C{i % 10}"
             if own:
-                axes.errorbar([own], [value], yerr=_bars(value, (row.get("ci") or {}).get(row["main"])), color=colour, marker=MARKERS[i % len(MARKERS)], capsize=3, linestyle="", label=r["method"])
+                axes.errorbar(
+                    [own],
+                    [value],
+                    yerr=_bars(value, (row.get("ci") or {}).get(row["main"])),
+                    color=colour,
+                    marker=MARKERS[i % len(MARKERS)],
+                    capsize=3,
+                    linestyle="",
+                    label=r["method"],
+                )
             else:
-                axes.axhline(value, color=colour, linestyle=":", linewidth=1.2, label=f"{r['method']} (no own parameters)")
+                axes.axhline(
+                    value, color=colour, linestyle=":", linewidth=1.2, label=f"{r['method']} (no own parameters)"
+                )
         if base := _score(rows, label, UNSTEERED):
             axes.axhline(base["metrics"][base["main"]], color="black", linestyle="--", linewidth=1.2, label="untuned")
         axes.set(xscale="log", xlabel="trained parameters", ylabel=base["main"] if base else "score")
         axes.set_title(label)
     handles, names = axes.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), max(2, int(figure.get_figwidth() / 1.7))))
+    figure.legend(
+        handles, names, loc="outside lower center", ncols=min(len(names), max(2, int(figure.get_figwidth() / 1.7)))
+    )
 
 
 def _bars(value: float, ci: Sequence[float] | None) -> list[list[float]] | None:
@@ -152,8 +243,25 @@ def _rates(figure: matplotlib.figure.Figure, records: Rows) -> None:
         values = [r["dev"]["value"] for r in own]
         bars = [_bars(r["dev"]["value"], r["dev"]["ci"]) for r in own]
         errors = [[bar[side][0] for bar in bars] for side in (0, 1)] if all(bars) else None
-        axes.errorbar([r["learning_rate"] for r in own], values, yerr=errors, color=f"C{i % 10}", marker=MARKERS[i % len(MARKERS)], capsize=2, linewidth=1.4, label=method)
+        axes.errorbar(
+            [r["learning_rate"] for r in own],
+            values,
+            yerr=errors,
+            color=f"C{i % 10}",
+            marker=MARKERS[i % len(MARKERS)],
+            capsize=2,
+            linewidth=1.4,
+            label=method,
+        )
         best = [r for r in own if r["chosen"]]
-        axes.plot([r["learning_rate"] for r in best], [r["dev"]["value"] for r in best], linestyle="", marker="o", markersize=13, markerfacecolor="none", color=f"C{i % 10}")
+        axes.plot(
+            [r["learning_rate"] for r in best],
+            [r["dev"]["value"] for r in best],
+            linestyle="",
+            marker="o",
+            markersize=13,
+            markerfacecolor="none",
+            color=f"C{i % 10}",
+        )
     axes.set(xscale="log", xlabel="learning rate", ylabel=f"{records[0]['dev']['metric']} on dev")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper")

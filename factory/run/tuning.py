@@ -48,15 +48,22 @@ TUNED = "tuned"
 COST = "cost.json"  # in a tuning's stage folder; no two trainings cost the same
 INDICES, FEATURES = ".index", ".features"  # of data files, beside the runs: many runs read one file
 EXAM_BATCH = 32
-ALIKE = 16  # tokens; among rows nearly as long as each other a batch is drawn freely: the same question's rows are all of one length
-OF_TRAINING = {"group_by_length", "cache_features", "max_skipped", "workers"}  # keys of the data that do not change a sample
+# Tokens; among rows nearly as long as each other a batch is drawn freely: rows of one question are all of one length.
+ALIKE = 16
+OF_TRAINING = {
+    "group_by_length",
+    "cache_features",
+    "max_skipped",
+    "workers",
+}  # keys of the data that do not change a sample
 
 
 def tune_model(recipe: Recipe, folder: RunDir, limit: int | None = None) -> Path:
-    """Tune the recipe's model; the trained part goes to ``tuned/`` in the run folder. ``limit`` bounds the number of optimiser steps.
+    """Tune the recipe's model; the trained part goes to ``tuned/`` in the run folder. ``limit`` bounds the number of
+    optimiser steps.
 
-    Raises ``UserError``, before the model is loaded, for data that cannot be used, a batch that cannot be shared out to the ranks
-    and a missing logger; and before the first step where nothing is trainable.
+    Raises ``UserError``, before the model is loaded, for data that cannot be used, a batch that cannot be shared out to
+    the ranks and a missing logger; and before the first step where nothing is trainable.
     """
     check(recipe.tune)
     source = shared_source(recipe, folder)
@@ -69,15 +76,30 @@ def tune_model(recipe: Recipe, folder: RunDir, limit: int | None = None) -> Path
 
 
 def tune_on(
-    recipe: Recipe, folder: RunDir, name: str, source: Source, model: str, load_view: Callable[[], ModelView], out: Path, limit: int | None = None
+    recipe: Recipe,
+    folder: RunDir,
+    name: str,
+    source: Source,
+    model: str,
+    load_view: Callable[[], ModelView],
+    out: Path,
+    limit: int | None = None,
 ) -> Stage:
-    """The stage ``name`` of a run, in which the recipe's tuner learns from ``source``; the trained part goes to ``out``.
+    """The stage ``name`` of a run, in which the recipe's tuner learns from ``source``; the trained part goes to
+    ``out``.
 
-    ``model`` is the fingerprint of the view that ``load_view`` gives, which is asked for it only where there is work to do.
+    ``model`` is the fingerprint of the view that ``load_view`` gives, which is asked for it only where there is work to
+    do.
     """
     spec = recipe.tune
     steps = min(steps_of(spec, len(source)), limit or math.inf)
-    inputs = {"model": model, "tune": spec.model_dump(mode="json", exclude={"exam"}), "data": digest_of(source), "steps": steps, "seed": recipe.seed}
+    inputs = {
+        "model": model,
+        "tune": spec.model_dump(mode="json", exclude={"exam"}),
+        "data": digest_of(source),
+        "steps": steps,
+        "seed": recipe.seed,
+    }
     stage = folder.stage(name, inputs)
     if stage.done:
         progress.skipped(name)
@@ -108,14 +130,28 @@ def _tune(recipe: Recipe, view: ModelView, tuner: Tuner, source: Source, steps: 
     console = Console()
     shape = Shape.of(spec, zero.world_size())
     console.print(
-        f"{spec.stage} with {tuner.name}: {steps} steps of {spec.batch_size} samples "
-        f"({shape.ranks} rank(s) x {shape.accumulate} x {shape.micro}), {len(source)} samples, learning rate {spec.learning_rate or tuner.learning_rate:g}",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
+        f"{spec.stage} with {tuner.name}: {steps} steps of {spec.batch_size} samples ({shape.ranks} rank(s) x"
+        f" {shape.accumulate} x {shape.micro}), {len(source)} samples, learning rate"
+        f" {spec.learning_rate or tuner.learning_rate:g}",
+        highlight=False,
+        soft_wrap=True,
+    )
     meter = Meter(view.device)
     with ExitStack() as shown:
         watching = [_Progress(shown, stage.name), meter]
-        log = train(view, tuner, Places(order, steps), collator, spec, recipe.launch, steps, recipe.seed, stage.path / "checkpoints", watching, objective)
+        log = train(
+            view,
+            tuner,
+            Places(order, steps),
+            collator,
+            spec,
+            recipe.launch,
+            steps,
+            recipe.seed,
+            stage.path / "checkpoints",
+            watching,
+            objective,
+        )
     values = zero.whole(tuner.trainable)
     lost = _skipped(skipped, len(source), spec.data.max_skipped)
     if stage.run.owner:
@@ -130,9 +166,21 @@ def _tune(recipe: Recipe, view: ModelView, tuner: Tuner, source: Source, steps: 
 def _examine(recipe: Recipe, folder: RunDir) -> None:
     """Put the examination of the lessons' benchmark to the tuned model, as anyone would load it."""
     spec, tuned = recipe.tune, folder.path / TUNED
-    benchmark, model = make(spec.data.lessons), recipe.model.model_copy(update={"tuned": (*recipe.model.tuned, str(tuned))})
-    stage = folder.stage("exam", {"tuned": files.digest_bytes((tuned / TENSORS).read_bytes()), "data": spec.data.lessons.model_dump(mode="json"), "per_task": spec.exam})
-    (exam,) = stage.gather({"exam": lambda: benchmark.examine(answering(load(model), benchmark, EXAM_BATCH), spec.exam)})
+    benchmark, model = (
+        make(spec.data.lessons),
+        recipe.model.model_copy(update={"tuned": (*recipe.model.tuned, str(tuned))}),
+    )
+    stage = folder.stage(
+        "exam",
+        {
+            "tuned": files.digest_bytes((tuned / TENSORS).read_bytes()),
+            "data": spec.data.lessons.model_dump(mode="json"),
+            "per_task": spec.exam,
+        },
+    )
+    (exam,) = stage.gather(
+        {"exam": lambda: benchmark.examine(answering(load(model), benchmark, EXAM_BATCH), spec.exam)}
+    )
     if not stage.done:
         stage.finish({"samples": spec.exam})
     if folder.owner:
@@ -140,12 +188,19 @@ def _examine(recipe: Recipe, folder: RunDir) -> None:
 
 
 def _prepared(recipe: Recipe, view: ModelView, source: Source, collator: Collator, folder: RunDir) -> Prepared:
-    """The samples with their pictures' features, in a folder beside the runs that is told by the tower, the words' writing and the data."""
+    """The samples with their pictures' features, in a folder beside the runs that is told by the tower, the words'
+    writing and the data.
+    """
     data = recipe.tune.data.model_dump(mode="json", exclude=OF_TRAINING)
     about = {
-        "tower": fingerprint_of(view.vision_tower), "pictures": view.processor.image_processor.to_dict(), "image": view.model.config.image_seq_length,
-        "words": [len(view.tokenizer), view.writing.template], "data": data, "batch": recipe.tune.batch_size, "found": digest_of(source),
-    }  # fmt: skip
+        "tower": fingerprint_of(view.vision_tower),
+        "pictures": view.processor.image_processor.to_dict(),
+        "image": view.model.config.image_seq_length,
+        "words": [len(view.tokenizer), view.writing.template],
+        "data": data,
+        "batch": recipe.tune.batch_size,
+        "found": digest_of(source),
+    }
     kept = files.make_folder(Path(recipe.run.root) / FEATURES / files.digest(about)[:16])
     shown = done = there(kept)
     with progress.stage("features", chunks(len(source)), done) as bar:
@@ -180,7 +235,9 @@ def open_source(spec: TuneDataSpec, cache: Path, batch: int) -> Source:
     if spec.lessons is not None:
         benchmark = lookup("benchmark", spec.lessons.type)(spec.lessons.params)
         if not hasattr(benchmark, "lesson"):
-            raise UserError(f"tune.data.lessons: benchmark '{spec.lessons.type}' has no lessons to train on; use scenes")
+            raise UserError(
+                f"tune.data.lessons: benchmark '{spec.lessons.type}' has no lessons to train on; use scenes"
+            )
         return Lessons(benchmark, batch, spec.take)
     if spec.photos is not None:
         photos = PhotoFolder(Path(spec.photos).expanduser(), spec.question, spec.max_skipped, spec.take, spec.seed)
@@ -235,7 +292,10 @@ def show_trainable(view: ModelView, tuner: Tuner) -> None:
     """Print what is trained, part by part. Raises ``UserError`` where that is nothing."""
     total = sum(p.numel() for p in view.model.parameters())
     if not any(p.requires_grad and p.numel() for p in view.model.parameters()):
-        raise UserError(f"tuner '{tuner.name}' with tune.beside={list(tuner.beside)} leaves nothing to train; name a part or another tuner")
+        raise UserError(
+            f"tuner '{tuner.name}' with tune.beside={list(tuner.beside)} leaves nothing to train; name a part or"
+            " another tuner"
+        )
     table = Table("trained", "tensors", "parameters", "share", box=None, pad_edge=False)
     for name, tensors in {tuner.name: tuner.own, **_parts(view, tuner)}.items():
         n = sum(p.numel() for p in tensors.values())
@@ -247,15 +307,23 @@ def show_trainable(view: ModelView, tuner: Tuner) -> None:
 
 
 def _parts(view: ModelView, tuner: Tuner) -> dict[str, dict[str, Any]]:
-    return {part: {n: p for n, p in tuner.parts.items() if any(p is q for q in getattr(view, part).parameters())} for part in tuner.beside}
+    return {
+        part: {n: p for n, p in tuner.parts.items() if any(p is q for q in getattr(view, part).parameters())}
+        for part in tuner.beside
+    }
 
 
 def _skipped(path: Path, samples: int, allowed: float) -> list[dict[str, str]]:
-    """Samples that were left out while training, once each. Raises ``UserError`` where they are more than a share ``allowed``."""
+    """Samples that were left out while training, once each. Raises ``UserError`` where they are more than a share
+    ``allowed``.
+    """
     rows = {row["sample"]: row for row in (files.read_log(path) if path.is_file() else ())}
     if len(rows) > allowed * samples:
         first = next(iter(rows.values()))
-        raise UserError(f"{len(rows)} of {samples} samples could not be used, more than tune.data.max_skipped={allowed:g} allows; the first: {first['sample']}: {first['reason']}")
+        raise UserError(
+            f"{len(rows)} of {samples} samples could not be used, more than tune.data.max_skipped={allowed:g} allows;"
+            f" the first: {first['sample']}: {first['reason']}"
+        )
     return list(rows.values())
 
 
@@ -280,10 +348,10 @@ def plan_tuning(recipe: Recipe, console: Console) -> None:
         steps, ranks = steps_of(spec, len(source)), recipe.launch.processes
         shape = Shape.of(spec, ranks)
         console.print(
-            f"data: {len(source):,} samples, {steps:,} steps of {spec.batch_size} ({ranks} rank(s) x {shape.accumulate} x {shape.micro}), "
-            f"{steps * spec.batch_size / len(source):.2f} epochs",
+            f"data: {len(source):,} samples, {steps:,} steps of {spec.batch_size} ({ranks} rank(s) x {shape.accumulate}"
+            f" x {shape.micro}), {steps * spec.batch_size / len(source):.2f} epochs",
             highlight=False,
-        )  # fmt: skip
+        )
     except UserError as error:
         console.print("missing:", str(error), style="yellow", markup=False, highlight=False, soft_wrap=True)
     for why in lacking(recipe.model):
@@ -293,21 +361,35 @@ def plan_tuning(recipe: Recipe, console: Console) -> None:
         tuner = lookup("tuner", spec.method.type)(spec.method.params)
         tuner.apply(view, spec.beside)
         show_trainable(view, tuner)
-        console.print(f"learning rate: {spec.learning_rate or tuner.learning_rate:g}; ZeRO stage {recipe.launch.zero}", highlight=False)
+        console.print(
+            f"learning rate: {spec.learning_rate or tuner.learning_rate:g}; ZeRO stage {recipe.launch.zero}",
+            highlight=False,
+        )
     except UserError as error:
         console.print("missing:", str(error), style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def show(recipe: Recipe, number: int) -> None:
-    """Print training sample ``number`` of a recipe, of each of its tasks where it compares tuners, as the model will be taught it (``show RECIPE --sample N``)."""
+    """Print training sample ``number`` of a recipe, of each of its tasks where it compares tuners, as the model will be
+    taught it (``show RECIPE --sample N``).
+    """
     spec = recipe.tune or recipe.compare
     if spec is None:
-        raise UserError(f"recipe '{recipe.name}' tunes nothing, so it has no training samples; --sample needs its key 'tune' or 'compare'")
+        raise UserError(
+            f"recipe '{recipe.name}' tunes nothing, so it has no training samples; --sample needs its key 'tune' or"
+            " 'compare'"
+        )
     view = outline(recipe.model)
-    for task, data in {"": recipe.tune.data}.items() if recipe.tune else {task.name: task.data for task in recipe.compare.tasks}.items():
+    for task, data in (
+        {"": recipe.tune.data}.items()
+        if recipe.tune
+        else {task.name: task.data for task in recipe.compare.tasks}.items()
+    ):
         source = open_source(data, Path(recipe.run.root) / INDICES, spec.batch_size)
         if not 0 <= number < len(source):
-            raise UserError(f"--sample {number}: the samples{task and f' of {task}'} are numbered 0 to {len(source) - 1}")
+            raise UserError(
+                f"--sample {number}: the samples{task and f' of {task}'} are numbered 0 to {len(source) - 1}"
+            )
         try:
             (example,), _ = encode_samples(view, [source[number]], data.max_tokens)
         except Unusable as error:

@@ -1,4 +1,6 @@
-"""The stages of a comparison and the work of each: prompt passes, new tokens, and how often each of its parts is done."""
+"""The stages of a comparison and the work of each: prompt passes, new tokens, and how often each of its parts is
+done.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,12 @@ Part = tuple[str, str]
 class Method:
     """One method of the comparison, as it works on each prompt.
 
-    ``rows``: prompts and copies that a method on prompts or logits runs, over all directions, ``runs`` times each. Of a ``steerer``:
-    ``variants`` among which dev decides; ``asks`` the prompt that it has for each direction, by digest; ``whole`` if a strength runs
-    all blocks and not those above the site alone; ``looks`` and ``hidings``, its controller's passes ahead of the blocks above the site
-    and, with a modality hidden, of all; ``trials``, the strengths it tries on training prompts. ``parameters`` are the fitted numbers
-    of one variant toward one direction, and the seconds those of one fit. ``answer``: most tokens of an answer.
+    ``rows``: prompts and copies that a method on prompts or logits runs, over all directions, ``runs`` times each. Of a
+    ``steerer``: ``variants`` among which dev decides; ``asks`` the prompt that it has for each direction, by digest;
+    ``whole`` if a strength runs all blocks and not those above the site alone; ``looks`` and ``hidings``, its
+    controller's passes ahead of the blocks above the site and, with a modality hidden, of all; ``trials``, the
+    strengths it tries on training prompts. ``parameters`` are the fitted numbers of one variant toward one direction,
+    and the seconds those of one fit. ``answer``: most tokens of an answer.
     """
 
     label: str
@@ -50,9 +53,11 @@ class Method:
 
 @dataclass(frozen=True)
 class Stage:
-    """Predicted work: ``trunk`` whole-prompt passes, ``cells`` and ``looks`` (a controller's, ahead) passes of the blocks above the
-    steered one alone, ``share`` of all blocks that these are, ``hidings`` passes of all blocks without the images', ``tokens`` generated
-    at most, prompts ``diagnosed`` (once for each wording), ``parts`` how often each part of it is done."""
+    """Predicted work: ``trunk`` whole-prompt passes, ``cells`` and ``looks`` (a controller's, ahead) passes of the
+    blocks above the steered one alone, ``share`` of all blocks that these are, ``hidings`` passes of all blocks without
+    the images', ``tokens`` generated at most, prompts ``diagnosed`` (once for each wording), ``parts`` how often each
+    part of it is done.
+    """
 
     name: str
     prompts: int
@@ -71,8 +76,12 @@ class Stage:
         return self.trunk + self.hidings + (self.cells + self.looks) * self.share
 
 
-def stages(recipe: Recipe, ids: Mapping[str, Sequence[str]], forms: int, methods: Sequence[Method], share: float) -> list[Stage]:
-    """The stages of a comparison in the order in which they run; ``ids`` are the samples' by split, ``share`` of the blocks lie above the steered one."""
+def stages(
+    recipe: Recipe, ids: Mapping[str, Sequence[str]], forms: int, methods: Sequence[Method], share: float
+) -> list[Stage]:
+    """The stages of a comparison in the order in which they run; ``ids`` are the samples' by split, ``share`` of the
+    blocks lie above the steered one.
+    """
     if not ids:
         return []
     prompts = {split: len(each) * forms for split, each in ids.items()}
@@ -86,11 +95,22 @@ def stages(recipe: Recipe, ids: Mapping[str, Sequence[str]], forms: int, methods
         times = {m: directions * m.variants for m in steerers}
         out.append(Stage("fit", train, fits=sum(times.values()), parts={("fit", m.label): n for m, n in times.items()}))
     if tried := {m: directions * m.variants for m in steerers if m.trials}:
-        parts = {("trials", m.label): n * train for m, n in tried.items()} | {("calibration", m.label): n for m, n in tried.items()}
+        parts = {("trials", m.label): n * train for m, n in tried.items()} | {
+            ("calibration", m.label): n for m, n in tried.items()
+        }
         of = lambda count: sum(n * train * count(m) for m, n in tried.items())
         cells = of(lambda m: m.trials)
         passes = {"trunk": train, "cells": cells, "looks": of(lambda m: m.looks), "hidings": of(lambda m: m.hidings)}
-        out.append(Stage("trials", train, **passes, share=share, tokens=cells * next(iter(tried)).answer, parts={("trunk", ""): train, **parts}))
+        out.append(
+            Stage(
+                "trials",
+                train,
+                **passes,
+                share=share,
+                tokens=cells * next(iter(tried)).answer,
+                parts={("trunk", ""): train, **parts},
+            )
+        )
     out.append(_scored("dev", recipe, prompts["dev"], methods, share, {m.label: m.variants for m in steerers}))
     out.append(_scored("test", recipe, prompts["test"], methods, share, {m.label: 1 for m in steerers}))
     if recipe.evaluate.cost:
@@ -105,10 +125,17 @@ def _collected(name: str, prompts: int, asks: int) -> Stage:
 
 def _investigated(label: str, diagnostic: object, ids: Mapping[str, Sequence[str]], forms: int) -> Stage:
     seen = [i for split in diagnostic.splits for i in ids[split]]
-    return Stage(f"diagnose-{label}", len(seen) * forms, diagnostic.whole_prompts(seen) * forms, parts={("diagnose", label): len(diagnostic.chosen(seen))})
+    return Stage(
+        f"diagnose-{label}",
+        len(seen) * forms,
+        diagnostic.whole_prompts(seen) * forms,
+        parts={("diagnose", label): len(diagnostic.chosen(seen))},
+    )
 
 
-def _scored(split: str, recipe: Recipe, prompts: int, methods: Sequence[Method], share: float, variants: Mapping[str, int]) -> Stage:
+def _scored(
+    split: str, recipe: Recipe, prompts: int, methods: Sequence[Method], share: float, variants: Mapping[str, int]
+) -> Stage:
     """A scored split: prompt methods answer in full; methods that steer the same prompts share a trunk."""
     directions, strengths = len(recipe.evaluate.directions), len(recipe.evaluate.strengths)
     count = dict.fromkeys(("trunk", "cells", "looks", "hidings", "tokens"), 0)
@@ -138,11 +165,21 @@ def _priced(recipe: Recipe, prompts: int, methods: Iterable[Method], share: floa
     """What an answer costs: every method answers some prompts from nothing, once counted and then timed."""
     again, directions = 1 + REPEATS, len(recipe.evaluate.directions)
     named = [m for m in methods if m.type]
-    looks, hidings = (again * prompts * directions * sum(getattr(m, what) for m in named) for what in ("looks", "hidings"))
+    looks, hidings = (
+        again * prompts * directions * sum(getattr(m, what) for m in named) for what in ("looks", "hidings")
+    )
     rows = sum(m.rows if m.kind == "logits" else directions for m in named)
     tokens = again * prompts * sum((m.rows if m.kind == "logits" else directions) * m.answer for m in named)
-    of_all = {"prompt": lambda m: directions / m.rows, "logits": lambda m: 1 / len(recipe.evaluate.strengths), "steerer": lambda m: directions}
-    parts: dict[Part, float] = {("cell" if m.steers else "ask", m.label): again * prompts * of_all[m.kind](m) for m in named}
+    of_all = {
+        "prompt": lambda m: directions / m.rows,
+        "logits": lambda m: 1 / len(recipe.evaluate.strengths),
+        "steerer": lambda m: directions,
+    }
+    parts: dict[Part, float] = {
+        ("cell" if m.steers else "ask", m.label): again * prompts * of_all[m.kind](m) for m in named
+    }
     parts |= {("look", m.label): again * prompts * directions for m in named if m.looks or m.hidings}
     parts["trunk", ""] = again * prompts * directions * sum(m.steers for m in named)
-    return Stage("cost", prompts, again * prompts * rows, looks=looks, hidings=hidings, share=share, tokens=tokens, parts=parts)
+    return Stage(
+        "cost", prompts, again * prompts * rows, looks=looks, hidings=hidings, share=share, tokens=tokens, parts=parts
+    )

@@ -25,7 +25,9 @@ def spearman(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def auroc(score: np.ndarray, label: np.ndarray) -> float:
-    """Probability that a positive's score exceeds a negative's, ties counted one half (Mann-Whitney); NaN without one of each."""
+    """Probability that a positive's score exceeds a negative's, ties counted one half (Mann-Whitney); NaN without one
+    of each.
+    """
     positive = np.asarray(label, bool)
     n_pos, n_neg = int(positive.sum()), int((~positive).sum())
     if not n_pos or not n_neg:
@@ -33,12 +35,19 @@ def auroc(score: np.ndarray, label: np.ndarray) -> float:
     return float((ranks(score)[positive].sum() - n_pos * (n_pos + 1) / 2) / (n_pos * n_neg))
 
 
-def bootstrap(statistic: Callable[[np.ndarray], float], clusters: Sequence[Hashable], draws: int = 1000, seed: int = 0) -> np.ndarray:
+def bootstrap(
+    statistic: Callable[[np.ndarray], float], clusters: Sequence[Hashable], draws: int = 1000, seed: int = 0
+) -> np.ndarray:
     """``statistic`` of the row numbers [n'] of resampled clusters, [draws]; rows of one cluster stay together."""
     _, number = np.unique([str(c) for c in clusters], return_inverse=True)
     members = [np.flatnonzero(number == i) for i in range(number.max() + 1)]
     rng = np.random.default_rng(seed)
-    return np.array([statistic(np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])) for _ in range(draws)])
+    return np.array(
+        [
+            statistic(np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))]))
+            for _ in range(draws)
+        ]
+    )
 
 
 def interval(values: np.ndarray, level: float = 0.95) -> Interval | None:

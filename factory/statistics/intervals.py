@@ -86,7 +86,11 @@ class PairedDifference:
 
 
 def paired_difference(
-    a: Iterable[Mapping], b: Iterable[Mapping], outcome: str = "follow", seed: int = 0, draws: int = 2000,
+    a: Iterable[Mapping],
+    b: Iterable[Mapping],
+    outcome: str = "follow",
+    seed: int = 0,
+    draws: int = 2000,
     level: float = 0.95,
 ) -> PairedDifference:
     """Compare two methods sample by sample, from prediction records with `sample`, `task` and `outcome`.
@@ -145,7 +149,10 @@ def _percentiles(means: np.ndarray, level: float) -> Interval:
 
 
 def bootstrap_sums(
-    sums: np.ndarray, metrics: Callable[[np.ndarray], Mapping[str, np.ndarray]], draws: int = 1000, seed: int = 0,
+    sums: np.ndarray,
+    metrics: Callable[[np.ndarray], Mapping[str, np.ndarray]],
+    draws: int = 1000,
+    seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, Interval]:
     """Percentile bootstrap intervals of metrics that are functions of sums over units.
@@ -159,4 +166,6 @@ def bootstrap_sums(
         rng.multinomial(units, np.full(units, 1 / units), size=min(rows, draws - start)) @ sums
         for start in range(0, draws, rows)
     ]
-    return {name: _percentiles(np.broadcast_to(v, (draws,)), level) for name, v in metrics(np.concatenate(totals)).items()}
+    return {
+        name: _percentiles(np.broadcast_to(v, (draws,)), level) for name, v in metrics(np.concatenate(totals)).items()
+    }

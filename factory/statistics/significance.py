@@ -11,7 +11,9 @@ DRAWS = 9999
 
 
 def sign_test(gained: int, lost: int) -> float:
-    """Exact two-sided p that gains and losses are equally likely (McNemar's exact test where they are discordant pairs)."""
+    """Exact two-sided p that gains and losses are equally likely (McNemar's exact test where they are discordant
+    pairs).
+    """
     n, fewer = gained + lost, min(gained, lost)
     if n == 0:
         return 1.0
@@ -21,7 +23,8 @@ def sign_test(gained: int, lost: int) -> float:
 
 
 def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float:
-    """Two-sided p of a mean difference of 0: how often the mean is as far from 0 when each difference's sign is drawn anew.
+    """Two-sided p of a mean difference of 0: how often the mean is as far from 0 when each difference's sign is drawn
+    anew.
 
     Exact in any number of samples where differences are symmetric about 0: with few of them it cannot be small.
     """

@@ -1,7 +1,20 @@
-"""Steering: what (Steerer), where (Where), how strongly (a number, one per row, or a controller); the runtime owns the rest."""
+"""Steering: what (Steerer), where (Where), how strongly (a number, one per row, or a controller); the runtime owns the
+rest.
+"""
 
 from factory.steer.base import Context, LogitsMethod, PromptMethod, States, Steerer, Trials
 from factory.steer.runtime import Steering, Strength, steer
 from factory.steer.where import Where
 
-__all__ = ["Context", "LogitsMethod", "PromptMethod", "States", "Steerer", "Steering", "Strength", "Trials", "Where", "steer"]
+__all__ = [
+    "Context",
+    "LogitsMethod",
+    "PromptMethod",
+    "States",
+    "Steerer",
+    "Steering",
+    "Strength",
+    "Trials",
+    "Where",
+    "steer",
+]

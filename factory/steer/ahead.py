@@ -1,4 +1,6 @@
-"""Looking ahead: what the prompts of a call would be answered, had a block given something else, or with a modality hidden."""
+"""Looking ahead: what the prompts of a call would be answered, had a block given something else, or with a modality
+hidden.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from factory.model.view import ModelView
 
 @dataclass(frozen=True)
 class Ahead:
-    """Runs of the decoder on prompts with ``mask`` [R, T], called as ``call`` says, to float32 next-token logits [R, vocabulary].
+    """Runs of the decoder on prompts with ``mask`` [R, T], called as ``call`` says, to float32 next-token logits [R,
+    vocabulary].
 
     ``unsteered`` is a block in which no steering acts.
     """
@@ -49,7 +52,9 @@ class Ahead:
 
 
 def spoken(roles: Tensor, role: Tensor) -> Tensor:
-    """[R, T] booleans: the tokens of ``role`` [] among ``roles`` [R, T], and those of the template that part them from a text after them."""
+    """[R, T] booleans: the tokens of ``role`` [] among ``roles`` [R, T], and those of the template that part them from
+    a text after them.
+    """
     at, said = torch.arange(roles.shape[1], device=roles.device).expand_as(roles), roles > Role.TEMPLATE
     before = roles.gather(1, torch.where(said, at, 0).cummax(1).values)
     after = roles.gather(1, torch.where(said, at, roles.shape[1] - 1).flip(1).cummin(1).values.flip(1))

@@ -46,7 +46,9 @@ class Around(Steerer):
 
     def variants(self) -> dict[str, Self]:
         """One around each variant of the inner method."""
-        copy = lambda inner: self.params.model_copy(update={"of": self.params.of.model_copy(update={"params": inner.params})})
+        copy = lambda inner: self.params.model_copy(
+            update={"of": self.params.of.model_copy(update={"params": inner.params})}
+        )
         return {name: type(self)(copy(inner)) for name, inner in self.inner.variants().items()}
 
     def rewrite(self, prompt: Prompt, direction: Direction) -> Prompt:

@@ -1,4 +1,6 @@
-"""What a steering method is: a prompt that is rewritten, a vector that is fitted and added, or logits that are contrasted."""
+"""What a steering method is: a prompt that is rewritten, a vector that is fitted and added, or logits that are
+contrasted.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,10 @@ Tensors = dict[str, Tensor]
 class States:
     """What a method is fitted on, for one direction; n training prompts, d the model's width.
 
-    ``base`` h_[I,T], ``toward`` h_[I,T,P+], ``away`` h_[I,T,P-] [n, d] float32 (AMPS eq. 11); ``r_v`` [n] the visual MCR
-    (NaN where no diagnostic ran); ``tasks`` one name per prompt; ``seed`` decides all randomness of a fit. ``tails``: base,
-    toward and away averaged over each prompt's last tokens (a tenth of them, three to eight), None where they were not collected.
-    ``found``: tidy rows of the recipe's further diagnostics on the training split.
+    ``base`` h_[I,T], ``toward`` h_[I,T,P+], ``away`` h_[I,T,P-] [n, d] float32 (AMPS eq. 11); ``r_v`` [n] the visual
+    MCR (NaN where no diagnostic ran); ``tasks`` one name per prompt; ``seed`` decides all randomness of a fit.
+    ``tails``: base, toward and away averaged over each prompt's last tokens (a tenth of them, three to eight), None
+    where they were not collected. ``found``: tidy rows of the recipe's further diagnostics on the training split.
     """
 
     direction: Direction
@@ -44,8 +46,8 @@ class States:
 class Trials:
     """Outcomes of a fitted method on its training prompts: what each strength did to each prompt.
 
-    ``follow`` and ``error`` [n, S] booleans for the method's ``trial_strengths``, ``looks`` [n, S, F] what it saw of them
-    beforehand, ``base`` h_[I,T] [n, d], ``r_v`` [n], ``groups`` [n]: prompts of one sample share a number.
+    ``follow`` and ``error`` [n, S] booleans for the method's ``trial_strengths``, ``looks`` [n, S, F] what it saw of
+    them beforehand, ``base`` h_[I,T] [n, d], ``r_v`` [n], ``groups`` [n]: prompts of one sample share a number.
     """
 
     follow: Tensor
@@ -61,10 +63,10 @@ class Trials:
 class Context:
     """What a method may know beside the states: the layer, and whether the rows are prompt or generated tokens.
 
-    ``probe(strength [rows])`` looks ahead: float32 next-token logits [rows, vocabulary] of the prompts at a strength per row,
-    for one run of the blocks above the steered one. ``hiding(role [])`` gives those of the unsteered prompts without the tokens of
-    a role, for one run of all blocks: what the model says of the other modality alone. None where the runtime cannot look ahead.
-    ``roles`` [rows, T] of the prompts' tokens are known to a controller only.
+    ``probe(strength [rows])`` looks ahead: float32 next-token logits [rows, vocabulary] of the prompts at a strength
+    per row, for one run of the blocks above the steered one. ``hiding(role [])`` gives those of the unsteered prompts
+    without the tokens of a role, for one run of all blocks: what the model says of the other modality alone. None where
+    the runtime cannot look ahead. ``roles`` [rows, T] of the prompts' tokens are known to a controller only.
     """
 
     layer: int
@@ -93,18 +95,22 @@ class PromptMethod:
         return getattr(self.params, "max_new_tokens", None)
 
     def rewrite(self, prompt: Prompt, direction: Direction, examples: Sequence[Prompt]) -> Prompt:
-        """The prompt that asks for ``direction``; ``examples`` are answered training prompts of the same task and form."""
+        """The prompt that asks for ``direction``; ``examples`` are answered training prompts of the same task and
+        form.
+        """
         return prompt
 
 
 class LogitsMethod:
-    """A decoding-time method: every prompt is run, mostly together with altered copies of it, and their next-token logits are combined.
+    """A decoding-time method: every prompt is run, mostly together with altered copies of it, and their next-token
+    logits are combined.
 
-    What is altered may be the prompt (``copies``), the image tensors (``images``) or the computation (``running``). Prompts and
-    copies are rows of one batch, block after block: first the ``B`` prompts, then their first copies, and so on. A row must not
-    depend on what else is in the batch, and at strength 0 the answers must be the model's own.
+    What is altered may be the prompt (``copies``), the image tensors (``images``) or the computation (``running``).
+    Prompts and copies are rows of one batch, block after block: first the ``B`` prompts, then their first copies, and
+    so on. A row must not depend on what else is in the batch, and at strength 0 the answers must be the model's own.
 
-    ``shares_prompt``: what ``running`` does is the same at every strength, so that one pass over the prompts serves them all.
+    ``shares_prompt``: what ``running`` does is the same at every strength, so that one pass over the prompts serves
+    them all.
     """
 
     Params = Params
@@ -127,7 +133,9 @@ class LogitsMethod:
         yield
 
     def combine(self, own: Tensor, others: Tensor, direction: Direction, strength: float) -> Tensor:
-        """Logits [B, V] to choose from, out of the prompts' own [B, V] and those of their copies [blocks - 1, B, V]; here their own."""
+        """Logits [B, V] to choose from, out of the prompts' own [B, V] and those of their copies [blocks - 1, B, V];
+        here their own.
+        """
         return own
 
 
@@ -178,7 +186,9 @@ class Steerer:
         return state
 
     def choose(self, h: Tensor, chosen: Tensor, state: Tensors) -> Tensor:
-        """Which of the ``chosen`` prompt tokens [R, T] to steer, from their states ``h`` [R, T, d]; all unless the method is choosy."""
+        """Which of the ``chosen`` prompt tokens [R, T] to steer, from their states ``h`` [R, T, d]; all unless the
+        method is choosy.
+        """
         return chosen
 
     def delta(self, h: Tensor, state: Tensors, ctx: Context) -> Tensor:

@@ -20,7 +20,9 @@ METRIC = "head_margin"
 
 
 class HeadScaler(Steerer):
-    """o <- o + strength * (c - 1) * o for the output o of each chosen head: at strength 1, c * o; c = 0 blocks it, c = 1 leaves its bits."""
+    """o <- o + strength * (c - 1) * o for the output o of each chosen head: at strength 1, c * o; c = 0 blocks it, c =
+    1 leaves its bits.
+    """
 
     reads: ClassVar[Literal["per_token"]] = "per_token"
 
@@ -55,7 +57,8 @@ def coefficients(heads: Iterable[Head], value: float, shape: tuple[int, int]) ->
 
 
 def scores(rows: Iterable[Mapping[str, Any]], direction: str) -> Tensor:
-    """Mean dM [layers, heads] (eq. 9) over the prompts that follow ``direction``; over all of its prompts where none does.
+    """Mean dM [layers, heads] (eq. 9) over the prompts that follow ``direction``; over all of its prompts where none
+    does.
 
     Empty where there are no rows.
     """
@@ -71,9 +74,11 @@ def scores(rows: Iterable[Mapping[str, Any]], direction: str) -> Tensor:
     return total / count
 
 
-def choose_heads(by_direction: Mapping[str, Tensor], direction: str, k: int, choice: Choice = "top", seed: int = 0) -> list[Head]:
-    """``k`` heads: the top ones of a direction; as many random ones, none of them among the top; or those of the top that every
-    direction shares (fewer than k, or none)."""
+def choose_heads(
+    by_direction: Mapping[str, Tensor], direction: str, k: int, choice: Choice = "top", seed: int = 0
+) -> list[Head]:
+    """``k`` heads: the top ones of a direction; as many random ones, none of them among the top; or those of the top
+    that every direction shares (fewer than k, or none)."""
     tops = {d: _top(s, k) for d, s in by_direction.items()}
     if choice == "top":
         return tops[direction]
@@ -90,16 +95,24 @@ def _top(score: Tensor, k: int) -> Sequence[Head]:
 
 
 def learnt_scores(rows: Iterable[Mapping[str, Any]], needed: Iterable[str], diagnostic: str) -> dict[str, Tensor]:
-    """The scores of each direction that has any. Raises ``UserError`` where a direction that a diagnostic needs has none."""
+    """The scores of each direction that has any. Raises ``UserError`` where a direction that a diagnostic needs has
+    none.
+    """
     rows = list(rows)
     found = {d: s for d in ("vision", "text") if (s := scores(rows, d)).numel()}
     if set(needed) - set(found):
-        raise UserError(f"diagnostic '{diagnostic}' needs each head's attribution: list `heads` before it under `diagnostics:`")
+        raise UserError(
+            f"diagnostic '{diagnostic}' needs each head's attribution: list `heads` before it under `diagnostics:`"
+        )
     return found
 
 
-def chosen_heads(by_direction: Mapping[str, Tensor], direction: str, k: int, choice: Choice, coefficient: float, seed: int = 0) -> Steering:
+def chosen_heads(
+    by_direction: Mapping[str, Tensor], direction: str, k: int, choice: Choice, coefficient: float, seed: int = 0
+) -> Steering:
     """The outputs of ``k`` heads of a choice multiplied by ``coefficient`` at instruction tokens."""
     scaler = HeadScaler()
-    state = coefficients(choose_heads(by_direction, direction, k, choice, seed), coefficient, tuple(by_direction[direction].shape))
+    state = coefficients(
+        choose_heads(by_direction, direction, k, choice, seed), coefficient, tuple(by_direction[direction].shape)
+    )
     return Steering(scaler, state, scaler.placed(state, 0))

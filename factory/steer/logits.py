@@ -1,4 +1,6 @@
-"""Running a decoding-time method: prompts and their altered copies are rows of one pass, and their logits choose one token for all."""
+"""Running a decoding-time method: prompts and their altered copies are rows of one pass, and their logits choose one
+token for all.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,19 @@ from factory.steer.base import Direction, LogitsMethod
 
 @torch.no_grad()
 def contrasted(
-    view: ModelView, method: LogitsMethod, prompts: Sequence[Prompt], direction: Direction, strengths: Sequence[float], max_new_tokens: int,
+    view: ModelView,
+    method: LogitsMethod,
+    prompts: Sequence[Prompt],
+    direction: Direction,
+    strengths: Sequence[float],
+    max_new_tokens: int,
     among: Tensor | None = None,
-) -> list[list[str]]:  # fmt: skip
-    """Greedy answers to ``prompts`` at each strength; where the method allows it the prompts are run once for all strengths.
+) -> list[list[str]]:
+    """Greedy answers to ``prompts`` at each strength; where the method allows it the prompts are run once for all
+    strengths.
 
-    ``among``: as in ``greedy``. Cost: as many rows more as there are copies, in the prompt's pass and for every answer token.
+    ``among``: as in ``greedy``. Cost: as many rows more as there are copies, in the prompt's pass and for every answer
+    token.
     """
     copies = list(zip(*(method.copies(p, direction) for p in prompts), strict=True))
     blocks = 1 + len(copies)
@@ -32,12 +41,16 @@ def contrasted(
             hidden, prefix = prefill(view, batch)
             first = view.logits(at_last(hidden, batch.attention_mask))
             for strength in group:
-                tokens = greedy(view, prefix.fork(), first, max_new_tokens, among, _one_for_all(method, direction, blocks, strength))
+                tokens = greedy(
+                    view, prefix.fork(), first, max_new_tokens, among, _one_for_all(method, direction, blocks, strength)
+                )
                 answers.append(decode_texts(view, tokens[: len(prompts)]))
     return answers
 
 
-def _one_for_all(method: LogitsMethod, direction: Direction, blocks: int, strength: float) -> Callable[[Tensor], Tensor]:
+def _one_for_all(
+    method: LogitsMethod, direction: Direction, blocks: int, strength: float
+) -> Callable[[Tensor], Tensor]:
     """Picks the next token of each prompt from the logits of all its rows, and gives it to all of them."""
 
     def pick(logits: Tensor) -> Tensor:
@@ -48,7 +61,8 @@ def _one_for_all(method: LogitsMethod, direction: Direction, blocks: int, streng
 
 
 def contrastive(own: Tensor, others: Tensor, strength: float, plausible: float) -> Tensor:
-    """(1 + k a) z - a (z'_1 + .. + z'_k) for strength a, among tokens at least ``plausible`` times as likely as the likeliest.
+    """(1 + k a) z - a (z'_1 + .. + z'_k) for strength a, among tokens at least ``plausible`` times as likely as the
+    likeliest.
 
     ``own`` z [B, V], ``others`` z' [k, B, V]. (VCD eq. 3 and 5 with k = 1; CausalMM with k = 1 or 2.)
     """

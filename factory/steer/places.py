@@ -13,7 +13,9 @@ ApplyTo = Annotated[str, StringConstraints(pattern=r"^(all|generated_only|last_a
 
 
 def place(apply_to: str) -> Where:
-    """all (the learn-to-steer code), generated_only, last_and_generated, or from_index:K (all but the first K prompt tokens)."""
+    """all (the learn-to-steer code), generated_only, last_and_generated, or from_index:K (all but the first K prompt
+    tokens).
+    """
     if index := re.fullmatch(r"from_index:(\d+)", apply_to):
         return Where(take=f"from:{index[1]}")
     return {"all": Where(), "generated_only": Where(role="none"), "last_and_generated": Where(take="last:1")}[apply_to]

@@ -1,6 +1,7 @@
 """g_Theta, the two-layer network that predicts steering vectors (learn-to-steer; AMPS eq. 13), and how it is trained.
 
-Structure, initialisation and losses follow the learn-to-steer code (SPEC.md 2.2, 2.3): encoder Linear(d, H) -> tanh (or ReLU)
+Structure, initialisation and losses follow the learn-to-steer code (SPEC.md 2.2, 2.3): encoder Linear(d, H) -> tanh (or
+ReLU)
 -> decoder Linear(H, d) without bias, the decoder started from the leading singular vectors of the centred targets.
 """
 
@@ -79,7 +80,11 @@ def _start(h: Tensor, v: Tensor, params: RegressorParams, rng: torch.Generator) 
     if params.init == "svd":
         directions = torch.linalg.svd(v - v.mean(0), full_matrices=False).Vh[: params.hidden]
         decoder[:, : len(directions)] = directions.T
-    return {"encoder.weight": uniform((params.hidden, d), bound), "encoder.bias": uniform((params.hidden,), bound), "decoder.weight": decoder}
+    return {
+        "encoder.weight": uniform((params.hidden, d), bound),
+        "encoder.bias": uniform((params.hidden,), bound),
+        "decoder.weight": decoder,
+    }
 
 
 def _loss(predicted: Tensor, target: Tensor, kind: str) -> Tensor:

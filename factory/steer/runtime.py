@@ -1,6 +1,7 @@
 """The hook runtime: masks, padding, beams, prompt against answer, dtype, several methods, clean-up.
 
-Hooks stay registered while the ``with`` block lasts, also through a backward pass. Nothing in a hook waits for the device.
+Hooks stay registered while the ``with`` block lasts, also through a backward pass. Nothing in a hook waits for the
+device.
 """
 
 from __future__ import annotations
@@ -50,7 +51,10 @@ class Steering:
         """This steering, one part for each block that it acts in."""
         if self.where.layers is None:
             return [self]
-        return [replace(self, where=self.where.model_copy(update={"layer": layer, "layers": None})) for layer in self.where.blocks]
+        return [
+            replace(self, where=self.where.model_copy(update={"layer": layer, "layers": None}))
+            for layer in self.where.blocks
+        ]
 
     def forget(self) -> None:
         """Know no prompt any more, and keep none of its states."""
@@ -77,7 +81,10 @@ class Steering:
                 self.gain = self.gain * self.strength(last, ctx)
             self.prompt = h
         if isinstance(self.strength, Tensor) and self.strength.ndim and len(self.strength) * step.beams != len(h):
-            raise UserError(f"{len(self.strength)} strengths do not fit {len(h) // step.beams} prompts: give one number, or one per prompt")
+            raise UserError(
+                f"{len(self.strength)} strengths do not fit {len(h) // step.beams} prompts: give one number, or one per"
+                " prompt"
+            )
         return _moved(h, mask, self.vector, self._strength(h))
 
     def context(self, h: Tensor, step: Step, ahead: Ahead | None) -> Context:
@@ -90,7 +97,9 @@ class Steering:
         def hiding(role: Tensor) -> Tensor:
             return ahead.hiding(spoken(step.roles, role), h).to(h.device)
 
-        return Context(self.where.layer, step.generated, *((probe, hiding) if ahead else (None, None)), roles=step.roles)
+        return Context(
+            self.where.layer, step.generated, *((probe, hiding) if ahead else (None, None)), roles=step.roles
+        )
 
     def look(self, h: Tensor, step: Step, ahead: Ahead) -> Tensor:
         """What the method's controller sees of its trial strengths [R, S, F]."""
@@ -122,11 +131,17 @@ class Steering:
         return self.strength * self.gain
 
     def _mask(self, h: Tensor, step: Step) -> Tensor:
-        return step.roles != Role.PAD if step.generated else self.steerer.choose(h, self.where.mask(step.roles), self.state)
+        return (
+            step.roles != Role.PAD
+            if step.generated
+            else self.steerer.choose(h, self.where.mask(step.roles), self.state)
+        )
 
 
 def _moved(h: Tensor, mask: Tensor, vector: Tensor, scale: Tensor) -> Tensor:
-    """``h + scale * vector`` on the masked tokens, ``scale`` [R]; elsewhere, and where either is 0, the very bits of ``h``."""
+    """``h + scale * vector`` on the masked tokens, ``scale`` [R]; elsewhere, and where either is 0, the very bits of
+    ``h``.
+    """
     scale = scale[:, None, None]
     added = torch.where((scale != 0) & (vector != 0), scale * vector, NOTHING)
     return (h.float() + torch.where(mask[..., None], added, NOTHING)).to(h.dtype)
@@ -184,7 +199,9 @@ def check(steering: Steering, view: ModelView) -> None:
     strength = steering.strength
     for layer in steering.where.blocks:
         if layer is None or not 0 <= layer < view.depth:
-            raise UserError(f"layer {layer} is out of range: {type(view.model).__name__} has decoder blocks 0 to {view.depth - 1}")
+            raise UserError(
+                f"layer {layer} is out of range: {type(view.model).__name__} has decoder blocks 0 to {view.depth - 1}"
+            )
     if callable(strength) and not isinstance(strength, Tensor):
         return
     try:
@@ -199,12 +216,16 @@ def _hooked(steering: Steering, watch: _Watch) -> RemovableHandle:
     """Put a steering to work at its site. Looking ahead is for what moves a block's output."""
     view, layer = watch.view, steering.where.layer
     if steering.where.site == "heads":
-        return view.o_proj(layer).register_forward_pre_hook(lambda module, args: None if view.resting else (steering.apply(args[0], watch.step), *args[1:]))
+        return view.o_proj(layer).register_forward_pre_hook(
+            lambda module, args: None if view.resting else (steering.apply(args[0], watch.step), *args[1:])
+        )
 
     def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         if view.resting:
             return output
-        return steering.apply(output, watch.step, Ahead(view, layer, watch.calls[0], (watch.step.roles != Role.PAD).long(), watch.rest))
+        return steering.apply(
+            output, watch.step, Ahead(view, layer, watch.calls[0], (watch.step.roles != Role.PAD).long(), watch.rest)
+        )
 
     return view.layers[layer].register_forward_hook(hook)
 
@@ -232,7 +253,9 @@ class _Watch:
 
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         self.calls.clear()
-        self.step = self.view.step or self._infer(kwargs.get("input_ids", args[0] if args else None), kwargs.get("past_key_values"))
+        self.step = self.view.step or self._infer(
+            kwargs.get("input_ids", args[0] if args else None), kwargs.get("past_key_values")
+        )
 
     def _infer(self, ids: Tensor | None, cache: Cache | None) -> Step:
         if ids is None:
@@ -240,5 +263,8 @@ class _Watch:
         if cache is not None and cache.get_seq_length() > 0:
             return Step(torch.full_like(ids, int(Role.ANSWER)), generated=True)
         if (step := encoded_step(self.view, ids)) is None:
-            raise UserError("steering does not know these tokens' roles: make the batch with view.encode(prompts) just before it is run")
+            raise UserError(
+                "steering does not know these tokens' roles: make the batch with view.encode(prompts) just before it"
+                " is run"
+            )
         return step

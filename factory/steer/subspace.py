@@ -9,8 +9,8 @@ from torch import Tensor
 def orthonormal(A: Tensor) -> Tensor:
     """The r orthonormal rows [r, D] that span the rows of ``A`` [r, D], r <= D: those of Gram and Schmidt.
 
-    They do not depend on the length of A's rows, so weight decay on A leaves them alone. By Cholesky factors of the r x r Gram
-    matrix, twice for accuracy: nothing of size D x D, and no wait for the device.
+    They do not depend on the length of A's rows, so weight decay on A leaves them alone. By Cholesky factors of the r x
+    r Gram matrix, twice for accuracy: nothing of size D x D, and no wait for the device.
     """
     R = A / A.norm(dim=-1, keepdim=True)
     for _ in range(2):

@@ -1,6 +1,8 @@
-"""Strength sweeps: the blocks up to the steered one run once per batch, however many strengths, methods and directions follow.
+"""Strength sweeps: the blocks up to the steered one run once per batch, however many strengths, methods and directions
+follow.
 
-Cost of S cells over a model of L blocks steered at block l: one prefill plus S * (L - l - 1) / L of a prefill, and decoding.
+Cost of S cells over a model of L blocks steered at block l: one prefill plus S * (L - l - 1) / L of a prefill, and
+decoding.
 """
 
 from __future__ import annotations
@@ -54,9 +56,11 @@ def run_trunk(view: ModelView, batch: Batch, layer: int) -> Trunk:
 
 
 @torch.no_grad()
-def run_cell(view: ModelView, trunk: Trunk, steering: Steering | None, max_new_tokens: int, among: Tensor | None = None) -> Tensor:
-    """Greedy answers [B, n] of one cell: ``steering`` (or none) applied to the shared trunk, or to whole prompts where it acts
-    elsewhere; ``among`` as in ``greedy``."""
+def run_cell(
+    view: ModelView, trunk: Trunk, steering: Steering | None, max_new_tokens: int, among: Tensor | None = None
+) -> Tensor:
+    """Greedy answers [B, n] of one cell: ``steering`` (or none) applied to the shared trunk, or to whole prompts where
+    it acts elsewhere; ``among`` as in ``greedy``."""
     if steering is None:
         return _answer(view, trunk, trunk.final, fork_cache(trunk.prefix.cache), max_new_tokens, among)
     check(steering, view)
@@ -91,9 +95,13 @@ def _upper(view: ModelView, trunk: Trunk, h: Tensor) -> tuple[Tensor, Cache]:
     return hidden, cache
 
 
-def _answer(view: ModelView, trunk: Trunk, hidden: Tensor, cache: Cache, max_new_tokens: int, among: Tensor | None) -> Tensor:
+def _answer(
+    view: ModelView, trunk: Trunk, hidden: Tensor, cache: Cache, max_new_tokens: int, among: Tensor | None
+) -> Tensor:
     p = trunk.prefix
-    return greedy(view, Prefix(cache, p.mask, p.roles, p.next_position), _next_logits(view, trunk, hidden), max_new_tokens, among)
+    return greedy(
+        view, Prefix(cache, p.mask, p.roles, p.next_position), _next_logits(view, trunk, hidden), max_new_tokens, among
+    )
 
 
 def _next_logits(view: ModelView, trunk: Trunk, hidden: Tensor) -> Tensor:

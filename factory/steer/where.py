@@ -14,9 +14,15 @@ from factory.data.prompt import USER_TEXT, Role
 RoleName = Literal["all", "image", "text", "context", "question", "options", "instruction", "template", "none"]
 ROLES: dict[str, tuple[Role, ...]] = {
     "all": tuple(r for r in Role if r != Role.PAD),
-    "image": (Role.IMAGE,), "text": USER_TEXT, "context": (Role.CONTEXT,), "question": (Role.QUESTION,), "options": (Role.OPTIONS,),
-    "instruction": (Role.INSTRUCTION,), "template": (Role.TEMPLATE,), "none": (),
-}  # fmt: skip
+    "image": (Role.IMAGE,),
+    "text": USER_TEXT,
+    "context": (Role.CONTEXT,),
+    "question": (Role.QUESTION,),
+    "options": (Role.OPTIONS,),
+    "instruction": (Role.INSTRUCTION,),
+    "template": (Role.TEMPLATE,),
+    "none": (),
+}
 Site = Literal["block", "heads"]
 ONE = r"(?:all|(?:first|last|uniform|from):\d+|ratio:(?:0?\.\d+|1(?:\.0*)?))"
 TAKE = re.compile(rf"{ONE}(?:\+{ONE})*")
@@ -25,10 +31,11 @@ TAKE = re.compile(rf"{ONE}(?:\+{ONE})*")
 class Where(BaseModel):
     """Token choice: prompt tokens of ``role``, thinned by ``take``, and the generated tokens if ``generated``.
 
-    ``take``: ``all``, ``first:K``, ``last:K``, ``uniform:K``, ``ratio:R`` (uniform, share R of them), ``from:K`` (all but the first K);
-    joined by ``+`` they add up, as in ``first:4+last:5``.
-    ``layer`` is the 0-based decoder block that is steered (SPEC A15); a method that acts in several has them in ``layers`` instead.
-    ``site``: the block's output [.., d], or its attention's head outputs [.., heads * head_dim] before they are projected.
+    ``take``: ``all``, ``first:K``, ``last:K``, ``uniform:K``, ``ratio:R`` (uniform, share R of them), ``from:K`` (all
+    but the first K); joined by ``+`` they add up, as in ``first:4+last:5``.
+    ``layer`` is the 0-based decoder block that is steered (SPEC A15); a method that acts in several has them in
+    ``layers`` instead. ``site``: the block's output [.., d], or its attention's head outputs [.., heads * head_dim]
+    before they are projected.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,7 +51,10 @@ class Where(BaseModel):
     @classmethod
     def _known(cls, take: str) -> str:
         if not TAKE.fullmatch(take):
-            raise ValueError("must be all, first:K, last:K, uniform:K, from:K or ratio:R with R in (0, 1], or some of them joined by +")
+            raise ValueError(
+                "must be all, first:K, last:K, uniform:K, from:K or ratio:R with R in (0, 1], or some of them joined"
+                " by +"
+            )
         return take
 
     @property
@@ -54,7 +64,9 @@ class Where(BaseModel):
 
     def mask(self, roles: Tensor) -> Tensor:
         """[R, T] booleans: the prompt tokens that are steered, from their roles [R, T] (0 = padding)."""
-        chosen = torch.isin(roles, torch.tensor([int(r) for r in ROLES[self.role]], device=roles.device, dtype=roles.dtype))
+        chosen = torch.isin(
+            roles, torch.tensor([int(r) for r in ROLES[self.role]], device=roles.device, dtype=roles.dtype)
+        )
         return chosen & torch.stack([_thinned(chosen, take) for take in self.take.split("+")]).any(0)
 
 
@@ -70,11 +82,15 @@ def _thinned(chosen: Tensor, take: str) -> Tensor:
         return rank >= int(value)
     if kind == "last":
         return rank >= count - int(value)
-    return spread(chosen, torch.full_like(count, int(value)) if kind == "uniform" else (count * float(value)).ceil().long())
+    return spread(
+        chosen, torch.full_like(count, int(value)) if kind == "uniform" else (count * float(value)).ceil().long()
+    )
 
 
 def spread(chosen: Tensor, k: Tensor) -> Tensor:
-    """[R, T] booleans: k [R, 1] of each row's chosen tokens (at least one, at most all), evenly spaced from the first on."""
+    """[R, T] booleans: k [R, 1] of each row's chosen tokens (at least one, at most all), evenly spaced from the first
+    on.
+    """
     rank = chosen.cumsum(-1) - 1
     count = chosen.sum(-1, keepdim=True)
     k = torch.minimum(k, count).clamp_min(1)

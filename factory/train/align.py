@@ -1,11 +1,12 @@
 """Aligning a connector with words before any language model runs: a first stage that costs a thousandth of the next.
 
-A question's words pool the image tokens by attention. The pooled token p is to lie near the embedding e of the answer's word, and nearer to
-it than to those of all other answers of the data:
+A question's words pool the image tokens by attention. The pooled token p is to lie near the embedding e of the answer's
+word, and nearer to it than to those of all other answers of the data:
 
     d_c = |p - e_c|² / mean_c' |e_c'|²,   loss = -log softmax_c(-s d_c)[answer] + d_answer,   s learnt
 
-The language model is then handed tokens that look like words it knows. (Ours; what LLaVA does in its first stage is ``pretrain``.)
+The language model is then handed tokens that look like words it knows. (Ours; what LLaVA does in its first stage is
+``pretrain``.)
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ SCALE = 4.0  # at the start; 40 answers are then told apart by gradients that ar
 
 
 class AlignCollator:
-    """Sample numbers to packed ``features`` [B, f], the ``question``'s word ids [B, T] with their ``mask``, and the number of the answer as ``labels`` [B].
+    """Sample numbers to packed ``features`` [B, f], the ``question``'s word ids [B, T] with their ``mask``, and the
+    number of the answer as ``labels`` [B].
 
-    A sample without exactly one picture and one answer teaches nothing: it has no label. Raises ``UserError`` where no sample does,
-    and where there are too many different answers for a choice among them.
+    A sample without exactly one picture and one answer teaches nothing: it has no label. Raises ``UserError`` where no
+    sample does, and where there are too many different answers for a choice among them.
     """
 
     def __init__(self, view: ModelView, prepared: Prepared) -> None:
@@ -40,12 +42,19 @@ class AlignCollator:
         self.answers = sorted(set(texts) - {None})
         self.labels = [IGNORE if text is None else self.answers.index(text) for text in texts]
         if not 1 < len(self.answers) <= MOST_ANSWERS:
-            raise UserError(f"tune.stage: align chooses among the data's answers, at least 2 and at most {MOST_ANSWERS} different ones; these data have {len(self.answers)}")
+            raise UserError(
+                f"tune.stage: align chooses among the data's answers, at least 2 and at most {MOST_ANSWERS} different"
+                f" ones; these data have {len(self.answers)}"
+            )
 
     def __call__(self, numbers: Sequence[int]) -> dict[str, Tensor]:
         rows = [self.prepared[i] for i in numbers]
         blank = torch.zeros_like(self.prepared[self.prepared.n][1][0])
-        words = [[t for t, role in zip(e.encoded.ids, e.encoded.roles, strict=True) if role == Role.QUESTION] or [self.view.pad_id] for e, _ in rows]
+        words = [
+            [t for t, role in zip(e.encoded.ids, e.encoded.roles, strict=True) if role == Role.QUESTION]
+            or [self.view.pad_id]
+            for e, _ in rows
+        ]
         width = max(map(len, words))
         return {
             "features": torch.stack([f[0] if len(f) else blank for _, f in rows]),
@@ -64,17 +73,26 @@ def _answer(view: ModelView, example: Example) -> str | None:
 
 
 class Aligned(nn.Module):
-    """The connector between frozen features and frozen word embeddings, with a query that is thrown away; from a batch to the summed cross entropy."""
+    """The connector between frozen features and frozen word embeddings, with a query that is thrown away; from a batch
+    to the summed cross entropy.
+    """
 
     def __init__(self, view: ModelView, answers: Sequence[str]) -> None:
         super().__init__()
         self.connector, self._tower = view.connector, [view.vision_tower]
         embed = view.model.get_input_embeddings()
         ids = [view.tokenizer(" " + answer, add_special_tokens=False)["input_ids"] for answer in answers]
-        self.register_buffer("names", torch.stack([embed.weight[torch.tensor(i, device=embed.weight.device)].detach().float().mean(0) for i in ids]))
+        self.register_buffer(
+            "names",
+            torch.stack(
+                [embed.weight[torch.tensor(i, device=embed.weight.device)].detach().float().mean(0) for i in ids]
+            ),
+        )
         self._embed = [embed]
         self.query = nn.Linear(view.width, view.width).to(view.device)
-        self.log_scale = nn.Parameter(torch.full((1,), math.log(SCALE), device=view.device))  # DeepSpeed takes no parameter without a dimension
+        self.log_scale = nn.Parameter(
+            torch.full((1,), math.log(SCALE), device=view.device)
+        )  # DeepSpeed takes no parameter without a dimension
 
     def forward(self, features: Tensor, question: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
         tokens = self.connector(self._tower[0].unpack(features.to(self.query.weight.dtype)))

@@ -18,7 +18,9 @@ IMAGE_LENGTH = 150
 
 
 class Lessons(Dataset):
-    """Prompts of ``steps`` batches, ``draw(index, batch, total)`` each; every ``GROUP`` batches are sorted by length and cut anew."""
+    """Prompts of ``steps`` batches, ``draw(index, batch, total)`` each; every ``GROUP`` batches are sorted by length
+    and cut anew.
+    """
 
     def __init__(self, draw: Callable[[int, int, int], Prompt], batch: int, steps: int) -> None:
         self.draw, self.batch, self.total = draw, batch, batch * steps

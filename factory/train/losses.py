@@ -13,7 +13,9 @@ SMOOTHING = 0.95
 
 
 def plot_losses(log: Sequence[dict[str, Any]], title: str, path: Path) -> Path:
-    """Write a PNG of loss and learning rate over optimiser steps, the loss also as a moving average where there are enough steps."""
+    """Write a PNG of loss and learning rate over optimiser steps, the loss also as a moving average where there are
+    enough steps.
+    """
     from matplotlib.figure import Figure
 
     steps, losses = [row["step"] for row in log], [row["loss"] for row in log]

@@ -14,8 +14,10 @@ from transformers import TrainerCallback
 
 
 class Meter(TrainerCallback):
-    """Made just before a training; ``record`` afterwards. On a GPU the memory is what torch allocated at most, on Linux the process's peak.
-    Seconds are the process's own processor time where one thread does all the work, which other programs do not slow down."""
+    """Made just before a training; ``record`` afterwards. On a GPU the memory is what torch allocated at most, on Linux
+    the process's peak. Seconds are the process's own processor time where one thread does all the work, which other
+    programs do not slow down.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.seconds = device, []
@@ -31,19 +33,26 @@ class Meter(TrainerCallback):
     def record(self) -> dict[str, float | None]:
         """The median step's seconds, and the bytes at the fullest moment above those before; None where unknown."""
         peak = self._peak()
-        return {"seconds_per_step": median(self.seconds) if self.seconds else None, "peak_bytes": None if peak is None or self.before is None else peak - self.before}
+        return {
+            "seconds_per_step": median(self.seconds) if self.seconds else None,
+            "peak_bytes": None if peak is None or self.before is None else peak - self.before,
+        }
 
     def _now(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        return time.process_time() if self.device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter()
+        return (
+            time.process_time() if self.device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter()
+        )
 
     def _restart(self) -> int | None:
         """Bytes in use now; the peak is counted from here."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             return torch.cuda.memory_allocated(self.device)
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # freed memory that the process keeps would hide what is taken anew
+        trim = getattr(
+            ctypes.CDLL(None), "malloc_trim", None
+        )  # freed memory that the process keeps would hide what is taken anew
         if trim is not None:
             trim(0)
         try:

@@ -1,4 +1,6 @@
-"""Full training of a model on a benchmark's lessons: the Hugging Face Trainer, resumed from its last checkpoint by itself."""
+"""Full training of a model on a benchmark's lessons: the Hugging Face Trainer, resumed from its last checkpoint by
+itself.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,8 @@ FLOOR = 0.03
 
 
 class OneDevice(TrainingArguments):
-    """Of a process that has one GPU, or a model that is spread over several: left to itself the Trainer takes every GPU it sees, with a
-    batch for each, and moves whatever it is given onto the first."""
+    """Of a process that has one GPU, or a model that is spread over several: left to itself the Trainer takes every GPU
+    it sees, with a batch for each, and moves whatever it is given onto the first."""
 
     n_gpu = 1
     place_model_on_device = False  # accelerate does it, and leaves a spread model alone
@@ -57,14 +59,36 @@ def per_row_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def arguments(
-    folder: Path, steps: int, batch: int, learning_rate: float, warmup: int, weight_decay: float, save_every: int, seed: int, cpu: bool
+    folder: Path,
+    steps: int,
+    batch: int,
+    learning_rate: float,
+    warmup: int,
+    weight_decay: float,
+    save_every: int,
+    seed: int,
+    cpu: bool,
 ) -> TrainingArguments:
     return OneDevice(
-        output_dir=str(folder), max_steps=steps, per_device_train_batch_size=batch, learning_rate=learning_rate, warmup_steps=warmup,
-        weight_decay=weight_decay, adam_beta2=0.98, lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr_rate": FLOOR},
-        save_steps=save_every, save_total_limit=1, logging_steps=50, report_to="tensorboard", seed=seed, remove_unused_columns=False,
-        use_cpu=cpu, dataloader_num_workers=0, dataloader_pin_memory=False,
-    )  # fmt: skip
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=batch,
+        learning_rate=learning_rate,
+        warmup_steps=warmup,
+        weight_decay=weight_decay,
+        adam_beta2=0.98,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": FLOOR},
+        save_steps=save_every,
+        save_total_limit=1,
+        logging_steps=50,
+        report_to="tensorboard",
+        seed=seed,
+        remove_unused_columns=False,
+        use_cpu=cpu,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=False,
+    )
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -72,10 +96,16 @@ def last_checkpoint(folder: Path) -> str | None:
 
 
 def train(view: ModelView, lessons: Lessons, spec: TrainSpec, steps: int, seed: int, folder: Path) -> None:
-    """Train every parameter of ``view.model`` in place on ``lessons``; gone on from the last checkpoint in ``folder`` after a kill."""
+    """Train every parameter of ``view.model`` in place on ``lessons``; gone on from the last checkpoint in ``folder``
+    after a kill.
+    """
     view.model.requires_grad_(True).train()
     cpu = view.device.type == "cpu"
-    args = arguments(folder, steps, spec.batch_size, spec.learning_rate, spec.warmup, spec.weight_decay, spec.save_every, seed, cpu)
-    trainer = LessonTrainer(model=view.model, args=args, train_dataset=lessons, data_collator=Collator(view), text_weight=spec.text_weight)
+    args = arguments(
+        folder, steps, spec.batch_size, spec.learning_rate, spec.warmup, spec.weight_decay, spec.save_every, seed, cpu
+    )
+    trainer = LessonTrainer(
+        model=view.model, args=args, train_dataset=lessons, data_collator=Collator(view), text_weight=spec.text_weight
+    )
     trainer.train(resume_from_checkpoint=last_checkpoint(folder))
     view.model.eval().requires_grad_(False)

@@ -1,7 +1,8 @@
-"""Instruction tuning and connector pretraining: the Hugging Face Trainer over a tuner's parameters, alone or under DeepSpeed.
+"""Instruction tuning and connector pretraining: the Hugging Face Trainer over a tuner's parameters, alone or under
+DeepSpeed.
 
-One trajectory whatever the number of ranks: the samples of an optimiser step depend on the step alone, and the loss is the mean over all
-labelled tokens of the step, whichever rank and micro-batch they fall to.
+One trajectory whatever the number of ranks: the samples of an optimiser step depend on the step alone, and the loss is
+the mean over all labelled tokens of the step, whichever rank and micro-batch they fall to.
 """
 
 from __future__ import annotations
@@ -34,19 +35,28 @@ MANIFEST, WEIGHTS, PASSING = "manifest.json", "trained.safetensors", "objective.
 
 
 class Answers(nn.Module):
-    """A model as the Trainer runs it: from a batch with ``labels`` [B, T] to the summed cross entropy of the labelled tokens."""
+    """A model as the Trainer runs it: from a batch with ``labels`` [B, T] to the summed cross entropy of the labelled
+    tokens.
+    """
 
     def __init__(self, view: ModelView) -> None:
         super().__init__()
         self.model, self.view = view.model, view
 
     def forward(self, labels: Tensor, **batch: Tensor) -> Tensor:
-        """Unembeds the positions that predict a label in some row; the others' logits, most of a long batch's memory, are never made."""
+        """Unembeds the positions that predict a label in some row; the others' logits, most of a long batch's memory,
+        are never made.
+        """
         targets = labels[:, 1:]
         kept = (targets != IGNORE).any(0).nonzero()[:, 0]
         kept = kept if len(kept) else kept.new_zeros(1)
         hidden = self.view.core(**batch, use_cache=False).last_hidden_state.to(labels.device)
-        return F.cross_entropy(self.view.logits(hidden[:, kept]).flatten(0, 1), targets[:, kept].flatten(), ignore_index=IGNORE, reduction="sum")
+        return F.cross_entropy(
+            self.view.logits(hidden[:, kept]).flatten(0, 1),
+            targets[:, kept].flatten(),
+            ignore_index=IGNORE,
+            reduction="sum",
+        )
 
 
 @dataclass(frozen=True)
@@ -59,13 +69,20 @@ class Shape:
 
     @classmethod
     def of(cls, spec: TuneSpec, ranks: int) -> Shape:
-        """Raises ``UserError`` where the batch cannot be shared out evenly: a sample more on one rank would change what is learnt."""
+        """Raises ``UserError`` where the batch cannot be shared out evenly: a sample more on one rank would change what
+        is learnt.
+        """
         share, odd = divmod(spec.batch_size, ranks)
         if odd:
-            raise UserError(f"tune.batch_size={spec.batch_size} cannot be shared out to {ranks} ranks; choose a multiple of {ranks}")
+            raise UserError(
+                f"tune.batch_size={spec.batch_size} cannot be shared out to {ranks} ranks; choose a multiple of {ranks}"
+            )
         micro = min(spec.micro_batch or share, share)
         if share % micro:
-            raise UserError(f"tune.micro_batch={micro} does not divide the {share} samples that each of {ranks} ranks takes of tune.batch_size={spec.batch_size}")
+            raise UserError(
+                f"tune.micro_batch={micro} does not divide the {share} samples that each of {ranks} ranks takes of"
+                f" tune.batch_size={spec.batch_size}"
+            )
         return cls(ranks, micro, share // micro)
 
 
@@ -77,10 +94,20 @@ class TuneTrainer(InOrder):
         self.tuner, self.about = tuner, about
         ours = {id(p) for p in tuner.trainable.values()}
         self.passing = {name: p for name, p in self.model.named_parameters() if p.requires_grad and id(p) not in ours}
-        self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = True  # asks for the token count of the step, which compute_loss divides by
+        self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = (
+            True  # asks for the token count of the step, which compute_loss divides by
+        )
 
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Tensor | None = None) -> Tensor:
-        return model(**inputs) * self.accelerator.num_processes / num_items_in_batch.clamp_min(1)  # the ranks' gradients are averaged
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Tensor:
+        return (
+            model(**inputs) * self.accelerator.num_processes / num_items_in_batch.clamp_min(1)
+        )  # the ranks' gradients are averaged
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         values = zero.whole(self.tuner.trainable)
@@ -107,7 +134,9 @@ class TuneTrainer(InOrder):
         if not self.is_deepspeed_enabled or resume_from_checkpoint is None:
             return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
-        deepspeed_load_checkpoint(self.model_wrapped, resume_from_checkpoint, load_module_strict=False)  # frozen weights are not in it
+        deepspeed_load_checkpoint(
+            self.model_wrapped, resume_from_checkpoint, load_module_strict=False
+        )  # frozen weights are not in it
         self._load_optimizer_and_scheduler(resume_from_checkpoint)
         return prepared
 
@@ -118,7 +147,9 @@ class TuneTrainer(InOrder):
             folder = Path(self.args.output_dir)
             current = folder / f"checkpoint-{self.state.global_step}"
             shapes = {name: list(getattr(p, "ds_shape", p.shape)) for name, p in self.tuner.trainable.items()}
-            files.write_json(current / MANIFEST, {"schema": 1, "step": self.state.global_step, **self.about, "trained": shapes})
+            files.write_json(
+                current / MANIFEST, {"schema": 1, "step": self.state.global_step, **self.about, "trained": shapes}
+            )
             for old in folder.glob("checkpoint-*"):
                 if old != current:
                     shutil.rmtree(old)
@@ -127,7 +158,8 @@ class TuneTrainer(InOrder):
 def last_checkpoint(folder: Path, about: dict[str, Any]) -> Path | None:
     """The newest whole checkpoint (its manifest is written last) of a training like ``about``.
 
-    Raises ``UserError`` for one written by another number of ranks or another ZeRO stage: optimiser states are cut by those.
+    Raises ``UserError`` for one written by another number of ranks or another ZeRO stage: optimiser states are cut by
+    those.
     """
     whole = sorted(folder.glob(f"checkpoint-*/{MANIFEST}"), key=lambda path: int(path.parent.name.rpartition("-")[2]))
     if not whole:
@@ -135,41 +167,86 @@ def last_checkpoint(folder: Path, about: dict[str, Any]) -> Path | None:
     manifest = files.read_json(whole[-1])
     if different := [key for key in about if manifest.get(key) != about[key]]:
         saved, now = ({key: each.get(key) for key in different} for each in (manifest, about))
-        raise UserError(f"{whole[-1].parent}: written by a training with {saved}; this one has {now}. Go on with the former, or start afresh with name=OTHER")
+        raise UserError(
+            f"{whole[-1].parent}: written by a training with {saved}; this one has {now}. Go on with the former, or"
+            " start afresh with name=OTHER"
+        )
     return whole[-1].parent
 
 
 def train(
-    view: ModelView, tuner: Tuner, data: Dataset, collator: Callable[[Sequence[int]], dict[str, Tensor]], spec: TuneSpec, launch: LaunchSpec, steps: int, seed: int, folder: Path,
-    callbacks: Sequence[TrainerCallback] = (), objective: nn.Module | None = None,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Train what ``tuner``, applied to ``view``, makes trainable, for ``steps`` optimiser steps; returns the log, a row a step.
+    view: ModelView,
+    tuner: Tuner,
+    data: Dataset,
+    collator: Callable[[Sequence[int]], dict[str, Tensor]],
+    spec: TuneSpec,
+    launch: LaunchSpec,
+    steps: int,
+    seed: int,
+    folder: Path,
+    callbacks: Sequence[TrainerCallback] = (),
+    objective: nn.Module | None = None,
+) -> list[dict[str, Any]]:
+    """Train what ``tuner``, applied to ``view``, makes trainable, for ``steps`` optimiser steps; returns the log, a row
+    a step.
 
-    ``objective`` takes a batch of ``collator`` to a summed loss over its labels; by default ``Answers``. Parameters of its own are trained
-    with it, and kept in checkpoints alone.
+    ``objective`` takes a batch of ``collator`` to a summed loss over its labels; by default ``Answers``. Parameters of
+    its own are trained with it, and kept in checkpoints alone.
 
-    Goes on from the last whole checkpoint in ``folder``, with the same result as an uninterrupted training. Under ZeRO-3 the weights
-    stay cut over the ranks; ``zero.whole`` puts them together. Raises ``UserError`` for a model that lies in host memory in part.
+    Goes on from the last whole checkpoint in ``folder``, with the same result as an uninterrupted training. Under
+    ZeRO-3 the weights stay cut over the ranks; ``zero.whole`` puts them together. Raises ``UserError`` for a model that
+    lies in host memory in part.
     """
     if any(p.is_meta for p in view.model.parameters()):
-        raise UserError("model.device_map: the GPUs do not hold the whole model, and no gradient passes what lies in host memory; use model.quantize=4bit, launch.zero=3 or more GPUs")
+        raise UserError(
+            "model.device_map: the GPUs do not hold the whole model, and no gradient passes what lies in host memory;"
+            " use model.quantize=4bit, launch.zero=3 or more GPUs"
+        )
     shape, config = Shape.of(spec, zero.world_size()), zero.configuration(launch)
     cpu = view.device.type == "cpu"
     zero.prepare(cpu, config is not None)
     about = {"ranks": shape.ranks, "zero": launch.zero, "micro_batch": shape.micro}
     _ready(view, tuner, spec)
     args = OneDevice(
-        output_dir=str(folder), max_steps=steps, per_device_train_batch_size=shape.micro, gradient_accumulation_steps=shape.accumulate,
-        learning_rate=spec.learning_rate or tuner.learning_rate, lr_scheduler_type="constant_with_warmup" if spec.schedule == "constant" else spec.schedule,
-        warmup_steps=round(spec.warmup * steps), weight_decay=spec.weight_decay, max_grad_norm=spec.max_grad_norm, optim="adamw_torch", bf16=spec.bf16,
-        save_steps=spec.save_every, logging_steps=1, logging_nan_inf_filter=False, report_to=[name for name in spec.report if name != "tensorboard"] or "none", seed=seed,
-        remove_unused_columns=False, use_cpu=cpu, dataloader_num_workers=spec.data.workers, dataloader_pin_memory=not cpu, disable_tqdm=True,
-        deepspeed=config, log_level="error", run_name="-".join(folder.parts[-3:-1]),
-    )  # fmt: skip
-    trainer = TuneTrainer(tuner, about, model=objective or Answers(view), args=args, train_dataset=data, data_collator=collator, callbacks=list(callbacks))
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=shape.micro,
+        gradient_accumulation_steps=shape.accumulate,
+        learning_rate=spec.learning_rate or tuner.learning_rate,
+        lr_scheduler_type="constant_with_warmup" if spec.schedule == "constant" else spec.schedule,
+        warmup_steps=round(spec.warmup * steps),
+        weight_decay=spec.weight_decay,
+        max_grad_norm=spec.max_grad_norm,
+        optim="adamw_torch",
+        bf16=spec.bf16,
+        save_steps=spec.save_every,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        report_to=[name for name in spec.report if name != "tensorboard"] or "none",
+        seed=seed,
+        remove_unused_columns=False,
+        use_cpu=cpu,
+        dataloader_num_workers=spec.data.workers,
+        dataloader_pin_memory=not cpu,
+        disable_tqdm=True,
+        deepspeed=config,
+        log_level="error",
+        run_name="-".join(folder.parts[-3:-1]),
+    )
+    trainer = TuneTrainer(
+        tuner,
+        about,
+        model=objective or Answers(view),
+        args=args,
+        train_dataset=data,
+        data_collator=collator,
+        callbacks=list(callbacks),
+    )
     trainer.remove_callback(PrinterCallback)
     if "tensorboard" in spec.report and zero.is_first():
-        trainer.add_callback(TensorBoardCallback(SummaryWriter(folder.parent / "tensorboard")))  # one folder, however often it is started
+        trainer.add_callback(
+            TensorBoardCallback(SummaryWriter(folder.parent / "tensorboard"))
+        )  # one folder, however often it is started
     checkpoint = last_checkpoint(folder, about)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if "wandb" in spec.report and zero.is_first():
@@ -182,7 +259,9 @@ def train(
 
 
 def _ready(view: ModelView, tuner: Tuner, spec: TuneSpec) -> None:
-    """What is trained in float32 (and contiguous, as DeepSpeed wants it), and the decoder's blocks recomputed where that is asked for."""
+    """What is trained in float32 (and contiguous, as DeepSpeed wants it), and the decoder's blocks recomputed where
+    that is asked for.
+    """
     for p in tuner.trainable.values():
         p.data = p.data.float().contiguous()
     if spec.gradient_checkpointing:

@@ -1,8 +1,8 @@
 """Pretraining by questions about pictures: of a vision tower alone (as LLaVA starts from CLIP), then of the connector.
 
-A question is a set of words, its embedding a query that pools the patch states by attention. A linear layer names the answer
-while the tower is trained; the connector is trained, all else frozen, so that the pooled image tokens point at the embedding
-of the answer's word among the answers of the same kind: the language model is handed words it knows.
+A question is a set of words, its embedding a query that pools the patch states by attention. A linear layer names the
+answer while the tower is trained; the connector is trained, all else frozen, so that the pooled image tokens point at
+the embedding of the answer's word among the answers of the same kind: the language model is handed words it knows.
 """
 
 from __future__ import annotations
@@ -62,7 +62,12 @@ class Questioned(nn.Module):
         ids = [[self.words[w] for w in words] for _, words, _ in rows]
         offsets = torch.tensor([0, *map(len, ids)][:-1]).cumsum(0)
         labels = torch.tensor([self.answers[answer] for *_, answer in rows])
-        return {"pixel_values": pixels, "words": torch.tensor([i for row in ids for i in row]), "offsets": offsets, "labels": labels}
+        return {
+            "pixel_values": pixels,
+            "words": torch.tensor([i for row in ids for i in row]),
+            "offsets": offsets,
+            "labels": labels,
+        }
 
 
 class Aligned(Questioned):
@@ -86,10 +91,14 @@ class Aligned(Questioned):
 
 
 def pretrain_vision(view: ModelView, benchmark: Any, spec: TrainSpec, seed: int, folder: Path) -> None:
-    """Train the vision tower of ``view.model`` in place; gone on from the last checkpoint in ``folder`` after a kill."""
+    """Train the vision tower of ``view.model`` in place; gone on from the last checkpoint in ``folder`` after a
+    kill.
+    """
     torch.manual_seed(seed)
     layer = view.model.config.vision_feature_layer
-    model = Questioned(view.vision_tower.requires_grad_(True).train(), layer, benchmark.question_words, sum(benchmark.answers, ()))
+    model = Questioned(
+        view.vision_tower.requires_grad_(True).train(), layer, benchmark.question_words, sum(benchmark.answers, ())
+    )
     _train(view, benchmark, model, spec, spec.vision_steps, seed, folder)
     view.vision_tower.eval().requires_grad_(False)
 
@@ -97,12 +106,27 @@ def pretrain_vision(view: ModelView, benchmark: Any, spec: TrainSpec, seed: int,
 def pretrain_connector(view: ModelView, benchmark: Any, spec: TrainSpec, seed: int, folder: Path) -> None:
     """Train the connector of ``view.model`` in place, the vision tower and the language model frozen."""
     torch.manual_seed(seed)
-    _train(view, benchmark, Aligned(view, benchmark.question_words, benchmark.answers), spec, spec.connector_steps, seed, folder)
+    _train(
+        view,
+        benchmark,
+        Aligned(view, benchmark.question_words, benchmark.answers),
+        spec,
+        spec.connector_steps,
+        seed,
+        folder,
+    )
     view.connector.requires_grad_(False)
 
 
-def _train(view: ModelView, benchmark: Any, model: Questioned, spec: TrainSpec, steps: int, seed: int, folder: Path) -> None:
+def _train(
+    view: ModelView, benchmark: Any, model: Questioned, spec: TrainSpec, steps: int, seed: int, folder: Path
+) -> None:
     batch = 2 * spec.batch_size
     args = arguments(folder, steps, batch, spec.learning_rate, spec.warmup, 0.05, 500, seed, view.device.type == "cpu")
-    trainer = InOrder(model=model, args=args, train_dataset=Pictures(benchmark, steps * batch), data_collator=lambda rows: model.collate(view, rows))
+    trainer = InOrder(
+        model=model,
+        args=args,
+        train_dataset=Pictures(benchmark, steps * batch),
+        data_collator=lambda rows: model.collate(view, rows),
+    )
     trainer.train(resume_from_checkpoint=last_checkpoint(folder))

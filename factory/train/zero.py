@@ -28,7 +28,8 @@ def is_first() -> bool:
 def configuration(launch: LaunchSpec) -> dict[str, Any] | None:
     """DeepSpeed's configuration; None for one process without ZeRO, which needs no DeepSpeed.
 
-    The optimiser is the Trainer's own in every stage, so that all stages follow one trajectory. Values "auto" are the Trainer's.
+    The optimiser is the Trainer's own in every stage, so that all stages follow one trajectory. Values "auto" are the
+    Trainer's.
     """
     if world_size() == 1 and launch.zero == 0:
         return None
@@ -40,22 +41,37 @@ def configuration(launch: LaunchSpec) -> dict[str, Any] | None:
     if "parameters" in launch.offload:
         zero["offload_param"] = {"device": "cpu"}
     return {
-        "train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto", "gradient_clipping": "auto",
-        "bf16": {"enabled": "auto"}, "zero_optimization": zero, "zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False,
-    }  # fmt: skip
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "bf16": {"enabled": "auto"},
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
 
 
 def prepare(cpu: bool, used: bool) -> None:
-    """Make DeepSpeed usable here: without a launcher it needs a world of one, and on the CPU its shared-memory operation would be
-    compiled for minutes to no avail."""
+    """Make DeepSpeed usable here: without a launcher it needs a world of one, and on the CPU its shared-memory
+    operation would be compiled for minutes to no avail."""
     if cpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if not used:
         return
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.")  # names that DeepSpeed still uses
-    logging.getLogger("accelerate.accelerator").setLevel(logging.ERROR)  # it warns that DeepSpeed counts the accumulation steps, as it is told to
+    warnings.filterwarnings(
+        "ignore", category=FutureWarning, module=r"torch\.distributed\."
+    )  # names that DeepSpeed still uses
+    logging.getLogger("accelerate.accelerator").setLevel(
+        logging.ERROR
+    )  # it warns that DeepSpeed counts the accumulation steps, as it is told to
     if "RANK" not in os.environ:
-        alone = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+        alone = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(_free_port()),
+            "RANK": "0",
+            "LOCAL_RANK": "0",
+            "WORLD_SIZE": "1",
+        }
         os.environ.update({k: v for k, v in alone.items() if k not in os.environ})
     if cpu:
         import deepspeed.ops
@@ -70,7 +86,9 @@ def _free_port() -> int:
 
 
 def whole(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """The values of parameters on the CPU, put together where ZeRO-3 has cut them over the ranks; all ranks must call it."""
+    """The values of parameters on the CPU, put together where ZeRO-3 has cut them over the ranks; all ranks must call
+    it.
+    """
     if not any(hasattr(p, "ds_id") for p in parameters.values()):
         return {name: p.detach().cpu().clone() for name, p in parameters.items()}
     import deepspeed

@@ -1,4 +1,6 @@
-"""Tuning: what a method trains (Tuner), how its trained part is kept and found again, and how many parameters it has."""
+"""Tuning: what a method trains (Tuner), how its trained part is kept and found again, and how many parameters it
+has.
+"""
 
 from factory.tune.base import Part, Tuner
 from factory.tune.checkpoint import is_saved, load, save

@@ -6,8 +6,8 @@
     tune.save(folder, tuner, view)                          # the trained part alone
     tune.load(folder, another_view)                         # the tuner that the manifest names, applied and filled
 
-A tuner works through hooks and submodules of ``view.model``, so whoever runs that model (a trainer, DeepSpeed, ``generate``)
-runs the tuned model.
+A tuner works through hooks and submodules of ``view.model``, so whoever runs that model (a trainer, DeepSpeed,
+``generate``) runs the tuned model.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ Part = Literal["connector", "vision_tower"]
 
 
 class Tuner:
-    """Base of the tuners. A subclass defines ``insert``, and ``withdraw`` where hooks and submodules are not all it adds.
+    """Base of the tuners. A subclass defines ``insert``, and ``withdraw`` where hooks and submodules are not all it
+    adds.
 
     ``learning_rate`` is the method's own default and ``sweep`` the values to choose among on dev data: one rate for all
     methods is no fair comparison. ``inside_blocks`` says whether its parameters are used inside the decoder blocks, and
@@ -53,7 +54,9 @@ class Tuner:
         self._before: dict[str, Tensor] | None = None
 
     def insert(self, view: ModelView, roles: Roles) -> Iterable[nn.Parameter]:
-        """Add what is trained, through ``attach`` and ``keep``, and return its parameters. ``roles.step`` is what a forward processes."""
+        """Add what is trained, through ``attach`` and ``keep``, and return its parameters. ``roles.step`` is what a
+        forward processes.
+        """
         raise TypeError(f"{type(self).__name__} must define insert(view, roles)")
 
     def withdraw(self, view: ModelView) -> None:
@@ -62,8 +65,8 @@ class Tuner:
     def apply(self, view: ModelView, beside: Sequence[Part] = (), restorable: bool = False) -> dict[str, nn.Parameter]:
         """Freeze ``view.model``, add this method, and return the trainable parameters by their name in the model.
 
-        ``beside`` are whole parts trained with it (every method of the paper trains the connector). ``restorable`` keeps a copy of
-        the weights that are trained in place, so that ``remove`` can restore them.
+        ``beside`` are whole parts trained with it (every method of the paper trains the connector). ``restorable``
+        keeps a copy of the weights that are trained in place, so that ``remove`` can restore them.
         Raises ``UserError`` where the method does not fit the model, and RuntimeError when applied twice.
         """
         if self._handles:
@@ -84,7 +87,9 @@ class Tuner:
             self.remove(view)
             raise
         trained = self.parts | (self.own if self.in_place else {})
-        self._before = {name: p.detach().cpu().clone() for name, p in trained.items()} if restorable or not trained else None
+        self._before = (
+            {name: p.detach().cpu().clone() for name, p in trained.items()} if restorable or not trained else None
+        )
         for module in view.model.modules():
             if id(module) not in known:
                 module.training = view.model.training  # a new module is born in training mode, its dropout on
@@ -101,7 +106,10 @@ class Tuner:
 
     def counts(self) -> dict[str, int]:
         """Trainable numbers: ``tuner`` the method's own, ``beside`` those of whole parts."""
-        return {"tuner": sum(p.numel() for p in self.own.values()), "beside": sum(p.numel() for p in self.parts.values())}
+        return {
+            "tuner": sum(p.numel() for p in self.own.values()),
+            "beside": sum(p.numel() for p in self.parts.values()),
+        }
 
     def remove(self, view: ModelView) -> None:
         """Take the method out: the model is what it was, bit for bit, and frozen.
@@ -109,7 +117,9 @@ class Tuner:
         Raises RuntimeError where weights were trained in place and ``apply`` was not told to keep a copy.
         """
         if self._before is None and self.trainable:
-            raise RuntimeError(f"tuner '{self.name}' trained weights in place; apply it with restorable=True, or load the model again")
+            raise RuntimeError(
+                f"tuner '{self.name}' trained weights in place; apply it with restorable=True, or load the model again"
+            )
         with torch.no_grad():
             for name, tensor in (self._before or {}).items():
                 self.trainable[name].copy_(tensor)
@@ -127,7 +137,9 @@ class Tuner:
         return self.in_place or not self.own
 
     def settle(self, view: ModelView) -> None:
-        """Leave what was trained in the model for good, and nothing else of the method; for one that is ``in_model``."""
+        """Leave what was trained in the model for good, and nothing else of the method; for one that is
+        ``in_model``.
+        """
         if not self.in_model:
             raise RuntimeError(f"tuner '{self.name}' adds to the model; it cannot be settled in it")
         self._before = {}
@@ -155,7 +167,8 @@ class Tuner:
                 self.trainable[name].copy_(tensor)
 
     def _wake_lowest_block(self, view: ModelView) -> None:
-        """Reentrant checkpointing passes no gradient into a block whose input needs none: make the lowest tuned block's need one.
+        """Reentrant checkpointing passes no gradient into a block whose input needs none: make the lowest tuned block's
+        need one.
 
         Blocks below it stay out of the backward pass.
         """
@@ -163,7 +176,10 @@ class Tuner:
         lowest = next((block for block in view.layers if any(id(p) in own for p in block.parameters())), None)
 
         def wake(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Any, ...] | None:
-            if not (torch.is_grad_enabled() and module.training and getattr(module, "gradient_checkpointing", False)) or args[0].requires_grad:
+            if (
+                not (torch.is_grad_enabled() and module.training and getattr(module, "gradient_checkpointing", False))
+                or args[0].requires_grad
+            ):
                 return None
             return (args[0].detach().requires_grad_(), *args[1:])
 

@@ -19,7 +19,13 @@ MANIFEST, TENSORS = "tuner_config.json", "tuner.safetensors"
 LIBRARIES = ("torch", "transformers", "peft", "safetensors", "steering-factory")
 
 
-def save(folder: Path, tuner: Tuner, view: ModelView, about: Mapping[str, Any] | None = None, tensors: Mapping[str, Tensor] | None = None) -> Path:
+def save(
+    folder: Path,
+    tuner: Tuner,
+    view: ModelView,
+    about: Mapping[str, Any] | None = None,
+    tensors: Mapping[str, Tensor] | None = None,
+) -> Path:
     """Write what ``tuner`` trained on ``view``; ``about`` goes into the manifest.
 
     ``tensors`` are the trained values by name where the model does not hold them whole (ZeRO-3).
@@ -54,7 +60,12 @@ def load(folder: Path, view: ModelView) -> Tuner:
         raise UserError(f"{folder}: not a tuner's folder (it has no {MANIFEST})")
     manifest = files.read_json(folder / MANIFEST)
     try:
-        kind, params, beside, theirs = manifest["type"], manifest["params"], tuple(manifest["beside"]), manifest["base_model"]
+        kind, params, beside, theirs = (
+            manifest["type"],
+            manifest["params"],
+            tuple(manifest["beside"]),
+            manifest["base_model"],
+        )
         made_for = (theirs["fingerprint"], theirs.get("class"))
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder / MANIFEST}: not a manifest of a tuner ({type(error).__name__})") from error
@@ -75,9 +86,26 @@ def _card(manifest: dict[str, Any]) -> str:
     lines = [f"- {key}: {value}" for key, value in {**manifest["about"], **manifest["params"]}.items()]
     return "\n".join(
         [
-            "---", "library_name: steering-factory", "tags: [multimodal, parameter-efficient-fine-tuning]", "---", "",
-            f"# {manifest['type']} for {manifest['base_model']['class']}", "",
-            f"{counts['tuner']:,} trained parameters, and {counts['beside']:,} of {', '.join(manifest['beside']) or 'no part'} beside them.", "", *lines, "",
-            "```python", "from factory import tune", "", "tune.load(folder, view)", "view.model.generate(**view.encode(prompts))", "```", "",
+            "---",
+            "library_name: steering-factory",
+            "tags: [multimodal, parameter-efficient-fine-tuning]",
+            "---",
+            "",
+            f"# {manifest['type']} for {manifest['base_model']['class']}",
+            "",
+            (
+                f"{counts['tuner']:,} trained parameters, and {counts['beside']:,} of"
+                f" {', '.join(manifest['beside']) or 'no part'} beside them."
+            ),
+            "",
+            *lines,
+            "",
+            "```python",
+            "from factory import tune",
+            "",
+            "tune.load(folder, view)",
+            "view.model.generate(**view.encode(prompts))",
+            "```",
+            "",
         ]
-    )  # fmt: skip
+    )

@@ -1,4 +1,6 @@
-"""PEFT's methods as tuners: its layers are put into the decoder's projections, named one by one, and taken out again."""
+"""PEFT's methods as tuners: its layers are put into the decoder's projections, named one by one, and taken out
+again.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +34,15 @@ class PeftTuner(Tuner):
 
     def insert(self, view: ModelView, roles: Roles) -> Iterable[nn.Parameter]:
         if any(isinstance(module, BaseTunerLayer) for module in view.model.modules()):
-            raise UserError(f"tuner '{self.name}': the model holds a trained part with PEFT's layers already, which this one would replace; choose adapter or mores, or stage: pretrain")
+            raise UserError(
+                f"tuner '{self.name}': the model holds a trained part with PEFT's layers already, which this one would"
+                " replace; choose adapter or mores, or stage: pretrain"
+            )
         targets = projections(view, self.kinds())
         before = {id(p) for p in view.model.parameters()}
-        self._peft = self.peft_class(view.model, self.config(list(targets)), "default", low_cpu_mem_usage=view.device.type == "meta")
+        self._peft = self.peft_class(
+            view.model, self.config(list(targets)), "default", low_cpu_mem_usage=view.device.type == "meta"
+        )
         return [p for p in view.model.parameters() if id(p) not in before]
 
     def withdraw(self, view: ModelView) -> None:

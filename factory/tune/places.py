@@ -25,24 +25,42 @@ Layers = Annotated[str, StringConstraints(pattern=rf"^({LAYERS})$")]
 
 
 def projections(view: ModelView, kinds: Sequence[str]) -> dict[str, nn.Module]:
-    """The decoder's linear maps of these ``kinds`` (keys of ``PROJECTIONS``) by their full name in ``view.model``, bottom up.
+    """The decoder's linear maps of these ``kinds`` (keys of ``PROJECTIONS``) by their full name in ``view.model``,
+    bottom up.
 
-    The vision tower's, which share their names, are never among them. Raises ``UserError`` where a block has none of a kind.
+    The vision tower's, which share their names, are never among them. Raises ``UserError`` where a block has none of a
+    kind.
     """
     blocks = {id(module) for block in view.layers for module in block.modules()}
     inside = {name: module for name, module in view.model.named_modules() if id(module) in blocks and name}
     found = {}
     for kind in kinds:
-        mine = {name: module for name, module in inside.items() if name.rpartition(".")[2] in PROJECTIONS[kind] and hasattr(module, "weight")}
+        mine = {
+            name: module
+            for name, module in inside.items()
+            if name.rpartition(".")[2] in PROJECTIONS[kind] and hasattr(module, "weight")
+        }
         if len(mine) < view.depth:
-            raise UserError(f"{type(view.model).__name__}: its decoder blocks have no projection called {' or '.join(PROJECTIONS[kind])}, which this tuner trains")
+            raise UserError(
+                f"{type(view.model).__name__}: its decoder blocks have no projection called"
+                f" {' or '.join(PROJECTIONS[kind])}, which this tuner trains"
+            )
         found |= mine
     return found
 
 
 def chosen_layers(layers: Layers, depth: int) -> list[int]:
-    """0-based blocks: all, every:K (0, K, 2K, …, table 10 of the MoReS paper), or its thirds of table 11, each half the depth."""
+    """0-based blocks: all, every:K (0, K, 2K, …, table 10 of the MoReS paper), or its thirds of table 11, each half the
+    depth.
+    """
     if step := re.fullmatch(r"every:(\d+)", layers):
         return list(range(0, depth, int(step[1])))
     half, quarter = depth // 2, depth // 4
-    return list({"all": range(depth), "shallow": range(half), "middle": range(quarter, quarter + half), "deep": range(depth - half, depth)}[layers])
+    return list(
+        {
+            "all": range(depth),
+            "shallow": range(half),
+            "middle": range(quarter, quarter + half),
+            "deep": range(depth - half, depth),
+        }[layers]
+    )

@@ -1,8 +1,8 @@
 """Generated answers while attention is cut (Instruction Anchor, sec. 3.3.3, figure 3c; SPEC section 5).
 
-What knockout (eq. 3, 4) sees in the first token's distribution is looked at in whole answers: a pathway is cut in the deep layers
-while the prompt's end is read and all of the answer is generated, and the modality-following ratio (MFR) is taken on the prompts
-that follow. The paper's deep layers are lost in our copy: the upper half, or ``layers``.
+What knockout (eq. 3, 4) sees in the first token's distribution is looked at in whole answers: a pathway is cut in the
+deep layers while the prompt's end is read and all of the answer is generated, and the modality-following ratio (MFR) is
+taken on the prompts that follow. The paper's deep layers are lost in our copy: the upper half, or ``layers``.
 """
 
 from __future__ import annotations
@@ -33,16 +33,22 @@ DRAMATIC, NEGLIGIBLE = 0.5, 0.1  # falls of MFR; ours, the paper has a figure an
 
 @register("diagnostic", "answer_knockout")
 class AnswerKnockout(Instructing):
-    """Modality following of generated answers while attention between token roles is cut (Instruction Anchor, figure 3c).
+    """Modality following of generated answers while attention between token roles is cut (Instruction Anchor, figure
+    3c).
 
     Rows: ``follows`` (1 or 0) of every prompt and pathway; with a ``layer`` where a window around it was cut.
     """
 
     class Params(InstructedParams):
-        """``pathways`` as in ``knockout``; ``layers``: first and last that are cut (null: the upper half). ``window``: also cut so many
-        layers around each one, for a curve by layer (null: no curve)."""
+        """``pathways`` as in ``knockout``; ``layers``: first and last that are cut (null: the upper half). ``window``:
+        also cut so many layers around each one, for a curve by layer (null: no curve)."""
 
-        pathways: Annotated[tuple[Pathway, ...], Field(min_length=1)] = (STRONG, WEAK, "compliant->instruction", "competing->instruction")
+        pathways: Annotated[tuple[Pathway, ...], Field(min_length=1)] = (
+            STRONG,
+            WEAK,
+            "compliant->instruction",
+            "competing->instruction",
+        )
         layers: tuple[int, int] | None = None
         window: PositiveInt | None = None
 
@@ -61,7 +67,16 @@ class AnswerKnockout(Instructing):
                     texts = answers(view, rest, bench.max_new_tokens, bench.among)
                 for i, text in enumerate(texts):
                     follows = bench.benchmark.judge(items[i].sample, items[i].form, text) == items[i].direction
-                    rows.append({**asked.facts(i), "metric": "follows", "pathway": pathway, "layer": layer, "head": None, "value": float(follows)})
+                    rows.append(
+                        {
+                            **asked.facts(i),
+                            "metric": "follows",
+                            "pathway": pathway,
+                            "layer": layer,
+                            "head": None,
+                            "value": float(follows),
+                        }
+                    )
         return rows
 
     def summary(self, rows: Rows) -> Summary:
@@ -70,20 +85,36 @@ class AnswerKnockout(Instructing):
         directions = [d for d in p.directions if matching(followed, direction=d)]
         shares = {d: {path: _share(followed, d, path) for path in p.pathways} for d in directions}
         layers = sorted({r["layer"] for r in followed} - {None})
-        curves = {d: {path: [_share(followed, d, path, layer).mean for layer in layers] for path in p.pathways} for d in directions} if layers else {}
+        curves = (
+            {
+                d: {path: [_share(followed, d, path, layer).mean for layer in layers] for path in p.pathways}
+                for d in directions
+            }
+            if layers
+            else {}
+        )
         findings = [_mediated(followed, d) for d in directions if {STRONG, WEAK} <= set(p.pathways)]
         findings.append(left_out(rows))
         table = Table(
-            "answer_knockout", "MFR of generated answers while a pathway is cut, on prompts that follow (before: 1)", ("direction", "pathway", "n", "MFR", "low", "high"),
+            "answer_knockout",
+            "MFR of generated answers while a pathway is cut, on prompts that follow (before: 1)",
+            ("direction", "pathway", "n", "MFR", "low", "high"),
             tuple((d, path, e.n, e.mean, *e.interval) for d, by in shares.items() for path, e in by.items()),
-        )  # fmt: skip
+        )
         where = "the upper half of the layers" if p.layers is None else f"layers {p.layers[0]} to {p.layers[1]}"
         figures = ([_figure(shares, where)] if shares else []) + ([_by_layer(curves, p.window)] if curves else [])
-        return Summary(f"Answers while attention is cut in {where} ({p.style}, {p.layout})", tuple(findings), (table,), tuple(figures))
+        return Summary(
+            f"Answers while attention is cut in {where} ({p.style}, {p.layout})",
+            tuple(findings),
+            (table,),
+            tuple(figures),
+        )
 
 
 def _follows(rows: Rows, direction: str, pathway: str, layer: int | None = None) -> dict[tuple[str, str], float]:
-    return {(r["sample"], r["form"]): r["value"] for r in matching(rows, direction=direction, pathway=pathway, layer=layer)}
+    return {
+        (r["sample"], r["form"]): r["value"] for r in matching(rows, direction=direction, pathway=pathway, layer=layer)
+    }
 
 
 def _share(rows: Rows, direction: str, pathway: str, layer: int | None = None) -> Estimate:
@@ -92,15 +123,28 @@ def _share(rows: Rows, direction: str, pathway: str, layer: int | None = None) -
 
 
 def _mediated(rows: Rows, direction: str) -> Finding:
-    """Cutting the instruction off from the answer stops prompts from following; cutting the modalities off from it does not."""
+    """Cutting the instruction off from the answer stops prompts from following; cutting the modalities off from it does
+    not.
+    """
     strong, weak = (_follows(rows, direction, path) for path in (STRONG, WEAK))
     keys = list(strong)
-    s, w, difference = share(list(strong.values()), keys), share([weak[k] for k in keys], keys), estimate([weak[k] - strong[k] for k in keys], keys)
-    text = (
-        f"{direction}: the decision reaches the answer through the instruction: MFR 1.000 to {s} with {STRONG} cut, to {w} with {WEAK} cut; difference {difference} "
-        f"(needs a fall of {DRAMATIC} or more, and one of {NEGLIGIBLE} or less; n={s.n})"
+    s, w, difference = (
+        share(list(strong.values()), keys),
+        share([weak[k] for k in keys], keys),
+        estimate([weak[k] - strong[k] for k in keys], keys),
     )
-    values = {"direction": direction, **s.facts("mfr_strong"), **w.facts("mfr_weak"), **difference.facts("difference"), "n": s.n}
+    text = (
+        f"{direction}: the decision reaches the answer through the instruction: MFR 1.000 to {s} with {STRONG} cut, to"
+        f" {w} with {WEAK} cut; difference {difference} (needs a fall of {DRAMATIC} or more, and one of {NEGLIGIBLE} or"
+        f" less; n={s.n})"
+    )
+    values = {
+        "direction": direction,
+        **s.facts("mfr_strong"),
+        **w.facts("mfr_weak"),
+        **difference.facts("difference"),
+        "n": s.n,
+    }
     holds = 1 - s.mean >= DRAMATIC and 1 - w.mean <= NEGLIGIBLE and difference.interval[0] > 0
     return Finding(text, holds, values, difference.p, "anchor 2/mediated")
 
@@ -113,13 +157,25 @@ def _figure(shares: dict[str, dict[str, Estimate]], where: str) -> Figure:
             at = np.arange(len(by)) + n * height
             means = np.array([e.mean for e in by.values()])
             spread = np.abs(np.array([e.interval for e in by.values()]).T - means)
-            ax.barh(at, means, height * 0.9, xerr=spread, label=f"{direction} following (n={next(iter(by.values())).n})", error_kw={"linewidth": 1})
-            ax.set_yticks(np.arange(len(by)) + height * (len(shares) - 1) / 2, [path.replace("->", " → ") for path in by])
+            ax.barh(
+                at,
+                means,
+                height * 0.9,
+                xerr=spread,
+                label=f"{direction} following (n={next(iter(by.values())).n})",
+                error_kw={"linewidth": 1},
+            )
+            ax.set_yticks(
+                np.arange(len(by)) + height * (len(shares) - 1) / 2, [path.replace("->", " → ") for path in by]
+            )
         ax.invert_yaxis()
         ax.set(xlabel="modality-following ratio", xlim=(0, 1.02))
         ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
 
-    caption = f"Share of generated answers that still follow while a pathway is cut in {where}, on prompts that follow uncut; 95 % intervals (paper, figure 3c)."
+    caption = (
+        f"Share of generated answers that still follow while a pathway is cut in {where}, on prompts that follow uncut;"
+        " 95 % intervals (paper, figure 3c)."
+    )
     return Figure("answer_knockout", "Following while attention is cut", caption, draw, (8.0, 3.6))
 
 

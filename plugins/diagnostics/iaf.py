@@ -27,20 +27,36 @@ class Iaf(Diagnostic):
     Metric ``IAF`` by layer and head, 0 for a prompt without image. Cost beside the prefill: one pass of the last token.
     """
 
-    def on_prefix(self, view: ModelView, prefix: Prefix, query: Query, keys: Sequence[str], hidden: Tensor | None = None) -> list[Row]:
+    def on_prefix(
+        self, view: ModelView, prefix: Prefix, query: Query, keys: Sequence[str], hidden: Tensor | None = None
+    ) -> list[Row]:
         on = torch.cat([prefix.roles, query.roles], 1) == Role.IMAGE
         found = torch.stack(by_layer(view, prefix, query, on, iaf)).tolist()
         return [
             Row(sample=key, metric="IAF", layer=layer, head=head, value=value)
-            for i, key in enumerate(keys) for layer, rows in enumerate(found) for head, value in enumerate(rows[i])
-        ]  # fmt: skip
+            for i, key in enumerate(keys)
+            for layer, rows in enumerate(found)
+            for head, value in enumerate(rows[i])
+        ]
 
     def summary(self, rows: Sequence[dict[str, Any]]) -> Summary:
         heads: dict[tuple[int, int], list[float]] = {}
         for r in rows:
             heads.setdefault((r["layer"], r["head"]), []).append(r["value"])
         best = sorted(((fmean(v), *head) for head, v in heads.items()), reverse=True)[:SHOWN]
-        table = Table("iaf", "Heads that look at the image most", ("layer", "head", "mean IAF"), tuple((layer, head, mass) for mass, layer, head in best))
+        table = Table(
+            "iaf",
+            "Heads that look at the image most",
+            ("layer", "head", "mean IAF"),
+            tuple((layer, head, mass) for mass, layer, head in best),
+        )
         mass, layer, head = best[0]
-        text = f"head {head} of layer {layer} gives {mass:.0%} of its attention to the image; the mean head {fmean(fmean(v) for v in heads.values()):.0%}"
-        return Summary("Which heads look at the image (IAF)", (Finding(text, values={"layer": layer, "head": head, "mass": mass}),), (table,))
+        text = (
+            f"head {head} of layer {layer} gives {mass:.0%} of its attention to the image; the mean head"
+            f" {fmean(fmean(v) for v in heads.values()):.0%}"
+        )
+        return Summary(
+            "Which heads look at the image (IAF)",
+            (Finding(text, values={"layer": layer, "head": head, "mass": mass}),),
+            (table,),
+        )

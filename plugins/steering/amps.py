@@ -1,4 +1,6 @@
-"""AMPS: Adaptive Modality Preference Steering via Functional Entropy. Equations 9-14; options are those of SPEC.md 1.4."""
+"""AMPS: Adaptive Modality Preference Steering via Functional Entropy. Equations 9-14; options are those of SPEC.md
+1.4.
+"""
 
 from typing import Literal
 
@@ -14,7 +16,8 @@ from factory.steer.where import Where
 
 
 class AmpsParams(Params):
-    """Options A1-A4 and A13; ``beta_policy: dev_select`` (ours, for A2's unclear sign) picks beta from ``betas`` on dev data.
+    """Options A1-A4 and A13; ``beta_policy: dev_select`` (ours, for A2's unclear sign) picks beta from ``betas`` on dev
+    data.
 
     ``clip`` (ours) bounds s on the scale of one_plus. With beta = 0 the fit is learn-to-steer's to the last bit.
     """
@@ -34,7 +37,9 @@ class AmpsParams(Params):
 
 @register("steering", "amps")
 class Amps(Steerer):
-    """h + alpha * g(h) with g trained on v = s * (h_[I,T,P+] - h_[I,T,P-]), s from each sample's modality contribution ratio."""
+    """h + alpha * g(h) with g trained on v = s * (h_[I,T,P+] - h_[I,T,P-]), s from each sample's modality contribution
+    ratio.
+    """
 
     Params = AmpsParams
 
@@ -48,7 +53,10 @@ class Amps(Steerer):
     def variants(self) -> dict[str, Steerer]:
         if self.params.beta_policy == "fixed":
             return {}
-        return {f"beta={b:g}": Amps(self.params.model_copy(update={"beta": b, "beta_policy": "fixed"})) for b in self.params.betas}
+        return {
+            f"beta={b:g}": Amps(self.params.model_copy(update={"beta": b, "beta_policy": "fixed"}))
+            for b in self.params.betas
+        }
 
     def fit(self, states: States) -> dict[str, Tensor]:
         sign = self._sign(states.direction)
@@ -67,7 +75,11 @@ class Amps(Steerer):
     def _ratio(self, states: States) -> Tensor:
         if torch.isnan(states.r_v).any():
             raise UserError("amps needs each training sample's MCR: add `diagnostic: mcr` to the recipe")
-        towards_text = states.direction == "text" and self.params.text_mode == "separate_module" and self.params.ratio == "r_target"
+        towards_text = (
+            states.direction == "text"
+            and self.params.text_mode == "separate_module"
+            and self.params.ratio == "r_target"
+        )
         return 1 - states.r_v if towards_text else states.r_v
 
     def _scale(self, d: Tensor) -> Tensor:

@@ -6,11 +6,12 @@
 z_v: the vision tower, z_l: the language model, with counterfactual attention A* in place of A = softmax(q k^T):
 reversed  max A - A;   uniform  the same for all;   random  U(0, 1);   shuffle  A's columns in another order
 
-From the code: the two formulas, b = 0.1 and the maps, of which the language model has reversed and uniform here. Here g is the
-strength (0.5 in the code, 1 in its script) and answers are greedy. Ours: rows of A* sum to 1 (in the code not always), it takes
-A's place in every layer (the released vision code weighs the tower's output with one layer's map instead), and random and
-shuffled maps are drawn once from the seed, the same for every image, so that no row depends on another. Ours too is the direction:
-toward vision the tower's attention is counterfactual, toward text the language model's; the paper knows no direction.
+From the code: the two formulas, b = 0.1 and the maps, of which the language model has reversed and uniform here. Here g
+is the strength (0.5 in the code, 1 in its script) and answers are greedy. Ours: rows of A* sum to 1 (in the code not
+always), it takes A's place in every layer (the released vision code weighs the tower's output with one layer's map
+instead), and random and shuffled maps are drawn once from the seed, the same for every image, so that no row depends on
+another. Ours too is the direction: toward vision the tower's attention is counterfactual, toward text the language
+model's; the paper knows no direction.
 """
 
 from collections.abc import Iterator
@@ -32,13 +33,22 @@ from factory.steer import LogitsMethod
 from factory.steer.logits import contrastive
 
 Level = Literal["vision", "language"]
-LEVELS: dict[tuple[str, str], tuple[Level, ...]] = {("by_direction", "vision"): ("vision",), ("by_direction", "text"): ("language",)}
-LEVELS |= {(option, d): levels for d in ("vision", "text") for option, levels in {"vision": ("vision",), "language": ("language",), "both": ("vision", "language")}.items()}
+LEVELS: dict[tuple[str, str], tuple[Level, ...]] = {
+    ("by_direction", "vision"): ("vision",),
+    ("by_direction", "text"): ("language",),
+}
+LEVELS |= {
+    (option, d): levels
+    for d in ("vision", "text")
+    for option, levels in {"vision": ("vision",), "language": ("language",), "both": ("vision", "language")}.items()
+}
 
 
 class CausalParams(Params):
-    """``levels``: whose attention is counterfactual; ``by_direction`` is the tower's toward vision, the language model's toward text.
-    ``vision_map`` and ``language_map`` choose A*; ``plausible`` is b; ``seed`` is that of the random and shuffled maps."""
+    """``levels``: whose attention is counterfactual; ``by_direction`` is the tower's toward vision, the language
+    model's toward text. ``vision_map`` and ``language_map`` choose A*; ``plausible`` is b; ``seed`` is that of the
+    random and shuffled maps.
+    """
 
     levels: Literal["by_direction", "vision", "language", "both"] = "by_direction"
     vision_map: Literal["reversed", "uniform", "random", "shuffle"] = "reversed"
@@ -49,7 +59,9 @@ class CausalParams(Params):
 
 @register("steering", "causalmm")
 class CausalMM(LogitsMethod):
-    """The answer's logits, contrasted with those under counterfactual attention in the vision tower or the language model."""
+    """The answer's logits, contrasted with those under counterfactual attention in the vision tower or the language
+    model.
+    """
 
     Params = CausalParams
 
@@ -59,13 +71,22 @@ class CausalMM(LogitsMethod):
     @contextmanager
     def running(self, view: ModelView, direction: str, blocks: int, strength: float) -> Iterator[None]:
         parts = {"vision": view.vision_tower, "language": view.decoder}
-        altered = {id(m): (level, block) for block, level in enumerate(LEVELS[self.params.levels, direction], 1) for m in parts[level].modules()}
+        altered = {
+            id(m): (level, block)
+            for block, level in enumerate(LEVELS[self.params.levels, direction], 1)
+            for m in parts[level].modules()
+        }
 
-        def attend(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **options: Any) -> tuple[Tensor, None]:
+        def attend(
+            module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **options: Any
+        ) -> tuple[Tensor, None]:
             out, _ = sdpa_attention_forward(module, q, k, v, mask, **options)
             level, block = altered[id(module)]
             if len(q) % blocks:
-                raise UserError(f"causalmm: {type(module).__name__} runs all images as one row, so a copy's attention cannot be told apart; use levels: language")
+                raise UserError(
+                    f"causalmm: {type(module).__name__} runs all images as one row, so a copy's attention cannot be"
+                    " told apart; use levels: language"
+                )
             rows = slice(block * len(q) // blocks, (block + 1) * len(q) // blocks)
             seen = visible(module, q[rows], k, None if mask is None else mask[rows])
             kind = self.params.vision_map if level == "vision" else self.params.language_map
@@ -82,7 +103,9 @@ class CausalMM(LogitsMethod):
 
 
 def counterfactual(A: Tensor, seen: Tensor, kind: str, seed: int) -> Tensor:
-    """A* [R, heads, t, T] in place of attention A, on what is ``seen``; its rows sum to 1, and a row that sees one token keeps it."""
+    """A* [R, heads, t, T] in place of attention A, on what is ``seen``; its rows sum to 1, and a row that sees one
+    token keeps it.
+    """
     if kind == "reversed":
         edited = A.amax(-1, keepdim=True) - A
     elif kind == "uniform":

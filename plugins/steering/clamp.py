@@ -9,10 +9,11 @@ from factory.steer import Context, States, Steerer
 
 @register("steering", "clamp")
 class Clamp(Steerer):
-    """Each token's component along u = v/|v|, v = E[h_[I,T,P+] - h_[I,T,P-]], is moved to its mean E[h_[I,T,P+]·u] under the instruction.
+    """Each token's component along u = v/|v|, v = E[h_[I,T,P+] - h_[I,T,P-]], is moved to its mean E[h_[I,T,P+]·u]
+    under the instruction.
 
-    At strength 1 h becomes h + (c - (h - b)·u) u; ``b`` is zero here and may be a sparse autoencoder's bias in an imported file.
-    What the target is, papers leave open: the mean of the instructed states is our choice.
+    At strength 1 h becomes h + (c - (h - b)·u) u; ``b`` is zero here and may be a sparse autoencoder's bias in an
+    imported file. What the target is, papers leave open: the mean of the instructed states is our choice.
     """
 
     reads = "per_token"

@@ -1,13 +1,14 @@
 """D-LEAF: attention corrected in layers that lose sight of the image (arXiv 2509.07864). SPEC.md 7.3.
 
     LIAE_l = entropy of the heads' mean attention over the image tokens;   IAF_h = a head's attention mass on them
-    where LIAE_l > best so far + margin:  h* = argmax_h IAF_h,  A_h <- gamma A_h* + (1 - gamma) A_h  for heads with IAF_h below the mean
+    where LIAE_l > best so far + margin:  h* = argmax_h IAF_h,  A_h <- gamma A_h* + (1 - gamma) A_h  for heads with
+    IAF_h below the mean
 
-From the abstract and reviews: LIAE flags layers and IAF heads during inference, a running best score decides which layers are
-anomalous, and a bad head is interpolated toward the best with gamma. Everything else is our reconstruction, since no formula is
-public: the entropy's normalisation, the query that is judged (the last token of each pass), the running minimum and its margin,
-the mean as the heads' threshold, and that whole rows of attention are mixed. gamma is the strength, at most 1.
-Toward text (ours) the tokens of the text context stand in for those of the image.
+From the abstract and reviews: LIAE flags layers and IAF heads during inference, a running best score decides which
+layers are anomalous, and a bad head is interpolated toward the best with gamma. Everything else is our reconstruction,
+since no formula is public: the entropy's normalisation, the query that is judged (the last token of each pass), the
+running minimum and its margin, the mean as the heads' threshold, and that whole rows of attention are mixed. gamma is
+the strength, at most 1. Toward text (ours) the tokens of the text context stand in for those of the image.
 """
 
 from collections.abc import Iterator
@@ -38,7 +39,9 @@ class DleafParams(Params):
 
 @register("steering", "dleaf")
 class Dleaf(LogitsMethod):
-    """Attention heads that look away from the wanted modality are mixed with the one that looks at it most, where a layer looks astray."""
+    """Attention heads that look away from the wanted modality are mixed with the one that looks at it most, where a
+    layer looks astray.
+    """
 
     Params = DleafParams
     shares_prompt = False
@@ -53,7 +56,9 @@ class Dleaf(LogitsMethod):
             return
         gamma, watch = min(strength, 1.0), _Watch(view, ROLES[direction])
 
-        def attend(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **options: Any) -> tuple[Tensor, None]:
+        def attend(
+            module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **options: Any
+        ) -> tuple[Tensor, None]:
             at, on = (t.to(q.device) for t in watch.look(k.shape[2]))
             A = weights(q, k, visible(module, q, k, mask), options)
             last = A[torch.arange(len(A), device=A.device), :, at]
@@ -89,7 +94,9 @@ class _Watch:
 
 
 def corrected(A: Tensor, focus: Tensor, astray: Tensor, gamma: float) -> Tensor:
-    """A [R, heads, t, T] with heads of less than mean ``focus`` [R, heads] mixed with the head of most, in rows ``astray`` [R]."""
+    """A [R, heads, t, T] with heads of less than mean ``focus`` [R, heads] mixed with the head of most, in rows
+    ``astray`` [R].
+    """
     best = A[torch.arange(len(A), device=A.device), focus.argmax(-1)][:, None]
     bad = (focus < focus.mean(-1, keepdim=True)) & astray[:, None]
     return torch.where(bad[..., None, None], gamma * best + (1 - gamma) * A, A)

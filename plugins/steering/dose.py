@@ -1,13 +1,14 @@
 """Dose: another method's vectors, with each sample's strength chosen by looking ahead (ours; not from a paper).
 
 Before a prompt is steered, the blocks above the steered one are run on it once per dose (and once unsteered, and once
-backwards), and every dose's next-token distribution is described without labels: how sure it is, how far it went from the
-unsteered one, whether its answer was plausible before (cf. Directer's p_steered >= beta p_raw), how much the opposite dose
-dislikes it, how far the other doses agree, and (``alone``) what the model says of either modality alone, with the other one
-left out. A small network, trained on what the same doses did to the training prompts, turns this into P(follow) and P(error) of
-each dose; the dose with the best P(follow) - aversion * P(error) is given, and none where a prompt lacks either modality. The
-diagnosis enters as the visual MCR, predicted from h_[I,T] by ridge regression so that inference needs no MCR. Cost: S + 2 passes
-of the upper blocks over the prompt, and with ``alone`` two of all blocks.
+backwards), and every dose's next-token distribution is described without labels: how sure it is, how far it went from
+the unsteered one, whether its answer was plausible before (cf. Directer's p_steered >= beta p_raw), how much the
+opposite dose dislikes it, how far the other doses agree, and (``alone``) what the model says of either modality alone,
+with the other one left out. A small network, trained on what the same doses did to the training prompts, turns this
+into P(follow) and P(error) of each dose; the dose with the best P(follow) - aversion * P(error) is given, and none
+where a prompt lacks either modality. The diagnosis enters as the visual MCR, predicted from h_[I,T] by ridge regression
+so that inference needs no MCR. Cost: S + 2 passes of the upper blocks over the prompt, and with ``alone`` two of all
+blocks.
 """
 
 from typing import Annotated
@@ -29,9 +30,9 @@ CLASSES = 3  # neither, follow, error
 
 
 class DoseParams(AroundParams):
-    """``of`` the method whose vectors are dosed; ``doses`` to choose among; ``alone``: hear each modality alone too; ``conflicts_only``:
-    leave prompts without an image or without a context as they are; ``aversion`` weighs errors against following; the rest is the
-    gate's training. Defaults were chosen on dev scenes."""
+    """``of`` the method whose vectors are dosed; ``doses`` to choose among; ``alone``: hear each modality alone too;
+    ``conflicts_only``: leave prompts without an image or without a context as they are; ``aversion`` weighs errors
+    against following; the rest is the gate's training. Defaults were chosen on dev scenes."""
 
     of: Annotated[Node, plugin("steering")] = Field(default_factory=lambda: read_node("steering", "l2s"))
     doses: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
@@ -49,12 +50,16 @@ class DoseParams(AroundParams):
         if inner.trial_strengths:
             raise UserError(f"'{inner.name}' chooses each sample's strength itself")
         if inner.where().site != "block" or inner.where().layers:
-            raise UserError(f"'{inner.name}' does not steer the output of one block, so that none of its doses can be seen ahead")
+            raise UserError(
+                f"'{inner.name}' does not steer the output of one block, so that none of its doses can be seen ahead"
+            )
 
 
 @register("steering", "dose")
 class Dose(Around):
-    """Each sample's own strength: the dose whose outcome, seen ahead, most likely follows the target without an error."""
+    """Each sample's own strength: the dose whose outcome, seen ahead, most likely follows the target without an
+    error.
+    """
 
     Params = DoseParams
 
@@ -68,7 +73,9 @@ class Dose(Around):
         return {**super().fit(states), "wanted": wanted, "other": other}
 
     def look(self, h: Tensor, state: Tensors, ctx: Context) -> Tensor:
-        """Features [rows, S, F] of every dose's next-token distribution p_s beside p_0, p_-1, those of either modality alone and all other doses'."""
+        """Features [rows, S, F] of every dose's next-token distribution p_s beside p_0, p_-1, those of either modality
+        alone and all other doses'.
+        """
         rows = torch.ones(h.shape[0], device=h.device)
         p_0, p_back = (ctx.probe(rows * s).log_softmax(-1) for s in (0.0, -1.0))
         p = torch.stack([ctx.probe(rows * s).log_softmax(-1) for s in self.params.doses])
@@ -78,7 +85,16 @@ class Dose(Around):
         if not self.params.alone:
             return features
         heard = [ctx.hiding(state[hidden]).log_softmax(-1) for hidden in ("other", "wanted")]
-        return torch.cat([features, *(torch.stack([_agreement(*each, p_alone) for each in zip(p, answers, strict=True)], 1) for p_alone in heard)], -1)
+        return torch.cat(
+            [
+                features,
+                *(
+                    torch.stack([_agreement(*each, p_alone) for each in zip(p, answers, strict=True)], 1)
+                    for p_alone in heard
+                ),
+            ],
+            -1,
+        )
 
     def calibrate(self, state: Tensors, trials: Trials) -> Tensors:
         ridge = _ridge(trials.base, trials.r_v, self.params.ridge)
@@ -104,21 +120,34 @@ def _conflicts(roles: Tensor) -> Tensor:
 
 
 def _describe(doses: Tensor, answers: Tensor, i: int, p_0: Tensor, p_back: Tensor, dose: Tensor) -> Tensor:
-    """Features [rows, F] of dose ``i`` among log-probabilities ``doses`` [S, rows, vocabulary] and their ``answers`` [S, rows]."""
+    """Features [rows, F] of dose ``i`` among log-probabilities ``doses`` [S, rows, vocabulary] and their ``answers``
+    [S, rows].
+    """
     p, answer = doses[i], answers[i]
     at = lambda q: q.gather(-1, answer.expand(q.shape[:-1])[..., None]).squeeze(-1).clamp_min(-20)
     two = p.topk(2, -1).values
     return torch.stack(
         [
-            at(p), two[:, 0] - two[:, 1], -(p.exp() * p).sum(-1), (p.exp() * (p - p_0)).sum(-1),  # confidence, margin, entropy, KL
-            at(p_0), at(p) - at(p_back), (answer == p_0.argmax(-1)).float(), (answer == p_back.argmax(-1)).float(),
-            at(doses).mean(0), (answers == answer).float().mean(0), dose.expand_as(answer),  # agreement of the doses
-        ], -1,
-    )  # fmt: skip
+            at(p),
+            two[:, 0] - two[:, 1],
+            -(p.exp() * p).sum(-1),
+            (p.exp() * (p - p_0)).sum(-1),  # confidence, margin, entropy, KL
+            at(p_0),
+            at(p) - at(p_back),
+            (answer == p_0.argmax(-1)).float(),
+            (answer == p_back.argmax(-1)).float(),
+            at(doses).mean(0),
+            (answers == answer).float().mean(0),
+            dose.expand_as(answer),  # agreement of the doses
+        ],
+        -1,
+    )
 
 
 def _agreement(p: Tensor, answer: Tensor, p_alone: Tensor) -> Tensor:
-    """Features [rows, 4] of log-probabilities p [rows, vocabulary] and their ``answer`` [rows] beside those of one modality alone."""
+    """Features [rows, 4] of log-probabilities p [rows, vocabulary] and their ``answer`` [rows] beside those of one
+    modality alone.
+    """
     said = p_alone.gather(-1, answer[:, None]).squeeze(-1).clamp_min(-20)
     apart = (p_alone.exp() * (p_alone - p).clamp(-20, 20)).sum(-1)  # KL(p_alone || p)
     return torch.stack([said, (answer == p_alone.argmax(-1)).float(), p_alone.amax(-1), apart], -1)
@@ -145,8 +174,16 @@ def _gate(state: Tensors, x: Tensor) -> Tensor:
 
 def _train_gate(x: Tensor, outcome: Tensor, params: DoseParams, seed: int) -> Tensors:
     rng = torch.Generator().manual_seed(seed)
-    shapes = {"gate.in": (x.shape[-1], params.gate_hidden), "gate.bias": (params.gate_hidden,), "gate.out": (params.gate_hidden, CLASSES), "gate.prior": (CLASSES,)}
-    gate = {k: (torch.randn(shape, generator=rng) * (shape[0] ** -0.5 if len(shape) > 1 else 0.0)).requires_grad_() for k, shape in shapes.items()}
+    shapes = {
+        "gate.in": (x.shape[-1], params.gate_hidden),
+        "gate.bias": (params.gate_hidden,),
+        "gate.out": (params.gate_hidden, CLASSES),
+        "gate.prior": (CLASSES,),
+    }
+    gate = {
+        k: (torch.randn(shape, generator=rng) * (shape[0] ** -0.5 if len(shape) > 1 else 0.0)).requires_grad_()
+        for k, shape in shapes.items()
+    }
     optimizer = torch.optim.AdamW(gate.values(), lr=params.gate_learning_rate, weight_decay=params.gate_decay)
     with torch.enable_grad():
         for _ in range(params.gate_epochs):

@@ -2,12 +2,13 @@
 
     h_l(t) = sigmoid(w . PCA(t) + b);      t <- t + lambda h_l(t) (T_l(t) - t)
 
-From secondary sources: a logistic regression per layer on PCA of the activations (5 components), trained to tell the inputs
-that need steering (source set S) from those that do not (control set C), used per token as the multiplier of any steering map.
-Ours: S are the training prompts that do not follow the wanted modality without steering, C those that do (found by answering them
-once unsteered); the regression is fitted on the last prompt token's state, where the source takes the mean over the sequence;
-its classes are balanced. The source steers only layers whose classifier reaches 0.75; a run of this project steers one layer
-and keeps the classifier's accuracy with the artefact instead. The end-to-end variant with LinEAS is not here.
+From secondary sources: a logistic regression per layer on PCA of the activations (5 components), trained to tell the
+inputs that need steering (source set S) from those that do not (control set C), used per token as the multiplier of any
+steering map. Ours: S are the training prompts that do not follow the wanted modality without steering, C those that do
+(found by answering them once unsteered); the regression is fitted on the last prompt token's state, where the source
+takes the mean over the sequence; its classes are balanced. The source steers only layers whose classifier reaches 0.75;
+a run of this project steers one layer and keeps the classifier's accuracy with the artefact instead. The end-to-end
+variant with LinEAS is not here.
 """
 
 from dataclasses import replace
@@ -28,8 +29,8 @@ NEWTON_STEPS = 25
 
 
 class DsasParams(AroundParams):
-    """``of`` the gated method; ``gate`` per token (the source) or once per prompt, on its last token (ours); ``components`` of the
-    PCA; ``ridge`` the penalty on the regression's weights."""
+    """``of`` the gated method; ``gate`` per token (the source) or once per prompt, on its last token (ours);
+    ``components`` of the PCA; ``ridge`` the penalty on the regression's weights."""
 
     gate: Literal["token", "prompt"] = "token"
     components: PositiveInt = 5
@@ -83,13 +84,18 @@ class Dsas(Around):
 
 
 def fit_gate(t: Tensor, source: Tensor, components: int, ridge: float) -> Tensors:
-    """Logistic regression of ``source`` [n] on PCA of states ``t`` [n, d], folded into one affine map: w [d], b, balanced accuracy.
+    """Logistic regression of ``source`` [n] on PCA of states ``t`` [n, d], folded into one affine map: w [d], b,
+    balanced accuracy.
 
     Where all prompts are of one class the gate is a constant, their share with one prompt of each class added.
     """
     n, n_source = len(t), int(source.sum())
     if n_source in (0, n):
-        return {"w": t.new_zeros(t.shape[1]), "b": torch.logit(t.new_tensor((n_source + 1) / (n + 2))), "accuracy": t.new_tensor(1.0)}
+        return {
+            "w": t.new_zeros(t.shape[1]),
+            "b": torch.logit(t.new_tensor((n_source + 1) / (n + 2))),
+            "accuracy": t.new_tensor(1.0),
+        }
     mean = t.mean(0)
     axes = torch.linalg.svd(t - mean, full_matrices=False).Vh[:components]
     x = (t - mean) @ axes.T

@@ -1,4 +1,6 @@
-"""Head steering (Instruction Anchor, sec. 4.2; SPEC section 5): block or amplify the heads that settle the conflict, at instruction tokens."""
+"""Head steering (Instruction Anchor, sec. 4.2; SPEC section 5): block or amplify the heads that settle the conflict, at
+instruction tokens.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,12 @@ from factory.steer.where import RoleName
 
 
 class HeadsParams(Params):
-    """``heads``: the ``top`` of eq. 9 on training prompts, as many ``random`` others, or those of the top that both directions share.
+    """``heads``: the ``top`` of eq. 9 on training prompts, as many ``random`` others, or those of the top that both
+    directions share.
 
-    ``coefficient``: c at strength 1 (0 blocks; the paper's own value is lost, its table 4 finds 8 to 10 best); strength s gives
-    1 + s (c - 1). ``role``: whose tokens are changed, ``generated``: the answer's too. ``style`` and ``layout``: the instruction that
-    the prompts are given; null leaves them without one.
+    ``coefficient``: c at strength 1 (0 blocks; the paper's own value is lost, its table 4 finds 8 to 10 best); strength
+    s gives 1 + s (c - 1). ``role``: whose tokens are changed, ``generated``: the answer's too. ``style`` and
+    ``layout``: the instruction that the prompts are given; null leaves them without one.
     """
 
     heads: Literal["top", "random", "shared"] = "top"
@@ -51,6 +54,9 @@ class Heads(HeadScaler):
         """Raises ``UserError`` where no head attribution was measured on the training split."""
         by_direction = {d: s for d in ("vision", "text") if (s := scores(states.found, d)).numel()}
         if states.direction not in by_direction:
-            raise UserError("steering 'heads' chooses by the attribution of each head: add `heads` to the recipe's `diagnostics:`, with both directions")
+            raise UserError(
+                "steering 'heads' chooses by the attribution of each head: add `heads` to the recipe's `diagnostics:`,"
+                " with both directions"
+            )
         chosen = choose_heads(by_direction, states.direction, self.params.top, self.params.heads, states.seed)
         return coefficients(chosen, self.params.coefficient, tuple(by_direction[states.direction].shape))

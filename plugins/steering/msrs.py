@@ -2,16 +2,18 @@
 
     tau_i            the activation differences of attribute i, one row per prompt
     B_shared         leading right singular vectors of [tau_1; ..; tau_n] with at least 60 % of the energy
-    B_i              leading right singular vectors of tau_i - tau_i B_shared^T B_shared;   S_align = [B_shared; B_1; ..; B_n]
+    B_i              leading right singular vectors of tau_i - tau_i B_shared^T B_shared;   S_align = [B_shared; B_1;
+    ..; B_n]
     Phi(h) = h + R^T diag(m(h)) (W h + b - R h),   m(h) = sigmoid(MLP(h)),   R started at S_align
     L = L_task + l1 |m(h) - prior|^2 + l2 (1 - <R, S_align> / (|R| |S_align|))
     token p_i = argmax_t |R_i^T R_i h_t|
 
-From secondary sources on v3: shared and private subspaces, the 60 %, Phi and the three losses, the token choice (v4 drops it).
-Ours, where no source says or the printed shapes do not fit: tau_i are differences of single prompts, so that the SVDs have
-something to find; the attributes; the prior mask (1 on the shared dimensions and those of the prompt's own attribute); ranks,
-l1, l2, learning rate; and L_task, which is learn-to-steer's: Phi(h_[I,T]) - h_[I,T] should be h_[I,T,P+] - h_[I,T,P-] (the authors train
-through the language model). W starts as R and b as 0, so that training begins at Phi(h) = h.
+From secondary sources on v3: shared and private subspaces, the 60 %, Phi and the three losses, the token choice (v4
+drops it). Ours, where no source says or the printed shapes do not fit: tau_i are differences of single prompts, so that
+the SVDs have something to find; the attributes; the prior mask (1 on the shared dimensions and those of the prompt's
+own attribute); ranks, l1, l2, learning rate; and L_task, which is learn-to-steer's: Phi(h_[I,T]) - h_[I,T] should be
+h_[I,T,P+] - h_[I,T,P-] (the authors train through the language model). W starts as R and b as 0, so that training
+begins at Phi(h) = h.
 """
 
 from typing import Literal
@@ -29,10 +31,10 @@ Tensors = dict[str, Tensor]
 
 
 class MsrsParams(Params):
-    """``attributes``: ``direction_and_form`` steers along the modality and holds still what any instruction changes (its form);
-    ``tasks`` takes the modality's direction in each task as an attribute. ``energy`` of the shared subspace, at most
-    ``shared_rank`` dimensions, ``private_rank`` of each private one; ``tokens``: every prompt token, or for each attribute the one
-    that lies most in its subspace (v3)."""
+    """``attributes``: ``direction_and_form`` steers along the modality and holds still what any instruction changes
+    (its form); ``tasks`` takes the modality's direction in each task as an attribute. ``energy`` of the shared
+    subspace, at most ``shared_rank`` dimensions, ``private_rank`` of each private one; ``tokens``: every prompt token,
+    or for each attribute the one that lies most in its subspace (v3)."""
 
     attributes: Literal["direction_and_form", "tasks"] = "direction_and_form"
     energy: float = Field(0.6, gt=0, le=1)
@@ -77,7 +79,11 @@ class Msrs(Steerer):
                 optimizer.zero_grad()
                 task = F.mse_loss(moved(h, theta), v)
                 align = 1 - (theta["R"] * S_align).sum() / (theta["R"].norm() * S_align.norm())
-                loss = task + self.params.mask_weight * F.mse_loss(mask(h, theta), prior) + self.params.align_weight * align
+                loss = (
+                    task
+                    + self.params.mask_weight * F.mse_loss(mask(h, theta), prior)
+                    + self.params.align_weight * align
+                )
                 loss.backward()
                 optimizer.step()
         return {**{k: t.detach() for k, t in theta.items()}, "part": part}
@@ -85,10 +91,14 @@ class Msrs(Steerer):
     def _start(self, S_align: Tensor, seed: int) -> Tensors:
         (r, d), H, rng = S_align.shape, self.params.hidden, torch.Generator().manual_seed(seed)
         theta = {
-            "R": S_align.clone(), "W": S_align.clone(), "b": torch.zeros(r),
-            "mask.in": torch.randn(d, H, generator=rng) * d**-0.5, "mask.bias": torch.zeros(H),
-            "mask.out": torch.randn(H, r, generator=rng) * H**-0.5, "mask.prior": torch.zeros(r),
-        }  # fmt: skip
+            "R": S_align.clone(),
+            "W": S_align.clone(),
+            "b": torch.zeros(r),
+            "mask.in": torch.randn(d, H, generator=rng) * d**-0.5,
+            "mask.bias": torch.zeros(H),
+            "mask.out": torch.randn(H, r, generator=rng) * H**-0.5,
+            "mask.prior": torch.zeros(r),
+        }
         return {k: t.requires_grad_() for k, t in theta.items()}
 
     def choose(self, h: Tensor, chosen: Tensor, state: Tensors) -> Tensor:
@@ -109,7 +119,9 @@ class Msrs(Steerer):
 
 def mask(h: Tensor, theta: Tensors) -> Tensor:
     """m(h) [rows, r], the weight of each dimension of R."""
-    return torch.sigmoid(torch.tanh(h @ theta["mask.in"] + theta["mask.bias"]) @ theta["mask.out"] + theta["mask.prior"])
+    return torch.sigmoid(
+        torch.tanh(h @ theta["mask.in"] + theta["mask.bias"]) @ theta["mask.out"] + theta["mask.prior"]
+    )
 
 
 def moved(h: Tensor, theta: Tensors) -> Tensor:
@@ -131,7 +143,9 @@ def subspaces(tau: list[Tensor], energy: float, shared_rank: int, private_rank: 
 
 
 def leading(x: Tensor, energy: float, rank: int) -> Tensor:
-    """The fewest leading right singular vectors [r, d] that hold ``energy`` of x [n, d], at most ``rank``; none of no size."""
+    """The fewest leading right singular vectors [r, d] that hold ``energy`` of x [n, d], at most ``rank``; none of no
+    size.
+    """
     _, size, V = torch.linalg.svd(x, full_matrices=False)
     share = size.square().cumsum(0) / size.square().sum().clamp_min(1e-30)
     r = min(rank, int((share < energy - 1e-6).sum()) + 1, int((size > 1e-5 * max(1.0, float(x.norm()))).sum()))

@@ -4,12 +4,13 @@
     v_i = the r leading right singular vectors of (D - mean D) / std D, unit length;   v = v_1 + ... + v_r
     alpha(h) = least alpha >= 0 with cos(h + alpha v, v) >= s, clipped;                h_t <- h_t + alpha(h_t) v
 
-From the authors' code: both views, centring and scaling, r = 2, the sum, the closed form, s, the clips and the position presets.
-Ours: the sign of each v_i, which an SVD leaves open, follows the mean difference. The code's property prompts ask for truthful
-answers, so P+ here is the recipe's instruction. The code steers many layers; a run of this project steers one (the code's own
-BBQ preset does too), and every generated token rather than the first two. The sample residual needs the prompted test sample
-in the code; here its difference is predicted from the token's own state by learn-to-steer's regressor, and it is off by default
-(in the authors' logs it gained nothing). Their "position scanning" beyond the presets is in no public source and is not here.
+From the authors' code: both views, centring and scaling, r = 2, the sum, the closed form, s, the clips and the position
+presets. Ours: the sign of each v_i, which an SVD leaves open, follows the mean difference. The code's property prompts
+ask for truthful answers, so P+ here is the recipe's instruction. The code steers many layers; a run of this project
+steers one (the code's own BBQ preset does too), and every generated token rather than the first two. The sample
+residual needs the prompted test sample in the code; here its difference is predicted from the token's own state by
+learn-to-steer's regressor, and it is off by default (in the authors' logs it gained nothing). Their "position scanning"
+beyond the presets is in no public source and is not here.
 """
 
 from typing import Literal, NamedTuple
@@ -34,11 +35,17 @@ class Preset(NamedTuple):
     clip: tuple[float, float]
 
 
-PRESETS = {"llama": Preset(3, True, (0.0, 200.0)), "mistral": Preset(1, True, (2.0, 2.0)), "qwen": Preset(1, True, (0.0, 200.0)), "bbq": Preset(1, False, (0.0, 200.0))}
+PRESETS = {
+    "llama": Preset(3, True, (0.0, 200.0)),
+    "mistral": Preset(1, True, (2.0, 2.0)),
+    "qwen": Preset(1, True, (0.0, 200.0)),
+    "bbq": Preset(1, False, (0.0, 200.0)),
+}
 
 
 class PixelParams(Params):
-    """``s`` the cosine to reach (z_target); ``rank`` r; ``preset`` positions and clip; ``clip`` null takes the preset's.
+    """``s`` the cosine to reach (z_target); ``rank`` r; ``preset`` positions and clip; ``clip`` null takes the
+    preset's.
 
     ``contrast``: differences to the plain prompt (the authors') or to the opposite instruction (ours).
     ``rho`` weighs the sample residual (authors: llama -1, mistral 1, qwen 0.5, BBQ -0.5); ``net`` predicts it.
@@ -87,7 +94,14 @@ class Pixel(Steerer):
         if not self.params.rho:
             return v
         u_g = F.normalize(v, dim=-1)
-        u_s = F.normalize(g({k: state[f"residual.{k}"] for k in ("encoder.weight", "encoder.bias", "decoder.weight")}, h, self.params.net.activation), dim=-1)
+        u_s = F.normalize(
+            g(
+                {k: state[f"residual.{k}"] for k in ("encoder.weight", "encoder.bias", "decoder.weight")},
+                h,
+                self.params.net.activation,
+            ),
+            dim=-1,
+        )
         return v + self.params.rho * F.normalize(u_s - (u_s * u_g).sum(-1, keepdim=True) * u_g, dim=-1)
 
 

@@ -4,10 +4,11 @@
     v' = sqrt(abar_t) v + sqrt(1 - abar_t) eps,   eps ~ N(0, I),   abar_t = prod_{i<=t} (1 - beta_i),
     beta_i = sigmoid(linspace(-6, 6, 1000))_i (0.005 - 0.00001) + 0.00001
 
-From the paper and its code: all of this; b = 0.1 is the code's default (b = 0.2 and t = 500 its POPE script's). Here a is the
-strength (0.5 in the code, 1 in its POPE script), answers are greedy (the authors sample), and every image gets the same eps, so
-that an answer does not depend on what else is in the batch. Toward text (ours): the copy lacks the text context, so that what
-the context adds is amplified by the same formula, as in context-aware decoding (arXiv 2305.14739).
+From the paper and its code: all of this; b = 0.1 is the code's default (b = 0.2 and t = 500 its POPE script's). Here a
+is the strength (0.5 in the code, 1 in its POPE script), answers are greedy (the authors sample), and every image gets
+the same eps, so that an answer does not depend on what else is in the batch. Toward text (ours): the copy lacks the
+text context, so that what the context adds is amplified by the same formula, as in context-aware decoding (arXiv
+2305.14739).
 """
 
 import torch
@@ -23,7 +24,9 @@ STEPS = 1000
 
 
 class VcdParams(Params):
-    """``noise_step`` t of the diffusion; ``plausible`` b, the least likelihood beside the likeliest token's; ``seed`` of eps."""
+    """``noise_step`` t of the diffusion; ``plausible`` b, the least likelihood beside the likeliest token's; ``seed``
+    of eps.
+    """
 
     noise_step: int = Field(500, ge=0, lt=STEPS)
     plausible: float = Field(0.1, gt=0, le=1)
@@ -32,7 +35,9 @@ class VcdParams(Params):
 
 @register("steering", "vcd")
 class Vcd(LogitsMethod):
-    """The answer's logits, contrasted with those of a prompt whose image is noise (toward text: whose context is gone)."""
+    """The answer's logits, contrasted with those of a prompt whose image is noise (toward text: whose context is
+    gone).
+    """
 
     Params = VcdParams
 

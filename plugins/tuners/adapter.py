@@ -1,8 +1,8 @@
 """Bottleneck adapters (Houlsby et al., 2019): Adapter(x) = W_up sigma(W_down x) + x, equation 5 of the MoReS paper.
 
-The paper does not say where they sit. Its parameter counts (83.9M on Phi-2 at r = 256, 201.3M and 314.6M on the 7B and 13B) are those
-of one adapter of the model's width, without biases, at each projection of the feed-forward: on the input of fc1 (of gate and of up
-in Llama) and on the output of fc2 (down). That placement is our reconstruction.
+The paper does not say where they sit. Its parameter counts (83.9M on Phi-2 at r = 256, 201.3M and 314.6M on the 7B and
+13B) are those of one adapter of the model's width, without biases, at each projection of the feed-forward: on the input
+of fc1 (of gate and of up in Llama) and on the output of fc2 (down). That placement is our reconstruction.
 """
 
 from __future__ import annotations
@@ -56,7 +56,11 @@ class Adapter(Tuner):
         added: list[nn.Parameter] = []
         for kind in ("mlp_in", "mlp_out"):
             for module in projections(view, [kind]).values():
-                adapter = self.attach(module, "adapter", Bottleneck(view.width, self.params.bottleneck, self.params.activation, view.device))
+                adapter = self.attach(
+                    module,
+                    "adapter",
+                    Bottleneck(view.width, self.params.bottleneck, self.params.activation, view.device),
+                )
                 self.keep(_before(module, adapter) if kind == "mlp_in" else _after(module, adapter))
                 added += adapter.parameters()
         return added

@@ -1,4 +1,6 @@
-"""No change to the language model: what is trained are the parts beside it, as in LLaVA's connector pretraining (arXiv 2310.03744)."""
+"""No change to the language model: what is trained are the parts beside it, as in LLaVA's connector pretraining (arXiv
+2310.03744).
+"""
 
 from __future__ import annotations
 

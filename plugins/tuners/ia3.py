@@ -1,4 +1,6 @@
-"""IA3 (Liu et al., 2022): learned scales on keys, values and the feed-forward's inner states (equation 8), PEFT's layers."""
+"""IA3 (Liu et al., 2022): learned scales on keys, values and the feed-forward's inner states (equation 8), PEFT's
+layers.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,11 @@ from factory.tune.peft import PeftTuner
 class IA3Params(Params):
     """``mlp_out`` scales that projection's input, the others their output."""
 
-    targets: Annotated[tuple[Literal["key", "value", "mlp_out"], ...], Field(min_length=1)] = ("key", "value", "mlp_out")
+    targets: Annotated[tuple[Literal["key", "value", "mlp_out"], ...], Field(min_length=1)] = (
+        "key",
+        "value",
+        "mlp_out",
+    )
 
 
 @register("tuner", "ia3")

@@ -1,6 +1,7 @@
 """LoRA (Hu et al., 2021): W0 + B A on the decoder's projections (equation 6 of the MoReS paper), PEFT's layers.
 
-On a model that was loaded quantised (``model.quantize``) this is QLoRA (Dettmers et al., 2023): the base stays in 4 or 8 bits.
+On a model that was loaded quantised (``model.quantize``) this is QLoRA (Dettmers et al., 2023): the base stays in 4 or
+8 bits.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ class LoraParams(Params):
     rank: PositiveInt = 128
     alpha: PositiveInt | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    targets: Annotated[tuple[Target, ...], Field(min_length=1)] = ("query", "key", "value", "attention_out", "mlp_in", "mlp_out")
+    targets: Annotated[tuple[Target, ...], Field(min_length=1)] = (
+        "query",
+        "key",
+        "value",
+        "attention_out",
+        "mlp_in",
+        "mlp_out",
+    )
 
 
 @register("tuner", "lora")

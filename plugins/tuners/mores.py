@@ -3,10 +3,11 @@
     MoReS(h) = W_up phi(h),   phi(h) = Linear(h) - W_down h,   W_down W_upᵀ = I          (equations 3, 4)
     h' = h + MoReS(h) on the output of every decoder block, for some of the image's tokens
 
-As released, W_up = Rᵀ and W_down = R with R R^T = I (r x D), Linear(h) = W h + b: 2 D r + r parameters a layer. R is the orthonormal
-form of a free r x D matrix A, so weight decay on A leaves it orthonormal. Ours: the identity start W = R, b = 0 (``start: released`` has
-R and Linear random), and the dropout on what is added (the released code drops values of the whole steered state).
-What is added to image tokens after the last block reaches no answer, so that block's parameters are counted by the paper but learn nothing.
+As released, W_up = Rᵀ and W_down = R with R R^T = I (r x D), Linear(h) = W h + b: 2 D r + r parameters a layer. R is
+the orthonormal form of a free r x D matrix A, so weight decay on A leaves it orthonormal. Ours: the identity start W =
+R, b = 0 (``start: released`` has R and Linear random), and the dropout on what is added (the released code drops values
+of the whole steered state). What is added to image tokens after the last block reaches no answer, so that block's
+parameters are counted by the paper but learn nothing.
 """
 
 from __future__ import annotations
@@ -35,12 +36,14 @@ MODALITIES = {"vision": ("image",), "text": ("text",), "both": ("image", "text")
 
 
 class MoReSParams(Params):
-    """``take`` is a ``Where`` choice among the modality's tokens: by default the first 4 and last 5, the paper's 1 % of 729.
+    """``take`` is a ``Where`` choice among the modality's tokens: by default the first 4 and last 5, the paper's 1 % of
+    729.
 
-    ``ratio`` [low, high] replaces it by the dynamic ratio of table 9: in training each prompt draws its share of evenly spaced tokens
-    from this range, in evaluation the middle is taken (how a share is drawn is not published; this is ours). ``modality: both`` has
-    separate weights for each; ``share_weights: false`` has separate weights for each part of ``take``. ``layers``: all, shallow,
-    middle, deep (table 11), every:K (table 10). ``orthonormal: false`` is the released variant without the constraint.
+    ``ratio`` [low, high] replaces it by the dynamic ratio of table 9: in training each prompt draws its share of evenly
+    spaced tokens from this range, in evaluation the middle is taken (how a share is drawn is not published; this is
+    ours). ``modality: both`` has separate weights for each; ``share_weights: false`` has separate weights for each part
+    of ``take``. ``layers``: all, shallow, middle, deep (table 11), every:K (table 10). ``orthonormal: false`` is the
+    released variant without the constraint.
     """
 
     rank: PositiveInt = 1
@@ -104,7 +107,10 @@ class Chosen:
         if step.generated:
             return torch.zeros_like(step.roles, dtype=torch.bool)
         if self.where.role != "image" and not self.roles.words_known:
-            raise UserError("mores on text needs to know the prompt's words: encode prompts with view.encode, or give the batch's `roles`")
+            raise UserError(
+                "mores on text needs to know the prompt's words: encode prompts with view.encode, or give the batch's"
+                " `roles`"
+            )
         if self.params.ratio is None:
             return self.where.mask(step.roles)
         low, high = self.params.ratio
@@ -131,7 +137,11 @@ class MoReS(Tuner):
     def _wheres(self) -> list[tuple[int, Where]]:
         p = self.params
         takes = [p.take] if p.share_weights else p.take.split("+")
-        return [(i, Where(role=role, take=take, generated=False)) for role in MODALITIES[p.modality] for i, take in enumerate(takes)]
+        return [
+            (i, Where(role=role, take=take, generated=False))
+            for role in MODALITIES[p.modality]
+            for i, take in enumerate(takes)
+        ]
 
     def _place(self, view: ModelView, layer: int, name: str, chosen: Chosen) -> Subspace:
         block = view.layers[layer]
@@ -140,7 +150,9 @@ class MoReS(Tuner):
         return subspace
 
     def steerings(self, view: ModelView) -> list[Steering]:
-        """The trained method as steerings of ``factory.steer``, one a site, for the model without this tuner; each can be kept as an artefact."""
+        """The trained method as steerings of ``factory.steer``, one a site, for the model without this tuner; each can
+        be kept as an artefact.
+        """
         if self.params.ratio is not None:
             raise UserError("mores with a dynamic ratio has no fixed token choice; steer with the tuner itself")
         cls = lookup("steering", "mores")
@@ -149,10 +161,16 @@ class MoReS(Tuner):
             subspace: Subspace = getattr(view.layers[layer], name)
             state = {"R": subspace.R, "W": subspace.W, "b": subspace.b}
             state = {key: value.detach().float().clone() for key, value in state.items()}
-            made.append(Steering(cls(cls.Params(rank=self.params.rank)), state, chosen.where.model_copy(update={"layer": layer})))
+            made.append(
+                Steering(
+                    cls(cls.Params(rank=self.params.rank)), state, chosen.where.model_copy(update={"layer": layer})
+                )
+            )
         return made
 
 
-def _steer(subspace: Subspace, chosen: Callable[[], tuple[Tensor, ...]], block: nn.Module, args: tuple, h: Tensor) -> Tensor:
+def _steer(
+    subspace: Subspace, chosen: Callable[[], tuple[Tensor, ...]], block: nn.Module, args: tuple, h: Tensor
+) -> Tensor:
     at = tuple(index.to(h.device) for index in chosen())
     return h.index_put(at, subspace(h[at]).to(h.dtype), accumulate=True)

@@ -14,8 +14,10 @@ Target = Literal["query", "key", "value", "attention_out", "mlp_in", "mlp_out"]
 
 
 class OftParams(Params):
-    """``blocks`` rotations of width d / blocks for each projection; a block of width b has b (b - 1) / 2 parameters, as in PEFT 0.21
-    (PEFT 0.10, which the paper used, had b squared). ``exact`` solves the Cayley transform instead of PEFT's five-term series."""
+    """``blocks`` rotations of width d / blocks for each projection; a block of width b has b (b - 1) / 2 parameters, as
+    in PEFT 0.21 (PEFT 0.10, which the paper used, had b squared). ``exact`` solves the Cayley transform instead of
+    PEFT's five-term series.
+    """
 
     blocks: PositiveInt = 16
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -34,4 +36,10 @@ class Oft(PeftTuner):
 
     def config(self, targets: list[str]) -> OFTConfig:
         p = self.params
-        return OFTConfig(r=p.blocks, oft_block_size=0, module_dropout=p.dropout, use_cayley_neumann=not p.exact, target_modules=targets)
+        return OFTConfig(
+            r=p.blocks,
+            oft_block_size=0,
+            module_dropout=p.dropout,
+            use_cayley_neumann=not p.exact,
+            target_modules=targets,
+        )

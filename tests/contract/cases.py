@@ -1,4 +1,6 @@
-"""What the contract suite runs: every registered plugin, fitted on random states, and a slow obvious reference for steering."""
+"""What the contract suite runs: every registered plugin, fitted on random states, and a slow obvious reference for
+steering.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,17 @@ torch.set_num_threads(1)  # the models are so small that threads only wait for e
 LAYERS = (0, 1, 2)
 STRENGTH = 3.0
 OPTIONS = {
-    "predict_from": ("per_token",), "apply_to": ("generated_only", "last_and_generated", "from_index:5"),
+    "predict_from": ("per_token",),
+    "apply_to": ("generated_only", "last_and_generated", "from_index:5"),
     "of": ((("type", "msrs"), ("tokens", "argmax")),),
-}  # fmt: skip
+}
 
 SPECIAL = {
-    "heads": (("role", "all"), ("generated", True), ("coefficient", 2.0)),  # else it steers only what an instruction has added
+    "heads": (
+        ("role", "all"),
+        ("generated", True),
+        ("coefficient", 2.0),
+    ),  # else it steers only what an instruction has added
     "dose": (("conflicts_only", False),),  # else it leaves prompts with one modality alone
 }
 
@@ -40,7 +47,9 @@ class Case(NamedTuple):
     options: tuple[tuple[str, Any], ...] = ()
 
     def __str__(self) -> str:
-        return "-".join([self.method, *(str(dict(value)["type"] if name == "of" else value) for name, value in self.options)])
+        return "-".join(
+            [self.method, *(str(dict(value)["type"] if name == "of" else value) for name, value in self.options)]
+        )
 
 
 def classes(kind: str) -> dict[str, type]:
@@ -61,12 +70,16 @@ def steerer_cases(with_options: bool = False) -> list[Case]:
 def sites() -> list[tuple[Case, int]]:
     """Every method at the first, a middle and the last layer, and its options at the middle one."""
     plain = steerer_cases()
-    return [(case, layer) for case in plain for layer in LAYERS] + [(c, 1) for c in steerer_cases(True) if c not in plain]
+    return [(case, layer) for case in plain for layer in LAYERS] + [
+        (c, 1) for c in steerer_cases(True) if c not in plain
+    ]
 
 
 def diagnostics(asks: bool) -> list[str]:
     """Diagnostics that ask prompts of their own about samples, or that measure any prompt."""
-    return [name for name, cls in classes("diagnostic").items() if asks == (cls.on_samples is not Diagnostic.on_samples)]
+    return [
+        name for name, cls in classes("diagnostic").items() if asks == (cls.on_samples is not Diagnostic.on_samples)
+    ]
 
 
 def prompt_methods() -> list[str]:
@@ -81,10 +94,24 @@ def random_states(seed: int = 0, n: int = 24, d: int = 48, direction: str = "vis
     r_v = 0.2 + 0.6 * torch.rand(n, generator=rng)
     tails = tuple(view / 2 + 0.1 * torch.randn(n, d, generator=rng) for view in (base, toward, away))
     found = [
-        {"sample": str(i), "form": "open", "direction": way, "outcome": "follow", "metric": "head_margin", "layer": layer, "head": head, "value": float(torch.randn((), generator=rng))}
-        for i in range(2) for way in ("vision", "text") for layer in LAYERS for head in range(4)
-    ]  # fmt: skip
-    return States(direction, base, toward, away, r_v, ["color" if i % 3 else "counting" for i in range(n)], seed, tails, found)
+        {
+            "sample": str(i),
+            "form": "open",
+            "direction": way,
+            "outcome": "follow",
+            "metric": "head_margin",
+            "layer": layer,
+            "head": head,
+            "value": float(torch.randn((), generator=rng)),
+        }
+        for i in range(2)
+        for way in ("vision", "text")
+        for layer in LAYERS
+        for head in range(4)
+    ]
+    return States(
+        direction, base, toward, away, r_v, ["color" if i % 3 else "counting" for i in range(n)], seed, tails, found
+    )
 
 
 @cache
@@ -132,7 +159,9 @@ def logits(view: ModelView, prompts: Sequence[Prompt], steerings: Any = (), side
         return view.logits(at_last(prefill(view, batch)[0], batch.attention_mask))
 
 
-def answers(view: ModelView, prompts: Sequence[Prompt], steerings: Any = (), side: str = "left", n: int = 5) -> list[list[int]]:
+def answers(
+    view: ModelView, prompts: Sequence[Prompt], steerings: Any = (), side: str = "left", n: int = 5
+) -> list[list[int]]:
     """Greedy tokens through prefill and the KV cache."""
     batch = view.encode(prompts, side)
     with torch.no_grad(), steer(view, steerings):
@@ -164,8 +193,12 @@ def recompute(view: ModelView, prompt: Prompt, answer: Tensor, steerings: Sequen
             each.update(before)
         return view.logits(out.last_hidden_state[:, -1])
 
-    def seen_ahead(s: Steering, vector: Tensor, chosen: Tensor) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-        """The prompt at another strength, and without a role's tokens, for controllers that look ahead (of one method at a time)."""
+    def seen_ahead(
+        s: Steering, vector: Tensor, chosen: Tensor
+    ) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+        """The prompt at another strength, and without a role's tokens, for controllers that look ahead (of one method
+        at a time).
+        """
 
         def probe(strength: Tensor) -> Tensor:
             def add(module: nn.Module, args: tuple, h: Tensor) -> Tensor:
@@ -208,7 +241,9 @@ def recompute(view: ModelView, prompt: Prompt, answer: Tensor, steerings: Sequen
     def put(s: Steering):
         hook = hook_of(s)
         if s.where.site == "heads":
-            return view.o_proj(s.where.layer).register_forward_pre_hook(lambda module, args: (hook(module, (), args[0]),))
+            return view.o_proj(s.where.layer).register_forward_pre_hook(
+                lambda module, args: (hook(module, (), args[0]),)
+            )
         return view.layers[s.where.layer].register_forward_hook(hook)
 
     handles = [put(s) for s in steerings]
@@ -222,7 +257,9 @@ def recompute(view: ModelView, prompt: Prompt, answer: Tensor, steerings: Sequen
 
 
 def without_role(roles: list[int], role: int) -> list[int]:
-    """1 for each token that stays when a role is left out, 0 for its tokens and for what the template put between them and a text."""
+    """1 for each token that stays when a role is left out, 0 for its tokens and for what the template put between them
+    and a text.
+    """
     left, said = [], 0
     for t, r in enumerate(roles):
         said = r if r > Role.TEMPLATE else said

@@ -14,11 +14,15 @@ def label(value: object) -> str:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     sources = {
-        "case": lambda: steerer_cases(), "option_case": lambda: steerer_cases(with_options=True), "site": sites,
-        "prompt_method": prompt_methods, "logits_method": logits_methods, "diagnostic_name": lambda: diagnostics(asks=False),
+        "case": lambda: steerer_cases(),
+        "option_case": lambda: steerer_cases(with_options=True),
+        "site": sites,
+        "prompt_method": prompt_methods,
+        "logits_method": logits_methods,
+        "diagnostic_name": lambda: diagnostics(asks=False),
         "asking_diagnostic": lambda: diagnostics(asks=True),
         "tuner_name": lambda: list(classes("tuner")),
-    }  # fmt: skip
+    }
     for name, source in sources.items():
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, source(), ids=label)

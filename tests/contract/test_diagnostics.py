@@ -29,7 +29,10 @@ def by_place(rows: list[dict]) -> dict[tuple, float]:
 
 def agree(a: dict[tuple, float], b: dict[tuple, float], tolerance: float = 1e-3) -> bool:
     """The same places, and values within ``tolerance`` of each other (relative; NaN equals NaN)."""
-    alike = (math.isnan(x) and math.isnan(b[k]) or math.isclose(x, b[k], rel_tol=tolerance, abs_tol=1e-6) for k, x in a.items())
+    alike = (
+        math.isnan(x) and math.isnan(b[k]) or math.isclose(x, b[k], rel_tol=tolerance, abs_tol=1e-6)
+        for k, x in a.items()
+    )
     return a.keys() == b.keys() and all(alike)
 
 
@@ -73,7 +76,10 @@ def test_what_else_is_in_the_batch_does_not_matter(view, diagnostic_name):
         alone |= by_place(measure(view, diagnostic_name, [prompt]))
     assert agree(alone, together)
     values = {key: v for key, v in together.items() if key[0] == prompts[0].digest}
-    assert not agree({(prompts[1].digest, *k[1:]): v for k, v in values.items()}, {k: together[k] for k in together if k[0] == prompts[1].digest})
+    assert not agree(
+        {(prompts[1].digest, *k[1:]): v for k, v in values.items()},
+        {k: together[k] for k in together if k[0] == prompts[1].digest},
+    )
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -140,7 +146,9 @@ def investigate(name: str, view=None, count: int | None = None) -> list[dict]:
 
 def test_rows_about_samples_are_tidy_and_repeatable(view, asking_diagnostic):
     rows = investigate(asking_diagnostic, view)
-    assert rows and str(investigate(asking_diagnostic, view)) == str(rows)  # NaN, which says "undefined", equals itself as text alone
+    assert rows and str(investigate(asking_diagnostic, view)) == str(
+        rows
+    )  # NaN, which says "undefined", equals itself as text alone
     places = set()
     for row in rows:
         assert all(isinstance(row[column], types) for column, types in COLUMNS.items()) and not math.isinf(row["value"])
@@ -160,5 +168,7 @@ def test_asking_about_samples_leaves_nothing_behind(asking_diagnostic):
 
 def test_a_sample_says_the_same_whatever_else_is_asked(view, asking_diagnostic):
     few, all_ = investigate(asking_diagnostic, view, 2), investigate(asking_diagnostic, view)
-    of = lambda rows: {tuple(v for k, v in r.items() if k != "value"): r["value"] for r in rows if not math.isnan(r["value"])}
+    of = lambda rows: {
+        tuple(v for k, v in r.items() if k != "value"): r["value"] for r in rows if not math.isnan(r["value"])
+    }
     assert agree(of(few), {k: of(all_)[k] for k in of(few)}, 1e-2)

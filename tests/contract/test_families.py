@@ -66,12 +66,18 @@ def test_a_prompt_whose_context_is_hidden_is_the_prompt_without_it(view):
         trunk = run_trunk(view, view.encode([prompt], "left"), 1)
         ahead = Ahead(view, 1, trunk.call, trunk.batch.attention_mask)
         hidden = ahead.hiding(spoken(trunk.batch.roles, torch.tensor(int(Role.CONTEXT))), trunk.states)
-        assert close(hidden, logits(view, [prompt.without(Role.CONTEXT)])) and not close(hidden, logits(view, [prompt]), 1e-3)
+        assert close(hidden, logits(view, [prompt.without(Role.CONTEXT)])) and not close(
+            hidden, logits(view, [prompt]), 1e-3
+        )
 
 
 def test_its_sizes_are_known_without_weights(view):
     found = facts(view.model.config, view.family, view.dtype)
-    assert found == facts_of(view.model, view.family, view.dtype) and found.linear and found.parameters == sum(p.numel() for p in view.model.parameters())
+    assert (
+        found == facts_of(view.model, view.family, view.dtype)
+        and found.linear
+        and found.parameters == sum(p.numel() for p in view.model.parameters())
+    )
 
 
 def test_roles_mark_the_image_tokens_and_the_words(view):
@@ -85,7 +91,9 @@ def test_roles_mark_the_image_tokens_and_the_words(view):
             assert words.split() == " ".join(s.text for s in prompt.segments if s.role == role).split()
 
 
-WITH_PROCESSOR = [name for name in NAMES if lookup("family", name).processor_class and name != "steering_factory_composed"]  # ours counts otherwise
+WITH_PROCESSOR = [
+    name for name in NAMES if lookup("family", name).processor_class and name != "steering_factory_composed"
+]  # ours counts otherwise
 
 
 @pytest.mark.parametrize("name", WITH_PROCESSOR)
@@ -94,7 +102,12 @@ def test_inputs_are_those_of_the_models_own_processor(name):
     for prompt in prompts_of(view)[:3]:
         batch = view.encode([prompt])
         if view.processor.chat_template:
-            text = view.tokenizer.apply_chat_template(prompt.messages(), chat_template=view.processor.chat_template, tokenize=False, add_generation_prompt=True)
+            text = view.tokenizer.apply_chat_template(
+                prompt.messages(),
+                chat_template=view.processor.chat_template,
+                tokenize=False,
+                add_generation_prompt=True,
+            )
         else:  # PaliGemma's processor is given the words and places the beginning token itself
             text = "".join("<image>" if c["type"] == "image" else c["text"] for c in prompt.messages()[0]["content"])
         begins = bool(view.tokenizer.bos_token) and view.tokenizer.bos_token in text
@@ -162,7 +175,9 @@ def test_greedy_answers_are_those_of_generate(view):
 
 @pytest.mark.parametrize("chosen", [LOOKING, READING], ids=str)
 def test_steering_is_its_definition(view, chosen):
-    """Strength 0 bit for bit; each row its own strength; cached decoding is recomputing; a sweep's cell is the plain run."""
+    """Strength 0 bit for bit; each row its own strength; cached decoding is recomputing; a sweep's cell is the plain
+    run.
+    """
     prompts, layer = prompts_of(view), 1
     batch = view.encode(prompts)
     with torch.no_grad():
@@ -171,7 +186,12 @@ def test_steering_is_its_definition(view, chosen):
             assert torch.equal(view.model(**batch).logits, plain)
         with steer(view, steering(chosen, layer)):
             out = view.model.generate(
-                **batch, do_sample=False, min_new_tokens=3, max_new_tokens=3, output_logits=True, return_dict_in_generate=True
+                **batch,
+                do_sample=False,
+                min_new_tokens=3,
+                max_new_tokens=3,
+                output_logits=True,
+                return_dict_in_generate=True,
             )
     for i, prompt in enumerate(prompts):
         reference = recompute(view, prompt, out.sequences[i, -3:], [steering(chosen, layer)])
@@ -241,7 +261,10 @@ def test_bfloat16_is_near(name):
     self_check(half)
     prompts = prompts_of(exact)
     for side, near in (("left", 0.98), ("right", 0.97)):  # padding decides which kernel rounds
-        a, b = logits(exact, prompts, steering(READING, 1, 0.5), side), logits(half, prompts, steering(READING, 1, 0.5), side)
+        a, b = (
+            logits(exact, prompts, steering(READING, 1, 0.5), side),
+            logits(half, prompts, steering(READING, 1, 0.5), side),
+        )
         assert torch.nn.functional.cosine_similarity(a, b).min() > near
 
 

@@ -48,7 +48,9 @@ def test_other_strengths_change_the_logits(view, logits_method, direction):
     prompts = mixed_prompts()[:3]
     plain, contrasts = (seen_logits(view, logits_method, prompts, direction, s) for s in (0.0, 3.0))
     both = plain.isfinite() & contrasts.isfinite()
-    assert ((plain - contrasts).abs().masked_fill(~both, 0).amax(-1) > 1e-3).any(), "of some prompt: a method may find that one needs nothing"
+    assert ((plain - contrasts).abs().masked_fill(~both, 0).amax(-1) > 1e-3).any(), (
+        "of some prompt: a method may find that one needs nothing"
+    )
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)

@@ -1,4 +1,6 @@
-"""The contract suite runs over the plugins of an installed package too, passes a sound one, and catches unsound ones."""
+"""The contract suite runs over the plugins of an installed package too, passes a sound one, and catches unsound
+ones.
+"""
 
 from __future__ import annotations
 
@@ -76,20 +78,51 @@ def outcomes(tmp_path_factory) -> dict[str, bool]:
     info = site / "oot-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: oot\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(textwrap.dedent("""\
+    (info / "entry_points.txt").write_text(
+        textwrap.dedent("""\
         [steering_factory.plugins]
         sound = oot_sound
         unsound = oot_unsound
-    """))
-    tests = ["alone", "fits", "zero", "recomputing", "row_by_row", "ask_the_question", "tidy", "left_behind", "artefact"]
+    """)
+    )
+    tests = [
+        "alone",
+        "fits",
+        "zero",
+        "recomputing",
+        "row_by_row",
+        "ask_the_question",
+        "tidy",
+        "left_behind",
+        "artefact",
+    ]
     report, env = site / "report.xml", {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(ROOT)])}
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", "tests/contract/test_steering.py",
-         "tests/contract/test_diagnostics.py", "-k", f"oot_ and ({' or '.join(tests)})"],
-        check=False, cwd=ROOT, env=env, capture_output=True, text=True, timeout=500,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            f"--junitxml={report}",
+            "tests/contract/test_steering.py",
+            "tests/contract/test_diagnostics.py",
+            "-k",
+            f"oot_ and ({' or '.join(tests)})",
+        ],
+        check=False,
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
     assert run.returncode == 1, run.stdout + run.stderr
-    return {case.get("name"): case.find("failure") is None and case.find("error") is None for case in ElementTree.parse(report).iter("testcase")}
+    return {
+        case.get("name"): case.find("failure") is None and case.find("error") is None
+        for case in ElementTree.parse(report).iter("testcase")
+    }
 
 
 @pytest.mark.slow
@@ -99,10 +132,16 @@ def test_a_sound_method_from_another_package_passes(outcomes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("test", [
-    "test_the_same_seed_fits_the_same_bytes[oot_moody-vision]", "test_delta_is_pure_and_row_by_row[oot_moody]",
-    "test_a_row_is_the_same_alone_and_in_a_batch[oot_moody-layer1-left]", "test_prompt_methods_still_ask_the_question[oot_eraser-vision]",
-    "test_rows_are_tidy[oot_litter]", "test_nothing_is_left_behind[oot_litter-False]",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "test",
+    [
+        "test_the_same_seed_fits_the_same_bytes[oot_moody-vision]",
+        "test_delta_is_pure_and_row_by_row[oot_moody]",
+        "test_a_row_is_the_same_alone_and_in_a_batch[oot_moody-layer1-left]",
+        "test_prompt_methods_still_ask_the_question[oot_eraser-vision]",
+        "test_rows_are_tidy[oot_litter]",
+        "test_nothing_is_left_behind[oot_litter-False]",
+    ],
+)
 def test_the_contract_catches_an_unsound_plugin(outcomes, test):
     assert not outcomes[test]

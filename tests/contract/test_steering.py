@@ -67,7 +67,10 @@ def test_half_precision_keeps_its_dtype_and_its_zero(case, dtype):
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_row_is_the_same_alone_and_in_a_batch(view, site, side):
-    prompts, exact = mixed_prompts(), tiny_view(dtype=torch.float64)  # in float32 a method may blow up the rounding of the blocks below it
+    prompts, exact = (
+        mixed_prompts(),
+        tiny_view(dtype=torch.float64),
+    )  # in float32 a method may blow up the rounding of the blocks below it
     together = logits(exact, prompts, steering(*site), side)
     tokens = answers(view, prompts, steering(*site), side, 4)
     for i, prompt in enumerate(prompts):
@@ -90,7 +93,12 @@ def test_cached_decoding_is_what_recomputing_gives(view, site):
     batch = view.encode(prompts)
     with torch.no_grad(), steer(view, steering(*site)):
         out = view.model.generate(
-            **batch, do_sample=False, min_new_tokens=4, max_new_tokens=4, output_logits=True, return_dict_in_generate=True
+            **batch,
+            do_sample=False,
+            min_new_tokens=4,
+            max_new_tokens=4,
+            output_logits=True,
+            return_dict_in_generate=True,
         )
     for i, prompt in enumerate(prompts):
         reference = cases.recompute(view, prompt, out.sequences[i, -4:], [steering(*site)])
@@ -103,10 +111,14 @@ def test_several_methods_work_in_order(view, case, layers):
     other = Case("l2s", (("predict_from", "per_token"),))
     both = [(case, layers[0]), (other, layers[1])]
     together = logits(view, prompts, [steering(c, layer) for c, layer in both])
-    looks_ahead = bool(cases.make(case).trial_strengths)  # its look is through the other method, which the reference leaves out
+    looks_ahead = bool(
+        cases.make(case).trial_strengths
+    )  # its look is through the other method, which the reference leaves out
     for i, prompt in enumerate(prompts if not looks_ahead else []):
         token = torch.zeros(1, dtype=torch.long)
-        assert close(cases.recompute(view, prompt, token, [steering(c, layer) for c, layer in both]), together[i : i + 1], 2e-5)
+        assert close(
+            cases.recompute(view, prompt, token, [steering(c, layer) for c, layer in both]), together[i : i + 1], 2e-5
+        )
     with steer(view, steering(case, layers[0])):
         assert torch.equal(logits(view, prompts, steering(other, layers[1])), together)
 
@@ -118,9 +130,14 @@ def test_beams_of_a_prompt_share_its_steering(view, case):
         batch = view.encode(prompts)
         with torch.no_grad(), steer(view, steerings):
             out = view.model.generate(
-                **batch, num_beams=3, do_sample=False, min_new_tokens=4, max_new_tokens=4,
-                output_scores=True, return_dict_in_generate=True,
-            )  # fmt: skip
+                **batch,
+                num_beams=3,
+                do_sample=False,
+                min_new_tokens=4,
+                max_new_tokens=4,
+                output_scores=True,
+                return_dict_in_generate=True,
+            )
         return out.sequences[:, -4:], out.sequences_scores
 
     tokens, scores = search(prompts, steering(case, 1, torch.tensor(strengths)))
@@ -130,9 +147,16 @@ def test_beams_of_a_prompt_share_its_steering(view, case):
         assert not close(search([prompt], [])[1], scores[i : i + 1], 1e-4)
 
 
-@pytest.mark.parametrize("where", [
-    {"role": "image"}, {"role": "context"}, {"role": "text", "take": "last:2"}, {"role": "image", "take": "uniform:3"}, {"role": "all", "take": "from:7"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"role": "image"},
+        {"role": "context"},
+        {"role": "text", "take": "last:2"},
+        {"role": "image", "take": "uniform:3"},
+        {"role": "all", "take": "from:7"},
+    ],
+)
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_only_the_chosen_tokens_are_steered(view, case, where, side):
     batch, seen = view.encode(mixed_prompts(), side), []
@@ -143,10 +167,15 @@ def test_only_the_chosen_tokens_are_steered(view, case, where, side):
                 prefill(view, batch)
             finally:
                 handle.remove()
-    moved, expected = (seen[0] != seen[-1]).any(-1), steering(case, 1, **{"take": "all", **where}).where.mask(batch.roles)
+    moved, expected = (
+        (seen[0] != seen[-1]).any(-1),
+        steering(case, 1, **{"take": "all", **where}).where.mask(batch.roles),
+    )
     method, state = cases.fitted(case)
     if method.reads == "per_token":  # it may find that a token needs nothing
-        expected = expected & (method.delta(seen[0].flatten(0, 1), state, cases.Context(1)) != 0).any(-1).view_as(expected)
+        expected = expected & (method.delta(seen[0].flatten(0, 1), state, cases.Context(1)) != 0).any(-1).view_as(
+            expected
+        )
     assert torch.equal(moved, expected)
     if where["role"] == "image" and method.reads == "last_prompt":
         assert moved.sum(-1).tolist() == [3, 3, 6 // 2, 0] if "take" in where else [16, 16, 32, 0]
@@ -238,7 +267,9 @@ def test_fitting_leaves_its_data_alone(case):
     states = cases.random_states()
     before = [t.clone() for t in (states.base, states.toward, states.away, states.r_v)]
     cases.make(case).fit(states)
-    assert all(torch.equal(a, b) for a, b in zip(before, (states.base, states.toward, states.away, states.r_v), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(before, (states.base, states.toward, states.away, states.r_v), strict=True)
+    )
 
 
 def test_delta_is_pure_and_row_by_row(case):
@@ -283,9 +314,13 @@ def test_prompt_methods_still_ask_the_question(prompt_method, direction):
     assert method.rewrite(prompt, direction, examples).digest == changed.digest
     rest, kept = iter(changed.segments), [s for s in prompt.segments if s in changed.segments]
     assert all(segment in rest for segment in kept), "what stays of the prompt stays in order"
-    assert {s.role for s in prompt.segments} - {s.role for s in kept} <= {Role.IMAGE, Role.CONTEXT}, "only a modality may be left out"
+    assert {s.role for s in prompt.segments} - {s.role for s in kept} <= {Role.IMAGE, Role.CONTEXT}, (
+        "only a modality may be left out"
+    )
     rest = iter(changed.segments)
-    assert all(segment in rest for example in examples for segment in example.segments), "so do the examples', answers too"
+    assert all(segment in rest for example in examples for segment in example.segments), (
+        "so do the examples', answers too"
+    )
     assert not changed.answered
 
 

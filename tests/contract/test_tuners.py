@@ -134,7 +134,11 @@ def test_it_is_saved_and_found_again(tuner_name, tmp_path):
     learn(view, tuner.apply(view, ("connector",)))
     expected = logits(view, mixed_prompts())
     tune.save(tmp_path / "tuned", tuner, view, {"task": "scenes"})
-    assert {path.name for path in (tmp_path / "tuned").iterdir()} == {"tuner_config.json", "tuner.safetensors", "README.md"}
+    assert {path.name for path in (tmp_path / "tuned").iterdir()} == {
+        "tuner_config.json",
+        "tuner.safetensors",
+        "README.md",
+    }
     other = cases.fresh_view()
     assert fingerprint(other) == base
     again = tune.load(tmp_path / "tuned", other)
@@ -229,4 +233,7 @@ def test_a_model_in_half_precision_is_tuned_in_whole(tuner_name):
             p.data = p.data.float()  # as a training run keeps what it trains
     if not lookup("tuner", tuner_name).in_place:
         found = gradients(view, trained, lessons(view))
-        assert all(g is not None and g.dtype == trained[name].dtype and math.isfinite(g.float().sum()) for name, g in found.items())
+        assert all(
+            g is not None and g.dtype == trained[name].dtype and math.isfinite(g.float().sum())
+            for name, g in found.items()
+        )

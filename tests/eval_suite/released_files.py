@@ -30,11 +30,20 @@ def humans(*answers: str) -> list[dict[str, Any]]:
 
 
 def vqav2(root: Path) -> dict[str, Any]:
-    questions = [{"image_id": 100 + i, "question": f"What colour is thing {i}?", "question_id": 1000 + i} for i in range(4)]
+    questions = [
+        {"image_id": 100 + i, "question": f"What colour is thing {i}?", "question_id": 1000 + i} for i in range(4)
+    ]
     annotations = [
-        {"question_type": "what", "multiple_choice_answer": "red", "answers": humans(*["red"] * 6, *["blue"] * 4), "image_id": q["image_id"],
-         "answer_type": ("other", "yes/no")[i % 2], "question_id": q["question_id"]} for i, q in enumerate(questions)
-    ]  # fmt: skip
+        {
+            "question_type": "what",
+            "multiple_choice_answer": "red",
+            "answers": humans(*["red"] * 6, *["blue"] * 4),
+            "image_id": q["image_id"],
+            "answer_type": ("other", "yes/no")[i % 2],
+            "question_id": q["question_id"],
+        }
+        for i, q in enumerate(questions)
+    ]
     for i, q in enumerate(questions):
         picture(root / "val2014" / f"COCO_val2014_{q['image_id']:012d}.jpg", i)
         picture(root / "test2015" / f"COCO_test2015_{q['image_id']:012d}.jpg", i)
@@ -48,12 +57,21 @@ def vqav2(root: Path) -> dict[str, Any]:
 def gqa(root: Path) -> dict[str, Any]:
     rows = {
         f"20{i}": {
-            "semantic": [], "entailed": [], "equivalent": [f"20{i}"], "question": "Is it red?", "imageId": f"n{i}", "isBalanced": True,
-            "groups": {"global": None, "local": None}, "answer": ("yes", "no")[i % 2], "semanticStr": "", "annotations": {},
-            "types": {"detailed": "verify", "semantic": "attr", "structural": ("verify", "query")[i % 2]}, "fullAnswer": "Yes, it is.",
+            "semantic": [],
+            "entailed": [],
+            "equivalent": [f"20{i}"],
+            "question": "Is it red?",
+            "imageId": f"n{i}",
+            "isBalanced": True,
+            "groups": {"global": None, "local": None},
+            "answer": ("yes", "no")[i % 2],
+            "semanticStr": "",
+            "annotations": {},
+            "types": {"detailed": "verify", "semantic": "attr", "structural": ("verify", "query")[i % 2]},
+            "fullAnswer": "Yes, it is.",
         }
         for i in range(4)
-    }  # fmt: skip
+    }
     for row, i in zip(rows.values(), range(4), strict=True):
         picture(root / "images" / f"{row['imageId']}.jpg", i)
     written(root / "testdev_balanced_questions.json", rows)
@@ -62,9 +80,15 @@ def gqa(root: Path) -> dict[str, Any]:
 
 def vizwiz(root: Path) -> dict[str, Any]:
     rows = [
-        {"image": f"VizWiz_val_{i:08d}.jpg", "question": "What is this?", "answers": [{"answer": "unanswerable", "answer_confidence": "yes"}] * 10,
-         "answer_type": "unanswerable", "answerable": 0} for i in range(3)
-    ]  # fmt: skip
+        {
+            "image": f"VizWiz_val_{i:08d}.jpg",
+            "question": "What is this?",
+            "answers": [{"answer": "unanswerable", "answer_confidence": "yes"}] * 10,
+            "answer_type": "unanswerable",
+            "answerable": 0,
+        }
+        for i in range(3)
+    ]
     for i, row in enumerate(rows):
         picture(root / "val" / row["image"], i)
         picture(root / "test" / row["image"], i)
@@ -75,9 +99,20 @@ def vizwiz(root: Path) -> dict[str, Any]:
 
 def textvqa(root: Path) -> dict[str, Any]:
     data = [
-        {"question": "what does the sign say?", "image_id": f"im{i}", "image_classes": ["Sign"], "flickr_original_url": "", "image_width": 40,
-         "image_height": 30, "answers": ["stop"] * 10, "question_tokens": [], "question_id": 34600 + i, "set_name": "val"} for i in range(3)
-    ]  # fmt: skip
+        {
+            "question": "what does the sign say?",
+            "image_id": f"im{i}",
+            "image_classes": ["Sign"],
+            "flickr_original_url": "",
+            "image_width": 40,
+            "image_height": 30,
+            "answers": ["stop"] * 10,
+            "question_tokens": [],
+            "question_id": 34600 + i,
+            "set_name": "val",
+        }
+        for i in range(3)
+    ]
     for i, row in enumerate(data):
         picture(root / "train_images" / f"{row['image_id']}.jpg", i)
     head = {"dataset_type": "val", "dataset_name": "textvqa", "dataset_version": "0.5.1"}
@@ -90,12 +125,23 @@ def textvqa(root: Path) -> dict[str, Any]:
 def scienceqa(root: Path) -> dict[str, Any]:
     problems = {
         str(i): {
-            "question": "Which is it?", "choices": ["rock", "tree", "sea"], "answer": i % 3, "hint": ("", "Look closely.")[i % 2],
-            "image": None if i == 3 else "image.png", "task": "closed choice", "grade": "grade2", "subject": ("natural science", "social science")[i % 2],
-            "topic": "biology", "category": "c", "skill": "s", "lecture": "", "solution": "", "split": "test",
+            "question": "Which is it?",
+            "choices": ["rock", "tree", "sea"],
+            "answer": i % 3,
+            "hint": ("", "Look closely.")[i % 2],
+            "image": None if i == 3 else "image.png",
+            "task": "closed choice",
+            "grade": "grade2",
+            "subject": ("natural science", "social science")[i % 2],
+            "topic": "biology",
+            "category": "c",
+            "skill": "s",
+            "lecture": "",
+            "solution": "",
+            "split": "test",
         }
         for i in range(4)
-    }  # fmt: skip
+    }
     for i in range(3):
         picture(root / "images" / "test" / str(i) / "image.png", i)
     written(root / "problems.json", problems)
@@ -106,7 +152,12 @@ def scienceqa(root: Path) -> dict[str, Any]:
 def pope(root: Path) -> dict[str, Any]:
     for split in ("random", "popular", "adversarial"):
         rows = [
-            {"question_id": i + 1, "image": f"COCO_val2014_{i:012d}.jpg", "text": "Is there a dog in the image?", "label": ("yes", "no")[i % 2]}
+            {
+                "question_id": i + 1,
+                "image": f"COCO_val2014_{i:012d}.jpg",
+                "text": "Is there a dog in the image?",
+                "label": ("yes", "no")[i % 2],
+            }
             for i in range(4)
         ]
         written(root / f"coco_pope_{split}.json", rows)
@@ -119,15 +170,43 @@ def mmmu_rows() -> list[dict[str, Any]]:
     out = io.BytesIO()
     Image.new("RGB", (20, 20), "red").save(out, "PNG")
     blob = {"bytes": out.getvalue(), "path": "a.png"}
-    base = {"explanation": "", "topic_difficulty": "Easy", "subfield": "Audit", "img_type": "['Tables']", **{f"image_{i}": None for i in range(1, 8)}}
+    base = {
+        "explanation": "",
+        "topic_difficulty": "Easy",
+        "subfield": "Audit",
+        "img_type": "['Tables']",
+        **{f"image_{i}": None for i in range(1, 8)},
+    }
     return [
-        {**base, "id": "validation_Accounting_1", "question": "See <image 1>. Which?", "options": "['$6', '$7', '$8']", "answer": "B",
-         "question_type": "multiple-choice", "image_1": blob},
-        {**base, "id": "validation_Accounting_2", "question": "<image 1> How many?", "options": "[]", "answer": "['12', 'twelve']",
-         "question_type": "open", "image_1": blob},
-        {**base, "id": "validation_Accounting_3", "question": "Which one is it?", "options": "['<image 1>', '<image 2>']", "answer": "A",
-         "question_type": "multiple-choice", "image_1": blob, "image_2": blob},
-    ]  # fmt: skip
+        {
+            **base,
+            "id": "validation_Accounting_1",
+            "question": "See <image 1>. Which?",
+            "options": "['$6', '$7', '$8']",
+            "answer": "B",
+            "question_type": "multiple-choice",
+            "image_1": blob,
+        },
+        {
+            **base,
+            "id": "validation_Accounting_2",
+            "question": "<image 1> How many?",
+            "options": "[]",
+            "answer": "['12', 'twelve']",
+            "question_type": "open",
+            "image_1": blob,
+        },
+        {
+            **base,
+            "id": "validation_Accounting_3",
+            "question": "Which one is it?",
+            "options": "['<image 1>', '<image 2>']",
+            "answer": "A",
+            "question_type": "multiple-choice",
+            "image_1": blob,
+            "image_2": blob,
+        },
+    ]
 
 
 def mmmu(root: Path) -> dict[str, Any]:
@@ -135,13 +214,21 @@ def mmmu(root: Path) -> dict[str, Any]:
     from pyarrow import parquet
 
     (root / "Accounting").mkdir(parents=True)
-    parquet.write_table(pyarrow.Table.from_pylist(mmmu_rows()), root / "Accounting" / "validation-00000-of-00001.parquet")
+    parquet.write_table(
+        pyarrow.Table.from_pylist(mmmu_rows()), root / "Accounting" / "validation-00000-of-00001.parquet"
+    )
     return {"type": "mmmu", "root": str(root)}
 
 
 def mmvet(root: Path) -> dict[str, Any]:
     rows = {
-        f"v1_{i}": {"imagename": f"v1_{i}.png", "question": "What is x?", "answer": "-1<AND>-5", "capability": ["ocr", "math"], "imagesource": ""}
+        f"v1_{i}": {
+            "imagename": f"v1_{i}.png",
+            "question": "What is x?",
+            "answer": "-1<AND>-5",
+            "capability": ["ocr", "math"],
+            "imagesource": "",
+        }
         for i in range(2)
     }
     for i, row in enumerate(rows.values()):
@@ -150,17 +237,32 @@ def mmvet(root: Path) -> dict[str, Any]:
     return {"type": "mmvet", "root": str(root)}
 
 
-def hallusion_row(category: str, visual: int, figure: int, question: int, answer: int, group: int = 0) -> dict[str, Any]:
+def hallusion_row(
+    category: str, visual: int, figure: int, question: int, answer: int, group: int = 0
+) -> dict[str, Any]:
     name = f"./hallusion_bench/{category}/chart/{group}_{figure}.png" if visual else None
     return {
-        "category": category, "subcategory": "chart", "visual_input": str(visual), "set_id": str(group), "figure_id": str(figure),
-        "sample_note": "t", "question_id": str(question), "question": "Is the bar higher?", "gt_answer_details": "The bar is higher.",
-        "gt_answer": str(answer), "filename": name,
-    }  # fmt: skip
+        "category": category,
+        "subcategory": "chart",
+        "visual_input": str(visual),
+        "set_id": str(group),
+        "figure_id": str(figure),
+        "sample_note": "t",
+        "question_id": str(question),
+        "question": "Is the bar higher?",
+        "gt_answer_details": "The bar is higher.",
+        "gt_answer": str(answer),
+        "filename": name,
+    }
 
 
 def hallusionbench(root: Path) -> dict[str, Any]:
-    rows = [hallusion_row("VD", 1, 0, 0, 1), hallusion_row("VD", 2, 1, 0, 0), hallusion_row("VS", 0, 0, 0, 1), hallusion_row("VS", 1, 1, 0, 1)]
+    rows = [
+        hallusion_row("VD", 1, 0, 0, 1),
+        hallusion_row("VD", 2, 1, 0, 0),
+        hallusion_row("VS", 0, 0, 0, 1),
+        hallusion_row("VS", 1, 1, 0, 1),
+    ]
     for i, row in enumerate(r for r in rows if r["filename"]):
         picture(root / row["filename"], i)
     written(root / "HallusionBench.json", rows)
@@ -169,7 +271,10 @@ def hallusionbench(root: Path) -> dict[str, Any]:
 
 def iconqa(root: Path) -> dict[str, Any]:
     for i in range(3):
-        for form, row in (("choose_txt", {"choices": ["yes", "no"], "answer": i % 2}), ("fill_in_blank", {"answer": str(i)})):
+        for form, row in (
+            ("choose_txt", {"choices": ["yes", "no"], "answer": i % 2}),
+            ("fill_in_blank", {"answer": str(i)}),
+        ):
             folder = root / "test" / form / str(i)
             picture(folder / "image.png", i)
             about = {"question": "How many shapes are there? (_)", "ques_type": form, "grade": "grade1", "label": "S1"}
@@ -183,20 +288,33 @@ def mme(root: Path) -> dict[str, Any]:
             picture(root / task / ("images" if nested else "") / f"{stem}.jpg", i)
             questions = root / task / ("questions_answers_YN" if nested else "") / f"{stem}.txt"
             questions.parent.mkdir(parents=True, exist_ok=True)
-            questions.write_text("Is this red? Please answer yes or no.\tYes\nIs this blue? Please answer yes or no.\tNo\n")
+            questions.write_text(
+                "Is this red? Please answer yes or no.\tYes\nIs this blue? Please answer yes or no.\tNo\n"
+            )
     return {"type": "mme", "root": str(root)}
 
 
 def flickr30k(root: Path) -> dict[str, Any]:
     images = [
-        {"sentids": [0, 1], "imgid": i, "split": "train" if i == 2 else "test", "filename": f"{i}.jpg",
-         "sentences": [{"tokens": [], "raw": raw, "imgid": i, "sentid": n} for n, raw in enumerate(("A red thing.", "Something red on a table."))]}
+        {
+            "sentids": [0, 1],
+            "imgid": i,
+            "split": "train" if i == 2 else "test",
+            "filename": f"{i}.jpg",
+            "sentences": [
+                {"tokens": [], "raw": raw, "imgid": i, "sentid": n}
+                for n, raw in enumerate(("A red thing.", "Something red on a table."))
+            ],
+        }
         for i in range(3)
-    ]  # fmt: skip
+    ]
     for i in range(3):
         picture(root / "flickr30k-images" / f"{i}.jpg", i)
     written(root / "dataset_flickr30k.json", {"images": images, "dataset": "flickr30k"})
     return {"type": "flickr30k", "root": str(root)}
 
 
-MAKERS = {m.__name__: m for m in (vqav2, gqa, vizwiz, textvqa, scienceqa, pope, mmmu, mmvet, hallusionbench, iconqa, mme, flickr30k)}
+MAKERS = {
+    m.__name__: m
+    for m in (vqav2, gqa, vizwiz, textvqa, scienceqa, pope, mmmu, mmvet, hallusionbench, iconqa, mme, flickr30k)
+}

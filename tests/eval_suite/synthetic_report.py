@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from eval_suite.report.rows import TASKS
+from eval_suite.report.rows import TASKS, Predictions
 from factory.statistics.intervals import wilson
 
 STRENGTHS = [0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0]
@@ -13,8 +13,9 @@ STEERED = {"static": (0.7, 1.0), "l2s": (1.0, 0.9), "amps": (1.25, 0.7), "dose":
 RECIPE = "name: synthetic\nevaluate:\n  error_budget: 0.05\n"
 
 
-def synthetic(per_task=40, tasks=tuple(TASKS), directions=("vision", "text"), methods=None, splits=("dev", "test"),
-              seed=0):
+def synthetic(
+    per_task=40, tasks=tuple(TASKS), directions=("vision", "text"), methods=None, splits=("dev", "test"), seed=0
+):
     """A made-up run: results (counted from its own predictions), diagnostics and predictions."""
     rng = np.random.default_rng(seed)
     diagnostics, predictions = [], []
@@ -27,9 +28,20 @@ def synthetic(per_task=40, tasks=tuple(TASKS), directions=("vision", "text"), me
                 for prompt, shift in (("vision", 0.14), ("base", 0.0), ("text", -0.13)):
                     value = float(np.clip(r_v + shift + rng.normal(0, 0.03), 0, 1))
                     for metric, v in (("R_V", value), ("R_V_mean_per_token", 0.6 * value + 0.1)):
-                        diagnostics.append({"sample": sample, "task": task, "split": split, "prompt": prompt,
-                                            "metric": metric, "layer": None, "head": None, "value": v,
-                                            "visual_tier": vt, "text_tier": tt})
+                        diagnostics.append(
+                            {
+                                "sample": sample,
+                                "task": task,
+                                "split": split,
+                                "prompt": prompt,
+                                "metric": metric,
+                                "layer": None,
+                                "head": None,
+                                "value": v,
+                                "visual_tier": vt,
+                                "text_tier": tt,
+                            }
+                        )
                 ease = r_v - 0.15 * vt + 0.12 * tt + rng.normal(0, 0.1)
                 for direction in directions:
                     sign = 1 if direction == "vision" else -1
@@ -39,9 +51,18 @@ def synthetic(per_task=40, tasks=tuple(TASKS), directions=("vision", "text"), me
                         p = 1 / (1 + math.exp(-(8 * sign * (ease - 0.55) + 2.2 * push * amount)))
                         broken = rng.random() < min(1, frailty * 0.02 * amount**2.4 * (0.4 + r_v))
                         outcome = "error" if broken else "follow" if rng.random() < p else "compete"
-                        predictions.append({"sample": sample, "task": task, "split": split, "method": method,
-                                            "direction": direction, "strength": strength, "outcome": outcome,
-                                            "answers": ["red", "blue"]})
+                        predictions.append(
+                            {
+                                "sample": sample,
+                                "task": task,
+                                "split": split,
+                                "method": method,
+                                "direction": direction,
+                                "strength": strength,
+                                "outcome": outcome,
+                                "answers": ["red", "blue"],
+                            }
+                        )
     return results_of(predictions), diagnostics, predictions
 
 
@@ -64,19 +85,40 @@ def results_of(predictions):
             picks[key] = max(picks.get(key, (-1, None)), (r["metrics"]["follow"], r["strength"]))
     for r in rows:
         r["chosen"] = r["strength"] is not None and picks.get((r["direction"], r["method"]), (0, 0))[1] == r["strength"]
-    run = {"name": "synthetic", "seed": 0, "model": "tiny", "started": "2025-01-02T03:04:05", "error_budget": 0.05,
-           "versions": {"torch": "2.0", "transformers": "5.0"}, "notes": ["Made-up numbers."]}
+    run = {
+        "name": "synthetic",
+        "seed": 0,
+        "model": "tiny",
+        "started": "2025-01-02T03:04:05",
+        "error_budget": 0.05,
+        "versions": {"torch": "2.0", "transformers": "5.0"},
+        "notes": ["Made-up numbers."],
+    }
     return {"schema": 1, "run": run, "rows": rows}
 
 
 def row(split, task, direction, method, strength, outcomes, **extra):
     n = len(outcomes)
     counts = {name: outcomes.count(name) for name in ("follow", "compete", "other", "error")}
-    return {"benchmark": "scenes", "split": split, "task": task, "direction": direction, "method": method,
-            "strength": strength, "seed": 0, "n": n, "metrics": {k: v / n for k, v in counts.items()},
-            "ci": {k: list(wilson(v, n)) for k, v in counts.items()}, "protocol": "mc2_both_orders",
-            "prompt_hash": "3f9a1c", "scorer": "options@1", "parse_failure_rate": 0.01, "chosen": False, "skipped": 1,
-            **extra}
+    return {
+        "benchmark": "scenes",
+        "split": split,
+        "task": task,
+        "direction": direction,
+        "method": method,
+        "strength": strength,
+        "seed": 0,
+        "n": n,
+        "metrics": {k: v / n for k, v in counts.items()},
+        "ci": {k: list(wilson(v, n)) for k, v in counts.items()},
+        "protocol": "mc2_both_orders",
+        "prompt_hash": "3f9a1c",
+        "scorer": "options@1",
+        "parse_failure_rate": 0.01,
+        "chosen": False,
+        "skipped": 1,
+        **extra,
+    }
 
 
 def simple(method, follow, n=100, error=0, strength=None, direction="vision", split="test", **extra):
@@ -87,3 +129,25 @@ def simple(method, follow, n=100, error=0, strength=None, direction="vision", sp
 
 def results(*rows, **run):
     return {"schema": 1, "run": {"name": "small", **run}, "rows": list(rows)}
+
+
+def outcome_records(method, outcomes, strength=1.0):
+    return [
+        {
+            "sample": i,
+            "task": "color",
+            "split": "test",
+            "method": method,
+            "direction": "vision",
+            "strength": strength,
+            "outcome": o,
+        }
+        for i, o in enumerate(outcomes)
+    ]
+
+
+def two_methods(l2s, amps, n=200):
+    """L2S and AMPS follow on the first `l2s` and `amps` of the same n samples."""
+    outcomes = {m: ["follow"] * k + ["compete"] * (n - k) for m, k in (("l2s", l2s), ("amps", amps))}
+    data = results(*(simple(m, o.count("follow"), n=n, strength=1.0, chosen=True) for m, o in outcomes.items()))
+    return data, Predictions(p for m, o in outcomes.items() for p in outcome_records(m, o))

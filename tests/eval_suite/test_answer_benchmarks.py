@@ -34,7 +34,10 @@ def ask(benchmark, answer=None):
     items = list(benchmark.items())
     prompts = [item.prompt() for item in items]
     texts = [answer(item) for item in items] if answer else Arm().answer(tiny_view(), prompts, 4)
-    records = [{**benchmark.record(i, t), "text": t, "prompt_digest": p.digest} for i, t, p in zip(items, texts, prompts, strict=True)]
+    records = [
+        {**benchmark.record(i, t), "text": t, "prompt_digest": p.digest}
+        for i, t, p in zip(items, texts, prompts, strict=True)
+    ]
     return benchmark.settle(records)
 
 
@@ -58,19 +61,32 @@ def test_from_released_files_to_a_score(name, tmp_path):
 
 
 RIGHT = {
-    "vqav2": lambda i: i.gold[0], "gqa": lambda i: i.gold.capitalize() + ".", "vizwiz": lambda i: "Unanswerable", "textvqa": lambda i: "stop",
-    "scienceqa": lambda i: "ABC"[i.gold[1]] + ". because", "pope": lambda i: i.gold[0].capitalize(), "mme": lambda i: i.gold,
-    "mmmu": lambda i: f"({i.gold[1][0]})" if i.gold[0] else f"so it is {i.gold[1][0]}", "hallusionbench": lambda i: i.gold[0], "iconqa": lambda i: i.gold,
-}  # fmt: skip
+    "vqav2": lambda i: i.gold[0],
+    "gqa": lambda i: i.gold.capitalize() + ".",
+    "vizwiz": lambda i: "Unanswerable",
+    "textvqa": lambda i: "stop",
+    "scienceqa": lambda i: "ABC"[i.gold[1]] + ". because",
+    "pope": lambda i: i.gold[0].capitalize(),
+    "mme": lambda i: i.gold,
+    "mmmu": lambda i: f"({i.gold[1][0]})" if i.gold[0] else f"so it is {i.gold[1][0]}",
+    "hallusionbench": lambda i: i.gold[0],
+    "iconqa": lambda i: i.gold,
+}
 
 
 @pytest.mark.parametrize("name", [p for p in NAMES if (p if isinstance(p, str) else p.values[0]) in RIGHT])
 def test_right_answers_score_full_marks_and_empty_ones_are_counted(name, tmp_path):
     benchmark = made(name, tmp_path)
     full = benchmark.rows(ask(benchmark, RIGHT[name]), draws=5)[0]
-    assert full["metrics"][full["main"]] == pytest.approx(600 if name == "mme" else 1) and full["parse_failure_rate"] == 0
+    assert (
+        full["metrics"][full["main"]] == pytest.approx(600 if name == "mme" else 1) and full["parse_failure_rate"] == 0
+    )
     none = benchmark.rows(ask(benchmark, lambda i: ""), draws=5)[0]
-    assert none["parse_failure_rate"] == 1 and none["empty_share"] == 1 and none["metrics"][none["main"]] < full["metrics"][full["main"]]
+    assert (
+        none["parse_failure_rate"] == 1
+        and none["empty_share"] == 1
+        and none["metrics"][none["main"]] < full["metrics"][full["main"]]
+    )
 
 
 def texts(prompt):
@@ -81,32 +97,78 @@ def texts(prompt):
     ("name", "more", "asked"),
     [
         ("vqav2", {}, "What colour is thing 0?\nAnswer the question using a single word or phrase."),
-        ("vizwiz", {}, "What is this?\nWhen the provided information is insufficient, respond with 'Unanswerable'.\nAnswer the question using a single word or phrase."),
-        ("textvqa", {}, "what does the sign say?\nReference OCR token: STOP, here\nAnswer the question using a single word or phrase."),
+        (
+            "vizwiz",
+            {},
+            (
+                "What is this?\nWhen the provided information is insufficient, respond with 'Unanswerable'.\nAnswer the"
+                " question using a single word or phrase."
+            ),
+        ),
+        (
+            "textvqa",
+            {},
+            (
+                "what does the sign say?\nReference OCR token: STOP, here\nAnswer the question using a single word or"
+                " phrase."
+            ),
+        ),
         ("textvqa", {"ocr": False}, "what does the sign say?\nAnswer the question using a single word or phrase."),
-        ("scienceqa", {}, "Which is it?\nA. rock\nB. tree\nC. sea\nAnswer with the option's letter from the given choices directly."),
+        (
+            "scienceqa",
+            {},
+            "Which is it?\nA. rock\nB. tree\nC. sea\nAnswer with the option's letter from the given choices directly.",
+        ),
         ("pope", {}, "Is there a dog in the image?\nAnswer the question using a single word or phrase."),
         ("mme", {}, "Is this red?\nAnswer the question using a single word or phrase."),
-        ("iconqa", {}, "How many shapes are there? (_) Choices: yes, no. Choose an option from the choices to answer the question."),
-        ("iconqa", {"form": "blank"}, "How many shapes are there? (_) Fill in the blanks in (_) or answer this question"),
-        ("mmvet", {}, "What is x?"), ("flickr30k", {}, "Provide a one-sentence caption for the provided image."),
+        (
+            "iconqa",
+            {},
+            (
+                "How many shapes are there? (_) Choices: yes, no. Choose an option from the choices to answer the"
+                " question."
+            ),
+        ),
+        (
+            "iconqa",
+            {"form": "blank"},
+            "How many shapes are there? (_) Fill in the blanks in (_) or answer this question",
+        ),
+        ("mmvet", {}, "What is x?"),
+        ("flickr30k", {}, "Provide a one-sentence caption for the provided image."),
     ],
-)  # fmt: skip
+)
 def test_prompts_are_the_protocols(name, more, asked, tmp_path):
     assert texts(made(name, tmp_path, **more).items()[0].prompt()) == [{"type": "text", "text": asked}]
 
 
 def test_mmmu_puts_pictures_where_the_text_names_them(tmp_path):
     benchmark = lookup("benchmark", "mmmu")(lookup("benchmark", "mmmu").Params(root=""))
-    first, opened, pictured = (benchmark.item(tmp_path / "Accounting" / "x.parquet", row).prompt() for row in mmmu_rows())
+    first, opened, pictured = (
+        benchmark.item(tmp_path / "Accounting" / "x.parquet", row).prompt() for row in mmmu_rows()
+    )
     assert [s.text if s.image is None else "IMAGE" for s in first.segments] == [
-        "See ", "IMAGE", ". Which?", "(A) $6\n(B) $7\n(C) $8\n\nAnswer with the option's letter from the given choices directly."]  # fmt: skip
-    assert [s.role for s in pictured.segments] == [Role.QUESTION, Role.OPTIONS, Role.IMAGE, Role.OPTIONS, Role.IMAGE, Role.OPTIONS]
+        "See ",
+        "IMAGE",
+        ". Which?",
+        "(A) $6\n(B) $7\n(C) $8\n\nAnswer with the option's letter from the given choices directly.",
+    ]
+    assert [s.role for s in pictured.segments] == [
+        Role.QUESTION,
+        Role.OPTIONS,
+        Role.IMAGE,
+        Role.OPTIONS,
+        Role.IMAGE,
+        Role.OPTIONS,
+    ]
     assert opened.segments[-1].text == "\nAnswer the question using a single word or phrase."
 
 
 def test_hidden_answers_give_a_submission_file_and_no_score(tmp_path):
-    for name, split, keys in (("vqav2", "test-dev2015", {"question_id", "answer"}), ("vizwiz", "test", {"image", "answer"})):
+    for name, split, keys in (
+        ("vqav2", "test-dev2015", {"question_id", "answer"}),
+        ("vizwiz", "test", {"image", "answer"}),
+    ):
         benchmark = made(name, tmp_path, split=split)
         records = ask(benchmark, lambda i: "Two, dogs")
         assert benchmark.rows(records, draws=5)[0]["metrics"] == {}
@@ -145,7 +207,9 @@ def asked(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     fill = {"model": saved_tiny(home / "model"), "root": home / "runs", "size": 5}
     recipe = home / "asked.yaml"
-    recipe.write_text(RECIPE.format(**fill, **{name: json.dumps(MAKERS[name](home / name)) for name in ("pope", "gqa")}))
+    recipe.write_text(
+        RECIPE.format(**fill, **{name: json.dumps(MAKERS[name](home / name)) for name in ("pope", "gqa")})
+    )
     assert main([str(recipe)]) == 0
     return recipe, home / "runs" / "asked"
 
@@ -159,24 +223,46 @@ def test_a_run_keeps_rows_predictions_submissions_and_costs(asked):
     rows = rows_of(run)
     assert {(r["label"], r["task"]) for r in rows} >= {("pope", "all"), ("pope", "adversarial"), ("gqa", "verify")}
     lines = [json.loads(line) for line in (run / "predictions" / "pope" / "none.jsonl").read_text().splitlines()]
-    assert len(lines) == 12 and lines[0]["prompt"].count("<image>") == 1 and "Is there a dog" in lines[0]["prompt"] and "text" in lines[0]
-    assert json.loads((run / "submissions/gqa/none/testdev_balanced_predictions.json").read_text())[0]["questionId"] == "200"
+    assert (
+        len(lines) == 12
+        and lines[0]["prompt"].count("<image>") == 1
+        and "Is there a dog" in lines[0]["prompt"]
+        and "text" in lines[0]
+    )
+    assert (
+        json.loads((run / "submissions/gqa/none/testdev_balanced_predictions.json").read_text())[0]["questionId"]
+        == "200"
+    )
     assert json.loads((run / "costs.json").read_text())["pope/none"]["generated"] > 0
 
 
 def test_lower_precision_says_with_which_batch_size(asked, tmp_path):
     recipe, run = asked
-    assert {json.dumps(r["generation"]) for r in rows_of(run)} == {'{"max_new_tokens": 128, "do_sample": false, "dtype": "float32"}'}
+    assert {json.dumps(r["generation"]) for r in rows_of(run)} == {
+        '{"max_new_tokens": 128, "do_sample": false, "dtype": "float32"}'
+    }
     assert main([str(recipe), f"run.root={tmp_path}", "model.dtype=bfloat16", "--limit", "2"]) == 0
-    assert rows_of(tmp_path / "asked-limit2")[0]["generation"] == {"max_new_tokens": 128, "do_sample": False, "dtype": "bfloat16", "batch_size": 5}
+    assert rows_of(tmp_path / "asked-limit2")[0]["generation"] == {
+        "max_new_tokens": 128,
+        "do_sample": False,
+        "dtype": "bfloat16",
+        "batch_size": 5,
+    }
 
 
 def test_a_dry_run_prints_three_prompts_and_reads_no_weights(asked, capsys, monkeypatch):
     monkeypatch.setattr("factory.model.load.load", None)
     assert main(["show", str(asked[0])]) == 0
     shown = capsys.readouterr().out
-    assert shown.count("\n-- ") == 6 and "== pope: 12 questions, protocol pope/random+popular+adversarial/llava-1.5, scorer pope/1, 128 new tokens" in shown
-    assert "-- random/1\nUSER: <image>\nIs there a dog in the image?\nAnswer the question using a single word or phrase. ASSISTANT:" in shown
+    assert (
+        shown.count("\n-- ") == 6
+        and "== pope: 12 questions, protocol pope/random+popular+adversarial/llava-1.5, scorer pope/1, 128 new tokens"
+        in shown
+    )
+    assert (
+        "-- random/1\nUSER: <image>\nIs there a dog in the image?\nAnswer the question using a single word or phrase."
+        " ASSISTANT:" in shown
+    )
 
 
 def test_a_plan_counts_the_answers(asked, capsys):
@@ -189,7 +275,10 @@ def test_batch_size_does_not_change_answers(asked, tmp_path):
     for name, size in (("one", 1), ("five", 5)):
         assert main([str(asked[0]), f"run.root={tmp_path / name}", f"evaluate.batch_size={size}", "--limit", "4"]) == 0
     assert rows_of(tmp_path / "one" / "asked-limit4") == rows_of(tmp_path / "five" / "asked-limit4")
-    answers = [(tmp_path / name / "asked-limit4/predictions/pope/none.jsonl").read_text().splitlines() for name in ("one", "five")]
+    answers = [
+        (tmp_path / name / "asked-limit4/predictions/pope/none.jsonl").read_text().splitlines()
+        for name in ("one", "five")
+    ]
     assert [json.loads(line)["text"] for line in answers[0]] == [json.loads(line)["text"] for line in answers[1]]
 
 

@@ -23,38 +23,66 @@ def nothing() -> Prompt:
 
 def measured(benchmark, answers):
     """The total row of answers to items."""
-    return benchmark.rows([{**benchmark.record(item, text), "text": text, "prompt_digest": "0"} for item, text in answers], draws=50)[0]
+    return benchmark.rows(
+        [{**benchmark.record(item, text), "text": text, "prompt_digest": "0"} for item, text in answers], draws=50
+    )[0]
 
 
 POPE = [  # label, answer: ten answers on which four public toolkits give four scores
-    ("yes", "Yes"), ("yes", "Yes."), ("yes", "Yes, there is a dog."), ("yes", "There is a dog in the image."), ("no", "No"), ("no", "no."),
-    ("no", "No, there is no dog."), ("no", "There is not a dog in the picture."), ("no", "NO"), ("no", "I cannot tell"),
-]  # fmt: skip
+    ("yes", "Yes"),
+    ("yes", "Yes."),
+    ("yes", "Yes, there is a dog."),
+    ("yes", "There is a dog in the image."),
+    ("no", "No"),
+    ("no", "no."),
+    ("no", "No, there is no dog."),
+    ("no", "There is not a dog in the picture."),
+    ("no", "NO"),
+    ("no", "I cannot tell"),
+]
 
 
 def test_pope_on_the_ten_answers():
     pope = Pope(PopeParams(root="", splits=("random",)))
-    total = measured(pope, [(Item(str(i), nothing, (label, "random"), ("random",)), text) for i, (label, text) in enumerate(POPE)])
-    assert total["metrics"] == pytest.approx({"accuracy": 0.8, "f1": 0.8, "yes_ratio": 0.6, "precision": 4 / 6, "recall": 1.0})
+    total = measured(
+        pope, [(Item(str(i), nothing, (label, "random"), ("random",)), text) for i, (label, text) in enumerate(POPE)]
+    )
+    assert total["metrics"] == pytest.approx(
+        {"accuracy": 0.8, "f1": 0.8, "yes_ratio": 0.6, "precision": 4 / 6, "recall": 1.0}
+    )
     assert total["parse_failure_rate"] == pytest.approx(0.2) and total["n"] == 10
 
 
 def test_pope_averages_over_splits_and_not_over_questions():
     pope = Pope(PopeParams(root=""))
     asked = [("random", "yes", "Yes")] * 6 + [("popular", "no", "Yes")] * 2
-    total = measured(pope, [(Item(str(i), nothing, (label, split), (split,)), text) for i, (split, label, text) in enumerate(asked)])
+    total = measured(
+        pope, [(Item(str(i), nothing, (label, split), (split,)), text) for i, (split, label, text) in enumerate(asked)]
+    )
     assert total["metrics"]["accuracy"] == 0.5 and total["metrics"]["f1"] == 0.5
 
 
 @pytest.mark.parametrize(
     ("text", "official", "evalai"),
     [
-        ("Yes.", "yes", "yes"), ("none", "0", "0"), ("The two dogs", "2 dogs", "2 dogs"), ("dont", "don't", "don't"), ("3.5", "3.5", "3.5"),
-        ("1,000", "1000", "1000"), ("red,blue", "red blue", "redblue"), ("left-right", "left right", "left right"), ("dog's", "dog's", "dog 's"),
-        (".5.", ".5", ".5"), ("what?", "what", "what"), ("", "", ""), ("a\tb\n", "b", "b"), ("somebody'd", "somebodyd", "somebodyd"),
-        ("x" + "." * 40, "x" + "." * 8, "x" + "." * 8), ("couldn't've", "couldn't've", "couldn't've"),
+        ("Yes.", "yes", "yes"),
+        ("none", "0", "0"),
+        ("The two dogs", "2 dogs", "2 dogs"),
+        ("dont", "don't", "don't"),
+        ("3.5", "3.5", "3.5"),
+        ("1,000", "1000", "1000"),
+        ("red,blue", "red blue", "redblue"),
+        ("left-right", "left right", "left right"),
+        ("dog's", "dog's", "dog 's"),
+        (".5.", ".5", ".5"),
+        ("what?", "what", "what"),
+        ("", "", ""),
+        ("a\tb\n", "b", "b"),
+        ("somebody'd", "somebodyd", "somebodyd"),
+        ("x" + "." * 40, "x" + "." * 8, "x" + "." * 8),
+        ("couldn't've", "couldn't've", "couldn't've"),
     ],
-)  # fmt: skip
+)
 def test_vqa_normalisations(text, official, evalai):
     assert vqa.normalise(text) == official
     assert vqa.evalai(text) == evalai
@@ -93,7 +121,9 @@ def test_vqa_unanimity_trap(text, humans, rule, value):
     assert reading.value == pytest.approx(value) and reading.failed == (not text)
 
 
-@pytest.mark.parametrize(("text", "right"), [("Yes", True), ("yes.", True), ("YES", True), ("yes, it is", False), ("", False)])
+@pytest.mark.parametrize(
+    ("text", "right"), [("Yes", True), ("yes.", True), ("YES", True), ("yes, it is", False), ("", False)]
+)
 def test_gqa_is_exact_after_lower_case_and_full_stop(text, right):
     reading = exact.gqa(text, "yes")
     assert reading.value == right and reading.failed == (text == "")
@@ -101,9 +131,19 @@ def test_gqa_is_exact_after_lower_case_and_full_stop(text, right):
 
 @pytest.mark.parametrize(
     ("text", "letter"),
-    [("A", "A"), ("B. tree", "B"), ("The answer is C.", "C"), ("The answer is A. The answer is B.", None), ("(A)", None), ("", None),
-     ("b", None), ("BA", None), ("F", None), ("Answer: A", None)],
-)  # fmt: skip
+    [
+        ("A", "A"),
+        ("B. tree", "B"),
+        ("The answer is C.", "C"),
+        ("The answer is A. The answer is B.", None),
+        ("(A)", None),
+        ("", None),
+        ("b", None),
+        ("BA", None),
+        ("F", None),
+        ("Answer: A", None),
+    ],
+)
 def test_scienceqa_reads_letters_by_three_rules(text, letter):
     assert exact.sqa_letter(text) == letter
     assert exact.scienceqa(text, 3, 0).failed == (letter is None)
@@ -122,9 +162,20 @@ OPTIONS = {"A": "$6", "B": "$7 and more", "C": "the sea"}
 
 @pytest.mark.parametrize(
     ("text", "letter"),
-    [("(B)", "B"), ("B", "B"), ("B.", "B"), ("Answer is B.", "B"), ("A or (C)", "C"), ("(A) no, rather (B)", "B"), ("I think that it must be the sea", "C"),
-     ("the sea", None), ("", None), ("b", None), ("either A or B ", "B")],
-)  # fmt: skip
+    [
+        ("(B)", "B"),
+        ("B", "B"),
+        ("B.", "B"),
+        ("Answer is B.", "B"),
+        ("A or (C)", "C"),
+        ("(A) no, rather (B)", "B"),
+        ("I think that it must be the sea", "C"),
+        ("the sea", None),
+        ("", None),
+        ("b", None),
+        ("either A or B ", "B"),
+    ],
+)
 def test_mmmu_choices(text, letter):
     assert mmmu.choice(text, OPTIONS) == letter
 
@@ -141,14 +192,25 @@ def test_mmmu_guesses_per_sample_whatever_ran_before():
 
 @pytest.mark.parametrize(
     ("text", "golds", "right"),
-    [("The answer is 12.", ["12"], True), ("12.004", ["12"], True), ("1,200", ["1200"], True), ("It is an oak tree", ["oak"], True), ("121", ["12"], False),
-     ("so x = 3", ["3"], True), ("", ["12"], False), ("twelve", ["12", "twelve"], True)],
-)  # fmt: skip
+    [
+        ("The answer is 12.", ["12"], True),
+        ("12.004", ["12"], True),
+        ("1,200", ["1200"], True),
+        ("It is an oak tree", ["oak"], True),
+        ("121", ["12"], False),
+        ("so x = 3", ["3"], True),
+        ("", ["12"], False),
+        ("twelve", ["12", "twelve"], True),
+    ],
+)
 def test_mmmu_open_answers(text, golds, right):
     assert mmmu.score_open(text, golds).value == right
 
 
-@pytest.mark.parametrize(("text", "said"), [("Yes", "yes"), ("yes, it", "yes"), ("It is: no", None), (" No.", "no"), ("", None), ("Nothing", "no")])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("Yes", "yes"), ("yes, it", "yes"), ("It is: no", None), (" No.", "no"), ("", None), ("Nothing", "no")],
+)
 def test_mme_looks_at_four_characters(text, said):
     assert yes_no.mme(text, "yes").parsed == said
 
@@ -156,18 +218,37 @@ def test_mme_looks_at_four_characters(text, said):
 def test_mme_adds_accuracy_and_both_right():
     mme = Mme(MmeParams(root=""))
     asked = [("a", 0, "yes", "Yes"), ("a", 1, "no", "No"), ("b", 0, "yes", "Yes"), ("b", 1, "no", "Yes")]
-    items = [(Item(f"{p}/{i}", nothing, gold, ("existence",), p, (), {"subtask": "existence"}), text) for p, i, gold, text in asked]
+    items = [
+        (Item(f"{p}/{i}", nothing, gold, ("existence",), p, (), {"subtask": "existence"}), text)
+        for p, i, gold, text in asked
+    ]
     total = measured(mme, items)
     assert total["metrics"]["points"] == pytest.approx(75 + 50)
 
 
 def test_hallusionbench_groups_and_the_unclear_answer():
-    rows = [row("VD", 1, 0, 0, 1), row("VD", 2, 1, 0, 0), row("VD", 1, 0, 1, 1), row("VD", 2, 1, 1, 0), row("VS", 0, 0, 0, 1), row("VS", 1, 1, 0, 1)]
-    answers = ["Yes.", "No, it is not", "yes", "yes", "I cannot see a figure", "The bar is unclear"]  # the fifth is asked without its figure
+    rows = [
+        row("VD", 1, 0, 0, 1),
+        row("VD", 2, 1, 0, 0),
+        row("VD", 1, 0, 1, 1),
+        row("VD", 2, 1, 1, 0),
+        row("VS", 0, 0, 0, 1),
+        row("VS", 1, 1, 0, 1),
+    ]
+    answers = [
+        "Yes.",
+        "No, it is not",
+        "yes",
+        "yes",
+        "I cannot see a figure",
+        "The bar is unclear",
+    ]  # the fifth is asked without its figure
     bench = HallusionBench(HallusionParams(root=""))
     items = [bench._item(Path("HallusionBench.json"), r) for r in rows]
     result = measured(bench, list(zip(items, answers, strict=True)))
-    assert result["metrics"] == pytest.approx({"aAcc": 4 / 6, "qAcc": 1 / 3, "fAcc": 1 / 3, "easy": 2 / 3, "hard": 1 / 2})
+    assert result["metrics"] == pytest.approx(
+        {"aAcc": 4 / 6, "qAcc": 1 / 3, "fAcc": 1 / 3, "easy": 2 / 3, "hard": 1 / 2}
+    )
     assert result["parse_failure_rate"] == pytest.approx(2 / 6)
 
 

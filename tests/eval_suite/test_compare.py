@@ -21,7 +21,9 @@ def a_test(p):
 
 
 def test_holm_is_the_step_down_correction():
-    assert [t.adjusted for t in holm([a_test(p) for p in (0.01, 0.04, 0.03, 0.005)])] == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert [t.adjusted for t in holm([a_test(p) for p in (0.01, 0.04, 0.03, 0.005)])] == pytest.approx(
+        [0.03, 0.06, 0.06, 0.02]
+    )
     assert [t.adjusted for t in holm([a_test(0.9), a_test(0.8)])] == [1.0, 1.0]
 
 
@@ -35,12 +37,16 @@ def test_bootstrap_p_holds_its_level_and_sees_a_shift():
 def test_graded_scores_are_not_put_to_mcnemar():
     a = {str(i): (i % 10) / 10 for i in range(50)}
     assert compare(a, {k: v / 2 for k, v in a.items()}).name == "paired bootstrap"
-    assert compare({k: float(v > 0.5) for k, v in a.items()}, {k: float(v > 0.2) for k, v in a.items()}).name == "McNemar"
+    assert (
+        compare({k: float(v > 0.5) for k, v in a.items()}, {k: float(v > 0.2) for k, v in a.items()}).name == "McNemar"
+    )
     assert compare(a, {"x": 1.0}) is None
 
 
 def test_questions_that_hang_together_are_resampled_together():
-    """Ten pictures of twenty questions each, on which two arms differ picture by picture: ten observations, not two hundred."""
+    """Ten pictures of twenty questions each, on which two arms differ picture by picture: ten observations, not two
+    hundred.
+    """
     rng = np.random.default_rng(0)
     shift = {f"{u}": rng.normal() for u in range(10)}
     a = {f"{u}/{i}": 0.5 + shift[f"{u}"] for u in range(10) for i in range(20)}
@@ -51,24 +57,46 @@ def test_questions_that_hang_together_are_resampled_together():
     assert (together.low, together.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])), abs=0.1)
     assert together.high - together.low > 3 * (alone.high - alone.low) and together.p > alone.p
     right, wrong = {s: 1.0 for s in a}, {s: 0.0 for s in a}
-    assert compare(right, wrong).name == "McNemar" and compare(right, wrong, units).name == "paired bootstrap over units"
+    assert (
+        compare(right, wrong).name == "McNemar" and compare(right, wrong, units).name == "paired bootstrap over units"
+    )
 
 
-def run_folder(root: Path, name: str, methods: dict[str, list[float]], protocol="pope/random/llava-1.5", seed=0, **more) -> Path:
+def run_folder(
+    root: Path, name: str, methods: dict[str, list[float]], protocol="pope/random/llava-1.5", seed=0, **more
+) -> Path:
     """A finished run with one question benchmark, as the suite writes it."""
     rows = []
     for method, values in methods.items():
         share = sum(values) / len(values)
-        rows.append({
-            "benchmark": "pope", "label": "pope", "split": "random", "task": "all", "direction": None, "method": method, "strength": None if method == "none" else 1.0,
-            "seed": seed, "n": len(values), "metrics": {"f1": share}, "ci": {"f1": [share - 0.05, share + 0.05]}, "protocol": protocol, "scorer": "pope/1",
-            "main": "f1", "parse_failure_rate": 0.0, "chosen": True, **more,
-        })  # fmt: skip
+        rows.append(
+            {
+                "benchmark": "pope",
+                "label": "pope",
+                "split": "random",
+                "task": "all",
+                "direction": None,
+                "method": method,
+                "strength": None if method == "none" else 1.0,
+                "seed": seed,
+                "n": len(values),
+                "metrics": {"f1": share},
+                "ci": {"f1": [share - 0.05, share + 0.05]},
+                "protocol": protocol,
+                "scorer": "pope/1",
+                "main": "f1",
+                "parse_failure_rate": 0.0,
+                "chosen": True,
+                **more,
+            }
+        )
         lines = [json.dumps({"sample": str(i), "value": v}) for i, v in enumerate(values)]
         path = root / name / "predictions" / "pope" / f"{method}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(lines) + "\n")
-    (root / name / "results.json").write_text(json.dumps({"schema": 1, "run": {"name": name, "seed": seed}, "rows": rows}))
+    (root / name / "results.json").write_text(
+        json.dumps({"schema": 1, "run": {"name": name, "seed": seed}, "rows": rows})
+    )
     return root / name
 
 
@@ -94,7 +122,10 @@ def test_a_real_difference_is_significant_and_a_null_one_is_not(tmp_path, capsys
     b = run_folder(tmp_path, "b", {"none": flipped(base, 0.2, 2), "amps": worse})
     assert main(["compare", str(a), str(b), "--out", str(tmp_path / "out")]) == 0
     rows = {(r["run"], r["method"], r["reference"]): r for r in table_of(tmp_path / "out")}
-    assert rows["b", "amps", "none"]["verdict"] == rows["b", "amps", "a"]["verdict"] == "worse" and float(rows["b", "amps", "none"]["p_holm"]) < 0.05
+    assert (
+        rows["b", "amps", "none"]["verdict"] == rows["b", "amps", "a"]["verdict"] == "worse"
+        and float(rows["b", "amps", "none"]["p_holm"]) < 0.05
+    )
     assert rows["a", "amps", "none"]["verdict"] == rows["b", "none", "a"]["verdict"] == ""
     assert rows["a", "none", ""]["test"] == "" and rows["b", "amps", "a"]["pairs"] == "400"
     assert "▼" in capsys.readouterr().out and "▼" in (tmp_path / "out" / "compare.md").read_text()
@@ -104,13 +135,27 @@ def test_a_real_difference_is_significant_and_a_null_one_is_not(tmp_path, capsys
 
 def test_seeds_are_averaged_sample_by_sample(tmp_path):
     base = drawn(0.5)
-    folders = [run_folder(tmp_path, f"x-seed{s}", {"none": base, "amps": [max(v, float(i % (5 + s) == s)) for i, v in enumerate(base)]}, seed=s) for s in (0, 1)]
+    folders = [
+        run_folder(
+            tmp_path,
+            f"x-seed{s}",
+            {"none": base, "amps": [max(v, float(i % (5 + s) == s)) for i, v in enumerate(base)]},
+            seed=s,
+        )
+        for s in (0, 1)
+    ]
     Compare.over(folders, tmp_path / "out")
     rows = {r["method"]: r for r in table_of(tmp_path / "out")}
-    assert rows["amps"]["seeds"] == "2" and rows["amps"]["test"] == "paired bootstrap" and rows["amps"]["verdict"] == "better"
+    assert (
+        rows["amps"]["seeds"] == "2"
+        and rows["amps"]["test"] == "paired bootstrap"
+        and rows["amps"]["verdict"] == "better"
+    )
     assert rows["none"]["run"] == "x"
     share = sum(base) / len(base)
-    assert float(rows["none"]["low"]) == pytest.approx(share - 1.96 * (share * (1 - share) / 400) ** 0.5, abs=0.01), "two equal seeds tell no more than one"
+    assert float(rows["none"]["low"]) == pytest.approx(share - 1.96 * (share * (1 - share) / 400) ** 0.5, abs=0.01), (
+        "two equal seeds tell no more than one"
+    )
     assert "; seeds " in (tmp_path / "out" / "compare.md").read_text()
 
 
@@ -130,10 +175,17 @@ def test_unequal_samples_are_refused_or_scored_in_common(tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["compare", str(a), str(b), "--out", str(out)]) == 2
     told = capsys.readouterr().err.strip()
-    assert "a/none was scored on 400 answers and b/none on 100, with 100 samples in common" in told and "--common" in told and "\n" not in told and not out.exists()
+    assert (
+        "a/none was scored on 400 answers and b/none on 100, with 100 samples in common" in told
+        and "--common" in told
+        and "\n" not in told
+        and not out.exists()
+    )
     assert main(["compare", str(a), str(b), "--out", str(out), "--common"]) == 0
     rows = {(r["run"], r["method"], r["reference"]): r for r in table_of(out)}
-    assert {r["n"] for r in rows.values()} == {"100"} and float(rows["a", "none", ""]["value"]) == pytest.approx(np.mean(base[:100]))
+    assert {r["n"] for r in rows.values()} == {"100"} and float(rows["a", "none", ""]["value"]) == pytest.approx(
+        np.mean(base[:100])
+    )
     assert rows["b", "none", "a"]["difference"] == "0.0" and rows["b", "amps", "none"]["verdict"] == "better"
     low, high = (float(rows["a", "none", ""][key]) for key in ("low", "high"))
     assert low < np.mean(base[:100]) < high and high - low > 0.15, "the interval is that of a hundred answers"
@@ -148,7 +200,9 @@ def test_samples_in_common_are_no_way_out_for_scores_that_are_no_means(tmp_path,
     assert main(["compare", str(a), str(b), "--out", str(tmp_path / "out"), "--common"]) == 2
     assert "f1 is no mean over samples" in capsys.readouterr().err
     c = run_folder(tmp_path, "c", {"none": base})
-    (c / "predictions/pope/none.jsonl").write_text("".join(json.dumps({"sample": f"other{i}", "value": v}) + "\n" for i, v in enumerate(base)))
+    (c / "predictions/pope/none.jsonl").write_text(
+        "".join(json.dumps({"sample": f"other{i}", "value": v}) + "\n" for i, v in enumerate(base))
+    )
     assert main(["compare", str(b), str(c), "--out", str(tmp_path / "out"), "--common"]) == 2
     assert "0 samples in common" in capsys.readouterr().err
 
@@ -159,23 +213,51 @@ def test_a_folder_without_results_is_told(tmp_path, capsys):
 
 
 def test_published_numbers_stand_beside_measured_ones_of_the_same_protocol(tmp_path):
-    same = run_folder(tmp_path, "a", {"none": drawn(0.5)}, protocol="textvqa/val/llava-1.5/ocr", main="accuracy", metrics={"accuracy": 0.5}, label="textvqa")
+    same = run_folder(
+        tmp_path,
+        "a",
+        {"none": drawn(0.5)},
+        protocol="textvqa/val/llava-1.5/ocr",
+        main="accuracy",
+        metrics={"accuracy": 0.5},
+        label="textvqa",
+    )
     Compare.over([same], tmp_path / "out")
     shown = (tmp_path / "out" / "compare.md").read_text()
     assert "published: LLaVA-1.5-13B" in shown and "published scores are of 5,000 samples, those here of 400" in shown
-    without = run_folder(tmp_path, "b", {"none": drawn(0.5)}, protocol="textvqa/val/llava-1.5/no-ocr", main="accuracy", metrics={"accuracy": 0.5}, label="textvqa")
+    without = run_folder(
+        tmp_path,
+        "b",
+        {"none": drawn(0.5)},
+        protocol="textvqa/val/llava-1.5/no-ocr",
+        main="accuracy",
+        metrics={"accuracy": 0.5},
+        label="textvqa",
+    )
     Compare.over([without], tmp_path / "out")
     assert "published" not in (tmp_path / "out" / "compare.md").read_text()
 
 
 def test_a_papers_table_stands_beside_the_run_of_its_recipe_alone(tmp_path):
-    more = {"protocol": "gqa/testdev_balanced/llava-1.5", "main": "accuracy", "metrics": {"accuracy": 0.5}, "label": "gqa"}
+    more = {
+        "protocol": "gqa/testdev_balanced/llava-1.5",
+        "main": "accuracy",
+        "metrics": {"accuracy": 0.5},
+        "label": "gqa",
+    }
     Compare.over([run_folder(tmp_path, "mores_table1", {"none": drawn(0.5)}, **more)], tmp_path / "out")
     shown = (tmp_path / "out" / "compare.md").read_text().replace("\\", "")
     assert "| published: mores_h [LLaVA Steering, table 1] | — | 51.8 |" in shown
     Compare.over([run_folder(tmp_path, "mine", {"none": drawn(0.5)}, **more)], tmp_path / "out")
     assert "LLaVA Steering" not in (tmp_path / "out" / "compare.md").read_text()
-    Compare.over([run_folder(tmp_path, "mores_table1", {"none": drawn(0.5)}, **more | {"protocol": "gqa/val_balanced/llava-1.5"})], tmp_path / "out")
+    Compare.over(
+        [
+            run_folder(
+                tmp_path, "mores_table1", {"none": drawn(0.5)}, **more | {"protocol": "gqa/val_balanced/llava-1.5"}
+            )
+        ],
+        tmp_path / "out",
+    )
     assert "LLaVA Steering" not in (tmp_path / "out" / "compare.md").read_text(), "another split is another protocol"
 
 
@@ -185,7 +267,9 @@ seeds: [0, 1]
 model: {{path: {folder}, layer: 1}}
 data: {{type: scenes, scoring: open_ended, per_task: {{train: 1, dev: 1, test: 1}}}}
 steering: [none, instruction, static, vcd]
-benchmarks: [{{type: plain_scenes, per_task: 2}}, {{type: fluency, new_tokens: 3, prompts: ["what is it?", tell me more]}}]
+benchmarks: [
+  {{type: plain_scenes, per_task: 2}}, {{type: fluency, new_tokens: 3, prompts: ["what is it?", tell me more]}}
+]
 evaluate: {{strengths: [1], batch_size: 8, max_new_tokens: 2}}
 run: {{root: {root}}}
 report: {{plots: false}}
@@ -204,10 +288,18 @@ def every(tmp_path_factory):
 
 def test_a_comparison_recipe_makes_the_table(every):
     rows = table_of(every[1] / "every")
-    assert {(r["method"], r["benchmark"]) for r in rows} >= {(m, b) for m in ("none", "static", "instruction", "vcd") for b in ("scenes", "plain_scenes", "fluency")}
+    assert {(r["method"], r["benchmark"]) for r in rows} >= {
+        (m, b) for m in ("none", "static", "instruction", "vcd") for b in ("scenes", "plain_scenes", "fluency")
+    }
     assert {r["direction"] for r in rows} == {"vision", "text"} and {r["seeds"] for r in rows} == {"2"}
     assert {r["parameters"] for r in rows if r["method"] == "static"} == {"48"}
-    assert {r["metric"] for r in rows if r["benchmark"] == "fluency"} == {"sound", "perplexity", "distinct_2", "repetitive", "empty"}
+    assert {r["metric"] for r in rows if r["benchmark"] == "fluency"} == {
+        "sound",
+        "perplexity",
+        "distinct_2",
+        "repetitive",
+        "empty",
+    }
 
 
 @pytest.mark.parametrize("stop", [12])
@@ -236,8 +328,8 @@ def test_an_artefact_is_examined_against_the_model_as_it_is(every, tmp_path):
     model = json.dumps(str(every[0].parent / "model"))
     saved = every[1] / "every-seed0" / "artefacts" / "static-vision"
     recipe.write_text(
-        f"name: examine\nmodel: {{path: {model}}}\nartefacts: [{saved}]\nbenchmarks: [{{type: plain_scenes, per_task: 1}}]\n"
-        f"run: {{root: {tmp_path / 'runs'}}}\nreport: {{plots: false}}\n"
+        f"name: examine\nmodel: {{path: {model}}}\nartefacts: [{saved}]\nbenchmarks: [{{type: plain_scenes, per_task:"
+        f" 1}}]\nrun: {{root: {tmp_path / 'runs'}}}\nreport: {{plots: false}}\n"
     )
     assert main([str(recipe)]) == 0
     rows = table_of(tmp_path / "runs" / "examine" / "comparison")

@@ -1,4 +1,6 @@
-"""Whether a predictor tells which samples flip and which break: planted relations are found, absent ones are not claimed."""
+"""Whether a predictor tells which samples flip and which break: planted relations are found, absent ones are not
+claimed.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,18 @@ N = 60
 STRENGTHS = (0.5, 1.0, 2.0)
 
 
-def prediction(method: str, sample: int, outcome: str, strength: float | None, direction: str = "text", split: str = "test") -> dict:
-    return {"method": method, "direction": direction, "split": split, "sample": f"s{sample}", "task": "color", "strength": strength, "outcome": outcome}
+def prediction(
+    method: str, sample: int, outcome: str, strength: float | None, direction: str = "text", split: str = "test"
+) -> dict:
+    return {
+        "method": method,
+        "direction": direction,
+        "split": split,
+        "sample": f"s{sample}",
+        "task": "color",
+        "strength": strength,
+        "outcome": outcome,
+    }
 
 
 def diagnosed(metric: str, values: np.ndarray, **more: object) -> list[dict]:
@@ -23,11 +35,16 @@ def diagnosed(metric: str, values: np.ndarray, **more: object) -> list[dict]:
 
 
 def planted(direction: str = "text") -> tuple[list[dict], np.ndarray]:
-    """Samples below -0.5 flip at 0.5, those below 0 at 1, those below 0.5 at 2; the rest never. Those above 0.7 break at 2."""
+    """Samples below -0.5 flip at 0.5, those below 0 at 1, those below 0.5 at 2; the rest never. Those above 0.7 break
+    at 2.
+    """
     dH = np.linspace(-1, 1, N)
     out = [prediction("none", i, "compete", None, direction) for i in range(N)]
     for s, limit in zip(STRENGTHS, (-0.5, 0.0, 0.5), strict=True):
-        out += [prediction("l2s", i, "follow" if x < limit else "error" if s == 2 and x > 0.7 else "compete", s, direction) for i, x in enumerate(dH)]
+        out += [
+            prediction("l2s", i, "follow" if x < limit else "error" if s == 2 and x > 0.7 else "compete", s, direction)
+            for i, x in enumerate(dH)
+        ]
     return out, dH
 
 
@@ -59,14 +76,29 @@ def test_the_mcr_is_the_target_modalitys():
 
 def test_the_least_strength_counts_and_only_samples_that_can():
     base = {"a": "compete", "b": "follow", "c": "error"}
-    runs = [{"sample": s, "strength": k, "outcome": o} for s, k, o in [("a", 2.0, "follow"), ("a", 1.0, "follow"), ("b", 1.0, "error"), ("c", 0.5, "follow"), ("a", 0.5, "error")]]
+    runs = [
+        {"sample": s, "strength": k, "outcome": o}
+        for s, k, o in [
+            ("a", 2.0, "follow"),
+            ("a", 1.0, "follow"),
+            ("b", 1.0, "error"),
+            ("c", 0.5, "follow"),
+            ("a", 0.5, "error"),
+        ]
+    ]
     assert first_strengths(runs, base, "flips") == {"a": 1.0, "c": 0.5}
     assert first_strengths(runs, base, "breaks") == {"a": 0.5, "b": 1.0}
 
 
 def test_only_test_samples_on_the_plain_prompt_count_and_forms_are_averaged():
-    rows = diagnosed("R_V", np.array([0.2])) + diagnosed("R_V", np.array([0.4]), form="other") + diagnosed("R_V", np.array([9.0]), prompt="vision")
-    assert predictors(rows + diagnosed("R_V", np.array([5.0]), split="dev")) == {"MCR of the target": {"s0": pytest.approx(0.3)}}
+    rows = (
+        diagnosed("R_V", np.array([0.2]))
+        + diagnosed("R_V", np.array([0.4]), form="other")
+        + diagnosed("R_V", np.array([9.0]), prompt="vision")
+    )
+    assert predictors(rows + diagnosed("R_V", np.array([5.0]), split="dev")) == {
+        "MCR of the target": {"s0": pytest.approx(0.3)}
+    }
 
 
 def test_where_nothing_was_measured_nothing_is_said():
@@ -78,7 +110,9 @@ def test_where_nothing_was_measured_nothing_is_said():
 
 
 def test_the_mean_over_methods_draws_the_same_samples_for_all():
-    """Two methods that agree on every sample are no more evidence than one: mean and interval are those of either alone."""
+    """Two methods that agree on every sample are no more evidence than one: mean and interval are those of either
+    alone.
+    """
     rng = np.random.default_rng(1)
     x = rng.normal(size=80)
     cell = {f"s{i}": (float(v), bool(v + rng.normal() > 0)) for i, v in enumerate(x)}
@@ -92,8 +126,13 @@ def test_the_mean_over_methods_draws_the_same_samples_for_all():
 
 def test_the_summary_says_each_predictors_mean_with_its_interval():
     predictions, dH = planted()
-    (summary,) = explain(diagnosed("dH_rel", dH) + diagnosed("confidence", np.random.default_rng(0).random(N)), predictions)
+    (summary,) = explain(
+        diagnosed("dH_rel", dH) + diagnosed("confidence", np.random.default_rng(0).random(N)), predictions
+    )
     flips = summary.findings[0]
-    assert list(flips.values) == ["relative uncertainty of the target", "confidence"] and flips.values["relative uncertainty of the target"]["auroc"] == 0
+    assert (
+        list(flips.values) == ["relative uncertainty of the target", "confidence"]
+        and flips.values["relative uncertainty of the target"]["auroc"] == 0
+    )
     assert "relative uncertainty of the target 0.00 [0.00, 0.00], confidence" in flips.text
     assert summary.figures[0].name == "explained"

@@ -9,9 +9,13 @@ from eval_suite.bridges.results import measured, record
 
 def test_metrics_of_several_filters_stay_apart():
     found = {
-        "alias": "gsm8k", "exact_match,strict-match": 0.25, "exact_match_stderr,strict-match": 0.1, "exact_match,flexible-extract": 0.5,
-        "exact_match_stderr,flexible-extract": "N/A", "exact_match_stderr_clt,strict-match": 0.3,
-    }  # fmt: skip
+        "alias": "gsm8k",
+        "exact_match,strict-match": 0.25,
+        "exact_match_stderr,strict-match": 0.1,
+        "exact_match,flexible-extract": 0.5,
+        "exact_match_stderr,flexible-extract": "N/A",
+        "exact_match_stderr_clt,strict-match": 0.3,
+    }
     metrics, ci = measured(found)
     assert metrics == {"exact_match": 0.25, "exact_match (flexible-extract)": 0.5}
     assert ci == {"exact_match": pytest.approx([0.054, 0.446], abs=1e-3)}

@@ -71,7 +71,10 @@ def test_hallusionbench_can_be_judged(endpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(Endpoint, "says", "incorrect")
     total = row(benchmark("hallusionbench", tmp_path, endpoint), "Maybe")
     assert total["metrics"]["aAcc"] == 0 and total["scorer"] == "hallusion-judge/1 strict"
-    assert "Reference answer: The bar is higher.\nPrediction answer:Maybe\nOutput:" in Endpoint.asked[0][2]["messages"][0]["content"]
+    assert (
+        "Reference answer: The bar is higher.\nPrediction answer:Maybe\nOutput:"
+        in Endpoint.asked[0][2]["messages"][0]["content"]
+    )
 
 
 def test_an_unreadable_grade_counts_as_a_parse_failure(endpoint, tmp_path, monkeypatch):

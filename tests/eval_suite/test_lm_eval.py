@@ -29,7 +29,10 @@ output_type: multiple_choice
 doc_to_text: "{{{{question}}}}"
 doc_to_choice: "{{{{choices}}}}"
 doc_to_target: answer
-metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}, {{metric: acc_norm, aggregation: mean, higher_is_better: true}}]
+metric_list: [
+  {{metric: acc, aggregation: mean, higher_is_better: true}},
+  {{metric: acc_norm, aggregation: mean, higher_is_better: true}}
+]
 """
 GENERATE = """\
 task: tiny_generate
@@ -48,7 +51,10 @@ metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}
 def tasks(tmp_path_factory):
     """A folder with two local tasks."""
     folder = tmp_path_factory.mktemp("tasks")
-    docs = [{"question": f"the {c} object is", "choices": ["on the left side", "red", "a circle here"], "answer": i % 3} for i, c in enumerate(("red", "blue", "green", "white"))]
+    docs = [
+        {"question": f"the {c} object is", "choices": ["on the left side", "red", "a circle here"], "answer": i % 3}
+        for i, c in enumerate(("red", "blue", "green", "white"))
+    ]
     (folder / "docs.jsonl").write_text("\n".join(map(json.dumps, docs)) + "\n")
     for name, text in (("choice", CHOICE), ("generate", GENERATE)):
         (folder / f"tiny_{name}.yaml").write_text(text.format(file=folder / "docs.jsonl"))
@@ -104,13 +110,18 @@ def test_log_likelihoods_are_those_of_one_plain_forward():
 
 
 def test_a_steered_log_likelihood_does_not_read_the_answer():
-    """The vector comes from the context's last token: scoring a longer answer leaves its first token's score as it is."""
+    """The vector comes from the context's last token: scoring a longer answer leaves its first token's score as it
+    is.
+    """
     from eval_suite.bridges.lm_model import LiveModel
 
     view, arm = tiny_view(), steering(2.0)
     with arm.steered(view):
         lm = LiveModel(view, 1)
-        (short, _), (long, _), (rest, _) = (lm._loglikelihood_tokens([(("", ""), ctx, cont)])[0] for ctx, cont in (([5, 6], [7]), ([5, 6], [7, 8]), ([5, 6, 7], [8])))
+        (short, _), (long, _), (rest, _) = (
+            lm._loglikelihood_tokens([(("", ""), ctx, cont)])[0]
+            for ctx, cont in (([5, 6], [7]), ([5, 6], [7, 8]), ([5, 6, 7], [8]))
+        )
     assert long == pytest.approx(short + rest, abs=1e-4)
 
 
@@ -119,13 +130,19 @@ def test_a_recipe_runs_text_tasks_on_every_steering(tasks, tmp_path):
 
     recipe = tmp_path / "text.yaml"
     recipe.write_text(
-        f"name: text\nmodel: {{path: {saved_tiny(tmp_path / 'model')}, layer: 1}}\ndata: {{type: scenes, scoring: open_ended, per_task: {{train: 1, dev: 1, test: 1}}}}\n"
-        f"steering: [none, instruction, static]\nbenchmarks: [{{type: lm_eval, tasks: [tiny_choice], include: {tasks}}}]\n"
-        f"evaluate: {{strengths: [1], directions: [vision], max_new_tokens: 2}}\nrun: {{root: {tmp_path / 'runs'}}}\nreport: {{plots: false}}\n"
+        f"name: text\nmodel: {{path: {saved_tiny(tmp_path / 'model')}, layer: 1}}\ndata: {{type: scenes, scoring:"
+        " open_ended, per_task: {train: 1, dev: 1, test: 1}}\nsteering: [none, instruction, static]\nbenchmarks:"
+        f" [{{type: lm_eval, tasks: [tiny_choice], include: {tasks}}}]\nevaluate: {{strengths: [1], directions:"
+        f" [vision], max_new_tokens: 2}}\nrun: {{root: {tmp_path / 'runs'}}}\nreport: {{plots: false}}\n"
     )
     assert main([str(recipe)]) == 0
-    rows = [r for r in json.loads((tmp_path / "runs/text/results.json").read_text())["rows"] if r["benchmark"] == "lm_eval"]
-    assert [(r["method"], r["label"], r["n"]) for r in rows] == [("none", "lm_eval.tiny_choice", 4), ("static", "lm_eval.tiny_choice", 4)]
+    rows = [
+        r for r in json.loads((tmp_path / "runs/text/results.json").read_text())["rows"] if r["benchmark"] == "lm_eval"
+    ]
+    assert [(r["method"], r["label"], r["n"]) for r in rows] == [
+        ("none", "lm_eval.tiny_choice", 4),
+        ("static", "lm_eval.tiny_choice", 4),
+    ]
     assert rows[0]["protocol"].startswith("lm-eval/0.4") and set(rows[0]["metrics"]) >= {"acc", "acc_norm"}
     assert main(["compare", str(tmp_path / "runs/text"), "--out", str(tmp_path / "out")]) == 0
 
@@ -135,8 +152,8 @@ def test_a_harness_alone_is_reported_and_compared(tasks, tmp_path):
 
     recipe = tmp_path / "alone.yaml"
     recipe.write_text(
-        f"name: alone\nmodel: {{path: {saved_tiny(tmp_path / 'model')}}}\nbenchmarks: [{{type: lm_eval, tasks: [tiny_choice], include: {tasks}}}]\n"
-        f"run: {{root: {tmp_path / 'runs'}}}\nreport: {{plots: false}}\n"
+        f"name: alone\nmodel: {{path: {saved_tiny(tmp_path / 'model')}}}\nbenchmarks: [{{type: lm_eval, tasks:"
+        f" [tiny_choice], include: {tasks}}}]\nrun: {{root: {tmp_path / 'runs'}}}\nreport: {{plots: false}}\n"
     )
     assert main([str(recipe)]) == 0
     assert "none,,lm_eval.tiny_choice,acc," in (tmp_path / "runs/alone/comparison/compare.csv").read_text()

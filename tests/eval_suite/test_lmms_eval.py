@@ -1,4 +1,6 @@
-"""lmms-eval through a stand-in package: what is asked of it, what is believed of it, and the model class it is given."""
+"""lmms-eval through a stand-in package: what is asked of it, what is believed of it, and the model class it is
+given.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from factory.steer import Steering, artefact
 from factory.steer.where import Where
 from tests.tiny import saved_tiny
 
-MAIN = '''
+MAIN = """
 import json, os, sys
 from pathlib import Path
 
@@ -29,12 +31,14 @@ if os.environ["DOES"] == "works":
     out = Path(args["--output_path"], "model")
     out.mkdir(parents=True, exist_ok=True)
     results = {"toy": {"alias": "toy", "exact_match,none": 0.25, "exact_match_stderr,none": 0.1}}
-    samples = [{"doc_id": str(i), "doc_hash": "d", "input": "what?", "target": "red", "filtered_resps": "blue", "exact_match": str(float(i == 2))} for i in range(4)]
+    asked = {"doc_hash": "d", "input": "what?", "target": "red", "filtered_resps": "blue"}
+    samples = [{"doc_id": str(i), **asked, "exact_match": str(float(i == 2))} for i in range(4)]
     (out / "x_samples_toy.jsonl").write_text("\\n".join(map(json.dumps, samples)) + "\\n")
-    (out / "x_results.json").write_text(json.dumps({"results": results, "versions": {"toy": 1}, "n-samples": {"toy": {"original": 8, "effective": 4}}}))
+    counted = {"toy": {"original": 8, "effective": 4}}
+    (out / "x_results.json").write_text(json.dumps({"results": results, "versions": {"toy": 1}, "n-samples": counted}))
 else:
     print("Error during evaluation: no such dataset", file=sys.stderr)
-'''
+"""
 
 
 @pytest.fixture
@@ -45,7 +49,9 @@ def stand_in(tmp_path, monkeypatch):
     (site / "lmms_eval" / "__init__.py").write_text("")
     (site / "lmms_eval" / "__main__.py").write_text(MAIN)
     (site / "lmms_eval-0.7.3.dist-info").mkdir()
-    (site / "lmms_eval-0.7.3.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: lmms-eval\nVersion: 0.7.3\n")
+    (site / "lmms_eval-0.7.3.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: lmms-eval\nVersion: 0.7.3\n"
+    )
     monkeypatch.setenv("PYTHONPATH", str(site))
     monkeypatch.setenv("SEEN", str(tmp_path / "seen.json"))
     monkeypatch.setenv("DOES", "works")
@@ -56,7 +62,9 @@ def static(strength=3.0):
     import torch
 
     cls = lookup("steering", "static")
-    return Steering(cls(cls.Params()), {"v": torch.randn(48, generator=torch.Generator().manual_seed(0))}, Where(layer=1), strength)
+    return Steering(
+        cls(cls.Params()), {"v": torch.randn(48, generator=torch.Generator().manual_seed(0))}, Where(layer=1), strength
+    )
 
 
 def harness(stand_in, steering=None):
@@ -69,7 +77,11 @@ def harness(stand_in, steering=None):
 
 def test_results_are_read_from_its_file(stand_in):
     (result,) = harness(stand_in, static())
-    assert result["metrics"] == {"exact_match": 0.25} and result["n"] == 4 and result["protocol"] == "lmms-eval/0.7.3/toy/v1"
+    assert (
+        result["metrics"] == {"exact_match": 0.25}
+        and result["n"] == 4
+        and result["protocol"] == "lmms-eval/0.7.3/toy/v1"
+    )
     assert result["ci"]["exact_match"] == pytest.approx([0.0456, 0.6994], abs=1e-3), "Wilson's, of one right of four"
     assert [(r["sample"], r["value"]) for r in result["records"]] == [("0", 0.0), ("1", 0.0), ("2", 1.0), ("3", 0.0)]
     seen = json.loads((stand_in / "seen.json").read_text())
@@ -96,7 +108,11 @@ def bridge(monkeypatch):
     """The bridge's module over a stand-in base class."""
     api = types.ModuleType("lmms_eval.api.model")
     api.lmms = type("lmms", (), {"__init__": lambda self: setattr(self, "task_dict", {})})
-    for name, module in (("lmms_eval", types.ModuleType("lmms_eval")), ("lmms_eval.api", types.ModuleType("lmms_eval.api")), ("lmms_eval.api.model", api)):
+    for name, module in (
+        ("lmms_eval", types.ModuleType("lmms_eval")),
+        ("lmms_eval.api", types.ModuleType("lmms_eval.api")),
+        ("lmms_eval.api.model", api),
+    ):
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.delitem(sys.modules, "eval_suite.bridges.lmms_model", raising=False)
     yield importlib.import_module("eval_suite.bridges.lmms_model")
@@ -105,18 +121,32 @@ def bridge(monkeypatch):
 
 def requests(n, **settings):
     def messages(doc):
-        content = [{"type": "image", "url": Image.new("RGB", (30, 30), "red")}, {"type": "text", "text": f"what colour is object {doc}?"}]
+        content = [
+            {"type": "image", "url": Image.new("RGB", (30, 30), "red")},
+            {"type": "text", "text": f"what colour is object {doc}?"},
+        ]
         return [{"role": "user", "content": content}]
 
-    return [SimpleNamespace(args=("", messages, {"max_new_tokens": 3 + i % 2, "until": ["\n"], **settings}, i, "toy", "test")) for i in range(n)]
+    return [
+        SimpleNamespace(
+            args=("", messages, {"max_new_tokens": 3 + i % 2, "until": ["\n"], **settings}, i, "toy", "test")
+        )
+        for i in range(n)
+    ]
 
 
 def test_the_model_class_answers_every_request_in_order_and_steered(bridge, tmp_path):
     folder = str(saved_tiny(tmp_path / "model"))
-    plain, batched = bridge.SteeringFactory(folder, device="cpu"), bridge.SteeringFactory(folder, device="cpu", batch_size=3)
+    plain, batched = (
+        bridge.SteeringFactory(folder, device="cpu"),
+        bridge.SteeringFactory(folder, device="cpu", batch_size=3),
+    )
     artefact.save(tmp_path / "a", static(40.0), plain.view)
     artefact.save(tmp_path / "zero", static(0.0), plain.view)
-    steered, zero = (bridge.SteeringFactory(folder, artefact=str(tmp_path / name), device="cpu", batch_size=2) for name in ("a", "zero"))
+    steered, zero = (
+        bridge.SteeringFactory(folder, artefact=str(tmp_path / name), device="cpu", batch_size=2)
+        for name in ("a", "zero")
+    )
     for model in (plain, batched, steered, zero):
         model.task_dict = {"toy": {"test": list(range(5))}}
     answers = plain.generate_until(requests(5))

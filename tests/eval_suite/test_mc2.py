@@ -1,4 +1,6 @@
-"""MC²: the released file and the script's variant, the exact prompts, splits that share no picture, and what is said of missing pictures."""
+"""MC²: the released file and the script's variant, the exact prompts, splits that share no picture, and what is said of
+missing pictures.
+"""
 
 from __future__ import annotations
 
@@ -37,15 +39,24 @@ def test_the_prompts_are_the_scripts(folder):
     tail = "\nAnswer the question by selecting the correct answer A or B."
     assert text_of(b.prompt(sample, "order1")) == f"{head}A. red\nB. blue{tail}"
     assert text_of(b.prompt(sample, "order2")) == f"{head}A. blue\nB. red{tail}"
-    assert text_of(b.prompt(sample, "open")) == f"Text context: {sample.context}\n{sample.question} Please directly answer the question."
+    assert (
+        text_of(b.prompt(sample, "open"))
+        == f"Text context: {sample.context}\n{sample.question} Please directly answer the question."
+    )
     assert b.prompt(sample, "order1").messages()[0]["content"][0] == {"type": "image"}
-    assert b.example(sample, "open", "text").segments[-1].text == "blue" and b.example(sample, "order2", "vision").segments[-1].text == "B"
+    assert (
+        b.example(sample, "open", "text").segments[-1].text == "blue"
+        and b.example(sample, "order2", "vision").segments[-1].text == "B"
+    )
 
 
 def test_splits_are_stratified_disjoint_and_the_same_every_time(folder):
     splits = {s: bench(folder).samples(s) for s in ("train", "dev", "test")}
     assert {s: Counter(x.task for x in each) for s, each in splits.items()} == {
-        "train": dict.fromkeys(TASKS, 4), "dev": dict.fromkeys(TASKS, 1), "test": dict.fromkeys(TASKS, 1)}  # fmt: skip
+        "train": dict.fromkeys(TASKS, 4),
+        "dev": dict.fromkeys(TASKS, 1),
+        "test": dict.fromkeys(TASKS, 1),
+    }
     assert len({x.id for each in splits.values() for x in each}) == PER_TASK * len(TASKS)
     assert [x.id for x in splits["test"]] == [x.id for x in bench(folder).samples("test")]
     assert [x.id for x in splits["test"]] != [x.id for x in bench(folder, seed=1).samples("test")]
@@ -74,19 +85,29 @@ def test_the_papers_protocol_scores_what_it_trains_on_and_says_so(folder):
 def test_the_scripts_keys_are_read_too(tmp_path):
     path = tmp_path / "e.json"
     plain = entry(1, "color")
-    path.write_text(json.dumps([plain, {"image_id": "x", "task": "color", "question": "q", "gt": "a", "hitem": "b", "context": {"icc": "c"}}]))
+    path.write_text(
+        json.dumps(
+            [
+                plain,
+                {"image_id": "x", "task": "color", "question": "q", "gt": "a", "hitem": "b", "context": {"icc": "c"}},
+            ]
+        )
+    )
     first, second = read(path)
     assert (first.answer_vision, first.context) == ("red", plain["context"])
     assert (second.answer_vision, second.answer_text, second.context) == ("a", "b", "c")
 
 
-@pytest.mark.parametrize("content, message", [
-    ('[{"image_id"', "not a whole JSON file"),
-    ("{}", "should be a list"),
-    ("[3]", "entry 0 is no object"),
-    (json.dumps([entry(1, "color"), entry(2, "color", answer_text=None)]), "entry 1 has no text under answer_text"),
-    (json.dumps([entry(1, "colours")]), "entry 0 is of the unknown task 'colours'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ('[{"image_id"', "not a whole JSON file"),
+        ("{}", "should be a list"),
+        ("[3]", "entry 0 is no object"),
+        (json.dumps([entry(1, "color"), entry(2, "color", answer_text=None)]), "entry 1 has no text under answer_text"),
+        (json.dumps([entry(1, "colours")]), "entry 0 is of the unknown task 'colours'"),
+    ],
+)
 def test_what_is_wrong_with_a_file_is_one_line(tmp_path, content, message):
     path = tmp_path / "e.json"
     path.write_text(content)
@@ -114,7 +135,11 @@ def test_missing_pictures_are_counted_before_any_is_read(folder, tmp_path, monke
     gone = bench(tmp_path / "nowhere", file=str(folder / "evaluate_final.json"))
     names, line = gone.missing(samples)
     assert names == [s.id for s in samples]
-    assert f"0 of 8 found in {tmp_path / 'nowhere'} (no such folder)" in line and "data.images=FOLDER" in line and "\n" not in line
+    assert (
+        f"0 of 8 found in {tmp_path / 'nowhere'} (no such folder)" in line
+        and "data.images=FOLDER" in line
+        and "\n" not in line
+    )
 
 
 @pytest.mark.parametrize("place", ["COCO_val2014_{}.jpg", "train2017/{}.jpg", "{}.jpg"])
@@ -142,7 +167,9 @@ def test_a_cut_picture_is_named(folder, tmp_path, keep):
 def test_the_released_file():
     b = Mc2(Mc2Params(file=str(RELEASED)))
     splits = {split: b.samples(split) for split in ("train", "dev", "test")}
-    assert {split: len(each) for split, each in splits.items()} == b.expected == {"train": 1280, "dev": 320, "test": 400}
+    assert (
+        {split: len(each) for split, each in splits.items()} == b.expected == {"train": 1280, "dev": 320, "test": 400}
+    )
     assert all(set(Counter(s.task for s in each).values()) == {len(each) // 8} for each in splits.values())
     seen = {s.tags["image_id"] for s in splits["train"]}
     assert not any(s.tags["image_id"] in seen for split in ("dev", "test") for s in splits[split])

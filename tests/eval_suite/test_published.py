@@ -1,4 +1,6 @@
-"""Published numbers: the file agrees with the paper's arithmetic, and stands beside rows of the same model and direction alone."""
+"""Published numbers: the file agrees with the paper's arithmetic, and stands beside rows of the same model and
+direction alone.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,19 @@ from factory.model.zoo import cards
 
 def total(method: str, direction: str, follow: float, task: str = "all") -> dict:
     return {
-        "benchmark": "mc2", "protocol": "mc2/order1", "seed": 0, "split": "test", "task": task, "direction": direction, "method": method, "strength": None,
-        "n": 400, "metrics": {"follow": follow, "compete": 1 - follow, "other": 0.0, "error": 0.0}, "ci": {}, "chosen": True,
-    }  # fmt: skip
+        "benchmark": "mc2",
+        "protocol": "mc2/order1",
+        "seed": 0,
+        "split": "test",
+        "task": task,
+        "direction": direction,
+        "method": method,
+        "strength": None,
+        "n": 400,
+        "metrics": {"follow": follow, "compete": 1 - follow, "other": 0.0, "error": 0.0},
+        "ci": {},
+        "chosen": True,
+    }
 
 
 def results(card: str | None, *rows: dict) -> dict:
@@ -32,15 +44,31 @@ def test_every_total_is_the_mean_of_its_tasks_or_says_why_not():
         assert len(values) in (0, 8)
         if values:
             assert mean(values) == pytest.approx(float(tasks["all"]["value"]), abs=0.06), key
-    corrected = [row for row in published() if row["note"].startswith("printed") and "mean of its eight tasks" in row["note"]]
-    assert [(row["direction"], row["method"], float(row["value"])) for row in corrected] == [("vision", "none", 40.95), ("text", "none", 58.7), ("text", "amps", 79.975)]
+    corrected = [
+        row for row in published() if row["note"].startswith("printed") and "mean of its eight tasks" in row["note"]
+    ]
+    assert [(row["direction"], row["method"], float(row["value"])) for row in corrected] == [
+        ("vision", "none", 40.95),
+        ("text", "none", 58.7),
+        ("text", "amps", 79.975),
+    ]
 
 
 def test_numbers_stand_beside_their_own_model_direction_and_method():
-    rows = [total("none", "vision", 0.5), total("amps", "vision", 0.6), total("dose", "vision", 0.7), total("amps", "text", 0.8)]
+    rows = [
+        total("none", "vision", 0.5),
+        total("amps", "vision", 0.6),
+        total("dose", "vision", 0.7),
+        total("amps", "text", 0.8),
+    ]
     vision, text = beside(results("llava-1.5-13b", *rows))
-    assert [(m.method, [source for source, _ in m.rows]) for m in vision.methods] == [("none", ["measured", "Table 2"]), ("amps", ["measured", "Table 2"])]
-    assert vision.methods[1].rows[0][1] == ["60.0"] and float(vision.methods[1].rows[1][1][-1]) == pytest.approx(49.65, abs=0.051)
+    assert [(m.method, [source for source, _ in m.rows]) for m in vision.methods] == [
+        ("none", ["measured", "Table 2"]),
+        ("amps", ["measured", "Table 2"]),
+    ]
+    assert vision.methods[1].rows[0][1] == ["60.0"] and float(vision.methods[1].rows[1][1][-1]) == pytest.approx(
+        49.65, abs=0.051
+    )
     assert text.methods[0].rows[1][1][-1] == "89.5"
 
 

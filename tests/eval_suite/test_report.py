@@ -2,19 +2,16 @@ import csv
 import io
 import math
 import re
-from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
-from PIL import Image
 from rich.console import Console
 
-from eval_suite.report import build, print_tables, style
+from eval_suite.report import print_tables, style
 from eval_suite.report.rows import Predictions, groups
 from eval_suite.report.summary import comparisons, summarise
 from eval_suite.report.table_files import latex_escape, to_csv, to_latex, to_markdown
 from eval_suite.report.tables import main_tables
-from tests.eval_suite.synthetic_report import RECIPE, results, simple, synthetic
+from tests.eval_suite.synthetic_report import outcome_records, results, simple, synthetic, two_methods
 
 
 @pytest.fixture(scope="module")
@@ -39,15 +36,22 @@ def test_total_and_its_interval_are_those_of_the_counts():
 
 
 def test_only_the_chosen_strength_is_reported_on_test():
-    rows = [simple("amps", f, strength=s, split=split, chosen=s == 2)
-            for split, shift in (("dev", 9), ("test", 0)) for s, f in ((1, 40 + shift), (2, 60 + shift), (4, 90))]
+    rows = [
+        simple("amps", f, strength=s, split=split, chosen=s == 2)
+        for split, shift in (("dev", 9), ("test", 0))
+        for s, f in ((1, 40 + shift), (2, 60 + shift), (4, 90))
+    ]
     [block] = main_tables(results(*rows))
     assert [(line.strength, line.entries["all"].text) for line in block.lines] == [("2", "60.0")]
 
 
 def test_choice_may_be_flagged_on_dev_rows_alone():
-    rows = [simple("amps", 40, strength=1, split="dev"), simple("amps", 60, strength=2, split="dev", chosen=True),
-            simple("amps", 41, strength=1), simple("amps", 61, strength=2)]
+    rows = [
+        simple("amps", 40, strength=1, split="dev"),
+        simple("amps", 60, strength=2, split="dev", chosen=True),
+        simple("amps", 41, strength=1),
+        simple("amps", 61, strength=2),
+    ]
     [block] = main_tables(results(*rows))
     assert block.lines[0].entries["all"].text == "61.0"
 
@@ -59,12 +63,23 @@ def test_several_strengths_and_no_choice_is_said_not_guessed():
 
 
 def test_best_is_marked_among_methods_that_do_not_use_labels():
-    [block] = main_tables(results(
-        simple("none", 20), simple("l2s", 54, strength=1), simple("amps", 73, strength=1, error=5),
-        simple("tied", 73, strength=1, error=2), simple("oracle:l2s", 95)))
+    [block] = main_tables(
+        results(
+            simple("none", 20),
+            simple("l2s", 54, strength=1),
+            simple("amps", 73, strength=1, error=5),
+            simple("tied", 73, strength=1, error=2),
+            simple("oracle:l2s", 95),
+        )
+    )
     best = {line.method: (line.entries["all"].best, line.entries["error"].best) for line in block.lines}
-    assert best == {"none": (False, True), "l2s": (False, True), "amps": (True, False), "tied": (True, False),
-                    "oracle:l2s": (False, False)}
+    assert best == {
+        "none": (False, True),
+        "l2s": (False, True),
+        "amps": (True, False),
+        "tied": (True, False),
+        "oracle:l2s": (False, False),
+    }
     assert block.lines[-1].oracle
 
 
@@ -92,7 +107,17 @@ def test_missing_row_is_a_dash_everywhere():
 def test_columns_follow_the_usual_task_order(full):
     block = main_tables(full[0])[0]
     assert [label for _, label in block.columns] == [
-        "Act", "Attr", "Color", "Count", "Obj", "Pos", "Sent", "Sport", "Total", "Error"]
+        "Act",
+        "Attr",
+        "Color",
+        "Count",
+        "Obj",
+        "Pos",
+        "Sent",
+        "Sport",
+        "Total",
+        "Error",
+    ]
 
 
 def test_latex_escapes_names_and_marks_best():
@@ -154,26 +179,23 @@ def test_terminal_says_when_there_is_nothing():
 
 
 def test_benchmarks_without_a_target_modality_are_listed_apart():
-    pope = {"benchmark": "pope", "split": "test", "task": "all", "direction": None, "method": "none", "strength": None,
-            "n": 9, "metrics": {"accuracy": 0.8571}, "ci": {"accuracy": [0.5, 0.97]}}
+    pope = {
+        "benchmark": "pope",
+        "split": "test",
+        "task": "all",
+        "direction": None,
+        "method": "none",
+        "strength": None,
+        "n": 9,
+        "metrics": {"accuracy": 0.8571},
+        "ci": {"accuracy": [0.5, 0.97]},
+    }
     text = printed(results(pope), 140)
     assert "0.857" in text
     assert main_tables(results(pope)) == []
 
 
 # --- Summary ---
-
-
-def outcome_records(method, outcomes, strength=1.0):
-    return [{"sample": i, "task": "color", "split": "test", "method": method, "direction": "vision",
-             "strength": strength, "outcome": o} for i, o in enumerate(outcomes)]
-
-
-def two_methods(l2s, amps, n=200):
-    """L2S and AMPS follow on the first `l2s` and `amps` of the same n samples."""
-    outcomes = {m: ["follow"] * k + ["compete"] * (n - k) for m, k in (("l2s", l2s), ("amps", amps))}
-    data = results(*(simple(m, o.count("follow"), n=n, strength=1.0, chosen=True) for m, o in outcomes.items()))
-    return data, Predictions(p for m, o in outcomes.items() for p in outcome_records(m, o))
 
 
 def test_summary_claims_a_win_only_when_the_paired_interval_excludes_zero():
@@ -210,14 +232,6 @@ def test_comparison_uses_reported_strengths_only():
     assert notes == []
 
 
-def test_only_a_clear_win_over_the_reference_is_emphasised(tmp_path):
-    for amps, emphasised in ((140, True), (102, False), (60, False)):
-        data, predictions = two_methods(100, amps)
-        text, _ = parse(build(tmp_path, data, [], predictions.records, ""))
-        line = re.search(r"<tr><th scope=\"row\">amps − l2s.*?</tr>", text).group()
-        assert ('class="best"' in line) == emphasised
-
-
 def test_comparison_without_predictions_is_said():
     data, _ = two_methods(100, 140)
     compared, notes = comparisons(data, Predictions([]))
@@ -225,118 +239,9 @@ def test_comparison_without_predictions_is_said():
     assert "no paired comparison" in notes[0]
 
 
-# --- Page ---
-
-
-class Links(HTMLParser):
-    def __init__(self):
-        super().__init__()
-        self.targets, self.stack, self.tags = [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.targets += [v for k, v in attrs if k in ("src", "href", "srcset", "data", "poster", "action")]
-        if tag not in ("meta", "img", "br", "link", "input", "hr"):
-            self.stack.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.stack.pop() == tag
-
-
-def parse(path: Path) -> tuple[str, Links]:
-    text = path.read_text(encoding="utf-8")
-    links = Links()
-    links.feed(text)
-    assert links.stack == []
-    return text, links
-
-
-def test_full_report_is_complete_and_self_contained(full, tmp_path):
-    picture = tmp_path / "scenes.png"
-    Image.new("RGB", (40, 30), "navy").save(picture)
-    index = build(tmp_path, *full, RECIPE, [("Scenes", picture), ("Gone", tmp_path / "gone.png")])
-    assert index == tmp_path / "report" / "index.html"
-    text, links = parse(index)
-    assert links.targets and all(target.startswith("data:") for target in links.targets)
-    assert not re.search(r"url\(|@import|<script|<link", text)
-    assert sorted(p.name for p in (tmp_path / "report" / "figures").iterdir()) == [
-        "mcr_against_error.png", "mcr_by_prompt.png", "mcr_by_task.png", "strength.png", "tiers.png"]
-    assert {p.name for p in (tmp_path / "report").iterdir()} == {
-        "index.html", "figures", "table.csv", "table.md", "table.tex"}
-    for block in main_tables(full[0]):
-        for line in block.lines:
-            assert line.entries["all"].interval in text
-    assert "error budget of 5.0 %" in text
-    assert "3f9a1c" in text and "options@1" in text and "versions.torch" in text
-    assert "gone.png cannot be read" in text
-
-
-def test_same_inputs_give_the_same_page(tmp_path):
-    data = synthetic(per_task=4, tasks=("color",), directions=("vision",), methods=["none", "l2s"])
-    first = build(tmp_path / "a", *data, RECIPE).read_bytes()
-    assert build(tmp_path / "b", *data, RECIPE).read_bytes() == first
-
-
-def test_everything_from_outside_is_escaped(tmp_path):
-    evil = "<script>alert('x')</script>"
-    data = results(simple(evil, 20), simple("l2s", 10, protocol=None), name=evil, notes=evil,
-                   skipped=[{"sample": evil, "reason": evil}], versions={evil: evil})
-    diagnostics = [{"sample": 1, "task": evil, "split": "test", "prompt": "base", "metric": "R_V", "layer": None,
-                    "head": None, "value": 0.4, "visual_tier": evil, "text_tier": evil}]
-    text, links = parse(build(tmp_path, data, diagnostics, [], evil))
-    assert "script" not in links.tags
-    assert "&lt;script&gt;" in text
-
-
-@pytest.mark.parametrize("change", [
-    {"directions": ("text",)},
-    {"methods": ["none", "instruction"]},
-    {"methods": ["static", "amps"], "directions": ("vision",)},
-    {"splits": ("test",), "directions": ("vision",)},
-    {"splits": ("dev",), "directions": ("vision",)},
-    {"per_task": 1, "directions": ("vision",)},
-])
-def test_partial_runs_still_report(change, tmp_path):
-    data, diagnostics, predictions = synthetic(**{"per_task": 30, "tasks": ("counting",), **change})
-    text, _ = parse(build(tmp_path, data, diagnostics, predictions, RECIPE))
-    assert ("Towards the image" in text) == ("vision" in change.get("directions", ("vision", "text")))
-    print_tables(data, Console(file=io.StringIO(), width=120))
-
-
-@pytest.mark.parametrize(("drop", "said"), [
-    ("diagnostics", "no MCR was measured"),
-    ("predictions", "no paired comparison"),
-])
-def test_missing_inputs_are_named_on_the_page(drop, said, tmp_path):
-    data, diagnostics, predictions = synthetic(per_task=4, tasks=("color",), directions=("text",))
-    kept = {"diagnostics": diagnostics, "predictions": predictions, drop: []}
-    text, _ = parse(build(tmp_path, data, kept["diagnostics"], kept["predictions"], ""))
-    assert said in text
-
-
-def test_an_empty_run_has_a_page(tmp_path):
-    text, _ = parse(build(tmp_path, {"schema": 1, "run": {}, "rows": []}, [], [], ""))
-    assert "No modality-preference results were measured" in text
-
-
 def test_dev_only_numbers_are_labelled_as_such():
     data, _, _ = synthetic(per_task=3, tasks=("color",), splits=("dev",))
     assert "dev numbers" in main_tables(data)[0].notes[0]
-
-
-def test_a_figure_no_longer_drawn_does_not_linger(tmp_path):
-    _, diagnostics, _ = synthetic(per_task=2, tasks=("color",), methods=["none"])
-    figures = tmp_path / "report" / "figures"
-    build(tmp_path, results(), diagnostics, [], RECIPE)
-    assert sorted(p.name for p in figures.iterdir()) == ["mcr_by_prompt.png", "mcr_by_task.png"]
-    build(tmp_path, results(), [], [], RECIPE)
-    assert list(figures.iterdir()) == []
-
-
-def test_skipped_samples_are_named(tmp_path):
-    data = results(simple("none", 1), skipped=[{"sample": "img_17", "reason": "unreadable image"}])
-    text, _ = parse(build(tmp_path, data, [], [], ""))
-    assert "img_17" in text and "unreadable image" in text
 
 
 def test_groups_keep_the_unsteered_model_first_and_oracles_last():

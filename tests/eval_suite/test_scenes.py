@@ -1,4 +1,6 @@
-"""Scenes: the same spec is the same scene, splits share nothing, pictures show what they say, contexts claim the other answer."""
+"""Scenes: the same spec is the same scene, splits share nothing, pictures show what they say, contexts claim the other
+answer.
+"""
 
 from __future__ import annotations
 
@@ -32,13 +34,21 @@ def test_the_same_spec_is_the_same_scene(task):
     for tier in range(4):
         a, b = (scene(SceneSpec(task, "test", 7, tier, 3 - tier)) for _ in range(2))
         assert a.load_image().tobytes() == b.load_image().tobytes() and a.load_image().size == (48, 48)
-        assert (a.context, a.question, a.answer_vision, a.answer_text, a.tags) == (b.context, b.question, b.answer_vision, b.answer_text, b.tags)
+        assert (a.context, a.question, a.answer_vision, a.answer_text, a.tags) == (
+            b.context,
+            b.question,
+            b.answer_vision,
+            b.answer_text,
+            b.tags,
+        )
 
 
 @pytest.mark.parametrize("change", [{"seed": 8}, {"split": "train"}, {"visual_tier": 3}])
 def test_another_spec_is_another_picture(change):
     spec = {"task": "color", "split": "test", "seed": 7, "visual_tier": 0, "text_tier": 0}
-    assert scene(SceneSpec(**spec)).load_image().tobytes() != scene(SceneSpec(**{**spec, **change})).load_image().tobytes()
+    assert (
+        scene(SceneSpec(**spec)).load_image().tobytes() != scene(SceneSpec(**{**spec, **change})).load_image().tobytes()
+    )
 
 
 def skeletons(task: str, split: str) -> set[str]:
@@ -61,9 +71,15 @@ def test_a_split_writes_in_its_own_forms_only():
         subject, value, *decoys = ("stars" if task == "counting" else "the star"), *ANSWERS[task]
         for split in SPLITS:
             text = write_context(task, subject, value, tier, split, Random(5), tuple(decoys))
-            names = sorted({*HOLDERS["thing"], *HOLDERS["person"], *HOLDERS["group"], KNOWLEDGE[value], subject}, key=len, reverse=True)
+            names = sorted(
+                {*HOLDERS["thing"], *HOLDERS["person"], *HOLDERS["group"], KNOWLEDGE[value], subject},
+                key=len,
+                reverse=True,
+            )
             hidden = re.sub("|".join(re.escape(n) for n in names), "X", text)
-            forms = {re.sub(r"\{[sok]\}", "X", f).replace("{v}", v) for f in skeletons(task, split) for v in ANSWERS[task]}
+            forms = {
+                re.sub(r"\{[sok]\}", "X", f).replace("{v}", v) for f in skeletons(task, split) for v in ANSWERS[task]
+            }
             for part in OPENERS + CLOSERS:
                 hidden = hidden.replace(part, "", 1) if part else hidden
             left = hidden
@@ -101,7 +117,9 @@ def test_a_shape_on_a_side_stands_at_a_place_of_its_split_where_there_is_one():
 def test_targets_stand_where_their_split_allows(monkeypatch):
     asked = []
     cells = world._cells
-    monkeypatch.setattr(world, "_cells", lambda answer, split, allowed: asked.append((answer, split)) or cells(answer, split, allowed))
+    monkeypatch.setattr(
+        world, "_cells", lambda answer, split, allowed: asked.append((answer, split)) or cells(answer, split, allowed)
+    )
     for task, split in product(TASKS, SPLITS):
         asked.clear()
         sample = scene(SceneSpec(task, split, 3, 1, 0))
@@ -153,7 +171,9 @@ def test_counting_pictures_hold_so_many_separate_objects():
 @pytest.mark.parametrize("tier", range(len(VISUAL_TIERS)))
 def test_counted_objects_are_apart_and_clutter_is_of_other_shapes(monkeypatch, tier):
     drawn = []
-    monkeypatch.setattr(Canvas, "shape", lambda self, shape, color, x, y, r, pattern="solid": drawn.append((shape, x, y, r)))
+    monkeypatch.setattr(
+        Canvas, "shape", lambda self, shape, color, x, y, r, pattern="solid": drawn.append((shape, x, y, r))
+    )
     for seed in range(60):
         drawn.clear()
         sample = scene(SceneSpec("counting", "train", seed, tier, 0))
@@ -162,7 +182,9 @@ def test_counted_objects_are_apart_and_clutter_is_of_other_shapes(monkeypatch, t
         assert [s for s, *_ in drawn].count(shape) == number and sample.tags["subject"].startswith(shape)
         for (_, x, y, r), (_, x2, y2, r2) in combinations(drawn, 2):
             assert ((x - x2) ** 2 + (y - y2) ** 2) ** 0.5 > r + r2
-        assert all(r * 1.1 <= v <= 48 - r * 1.1 for _, x, y, r in drawn[:number] for v in (x, y)), "wholly on the picture"
+        assert all(r * 1.1 <= v <= 48 - r * 1.1 for _, x, y, r in drawn[:number] for v in (x, y)), (
+            "wholly on the picture"
+        )
 
 
 def test_other_pictures_show_one_target_and_clutter_never_shares_its_answer(monkeypatch):
@@ -196,7 +218,9 @@ def test_harder_contexts_are_longer_chains():
     for task in TASKS:
         subject = "stars" if task == "counting" else "the star"
         lengths = [
-            np.mean([write_context(task, subject, ANSWERS[task][0], tier, "test", Random(i)).count(".") for i in range(20)])
+            np.mean(
+                [write_context(task, subject, ANSWERS[task][0], tier, "test", Random(i)).count(".") for i in range(20)]
+            )
             for tier in range(TEXT_TIERS)
         ]
         assert lengths[0] == lengths[1] < lengths[2] < lengths[3]
@@ -210,19 +234,30 @@ def test_the_prompt_has_the_layout_of_the_benchmark():
     assert prompt.segments[3].text == f"A. {sample.answer_text}\nB. {sample.answer_vision}\n{CHOOSE}"
     assert options(sample, 0) == options(sample, 1)[::-1] == (sample.answer_vision, sample.answer_text)
     assert build_prompt(sample, "open", image=False).segments[-1].text == DIRECT
-    assert [s.role for s in build_prompt(sample, "open", context=False).segments] == [Role.IMAGE, Role.QUESTION, Role.OPTIONS]
+    assert [s.role for s in build_prompt(sample, "open", context=False).segments] == [
+        Role.IMAGE,
+        Role.QUESTION,
+        Role.OPTIONS,
+    ]
 
 
-@pytest.mark.parametrize("form, direction, answer", [("order1", "vision", "A"), ("order1", "text", "B"), ("order2", "vision", "B"), ("order2", "text", "A")])
+@pytest.mark.parametrize(
+    "form, direction, answer",
+    [("order1", "vision", "A"), ("order1", "text", "B"), ("order2", "vision", "B"), ("order2", "text", "A")],
+)
 def test_worked_examples_follow_their_direction(form, direction, answer):
     sample = scene(SceneSpec("counting", "train", 1, 0, 0))
     assert answered(sample, form, direction).segments[-1].text == answer
     benchmark = lookup("benchmark", "scenes")
     assert benchmark(benchmark.Params()).judge(sample, form, answer) == direction
-    assert answered(sample, "open", direction).segments[-1].text == (sample.answer_vision if direction == "vision" else sample.answer_text)
+    assert answered(sample, "open", direction).segments[-1].text == (
+        sample.answer_vision if direction == "vision" else sample.answer_text
+    )
 
 
-@pytest.mark.parametrize("scoring, forms", [("both_orders", ("order1", "order2")), ("order1", ("order1",)), ("open_ended", ("open",))])
+@pytest.mark.parametrize(
+    "scoring, forms", [("both_orders", ("order1", "order2")), ("order1", ("order1",)), ("open_ended", ("open",))]
+)
 def test_the_benchmark_asks_in_the_forms_of_its_scoring(scoring, forms):
     cls = lookup("benchmark", "scenes")
     benchmark = cls(cls.Params(scoring=scoring, per_task={"train": 2, "dev": 1, "test": 1}))
@@ -241,8 +276,14 @@ def test_lessons_are_answered_and_the_same_for_the_same_seed():
 def test_practice_moves_pictures_and_favours_tasks_and_leaves_plain_lessons_alone():
     plain, moved = (lesson(Random(5), 0.0, Mix(), practice) for practice in (Practice(), Practice(shift=4)))
     assert plain.digest == lesson(Random(5), 0.0, Mix()).digest
-    assert [s.text for s in plain.segments if s.role != Role.ANSWER] == [s.text for s in moved.segments if s.role != Role.ANSWER]
-    assert plain.images and plain.images[0].tobytes() != moved.images[0].tobytes() and moved.images[0].size == plain.images[0].size
+    assert [s.text for s in plain.segments if s.role != Role.ANSWER] == [
+        s.text for s in moved.segments if s.role != Role.ANSWER
+    ]
+    assert (
+        plain.images
+        and plain.images[0].tobytes() != moved.images[0].tobytes()
+        and moved.images[0].size == plain.images[0].size
+    )
     counting = [draw_spec(Random(i), emphasis={"counting": 50.0}).task == "counting" for i in range(60)]
     assert sum(counting) > 40
 

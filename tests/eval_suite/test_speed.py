@@ -1,4 +1,6 @@
-"""The performance benchmarks run at a minimal size and give positive, finite numbers; how fast they are is not tested."""
+"""The performance benchmarks run at a minimal size and give positive, finite numbers; how fast they are is not
+tested.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,20 @@ from factory.model.zoo import read_card
 from factory.steer.runtime import Steering
 from tests.tiny import tiny_view
 
-SIZES = ["--width", "32", "--layers", "2", "--heads", "4", "--kv-heads", "2", "--image-tokens", "16", "--models", "random"]
+SIZES = [
+    "--width",
+    "32",
+    "--layers",
+    "2",
+    "--heads",
+    "4",
+    "--kv-heads",
+    "2",
+    "--image-tokens",
+    "16",
+    "--models",
+    "random",
+]
 MINIMAL = ["--batch", "2", "--repeats", "1"]
 
 
@@ -75,11 +90,23 @@ def test_tuning_tells_the_share_of_a_peak_that_is_given():
     result = tuning.measure(tiny_view(), batch=2, repeats=1, tuners=("full",), peak=2.0)
     share = next(r for r in result.ratios if r.what.startswith("full: operations"))
     w = torch.nn.Parameter(torch.ones(5, 7))
-    assert tuning.operations(lambda: (torch.ones(3, 5) @ w).sum().backward()) == 2 * 2 * 3 * 5 * 7, "the product, and its gradient to the weights"
+    assert tuning.operations(lambda: (torch.ones(3, 5) @ w).sum().backward()) == 2 * 2 * 3 * 5 * 7, (
+        "the product, and its gradient to the weights"
+    )
     assert share.value == pytest.approx(share.low) and 0 < share.value < 1
 
 
-@pytest.mark.parametrize(("module", "extra"), [(collection, ["--no-published"]), (generation, ["--new", "2"]), (sweep, ["--strengths", "2"]), (lmar, []), (anchor, ["--no-anew"]), (tuning, ["--tuners", "mores"])])
+@pytest.mark.parametrize(
+    ("module", "extra"),
+    [
+        (collection, ["--no-published"]),
+        (generation, ["--new", "2"]),
+        (sweep, ["--strengths", "2"]),
+        (lmar, []),
+        (anchor, ["--no-anew"]),
+        (tuning, ["--tuners", "mores"]),
+    ],
+)
 def test_each_alone(module, extra, capsys):
     module.main([*SIZES, *MINIMAL, *extra])
     assert module.__name__.rpartition(".")[2] in capsys.readouterr().out
@@ -89,18 +116,37 @@ def test_all_in_one_table_and_file(tmp_path, capsys):
     everything.main([*SIZES, *MINIMAL, "--json", str(tmp_path / "figures.json")])
     said = capsys.readouterr().out
     saved = json.loads((tmp_path / "figures.json").read_text())
-    assert [r["benchmark"] for r in saved["results"]] == ["mcr", "collection", "generation", "sweep", "lmar", "anchor", "tuning", "throughput"]
+    assert [r["benchmark"] for r in saved["results"]] == [
+        "mcr",
+        "collection",
+        "generation",
+        "sweep",
+        "lmar",
+        "anchor",
+        "tuning",
+        "throughput",
+    ]
     assert all(r["benchmark"] in said for r in saved["results"])
     assert saved["command"] and saved["environment"]["libraries"]["torch"]
 
 
 SMALL = {  # a card's true sizes take minutes on a CPU
-    "llava-1.5-13b": {"text_config": {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "vocab_size": 1200},
-                      "vision_config": {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "image_size": 28}},
-    "qwen2.5-vl-7b": {"text_config": {"hidden_size": 48, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1200,
-                                      "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 2, 2]}},
-                      "vision_config": {"hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 48}},
-}  # fmt: skip
+    "llava-1.5-13b": {
+        "text_config": {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "vocab_size": 1200},
+        "vision_config": {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "image_size": 28},
+    },
+    "qwen2.5-vl-7b": {
+        "text_config": {
+            "hidden_size": 48,
+            "intermediate_size": 48,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "vocab_size": 1200,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 2, 2]},
+        },
+        "vision_config": {"hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 48},
+    },
+}
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -110,7 +156,22 @@ def test_a_shape_is_measured_with_its_decoder_cut_short(name, monkeypatch, capsy
     monkeypatch.setattr(shapes, "read_card", lambda _: card.model_copy(update={"config": config}))
     monkeypatch.setattr(shapes, "PHOTO", 56 * 56)
     monkeypatch.setattr(throughput, "SIDE", {"cpu": 32})
-    everything.main(["--shape", name, "--layers", "1", "--dtype", "float32", *MINIMAL, "--only", "throughput", "mcr", "collection", "generation"])
+    everything.main(
+        [
+            "--shape",
+            name,
+            "--layers",
+            "1",
+            "--dtype",
+            "float32",
+            *MINIMAL,
+            "--only",
+            "throughput",
+            "mcr",
+            "collection",
+            "generation",
+        ]
+    )
     said = capsys.readouterr().out
     assert "matrix product" in said and "prompts, answer" in said and "one forward" in said
 

@@ -32,8 +32,20 @@ def logits(steerings):
 
 
 FILE = {
-    "add": {"steering_vector": vector(), "steering_coefficient": 2.0, "action": "add", "bias": None, "head_index": None},
-    "clamp": {"steering_vector": vector(), "steering_coefficient": 3.0, "action": "clamp", "bias": vector(1), "head_index": None},
+    "add": {
+        "steering_vector": vector(),
+        "steering_coefficient": 2.0,
+        "action": "add",
+        "bias": None,
+        "head_index": None,
+    },
+    "clamp": {
+        "steering_vector": vector(),
+        "steering_coefficient": 3.0,
+        "action": "clamp",
+        "bias": vector(1),
+        "head_index": None,
+    },
 }
 
 
@@ -107,7 +119,10 @@ def test_a_method_that_reads_its_input_is_refused(tmp_path):
         write(tmp_path / "v.pt", [Steering(Reads(Reads.Params()), {}, Where(layer=1), 1.0)], tiny_view())
 
 
-@pytest.mark.parametrize("content", [{"layers.99": FILE["add"]}, {"language_model.layers.1": {**FILE["add"], "head_index": 1}}, [1, 2], {"x": 3}])
+@pytest.mark.parametrize(
+    "content",
+    [{"layers.99": FILE["add"]}, {"language_model.layers.1": {**FILE["add"], "head_index": 1}}, [1, 2], {"x": 3}],
+)
 def test_a_file_that_means_nothing_here_is_told(content, tmp_path):
     torch.save(content, tmp_path / "v.pt")
     with pytest.raises(UserError, match=r"v\.pt"):

@@ -32,7 +32,12 @@ def as_ranks(size: int, work: Callable[[World], object], folder: Path, within: f
     """Carry out ``work`` in ``size`` forked ranks, as a launcher would have started them."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": str(size), "LOCAL_SIZE": str(size)}
+        address = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(probe.getsockname()[1]),
+            "WORLD_SIZE": str(size),
+            "LOCAL_SIZE": str(size),
+        }
     pids = [_fork(work, folder, {**address, **env, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(size)]
     codes, deadline = {}, time.monotonic() + within
     while len(codes) < size:

@@ -21,10 +21,20 @@ def dictionary(**params) -> Dictionary:
     return Dictionary(TOKENIZER, DictionaryParams(**params))
 
 
-@pytest.mark.parametrize(("answer", "expected"), [
-    ("three", {"three", "3", "Three"}), ("3", {"3", "three"}), ("a red box", {"red box", "Red box"}), ("cats", {"cats", "cat", "Cats"}), ("box", {"box", "boxes"}),
-    ("tennis", {"tennis", "Tennis", "tennises"}), ("party", {"party", "parties"}), ("parties", {"parties", "party"}), ("bus", {"bus", "buses"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("three", {"three", "3", "Three"}),
+        ("3", {"3", "three"}),
+        ("a red box", {"red box", "Red box"}),
+        ("cats", {"cats", "cat", "Cats"}),
+        ("box", {"box", "boxes"}),
+        ("tennis", {"tennis", "Tennis", "tennises"}),
+        ("party", {"party", "parties"}),
+        ("parties", {"parties", "party"}),
+        ("bus", {"bus", "buses"}),
+    ],
+)
 def test_forms(answer, expected):
     forms = dictionary().forms(answer)
     assert expected <= set(forms) and len(forms) == len(set(forms)) <= 10
@@ -54,10 +64,23 @@ class Synset:
 
 def test_synonyms_are_those_of_the_most_frequent_sense_and_come_after_the_rules(monkeypatch):
     answers._synonyms.cache_clear()
-    senses = {"dog": [Synset(frank=0, dog=1), Synset(dog=42, domestic_dog=0, Canis_familiaris=0), Synset(chase=9, dog=2)]}
-    monkeypatch.setattr(answers, "_wordnet", lambda: type("WordNet", (), {"synsets": staticmethod(lambda name: senses.get(name, []))}))
+    senses = {
+        "dog": [Synset(frank=0, dog=1), Synset(dog=42, domestic_dog=0, Canis_familiaris=0), Synset(chase=9, dog=2)]
+    }
+    monkeypatch.setattr(
+        answers, "_wordnet", lambda: type("WordNet", (), {"synsets": staticmethod(lambda name: senses.get(name, []))})
+    )
     words = dictionary(wordnet=True)
-    assert words.forms("a dog") == ["dog", "Dog", "dogs", "Dogs", "domestic dog", "Domestic dog", "Canis familiaris", "canis familiaris"]
+    assert words.forms("a dog") == [
+        "dog",
+        "Dog",
+        "dogs",
+        "Dogs",
+        "domestic dog",
+        "Domestic dog",
+        "Canis familiaris",
+        "canis familiaris",
+    ]
     assert words.forms("cat") == ["cat", "Cat", "cats", "Cats"]
     assert "domestic dog" not in dictionary().forms("dog")
     answers._synonyms.cache_clear()
@@ -76,7 +99,10 @@ def test_answers_that_begin_alike_or_say_nothing_are_refused():
     assert dictionary().pair("red", " ") == "no coverage"
 
 
-@given(st.sampled_from(["red", "blue", "three", "five", "striped", "running", "above"]), st.sampled_from(["green", "four", "left", "happy", "a tennis"]))
+@given(
+    st.sampled_from(["red", "blue", "three", "five", "striped", "running", "above"]),
+    st.sampled_from(["green", "four", "left", "happy", "a tennis"]),
+)
 def test_pairs_are_disjoint_and_hold_the_canonical_first_token(comply, compete):
     words = dictionary()
     pair = words.pair(comply, compete)

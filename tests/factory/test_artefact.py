@@ -31,10 +31,20 @@ def test_the_folder_holds_a_manifest_tensors_and_a_card(folder):
     assert {p.name for p in folder.iterdir()} == {"steering_config.json", "steering.safetensors", "README.md"}
     manifest = json.loads((folder / artefact.MANIFEST).read_text())
     assert (manifest["type"], manifest["strength"], manifest["about"]) == ("amps", 1.5, {"direction": "vision"})
-    assert manifest["params"]["apply_to"] == "from_index:5" and manifest["where"] == Where(layer=1, take="from:5").model_dump()
-    assert manifest["base_model"]["class"] == "LlavaForConditionalGeneration" and set(manifest["libraries"]) >= {"torch", "transformers"}
+    assert (
+        manifest["params"]["apply_to"] == "from_index:5"
+        and manifest["where"] == Where(layer=1, take="from:5").model_dump()
+    )
+    assert manifest["base_model"]["class"] == "LlavaForConditionalGeneration" and set(manifest["libraries"]) >= {
+        "torch",
+        "transformers",
+    }
     card = (folder / "README.md").read_text()
-    assert card.startswith("---\n") and "amps steering for LlavaForConditionalGeneration" in card and "artefact.load(folder, view)" in card
+    assert (
+        card.startswith("---\n")
+        and "amps steering for LlavaForConditionalGeneration" in card
+        and "artefact.load(folder, view)" in card
+    )
 
 
 def test_saving_twice_gives_the_same_bytes(folder, tmp_path):
@@ -79,17 +89,25 @@ def test_missing_tensors_are_refused(folder):
         artefact.load(folder, tiny_view())
 
 
-@pytest.mark.parametrize("keys, message", [
-    ({"params": {"gamma": 1}}, "parameters do not fit steering 'amps'"), ({"params": {"beta": "much"}}, "parameters do not fit"),
-    ({"type": "ampz"}, "Did you mean amps"), ({"where": {"layer": 7}}, "out of range"), ({"strength": "much"}, "not a finite number"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "keys, message",
+    [
+        ({"params": {"gamma": 1}}, "parameters do not fit steering 'amps'"),
+        ({"params": {"beta": "much"}}, "parameters do not fit"),
+        ({"type": "ampz"}, "Did you mean amps"),
+        ({"where": {"layer": 7}}, "out of range"),
+        ({"strength": "much"}, "not a finite number"),
+    ],
+)
 def test_a_manifest_that_does_not_fit_is_refused(folder, keys, message):
     change(folder, **keys)
     with pytest.raises(UserError, match=message):
         artefact.load(folder, tiny_view())
 
 
-@pytest.mark.parametrize("keys", [{"where": {"layer": 1, "take": "some"}}, {"where": {"layers": 1}}, {"base_model": {}}, {"where": None}])
+@pytest.mark.parametrize(
+    "keys", [{"where": {"layer": 1, "take": "some"}}, {"where": {"layers": 1}}, {"base_model": {}}, {"where": None}]
+)
 def test_a_damaged_manifest_is_told_in_one_line(folder, keys):
     change(folder, **keys)
     with pytest.raises(UserError):
@@ -161,7 +179,10 @@ def test_an_artefact_comes_back_from_the_hub_as_it_was(folder, tmp_path, monkeyp
     assert set(hub.repos["me/amps"]["files"]) == {"steering_config.json", "steering.safetensors", "README.md"}
     assert (hub.repos["me/amps"]["token"], hub.repos["me/amps"]["private"]) == ("secret", True)
     pulled = artefact.load(artefact.pull("me/amps"), tiny_view())
-    assert torch.equal(logits(tiny_view(), conflict_prompts(2), pulled), logits(tiny_view(), conflict_prompts(2), steering(AMPS, 1, 1.5)))
+    assert torch.equal(
+        logits(tiny_view(), conflict_prompts(2), pulled),
+        logits(tiny_view(), conflict_prompts(2), steering(AMPS, 1, 1.5)),
+    )
 
 
 def test_what_is_no_artefact_is_not_pushed(tmp_path):
@@ -174,7 +195,9 @@ def test_the_hub_out_of_reach_is_told_in_one_line(folder, tmp_path, monkeypatch)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for call in (lambda: artefact.pull("someone/amps-vision"), lambda: artefact.push(folder, "someone/amps-vision")):
-        with pytest.raises(UserError, match=r"cannot (pull from|push to) someone/amps-vision: the hub cannot be reached") as told:
+        with pytest.raises(
+            UserError, match=r"cannot (pull from|push to) someone/amps-vision: the hub cannot be reached"
+        ) as told:
             call()
         assert "\n" not in str(told.value)
     with pytest.raises(UserError, match="a repo is named OWNER/NAME"):

@@ -9,7 +9,9 @@ from factory.run.choose import choose, oracle, share
 OUTCOMES = {"f": "follow", "c": "compete", "o": "other", "e": "error"}
 
 
-def cell(method: str, outcomes: str, strength: float | None = None, variant: str = "", direction: str = "vision") -> list[dict]:
+def cell(
+    method: str, outcomes: str, strength: float | None = None, variant: str = "", direction: str = "vision"
+) -> list[dict]:
     """Predictions of samples 0, 1, ... whose outcomes are the letters f, c, o, e."""
     same = {"method": method, "direction": direction, "variant": variant, "strength": strength}
     return [{"sample": f"s{i}", "outcome": OUTCOMES[o], **same} for i, o in enumerate(outcomes)]
@@ -56,7 +58,13 @@ def test_ties_go_to_fewer_errors_then_to_the_smaller_strength(order):
 
 
 def test_variants_compete_and_prompt_methods_need_no_choice():
-    dev = cell("none", "cc") + cell("cot", "ff") + cell("m", "fc", 1.0, "beta=0") + cell("m", "ff", 2.0, "beta=1") + cell("n", "fc", 1.0)
+    dev = (
+        cell("none", "cc")
+        + cell("cot", "ff")
+        + cell("m", "fc", 1.0, "beta=0")
+        + cell("m", "ff", 2.0, "beta=1")
+        + cell("n", "fc", 1.0)
+    )
     assert chosen(dev) == {("m", "vision"): ("beta=1", 2.0, True), ("n", "vision"): ("", 1.0, True)}
 
 
@@ -65,7 +73,9 @@ def test_nobody_can_do_worse_than_the_budget_allows_by_design():
 
 
 def test_the_oracle_takes_each_samples_best_outcome():
-    rows = oracle(cell("none", "cfce") + cell("m", "fcce", 1.0) + cell("m", "ccoe", 2.0) + cell("other", "ffff", 1.0), "m")
+    rows = oracle(
+        cell("none", "cfce") + cell("m", "fcce", 1.0) + cell("m", "ccoe", 2.0) + cell("other", "ffff", 1.0), "m"
+    )
     assert [r["outcome"] for r in rows] == ["follow", "follow", "compete", "error"]
     assert {(r["method"], r["strength"], r["variant"]) for r in rows} == {("oracle:m", None, "")}
 
@@ -83,7 +93,12 @@ def test_what_is_not_an_error_beats_an_error():
 
 
 def test_the_unsteered_model_is_known_by_what_it_is_not_by_its_label():
-    dev = cell("baseline", "eecccccccc") + cell("none", "cccccccccc") + cell("m", "ffffffffee", 2.0) + cell("m", "fccccccccc", 1.0)
+    dev = (
+        cell("baseline", "eecccccccc")
+        + cell("none", "cccccccccc")
+        + cell("m", "ffffffffee", 2.0)
+        + cell("m", "fccccccccc", 1.0)
+    )
     (choice,) = choose(dev, 0.0, "baseline")
     assert (choice.strength, choice.within_budget) == (2.0, True)
     assert {r["outcome"] for r in oracle(cell("baseline", "f") + cell("m", "c", 1.0), "m", "baseline")} == {"follow"}

@@ -17,8 +17,14 @@ def put(part: str | None, p: float, holds: bool = True) -> Finding:
 def test_every_p_of_a_run_is_corrected_together():
     found = judged({"a": Summary("a", (put(None, 0.03), Finding("no claim"))), "b": Summary("b", (put(None, 0.02),))})
     assert "claims" not in found
-    assert found["a"].findings[0].values == {"p": 0.03, "p_holm": 0.04} and found["b"].findings[0].values["p_holm"] == 0.04
-    assert found["a"].findings[0].holds and "corrected 0.04" in found["a"].findings[0].text and found["a"].findings[1].text == "no claim"
+    assert (
+        found["a"].findings[0].values == {"p": 0.03, "p_holm": 0.04} and found["b"].findings[0].values["p_holm"] == 0.04
+    )
+    assert (
+        found["a"].findings[0].holds
+        and "corrected 0.04" in found["a"].findings[0].text
+        and found["a"].findings[1].text == "no claim"
+    )
     many = judged({"a": Summary("a", tuple(put(None, 0.03) for _ in range(2)))})
     assert [f.holds for f in many["a"].findings] == [False, False], "0.06 after correction"
 

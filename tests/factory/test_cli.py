@@ -104,7 +104,10 @@ def test_recipe_mistakes_are_one_line_each(recipe, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["lst"], "error: 'lst' is neither a command nor a recipe file. Did you mean list? Commands: run, plan, fetch, list"),
+        (
+            ["lst"],
+            "error: 'lst' is neither a command nor a recipe file. Did you mean list? Commands: run, plan, fetch, list",
+        ),
         (["gone.yaml"], "error: recipe 'gone.yaml' not found, neither here nor in"),
         (["plan"], "error: the following arguments are required: RECIPE; see steering-factory plan --help"),
         (["good.yaml", "--limit", "0"], "error: argument --limit: '0' should be a whole number of 1 or more"),

@@ -67,7 +67,10 @@ def test_tails_are_the_means_of_the_last_tokens():
 
 
 def test_the_positions_are_different_states():
-    found = [collect(tiny_view(), conflict_prompts(2), Plan(1, position), None, KEYS[:2])[0]["vision"] for position in POSITIONS]
+    found = [
+        collect(tiny_view(), conflict_prompts(2), Plan(1, position), None, KEYS[:2])[0]["vision"]
+        for position in POSITIONS
+    ]
     assert all(not close(a, b, 1e-2) for i, a in enumerate(found) for b in found[:i])
 
 
@@ -80,7 +83,9 @@ def test_the_diagnosis_is_that_of_whole_prompts_and_changes_no_state(diagnose, o
     assert all(torch.equal(states[ask], alone[ask]) for ask in ASKS)
     assert tuple(found) == diagnose
     for ask in diagnose:
-        whole = mcr(**options).measure(view, view.encode([asked(p, ask, plan.style) for p in prompts]), [f"{k}/{ask}" for k in KEYS[:3]])
+        whole = mcr(**options).measure(
+            view, view.encode([asked(p, ask, plan.style) for p in prompts]), [f"{k}/{ask}" for k in KEYS[:3]]
+        )
         assert [(r["sample"], r["metric"]) for r in found[ask]] == [(r["sample"], r["metric"]) for r in whole]
         assert all(math.isclose(a["value"], b["value"], rel_tol=2e-3) for a, b in zip(found[ask], whole, strict=True))
     assert len({r["value"] for rows in found.values() for r in rows if r["metric"] == "R_V"}) == 3 * len(diagnose)

@@ -24,8 +24,21 @@ from factory.steer import Steering, Where, steer
 from tests.compose import CONNECTORS, ENCODERS, LLMS, VIT, composed, composed_spec, encoder, llm
 from tests.tiny import conflict_prompts, mixed_prompts, tiny_tokenizer
 
-PHI2 = {"vocab_size": 51200, "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 32, "num_attention_heads": 32}
-SIGLIP = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16, "image_size": 384, "patch_size": 14}
+PHI2 = {
+    "vocab_size": 51200,
+    "hidden_size": 2560,
+    "intermediate_size": 10240,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+}
+SIGLIP = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "image_size": 384,
+    "patch_size": 14,
+}
 
 
 def logits(view, prompts):
@@ -41,8 +54,14 @@ def test_every_registered_part_is_tried_here():
 
 
 CASES = [
-    *(pytest.param(encoder(name), "mlp2x_gelu", llm(), 36 if name == "efficientnet_lite0" else 16, id=name) for name in (*ENCODERS, "mof")),
-    *(pytest.param(encoder(), {"type": name, **options}, llm(), options.get("queries", 16), id=name) for name, options in CONNECTORS.items()),
+    *(
+        pytest.param(encoder(name), "mlp2x_gelu", llm(), 36 if name == "efficientnet_lite0" else 16, id=name)
+        for name in (*ENCODERS, "mof")
+    ),
+    *(
+        pytest.param(encoder(), {"type": name, **options}, llm(), options.get("queries", 16), id=name)
+        for name, options in CONNECTORS.items()
+    ),
     pytest.param(encoder(), "identity", llm(hidden_size=32), 16, id="identity"),
     pytest.param(encoder("mof"), "mof_mlp", llm(), 32, id="mof_mlp"),
     pytest.param(encoder("mof"), "resampler", llm(), 64, id="mof-resampler"),
@@ -63,9 +82,14 @@ def test_a_model_of_any_parts_is_understood_and_sees_its_images(vision, connecto
     assert view.model.generate(**view.encode(mixed_prompts()), max_new_tokens=3, do_sample=False).shape[0] == 4
 
 
-@pytest.mark.parametrize("vision, connector, text", [
-    (encoder("mof"), "mof_mlp", llm("phi")), (encoder("siglip2"), "resampler", llm("smollm2")), (encoder("dinov2"), CONNECTORS["qformer"] | {"type": "qformer"}, llm("gemma")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "vision, connector, text",
+    [
+        (encoder("mof"), "mof_mlp", llm("phi")),
+        (encoder("siglip2"), "resampler", llm("smollm2")),
+        (encoder("dinov2"), CONNECTORS["qformer"] | {"type": "qformer"}, llm("gemma")),
+    ],
+)
 def test_it_is_saved_and_loaded_like_any_model(vision, connector, text, tmp_path):
     view = composed(vision, connector, text)
     view.model.save_pretrained(tmp_path)
@@ -93,7 +117,14 @@ torch.set_num_threads({torch.get_num_threads()})  # the order of sums, and with 
 view = load(ModelSpec(path={str(tmp_path / "model")!r}))
 assert torch.equal(logits(view, conflict_prompts(2)), torch.load({str(tmp_path / "logits.pt")!r}))
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -104,9 +135,17 @@ def test_parts_come_from_folders_bit_for_bit(tmp_path):
     vision.save_pretrained(tmp_path / "clip")
     text.save_pretrained(tmp_path / "llama")
     tiny_tokenizer(400).save_pretrained(tmp_path / "llama")
-    node = {"vision_encoder": {"type": "clip", "source": str(tmp_path / "clip")}, "connector": "linear", "llm": {"type": "llama", "source": str(tmp_path / "llama")}}
+    node = {
+        "vision_encoder": {"type": "clip", "source": str(tmp_path / "clip")},
+        "connector": "linear",
+        "llm": {"type": "llama", "source": str(tmp_path / "llama")},
+    }
     view = load(ModelSpec(compose=node))
-    for part, source in ((view.vision_tower.models[0], vision), (view.decoder, text.model), (view.unembed, text.lm_head)):
+    for part, source in (
+        (view.vision_tower.models[0], vision),
+        (view.decoder, text.model),
+        (view.unembed, text.lm_head),
+    ):
         own, theirs = part.state_dict(), source.state_dict()
         assert own.keys() == theirs.keys() and all(torch.equal(own[k], theirs[k]) for k in own)
     assert find(ModelSpec(compose=node)).config.image_seq_length == 16
@@ -124,16 +163,22 @@ def test_the_second_of_a_pair_sees_pictures_in_its_own_colours():
     view = composed(encoder("mof"), "mof_mlp")
     prompts = conflict_prompts(1)
     first, second = view.vision_tower.encoders
-    own = second.image_processor(view.vision_tower.models[1].config)(images=prompts[0].images, return_tensors="pt")["pixel_values"]
+    own = second.image_processor(view.vision_tower.models[1].config)(images=prompts[0].images, return_tensors="pt")[
+        "pixel_values"
+    ]
     seen = view.vision_tower._seen_by(second, view.vision_tower.models[1], view.encode(prompts)["pixel_values"])
     assert torch.allclose(seen, own, atol=1e-4) and first.mean != second.mean
 
 
 def test_phi_keeps_the_bias_of_its_unembedding():
-    config = composed_config(composed_spec({"type": "siglip", "config": SIGLIP}, "mlp2x_gelu", {"type": "phi", "config": PHI2}))
+    config = composed_config(
+        composed_spec({"type": "siglip", "config": SIGLIP}, "mlp2x_gelu", {"type": "phi", "config": PHI2})
+    )
     with torch.device("meta"):
         model = ComposedForConditionalGeneration(config)
-    assert sum(p.numel() for p in [*model.model.language_model.parameters(), *model.lm_head.parameters()]) == 2_779_683_840
+    assert (
+        sum(p.numel() for p in [*model.model.language_model.parameters(), *model.lm_head.parameters()]) == 2_779_683_840
+    )
     assert sum(p.numel() for p in model.model.multi_modal_projector.parameters()) == 9_507_840
     assert config.image_seq_length == 729
 
@@ -155,11 +200,25 @@ def test_it_is_steered_and_tuned_like_any_family(name):
     assert torch.equal(logits(view, conflict_prompts(2)), before)
 
 
-@pytest.mark.parametrize("vision, connector, text, message", [
-    (encoder(), "identity", llm(), "identity needs"), (encoder(), "mof_mlp", llm(), "two encoders"),
-    ({"type": "mof", "first": encoder(), "second": encoder("siglip2", config={**ENCODERS["siglip2"], "num_patches": 25})}, "linear", llm(), "grids agree"),
-    (encoder(layer=-7), "linear", llm(), "out of range"), ({"type": "clip", "source": "./nowhere"}, "linear", llm(), "not found"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "vision, connector, text, message",
+    [
+        (encoder(), "identity", llm(), "identity needs"),
+        (encoder(), "mof_mlp", llm(), "two encoders"),
+        (
+            {
+                "type": "mof",
+                "first": encoder(),
+                "second": encoder("siglip2", config={**ENCODERS["siglip2"], "num_patches": 25}),
+            },
+            "linear",
+            llm(),
+            "grids agree",
+        ),
+        (encoder(layer=-7), "linear", llm(), "out of range"),
+        ({"type": "clip", "source": "./nowhere"}, "linear", llm(), "not found"),
+    ],
+)
 def test_parts_that_do_not_fit_are_refused_before_weights_are_made(vision, connector, text, message):
     with pytest.raises(UserError, match=message):
         composed_config(composed_spec(vision, connector, text))
@@ -182,8 +241,9 @@ def test_a_source_of_another_class_is_refused(tmp_path):
 def test_a_recipe_names_the_parts(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text(
-        "name: r\ndata: scenes\nmodel:\n  compose:\n    vision_encoder: {type: clip, config: {image_size: 48, patch_size: 12}}\n"
-        "    connector: mlp2x_gelu\n    llm: {type: llama, config: {hidden_size: 48}, tokenizer: somewhere}\n"
+        "name: r\ndata: scenes\nmodel:\n  compose:\n    vision_encoder: {type: clip, config: {image_size: 48,"
+        " patch_size: 12}}\n    connector: mlp2x_gelu\n    llm: {type: llama, config: {hidden_size: 48}, tokenizer:"
+        " somewhere}\n"
     )
     recipe: Recipe = read(path, [])
     assert recipe.model.compose.connector.type == "mlp2x_gelu"
@@ -194,6 +254,19 @@ def test_a_recipe_names_the_parts(tmp_path):
 
 def test_a_connector_starts_as_it_was_built():
     """Not as transformers would draw it: its image tokens are as long as ``gain`` says."""
-    view = composed(connector={"type": "resampler", "queries": 5, "depth": 1, "heads": 4, "width": 24, "positions": True, "gain": 0.25})
-    (tokens, *_), width = view.model.model.get_image_features(view.encode(conflict_prompts(1))["pixel_values"]).pooler_output, view.width
+    view = composed(
+        connector={
+            "type": "resampler",
+            "queries": 5,
+            "depth": 1,
+            "heads": 4,
+            "width": 24,
+            "positions": True,
+            "gain": 0.25,
+        }
+    )
+    (tokens, *_), width = (
+        view.model.model.get_image_features(view.encode(conflict_prompts(1))["pixel_values"]).pooler_output,
+        view.width,
+    )
     torch.testing.assert_close(tokens.norm(dim=-1), torch.full((5,), 0.25 * width**0.5), rtol=1e-2, atol=0)

@@ -18,7 +18,10 @@ name: costs
 model: {{path: {folder}, layer: 1}}
 data: {{type: scenes, scoring: open_ended, per_task: {{train: 2, dev: 1, test: 1}}}}
 diagnostics: [relative_uncertainty, liae]
-steering: [none, static, vcd, {{type: causalmm, levels: both}}, dleaf, {{type: dsas, of: {{type: static}}}}, {{type: pixel, clip: [0, 0.1]}}]
+steering: [
+  none, static, vcd, {{type: causalmm, levels: both}}, dleaf, {{type: dsas, of: {{type: static}}}},
+  {{type: pixel, clip: [0, 0.1]}}
+]
 evaluate: {{strengths: [0.5, 1], batch_size: 16, max_new_tokens: 2, cost: true}}
 run: {{root: {root}}}
 report: {{plots: false}}
@@ -39,21 +42,34 @@ def test_copies_cost_a_forward_each_and_vectors_none(finished):
     extra = {tuple(line.split(",")[:2]): float(line.split(",")[-1]) for line in lines[1:]}
     assert len(extra) == 7 * 2
     for direction in ("vision", "text"):
-        assert extra["none", direction] == 0 and abs(extra["static", direction]) < 0.05 and abs(extra["dsas", direction]) < 0.05
-        assert extra["vcd", direction] == pytest.approx(1, abs=0.05) and extra["causalmm", direction] == pytest.approx(2, abs=0.05)
+        assert (
+            extra["none", direction] == 0
+            and abs(extra["static", direction]) < 0.05
+            and abs(extra["dsas", direction]) < 0.05
+        )
+        assert extra["vcd", direction] == pytest.approx(1, abs=0.05) and extra["causalmm", direction] == pytest.approx(
+            2, abs=0.05
+        )
 
 
 def test_seconds_stay_out_of_the_results(finished):
     results = json.loads((finished / "results.json").read_text())
     assert "seconds" not in json.dumps(results) and set(results["diagnostics"]) == {"relative_uncertainty", "liae"}
-    assert {(r["method"], r["strength"]) for r in results["rows"]} >= {("vcd", 0.5), ("vcd", 1.0), ("dleaf", 0.5), ("causalmm", 1.0)}
+    assert {(r["method"], r["strength"]) for r in results["rows"]} >= {
+        ("vcd", 0.5),
+        ("vcd", 1.0),
+        ("dleaf", 0.5),
+        ("causalmm", 1.0),
+    }
 
 
 def test_a_finished_run_measures_nothing_again(finished, monkeypatch):
     monkeypatch.setattr("factory.run.cost._measured", lambda *_: pytest.fail("measured again"))
     monkeypatch.setattr("factory.run.comparison.contrast", lambda *_: pytest.fail("answered again"))
     before = (finished / "report" / "cost.csv").read_text()
-    pipeline.run(load(finished / "recipe.yaml") if (finished / "recipe.yaml").exists() else load(finished / "resolved.yaml"))
+    pipeline.run(
+        load(finished / "recipe.yaml") if (finished / "recipe.yaml").exists() else load(finished / "resolved.yaml")
+    )
     assert (finished / "report" / "cost.csv").read_text() == before
 
 

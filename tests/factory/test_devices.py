@@ -37,8 +37,18 @@ def test_pretended_devices_are_as_strict_as_true_ones():
     with spread(fresh_view()) as view:
         there, other = (torch.ones(2, device=device) for device in DEVICES)
         assert {str(p.device) for p in view.model.parameters()} == {str(device) for device in DEVICES}
-        assert (there + 1).device == DEVICES[0] and there.to(DEVICES[1]).device == other.device and there[here.long()].device == DEVICES[0]
-        for wrong in (lambda: there + other, lambda: there + here, lambda: torch.cat([there, here]), lambda: here[there.long()], lambda: other[there.long()]):
+        assert (
+            (there + 1).device == DEVICES[0]
+            and there.to(DEVICES[1]).device == other.device
+            and there[here.long()].device == DEVICES[0]
+        )
+        for wrong in (
+            lambda: there + other,
+            lambda: there + here,
+            lambda: torch.cat([there, here]),
+            lambda: here[there.long()],
+            lambda: other[there.long()],
+        ):
             with pytest.raises(RuntimeError, match="tensors on"):
                 wrong()
 
@@ -66,14 +76,20 @@ def rows_of(view, name: str) -> list[dict]:
     return diagnostic.on_samples(bench, samples[:2])
 
 
-@pytest.mark.parametrize("name", ["answer_knockout", "attribution", "heads", "iaf", "knockout", "liae", "lmar", "logit_lens"])
+@pytest.mark.parametrize(
+    "name", ["answer_knockout", "attribution", "heads", "iaf", "knockout", "liae", "lmar", "logit_lens"]
+)
 def test_a_spread_model_is_measured_alike(name):
     expected = rows_of(fresh_view(), name)
     with spread(fresh_view()) as view:
         found = rows_of(view, name)
     assert expected and len(found) == len(expected)
     for mine, wanted in zip(found, expected, strict=True):
-        assert mine == {**wanted, "value": pytest.approx(wanted["value"], abs=1e-3, nan_ok=True)} if "value" in wanted else mine == wanted
+        assert (
+            mine == {**wanted, "value": pytest.approx(wanted["value"], abs=1e-3, nan_ok=True)}
+            if "value" in wanted
+            else mine == wanted
+        )
 
 
 def test_every_part_of_a_run_is_rehearsed_on_a_spread_model(tmp_path):
@@ -100,7 +116,9 @@ def test_a_spread_model_has_the_loss_of_a_whole_one():
 
 def test_a_process_trains_on_one_device(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    theirs, ours = (made(output_dir=str(tmp_path), per_device_train_batch_size=2) for made in (TrainingArguments, OneDevice))
+    theirs, ours = (
+        made(output_dir=str(tmp_path), per_device_train_batch_size=2) for made in (TrainingArguments, OneDevice)
+    )
     assert theirs.train_batch_size == 8 and ours.train_batch_size == 2 and ours.n_gpu == 1
 
 

@@ -1,4 +1,6 @@
-"""EfficientNet-Lite: its shapes, its features, its released weights, and the package that they come from where that is at hand."""
+"""EfficientNet-Lite: its shapes, its features, its released weights, and the package that they come from where that is
+at hand.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,10 @@ def lite0() -> EfficientNetLite:
 
 def as_released(model: EfficientNetLite) -> dict[str, torch.Tensor]:
     """The weights under the released names, with a classifier."""
-    names = {name: re.sub(r"(^|\.)([a-z])", r"\1_\2", name.rpartition(".")[0]) + name[name.rindex(".") :] for name in model.state_dict()}
+    names = {
+        name: re.sub(r"(^|\.)([a-z])", r"\1_\2", name.rpartition(".")[0]) + name[name.rindex(".") :]
+        for name in model.state_dict()
+    }
     return {names[name]: value for name, value in model.state_dict().items()} | {"_fc.weight": torch.ones(2, 2)}
 
 
@@ -47,8 +52,17 @@ def test_lite0_has_the_sizes_of_its_paper(lite0):
     states = lite0(PICTURE).hidden_states
     c = lite0.config
     assert sum(p.numel() for p in lite0.parameters()) == 3371008  # 4.65 M with the classifier's 1280 x 1000 + 1000
-    assert [tuple(h.shape[1:]) for h in states] == [(c.width(i), 64 // c.stride(i), 64 // c.stride(i)) for i in range(18)]
-    assert (c.num_hidden_layers, c.patch_size, c.width(-1), c.stride(0), c.width(11), c.stride(11)) == (17, 32, 1280, 2, 112, 16)
+    assert [tuple(h.shape[1:]) for h in states] == [
+        (c.width(i), 64 // c.stride(i), 64 // c.stride(i)) for i in range(18)
+    ]
+    assert (c.num_hidden_layers, c.patch_size, c.width(-1), c.stride(0), c.width(11), c.stride(11)) == (
+        17,
+        32,
+        1280,
+        2,
+        112,
+        16,
+    )
 
 
 @pytest.mark.parametrize("side, kernel, stride", [(8, 3, 2), (9, 3, 2), (8, 5, 2), (7, 5, 1), (6, 1, 1)])
@@ -59,7 +73,17 @@ def test_padding_is_tensorflows_same(side, kernel, stride):
     pad = max((n - 1) * stride + kernel - side, 0)
     wide = torch.zeros(1, 1, side + pad, side + pad)
     wide[..., pad // 2 : pad // 2 + side, pad // 2 : pad // 2 + side] = x
-    slow = torch.tensor([[(wide[0, 0, i * stride : i * stride + kernel, j * stride : j * stride + kernel] * conv.weight[0, 0]).sum() for j in range(n)] for i in range(n)])
+    slow = torch.tensor(
+        [
+            [
+                (
+                    wide[0, 0, i * stride : i * stride + kernel, j * stride : j * stride + kernel] * conv.weight[0, 0]
+                ).sum()
+                for j in range(n)
+            ]
+            for i in range(n)
+        ]
+    )
     torch.testing.assert_close(conv(x)[0, 0], slow)
 
 
@@ -68,7 +92,9 @@ def test_a_tower_in_training_mode_sees_the_same_and_learns_no_statistics(lite0):
     seen = lite0(PICTURE).last_hidden_state
     trained = lite0.train()(PICTURE).last_hidden_state
     lite0.eval()
-    assert torch.equal(seen, trained) and all(torch.equal(before[name], value) for name, value in lite0.state_dict().items())
+    assert torch.equal(seen, trained) and all(
+        torch.equal(before[name], value) for name, value in lite0.state_dict().items()
+    )
 
 
 def test_features_of_two_layers_stand_place_by_place(lite0):
@@ -106,7 +132,13 @@ def test_a_pickle_is_never_run(tmp_path):
 
 
 def test_it_equals_the_package_bit_for_bit(lite0):
-    theirs = pytest.importorskip("efficientnet_lite_pytorch", reason="package efficientnet_lite_pytorch 0.1.0 is not installed").EfficientNet.from_name("efficientnet-lite0").eval()
+    theirs = (
+        pytest.importorskip(
+            "efficientnet_lite_pytorch", reason="package efficientnet_lite_pytorch 0.1.0 is not installed"
+        )
+        .EfficientNet.from_name("efficientnet-lite0")
+        .eval()
+    )
     ours = EfficientNetLite(EfficientNetLiteConfig()).eval()
     ours.load_state_dict(our_names(theirs.state_dict()))
     picture = torch.randn(1, 3, 224, 224)
@@ -115,13 +147,17 @@ def test_it_equals_the_package_bit_for_bit(lite0):
 
 
 def test_the_fetched_weights_equal_the_package_bit_for_bit(users_cache):
-    package = pytest.importorskip("efficientnet_lite_pytorch", reason="package efficientnet_lite_pytorch 0.1.0 is not installed")
+    package = pytest.importorskip(
+        "efficientnet_lite_pytorch", reason="package efficientnet_lite_pytorch 0.1.0 is not installed"
+    )
     if not is_fetched(read_part("efficientnet-lite0")):
         pytest.skip("part efficientnet-lite0 is not fetched")
     ours = EfficientNetLite.from_pretrained(needed("efficientnet-lite0")).eval()
     theirs = package.EfficientNet.from_name("efficientnet-lite0").eval()
     mine = ours.state_dict()
-    theirs.load_state_dict({name: mine.get(next(iter(our_names({name: value})), ""), value) for name, value in theirs.state_dict().items()})
+    theirs.load_state_dict(
+        {name: mine.get(next(iter(our_names({name: value})), ""), value) for name, value in theirs.state_dict().items()}
+    )
     picture = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         assert torch.equal(theirs.extract_features(picture), ours(picture).last_hidden_state)

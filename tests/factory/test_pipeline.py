@@ -21,7 +21,11 @@ model: {{path: {folder}, layer: 1}}
 data: {{type: scenes, scoring: open_ended, per_task: {{train: 2, dev: 1, test: 2}}}}
 diagnostic: {{type: mcr, draws: 1}}
 collect: {{batch_size: 8}}
-steering: [none, instruction, static, {{type: l2s, net: {{epochs: 1}}}}, {{type: amps, betas: [0.0, 0.5], net: {{epochs: 1}}}}, {{type: dose, doses: [0.5, 1], of: {{type: l2s, net: {{epochs: 1}}}}}}]
+steering: [
+  none, instruction, static, {{type: l2s, net: {{epochs: 1}}}},
+  {{type: amps, betas: [0.0, 0.5], net: {{epochs: 1}}}},
+  {{type: dose, doses: [0.5, 1], of: {{type: l2s, net: {{epochs: 1}}}}}}
+]
 evaluate: {{strengths: [0.5, 1], batch_size: 8, max_new_tokens: 2}}
 run: {{root: {root}}}
 report: {{plots: false}}
@@ -48,7 +52,8 @@ class Holes(Scenes):
 
     def samples(self, split):
         good = list(super().samples(split))
-        bad = [replace(s, context=" ") if i % 2 else replace(s, load_image=broken) for i, s in enumerate(good[: self.params.bad])]
+        spoilt = enumerate(good[: self.params.bad])
+        bad = [replace(s, context=" ") if i % 2 else replace(s, load_image=broken) for i, s in spoilt]
         return bad + good[self.params.bad :]
 '''
 
@@ -67,13 +72,15 @@ class Letters(Diagnostic):
     splits = ("dev", "test")
 
     def on_samples(self, bench, samples):
-        return [{"sample": s.id, "task": s.task, "metric": "letters", "layer": None, "head": None, "value": float(len(s.question))} for s in samples]
+        place = {"metric": "letters", "layer": None, "head": None}
+        return [{"sample": s.id, "task": s.task, **place, "value": float(len(s.question))} for s in samples]
 
     def summary(self, rows):
         by_split = tuple((split, mean(r["value"] for r in rows if r["split"] == split)) for split in self.splits)
         finding = Finding("Questions have letters.", holds=all(v > 0 for _, v in by_split), values=dict(by_split))
         drawn = Figure("letters", "Letters", "by split", lambda figure: figure.subplots().bar(*zip(*by_split)))
-        return Summary("Length of questions", (finding,), (Table("letters", "Letters", ("split", "mean"), by_split),), (drawn,))
+        table = Table("letters", "Letters", ("split", "mean"), by_split)
+        return Summary("Length of questions", (finding,), (table,), (drawn,))
 '''
 
 
@@ -100,9 +107,15 @@ def test_results_have_every_method_direction_task_and_split(whole):
     tasks = {r["task"] for r in results["rows"]}
     assert len(tasks) == 9 and "all" in tasks
     for row in results["rows"]:
-        assert sum(row["metrics"].values()) == pytest.approx(1) and row["n"] == (16 if row["split"] == "test" else 8) / (1 if row["task"] == "all" else 8)
+        assert sum(row["metrics"].values()) == pytest.approx(1) and row["n"] == (
+            16 if row["split"] == "test" else 8
+        ) / (1 if row["task"] == "all" else 8)
         assert row["protocol"] == "scenes/open_ended" and row["scorer"] and row["prompt_hash"]
-    chosen = [r for r in results["rows"] if r["chosen"] and r["split"] == "test" and r["task"] == "all" and r["strength"] is not None]
+    chosen = [
+        r
+        for r in results["rows"]
+        if r["chosen"] and r["split"] == "test" and r["task"] == "all" and r["strength"] is not None
+    ]
     assert len(chosen) == 2 * 4
 
 
@@ -177,7 +190,7 @@ def refused(capsys, *argv: str) -> str:
         ("model.layer=9", "blocks 0 to 2"),
         ("model.device=cuda:7", "not on this machine"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_told_in_one_line(whole, tmp_path, capsys, override, told):
     assert told in refused(capsys, whole[1], override, f"run.root={tmp_path}")
 
@@ -215,12 +228,19 @@ def test_a_full_disk_is_told_and_the_run_goes_on_later(whole, tmp_path, capsys, 
 def test_bad_samples_are_skipped_counted_and_named(whole, tmp_path, capsys):
     plugin = tmp_path / "holes.py"
     plugin.write_text(HOLES)
-    few = ["data={type: holes, scoring: open_ended, bad: 2, per_task: {train: 2, dev: 2, test: 2}}", f"plugins=[{plugin}]", f"run.root={tmp_path}", "steering=[none]"]
+    few = [
+        "data={type: holes, scoring: open_ended, bad: 2, per_task: {train: 2, dev: 2, test: 2}}",
+        f"plugins=[{plugin}]",
+        f"run.root={tmp_path}",
+        "steering=[none]",
+    ]
     assert "more than evaluate.max_skipped=0.05" in refused(capsys, whole[1], *few)
     assert main([str(whole[1]), *few, "evaluate.max_skipped=0.2"]) == 0
     results = json.loads((tmp_path / "whole" / "results.json").read_text())
     assert {(s["split"], s["reason"].split(":")[0]) for s in results["run"]["skipped"] if s["split"] == "test"} == {
-        ("test", "its image cannot be read"), ("test", "its context is empty")}  # fmt: skip
+        ("test", "its image cannot be read"),
+        ("test", "its context is empty"),
+    }
     assert {r["n"] for r in results["rows"] if r["task"] == "all"} == {14}
     assert results["run"]["skipped"][0]["sample"] in (Path(tmp_path) / "whole" / "report" / "index.html").read_text()
 
@@ -229,8 +249,9 @@ def test_a_further_diagnostic_is_a_stage_with_its_own_section(folder, tmp_path, 
     plugin, recipe = tmp_path / "letters.py", tmp_path / "letters.yaml"
     plugin.write_text(LETTERS)
     recipe.write_text(
-        f"name: letters\nplugins: [{plugin}]\nmodel: {{path: {folder}, layer: 1}}\ndata: {{type: scenes, scoring: open_ended, per_task: {{train: 1, dev: 1, test: 1}}}}\n"
-        f"diagnostics: [letters]\nsteering: [none]\nevaluate: {{max_new_tokens: 2}}\nrun: {{root: {tmp_path / 'runs'}}}\n"
+        f"name: letters\nplugins: [{plugin}]\nmodel: {{path: {folder}, layer: 1}}\ndata: {{type: scenes, scoring:"
+        " open_ended, per_task: {train: 1, dev: 1, test: 1}}\ndiagnostics: [letters]\nsteering: [none]\nevaluate:"
+        f" {{max_new_tokens: 2}}\nrun: {{root: {tmp_path / 'runs'}}}\n"
     )
     run = pipeline.run(load(recipe))
     said = json.loads((run / "results.json").read_text())["diagnostics"]["letters"]
@@ -252,7 +273,11 @@ def files_of(folder):
 def test_the_error_budget_counts_from_the_model_itself_whatever_the_recipe_calls_it(whole, tmp_path):
     few = ["data.per_task={train: 1, dev: 1, test: 1}", "evaluate.directions=[text]"]
     choices = []
-    for name, methods in (("named", "[{type: none, as: baseline}, static]"), ("absent", "[static]"), ("usual", "[none, static]")):
+    for name, methods in (
+        ("named", "[{type: none, as: baseline}, static]"),
+        ("absent", "[static]"),
+        ("usual", "[none, static]"),
+    ):
         path = pipeline.run(load(whole[1], [f"run.root={tmp_path / name}", f"steering={methods}", *few]))
         results = json.loads((path / "results.json").read_text())
         assert not any("unsteered" in row["method"] for row in results["rows"])

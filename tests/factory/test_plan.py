@@ -24,11 +24,17 @@ model: {{path: {folder}, layer: 1}}
 data: {{type: scenes, scoring: both_orders, per_task: {{train: 2, dev: 1, test: 1}}}}
 diagnostic: {{type: mcr, draws: 1}}
 collect: {{batch_size: 8}}
-steering: [none, instruction, {{type: few_shot, shots: 1}}, static, {{type: amps, betas: [0.0, 0.5], net: {{epochs: 1}}}}, {{type: dose, doses: [0.5, 1, 2], of: {{type: l2s, net: {{epochs: 1}}}}}}]
+steering: [
+  none, instruction, {{type: few_shot, shots: 1}}, static, {{type: amps, betas: [0.0, 0.5], net: {{epochs: 1}}}},
+  {{type: dose, doses: [0.5, 1, 2], of: {{type: l2s, net: {{epochs: 1}}}}}}
+]
 evaluate: {{strengths: [0.5, 1], batch_size: 8, max_new_tokens: 2}}
 report: {{plots: false}}
 """
-TRAIN = "name: learn\nmodel: {{build: {sizes}}}\ndata: scenes\ntrain: {{steps: 10, vision_steps: 3, text_steps: 4, batch_size: 2}}\n"
+TRAIN = (
+    "name: learn\nmodel: {{build: {sizes}}}\ndata: scenes\ntrain: {{steps: 10, vision_steps: 3, text_steps: 4,"
+    " batch_size: 2}}\n"
+)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +71,9 @@ def test_fitted_parameters_of_each_method(recipe_file, folder):
     assert methods["static"].parameters == width
     assert methods["amps"].parameters >= 2 * 100 * width + 100
     assert (methods["amps"].variants, methods["static"].variants) == (2, 1)
-    assert [(m.looks, m.hidings, m.trials) for m in methods.values() if m.looks or m.trials] == [(3 + 2, 2, 3)]  # dose: its doses, none, and backwards; either modality hidden
+    assert [(m.looks, m.hidings, m.trials) for m in methods.values() if m.looks or m.trials] == [
+        (3 + 2, 2, 3)
+    ]  # dose: its doses, none, and backwards; either modality hidden
     assert not methods["few_shot"].steers
 
 
@@ -74,17 +82,25 @@ name: every_kind
 model: {{path: {folder}, layer: 1}}
 data: {{type: scenes, scoring: open_ended, per_task: {{train: 1, dev: 1, test: 1}}}}
 diagnostic: {{type: mcr, draws: 1}}
-diagnostics: [{{type: knockout, share: 0.5, window: 1}}, {{type: logit_lens, directions: [text]}}, {{type: heads, top: 2, map: false}}, {{type: intervention, counts: [1], amplified: 1, coefficients: [2], coefficient: 2}}, relative_uncertainty, lmar]
+diagnostics: [
+  {{type: knockout, share: 0.5, window: 1}}, {{type: logit_lens, directions: [text]}},
+  {{type: heads, top: 2, map: false}},
+  {{type: intervention, counts: [1], amplified: 1, coefficients: [2], coefficient: 2}}, relative_uncertainty, lmar
+]
 collect: {{batch_size: 8}}
-steering: [instruction, {{type: few_shot, shots: 1}}, unimodal, vcd, dleaf, {{type: heads, top: 2}}, static, {{type: amps, betas: [0.0, 0.5], net: {{epochs: 1}}}}, {{type: dose, doses: [0.5, 1, 2], gate_epochs: 2, of: {{type: l2s, net: {{epochs: 1}}}}}}]
+steering: [
+  instruction, {{type: few_shot, shots: 1}}, unimodal, vcd, dleaf, {{type: heads, top: 2}}, static,
+  {{type: amps, betas: [0.0, 0.5], net: {{epochs: 1}}}},
+  {{type: dose, doses: [0.5, 1, 2], gate_epochs: 2, of: {{type: l2s, net: {{epochs: 1}}}}}}
+]
 evaluate: {{strengths: [0.5, 1], batch_size: 16, max_new_tokens: 1, cost: true}}
 report: {{plots: false}}
 """
 
 
 def test_what_is_counted_is_what_the_run_does(recipe_file, folder):
-    """Every call of the decoder that begins a prompt is counted, weighed by the share of blocks that run; no method here changes nothing,
-    so that the run answers the prompts as they are beside."""
+    """Every call of the decoder that begins a prompt is counted, weighed by the share of blocks that run; no method
+    here changes nothing, so that the run answers the prompts as they are beside."""
     recipe = load(recipe_file(EVERY_KIND, folder=folder), [])
     told = {s.name: s.passes for s in estimate(recipe).stages}
     run = Measured(recipe, None, time.process_time)
@@ -104,7 +120,8 @@ def test_a_rehearsal_times_every_part_of_every_stage(recipe_file, folder):
 
 def test_passes_count_the_share_of_blocks_above_the_site(recipe_file, folder):
     low, high = (
-        {s.name: s for s in estimate(load(recipe_file(RECIPE, folder=folder), [f"model.layer={layer}"])).stages}["test"] for layer in (0, 2)
+        {s.name: s for s in estimate(load(recipe_file(RECIPE, folder=folder), [f"model.layer={layer}"])).stages}["test"]
+        for layer in (0, 2)
     )
     assert high.passes == high.trunk + high.hidings == low.trunk + low.hidings
     assert low.passes == pytest.approx(low.trunk + low.hidings + (low.cells + low.looks) * 2 / 3)
@@ -115,7 +132,14 @@ def test_prompt_lengths_and_memory_come_from_the_model_itself(recipe_file, folde
     found = estimate(recipe)
     measured, view = measure(recipe, found), tiny_view()
     benchmark = make(recipe.data)
-    lengths = {split: view.encode([benchmark.prompt(s, "order1") for s in benchmark.samples(split)]).attention_mask.sum(-1).float() for split in ("train", "test")}
+    lengths = {
+        split: (
+            view.encode([benchmark.prompt(s, "order1") for s in benchmark.samples(split)])
+            .attention_mask.sum(-1)
+            .float()
+        )
+        for split in ("train", "test")
+    }
     assert abs(measured.prompt_tokens - float(lengths["test"].mean())) < 10
     assert measured.longest >= max(float(n.max()) for n in lengths.values()) - 4
     more = load(recipe_file(RECIPE, folder=folder), ["evaluate.batch_size=256"])
@@ -135,7 +159,16 @@ def test_a_plan_is_printed_and_nothing_is_written(recipe_file, folder, tmp_path,
     path = recipe_file(RECIPE, folder=folder)
     assert main(["plan", str(path)]) == 0
     said = capsys.readouterr().out
-    for word in ("LlavaForConditionalGeneration", "vision", "connector", "decoder", "few_shot", "collect", "memory", "was done just now"):
+    for word in (
+        "LlavaForConditionalGeneration",
+        "vision",
+        "connector",
+        "decoder",
+        "few_shot",
+        "collect",
+        "memory",
+        "was done just now",
+    ):
         assert word in said
     assert [p.name for p in tmp_path.iterdir()] == ["small.yaml"]
 

@@ -51,8 +51,9 @@ def test_extending_is_recomputing(side, chunks):
         with torch.no_grad():
             reference = view.model(
                 input_ids=torch.cat([alone.input_ids, more], 1),
-                attention_mask=torch.ones(1, alone.input_ids.shape[1] + more.shape[1], dtype=torch.long), **alone.images,
-            ).logits[0, -more.shape[1] :]  # fmt: skip
+                attention_mask=torch.ones(1, alone.input_ids.shape[1] + more.shape[1], dtype=torch.long),
+                **alone.images,
+            ).logits[0, -more.shape[1] :]
         assert close(found[i][mask[i].bool()], reference)
     assert prefix.next_position.tolist() == (batch.attention_mask.sum(-1) + mask.sum(-1)).tolist()
     assert torch.equal(prefix.roles[:, -3:], mask * int(Role.QUESTION))
@@ -118,7 +119,10 @@ def test_what_follows_the_end_token_is_padding(monkeypatch):
     assert run().shape[1] == 2 or (free[:, 0] != run()[:, 0]).any(), "nothing is generated once all have ended"
 
 
-@pytest.mark.parametrize("mask, expected", [([[0, 0, 1, 1]], [3]), ([[1, 1, 0, 0]], [1]), ([[1, 0, 1, 0], [0, 1, 0, 0]], [2, 1]), ([[1]], [0])])
+@pytest.mark.parametrize(
+    "mask, expected",
+    [([[0, 0, 1, 1]], [3]), ([[1, 1, 0, 0]], [1]), ([[1, 0, 1, 0], [0, 1, 0, 0]], [2, 1]), ([[1]], [0])],
+)
 def test_the_last_token_on_either_side(mask, expected):
     assert last_index(torch.tensor(mask)).tolist() == expected
     states = torch.arange(len(mask) * len(mask[0])).view(len(mask), len(mask[0]), 1)

@@ -36,12 +36,21 @@ def test_the_writer_is_given_each_segment_with_its_index():
     assert PROMPT.messages(lambda i, s: f"{i}{s.text}")[0]["content"][1]["text"] == "1c\n2q\n3o"
 
 
-@pytest.mark.parametrize("change, expected", [
-    (lambda p: p.append(instruction("mc2", "text")), [Role.IMAGE, Role.CONTEXT, Role.QUESTION, Role.OPTIONS, Role.INSTRUCTION]),
-    (lambda p: p.prepend(QUESTION, CONTEXT), [Role.QUESTION, Role.CONTEXT, Role.IMAGE, Role.CONTEXT, Role.QUESTION, Role.OPTIONS]),
-    (lambda p: p.before_question(OPTIONS), [Role.IMAGE, Role.CONTEXT, Role.OPTIONS, Role.QUESTION, Role.OPTIONS]),
-    (lambda p: p.without(Role.IMAGE, Role.OPTIONS), [Role.CONTEXT, Role.QUESTION]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, expected",
+    [
+        (
+            lambda p: p.append(instruction("mc2", "text")),
+            [Role.IMAGE, Role.CONTEXT, Role.QUESTION, Role.OPTIONS, Role.INSTRUCTION],
+        ),
+        (
+            lambda p: p.prepend(QUESTION, CONTEXT),
+            [Role.QUESTION, Role.CONTEXT, Role.IMAGE, Role.CONTEXT, Role.QUESTION, Role.OPTIONS],
+        ),
+        (lambda p: p.before_question(OPTIONS), [Role.IMAGE, Role.CONTEXT, Role.OPTIONS, Role.QUESTION, Role.OPTIONS]),
+        (lambda p: p.without(Role.IMAGE, Role.OPTIONS), [Role.CONTEXT, Role.QUESTION]),
+    ],
+)
 def test_changes_make_a_new_prompt(change, expected):
     before = PROMPT.digest
     assert roles(change(PROMPT)) == expected
@@ -49,7 +58,10 @@ def test_changes_make_a_new_prompt(change, expected):
 
 
 def test_before_question_means_the_last_question_and_the_end_where_there_is_none():
-    assert roles(Prompt((QUESTION, Segment(Role.ANSWER, "a"), QUESTION)).before_question(CONTEXT))[2:] == [Role.CONTEXT, Role.QUESTION]
+    assert roles(Prompt((QUESTION, Segment(Role.ANSWER, "a"), QUESTION)).before_question(CONTEXT))[2:] == [
+        Role.CONTEXT,
+        Role.QUESTION,
+    ]
     assert roles(Prompt((CONTEXT,)).before_question(OPTIONS)) == [Role.CONTEXT, Role.OPTIONS]
 
 
@@ -64,12 +76,17 @@ def test_images_are_in_reading_order():
     assert [i.getpixel((0, 0)) for i in prompt.images] == [(0, 0, 255), (255, 0, 0)]
 
 
-@pytest.mark.parametrize("other", [
-    Prompt((Segment(Role.IMAGE, image=BLUE), CONTEXT, QUESTION, OPTIONS)), Prompt((Segment(Role.IMAGE, image=RED), QUESTION, CONTEXT, OPTIONS)),
-    Prompt((Segment(Role.IMAGE, image=RED), Segment(Role.OPTIONS, "c"), QUESTION, OPTIONS)), PROMPT.without(Role.IMAGE),
-    Prompt((Segment(Role.IMAGE, image=RED), Segment(Role.CONTEXT, "cq"), Segment(Role.QUESTION, ""), OPTIONS)),
-    Prompt((Segment(Role.IMAGE, image=RED.resize((RED.width * 2, RED.height // 2))), CONTEXT, QUESTION, OPTIONS)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "other",
+    [
+        Prompt((Segment(Role.IMAGE, image=BLUE), CONTEXT, QUESTION, OPTIONS)),
+        Prompt((Segment(Role.IMAGE, image=RED), QUESTION, CONTEXT, OPTIONS)),
+        Prompt((Segment(Role.IMAGE, image=RED), Segment(Role.OPTIONS, "c"), QUESTION, OPTIONS)),
+        PROMPT.without(Role.IMAGE),
+        Prompt((Segment(Role.IMAGE, image=RED), Segment(Role.CONTEXT, "cq"), Segment(Role.QUESTION, ""), OPTIONS)),
+        Prompt((Segment(Role.IMAGE, image=RED.resize((RED.width * 2, RED.height // 2))), CONTEXT, QUESTION, OPTIONS)),
+    ],
+)
 def test_the_digest_tells_roles_words_order_and_images_apart(other):
     assert other.digest != PROMPT.digest
     assert Prompt(PROMPT.segments).digest == PROMPT.digest

@@ -1,4 +1,5 @@
-"""Models whose decoder bitsandbytes has packed into 8 or 4 bits: what is packed, and that steering, MCR and training work on them.
+"""Models whose decoder bitsandbytes has packed into 8 or 4 bits: what is packed, and that steering, MCR and training
+work on them.
 
 The reference is the same model with plain weights, each being what the packed module makes of its bytes.
 """
@@ -25,7 +26,10 @@ from tests.plugins.test_mcr import run as mcr
 from tests.tiny import conflict_prompts
 from tests.tiny_families import family_view
 
-LOOSE = {"8bit": 0.2, "4bit": 1e-4}  # LLM.int8 rounds activations too, and such small random models are no help against it
+LOOSE = {
+    "8bit": 0.2,
+    "4bit": 1e-4,
+}  # LLM.int8 rounds activations too, and such small random models are no help against it
 BITS = pytest.mark.parametrize("bits", LOOSE)
 
 
@@ -42,7 +46,11 @@ def saved(tmp_path_factory):
 
 
 def packed(view: ModelView) -> dict[str, nn.Module]:
-    return {name: m for name, m in view.model.named_modules() if isinstance(m, nn.Linear) and not m.weight.is_floating_point()}
+    return {
+        name: m
+        for name, m in view.model.named_modules()
+        if isinstance(m, nn.Linear) and not m.weight.is_floating_point()
+    }
 
 
 def unpacked(view: ModelView, folder: Path) -> ModelView:
@@ -78,7 +86,9 @@ def test_all_of_the_decoder_and_nothing_else_is_packed(name, bits, saved):
 
 
 @BITS
-@pytest.mark.parametrize("case", [Case("l2s"), Case("dose"), Case("heads", (("role", "all"), ("generated", True)))], ids=str)
+@pytest.mark.parametrize(
+    "case", [Case("l2s"), Case("dose"), Case("heads", (("role", "all"), ("generated", True)))], ids=str
+)
 def test_strength_zero_is_no_steering_bit_for_bit(case, bits, saved):
     view = load(ModelSpec(path=str(saved("llava_next")), quantize=bits))
     prompts = conflict_prompts(3)

@@ -28,7 +28,10 @@ model: {{zoo: tiny}}
 data: {{type: scenes, scoring: open_ended, per_task: {{train: 2, dev: 1, test: 1}}}}
 diagnostic: {{type: mcr, draws: 1}}
 collect: {{batch_size: 4}}
-steering: [none, static, {{type: l2s, net: {{epochs: 2, init: random}}}}, {{type: dose, doses: [0.5, 1], of: {{type: l2s, net: {{epochs: 2, init: random}}}}, gate_epochs: 5}}]
+steering: [
+  none, static, {{type: l2s, net: {{epochs: 2, init: random}}}},
+  {{type: dose, doses: [0.5, 1], of: {{type: l2s, net: {{epochs: 2, init: random}}}}, gate_epochs: 5}}
+]
 evaluate: {{strengths: [1, 4], batch_size: 4, max_new_tokens: 3, bootstrap: 0}}
 run: {{root: {root}}}
 report: {{plots: false}}
@@ -58,13 +61,17 @@ def test_two_ranks_give_every_file_that_one_gives(home, tmp_path):
     ended = in_ranks(home, tmp_path / "two")
     assert (ended.codes, ended.said) == ([0, 0], [])
     assert results(tmp_path / "two") == results(home / "alone")
-    assert len({row["metrics"]["follow"] for row in json.loads(results(home / "alone"))["rows"]}) > 2, "the model says nothing that could differ"
+    assert len({row["metrics"]["follow"] for row in json.loads(results(home / "alone"))["rows"]}) > 2, (
+        "the model says nothing that could differ"
+    )
     for path in (home / "alone/shared").rglob("*"):
         if path.parent.name == "chunks" or "artefacts" in path.parts and path.is_file():
             assert (tmp_path / "two/shared" / path.relative_to(home / "alone/shared")).read_bytes() == path.read_bytes()
 
 
-def test_a_rank_killed_in_a_stage_ends_the_run_and_the_next_start_ends_it_with_the_same_results(home, tmp_path, monkeypatch):
+def test_a_rank_killed_in_a_stage_ends_the_run_and_the_next_start_ends_it_with_the_same_results(
+    home, tmp_path, monkeypatch
+):
     stored = Stage._store
 
     def store(self, key, value):
@@ -88,21 +95,31 @@ def test_a_rank_killed_in_a_stage_ends_the_run_and_the_next_start_ends_it_with_t
 
 @pytest.mark.slow
 def test_a_model_cut_over_two_ranks_gives_the_same_answers(home, tmp_path):
-    few = ["data.per_task={train: 1, dev: 1, test: 1}", "steering=[none, static, {type: l2s, net: {epochs: 2}}]", "diagnostics=[{type: heads, map: false}]",
-           "evaluate={strengths: [2], batch_size: 8, max_new_tokens: 2, directions: [text]}", "collect.batch_size=8"]  # fmt: skip
+    few = [
+        "data.per_task={train: 1, dev: 1, test: 1}",
+        "steering=[none, static, {type: l2s, net: {epochs: 2}}]",
+        "diagnostics=[{type: heads, map: false}]",
+        "evaluate={strengths: [2], batch_size: 8, max_new_tokens: 2, directions: [text]}",
+        "collect.batch_size=8",
+    ]
     pipeline.run(load(home / "shared.yaml", [*few, f"run.root={tmp_path / 'whole'}"]))
     ended = in_ranks(home, tmp_path / "cut", "launch.zero=3", *few)
     assert (ended.codes, ended.said) == ([0, 0], [])
     (chunk,) = (tmp_path / "whole/shared/collect/chunks").glob("*.safetensors")
     whole, cut = load_file(chunk), load_file(tmp_path / "cut/shared/collect/chunks" / chunk.name)
-    torch.testing.assert_close(cut.pop("r_v"), whole.pop("r_v"), rtol=1e-5, atol=1e-5)  # the only gradients: summed in another order
+    torch.testing.assert_close(
+        cut.pop("r_v"), whole.pop("r_v"), rtol=1e-5, atol=1e-5
+    )  # the only gradients: summed in another order
     assert all(torch.equal(cut[name], whole[name]) for name in whole)
     assert results(tmp_path / "cut") == results(tmp_path / "whole")
 
 
 def test_what_zero_cannot_do_is_told_before_anything_runs(home, tmp_path, capsys):
     assert main([str(home / "shared.yaml"), "launch.zero=2", f"run.root={tmp_path}"]) == 2
-    assert "launch.zero: stage 2 cuts gradients and optimiser states, and nothing is trained here" in capsys.readouterr().err
+    assert (
+        "launch.zero: stage 2 cuts gradients and optimiser states, and nothing is trained here"
+        in capsys.readouterr().err
+    )
     assert main([str(home / "shared.yaml"), "launch.zero=3", f"run.root={tmp_path}"]) == 2
     assert "launch.zero: 3 cuts the model over processes, and there is one" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -118,13 +135,24 @@ def test_training_in_ranks_is_refused(tmp_path):
 
 def launched(command: list[str], **env: str) -> subprocess.CompletedProcess:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **env}
-    return subprocess.run([sys.executable, *command], cwd=ROOT, env=env, capture_output=True, text=True, timeout=280, check=False)
+    return subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=env, capture_output=True, text=True, timeout=280, check=False
+    )
 
 
 @pytest.mark.slow
 def test_the_deepspeed_launcher_starts_the_ranks_of_a_recipe(home, tmp_path):
     (tmp_path / "hosts").write_text("# this machine\nlocalhost slots=2\n")
-    done = launched(["-m", "factory.cli", str(home / "shared.yaml"), "launch.processes=2", f"launch.hostfile={tmp_path / 'hosts'}", f"run.root={tmp_path}"])
+    done = launched(
+        [
+            "-m",
+            "factory.cli",
+            str(home / "shared.yaml"),
+            "launch.processes=2",
+            f"launch.hostfile={tmp_path / 'hosts'}",
+            f"run.root={tmp_path}",
+        ]
+    )
     assert done.returncode == 0, done.stderr
     assert results(tmp_path) == results(home / "alone")
     assert done.stdout.count("run folder:") == 1 and "test: " in done.stdout
@@ -132,7 +160,14 @@ def test_the_deepspeed_launcher_starts_the_ranks_of_a_recipe(home, tmp_path):
 
 @pytest.mark.slow
 def test_ranks_of_torchrun_find_each_other(home, tmp_path):
-    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={29600 + os.getpid() % 300}", "-m", "factory.cli"]
+    torchrun = [
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node=2",
+        f"--master_port={29600 + os.getpid() % 300}",
+        "-m",
+        "factory.cli",
+    ]
     done = launched([*torchrun, str(home / "shared.yaml"), f"run.root={tmp_path}"])
     assert done.returncode == 0, done.stderr
     assert results(tmp_path) == results(home / "alone")
@@ -140,7 +175,14 @@ def test_ranks_of_torchrun_find_each_other(home, tmp_path):
 
 @pytest.mark.slow
 def test_an_interrupted_launch_ends_all_ranks(home, tmp_path):
-    command = [sys.executable, "-m", "factory.cli", str(home / "shared.yaml"), "launch.processes=2", f"run.root={tmp_path}"]
+    command = [
+        sys.executable,
+        "-m",
+        "factory.cli",
+        str(home / "shared.yaml"),
+        "launch.processes=2",
+        f"run.root={tmp_path}",
+    ]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stdout:

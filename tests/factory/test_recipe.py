@@ -151,7 +151,7 @@ def there_are(kind: str) -> str:
         ("model: {zoo: t, dtype: float23}", "model: duplicate key, set already at x.yaml:2:1"),
         ("evaluate: {directions: [vision, vision]}", "evaluate.directions: should name each value once"),
     ],
-)  # fmt: skip
+)
 def test_strict_types_and_bounds(lines, message):
     place, _, text = only_mistake(lines).partition(" ")
     assert text == message

@@ -34,12 +34,35 @@ def mistakes(text: str, *overrides: str) -> list[str]:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("1e-5", 1e-5), ("1E3", 1000.0), (".5", 0.5), ("-3", -3), ("+3", 3), ("010", 10), ("0x1f", 31), ("0o17", 15),
-        ("1.", 1.0), (".inf", math.inf), ("-.Inf", -math.inf), ("true", True), ("False", False), ("~", None),
-        ("", None), ("null", None), ("yes", "yes"), ("no", "no"), ("on", "on"), ("y", "y"), ("12:30", "12:30"),
-        ("1_0", "1_0"), ("e5", "e5"), ("2024-01-01", "2024-01-01"), ("'1'", "1"), ("!!str 1", "1"), ("<<", "<<"),
+        ("1e-5", 1e-5),
+        ("1E3", 1000.0),
+        (".5", 0.5),
+        ("-3", -3),
+        ("+3", 3),
+        ("010", 10),
+        ("0x1f", 31),
+        ("0o17", 15),
+        ("1.", 1.0),
+        (".inf", math.inf),
+        ("-.Inf", -math.inf),
+        ("true", True),
+        ("False", False),
+        ("~", None),
+        ("", None),
+        ("null", None),
+        ("yes", "yes"),
+        ("no", "no"),
+        ("on", "on"),
+        ("y", "y"),
+        ("12:30", "12:30"),
+        ("1_0", "1_0"),
+        ("e5", "e5"),
+        ("2024-01-01", "2024-01-01"),
+        ("'1'", "1"),
+        ("!!str 1", "1"),
+        ("<<", "<<"),
     ],
-)  # fmt: skip
+)
 def test_scalars(text, value):
     result = read(text)
     assert result == value
@@ -89,7 +112,7 @@ def test_recipe_that_is_no_mapping():
         ("plugins: &a [*a]", "x.yaml:5:10 plugins.0: the alias holds itself"),
         ("? [a]\n: 1", "x.yaml:5:3 the recipe: a key must be a single word"),
     ],
-)  # fmt: skip
+)
 def test_yaml_that_is_not_for_recipes(lines, mistake):
     assert mistake in mistakes(GOOD + lines)
 

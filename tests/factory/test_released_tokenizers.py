@@ -29,7 +29,14 @@ def test_a_llava_with_it_checks_itself():
 @pytest.mark.parametrize("text", [t for t in TRICKY if t.strip()])
 def test_every_word_keeps_its_role(text):
     view = llava_on_llama()
-    prompt = Prompt((IMAGE, Segment(Role.CONTEXT, "Text context: a ball."), Segment(Role.QUESTION, text), Segment(Role.OPTIONS, "A. red\nB. blue")))
+    prompt = Prompt(
+        (
+            IMAGE,
+            Segment(Role.CONTEXT, "Text context: a ball."),
+            Segment(Role.QUESTION, text),
+            Segment(Role.OPTIONS, "A. red\nB. blue"),
+        )
+    )
     (e,) = view.tokens([prompt], view.images_of([prompt])[1])
     for segment in prompt.segments[1:]:
         ids = [i for i, role in zip(e.ids, e.roles, strict=True) if role == segment.role]

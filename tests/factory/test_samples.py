@@ -46,9 +46,19 @@ def test_a_programming_error_is_not_taken_for_a_bad_image():
         fault(replace(SAMPLE, load_image=lambda: 1 / 0))
 
 
-@pytest.mark.parametrize("n, limit, expected", [
-    (10, None, list(range(10))), (10, 10, list(range(10))), (10, 99, list(range(10))), (10, 5, [0, 2, 4, 6, 8]), (10, 3, [0, 3, 6]), (10, 1, [0]), (0, 4, []), (4, 0, []),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "n, limit, expected",
+    [
+        (10, None, list(range(10))),
+        (10, 10, list(range(10))),
+        (10, 99, list(range(10))),
+        (10, 5, [0, 2, 4, 6, 8]),
+        (10, 3, [0, 3, 6]),
+        (10, 1, [0]),
+        (0, 4, []),
+        (4, 0, []),
+    ],
+)
 def test_thinning_is_even(n, limit, expected):
     samples = [replace(SAMPLE, id=str(i)) for i in range(n)]
     assert [int(s.id) for s in thin(samples, limit)] == expected

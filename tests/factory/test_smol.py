@@ -1,4 +1,6 @@
-"""The shipped model of real parts: what can be known without its parts, and what it can do where they have been fetched."""
+"""The shipped model of real parts: what can be known without its parts, and what it can do where they have been
+fetched.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,11 @@ SMOL, FOLDER = ModelSpec(zoo="smol"), shipped("smol")
 
 def test_the_card_spells_out_parts_and_what_was_trained():
     spec = spelt_out(SMOL)
-    assert (spec.compose.llm.type, spec.compose.vision_encoder.params.zoo, spec.tuned) == ("smollm2", "efficientnet-lite0", (str(FOLDER),))
+    assert (spec.compose.llm.type, spec.compose.vision_encoder.params.zoo, spec.tuned) == (
+        "smollm2",
+        "efficientnet-lite0",
+        (str(FOLDER),),
+    )
     assert spelt_out(ModelSpec(zoo="smol", tuned=("mine",))).tuned == (str(FOLDER), "mine")
     assert spelt_out(spec) == spec and spelt_out(ModelSpec(zoo="tiny")) == ModelSpec(zoo="tiny")
 
@@ -43,14 +49,20 @@ def test_without_its_parts_it_is_asked_for_by_name_and_a_plan_fetches_nothing(ca
             ask()
     assert main(["plan", "recipes/amps_smol.yaml"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "missing: part efficientnet-lite0: not fetched yet" in said and "a run does so by itself" in said and "memory: about" in said
+    assert (
+        "missing: part efficientnet-lite0: not fetched yet" in said
+        and "a run does so by itself" in said
+        and "memory: about" in said
+    )
 
 
 def test_what_is_shipped_is_small_and_safe():
     manifest = files.read_json(FOLDER / "tuner_config.json")
     assert (manifest["type"], manifest["beside"]) == ("lora", ["connector"])
     assert (FOLDER / "tuner.safetensors").stat().st_size <= 12e6
-    assert sum(t.numel() for t in files.read_safetensors(FOLDER / "tuner.safetensors").values()) == sum(manifest["parameters"].values())
+    assert sum(t.numel() for t in files.read_safetensors(FOLDER / "tuner.safetensors").values()) == sum(
+        manifest["parameters"].values()
+    )
     exam, page = files.read_json(FOLDER / "exam.json"), (FOLDER / "README.md").read_text()
     for name in ("image_only", "text_only", "obeys_vision", "obeys_text", "prefers_vision"):
         assert f"{100 * exam[f'{name} (open)']['all']:.1f}" in page, "the page shows the examination's numbers"
@@ -62,10 +74,19 @@ def test_it_reads_pictures_and_texts(users_cache):
         if not is_fetched(read_part(part)):
             pytest.skip(f"part {part} is not fetched (steering-factory fetch smol)")
     view = load(SMOL)
-    answer = answering(view, lookup("benchmark", "scenes")(lookup("benchmark", "scenes").Params(scoring="open_ended")), 16)
-    samples = [s for task in ("object_recognition", "sport_recognition", "sentiment_understanding") for s in clean(task, 8, 3, scale=5)]
+    answer = answering(
+        view, lookup("benchmark", "scenes")(lookup("benchmark", "scenes").Params(scoring="open_ended")), 16
+    )
+    samples = [
+        s
+        for task in ("object_recognition", "sport_recognition", "sentiment_understanding")
+        for s in clean(task, 8, 3, scale=5)
+    ]
     for image, context, verdict in ((True, False, "vision"), (False, True, "text")):
         texts = answer([build_prompt(s, "open", image=image, context=context) for s in samples])
-        right = [judge("open", text, s.answer_vision, s.answer_text) == verdict for text, s in zip(texts, samples, strict=True)]
+        right = [
+            judge("open", text, s.answer_vision, s.answer_text) == verdict
+            for text, s in zip(texts, samples, strict=True)
+        ]
         assert sum(right) >= 0.75 * len(right), verdict
     assert view.dtype == torch.float32

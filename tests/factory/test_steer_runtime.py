@@ -131,7 +131,14 @@ def test_strength_zero_keeps_every_bit_of_a_state(dtype, reads):
         assert out.dtype == dtype and torch.equal(out.view(torch.uint8), h.view(torch.uint8))
 
 
-@pytest.mark.parametrize("options", [{"do_sample": False}, {"do_sample": True, "num_return_sequences": 2}, {"num_beams": 2, "num_return_sequences": 2, "do_sample": False}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"do_sample": False},
+        {"do_sample": True, "num_return_sequences": 2},
+        {"num_beams": 2, "num_return_sequences": 2, "do_sample": False},
+    ],
+)
 def test_generation_modes_run_steered(options):
     view = tiny_view()
     torch.manual_seed(0)
@@ -166,7 +173,11 @@ def test_layers_out_of_range_are_refused(layer):
 def test_a_number_of_strengths_that_fits_no_row_is_refused():
     view = tiny_view()
     batch = view.encode(conflict_prompts(4))
-    with pytest.raises(UserError, match="3 strengths do not fit 4 prompts"), torch.no_grad(), steer(view, push(strength=torch.ones(3))):
+    with (
+        pytest.raises(UserError, match="3 strengths do not fit 4 prompts"),
+        torch.no_grad(),
+        steer(view, push(strength=torch.ones(3))),
+    ):
         view.model(**batch)
 
 
@@ -229,7 +240,9 @@ def test_checkpointing_with_two_forwards_before_one_backward():
     def gradient() -> torch.Tensor:
         v = V.clone().requires_grad_()
         with steer(view, push(v=v, role="context")):
-            losses = [view.model(**view.encode(p), use_cache=False).logits[:, -1].logsumexp(-1).sum() for p in (first, second)]
+            losses = [
+                view.model(**view.encode(p), use_cache=False).logits[:, -1].logsumexp(-1).sum() for p in (first, second)
+            ]
             sum(losses).backward()
         return v.grad
 
@@ -243,7 +256,10 @@ def test_a_prompt_in_two_pieces_reads_its_last_token_last():
     """Prefix and query, as collection and diagnosis run them: the answer is steered by the end of the prompt."""
     view, method = tiny_view(), Push()
     batch = view.encode(conflict_prompts(2))
-    head = view.collate([type(e)(e.ids[:-3], e.roles[:-3], "") for e in view.tokens(conflict_prompts(2), [["<image>" * 16]] * 2)], batch.images)
+    head = view.collate(
+        [type(e)(e.ids[:-3], e.roles[:-3], "") for e in view.tokens(conflict_prompts(2), [["<image>" * 16]] * 2)],
+        batch.images,
+    )
     with torch.no_grad(), steer(view, push(method=method, role="none", generated=False)):
         _, prefix = prefill(view, head)
         extend(view, prefix, batch.input_ids[:, -3:], batch.attention_mask[:, -3:], batch.roles[:, -3:])

@@ -1,4 +1,6 @@
-"""Tuners on every model family: they find the decoder's projections and the image's tokens, and nothing of the vision tower."""
+"""Tuners on every model family: they find the decoder's projections and the image's tokens, and nothing of the vision
+tower.
+"""
 
 from __future__ import annotations
 

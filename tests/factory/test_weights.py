@@ -19,7 +19,9 @@ class Packed(nn.Module):
         super().__init__()
         self.in_features, self.bias = linear.in_features, linear.bias
         self.scale = linear.weight.detach().abs().max() / 127
-        self.weight = nn.Parameter((linear.weight / self.scale).round().to(torch.int8).flatten()[:, None], requires_grad=False)
+        self.weight = nn.Parameter(
+            (linear.weight / self.scale).round().to(torch.int8).flatten()[:, None], requires_grad=False
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.linear(x, self.weight.view(-1, self.in_features) * self.scale, self.bias)
@@ -42,7 +44,12 @@ def test_offloaded_weights_are_brought_in(tmp_path):
     view, plain = fresh_view(), tiny_view()
     ids = torch.tensor([[3, 5, -1]])
     expected, (rows, bias) = plain.o_proj(1).weight, columns(plain, ids)
-    places = {"model.vision_tower": "cpu", "model.multi_modal_projector": "cpu", "model.language_model": "disk", "lm_head": "disk"}
+    places = {
+        "model.vision_tower": "cpu",
+        "model.multi_modal_projector": "cpu",
+        "model.language_model": "disk",
+        "lm_head": "disk",
+    }
     view.model.tie_weights()
     dispatch_model(view.model, places, main_device="cpu", offload_dir=str(tmp_path), force_hooks=True)
     assert view.o_proj(1).weight.device.type == "meta"

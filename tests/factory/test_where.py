@@ -18,7 +18,11 @@ takes = st.one_of(
     st.builds("{}:{}".format, st.sampled_from(["first", "last", "uniform", "from"]), st.integers(0, 12)),
     st.builds("ratio:{}".format, st.sampled_from([".1", "0.25", "0.333", "0.5", "0.9", "1", "1.0"])),
 )
-rows_of_roles = st.integers(1, 14).flatmap(lambda n: st.lists(st.lists(st.sampled_from([0, 0, 1, 3, 3, 4, 4, 5, 6, 7, 8]), min_size=n, max_size=n), min_size=1, max_size=4))
+rows_of_roles = st.integers(1, 14).flatmap(
+    lambda n: st.lists(
+        st.lists(st.sampled_from([0, 0, 1, 3, 3, 4, 4, 5, 6, 7, 8]), min_size=n, max_size=n), min_size=1, max_size=4
+    )
+)
 
 
 def reference(roles: list[int], role: str, take: str) -> list[bool]:
@@ -54,17 +58,48 @@ def test_padding_on_either_side_changes_no_choice(rows, role, take, extra):
     assert not chosen[roles == Role.PAD].any(), "padding is never steered"
 
 
-@pytest.mark.parametrize("take, expected", [
-    ("all", "01111110"), ("first:2", "01100000"), ("last:2", "00000110"), ("from:4", "00000110"), ("uniform:3", "01010100"),
-    ("uniform:4", "01101100"), ("uniform:1", "01000000"), ("ratio:0.5", "01010100"), ("uniform:99", "01111110"), ("last:0", "00000000"),
-    ("first:1+last:2", "01000110"), ("first:4+last:5", "01111110"), ("uniform:2+last:1", "01001010"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "take, expected",
+    [
+        ("all", "01111110"),
+        ("first:2", "01100000"),
+        ("last:2", "00000110"),
+        ("from:4", "00000110"),
+        ("uniform:3", "01010100"),
+        ("uniform:4", "01101100"),
+        ("uniform:1", "01000000"),
+        ("ratio:0.5", "01010100"),
+        ("uniform:99", "01111110"),
+        ("last:0", "00000000"),
+        ("first:1+last:2", "01000110"),
+        ("first:4+last:5", "01111110"),
+        ("uniform:2+last:1", "01001010"),
+    ],
+)
 def test_by_hand(take, expected):
     roles = torch.tensor([[1, 3, 3, 3, 3, 3, 3, 0]])
     assert "".join(str(int(x)) for x in Where(role="image", take=take).mask(roles)[0]) == expected
 
 
-@pytest.mark.parametrize("take", ["", "some", "first", "first:", "first:-1", "first:1.5", "ratio:0", "ratio:1.5", "ratio:2", "uniform:x", "all:3", "last:3 ", "first:1+", "first:1++last:1"])
+@pytest.mark.parametrize(
+    "take",
+    [
+        "",
+        "some",
+        "first",
+        "first:",
+        "first:-1",
+        "first:1.5",
+        "ratio:0",
+        "ratio:1.5",
+        "ratio:2",
+        "uniform:x",
+        "all:3",
+        "last:3 ",
+        "first:1+",
+        "first:1++last:1",
+    ],
+)
 def test_unknown_forms_are_refused(take):
     with pytest.raises(ValidationError):
         Where(take=take)

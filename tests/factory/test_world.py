@@ -114,7 +114,11 @@ def test_a_killed_rank_ends_all_in_one_line_and_the_run_resumes(tmp_path, alone,
     ended = as_ranks(2, lambda world: toy(world, tmp_path, kill), tmp_path, within=30)
     assert ended.codes[victim] == -signal.SIGKILL and ended.codes[1 - victim] == 1
     (line,) = ended.said
-    assert line.startswith(f"error: rank {victim} of 2 (process ") and "ended without a word" in line and line.endswith(CONTINUE)
+    assert (
+        line.startswith(f"error: rank {victim} of 2 (process ")
+        and "ended without a word" in line
+        and line.endswith(CONTINUE)
+    )
     assert "Traceback" not in ended.err
     before = computed(tmp_path)
     assert as_ranks(2, lambda world: toy(world, tmp_path), tmp_path).codes == [0, 0]
@@ -163,7 +167,9 @@ def test_an_interruption_is_told_once(tmp_path):
 
 
 def test_ranks_end_without_a_word_when_their_launcher_is_gone(tmp_path):
-    ended = as_ranks(2, lambda world: time.sleep(60), tmp_path, within=30, **{LAUNCHER: f"{2**22 + 1}@{socket.gethostname()}"})
+    ended = as_ranks(
+        2, lambda world: time.sleep(60), tmp_path, within=30, **{LAUNCHER: f"{2**22 + 1}@{socket.gethostname()}"}
+    )
     assert ended.codes == [143, 143] and ended.err == ""
 
 
@@ -180,7 +186,11 @@ def test_a_folder_that_is_not_shared_is_told(tmp_path, monkeypatch):
 
     ended = as_ranks(2, work, tmp_path, within=30)
     assert ended.codes == [2, 2]
-    assert len(ended.err.splitlines()) == 1 and "does not see the run folder of the first rank" in ended.err and "run.root=FOLDER" in ended.err
+    assert (
+        len(ended.err.splitlines()) == 1
+        and "does not see the run folder of the first rank" in ended.err
+        and "run.root=FOLDER" in ended.err
+    )
 
 
 def test_ranks_with_other_recipes_or_inputs_are_told(tmp_path):
@@ -191,7 +201,10 @@ def test_ranks_with_other_recipes_or_inputs_are_told(tmp_path):
         with RunDir.open(tmp_path, "toy", tmp_path / "toy.yaml", "", RESOLVED, world) as run:
             run.stage("s", {"model": world.rank})
 
-    for work, told in ((other_recipe, "rank 1 on .* was given another recipe"), (other_inputs, "rank 1 on .* would compute stage s from other inputs")):
+    for work, told in (
+        (other_recipe, "rank 1 on .* was given another recipe"),
+        (other_inputs, "rank 1 on .* would compute stage s from other inputs"),
+    ):
         ended = as_ranks(2, work, tmp_path, within=30)
         assert ended.codes == [2, 2]
         with pytest.raises(UserError, match=told):

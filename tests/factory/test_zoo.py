@@ -51,7 +51,9 @@ def put_in_cache(hub: Path, folder: Path, repo: str = REPO) -> Path:
 @pytest.mark.parametrize("name", HUB)
 def test_a_card_is_whole_and_counts_its_own_parameters(name, hub):
     card = read_card(name)
-    assert card.name == name and card.licence and card.prompt and card.image_tokens and (card.verified or card.unverified)
+    assert (
+        card.name == name and card.licence and card.prompt and card.image_tokens and (card.verified or card.unverified)
+    )
     assert card.family in {entry.name for entry in available("family")}
     config = card.hf_config()
     assert 0 <= card.layer < config.get_text_config().num_hidden_layers and card.describes(config)
@@ -61,7 +63,9 @@ def test_a_card_is_whole_and_counts_its_own_parameters(name, hub):
 
 
 def test_quantised_weights_take_a_half_and_a_quarter(hub):
-    full, eight, four = (find_facts(ModelSpec(zoo="llava-1.5-7b", dtype="float16", quantize=q))[0].bytes for q in (None, "8bit", "4bit"))
+    full, eight, four = (
+        find_facts(ModelSpec(zoo="llava-1.5-7b", dtype="float16", quantize=q))[0].bytes for q in (None, "8bit", "4bit")
+    )
     assert full == 2 * 7063427072
     assert 0.5 < eight / full < 0.55 and 0.26 < four / full < 0.32
 
@@ -69,7 +73,14 @@ def test_quantised_weights_take_a_half_and_a_quarter(hub):
 def test_missing_weights_are_told_with_id_files_size_and_command(hub):
     with pytest.raises(UserError) as error:
         find(ModelSpec(zoo="llava-1.5-13b"))
-    for said in (REPO, "6 safetensors files", "26.7 GB", "steering-factory fetch llava-1.5-13b", str(hub), "model.path=FOLDER"):
+    for said in (
+        REPO,
+        "6 safetensors files",
+        "26.7 GB",
+        "steering-factory fetch llava-1.5-13b",
+        str(hub),
+        "model.path=FOLDER",
+    ):
         assert said in str(error.value)
     with pytest.raises(UserError, match=r"some/model: its weights are not on this machine.*fetch some/model"):
         find(ModelSpec(hub="some/model"))
@@ -85,8 +96,16 @@ def test_weights_in_the_hubs_cache_are_found_offline(hub, saved):
 
 def test_an_unfinished_download_is_told_from_a_broken_folder(hub, saved):
     snapshot = put_in_cache(hub, saved)
-    (snapshot / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}')
-    with pytest.raises(UserError, match=r"download is not finished \(1 of 2 weight files are there; next: model-2\.safetensors\).*fetch llava-1\.5-13b"):
+    (snapshot / "model.safetensors.index.json").write_text(
+        '{"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}'
+    )
+    with pytest.raises(
+        UserError,
+        match=(
+            r"download is not finished \(1 of 2 weight files are there; next: model-2\.safetensors\).*fetch"
+            r" llava-1\.5-13b"
+        ),
+    ):
         find(ModelSpec(zoo="llava-1.5-13b"))
     with pytest.raises(UserError, match=r"model-2\.safetensors is missing; copy it there"):
         find(ModelSpec(path=str(snapshot)))
@@ -113,12 +132,15 @@ class Response:
     status_code = 404
 
 
-@pytest.mark.parametrize("fault, message", [
-    (OSError("Name or service not known"), r"cannot be downloaded .*Name or service not known.*model\.path=FOLDER"),
-    (RepositoryNotFoundError("404", response=Response()), "no such model"),
-    (GatedRepoError("403", response=Response()), "licence has to be accepted first"),
-    (RevisionNotFoundError("404", response=Response()), "no revision 'v9'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "fault, message",
+    [
+        (OSError("Name or service not known"), r"cannot be downloaded .*Name or service not known.*model\.path=FOLDER"),
+        (RepositoryNotFoundError("404", response=Response()), "no such model"),
+        (GatedRepoError("403", response=Response()), "licence has to be accepted first"),
+        (RevisionNotFoundError("404", response=Response()), "no revision 'v9'"),
+    ],
+)
 def test_a_fetch_that_fails_is_one_line(hub, monkeypatch, capsys, fault, message):
     def broken(*args, **kwargs):
         raise fault
@@ -144,7 +166,14 @@ def test_a_fetched_model_is_checked_and_its_folder_printed(hub, saved, monkeypat
     assert asked == [("HuggingFaceTB/SmolVLM-Instruct", tmp_path / "there")]
 
 
-@pytest.mark.parametrize("name, message", [("tiny", "ships with the project"), ("llava-1.5-7", "Did you mean llava-1.5-7b"), ("nothing", "or a hub id, OWNER/NAME")])
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("tiny", "ships with the project"),
+        ("llava-1.5-7", "Did you mean llava-1.5-7b"),
+        ("nothing", "or a hub id, OWNER/NAME"),
+    ],
+)
 def test_what_cannot_be_fetched_is_said(hub, name, message):
     with pytest.raises(UserError, match=message):
         fetch(name)
@@ -162,12 +191,15 @@ def test_fetch_alone_lists_the_zoo(hub, capsys):
     assert all(name in said for name in cards()) and "26.7" in said and REPO in said
 
 
-@pytest.mark.parametrize("spec, message", [
-    (ModelSpec(zoo="tiny", device="cpu", quantize="4bit"), "needs bitsandbytes.*pip install"),
-    (ModelSpec(zoo="tiny", device_map="auto", quantize="8bit"), "needs bitsandbytes.*pip install"),
-    (ModelSpec(zoo="smol", quantize="4bit"), r"model\.quantize: parts are put together whole"),
-    (ModelSpec(zoo="smol", device_map="auto"), r"model\.device_map: parts are put together whole"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "spec, message",
+    [
+        (ModelSpec(zoo="tiny", device="cpu", quantize="4bit"), "needs bitsandbytes.*pip install"),
+        (ModelSpec(zoo="tiny", device_map="auto", quantize="8bit"), "needs bitsandbytes.*pip install"),
+        (ModelSpec(zoo="smol", quantize="4bit"), r"model\.quantize: parts are put together whole"),
+        (ModelSpec(zoo="smol", device_map="auto"), r"model\.device_map: parts are put together whole"),
+    ],
+)
 def test_placement_that_cannot_be_done_is_one_line(spec, message, monkeypatch):
     monkeypatch.setattr("factory.model.load.find_spec", lambda name: None)
     with pytest.raises(UserError, match=message):
@@ -177,11 +209,15 @@ def test_placement_that_cannot_be_done_is_one_line(spec, message, monkeypatch):
 def test_a_device_map_loads_the_same_model(saved):
     view = load(ModelSpec(path=str(saved), device_map="auto"))
     assert fingerprint(view) == fingerprint(tiny_view())
-    assert torch.allclose(logits(view, conflict_prompts(2)).to("cpu"), logits(tiny_view(), conflict_prompts(2)), atol=1e-4)
+    assert torch.allclose(
+        logits(view, conflict_prompts(2)).to("cpu"), logits(tiny_view(), conflict_prompts(2)), atol=1e-4
+    )
 
 
 def test_offloaded_blocks_steer_measure_and_hash_alike(tmp_path):
-    """Blocks whose weights lie on disk, and are brought in when they run: the only map over several devices that a CPU can try."""
+    """Blocks whose weights lie on disk, and are brought in when they run: the only map over several devices that a CPU
+    can try.
+    """
     from accelerate import dispatch_model
 
     from factory.registry import lookup
@@ -200,7 +236,12 @@ def test_offloaded_blocks_steer_measure_and_hash_alike(tmp_path):
         return steered, [row["value"] for row in mcr(mcr.Params(draws=1)).measure(v, v.encode(prompts), ["a", "b"])]
 
     expected = measured(plain)
-    places = {"model.vision_tower": "cpu", "model.multi_modal_projector": "cpu", "model.language_model": "disk", "lm_head": "cpu"}
+    places = {
+        "model.vision_tower": "cpu",
+        "model.multi_modal_projector": "cpu",
+        "model.language_model": "disk",
+        "lm_head": "cpu",
+    }
     view.model.tie_weights()
     dispatch_model(view.model, places, main_device="cpu", offload_dir=str(tmp_path), force_hooks=True)
     assert any(p.device.type == "meta" for p in view.layers.parameters())

@@ -1,4 +1,6 @@
-"""Answers generated while attention is cut, against whole runs of prompt and answer, head by head and without a cache."""
+"""Answers generated while attention is cut, against whole runs of prompt and answer, head by head and without a
+cache.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +32,22 @@ def slow_answer(view, item, pathway: str, layers, n: int) -> str:
     source, target = (sets[name] for name in pathway.split("->"))
     first, answer = len(encoded.ids), []
     while len(answer) < n and not (answer and answer[-1] in view.eos_ids.tolist()):
-        batch = view.collate([Encoded(encoded.ids + answer, encoded.roles + [int(Role.ANSWER)] * len(answer), "")], images)
+        batch = view.collate(
+            [Encoded(encoded.ids + answer, encoded.roles + [int(Role.ANSWER)] * len(answer), "")], images
+        )
         reached = target | (set(range(first, first + len(answer))) if pathway.endswith("generated") else set())
-        hidden = slow_forward(view, batch, lambda layer, i, j, reached=reached: layer in layers and i in reached and j in source)
+        hidden = slow_forward(
+            view, batch, lambda layer, i, j, reached=reached: layer in layers and i in reached and j in source
+        )
         answer.append(int(view.logits(hidden[-1:]).argmax()))
     return decode_texts(view, torch.tensor([answer]))[0]
 
 
-@pytest.mark.parametrize("view", [tiny_view(heads=4, kv_heads=2), tiny_view(heads=4, kv_heads=4), *map(family_view, ("qwen2_5_vl", "internvl"))], ids=["gqa", "mha", "qwen2_5_vl", "internvl"])
+@pytest.mark.parametrize(
+    "view",
+    [tiny_view(heads=4, kv_heads=2), tiny_view(heads=4, kv_heads=4), *map(family_view, ("qwen2_5_vl", "internvl"))],
+    ids=["gqa", "mha", "qwen2_5_vl", "internvl"],
+)
 def test_answers_are_those_of_whole_runs(view):
     bench, samples = scenes_bench(view)
     items = mixed_items(bench, samples)[:3]
@@ -81,12 +91,25 @@ def test_image_tokens_that_cannot_be_run_again_are_refused(name):
 def rows_of(strong: float, weak: float, n: int = 40) -> list[dict]:
     """``n`` prompts a direction that followed, of which these shares still follow with either pathway cut."""
     return [
-        {"sample": str(i), "form": "open", "direction": d, "outcome": "follow", "metric": "follows", "pathway": path, "layer": None, "value": float(i < share * n)}
-        for d in ("vision", "text") for path, share in (("instruction->generated", strong), ("cues->generated", weak)) for i in range(n)
-    ]  # fmt: skip
+        {
+            "sample": str(i),
+            "form": "open",
+            "direction": d,
+            "outcome": "follow",
+            "metric": "follows",
+            "pathway": path,
+            "layer": None,
+            "value": float(i < share * n),
+        }
+        for d in ("vision", "text")
+        for path, share in (("instruction->generated", strong), ("cues->generated", weak))
+        for i in range(n)
+    ]
 
 
-@pytest.mark.parametrize(("strong", "weak", "holds"), [(0.2, 1.0, True), (0.6, 1.0, False), (0.2, 0.8, False), (1.0, 1.0, False)])
+@pytest.mark.parametrize(
+    ("strong", "weak", "holds"), [(0.2, 1.0, True), (0.6, 1.0, False), (0.2, 0.8, False), (1.0, 1.0, False)]
+)
 def test_the_claim_needs_a_dramatic_fall_beside_a_negligible_one(strong, weak, holds):
     params = AnswerKnockout.Params(pathways=("instruction->generated", "cues->generated"))
     summary = AnswerKnockout(params).summary(rows_of(strong, weak))

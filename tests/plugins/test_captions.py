@@ -1,4 +1,6 @@
-"""Captions beside a misleading text: what is asked, how a caption is judged, and what is left out where nothing can score it."""
+"""Captions beside a misleading text: what is asked, how a caption is judged, and what is left out where nothing can
+score it.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,10 @@ def test_the_picture_is_described_beside_the_misleading_text_under_a_vision_inst
     bench, samples = scenes_bench()
     prompt = made().prompt(bench, samples[0])
     assert [s.role for s in prompt.segments] == [Role.IMAGE, Role.CONTEXT, Role.QUESTION, Role.INSTRUCTION]
-    assert samples[0].context in prompt.segments[1].text and prompt.segments[2].text == "Describe the image in one sentence."
+    assert (
+        samples[0].context in prompt.segments[1].text
+        and prompt.segments[2].text == "Describe the image in one sentence."
+    )
 
 
 def test_uncut_captions_are_plain_answers_and_amplified_ones_steered():
@@ -38,11 +43,17 @@ def test_uncut_captions_are_plain_answers_and_amplified_ones_steered():
     bench, samples = scenes_bench(view)
     diagnostic = made(counts=(6,), coefficient=50.0)
     rows = diagnostic.on_samples(bench, samples[:2])
-    caption = lambda **facts: [r["caption"] for r in rows if r["metric"] == "follows" and all(r[k] == v for k, v in facts.items())]
+    caption = lambda **facts: [
+        r["caption"] for r in rows if r["metric"] == "follows" and all(r[k] == v for k, v in facts.items())
+    ]
     prompts = [diagnostic.prompt(bench, s) for s in samples[:2]]
-    decoded = lambda steerings: view.tokenizer.batch_decode(answers(view, prompts, steerings, n=3), skip_special_tokens=True)
+    decoded = lambda steerings: view.tokenizer.batch_decode(
+        answers(view, prompts, steerings, n=3), skip_special_tokens=True
+    )
     assert caption(action="none") == [t.strip() for t in decoded(())]
-    assert caption(choice="top") == [t.strip() for t in decoded([chosen_heads(diagnostic.scores, "vision", 6, "top", 50.0)])]
+    assert caption(choice="top") == [
+        t.strip() for t in decoded([chosen_heads(diagnostic.scores, "vision", 6, "top", 50.0)])
+    ]
     assert caption(choice="top") != caption(action="none")
 
 
@@ -62,14 +73,27 @@ def test_the_table_has_scores_where_they_can_be_computed_and_says_so_where_not(m
     rows = made().on_samples(bench, samples)
     monkeypatch.setattr(Scorer, "missing", staticmethod(lambda: "captions need pycocoevalcap"))
     bare = made().summary(rows)
-    assert "METEOR" not in bare.tables[0].columns and any("captions need pycocoevalcap" in f.text for f in bare.findings)
+    assert "METEOR" not in bare.tables[0].columns and any(
+        "captions need pycocoevalcap" in f.text for f in bare.findings
+    )
 
     monkeypatch.setattr(Scorer, "missing", staticmethod(lambda: None))
     monkeypatch.setattr(Scorer, "lacking", staticmethod(lambda: None))
-    monkeypatch.setattr(Scorer, "score", staticmethod(lambda captions, references: {"METEOR": len(captions) / 100, "CIDEr": min(map(len, references.values())) / 100}))
+    monkeypatch.setattr(
+        Scorer,
+        "score",
+        staticmethod(
+            lambda captions, references: {
+                "METEOR": len(captions) / 100,
+                "CIDEr": min(map(len, references.values())) / 100,
+            }
+        ),
+    )
     table = made().summary(rows).tables[0]
     assert table.columns[-2:] == ("METEOR", "CIDEr") and len(table.rows) == len(made().cells)
-    assert {row[-2:] for row in table.rows} == {(float(len(samples)), 6.0)}, "every sample has its caption scored against its six references"
+    assert {row[-2:] for row in table.rows} == {(float(len(samples)), 6.0)}, (
+        "every sample has its caption scored against its six references"
+    )
 
     without = made().summary([{**r, "value": 0.0} if r["metric"] == "references" else r for r in rows])
     assert any("data.captions" in f.text for f in without.findings)
@@ -80,12 +104,28 @@ def verdicts(**shares: float) -> list[dict]:
     cells = {"none": ("none", ""), "weak": ("cut", "image->context"), "strong": ("cut", "image->instruction")}
     rest = {"choice": "", "heads": 0, "coefficient": 1.0, "form": "caption", "caption": "x"}
     return [
-        {**rest, "sample": str(i), "action": action, "pathway": path, "metric": metric, "value": float(i < shares[name] * 40 and metric == "follows")}
-        for name, (action, path) in cells.items() for metric in ("follows", "misled") for i in range(40)
-    ]  # fmt: skip
+        {
+            **rest,
+            "sample": str(i),
+            "action": action,
+            "pathway": path,
+            "metric": metric,
+            "value": float(i < shares[name] * 40 and metric == "follows"),
+        }
+        for name, (action, path) in cells.items()
+        for metric in ("follows", "misled")
+        for i in range(40)
+    ]
 
 
-@pytest.mark.parametrize(("shares", "holds"), [({"none": 0.9, "weak": 0.9, "strong": 0.2}, True), ({"none": 0.9, "weak": 0.2, "strong": 0.2}, False), ({"none": 0.2, "weak": 0.2, "strong": 0.2}, False)])
+@pytest.mark.parametrize(
+    ("shares", "holds"),
+    [
+        ({"none": 0.9, "weak": 0.9, "strong": 0.2}, True),
+        ({"none": 0.9, "weak": 0.2, "strong": 0.2}, False),
+        ({"none": 0.2, "weak": 0.2, "strong": 0.2}, False),
+    ],
+)
 def test_the_finding_compares_with_no_cut_and_with_another_one(shares, holds):
     params = {"pathways": ("image->context", "image->instruction"), "counts": ()}
     (finding,) = [f for f in made(**params).summary(verdicts(**shares)).findings if f.holds is not None]
@@ -100,7 +140,17 @@ def test_heads_can_be_left_out_and_are_asked_for_where_not():
 
 def test_mc2_reads_cocos_captions(tmp_path):
     file = tmp_path / "captions.json"
-    file.write_text(json.dumps({"annotations": [{"image_id": 42, "caption": "A red\nbox. "}, {"image_id": 42, "caption": "a box"}, {"image_id": 7, "caption": "x"}]}))
+    file.write_text(
+        json.dumps(
+            {
+                "annotations": [
+                    {"image_id": 42, "caption": "A red\nbox. "},
+                    {"image_id": 42, "caption": "a box"},
+                    {"image_id": 7, "caption": "x"},
+                ]
+            }
+        )
+    )
     benchmark = Mc2(Mc2Params(captions=(str(file),)))
     assert benchmark.captions == {42: ["A red box.", "a box"], 7: ["x"]}
     file.write_text("{}")

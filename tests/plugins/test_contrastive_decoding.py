@@ -1,4 +1,6 @@
-"""VCD and CausalMM against their equations, run slowly: one prompt, one copy and one token at a time, without a cache."""
+"""VCD and CausalMM against their equations, run slowly: one prompt, one copy and one token at a time, without a
+cache.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,14 @@ def test_vcd_is_its_formula_run_slowly(direction, strength):
         v = batch.images["pixel_values"]
         other = view.encode([prompt.without(Role.CONTEXT)]) if direction == "text" else batch
         v_other = v if direction == "text" else noised(v, 700, 0)
-        answer = slow_answer(view, lambda a, b=batch, p=v: whole(view, b, a, p), lambda a, b=other, p=v_other: whole(view, b, a, p), strength, 0.001, 4)
+        answer = slow_answer(
+            view,
+            lambda a, b=batch, p=v: whole(view, b, a, p),
+            lambda a, b=other, p=v_other: whole(view, b, a, p),
+            strength,
+            0.001,
+            4,
+        )
         assert view.tokenizer.decode(answer, skip_special_tokens=True).strip() == text
 
 
@@ -67,12 +76,18 @@ def test_the_diffusion_noise_by_hand():
 def test_images_cut_into_patches_get_noise_of_their_own_size():
     patches, grids = torch.randn(2 * (6 + 4), 8), torch.tensor([[1, 2, 3], [1, 2, 2]] * 2)
     out = Vcd(VcdParams()).images({"pixel_values": patches, "image_grid_thw": grids}, "vision", 2)["pixel_values"]
-    assert torch.equal(out[:10], patches[:10]) and close(out[10:16], noised(patches[10:16], 500, 0)) and close(out[16:], noised(patches[16:], 500, 0))
+    assert (
+        torch.equal(out[:10], patches[:10])
+        and close(out[10:16], noised(patches[10:16], 500, 0))
+        and close(out[16:], noised(patches[16:], 500, 0))
+    )
 
 
 def test_both_levels_are_weighed_together():
     own, others = torch.tensor([[3.0, 2.9, -9.0]]), torch.tensor([[[1.0, 0.0, 0.0]], [[2.0, 1.0, 0.0]]])
-    assert contrastive(own, others, 0.5, 0.1).tolist() == [[pytest.approx(2 * 3.0 - 0.5 - 1.0), pytest.approx(2 * 2.9 - 0.5), -math.inf]]
+    assert contrastive(own, others, 0.5, 0.1).tolist() == [
+        [pytest.approx(2 * 3.0 - 0.5 - 1.0), pytest.approx(2 * 2.9 - 0.5), -math.inf]
+    ]
 
 
 @pytest.mark.parametrize("kind", ["reversed", "uniform", "random", "shuffle"])
@@ -86,13 +101,20 @@ def test_counterfactual_maps_row_by_row(kind):
         for h in range(3):
             for i in range(4):
                 row = A[b, h, i].tolist()
-                edited = {"reversed": [max(row) - a for a in row], "uniform": [1.0] * 4, "random": drawn[h, i].tolist(), "shuffle": [row[j] for j in order]}[kind]
+                edited = {
+                    "reversed": [max(row) - a for a in row],
+                    "uniform": [1.0] * 4,
+                    "random": drawn[h, i].tolist(),
+                    "shuffle": [row[j] for j in order],
+                }[kind]
                 edited = [e if j <= i else 0.0 for j, e in enumerate(edited)]
                 expected = [e / sum(edited) for e in edited] if sum(edited) > 1e-9 else row
                 assert found[b, h, i].tolist() == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("level, kind", [("vision", "reversed"), ("vision", "shuffle"), ("language", "reversed"), ("language", "uniform")])
+@pytest.mark.parametrize(
+    "level, kind", [("vision", "reversed"), ("vision", "shuffle"), ("language", "reversed"), ("language", "uniform")]
+)
 def test_causalmm_is_its_formula_run_slowly(level, kind, monkeypatch):
     """The copy's attention is edited in transformers' own eager attention, in a model without cache, hooks or batch."""
     from transformers.models.clip import modeling_clip
@@ -109,7 +131,11 @@ def test_causalmm_is_its_formula_run_slowly(level, kind, monkeypatch):
         group = q.shape[1] // k.shape[1]
         k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
         A = (q @ k.mT * scaling + (0 if mask is None else mask)).softmax(-1)
-        seen = torch.ones(A.shape[-2:], dtype=torch.bool)[None, None] if level == "vision" else torch.ones(A.shape[-2:]).tril().bool()[None, None]
+        seen = (
+            torch.ones(A.shape[-2:], dtype=torch.bool)[None, None]
+            if level == "vision"
+            else torch.ones(A.shape[-2:]).tril().bool()[None, None]
+        )
         return (counterfactual(A, seen, kind, 0) @ v).transpose(1, 2), None
 
     def copy(batch, answer):
@@ -120,5 +146,12 @@ def test_causalmm_is_its_formula_run_slowly(level, kind, monkeypatch):
 
     for prompt, text in zip(prompts, ours, strict=True):
         batch = view.encode([prompt])
-        answer = slow_answer(view, lambda a, b=batch: whole(view, b, a, b.images["pixel_values"]), lambda a, b=batch: copy(b, a), strength, 0.001, 3)
+        answer = slow_answer(
+            view,
+            lambda a, b=batch: whole(view, b, a, b.images["pixel_values"]),
+            lambda a, b=batch: copy(b, a),
+            strength,
+            0.001,
+            3,
+        )
         assert view.tokenizer.decode(answer, skip_special_tokens=True).strip() == text

@@ -46,10 +46,11 @@ def test_the_correction_head_by_head():
 
 
 def slow_logits(view, batch, role: Role, gamma: float, margin: float, monkeypatch, answer=()) -> torch.Tensor:
-    """Logits after a prompt and its answer by transformers' eager attention, corrected as D-LEAF says; of a single row, with no cache.
+    """Logits after a prompt and its answer by transformers' eager attention, corrected as D-LEAF says; of a single row,
+    with no cache.
 
-    Without a cache each earlier pass is a part of this one: attention rows of the prompt are judged at its last token, those of an
-    answer token at that token.
+    Without a cache each earlier pass is a part of this one: attention rows of the prompt are judged at its last token,
+    those of an answer token at that token.
     """
     from transformers.models.llama import modeling_llama
 
@@ -70,14 +71,18 @@ def slow_logits(view, batch, role: Role, gamma: float, margin: float, monkeypatc
                 mass = last[:, on].sum(-1)
                 for h in range(len(A)):
                     if mass[h] < mass.mean():
-                        A[h, list(queries)] = gamma * A[int(mass.argmax()), list(queries)] + (1 - gamma) * A[h, list(queries)]
+                        A[h, list(queries)] = (
+                            gamma * A[int(mass.argmax()), list(queries)] + (1 - gamma) * A[h, list(queries)]
+                        )
             best[i] = min(best.get(i, entropy), entropy)
         return (A[None] @ v).transpose(1, 2), None
 
     with monkeypatch.context() as patch, torch.no_grad():
         patch.setattr(modeling_llama, "eager_attention_forward", attend)
         patch.setattr(view.decoder.config, "_attn_implementation", "eager")
-        return view.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **batch.images).logits[0, -1]
+        return view.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **batch.images).logits[
+            0, -1
+        ]
 
 
 @pytest.mark.parametrize("direction, role", [("vision", Role.IMAGE), ("text", Role.CONTEXT)])

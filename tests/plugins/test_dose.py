@@ -17,7 +17,9 @@ from tests.contract.cases import Case, logits, make, random_states, random_trial
 from tests.tiny import conflict_prompts, tiny_view
 
 CTX = Context(1)
-ALL_BUT_CONTROLLERS = [case for case in steerer_cases() if not make(case).trial_strengths and make(case).where().site == "block"]
+ALL_BUT_CONTROLLERS = [
+    case for case in steerer_cases() if not make(case).trial_strengths and make(case).where().site == "block"
+]
 
 
 class Shown(Dose):
@@ -31,7 +33,9 @@ class Shown(Dose):
 
 
 def taught(**params) -> tuple[Shown, dict[str, torch.Tensor], Trials]:
-    """Doses 1 and 2 on 200 prompts: of each dose the first feature says how surely it follows, the second how often it breaks."""
+    """Doses 1 and 2 on 200 prompts: of each dose the first feature says how surely it follows, the second how often it
+    breaks.
+    """
     method = Shown(DoseParams(doses=(1.0, 2.0), gate_decay=1e-2, **params))
     rng = torch.Generator().manual_seed(0)
     looks, luck = torch.randn(200, 2, 2, generator=rng), torch.rand(200, 2, generator=rng)
@@ -70,7 +74,12 @@ def test_who_is_averse_to_errors_makes_fewer():
 
 def test_a_prompt_without_a_conflict_is_left_alone():
     image, context, question = int(Role.IMAGE), int(Role.CONTEXT), int(Role.QUESTION)
-    roles = [[image, context, question], [image, question, question], [context, context, question], [question, context, image]]
+    roles = [
+        [image, context, question],
+        [image, question, question],
+        [context, context, question],
+        [question, context, image],
+    ]
     for conflicts_only, expected in ((True, [True, False, False, True]), (False, [True] * 4)):
         method, state, trials = taught(conflicts_only=conflicts_only)
         method.looks = trials.looks[:4]
@@ -103,10 +112,13 @@ def test_it_is_not_calibrated_before_its_trials():
 @pytest.mark.parametrize(
     "of, says",
     [
-        ({"type": "dose"}, "'dose' chooses each sample's strength itself"), ({"type": "heads"}, "'heads' does not steer the output of one block"),
-        ({"type": "vcd"}, "adds vectors"), ({"type": "l2s", "nett": 1}, "nett"), ({"type": "l2"}, "l2s"),
+        ({"type": "dose"}, "'dose' chooses each sample's strength itself"),
+        ({"type": "heads"}, "'heads' does not steer the output of one block"),
+        ({"type": "vcd"}, "adds vectors"),
+        ({"type": "l2s", "nett": 1}, "nett"),
+        ({"type": "l2"}, "l2s"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_in_the_inner_method_is_said_at_once(of, says):
     with pytest.raises(ValidationError, match=says):
         DoseParams(of=of)
@@ -114,6 +126,10 @@ def test_a_mistake_in_the_inner_method_is_said_at_once(of, says):
 
 def test_a_misspelt_option_of_the_inner_method_is_told_as_any_other(tmp_path):
     recipe = tmp_path / "r.yaml"
-    recipe.write_text("name: r\nmodel: {zoo: tiny}\ndata: scenes\nsteering:\n  - {type: dose, of: {type: l2s, net: {epohs: 5}}}\n")
-    with pytest.raises(UserError, match=re.escape(f"{recipe}:5:40 steering.0.of.net.epohs: unknown key. Did you mean epochs?")):
+    recipe.write_text(
+        "name: r\nmodel: {zoo: tiny}\ndata: scenes\nsteering:\n  - {type: dose, of: {type: l2s, net: {epohs: 5}}}\n"
+    )
+    with pytest.raises(
+        UserError, match=re.escape(f"{recipe}:5:40 steering.0.of.net.epohs: unknown key. Did you mean epochs?")
+    ):
         load(recipe, [])

@@ -54,7 +54,9 @@ def test_the_gate_is_the_regression_that_gradient_descent_finds():
     expected = torch.sigmoid(z @ theta[:3] + theta[3]).detach().float()
     assert close(torch.sigmoid(t @ gate["w"] + gate["b"]), expected, 1e-3)
     right = (expected > 0.5) == source
-    assert gate["accuracy"].item() == pytest.approx(float((right[source].float().mean() + right[~source].float().mean()) / 2))
+    assert gate["accuracy"].item() == pytest.approx(
+        float((right[source].float().mean() + right[~source].float().mean()) / 2)
+    )
 
 
 def test_every_token_is_gated_by_itself():
@@ -81,7 +83,9 @@ def test_prompts_that_follow_already_are_steered_less():
     follows = trials.base[:, 0] > trials.base[:, 0].median()
     base = trials.base.clone()
     base[follows] += 10 * torch.nn.functional.normalize(torch.ones(base.shape[1]), dim=0) * base.std()
-    gated = method.calibrate(state, replace(trials, base=base, follow=follows[:, None], error=torch.zeros_like(follows)[:, None]))
+    gated = method.calibrate(
+        state, replace(trials, base=base, follow=follows[:, None], error=torch.zeros_like(follows)[:, None])
+    )
     size = method.delta(base, gated, CTX).norm(dim=-1)
     assert size[follows].max() < size[~follows].min() and gated["dsas.accuracy"] == 1
 
@@ -100,7 +104,16 @@ def test_it_gates_a_method_with_trials_of_its_own():
     assert {"dsas.w", "gate.mean"} <= state.keys()
 
 
-@pytest.mark.parametrize("of, says", [({"type": "statik"}, "static"), ({"type": "cot"}, "adds vectors"), ({"type": "dsas"}, "does not gate itself"), ({"type": "l2s", "nett": 1}, "nett"), ({}, "should name a steering plugin")])
+@pytest.mark.parametrize(
+    "of, says",
+    [
+        ({"type": "statik"}, "static"),
+        ({"type": "cot"}, "adds vectors"),
+        ({"type": "dsas"}, "does not gate itself"),
+        ({"type": "l2s", "nett": 1}, "nett"),
+        ({}, "should name a steering plugin"),
+    ],
+)
 def test_a_mistake_in_the_inner_method_is_said_at_once(of, says):
     with pytest.raises(ValidationError, match=says):
         DsasParams(of=of)

@@ -65,7 +65,11 @@ def test_heads_are_the_top_random_others_or_shared():
         assert [float(s[h]) for h in tops[d]] == sorted((float(v) for v in s.flatten()), reverse=True)[:5]
     random = choose_heads(by_direction, "vision", 5, "random")
     assert len(set(random)) == 5 and not set(random) & set(tops["vision"])
-    assert random == choose_heads(by_direction, "vision", 5, "random") != choose_heads(by_direction, "vision", 5, "random", seed=1)
+    assert (
+        random
+        == choose_heads(by_direction, "vision", 5, "random")
+        != choose_heads(by_direction, "vision", 5, "random", seed=1)
+    )
     assert set(choose_heads(by_direction, "text", 5, "shared")) == set(tops["vision"]) & set(tops["text"])
 
 
@@ -111,7 +115,10 @@ def test_interventions_equal_steering_whole_prompts():
     checked = [r for r in rows if r["metric"] == "follows" and r["coefficient"] == 4][:6]
     assert checked, "random models follow nothing, so heads are amplified"
 
-    plain = {(i.sample.id, i.form, i.direction): i for i in instructed(bench, samples, InstructedParams(), Dictionary(view.tokenizer, DictionaryParams()))[0]}
+    plain = {
+        (i.sample.id, i.form, i.direction): i
+        for i in instructed(bench, samples, InstructedParams(), Dictionary(view.tokenizer, DictionaryParams()))[0]
+    }
     assert plain.keys() == items.keys()
 
     for r in checked:
@@ -121,5 +128,7 @@ def test_interventions_equal_steering_whole_prompts():
 
         text = decode_texts(view, torch.tensor(tokens))[0]
         assert r["value"] == float(bench.benchmark.judge(item.sample, item.form, text) == r["direction"])
-    assert {r["value"] for r in rows if r["coefficient"] == 1 and r["action"] == "amplify"} <= {0.0}, "a coefficient of 1 changes no answer"
+    assert {r["value"] for r in rows if r["coefficient"] == 1 and r["action"] == "amplify"} <= {0.0}, (
+        "a coefficient of 1 changes no answer"
+    )
     assert diagnostic.summary(rows).tables[0].rows

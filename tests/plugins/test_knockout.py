@@ -18,7 +18,14 @@ from tests.anchor import asked_mix, mixed_items, role_sets, scenes_bench, slow_f
 from tests.tiny import tiny_view
 
 Knockout = lookup("diagnostic", "knockout")
-SOME = ("compliant->instruction", "image->context", "instruction->generated", "context->format", "cues->generated", "instruction->instruction")
+SOME = (
+    "compliant->instruction",
+    "image->context",
+    "instruction->generated",
+    "context->format",
+    "cues->generated",
+    "instruction->instruction",
+)
 
 
 def slow_nssd(logits_before, logits_after, comply: list[int], compete: list[int], kl: str) -> float:
@@ -51,7 +58,9 @@ def test_every_pathway_and_layer_equals_a_whole_prompt_run_head_by_head(heads, k
                 I, leads = (float(each[i, centre]) for each in found.by_pathway[pathway])
                 worst = max(worst, abs(expected))
                 assert I == pytest.approx(expected, abs=1e-5), (pathway, centre)
-                assert bool(leads) == (after[list(item.answers.comply)].exp().sum() > after[list(item.answers.compete)].exp().sum())
+                assert bool(leads) == (
+                    after[list(item.answers.comply)].exp().sum() > after[list(item.answers.compete)].exp().sum()
+                )
             assert bool(found.there[pathway][i]) == any(k < q for k in source for q in target)
     assert worst > 1e-2, "some cut must do something"
 
@@ -73,7 +82,9 @@ def test_windows_are_centred_and_cut_off_at_the_ends(size):
     active = windows(6, size)
     for centre in range(6):
         lowest = centre - (size - 1) // 2
-        assert active[:, centre].nonzero()[:, 0].tolist() == [layer for layer in range(lowest, lowest + size) if 0 <= layer < 6]
+        assert active[:, centre].nonzero()[:, 0].tolist() == [
+            layer for layer in range(lowest, lowest + size) if 0 <= layer < 6
+        ]
 
 
 @given(st.lists(st.floats(-8, 8), min_size=4, max_size=8), st.lists(st.floats(-8, 8), min_size=8, max_size=8))
@@ -89,7 +100,9 @@ def test_nssd_is_zero_for_no_change_and_negative_when_mass_leaves_the_compliant_
     after = before + torch.tensor(noise[:K], dtype=torch.float64)
     assume((after.softmax(0)[:2].sum() - before.softmax(0)[:2].sum()).abs() > 1e-9)  # at a tie the sign is rounding's
     r = restricted(after[:2], after[2:])
-    assert nssd(p, r, complies).item() == pytest.approx(slow_nssd(before, after, [0, 1], list(range(2, K)), "before_after"), abs=1e-9)
+    assert nssd(p, r, complies).item() == pytest.approx(
+        slow_nssd(before, after, [0, 1], list(range(2, K)), "before_after"), abs=1e-9
+    )
 
 
 def test_rows_name_their_sample_direction_pathway_and_outcome():
@@ -102,13 +115,19 @@ def test_rows_name_their_sample_direction_pathway_and_outcome():
     nssd_rows = [r for r in rows if r["metric"] == "nssd"]
     assert {r["pathway"] for r in nssd_rows} == set(PATHWAYS) and {r["layer"] for r in nssd_rows} == {0, 1, 2}
     summary = diagnostic.summary([{**r, "outcome": "follow"} for r in rows])
-    assert {f.values.get("direction") for f in summary.findings} >= {"vision", "text"} and summary.figures and len(summary.tables[0].rows) == 2 * len(PATHWAYS)
+    assert (
+        {f.values.get("direction") for f in summary.findings} >= {"vision", "text"}
+        and summary.figures
+        and len(summary.tables[0].rows) == 2 * len(PATHWAYS)
+    )
     assert diagnostic.summary(rows).findings, "a model that never follows still gets a summary"
 
 
 def test_a_smaller_share_is_part_of_a_larger_one():
     bench, samples = scenes_bench()
-    shares = [{r["sample"] for r in Knockout(Knockout.Params(share=s)).on_samples(bench, samples)} for s in (0.4, 0.7, 1.0)]
+    shares = [
+        {r["sample"] for r in Knockout(Knockout.Params(share=s)).on_samples(bench, samples)} for s in (0.4, 0.7, 1.0)
+    ]
     assert shares[0] < shares[1] < shares[2]
 
 
@@ -136,4 +155,7 @@ def test_left_out_samples_are_counted():
     items, rows = instructed(bench, samples, Knockout.Params(), Same())
     assert not items and [r["reason"] for r in rows] == ["overlap"] * len(samples)
     finding = left_out([*rows, {**rows[0], "reason": "no coverage"}])
-    assert finding.text.endswith(f"(no coverage 1, overlap {len(samples)})") and finding.values["left_out"] == len(samples) + 1
+    assert (
+        finding.text.endswith(f"(no coverage 1, overlap {len(samples)})")
+        and finding.values["left_out"] == len(samples) + 1
+    )

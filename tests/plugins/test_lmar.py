@@ -28,7 +28,11 @@ def eager(view, prompt, roles_of_text, tokens=1):
     try:
         with torch.no_grad():
             for _ in range(tokens):
-                out = view.model(**dict(batch) | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, output_attentions=True, use_cache=False)
+                out = view.model(
+                    **dict(batch) | {"input_ids": ids, "attention_mask": torch.ones_like(ids)},
+                    output_attentions=True,
+                    use_cache=False,
+                )
                 token = out.logits[:, -1].argmax(-1)
                 if ids.shape[1] - n + 1 == tokens or token in view.eos_ids:
                     break
@@ -48,7 +52,9 @@ def eager(view, prompt, roles_of_text, tokens=1):
 @pytest.mark.parametrize("tokens", [1, 4])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_it_is_what_the_eager_attention_maps_say(text, roles, tokens, side):
-    view = tiny_view(dtype=torch.float64)  # so that what differs is the method, and not the rounding of two attention kernels
+    view = tiny_view(
+        dtype=torch.float64
+    )  # so that what differs is the method, and not the rounding of two attention kernels
     prompts = mixed_prompts()[:3]
     found = measured(view, prompts, side, text=text, tokens=tokens)
     for i, prompt in enumerate(prompts):
@@ -64,11 +70,19 @@ def test_maps_of_the_written_answer_are_the_eager_rows_of_each_of_its_tokens():
     batch = view.encode([prompt])
     ids, roles, n = batch.input_ids, batch.roles[0], batch.input_ids.shape[1]
     image = (roles == Role.IMAGE).nonzero()[:, 0]
-    stretches = image.tensor_split(bins) if len(image) % bins == 0 else pytest.fail("choose bins that divide the image's tokens")
+    stretches = (
+        image.tensor_split(bins)
+        if len(image) % bins == 0
+        else pytest.fail("choose bins that divide the image's tokens")
+    )
     view.model.set_attn_implementation("eager")
     for step in range(3):
         with torch.no_grad():
-            out = view.model(**dict(batch) | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, output_attentions=True, use_cache=False)
+            out = view.model(
+                **dict(batch) | {"input_ids": ids, "attention_mask": torch.ones_like(ids)},
+                output_attentions=True,
+                use_cache=False,
+            )
         for layer, attention in enumerate(out.attentions):
             row = attention[0, :, -1, :n].mean(0)
             for j, stretch in enumerate(stretches):
@@ -91,7 +105,9 @@ def test_attention_is_a_share_and_its_stretches_are_the_image():
         for layer in range(view.depth):
             assert found[i, "attention_image", layer] + found[i, "attention_text", layer] == pytest.approx(1, abs=1e-5)
             image = sum(found[i, f"attention_image_{j}", layer] for j in range(4)) * (4 if i < 2 else 8)
-            assert image == pytest.approx(found[i, "attention_image", layer], abs=1e-5), "16 image tokens an image in 4 stretches"
+            assert image == pytest.approx(found[i, "attention_image", layer], abs=1e-5), (
+                "16 image tokens an image in 4 stretches"
+            )
     assert math.isnan(found[3, "lmar", 0]) and found[3, "attention_image", 0] == 0, "the last prompt has no image"
 
 
@@ -119,7 +135,10 @@ def test_prompts_that_lie_in_a_cache_give_the_same():
     batch = view.encode(prompts, "right")
     with torch.no_grad():
         hidden, whole = prefill(view, batch)
-    found = {(r["sample"], r["metric"], r["layer"]): r["value"] for r in diagnostic.on_whole(view, batch.input_ids, whole, hidden, list("abcd"))}
+    found = {
+        (r["sample"], r["metric"], r["layer"]): r["value"]
+        for r in diagnostic.on_whole(view, batch.input_ids, whole, hidden, list("abcd"))
+    }
     for row in diagnostic.measure(view, batch, list("abcd")):
         assert found[row["sample"], row["metric"], row["layer"]] == pytest.approx(row["value"], abs=1e-5, nan_ok=True)
 
@@ -156,7 +175,11 @@ def test_its_summary_has_numbers_a_table_and_figures():
     by_layer = [sum(found[i, "lmar", layer] for i in range(3)) / 3 for layer in range(view.depth)]
     assert [row[1] for row in summary.tables[0].rows] == pytest.approx(by_layer, rel=1e-4)
     assert summary.findings[0].values["median_lmar"] == pytest.approx(sorted(by_layer)[1], rel=1e-4)
-    alpha = [[sum(found[i, f"alpha_{m}", layer] for i in range(3)) for m in ("image", "text")] for layer in range(view.depth)]
-    assert [row[2] for row in summary.tables[0].rows] == pytest.approx([image / text for image, text in alpha], rel=1e-4)
+    alpha = [
+        [sum(found[i, f"alpha_{m}", layer] for i in range(3)) for m in ("image", "text")] for layer in range(view.depth)
+    ]
+    assert [row[2] for row in summary.tables[0].rows] == pytest.approx(
+        [image / text for image, text in alpha], rel=1e-4
+    )
     draw(summary)
     assert diagnostic.summary([row for row in rows if row["sample"] == "d"]) is None

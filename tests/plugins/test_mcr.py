@@ -21,7 +21,9 @@ Mcr = lookup("diagnostic", "mcr")
 TEXT = {"user": set(USER_TEXT), "context_only": {Role.CONTEXT}, "all_non_image": set(Role) - {Role.PAD, Role.IMAGE}}
 
 
-def run(view: ModelView, prompts: list[Prompt], keys: str | list[str] | None = None, side: str = "left", **params) -> dict[str, dict[str, float]]:
+def run(
+    view: ModelView, prompts: list[Prompt], keys: str | list[str] | None = None, side: str = "left", **params
+) -> dict[str, dict[str, float]]:
     """Metrics by key."""
     keys = list(keys or "abcdefgh"[: len(prompts)])
     found: dict[str, dict[str, float]] = {}
@@ -36,13 +38,19 @@ def written_out(view: ModelView, prompt: Prompt, key: str, **options) -> dict[st
     p = Mcr.Params(**options)
     batch = view.encode([prompt])
     roles, T = batch.roles[0].tolist(), batch.input_ids.shape[1]
-    cut = max(i for i, r in enumerate(roles) if r == Role.QUESTION and roles[i - 1] != r) if p.query_tokens == "question_suffix" else T - 1
+    cut = (
+        max(i for i, r in enumerate(roles) if r == Role.QUESTION and roles[i - 1] != r)
+        if p.query_tokens == "question_suffix"
+        else T - 1
+    )
     ids = batch.input_ids
 
     def tail(cache: DynamicCache, ids: torch.Tensor) -> torch.Tensor:
         further = torch.arange(1, ids.shape[1] - T + 1) + batch.position_ids.max()
         at = torch.cat([batch.position_ids[..., cut:], further.expand(*batch.position_ids.shape[:-1], -1)], -1)
-        return view.model(input_ids=ids[:, cut:], position_ids=at, past_key_values=cache, use_cache=True).logits[0].float()
+        return (
+            view.model(input_ids=ids[:, cut:], position_ids=at, past_key_values=cache, use_cache=True).logits[0].float()
+        )
 
     def kv(cache: DynamicCache) -> list[list[torch.Tensor]]:
         return [[layer.keys, layer.values] for layer in cache.layers]
@@ -63,8 +71,15 @@ def written_out(view: ModelView, prompt: Prompt, key: str, **options) -> dict[st
                     break
                 ids = torch.cat([ids, token.view(1, 1)], -1)
         P_x = tail(restore(past), ids).softmax(-1)
-    R = {"V": [i for i in range(cut) if roles[i] == Role.IMAGE], "T": [i for i in range(cut) if roles[i] in TEXT[p.text_tokens]]}
-    places = [(at, j) for at in (range(view.depth) if p.layers == "all" else p.layers) for j in {"both": (0, 1), "k": (0,), "v": (1,)}[p.kv]]
+    R = {
+        "V": [i for i in range(cut) if roles[i] == Role.IMAGE],
+        "T": [i for i in range(cut) if roles[i] in TEXT[p.text_tokens]],
+    }
+    places = [
+        (at, j)
+        for at in (range(view.depth) if p.layers == "all" else p.layers)
+        for j in {"both": (0, 1), "k": (0,), "v": (1,)}[p.kv]
+    ]
     scope = {"layer_slice": None, "layer_all": range(cut), "global": range(cut)}[p.sigma_scope]
     C: dict[str, float] = {}
     for m, tokens in R.items():
@@ -73,30 +88,61 @@ def written_out(view: ModelView, prompt: Prompt, key: str, **options) -> dict[st
         for i in range(p.draws if tokens else 0):
             z, sigma = [[x.clone() for x in layer] for layer in past], {}
             for at, j in places:
-                spread = torch.cat([x.flatten() for layer in past for x in layer]) if p.sigma_scope == "global" else past[at][j][:, :, over]
-                sigma[at, j] = (view.family.default_k_sigma if p.k_sigma is None else p.k_sigma) * float(spread.double().std())
+                spread = (
+                    torch.cat([x.flatten() for layer in past for x in layer])
+                    if p.sigma_scope == "global"
+                    else past[at][j][:, :, over]
+                )
+                sigma[at, j] = (view.family.default_k_sigma if p.k_sigma is None else p.k_sigma) * float(
+                    spread.double().std()
+                )
                 g = torch.Generator().manual_seed(noise_seed(p.seed, key, m, at, "KV"[j]))
                 heads, d = z[at][j].shape[1], z[at][j].shape[3]
                 z[at][j][:, :, tokens] += sigma[at, j] * torch.randn(heads, p.draws, len(tokens), d, generator=g)[:, i]
             leaves = [z[at][j].requires_grad_() for at, j in places]
             P_z = tail(restore(z), ids).softmax(-1)
-            f = {"ce_xz": lambda a, b: -(a * b.log()).sum(-1), "ce_zx": lambda a, b: -(b * a.log()).sum(-1), "kl_xz": lambda a, b: (a * (a / b).log()).sum(-1)}
+            f = {
+                "ce_xz": lambda a, b: -(a * b.log()).sum(-1),
+                "ce_zx": lambda a, b: -(b * a.log()).sum(-1),
+                "kl_xz": lambda a, b: (a * (a / b).log()).sum(-1),
+            }
             f = f[p.divergence](P_x, P_z).mean()
             total = 0.0
             for place, grad in zip(places, torch.autograd.grad(f, leaves), strict=True):
                 part = grad[:, :, tokens] if p.grad_scope == "slice" else grad
-                total += float(part.double().square().sum()) * (sigma[place] ** 2 / 2 if p.sobolev_factor == "sigma2_half" else 1)
+                total += float(part.double().square().sum()) * (
+                    sigma[place] ** 2 / 2 if p.sobolev_factor == "sigma2_half" else 1
+                )
             C[m] += total / max(float(f.detach()), p.eps) / p.draws / (n if p.reduce == "mean_per_token" else 1)
     return {"C_V": C["V"], "C_T": C["T"], "R_V": C["V"] / (C["V"] + C["T"])}
 
 
 OPTIONS = [
-    {}, {"divergence": "ce_zx"}, {"divergence": "kl_xz"}, {"grad_scope": "all"}, {"grad_scope": "all", "reduce": "mean_per_token"}, {"layers": (0, 2)},
-    {"kv": "k"}, {"kv": "v"}, {"reduce": "mean_per_token"}, {"draws": 1}, {"draws": 4}, {"k_sigma": 0.3}, {"sigma_scope": "layer_all"},
-    {"sigma_scope": "global"}, {"sigma_shared": True}, {"sobolev_factor": "sigma2_half"}, {"query_tokens": "question_suffix"},
-    {"query_tokens": "first_k_generated", "first_k": 3}, {"query_tokens": "first_k_generated", "first_k": 1}, {"text_tokens": "context_only"},
-    {"text_tokens": "all_non_image"}, {"eps": 100.0}, {"seed": 7}, {"row_chunk": 5},
-]  # fmt: skip
+    {},
+    {"divergence": "ce_zx"},
+    {"divergence": "kl_xz"},
+    {"grad_scope": "all"},
+    {"grad_scope": "all", "reduce": "mean_per_token"},
+    {"layers": (0, 2)},
+    {"kv": "k"},
+    {"kv": "v"},
+    {"reduce": "mean_per_token"},
+    {"draws": 1},
+    {"draws": 4},
+    {"k_sigma": 0.3},
+    {"sigma_scope": "layer_all"},
+    {"sigma_scope": "global"},
+    {"sigma_shared": True},
+    {"sobolev_factor": "sigma2_half"},
+    {"query_tokens": "question_suffix"},
+    {"query_tokens": "first_k_generated", "first_k": 3},
+    {"query_tokens": "first_k_generated", "first_k": 1},
+    {"text_tokens": "context_only"},
+    {"text_tokens": "all_non_image"},
+    {"eps": 100.0},
+    {"seed": 7},
+    {"row_chunk": 5},
+]
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(f"{k}={v}" for k, v in o.items()) or "defaults")
@@ -165,7 +211,13 @@ def test_prompts_that_lack_a_modality():
     bare = prompt.without(*USER_TEXT)
     for divergence in ("ce_xz", "ce_zx"):
         for scope in ("slice", "all"):
-            found = run(view, [no_image(prompt), bare, prompt], divergence=divergence, grad_scope=scope, sobolev_factor="sigma2_half")
+            found = run(
+                view,
+                [no_image(prompt), bare, prompt],
+                divergence=divergence,
+                grad_scope=scope,
+                sobolev_factor="sigma2_half",
+            )
             assert found["a"]["C_V"] == 0 and found["a"]["R_V"] == 0 and found["a"]["R_T"] == 1
             assert found["b"]["C_T"] == 0 and found["b"]["R_V"] == 1
             assert 0 < found["c"]["R_V"] < 1
@@ -185,7 +237,9 @@ def test_a_shared_prefix_gives_what_whole_prompts_give_and_stays_as_it_is():
     for given in (hidden, None):
         rows = diagnostic.on_prefix(view, prefix, query, "abcd", given)
         assert [r["value"] for r in rows] == pytest.approx([r["value"] for r in whole], rel=1e-4)
-    assert all(layer.keys is k and torch.equal(k, copy) for layer, (k, copy) in zip(prefix.cache.layers, before, strict=True))
+    assert all(
+        layer.keys is k and torch.equal(k, copy) for layer, (k, copy) in zip(prefix.cache.layers, before, strict=True)
+    )
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
@@ -253,7 +307,9 @@ def test_held_back_tokens_are_padded_right_and_leave_the_prefix():
     with torch.no_grad():
         prefix, query, hidden = hold_back(view, batch.input_ids, *prefill(view, batch), queried)
     assert isinstance(query, Query)
-    assert query.mask.sum(-1).tolist() == queried.sum(-1).tolist() == (batch.attention_mask - prefix.mask).sum(-1).tolist()
+    assert (
+        query.mask.sum(-1).tolist() == queried.sum(-1).tolist() == (batch.attention_mask - prefix.mask).sum(-1).tolist()
+    )
     for row, keep in enumerate(queried):
         n = int(keep.sum())
         assert query.ids[row, :n].tolist() == batch.input_ids[row, keep].tolist() and (query.mask[row, n:] == 0).all()

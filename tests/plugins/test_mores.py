@@ -29,7 +29,10 @@ def trained(view, steps=3, **options) -> MoReS:
 def outputs(view, batch, **more):
     """Each block's output [B, T, d]."""
     seen = {}
-    handles = [block.register_forward_hook(lambda m, a, out, i=i: seen.__setitem__(i, out)) for i, block in enumerate(view.layers)]
+    handles = [
+        block.register_forward_hook(lambda m, a, out, i=i: seen.__setitem__(i, out))
+        for i, block in enumerate(view.layers)
+    ]
     with torch.no_grad():
         view.model(**batch, **more)
     for handle in handles:
@@ -61,16 +64,25 @@ def by_hand(view, prompt, take, layers, answer=()):
     handles = [base.layers[layer].register_forward_hook(hook_of(layer)) for layer in layers]
     ids = torch.cat([batch.input_ids, torch.tensor([answer], dtype=torch.long)], 1)
     with torch.no_grad():
-        out = base.model(**dict(batch) | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, use_cache=False).logits[0, -1]
+        out = base.model(
+            **dict(batch) | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, use_cache=False
+        ).logits[0, -1]
     for handle in handles:
         handle.remove()
     return out
 
 
-@pytest.mark.parametrize("options, take, layers", [
-    ({}, (4, 5), [0, 1, 2]), ({"rank": 3}, (4, 5), [0, 1, 2]), ({"take": "first:2+last:0"}, (2, 0), [0, 1, 2]), ({"take": "all"}, (999, 999), [0, 1, 2]),
-    ({"layers": "every:2"}, (4, 5), [0, 2]), ({"layers": "deep"}, (4, 5), [2]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, take, layers",
+    [
+        ({}, (4, 5), [0, 1, 2]),
+        ({"rank": 3}, (4, 5), [0, 1, 2]),
+        ({"take": "first:2+last:0"}, (2, 0), [0, 1, 2]),
+        ({"take": "all"}, (999, 999), [0, 1, 2]),
+        ({"layers": "every:2"}, (4, 5), [0, 2]),
+        ({"layers": "deep"}, (4, 5), [2]),
+    ],
+)
 def test_it_adds_the_papers_equation_to_the_right_tokens(options, take, layers):
     view = fresh_view()
     trained(view, **options)
@@ -118,7 +130,9 @@ def test_nothing_of_the_width_squared_is_made(rank):
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             out = function(*args, **(kwargs or {}))
-            made.extend(x.numel() for x in (out if isinstance(out, (tuple, list)) else (out,)) if isinstance(x, torch.Tensor))
+            made.extend(
+                x.numel() for x in (out if isinstance(out, (tuple, list)) else (out,)) if isinstance(x, torch.Tensor)
+            )
             return out
 
     h = torch.randn(9, D)
@@ -200,7 +214,11 @@ def test_first_and_last_tokens_may_have_weights_of_their_own():
 def test_layer_choices_are_those_of_tables_10_and_11(depth, k):
     assert chosen_layers(f"every:{k}", depth) == [layer for layer in range(depth) if layer % k == 0]
     assert chosen_layers("all", depth) == list(range(depth))
-    assert [chosen_layers(name, 32) for name in ("shallow", "middle", "deep")] == [list(range(16)), list(range(8, 24)), list(range(16, 32))]
+    assert [chosen_layers(name, 32) for name in ("shallow", "middle", "deep")] == [
+        list(range(16)),
+        list(range(8, 24)),
+        list(range(16, 32)),
+    ]
     assert all(len(chosen_layers(name, depth)) == depth // 2 for name in ("shallow", "middle", "deep"))
 
 
@@ -211,7 +229,9 @@ def test_the_backward_pass_stops_at_the_lowest_trained_layer(layers, reached):
     tuner = MoReS(MoReSParams(layers=layers))
     tuner.apply(view)
     in_graph = []
-    handles = [block.register_forward_hook(lambda m, a, out: in_graph.append(out.requires_grad)) for block in view.layers]
+    handles = [
+        block.register_forward_hook(lambda m, a, out: in_graph.append(out.requires_grad)) for block in view.layers
+    ]
     view.model(**view.encode(conflict_prompts(2)), use_cache=False)
     for handle in handles:
         handle.remove()
@@ -219,7 +239,10 @@ def test_the_backward_pass_stops_at_the_lowest_trained_layer(layers, reached):
     tuner.remove(view)
 
 
-@pytest.mark.parametrize("options", [{"rank": 0}, {"take": "some"}, {"ratio": [0.5, 0.1]}, {"ratio": [0.0, 0.0]}, {"layers": "top"}, {"ranks": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [{"rank": 0}, {"take": "some"}, {"ratio": [0.5, 0.1]}, {"ratio": [0.0, 0.0]}, {"layers": "top"}, {"ranks": 2}],
+)
 def test_options_out_of_bounds_are_refused(options):
     with pytest.raises(ValidationError):
         MoReSParams.model_validate(options)

@@ -49,7 +49,15 @@ def test_phi_row_by_row():
         inner = [math.tanh(float(h[i] @ state["mask.in"][:, j] + state["mask.bias"][j])) for j in range(8)]
         expected = torch.zeros(h.shape[1])
         for k in range(len(R)):
-            m = 1 / (1 + math.exp(-(sum(x * float(w) for x, w in zip(inner, state["mask.out"][:, k], strict=True)) + float(state["mask.prior"][k]))))
+            m = 1 / (
+                1
+                + math.exp(
+                    -(
+                        sum(x * float(w) for x, w in zip(inner, state["mask.out"][:, k], strict=True))
+                        + float(state["mask.prior"][k])
+                    )
+                )
+            )
             expected += m * float(W[k] @ h[i] + b[k] - R[k] @ h[i]) * R[k]
         assert close(delta[i], expected, 1e-4)
 
@@ -57,7 +65,9 @@ def test_phi_row_by_row():
 def test_training_moves_states_toward_the_instructed_ones_and_starts_from_rest():
     states = random_states(n=48)
     method = Msrs(MsrsParams(epochs=150))
-    start = {k: t.detach() for k, t in method._start(subspaces(*method.attributes(states)[:1], 0.6, 8, 4)[0], 0).items()}
+    start = {
+        k: t.detach() for k, t in method._start(subspaces(*method.attributes(states)[:1], 0.6, 8, 4)[0], 0).items()
+    }
     assert torch.equal(moved(states.base, start), torch.zeros_like(states.base))
     state, v = method.fit(states), states.toward - states.away
     assert (method.delta(states.base, state, CTX) - v).square().mean() < 0.5 * v.square().mean()
@@ -78,7 +88,10 @@ def test_the_mask_learns_its_prior_where_that_is_all_that_counts():
 def test_alignment_keeps_the_rows_at_their_subspaces():
     states = random_states()
     S, _ = subspaces(Msrs(MsrsParams()).attributes(states)[0], 0.6, 8, 4)
-    cos = [float((R * S).sum() / (R.norm() * S.norm())) for R in (Msrs(MsrsParams(align_weight=w, epochs=60)).fit(states)["R"] for w in (0.0, 1e4))]
+    cos = [
+        float((R * S).sum() / (R.norm() * S.norm()))
+        for R in (Msrs(MsrsParams(align_weight=w, epochs=60)).fit(states)["R"] for w in (0.0, 1e4))
+    ]
     assert cos[0] < cos[1] and cos[1] > 0.99
 
 
@@ -97,6 +110,10 @@ def test_the_chosen_token_of_each_attribute_is_the_one_most_in_its_subspace(side
         expected = set()
         for i in {int(p) for p in state["part"]} - {-1}:
             R_i = state["R"][state["part"] == i]
-            sizes = {t: float((R_i.T @ (R_i @ seen[0][row, t])).norm()) for t in range(batch.roles.shape[1]) if batch.roles[row, t] != Role.PAD}
+            sizes = {
+                t: float((R_i.T @ (R_i @ seen[0][row, t])).norm())
+                for t in range(batch.roles.shape[1])
+                if batch.roles[row, t] != Role.PAD
+            }
             expected.add(max(sizes, key=sizes.get))
         assert set(moved_tokens[row].nonzero()[:, 0].tolist()) == expected

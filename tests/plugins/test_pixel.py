@@ -1,4 +1,6 @@
-"""PIXEL against its equations: the closed form is the least strength that reaches the cosine, the subspace is the SVD's."""
+"""PIXEL against its equations: the closed form is the least strength that reaches the cosine, the subspace is the
+SVD's.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def test_a_state_that_has_the_cosine_already_is_left_alone():
 
 def test_the_subspace_is_that_of_both_views_centred_and_scaled():
     states = random_states(n=10, d=6)
-    rows = [(t - b).tolist() for t, b in zip(states.tails[1], states.tails[0], strict=True)] + [(t - b).tolist() for t, b in zip(states.toward, states.base, strict=True)]
+    rows = [(t - b).tolist() for t, b in zip(states.tails[1], states.tails[0], strict=True)] + [
+        (t - b).tolist() for t, b in zip(states.toward, states.base, strict=True)
+    ]
     D = np.array(rows)
     scaled = (D - D.mean(0)) / D.std(0, ddof=1)
     values, vectors = np.linalg.eigh(scaled.T @ scaled)
@@ -70,7 +74,9 @@ def test_each_token_gets_its_own_strength_within_the_clip():
     assert all(cosine(m, state["v"]) >= 0.7 - 1e-5 for m in moved)
     mistral = Pixel(PixelParams(preset="mistral"))
     assert close(mistral.delta(h, state, CTX), 2 * state["v"].expand_as(h))
-    assert (Pixel(PixelParams(clip=(0.0, 0.5))).delta(h, state, CTX).norm(dim=-1) <= 0.5 * state["v"].norm() + 1e-5).all()
+    assert (
+        Pixel(PixelParams(clip=(0.0, 0.5))).delta(h, state, CTX).norm(dim=-1) <= 0.5 * state["v"].norm() + 1e-5
+    ).all()
 
 
 def test_the_sample_residual_is_orthogonal_to_the_global_direction():
@@ -84,9 +90,14 @@ def test_the_sample_residual_is_orthogonal_to_the_global_direction():
 
 
 def test_presets_say_which_tokens_and_whether_the_answer_is_steered():
-    assert [(Pixel(PixelParams(preset=p)).where().take, Pixel(PixelParams(preset=p)).where().generated) for p in ("llama", "mistral", "bbq")] == [
-        ("last:3", True), ("last:1", True), ("last:1", False),
-    ]  # fmt: skip
+    assert [
+        (Pixel(PixelParams(preset=p)).where().take, Pixel(PixelParams(preset=p)).where().generated)
+        for p in ("llama", "mistral", "bbq")
+    ] == [
+        ("last:3", True),
+        ("last:1", True),
+        ("last:1", False),
+    ]
 
 
 def test_without_the_second_view_it_says_what_is_missing():

@@ -1,4 +1,6 @@
-"""Logit lens, attributions and head margins against slow, obvious implementations; the head map against one run per head."""
+"""Logit lens, attributions and head margins against slow, obvious implementations; the head map against one run per
+head.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,9 @@ class Slow:
 
 
 def in_double(view: ModelView) -> ModelView:
-    """The same model in float64: there two ways of one computation agree to the last digits, and a real difference shows."""
+    """The same model in float64: there two ways of one computation agree to the last digits, and a real difference
+    shows.
+    """
     return ModelView(copy.deepcopy(view.model).double(), view.processor, view.family)
 
 
@@ -78,7 +82,7 @@ FAMILIES = ("qwen2_5_vl", "internvl", "llava_next")
 READ = [  # which model, k, how forms are pooled
     *((lambda h=h: tiny_view(heads=4, kv_heads=h), k, pool) for h, k, pool in ((2, 3, "max"), (4, 100, "mean"))),
     *((lambda name=name: family_view(name), 3, "max") for name in FAMILIES),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("make", "k", "pool"), READ, ids=["gqa", "mha", *FAMILIES])
@@ -89,7 +93,11 @@ def test_every_readout_equals_the_slow_one(make, k, pool, double, tolerance):
     bench, samples = scenes_bench(view)
     items = mixed_items(bench, samples)[:3]
     asked, anchor = ask_and_look(bench, items)
-    lens, parts, margins = beliefs(view, asked, anchor, k, pool), attributions(view, asked, anchor, k, pool), head_margins(view, asked, anchor, k, pool)
+    lens, parts, margins = (
+        beliefs(view, asked, anchor, k, pool),
+        attributions(view, asked, anchor, k, pool),
+        head_margins(view, asked, anchor, k, pool),
+    )
     near = lambda x: pytest.approx(x, abs=tolerance)
     for i, item in enumerate(items):
         slow = Slow(view, item, k, pool)
@@ -104,7 +112,9 @@ def test_every_readout_equals_the_slow_one(make, k, pool, double, tolerance):
             for name, value in wanted.items():
                 assert float(parts[name][layer, i]) == near(value), name
             for n in range(view.heads):
-                assert float(margins[i, layer, n]) == near(slow.margin(before + slow.head(layer, n)) - slow.margin(before))
+                assert float(margins[i, layer, n]) == near(
+                    slow.margin(before + slow.head(layer, n)) - slow.margin(before)
+                )
 
 
 @pytest.mark.parametrize("kv_heads", [2, 4])
@@ -122,7 +132,9 @@ def test_the_head_map_equals_one_whole_run_per_head(kv_heads):
             for head in range(view.heads):
                 state = slow_forward(view, batch, lambda *_: False, {(layer, head, last)})[-1]
                 assert torch.allclose(states[i, layer, head], state, atol=1e-5 * float(state.abs().max()))
-                expected = slow_nssd(before, view.logits(state), item.answers.comply, item.answers.compete, "before_after")
+                expected = slow_nssd(
+                    before, view.logits(state), item.answers.comply, item.answers.compete, "before_after"
+                )
                 assert float(values[i, layer, head]) == pytest.approx(expected, rel=1e-5, abs=1e-5)
     assert float(values.abs().max()) > 1e-3
 
@@ -150,10 +162,14 @@ def test_rows_cover_layers_and_directions_and_make_a_summary(name):
     cls = lookup("diagnostic", name)
     rows = cls(cls.Params()).on_samples(bench, samples)
     assert {r["direction"] for r in rows} == {"vision", "text"} and {r["layer"] for r in rows} == {0, 1, 2}
-    assert len({(r["sample"], r["form"], r["direction"], r["metric"], r["layer"], r["head"]) for r in rows}) == len(rows)
+    assert len({(r["sample"], r["form"], r["direction"], r["metric"], r["layer"], r["head"]) for r in rows}) == len(
+        rows
+    )
     for outcome in ("follow", "compete", "other"):
         summary = cls(cls.Params()).summary([{**r, "outcome": outcome, "split": "test"} for r in rows])
-        assert summary.record() and bool(summary.figures) == (outcome == "follow" or (outcome == "compete" and name != "heads"))
+        assert summary.record() and bool(summary.figures) == (
+            outcome == "follow" or (outcome == "compete" and name != "heads")
+        )
 
 
 def test_blocks_that_rescale_what_they_add_are_refused():
@@ -187,14 +203,33 @@ def test_cuts_and_silence_of_other_families_equal_whole_runs(name):
             state = slow_forward(view, batch, lambda *_: False, {(layer, 1, last)})[-1]
             assert torch.allclose(states[i, layer, 1], state, atol=1e-5 * float(state.abs().max()))
             source, target = (sets[name] for name in pathways[i].split("->"))
-            after = view.logits(slow_forward(view, batch, lambda at, q, k, layer=layer, s=source, t=target: at == layer and q in t and k in s)[-1])
-            assert float(cut[pathways[i]][0][i, layer]) == pytest.approx(slow_nssd(before, after, item.answers.comply, item.answers.compete, "before_after"), abs=1e-5)
+            after = view.logits(
+                slow_forward(
+                    view, batch, lambda at, q, k, layer=layer, s=source, t=target: at == layer and q in t and k in s
+                )[-1]
+            )
+            assert float(cut[pathways[i]][0][i, layer]) == pytest.approx(
+                slow_nssd(before, after, item.answers.comply, item.answers.compete, "before_after"), abs=1e-5
+            )
 
 
-@pytest.mark.parametrize(("name", "params"), [("knockout", {}), ("logit_lens", {"directions": ("text",)}), ("heads", {}), ("answer_knockout", {}), ("intervention", {}), ("intervention", {"alone": False}), ("captions", {})])
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("knockout", {}),
+        ("logit_lens", {"directions": ("text",)}),
+        ("heads", {}),
+        ("answer_knockout", {}),
+        ("intervention", {}),
+        ("intervention", {"alone": False}),
+        ("captions", {}),
+    ],
+)
 def test_the_plan_counts_the_whole_prompts_that_are_run(name, params, monkeypatch):
     run = []
-    monkeypatch.setattr("factory.diagnose.branch.prefill", lambda view, batch: run.append(batch.size) or prefill(view, batch))
+    monkeypatch.setattr(
+        "factory.diagnose.branch.prefill", lambda view, batch: run.append(batch.size) or prefill(view, batch)
+    )
     bench, samples = scenes_bench()
     cls = lookup("diagnostic", name)
     diagnostic = cls(cls.Params(**params))

@@ -1,4 +1,6 @@
-"""Relative uncertainty: entropies, lens and oscillations against slow references; the curve's fits against planted and brute-force truth."""
+"""Relative uncertainty: entropies, lens and oscillations against slow references; the curve's fits against planted and
+brute-force truth.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ def test_measures_are_those_of_single_prompts_run_whole(scoring):
         for layer in range(view.depth):
             h = out.hidden_states[layer + 1][0, -1]
             z = view.unembed(h if layer == view.depth - 1 else view.norm(h))
-            assert get("logit_difference", layer) == pytest.approx(max(float(z[i]) for i in answers[1]) - max(float(z[i]) for i in answers[0]), abs=1e-3)
+            assert get("logit_difference", layer) == pytest.approx(
+                max(float(z[i]) for i in answers[1]) - max(float(z[i]) for i in answers[0]), abs=1e-3
+            )
             said += [name for name, ids in zip("vt", answers, strict=True) if int(z.argmax()) in ids]
         assert get("oscillations") == sum(a != c for a, c in pairwise(said))
 
@@ -72,18 +76,28 @@ def test_an_answer_may_begin_with_any_spelling():
     assert said == {"re", " re", "R"}, "a token of white space alone begins no answer"
 
 
-@pytest.mark.parametrize("top, switches", [([1, 1, 2, 9, 2], 1), ([1, 9, 2, 9, 1], 2), ([9, 9], 0), ([2, 1, 2, 1], 3), ([3, 1, 3, 1], 0)])
+@pytest.mark.parametrize(
+    "top, switches", [([1, 1, 2, 9, 2], 1), ([1, 9, 2, 9, 1], 2), ([9, 9], 0), ([2, 1, 2, 1], 3), ([3, 1, 3, 1], 0)]
+)
 def test_layers_that_say_neither_are_left_out(top, switches):
     layers = [torch.nn.functional.one_hot(torch.tensor(t), 10).float() for t in top]
     assert oscillations(layers, {1, 3}, {2, 3}) == switches
 
 
 def test_answers_that_begin_alike_have_no_difference():
-    assert math.isnan(logit_difference(torch.zeros(5), {1}, {1})) and logit_difference(torch.arange(5.0), {1, 3}, {3, 4}) == 3
+    assert (
+        math.isnan(logit_difference(torch.zeros(5), {1}, {1}))
+        and logit_difference(torch.arange(5.0), {1, 3}, {3, 4}) == 3
+    )
 
 
 def test_relative_uncertainty_by_hand():
-    assert relative_uncertainty(np.array([1.0, 0.0, 2.0, 0.0]), np.array([3.0, 0.0, 0.0, 1.0])).tolist() == [1.0, 0.0, -2.0, 2.0]
+    assert relative_uncertainty(np.array([1.0, 0.0, 2.0, 0.0]), np.array([3.0, 0.0, 0.0, 1.0])).tolist() == [
+        1.0,
+        0.0,
+        -2.0,
+        2.0,
+    ]
 
 
 def planted(balance: float, n: int = 600, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -95,19 +109,26 @@ def planted(balance: float, n: int = 600, seed: int = 0) -> tuple[np.ndarray, np
 @pytest.mark.parametrize("balance", [-0.8, 0.0, 0.6])
 def test_a_planted_balance_point_is_found(balance):
     x, y = planted(balance)
-    assert balance_point(x, y) == pytest.approx(balance, abs=0.15) and isotonic_crossing(x, y) == pytest.approx(balance, abs=0.3)
+    assert balance_point(x, y) == pytest.approx(balance, abs=0.15) and isotonic_crossing(x, y) == pytest.approx(
+        balance, abs=0.3
+    )
 
 
 def test_a_curve_that_never_crosses_has_no_balance_point():
     x, _ = planted(0.0)
-    assert math.isnan(balance_point(x, (x < 9).astype(float) * 0.9)) and math.isnan(isotonic_crossing(x, np.ones_like(x)))
+    assert math.isnan(balance_point(x, (x < 9).astype(float) * 0.9)) and math.isnan(
+        isotonic_crossing(x, np.ones_like(x))
+    )
     assert math.isnan(balance_point(*[planted(0.0)[0], 1 - planted(0.0)[1]])), "a rising curve"
 
 
 def test_the_isotonic_curve_is_the_nearest_decreasing_one():
     x, y = np.array([0.0, 1.0, 2.0, 3.0]), np.array([1.0, 0.0, 1.0, 0.0])
     grid = np.linspace(0, 1, 11)
-    best = min((c for c in product(grid, repeat=4) if all(a >= b for a, b in pairwise(c))), key=lambda c: ((np.array(c) - y) ** 2).sum())
+    best = min(
+        (c for c in product(grid, repeat=4) if all(a >= b for a, b in pairwise(c))),
+        key=lambda c: ((np.array(c) - y) ** 2).sum(),
+    )
     assert isotonic(x, y)[1].tolist() == pytest.approx(list(best))
 
 
@@ -115,7 +136,15 @@ def rows_of(x: np.ndarray, text: np.ndarray, known: np.ndarray | None = None, co
     rows = []
     for i in range(len(x)):
         near, scale = abs(x[i]) < 0.5, 1 + i % 3
-        values = {"H_v": scale * (1 - x[i] / 2), "H_t": scale * (1 + x[i] / 2), "dH_rel": x[i], "known": 1.0 if known is None else known[i], "text": text[i], "confidence": 0.5, "oscillations": 2.0 * near}
+        values = {
+            "H_v": scale * (1 - x[i] / 2),
+            "H_t": scale * (1 + x[i] / 2),
+            "dH_rel": x[i],
+            "known": 1.0 if known is None else known[i],
+            "text": text[i],
+            "confidence": 0.5,
+            "oscillations": 2.0 * near,
+        }
         about = {"sample": f"{control}{i // 2}", "form": f"order{i % 2}", **({"control": control} if control else {})}
         rows += [{**about, "metric": k, "layer": None, "value": float(v)} for k, v in values.items()]
         rows += [{**about, "metric": "logit_difference", "layer": layer, "value": float(layer)} for layer in range(3)]
@@ -161,20 +190,29 @@ def test_only_conflicts_known_from_either_modality_count():
 def test_none_in_range_and_too_few_are_said():
     x, _ = planted(0.0, 80)
     follows = (np.random.default_rng(5).random(80) < 0.9).astype(float)
-    assert any("none in range" in f.text and "text throughout" in f.text for f in told(rows_of(x, np.maximum(follows, x > 0))).findings)
+    assert any(
+        "none in range" in f.text and "text throughout" in f.text
+        for f in told(rows_of(x, np.maximum(follows, x > 0))).findings
+    )
     assert any("balance point is unknown" in f.text for f in told(rows_of(x[:4], follows[:4])).findings)
     assert any("balance point is unknown" in f.text for f in told([]).findings)
 
 
 def test_as_the_diagnostic_of_the_collection_it_says_where_it_belongs():
     with pytest.raises(UserError, match="diagnostics:"):
-        CLS(CLS.Params()).measure(tiny_view(), tiny_view().encode([bench().benchmark.prompt(bench().benchmark.samples("test")[0], "open")]), ["a"])
+        CLS(CLS.Params()).measure(
+            tiny_view(),
+            tiny_view().encode([bench().benchmark.prompt(bench().benchmark.samples("test")[0], "open")]),
+            ["a"],
+        )
 
 
 def test_it_works_on_the_colour_set_with_its_controls():
     benchmark = Scenes(ScenesParams(scoring="open_ended", colors=ColorSet(train=2, dev=2, test=4, controls=1)))
     rows = CLS(CLS.Params()).on_samples(Bench(tiny_view(), benchmark, 1, 2), benchmark.samples("test"))
-    assert {r.get("control") for r in rows} == {None, "irrelevant_text", "irrelevant_image"} and len({r["sample"] for r in rows}) == 6
+    assert {r.get("control") for r in rows} == {None, "irrelevant_text", "irrelevant_image"} and len(
+        {r["sample"] for r in rows}
+    ) == 6
     told([{**r, "split": "test"} for r in rows])
 
 
@@ -186,7 +224,9 @@ def test_association_by_counting_pairs():
     assert math.isnan(auroc(score, np.ones(40, bool)))
     x, y = rng.normal(size=30), rng.normal(size=30)
     d = np.argsort(np.argsort(x)) - np.argsort(np.argsort(y))
-    assert spearman(x, y) == pytest.approx(1 - 6 * (d**2).sum() / (30 * (900 - 1))) and math.isnan(spearman(x, np.full(30, np.inf)))
+    assert spearman(x, y) == pytest.approx(1 - 6 * (d**2).sum() / (30 * (900 - 1))) and math.isnan(
+        spearman(x, np.full(30, np.inf))
+    )
 
 
 def test_the_bootstrap_keeps_clusters_together_and_covers():

@@ -43,7 +43,9 @@ def scales(monkeypatch, method: Amps, states) -> list[float]:
     return ((v * (states.toward - states.away)).sum(-1) / (states.toward - states.away).square().sum(-1)).tolist()
 
 
-FOUR = replace(random_states(n=4), r_v=torch.tensor([0.2, 0.6, 0.5, 0.7]), tasks=["color", "color", "counting", "counting"])
+FOUR = replace(
+    random_states(n=4), r_v=torch.tensor([0.2, 0.6, 0.5, 0.7]), tasks=["color", "color", "counting", "counting"]
+)
 
 
 def test_beta_zero_is_learn_to_steer_bit_for_bit():
@@ -56,20 +58,23 @@ def test_beta_zero_is_learn_to_steer_bit_for_bit():
     assert not torch.equal(amps(beta=0.5).fit(states)["decoder.weight"], plain["decoder.weight"])
 
 
-@pytest.mark.parametrize("params, direction, expected", [
-    # anchors: color 0.4, counting 0.6; d = -1/2, 1/2, -1/6, 1/6
-    ({"beta": 0.5}, "vision", [0.75, 1.25, 1 - 1 / 12, 1 + 1 / 12]),
-    ({"beta": -1.0}, "vision", [1.5, 0.5, 1 + 1 / 6, 1 - 1 / 6]),
-    ({"beta": 0.5, "anchor": "global"}, "vision", [0.7, 1.1, 1.0, 1.2]),  # r_bar = 0.5
-    ({"beta": 0.5, "scale_form": "literal"}, "vision", [1.75, 2.25, 2 - 1 / 12, 2 + 1 / 12]),
-    # toward text r is 1 - r_v: 0.8, 0.4, 0.5, 0.3 with anchors 0.6 and 0.4
-    ({"beta": 0.6}, "text", [1.2, 0.8, 1.15, 0.85]),
-    ({"beta": 0.6, "ratio": "r_v"}, "text", [0.7, 1.3, 0.9, 1.1]),
-    ({"beta": 4.0}, "vision", [0.0, 2.0, 1 / 3, 5 / 3]),  # clipped to [0, 2]: -1 and 3
-    ({"beta": 4.0, "clip": None}, "vision", [-1.0, 3.0, 1 / 3, 5 / 3]),
-    ({"beta": 4.0, "clip": (0.5, 1.5)}, "vision", [0.5, 1.5, 0.5, 1.5]),
-    ({"beta": 8.0, "scale_form": "literal"}, "vision", [0.0, 4.0, 2 / 3, 10 / 3]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "params, direction, expected",
+    [
+        # anchors: color 0.4, counting 0.6; d = -1/2, 1/2, -1/6, 1/6
+        ({"beta": 0.5}, "vision", [0.75, 1.25, 1 - 1 / 12, 1 + 1 / 12]),
+        ({"beta": -1.0}, "vision", [1.5, 0.5, 1 + 1 / 6, 1 - 1 / 6]),
+        ({"beta": 0.5, "anchor": "global"}, "vision", [0.7, 1.1, 1.0, 1.2]),  # r_bar = 0.5
+        ({"beta": 0.5, "scale_form": "literal"}, "vision", [1.75, 2.25, 2 - 1 / 12, 2 + 1 / 12]),
+        # toward text r is 1 - r_v: 0.8, 0.4, 0.5, 0.3 with anchors 0.6 and 0.4
+        ({"beta": 0.6}, "text", [1.2, 0.8, 1.15, 0.85]),
+        ({"beta": 0.6, "ratio": "r_v"}, "text", [0.7, 1.3, 0.9, 1.1]),
+        ({"beta": 4.0}, "vision", [0.0, 2.0, 1 / 3, 5 / 3]),  # clipped to [0, 2]: -1 and 3
+        ({"beta": 4.0, "clip": None}, "vision", [-1.0, 3.0, 1 / 3, 5 / 3]),
+        ({"beta": 4.0, "clip": (0.5, 1.5)}, "vision", [0.5, 1.5, 0.5, 1.5]),
+        ({"beta": 8.0, "scale_form": "literal"}, "vision", [0.0, 4.0, 2 / 3, 10 / 3]),
+    ],
+)
 def test_scales_by_hand(monkeypatch, params, direction, expected):
     assert scales(monkeypatch, amps(**params), replace(FOUR, direction=direction)) == pytest.approx(expected, abs=1e-5)
 
@@ -92,11 +97,17 @@ def test_a_task_in_which_no_prompt_contributes_is_scaled_by_one(monkeypatch, anc
 
 def test_anchors_are_kept_with_the_artefact():
     state = amps().fit(FOUR)
-    assert {k: round(v.item(), 6) for k, v in state.items() if k.startswith("anchor.")} == {"anchor.all": 0.5, "anchor.color": 0.4, "anchor.counting": 0.6}
+    assert {k: round(v.item(), 6) for k, v in state.items() if k.startswith("anchor.")} == {
+        "anchor.all": 0.5,
+        "anchor.color": 0.4,
+        "anchor.counting": 0.6,
+    }
 
 
 def test_negate_alpha_takes_the_vision_module_backwards(monkeypatch):
-    """Toward text, states are collected with P+ and P- exchanged; the module is the vision module, and its sign is turned."""
+    """Toward text, states are collected with P+ and P- exchanged; the module is the vision module, and its sign is
+    turned.
+    """
     vision = random_states()
     text = replace(vision, direction="text", toward=vision.away, away=vision.toward)
     method = amps(text_mode="negate_alpha")
@@ -142,7 +153,9 @@ def test_amps_without_a_diagnosis_says_what_is_missing(hole):
 def test_beta_is_chosen_on_dev_unless_it_is_fixed():
     variants = amps(betas=(-1.0, 0.0, 0.25)).variants()
     assert list(variants) == ["beta=-1", "beta=0", "beta=0.25"]
-    assert [v.params.beta for v in variants.values()] == [-1.0, 0.0, 0.25] and all(not v.variants() for v in variants.values())
+    assert [v.params.beta for v in variants.values()] == [-1.0, 0.0, 0.25] and all(
+        not v.variants() for v in variants.values()
+    )
     assert amps(beta_policy="fixed").variants() == {}
 
 
@@ -154,9 +167,16 @@ def test_static_is_the_mean_difference():
 
 
 def test_g_by_hand():
-    theta = {"encoder.weight": torch.tensor([[1.0, 0.0]]), "encoder.bias": torch.tensor([0.5]), "decoder.weight": torch.tensor([[2.0], [-1.0]])}
+    theta = {
+        "encoder.weight": torch.tensor([[1.0, 0.0]]),
+        "encoder.bias": torch.tensor([0.5]),
+        "decoder.weight": torch.tensor([[2.0], [-1.0]]),
+    }
     h = torch.tensor([[0.25, 9.0], [-1.0, 9.0]])
-    assert g(theta, h, "tanh").tolist() == [pytest.approx([2 * math.tanh(0.75), -math.tanh(0.75)]), pytest.approx([2 * math.tanh(-0.5), -math.tanh(-0.5)])]
+    assert g(theta, h, "tanh").tolist() == [
+        pytest.approx([2 * math.tanh(0.75), -math.tanh(0.75)]),
+        pytest.approx([2 * math.tanh(-0.5), -math.tanh(-0.5)]),
+    ]
     assert g(theta, h, "relu").tolist() == [[1.5, -0.75], [0.0, 0.0]]
 
 
@@ -179,10 +199,15 @@ def test_keeping_the_best_epoch_never_validates_worse_than_the_last():
     assert held["best"] <= held["last"]
 
 
-@pytest.mark.parametrize("name, params, texts", [
-    ("none", {}, []), ("instruction", {}, [INSTRUCTIONS["amps_rq1"]["text"]]), ("instruction", {"style": "mc2"}, [INSTRUCTIONS["mc2"]["text"]]),
-    ("cot", {"think": "Think!"}, [INSTRUCTIONS["amps_rq1"]["text"], "Think!"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, params, texts",
+    [
+        ("none", {}, []),
+        ("instruction", {}, [INSTRUCTIONS["amps_rq1"]["text"]]),
+        ("instruction", {"style": "mc2"}, [INSTRUCTIONS["mc2"]["text"]]),
+        ("cot", {"think": "Think!"}, [INSTRUCTIONS["amps_rq1"]["text"], "Think!"]),
+    ],
+)
 def test_what_the_baselines_say(name, params, texts):
     cls, prompt = lookup("steering", name), conflict_prompts(1)[0]
     changed = cls(cls.Params(**params)).rewrite(prompt, "text", [])
@@ -193,14 +218,23 @@ def test_what_the_baselines_say(name, params, texts):
 def test_an_instruction_can_stand_before_the_question():
     cls, prompt = lookup("steering", "instruction"), conflict_prompts(1)[0]
     changed = cls(cls.Params(style="mc2", at="before_question")).rewrite(prompt, "vision", [])
-    assert [s.role for s in changed.segments] == [Role.IMAGE, Role.CONTEXT, Role.INSTRUCTION, Role.QUESTION, Role.OPTIONS]
+    assert [s.role for s in changed.segments] == [
+        Role.IMAGE,
+        Role.CONTEXT,
+        Role.INSTRUCTION,
+        Role.QUESTION,
+        Role.OPTIONS,
+    ]
 
 
 @pytest.mark.parametrize("direction, lacks", [("vision", Role.CONTEXT), ("text", Role.IMAGE)])
 def test_unimodal_leaves_the_other_modality_out(direction, lacks):
     cls, prompt = lookup("steering", "unimodal"), conflict_prompts(1)[0]
     changed = cls(cls.Params()).rewrite(prompt, direction, [])
-    assert changed.segments == tuple(s for s in prompt.segments if s.role != lacks) and len(changed.segments) == len(prompt.segments) - 1
+    assert (
+        changed.segments == tuple(s for s in prompt.segments if s.role != lacks)
+        and len(changed.segments) == len(prompt.segments) - 1
+    )
 
 
 def test_worked_examples_come_first_each_a_whole_turn():

@@ -1,4 +1,6 @@
-"""recipes/amps_llava13b.yaml on a tiny model, a cut of MC² and generated pictures, from start to report; and what stops it in one line."""
+"""recipes/amps_llava13b.yaml on a tiny model, a cut of MC² and generated pictures, from start to report; and what stops
+it in one line.
+"""
 
 from __future__ import annotations
 
@@ -54,8 +56,20 @@ def results_of(root: Path, name: str) -> dict:
 def test_the_recipe_runs_on_a_tiny_llava(llava, coco, tmp_path, capsys):
     assert start(llava, coco, tmp_path, "--limit", "2") == 0
     results = results_of(tmp_path, "amps_llava13b-limit2")
-    assert {r["method"] for r in results["rows"]} == {"none", "instruction", "cot", "few_shot", "static", "l2s", "amps", "dose", "oracle:l2s"}
-    assert {(r["protocol"], r["n"]) for r in results["rows"] if r["task"] == "all" and r["split"] == "test"} == {("mc2/both_orders", 2)}
+    assert {r["method"] for r in results["rows"]} == {
+        "none",
+        "instruction",
+        "cot",
+        "few_shot",
+        "static",
+        "l2s",
+        "amps",
+        "dose",
+        "oracle:l2s",
+    }
+    assert {(r["protocol"], r["n"]) for r in results["rows"] if r["task"] == "all" and r["split"] == "test"} == {
+        ("mc2/both_orders", 2)
+    }
     assert results["run"]["model"]["card"] is None and results["run"]["model"]["layer"] == 1
     assert "not llava-1.5-13b" in results["run"]["notes"][0]
     assert "Published" not in capsys.readouterr().out
@@ -67,7 +81,10 @@ def test_it_runs_on_a_tiny_qwen_and_warns_of_the_papers_protocol(qwen, coco, tmp
     results = results_of(tmp_path, "amps_llava13b-limit3")
     assert any("LEAKAGE" in note for note in results["run"]["notes"])
     assert {r["protocol"] for r in results["rows"]} == {"mc2/order1/scored-on-training-samples"}
-    assert "LEAKAGE" in capsys.readouterr().out and "LEAKAGE" in (tmp_path / "amps_llava13b-limit3" / "report" / "index.html").read_text()
+    assert (
+        "LEAKAGE" in capsys.readouterr().out
+        and "LEAKAGE" in (tmp_path / "amps_llava13b-limit3" / "report" / "index.html").read_text()
+    )
 
 
 def test_a_cut_picture_is_skipped_counted_and_named(llava, tmp_path, capsys):
@@ -78,7 +95,16 @@ def test_a_cut_picture_is_skipped_counted_and_named(llava, tmp_path, capsys):
     assert start(llava, coco, tmp_path, *few) == 0
     (skipped,) = results_of(tmp_path, "amps_llava13b")["run"]["skipped"]
     assert picture.name in skipped["reason"] and picture.stem[-12:] in skipped["sample"]
-    assert "1 of " in refused(capsys, RECIPE, f"model.path={llava}", f"data.images={coco}", f"run.root={tmp_path}", "name=strict", "evaluate.max_skipped=0", *QUICK)
+    assert "1 of " in refused(
+        capsys,
+        RECIPE,
+        f"model.path={llava}",
+        f"data.images={coco}",
+        f"run.root={tmp_path}",
+        "name=strict",
+        "evaluate.max_skipped=0",
+        *QUICK,
+    )
 
 
 def test_what_is_missing_stops_it_in_one_line_before_weights_are_read(llava, coco, tmp_path, capsys, monkeypatch):
@@ -87,15 +113,21 @@ def test_what_is_missing_stops_it_in_one_line_before_weights_are_read(llava, coc
     assert "Did you mean scoring?" in refused(capsys, RECIPE, "data.scorin=order1")
     assert "/nowhere: not found" in refused(capsys, RECIPE, "model.path=/nowhere", images, root)
     assert "gone.json: not found" in refused(capsys, RECIPE, model, images, root, "data.file=gone.json")
-    assert "layer 14 is out of range: the model has decoder blocks 0 to 2" in refused(capsys, RECIPE, model, images, root, "collect.layer=14")
+    assert "layer 14 is out of range: the model has decoder blocks 0 to 2" in refused(
+        capsys, RECIPE, model, images, root, "collect.layer=14"
+    )
     said = refused(capsys, RECIPE, model, root, f"data.file={coco / 'evaluate_final.json'}", f"data.images={tmp_path}")
     assert f"0 of 48 found in {tmp_path}" in said and "data.images=FOLDER" in said
 
 
 def test_a_gpu_too_small_for_the_weights_stops_it(llava, coco, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("factory.run.pipeline.torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("factory.run.pipeline.too_small", lambda spec, needed: f"cuda has 1 byte, the run needs about {needed}")
-    said = refused(capsys, RECIPE, f"model.path={llava}", f"data.images={coco}", f"run.root={tmp_path}", "model.device=cpu")
+    monkeypatch.setattr(
+        "factory.run.pipeline.too_small", lambda spec, needed: f"cuda has 1 byte, the run needs about {needed}"
+    )
+    said = refused(
+        capsys, RECIPE, f"model.path={llava}", f"data.images={coco}", f"run.root={tmp_path}", "model.device=cpu"
+    )
     assert "cuda has 1 byte" in said and "model.quantize=4bit" in said
 
 
@@ -103,7 +135,15 @@ def test_pictures_that_come_later_are_taken_at_the_next_start(llava, coco, tmp_p
     few = ["steering=[none]", "diagnostic=null", "evaluate.directions=[vision]", "--limit", "1"]
     empty = tmp_path / "pictures"
     empty.mkdir()
-    argv = [RECIPE, f"model.path={llava}", f"data.images={empty}", f"data.file={coco / 'evaluate_final.json'}", f"run.root={tmp_path}", *QUICK, *few]
+    argv = [
+        RECIPE,
+        f"model.path={llava}",
+        f"data.images={empty}",
+        f"data.file={coco / 'evaluate_final.json'}",
+        f"run.root={tmp_path}",
+        *QUICK,
+        *few,
+    ]
     refused(capsys, *argv)
     for name in ("train2014", "val2014"):
         (empty / name).symlink_to(coco / name)
@@ -111,7 +151,12 @@ def test_pictures_that_come_later_are_taken_at_the_next_start(llava, coco, tmp_p
 
 
 def test_a_forced_choice_is_the_likelier_letter(llava, coco, tmp_path):
-    few = ["steering=[none, {type: static}]", "diagnostic=null", "evaluate.directions=[vision]", "data.scoring=loglik_forced"]
+    few = [
+        "steering=[none, {type: static}]",
+        "diagnostic=null",
+        "evaluate.directions=[vision]",
+        "data.scoring=loglik_forced",
+    ]
     assert start(llava, coco, tmp_path, *few, "--limit", "4") == 0
     rows = [r for r in results_of(tmp_path, "amps_llava13b-limit4")["rows"] if r["task"] == "all"]
     assert {r["protocol"] for r in rows} == {"mc2/loglik_forced"} and {r["method"] for r in rows} == {"none", "static"}

@@ -1,4 +1,6 @@
-"""The recipes of the MoReS paper: their plans without weights, data or network, and the published numbers that stand beside them."""
+"""The recipes of the MoReS paper: their plans without weights, data or network, and the published numbers that stand
+beside them.
+"""
 
 from __future__ import annotations
 
@@ -36,13 +38,31 @@ def planned(path: str, capsys) -> dict[str, list[str]]:
 
 def test_table_1_is_planned_with_the_papers_parameters(bare, capsys):
     rows = planned("recipes/paper/mores_table1.yaml", capsys)
-    counts = {"full": "2,779,683,840", "adapter": "83,886,080", "lora": "188,743,680", "oft": "19,537,920", "ia3": "491,520", "mores_b": "163,872", "mores_l": "327,744", "mores_h": "655,488"}
+    counts = {
+        "full": "2,779,683,840",
+        "adapter": "83,886,080",
+        "lora": "188,743,680",
+        "oft": "19,537,920",
+        "ia3": "491,520",
+        "mores_b": "163,872",
+        "mores_l": "327,744",
+        "mores_h": "655,488",
+    }
     assert {method: rows[method][1] for method in counts} == counts
-    for words in ("microsoft/phi-2", "google/siglip-so400m-patch14-384", "data/llava_v1_5_mix665k.json: not found", "data/gqa: testdev_balanced_questions.json", "runs/pretrain_phi2"):
+    for words in (
+        "microsoft/phi-2",
+        "google/siglip-so400m-patch14-384",
+        "data/llava_v1_5_mix665k.json: not found",
+        "data/gqa: testdev_balanced_questions.json",
+        "runs/pretrain_phi2",
+    ):
         assert words in rows[""]
 
 
-@pytest.mark.parametrize(("recipe", "row", "parameters"), [("mores_vicuna7b", "mores", "262,176"), ("pretrain_vicuna13b", "connector", "31,467,520")])
+@pytest.mark.parametrize(
+    ("recipe", "row", "parameters"),
+    [("mores_vicuna7b", "mores", "262,176"), ("pretrain_vicuna13b", "connector", "31,467,520")],
+)
 def test_single_tunings_are_planned_by_their_sizes(bare, capsys, recipe, row, parameters):
     rows = planned(f"recipes/{recipe}.yaml", capsys)
     assert rows[row][2] == parameters and "lmsys/vicuna" in rows[""]
@@ -58,7 +78,9 @@ def test_published_numbers_are_of_columns_and_methods_that_their_recipe_has():
         recipe, rows = load(path), by_run[path.stem]
         benchmarks = {node.label: make(node) for task in recipe.compare.tasks for node in task.score}
         methods = {c.tuner.label for c in recipe.compare.tuners}
-        assert {(row["label"], row["method"]) for row in rows} == {(label, method) for label in benchmarks for method in methods} and recipe.name == path.stem
+        assert {(row["label"], row["method"]) for row in rows} == {
+            (label, method) for label in benchmarks for method in methods
+        } and recipe.name == path.stem
         for row in rows:
             bench = benchmarks[row["label"]]
             assert row["protocol"] == bench.protocol and row["metric"] in (bench.main, *bench.beside), row

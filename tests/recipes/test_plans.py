@@ -50,7 +50,10 @@ def test_forwards_and_memory_are_known_without_weights_or_data(path):
     found = estimate(recipe)
     assert found.model.depth > found.layer == 14
     assert found.data.samples == {"train": 1280, "dev": 320, "test": 400}
-    assert found.passes > 0 and memory(recipe, found.model, (found.prompt_tokens, found.longest), found.data.prompts) > found.model.bytes
+    assert (
+        found.passes > 0
+        and memory(recipe, found.model, (found.prompt_tokens, found.longest), found.data.prompts) > found.model.bytes
+    )
     weights, data = found.missing
     assert "Get them with" in weights and "data.file=FILE" in data
 
@@ -59,7 +62,9 @@ def test_forwards_and_memory_are_known_without_weights_or_data(path):
 def test_the_header_says_what_the_plan_says(path):
     found = estimate(load(path))
     passes = f"{round(found.passes):,} prompt passes"
-    memory_told = f"{memory(load(path), found.model, (found.prompt_tokens, found.longest), found.data.prompts) / 1e9:.0f} GB"
+    memory_told = (
+        f"{memory(load(path), found.model, (found.prompt_tokens, found.longest), found.data.prompts) / 1e9:.0f} GB"
+    )
     head = path.read_text(encoding="utf-8").split("\nname:")[0]
     assert passes in head and memory_told in head and f"fetch {load(path).model.zoo}" in head
 
@@ -67,5 +72,11 @@ def test_the_header_says_what_the_plan_says(path):
 def test_a_plan_says_what_it_does_not_know(capsys):
     assert main(["plan", "recipes/amps_smolvlm.yaml", "steering=[none, static]", "--limit", "5"]) == 0
     said = capsys.readouterr().out
-    for words in ("its weights are not on this machine", "evaluate_final.json is not in", "memory: about", "time: unknown until the model and the data are there", "train 5, dev 5, test 5"):
+    for words in (
+        "its weights are not on this machine",
+        "evaluate_final.json is not in",
+        "memory: about",
+        "time: unknown until the model and the data are there",
+        "train 5, dev 5, test 5",
+    ):
         assert words in said

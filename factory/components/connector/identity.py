@@ -13,5 +13,8 @@ class Identity(Connector):
 
     def build(self, widths: Widths) -> nn.Module:
         if fused_width(widths) != widths.text:
-            raise UserError(f"model.compose.connector: identity needs features of the language model's width {widths.text}, not {fused_width(widths)}; use linear")
+            raise UserError(
+                f"model.compose.connector: identity needs features of the language model's width {widths.text}, not"
+                f" {fused_width(widths)}; use linear"
+            )
         return Fused(nn.Identity())

@@ -1,4 +1,6 @@
-"""Interleaved mixture of features (Tong et al., 2024): an MLP for each encoder, then one encoder's tokens between the other's."""
+"""Interleaved mixture of features (Tong et al., 2024): an MLP for each encoder, then one encoder's tokens between the
+other's.
+"""
 
 from __future__ import annotations
 

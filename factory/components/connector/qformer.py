@@ -1,4 +1,6 @@
-"""Q-Former (BLIP-2, Li et al., 2023): learned queries through a small transformer with cross-attention, then a linear map."""
+"""Q-Former (BLIP-2, Li et al., 2023): learned queries through a small transformer with cross-attention, then a linear
+map.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,11 @@ class QFormerConnector(nn.Module):
     def __init__(self, p: QFormerParams, width: int, text: int) -> None:
         super().__init__()
         config = Blip2QFormerConfig(
-            hidden_size=p.width, num_hidden_layers=p.depth, num_attention_heads=p.heads, intermediate_size=4 * p.width, encoder_hidden_size=width
+            hidden_size=p.width,
+            num_hidden_layers=p.depth,
+            num_attention_heads=p.heads,
+            intermediate_size=4 * p.width,
+            encoder_hidden_size=width,
         )
         self.queries = nn.Parameter(torch.randn(p.queries, p.width) * config.initializer_range)
         self.former = Blip2QFormerModel(config)

@@ -1,4 +1,6 @@
-"""Perceiver resampler (Flamingo, Alayrac et al., 2022): learned queries attend to the features, a fixed number of tokens comes out."""
+"""Perceiver resampler (Flamingo, Alayrac et al., 2022): learned queries attend to the features, a fixed number of
+tokens comes out.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,8 @@ from factory.registry import Params, register
 class ResamplerParams(Params):
     """``queries`` tokens a picture, through ``depth`` layers of ``heads`` heads, ``width`` wide (null: as the words).
 
-    ``positions`` adds what is learnt of each place of the picture to its feature; ``gain`` is what the last norm's weights start from, so
-    that image tokens need not start much longer than words.
+    ``positions`` adds what is learnt of each place of the picture to its feature; ``gain`` is what the last norm's
+    weights start from, so that image tokens need not start much longer than words.
     """
 
     queries: PositiveInt = 64

@@ -22,10 +22,27 @@ class OpenELM(Llm):
 
     def load(self, config: OpenELMConfig) -> OpenELMForCausalLM:
         folder = Path(self.params.source or "").expanduser()
-        if self.params.source is None or (folder / "config.json").is_file() and files.read_json(folder / "config.json").get("num_transformer_layers") is None:
+        if (
+            self.params.source is None
+            or (folder / "config.json").is_file()
+            and files.read_json(folder / "config.json").get("num_transformer_layers") is None
+        ):
             return super().load(config)  # random, or saved by this project
         try:
-            folder = folder if folder.is_dir() else Path(snapshot_download(self.params.source, allow_patterns=["*.safetensors"]))
-            return filled(config, {name: t for path in sorted(folder.glob("*.safetensors")) for name, t in files.read_safetensors(path).items()})
+            folder = (
+                folder
+                if folder.is_dir()
+                else Path(snapshot_download(self.params.source, allow_patterns=["*.safetensors"]))
+            )
+            return filled(
+                config,
+                {
+                    name: t
+                    for path in sorted(folder.glob("*.safetensors"))
+                    for name, t in files.read_safetensors(path).items()
+                },
+            )
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError, KeyError, RuntimeError) as error:
-            raise UserError(f"model.compose: {self.params.source}: its weights cannot be read: {str(error).strip().splitlines()[0]}") from error
+            raise UserError(
+                f"model.compose: {self.params.source}: its weights cannot be read: {str(error).strip().splitlines()[0]}"
+            ) from error

@@ -18,8 +18,10 @@ from factory.registry import register
 
 
 class LiteParams(Sourced):
-    """``layers`` whose maps are the features, side by side: 0 the stem, 1 to 16 the blocks, 17 (or -1) the last convolution. A feature for
-    every ``stride`` pixels each way (null: as the coarsest of the maps); the cells of a finer map are put together, two by two for half the grid."""
+    """``layers`` whose maps are the features, side by side: 0 the stem, 1 to 16 the blocks, 17 (or -1) the last
+    convolution. A feature for every ``stride`` pixels each way (null: as the coarsest of the maps); the cells of a
+    finer map are put together, two by two for half the grid.
+    """
 
     layers: Annotated[tuple[int, ...], Field(min_length=1)] = (-1,)
     stride: PositiveInt | None = None
@@ -35,7 +37,9 @@ class EfficientNetLite0(VisionEncoder):
 
     @classmethod
     def unpack(cls, released: Path, folder: Path) -> None:
-        """Write the released PyTorch file into ``folder`` as ``save_pretrained`` does. Only tensors are read from it."""
+        """Write the released PyTorch file into ``folder`` as ``save_pretrained`` does. Only tensors are read from
+        it.
+        """
         model = EfficientNetLite(EfficientNetLiteConfig())
         model.load_state_dict(our_names(torch.load(released, map_location="cpu", weights_only=True)))
         model.save_pretrained(folder)
@@ -55,7 +59,11 @@ class EfficientNetLite0(VisionEncoder):
         states = model(pixels, depth).hidden_states
         maps = [states[range(model.config.num_hidden_layers + 1)[layer]] for layer in self.layers]
         side = pixels.shape[-1] // self._stride(model.config)
-        return torch.cat([nn.functional.pixel_unshuffle(m, m.shape[-1] // side) for m in maps], 1).flatten(2).transpose(1, 2)
+        return (
+            torch.cat([nn.functional.pixel_unshuffle(m, m.shape[-1] // side) for m in maps], 1)
+            .flatten(2)
+            .transpose(1, 2)
+        )
 
     def _stride(self, config: PreTrainedConfig) -> int:
         return self.params.stride or max(config.stride(layer) for layer in self.layers)

@@ -1,4 +1,6 @@
-"""SigLIP 2 (Tschannen et al., 2025) in its NaFlex form, on square pictures of as many patches as it was trained with."""
+"""SigLIP 2 (Tschannen et al., 2025) in its NaFlex form, on square pictures of as many patches as it was trained
+with.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,10 @@ class IconQATxt(IconQA):
     task = "choose_txt"
 
     def question(self, item: dict[str, Any]) -> str:
-        return f"{item['question']} Choices: {', '.join(map(str, item['choices']))}. Choose an option from the choices to answer the question."
+        return (
+            f"{item['question']} Choices: {', '.join(map(str, item['choices']))}. Choose an option from the choices to"
+            " answer the question."
+        )
 
     def answer(self, item: dict[str, Any]) -> str:
         return str(item["choices"][item["answer"]])

@@ -19,7 +19,12 @@ class ScienceQA(Converter):
         for pid in splits.get(split, []):
             problem = problems[pid]
             if problem["image"]:
-                yield turns(pid, f"images/{split}/{pid}/{problem['image']}", question(problem) + LETTER, "ABCDEFGH"[problem["answer"]])
+                yield turns(
+                    pid,
+                    f"images/{split}/{pid}/{problem['image']}",
+                    question(problem) + LETTER,
+                    "ABCDEFGH"[problem["answer"]],
+                )
 
 
 def question(problem: dict[str, Any]) -> str:

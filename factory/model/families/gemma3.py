@@ -1,4 +1,6 @@
-"""Gemma 3 (arXiv 2503.19786): blocks of sliding and of full attention in turn; the tokens of one image see each other."""
+"""Gemma 3 (arXiv 2503.19786): blocks of sliding and of full attention in turn; the tokens of one image see each
+other.
+"""
 
 from __future__ import annotations
 

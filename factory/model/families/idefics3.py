@@ -1,4 +1,6 @@
-"""Idefics3 (arXiv 2408.12637): images in rows and columns of tiles, each named in the prompt, beside the whole image."""
+"""Idefics3 (arXiv 2408.12637): images in rows and columns of tiles, each named in the prompt, beside the whole
+image.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ class Idefics3(Family):
     connector_path = "model.connector"
     bookkeeping = ("rows", "cols")
 
-    def image_inputs(self, processor: Any, images: Sequence[Image.Image], per_prompt: Sequence[int] = ()) -> dict[str, Any]:
+    def image_inputs(
+        self, processor: Any, images: Sequence[Image.Image], per_prompt: Sequence[int] = ()
+    ) -> dict[str, Any]:
         """The model takes a row of tiles for each prompt, and drops tiles that are all zero."""
         if not images:
             return {}

@@ -22,4 +22,6 @@ class Llava(Family):
     def image_texts(self, model: nn.Module, processor: Any, inputs: dict[str, Any], n_images: int) -> list[str]:
         vision = model.config.vision_config
         patches = (vision.image_size // vision.patch_size) ** 2
-        return self.repeated(model, processor, [patches + (model.config.vision_feature_select_strategy == "full")] * n_images)
+        return self.repeated(
+            model, processor, [patches + (model.config.vision_feature_select_strategy == "full")] * n_images
+        )

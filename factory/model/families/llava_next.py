@@ -1,4 +1,6 @@
-"""LLaVA-NeXT (LLaVA-1.6): an image is cut into tiles of the vision tower's size beside a thumbnail; padding is cut off again."""
+"""LLaVA-NeXT (LLaVA-1.6): an image is cut into tiles of the vision tower's size beside a thumbnail; padding is cut off
+again.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,11 @@ class LlavaNext(Family):
         if not n_images:
             return []
         strategy = model.config.vision_feature_select_strategy
-        return self.repeated(model, processor, packed(model, inputs["image_sizes"], [True] * n_images, vision_feature_select_strategy=strategy))
+        return self.repeated(
+            model,
+            processor,
+            packed(model, inputs["image_sizes"], [True] * n_images, vision_feature_select_strategy=strategy),
+        )
 
 
 def packed(model: nn.Module, sizes: Tensor, tiled: list[bool], **how: Any) -> list[int]:
@@ -32,6 +38,14 @@ def packed(model: nn.Module, sizes: Tensor, tiled: list[bool], **how: Any) -> li
     config = model.config
     side = config.vision_config.image_size
     tokens = (side // config.vision_config.patch_size) ** 2
-    tiles = [image_size_to_num_patches(size, config.image_grid_pinpoints, side) if t else 1 for size, t in zip(sizes, tiled, strict=True)]
+    tiles = [
+        image_size_to_num_patches(size, config.image_grid_pinpoints, side) if t else 1
+        for size, t in zip(sizes, tiled, strict=True)
+    ]
     features = [torch.empty(n, tokens, 1, device="meta") for n in tiles]
-    return [len(each) for each in model.model.pack_image_features(features, sizes, image_newline=torch.empty(1, device="meta"), **how)[0]]
+    return [
+        len(each)
+        for each in model.model.pack_image_features(
+            features, sizes, image_newline=torch.empty(1, device="meta"), **how
+        )[0]
+    ]

@@ -1,4 +1,6 @@
-"""LLaVA-OneVision (arXiv 2408.03326): tiled as LLaVA-NeXT, many tiles shrunk to a limit; images that share a prompt are not tiled."""
+"""LLaVA-OneVision (arXiv 2408.03326): tiled as LLaVA-NeXT, many tiles shrunk to a limit; images that share a prompt are
+not tiled.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ class LlavaOnevision(Family):
     config_class = "LlavaOnevisionConfig"
     model_class = "LlavaOnevisionForConditionalGeneration"
 
-    def image_inputs(self, processor: Any, images: Sequence[Image.Image], per_prompt: Sequence[int] = ()) -> dict[str, Any]:
+    def image_inputs(
+        self, processor: Any, images: Sequence[Image.Image], per_prompt: Sequence[int] = ()
+    ) -> dict[str, Any]:
         left = iter(images)
         groups = [[next(left) for _ in range(n)] for n in per_prompt or [1] * len(images) if n]
         return dict(processor.image_processor(images=groups, return_tensors="pt")) if images else {}
@@ -29,4 +33,8 @@ class LlavaOnevision(Family):
         if not n_images:
             return []
         tiled = [n == 1 for n in inputs["batch_num_images"].tolist() for _ in range(n)]
-        return self.repeated(model, processor, packed(model, inputs["image_sizes"], tiled, vision_aspect_ratio=model.config.vision_aspect_ratio))
+        return self.repeated(
+            model,
+            processor,
+            packed(model, inputs["image_sizes"], tiled, vision_aspect_ratio=model.config.vision_aspect_ratio),
+        )

@@ -1,4 +1,6 @@
-"""Qwen2-VL (arXiv 2409.12191): images at their own resolution, and a rotary embedding of time, height and width (M-RoPE)."""
+"""Qwen2-VL (arXiv 2409.12191): images at their own resolution, and a rotary embedding of time, height and width
+(M-RoPE).
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""Qwen3-VL: vision features also enter the first decoder blocks (DeepStack, arXiv 2406.04334), between one block and the next.
+"""Qwen3-VL: vision features also enter the first decoder blocks (DeepStack, arXiv 2406.04334), between one block and
+the next.
 
-A block's output is therefore not yet what the next block reads: at image tokens of the first blocks the decoder adds to it.
+A block's output is therefore not yet what the next block reads: at image tokens of the first blocks the decoder adds to
+it.
 """
 
 from __future__ import annotations

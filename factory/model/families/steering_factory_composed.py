@@ -26,7 +26,9 @@ class Composed(Family):
     def decoder(self, model: nn.Module) -> nn.Module:
         decoder = model.get_decoder()
         self.norm_name = next(name for name in ("norm", "final_layernorm") if hasattr(decoder, name))
-        self.output_projection_path = next(f"self_attn.{name}" for name in ("o_proj", "dense") if hasattr(decoder.layers[0].self_attn, name))
+        self.output_projection_path = next(
+            f"self_attn.{name}" for name in ("o_proj", "dense") if hasattr(decoder.layers[0].self_attn, name)
+        )
         return decoder
 
     def image_texts(self, model: nn.Module, processor: Any, inputs: dict[str, Any], n_images: int) -> list[str]:

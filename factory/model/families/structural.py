@@ -1,8 +1,9 @@
-"""Models of transformers that no other family names: their parts are found by what they are, and proved by the self-check.
+"""Models of transformers that no other family names: their parts are found by what they are, and proved by the
+self-check.
 
 The blocks are a list as long as the configuration says; the output norm is the module beside them that, with the
-unembedding, turns the last block's output into the model's logits on a few tokens. What cannot be found or does not hold
-is refused by the model's name.
+unembedding, turns the last block's output into the model's logits on a few tokens. What cannot be found or does not
+hold is refused by the model's name.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ class Structural(Family):
 
     def vision_tower(self, model: nn.Module) -> nn.Module:
         wanted = type(model.config.vision_config)
-        found = next((m for m in model.modules() if m is not model and isinstance(getattr(m, "config", None), wanted)), None)
+        found = next(
+            (m for m in model.modules() if m is not model and isinstance(getattr(m, "config", None), wanted)), None
+        )
         if found is None:
             raise _unknown(model, "no vision tower")
         return found
@@ -78,19 +81,28 @@ class Structural(Family):
 
 
 def _unknown(model: nn.Module, what: str) -> UserError:
-    return UserError(f"{type(model).__name__}: {what} was found; it needs a family of its own under factory/model/families")
+    return UserError(
+        f"{type(model).__name__}: {what} was found; it needs a family of its own under factory/model/families"
+    )
 
 
 def _lists(model: nn.Module, length: int) -> Iterator[tuple[nn.Module, str]]:
-    """Modules with a list of ``length`` modules, and its name; the language decoder's last, so these come in reverse."""
-    found = [(m, name) for m in model.modules() for name, child in m.named_children() if isinstance(child, nn.ModuleList) and len(child) == length]
+    """Modules with a list of ``length`` modules, and its name; the language decoder's last, so these come in
+    reverse.
+    """
+    found = [
+        (m, name)
+        for m in model.modules()
+        for name, child in m.named_children()
+        if isinstance(child, nn.ModuleList) and len(child) == length
+    ]
     return reversed(found)
 
 
 @torch.no_grad()
 def _norm_beside(model: nn.Module, parent: nn.Module, blocks: nn.ModuleList) -> str | None:
-    """The child of ``parent`` that turns the last block's output into what the unembedding takes; of a model without weights, the one
-    whose shape lets it."""
+    """The child of ``parent`` that turns the last block's output into what the unembedding takes; of a model without
+    weights, the one whose shape lets it."""
     last: list[Tensor] = []
     handle = blocks[-1].register_forward_hook(lambda module, args, output: last.append(output))
     try:
@@ -103,7 +115,9 @@ def _norm_beside(model: nn.Module, parent: nn.Module, blocks: nn.ModuleList) -> 
         weight = getattr(child, "weight", None)
         if weight is not None and weight.shape == last[0].shape[-1:]:
             again = model.get_output_embeddings()(child(last[0]))
-            if weight.is_meta or torch.allclose(again.float(), logits.float(), rtol=1e-2, atol=1e-2 * float(logits.abs().max())):
+            if weight.is_meta or torch.allclose(
+                again.float(), logits.float(), rtol=1e-2, atol=1e-2 * float(logits.abs().max())
+            ):
                 return name
     return None
 
@@ -112,8 +126,12 @@ def _output_projection(model: nn.Module, block: nn.Module, text: Any) -> str:
     """Path of the last linear map of a block's attention that takes all heads and gives the block's width."""
     heads = text.num_attention_heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
     paths = [
-        path for path, m in block.named_modules() if isinstance(m, nn.Linear) and "att" in path and (m.in_features, m.out_features) == (heads, text.hidden_size)
+        path
+        for path, m in block.named_modules()
+        if isinstance(m, nn.Linear) and "att" in path and (m.in_features, m.out_features) == (heads, text.hidden_size)
     ]
     if not paths:
         raise _unknown(model, "no output projection of its attention")
-    return next((path for path in paths if path.rpartition(".")[2].startswith(("o", "dense", "proj", "c_proj"))), paths[-1])
+    return next(
+        (path for path in paths if path.rpartition(".")[2].startswith(("o", "dense", "proj", "c_proj"))), paths[-1]
+    )

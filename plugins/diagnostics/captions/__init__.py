@@ -1,9 +1,10 @@
 """Open-ended captions beside a misleading text (Instruction Anchor, app. C.3 and D.2, tables 2 and 3).
 
-The picture is to be described, the text context contradicts it, and the instruction asks to follow the picture. Captions are generated
-as they are, with attention from the picture cut (table 2), and with the heads that follow vision amplified (table 3). A caption
-follows where it names the picture's answer and not the text's, a measure that needs no reference (ours); METEOR, CIDEr and SPICE are
-computed where the benchmark has reference captions and pycocoevalcap is installed. The wording of the question is ours.
+The picture is to be described, the text context contradicts it, and the instruction asks to follow the picture.
+Captions are generated as they are, with attention from the picture cut (table 2), and with the heads that follow vision
+amplified (table 3). A caption follows where it names the picture's answer and not the text's, a measure that needs no
+reference (ours); METEOR, CIDEr and SPICE are computed where the benchmark has reference captions and pycocoevalcap is
+installed. The wording of the question is ours.
 """
 
 from __future__ import annotations
@@ -48,13 +49,14 @@ class Cell(NamedTuple):
 class Captions(Diagnostic):
     """Captions beside a misleading text, with attention cut or heads amplified (Instruction Anchor, tables 2 and 3).
 
-    Rows: ``follows`` and ``misled`` (1 or 0) of every sample and cell, with the caption; ``references``, how many a sample has.
+    Rows: ``follows`` and ``misled`` (1 or 0) of every sample and cell, with the caption; ``references``, how many a
+    sample has.
     """
 
     class Params(Params):
-        """``question`` asks for the caption, ``style`` words the instruction after it. ``pathways`` are cut in ``layers``, first and
-        last (null: the upper half); ``counts`` of heads are amplified by ``coefficient``, which needs ``heads`` before this; an empty
-        list leaves either out."""
+        """``question`` asks for the caption, ``style`` words the instruction after it. ``pathways`` are cut in
+        ``layers``, first and last (null: the upper half); ``counts`` of heads are amplified by ``coefficient``, which
+        needs ``heads`` before this; an empty list leaves either out."""
 
         question: str = "Describe the image in one sentence."
         style: Style = "amps_rq1"
@@ -70,7 +72,9 @@ class Captions(Diagnostic):
         self.scores: dict[str, Tensor] = {}
 
     def learn(self, found: Sequence[Mapping[str, Any]]) -> None:
-        """Raises ``UserError`` where heads are to be amplified and no head attribution comes before this in the recipe."""
+        """Raises ``UserError`` where heads are to be amplified and no head attribution comes before this in the
+        recipe.
+        """
         if self.params.counts:
             self.scores = learnt_scores(found, ["vision"], self.name)
 
@@ -78,7 +82,11 @@ class Captions(Diagnostic):
     def cells(self) -> list[Cell]:
         p = self.params
         cut = [Cell("cut", pathway) for pathway in p.pathways]
-        return [Cell("none"), *cut, *(Cell("amplify", "", choice, k, p.coefficient) for choice in CHOICES for k in p.counts)]
+        return [
+            Cell("none"),
+            *cut,
+            *(Cell("amplify", "", choice, k, p.coefficient) for choice in CHOICES for k in p.counts),
+        ]
 
     def prompt(self, bench: Bench, sample: ConflictSample) -> Prompt:
         asked = bench.benchmark.prompt(sample, bench.benchmark.forms[0]).without(Role.QUESTION, Role.OPTIONS)
@@ -89,9 +97,18 @@ class Captions(Diagnostic):
         view, toward = bench.view, ["vision"] * len(samples)
         stem = run_stem(view, view.encode([self.prompt(bench, s) for s in samples]))
         rows = [
-            {**facts(s, "caption", "vision"), **Cell("")._asdict(), "metric": "references", "layer": None, "head": None, "value": float(len(told)), "caption": "\n".join(told)}
-            for s in samples for told in [bench.benchmark.references(s)]
-        ]  # fmt: skip
+            {
+                **facts(s, "caption", "vision"),
+                **Cell("")._asdict(),
+                "metric": "references",
+                "layer": None,
+                "head": None,
+                "value": float(len(told)),
+                "caption": "\n".join(told),
+            }
+            for s in samples
+            for told in [bench.benchmark.references(s)]
+        ]
         for cell in self.cells:
             target = cell.pathway.partition("->")[2] or "instruction"
             texts = self._captions(view, held_back(view, stem, [target], toward), cell)
@@ -103,7 +120,12 @@ class Captions(Diagnostic):
         if cell.action == "cut":
             with severed(view, rest, cell.pathway, deep_layers(view.depth, p.layers)):
                 return answers(view, rest, p.max_new_tokens)
-        with steer(view, [chosen_heads(self.scores, "vision", cell.heads, cell.choice, cell.coefficient, p.seed)] if cell.heads else []):
+        with steer(
+            view,
+            [chosen_heads(self.scores, "vision", cell.heads, cell.choice, cell.coefficient, p.seed)]
+            if cell.heads
+            else [],
+        ):
             return answers(view, rest, p.max_new_tokens)
 
     def summary(self, rows: Sequence[dict[str, Any]]) -> Summary:
@@ -113,4 +135,12 @@ class Captions(Diagnostic):
 def _judged(bench: Bench, sample: ConflictSample, cell: Cell, text: str) -> Iterator[dict[str, Any]]:
     verdict = bench.benchmark.judge(sample, "open", text)
     for metric, wanted in (("follows", "vision"), ("misled", "text")):
-        yield {**facts(sample, "caption", "vision"), **cell._asdict(), "metric": metric, "layer": None, "head": None, "value": float(verdict == wanted), "caption": text}
+        yield {
+            **facts(sample, "caption", "vision"),
+            **cell._asdict(),
+            "metric": metric,
+            "layer": None,
+            "head": None,
+            "value": float(verdict == wanted),
+            "caption": text,
+        }

@@ -1,8 +1,8 @@
 """The single-head knockout map: every head's output silenced at the last position, one at a time, in one pass.
 
-A head silenced in block l leaves all blocks below as they are, so block l adds one row per head to those of the blocks below: the
-blocks run on rows that grow from heads to layers * heads, one token each over the prompt's cache. That is layers * heads / 2
-tokens through the model: below one prefill of a prompt of that length, beside the prefill itself.
+A head silenced in block l leaves all blocks below as they are, so block l adds one row per head to those of the blocks
+below: the blocks run on rows that grow from heads to layers * heads, one token each over the prompt's cache. That is
+layers * heads / 2 tokens through the model: below one prefill of a prompt of that length, beside the prefill itself.
 """
 
 from __future__ import annotations
@@ -49,5 +49,12 @@ def silenced(view: ModelView, stem: Stem) -> Tensor:
         for i, block in enumerate(view.layers):
             stack.callback(block.register_forward_pre_hook(add_rows).remove)
             stack.callback(view.o_proj(i).register_forward_pre_hook(silence).remove)
-        out = run_tail(view, stem, stem.embeds[rows, last][:, None], positions.gather(-1, at), fork_cache(stem.prefix.cache), mask_of)
+        out = run_tail(
+            view,
+            stem,
+            stem.embeds[rows, last][:, None],
+            positions.gather(-1, at),
+            fork_cache(stem.prefix.cache),
+            mask_of,
+        )
     return out[:, 1:].unflatten(1, (view.depth, H))

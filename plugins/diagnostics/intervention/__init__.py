@@ -1,9 +1,9 @@
 """Blocking and amplifying attention heads (Instruction Anchor, sec. 4.2, table 1 and 4, figure 5c; SPEC section 5).
 
-At the instruction tokens the output of chosen heads is set to 0 on prompts that follow (modality-following ratio 100 % before), or
-multiplied by c on prompts that do not (0 % before). Heads are those with the largest mean dM (eq. 9) on training prompts, as many
-random others, or the top heads that both directions share. What blocking does beside that is seen on prompts without the
-competing modality, which need no decision (ours, in the place of table 1's benchmarks).
+At the instruction tokens the output of chosen heads is set to 0 on prompts that follow (modality-following ratio 100 %
+before), or multiplied by c on prompts that do not (0 % before). Heads are those with the largest mean dM (eq. 9) on
+training prompts, as many random others, or the top heads that both directions share. What blocking does beside that is
+seen on prompts without the competing modality, which need no decision (ours, in the place of table 1's benchmarks).
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ ABSENT = {"vision": Role.CONTEXT, "text": Role.IMAGE}
 
 
 class Cell(NamedTuple):
-    """One intervention: block or amplify ``heads`` heads of a choice by ``coefficient``; ``draw`` tells random choices apart."""
+    """One intervention: block or amplify ``heads`` heads of a choice by ``coefficient``; ``draw`` tells random choices
+    apart.
+    """
 
     action: str
     choice: Choice
@@ -44,14 +46,18 @@ class Cell(NamedTuple):
 
 @register("diagnostic", "intervention")
 class Intervention(Instructing):
-    """Modality following while chosen heads are blocked or amplified at instruction tokens (Instruction Anchor, sec. 4.2).
+    """Modality following while chosen heads are blocked or amplified at instruction tokens (Instruction Anchor, sec.
+    4.2).
 
-    Rows: ``follows`` (1 or 0) of every prompt and cell; ``answers`` (1 or 0) of prompts with one modality alone, blocked and not.
+    Rows: ``follows`` (1 or 0) of every prompt and cell; ``answers`` (1 or 0) of prompts with one modality alone,
+    blocked and not.
     """
 
     class Params(InstructedParams):
-        """``counts``: how many heads are blocked; ``amplified``: how many are amplified, by each of ``coefficients``; ``coefficient``: the
-        one of them that the finding is about. ``draws``: so many choices of random heads. ``alone``: also ask about one modality alone."""
+        """``counts``: how many heads are blocked; ``amplified``: how many are amplified, by each of ``coefficients``;
+        ``coefficient``: the one of them that the finding is about. ``draws``: so many choices of random heads.
+        ``alone``: also ask about one modality alone.
+        """
 
         counts: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (10, 20, 30, 40)
         amplified: PositiveInt = 30
@@ -77,7 +83,11 @@ class Intervention(Instructing):
         p = self.params
         choices = [(choice, draw) for choice in CHOICES for draw in range(p.draws if choice == "random" else 1)]
         blocked = [Cell("block", choice, k, 0.0, draw) for k in p.counts for choice, draw in choices]
-        return blocked + [Cell("amplify", choice, p.amplified, c, draw) for c in sorted({*p.coefficients, p.coefficient}) for choice, draw in choices]
+        return blocked + [
+            Cell("amplify", choice, p.amplified, c, draw)
+            for c in sorted({*p.coefficients, p.coefficient})
+            for choice, draw in choices
+        ]
 
     def on_samples(self, bench: Bench, samples: Sequence[ConflictSample]) -> list[dict[str, Any]]:
         p = self.params
@@ -88,24 +98,45 @@ class Intervention(Instructing):
         rest = held_back(bench.view, asked.stem, ["instruction"], asked.directions)
         for direction in p.directions:
             own = [i for i, item in enumerate(items) if item.direction == direction]
-            groups = {"block": [i for i in own if asked.outcomes[i] == "follow"], "amplify": [i for i in own if asked.outcomes[i] != "follow"]}
+            groups = {
+                "block": [i for i in own if asked.outcomes[i] == "follow"],
+                "amplify": [i for i in own if asked.outcomes[i] != "follow"],
+            }
             for cell in self.cells:
                 if group := groups[cell.action]:
                     rows += self._rows(bench, asked, group, rest.pick(group), direction, "follows", cell)
             if p.alone and own:
                 batch = bench.view.encode([items[i].prompt.without(ABSENT[direction]) for i in own])
                 alone = held_back(bench.view, run_stem(bench.view, batch), ["instruction"], [direction] * len(own))
-                for cell in (Cell("none", "top", 0, 1.0), *(c for c in self.cells if c.action == "block" and c.choice != "shared")):
+                for cell in (
+                    Cell("none", "top", 0, 1.0),
+                    *(c for c in self.cells if c.action == "block" and c.choice != "shared"),
+                ):
                     rows += self._rows(bench, asked, own, alone, direction, "answers", cell)
         return rows
 
-    def _rows(self, bench: Bench, asked: Asked, group: Sequence[int], rest: Rest, direction: str, metric: str, cell: Cell) -> Iterator[dict]:
+    def _rows(
+        self, bench: Bench, asked: Asked, group: Sequence[int], rest: Rest, direction: str, metric: str, cell: Cell
+    ) -> Iterator[dict]:
         """Greedy answers while the cell's heads are scaled: only the prompt from its instruction on is run again."""
-        with steer(bench.view, chosen_heads(self.scores, direction, cell.heads, cell.choice, cell.coefficient, self.params.seed + cell.draw)):
+        with steer(
+            bench.view,
+            chosen_heads(
+                self.scores, direction, cell.heads, cell.choice, cell.coefficient, self.params.seed + cell.draw
+            ),
+        ):
             texts = answers(bench.view, rest, bench.max_new_tokens, bench.among)
         for i, text in zip(group, texts, strict=True):
             follows = bench.benchmark.judge(asked.items[i].sample, asked.items[i].form, text) == direction
-            yield {**asked.facts(i), **cell._asdict(), "of": self.scores[direction].numel(), "metric": metric, "layer": None, "head": None, "value": float(follows)}
+            yield {
+                **asked.facts(i),
+                **cell._asdict(),
+                "of": self.scores[direction].numel(),
+                "metric": metric,
+                "layer": None,
+                "head": None,
+                "value": float(follows),
+            }
 
     def summary(self, rows: Sequence[dict[str, Any]]) -> Summary:
         return summarise(rows, self.params)

@@ -1,4 +1,6 @@
-"""What blocking and amplifying says: figure 5c of Instruction Anchor, with the random and the shared heads beside the chosen ones."""
+"""What blocking and amplifying says: figure 5c of Instruction Anchor, with the random and the shared heads beside the
+chosen ones.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,24 @@ if TYPE_CHECKING:
     from . import Intervention
 
 Rows = Sequence[dict[str, Any]]
-SHIFT, LITTLE = 0.5, 0.1  # shares; the paper reports falls and gains of about 60 points, and calls what random heads do minimal
-LOOKS = {"shared": {"color": "tab:blue", "linewidth": 4, "alpha": 0.5}, "random": {"color": "tab:grey", "linestyle": "--"}, "top": {"color": "tab:red", "linewidth": 1.5}}
+SHIFT, LITTLE = (
+    0.5,
+    0.1,
+)  # shares; the paper reports falls and gains of about 60 points, and calls what random heads do minimal
+LOOKS = {
+    "shared": {"color": "tab:blue", "linewidth": 4, "alpha": 0.5},
+    "random": {"color": "tab:grey", "linestyle": "--"},
+    "top": {"color": "tab:red", "linewidth": 1.5},
+}
 
 
 def summarise(rows: Rows, params: Intervention.Params) -> Summary:
-    findings = [f for d in params.directions for f in (_blocking(rows, d, params), _amplifying(rows, d, params), _alone(rows, d, params)) if f is not None]
+    findings = [
+        f
+        for d in params.directions
+        for f in (_blocking(rows, d, params), _amplifying(rows, d, params), _alone(rows, d, params))
+        if f is not None
+    ]
     title = f"Heads blocked and amplified at instruction tokens ({params.style}, {params.layout})"
     return Summary(title, tuple(findings), (_table(rows),), (_figure(rows, params),))
 
@@ -41,7 +55,9 @@ def following(rows: Rows, metric: str = "follows", **facts: Any) -> dict[tuple[s
 
 
 def _moved(rows: Rows, **facts: Any) -> tuple[Estimate, Estimate, Estimate, int] | None:
-    """MFR with the top heads, with as many random ones, the difference, and how many heads the model has; None without such prompts."""
+    """MFR with the top heads, with as many random ones, the difference, and how many heads the model has; None without
+    such prompts.
+    """
     top, random = (following(rows, choice=choice, **facts) for choice in ("top", "random"))
     if not top:
         return None
@@ -51,7 +67,9 @@ def _moved(rows: Rows, **facts: Any) -> tuple[Estimate, Estimate, Estimate, int]
 
 
 def claimed(rows: Rows, params: Intervention.Params) -> int:
-    """How many blocked heads the claim is about: as many of ``counts`` as come to 5 % of all heads, or the fewest there are."""
+    """How many blocked heads the claim is about: as many of ``counts`` as come to 5 % of all heads, or the fewest there
+    are.
+    """
     enough = few(next((r["of"] for r in rows if "of" in r), 1))
     return max([k for k in params.counts if k <= enough], default=min(params.counts))
 
@@ -62,11 +80,25 @@ def _blocking(rows: Rows, direction: str, params: Intervention.Params) -> Findin
         return None
     top, random, difference, n = found
     text = (
-        f"{direction}: blocking the top {plural(k)} stops prompts from following: MFR 1.000 to {top}, with as many random heads {random}; difference {difference} "
-        f"(needs a fall of {SHIFT} or more, at random {LITTLE} or less; n={n})"
+        f"{direction}: blocking the top {plural(k)} stops prompts from following: MFR 1.000 to {top}, with as many"
+        f" random heads {random}; difference {difference} (needs a fall of {SHIFT} or more, at random {LITTLE} or less;"
+        f" n={n})"
     )
-    values = {"direction": direction, "heads": k, **top.facts("top"), **random.facts("random"), **difference.facts("difference"), "n": n}
-    return Finding(text, 1 - top.mean >= SHIFT and 1 - random.mean <= LITTLE and difference.interval[1] < 0, values, difference.p, "anchor 5/block")
+    values = {
+        "direction": direction,
+        "heads": k,
+        **top.facts("top"),
+        **random.facts("random"),
+        **difference.facts("difference"),
+        "n": n,
+    }
+    return Finding(
+        text,
+        1 - top.mean >= SHIFT and 1 - random.mean <= LITTLE and difference.interval[1] < 0,
+        values,
+        difference.p,
+        "anchor 5/block",
+    )
 
 
 def _amplifying(rows: Rows, direction: str, params: Intervention.Params) -> Finding | None:
@@ -75,15 +107,25 @@ def _amplifying(rows: Rows, direction: str, params: Intervention.Params) -> Find
         return None
     top, random, difference, n = found
     text = (
-        f"{direction}: amplifying the top {plural(params.amplified)} by {c:g} makes failed prompts follow: MFR 0.000 to {top}, with as many random heads {random}; "
-        f"difference {difference} (needs {SHIFT} or more, and more than at random; n={n})"
+        f"{direction}: amplifying the top {plural(params.amplified)} by {c:g} makes failed prompts follow: MFR 0.000 to"
+        f" {top}, with as many random heads {random}; difference {difference} (needs {SHIFT} or more, and more than at"
+        f" random; n={n})"
     )
-    values = {"direction": direction, "coefficient": c, **top.facts("top"), **random.facts("random"), **difference.facts("difference"), "n": n}
+    values = {
+        "direction": direction,
+        "coefficient": c,
+        **top.facts("top"),
+        **random.facts("random"),
+        **difference.facts("difference"),
+        "n": n,
+    }
     return Finding(text, top.mean >= SHIFT and difference.interval[0] > 0, values, difference.p, "anchor 5/amplify")
 
 
 def _alone(rows: Rows, direction: str, params: Intervention.Params) -> Finding | None:
-    """What blocking costs where there is no conflict, and whether that is less than what it costs where there is one."""
+    """What blocking costs where there is no conflict, and whether that is less than what it costs where there is
+    one.
+    """
     k = claimed(rows, params)
     before, after = (following(rows, "answers", direction=direction, heads=n, choice="top") for n in (0, k))
     conflict = following(rows, direction=direction, action="block", heads=k, choice="top")
@@ -92,8 +134,9 @@ def _alone(rows: Rows, direction: str, params: Intervention.Params) -> Finding |
         return None
     kept, more = share([after[key] for key in able], able), estimate([after[key] - conflict[key] for key in able], able)
     text = (
-        f"{direction}: blocking those heads leaves what needs no decision: of prompts with that modality alone {kept} are still answered, "
-        f"{more} more than of the same samples in conflict (needs {1 - LITTLE / 2} or more, and more than in conflict; n={len(able)})"
+        f"{direction}: blocking those heads leaves what needs no decision: of prompts with that modality alone {kept}"
+        f" are still answered, {more} more than of the same samples in conflict (needs {1 - LITTLE / 2} or more, and"
+        f" more than in conflict; n={len(able)})"
     )
     values = {"direction": direction, **kept.facts("kept"), **more.facts("difference"), "n": len(able)}
     return Finding(text, kept.mean >= 1 - LITTLE / 2 and more.interval[0] > 0, values, more.p, "anchor 5/specific")
@@ -103,17 +146,27 @@ def _table(rows: Rows) -> Table:
     cells: dict[tuple, list[dict[str, Any]]] = {}
     for r in rows:
         if r["metric"] in ("follows", "answers"):
-            cells.setdefault((r["metric"], r["direction"], r["action"], r["choice"], r["heads"], r["coefficient"]), []).append(r)
+            cells.setdefault(
+                (r["metric"], r["direction"], r["action"], r["choice"], r["heads"], r["coefficient"]), []
+            ).append(r)
     out = []
     for key in sorted(cells):
         rate = share([r["value"] for r in cells[key]], [(r["sample"], r["form"]) for r in cells[key]])
         out.append((*key, rate.n, rate.mean, *rate.interval))
     columns = ("metric", "direction", "action", "choice", "heads", "coefficient", "n", "share", "low", "high")
-    return Table("interventions", "Following while heads are blocked or amplified; answers: one modality alone", columns, tuple(out))
+    return Table(
+        "interventions",
+        "Following while heads are blocked or amplified; answers: one modality alone",
+        columns,
+        tuple(out),
+    )
 
 
 def _figure(rows: Rows, params: Intervention.Params) -> Figure:
-    panels = (("block", "heads", "blocked heads", "blocking, prompts that follow"), ("amplify", "coefficient", "coefficient", f"amplifying {plural(params.amplified)}, prompts that fail"))
+    panels = (
+        ("block", "heads", "blocked heads", "blocking, prompts that follow"),
+        ("amplify", "coefficient", "coefficient", f"amplifying {plural(params.amplified)}, prompts that fail"),
+    )
 
     def draw(figure: matplotlib.figure.Figure) -> None:
         axes = figure.subplots(len(params.directions), 2, sharey=True, squeeze=False)
@@ -126,12 +179,15 @@ def _figure(rows: Rows, params: Intervention.Params) -> Figure:
                 ax.set(xlabel=label, ylim=(-0.04, 1.04))
                 ax.set_title(f"{direction}: {title} (n={n})", fontsize=9)
             line[0].set_ylabel("MFR")
-        handles = {text: handle for ax in axes.flat for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)}
+        handles = {
+            text: handle for ax in axes.flat for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)
+        }
         axes[0][1].legend(handles.values(), handles.keys(), fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
 
     caption = (
-        "Modality-following ratio while heads are blocked (left) or amplified (right) at the instruction tokens; heads chosen on training prompts, "
-        f"ratio on test prompts; the band spans {params.draws} draws of random heads (paper, figure 5c and table 4)."
+        "Modality-following ratio while heads are blocked (left) or amplified (right) at the instruction tokens; heads"
+        f" chosen on training prompts, ratio on test prompts; the band spans {params.draws} draws of random heads"
+        " (paper, figure 5c and table 4)."
     )
     return Figure("interventions", "Blocking and amplifying heads", caption, draw, (11.0, 3.2 * len(params.directions)))
 
@@ -139,7 +195,10 @@ def _figure(rows: Rows, params: Intervention.Params) -> Figure:
 def _line(ax: Axes, found: Rows, key: str, choice: str, look: dict[str, Any]) -> None:
     """The mean over prompts by ``key``, and the range over draws."""
     at = sorted({r[key] for r in found})
-    by_draw = [[np.mean([r["value"] for r in found if r[key] == x and r["draw"] == draw]) for x in at] for draw in sorted({r["draw"] for r in found})]
+    by_draw = [
+        [np.mean([r["value"] for r in found if r[key] == x and r["draw"] == draw]) for x in at]
+        for draw in sorted({r["draw"] for r in found})
+    ]
     if at:
         ax.plot(at, np.mean(by_draw, 0), marker="o", markersize=4, label=f"{choice} heads", **look)
         ax.fill_between(at, np.min(by_draw, 0), np.max(by_draw, 0), color=look["color"], alpha=0.15, linewidth=0)

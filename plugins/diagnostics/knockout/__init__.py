@@ -4,11 +4,11 @@
     P~    = P restricted to E_C and E_X and renormalised, at the last prompt token, before and after
     I     = sign(P~'(E_C) - P~(E_C)) * KL(P~ || P~')                                                       (4)
 
-The window's size is lost in our copy of the paper (9 in the work it follows); the direction of the KL and whether the sign is
-taken on P~ are reconstructed (SPEC section 5).
+The window's size is lost in our copy of the paper (9 in the work it follows); the direction of the KL and whether the
+sign is taken on P~ are reconstructed (SPEC section 5).
 
-Cost beside one prefill: a pathway changes nothing before its first target token, so only the prompt's end from there on is run
-again, all layers and pathways as branches over one cache (``factory.diagnose.branch``), under SDPA.
+Cost beside one prefill: a pathway changes nothing before its first target token, so only the prompt's end from there on
+is run again, all layers and pathways as branches over one cache (``factory.diagnose.branch``), under SDPA.
 """
 
 from __future__ import annotations
@@ -37,24 +37,32 @@ from factory.run.evaluate import Bench
 from .summary import summarise
 
 PATHWAYS = (
-    "compliant->instruction", "competing->instruction", "compliant->format", "compliant->generated", "competing->generated",
-    "cues->generated", "instruction->generated", "image->context",
-)  # fmt: skip
+    "compliant->instruction",
+    "competing->instruction",
+    "compliant->format",
+    "compliant->generated",
+    "competing->generated",
+    "cues->generated",
+    "instruction->generated",
+    "image->context",
+)
 
 
 @register("diagnostic", "knockout")
 class Knockout(Instructing):
     """Effect of cutting attention between token roles, by layer (Instruction Anchor, eq. 3 and 4).
 
-    Rows: ``nssd``, and ``leads`` (1 where E_C still has more mass than E_X), for every pathway and centre layer; ``mass`` is P~(E_C) uncut.
+    Rows: ``nssd``, and ``leads`` (1 where E_C still has more mass than E_X), for every pathway and centre layer;
+    ``mass`` is P~(E_C) uncut.
     """
 
     class Params(InstructedParams):
-        """``pathways`` are SOURCE->TARGET of image, context, cues (both), compliant and competing (the contexts, by instruction),
-        question, format, instruction, generated (the last prompt token, where the answer begins), template.
+        """``pathways`` are SOURCE->TARGET of image, context, cues (both), compliant and competing (the contexts, by
+        instruction), question, format, instruction, generated (the last prompt token, where the answer begins),
+        template.
 
-        ``window``: layers cut at once, centred at each layer. ``kl``: KL(before || after) or the reverse. ``share`` of the samples
-        is measured. ``tokens``: most tokens of one pass over a prompt's cache (null: the prompt's length).
+        ``window``: layers cut at once, centred at each layer. ``kl``: KL(before || after) or the reverse. ``share`` of
+        the samples is measured. ``tokens``: most tokens of one pass over a prompt's cache (null: the prompt's length).
         """
 
         pathways: Annotated[tuple[Pathway, ...], Field(min_length=1)] = PATHWAYS
@@ -68,18 +76,32 @@ class Knockout(Instructing):
 
     def on_samples(self, bench: Bench, samples: Sequence[ConflictSample]) -> list[dict[str, Any]]:
         p, taken = self.params, set(self.chosen([s.id for s in samples]))
-        items, rows = instructed(bench, [s for s in samples if s.id in taken], p, Dictionary(bench.view.tokenizer, p.dictionary))
+        items, rows = instructed(
+            bench, [s for s in samples if s.id in taken], p, Dictionary(bench.view.tokenizer, p.dictionary)
+        )
         if not items:
             return rows
         asked = ask(bench, items)
         found = self.cut(bench.view, asked)
         for i in range(len(items)):
             named = asked.facts(i)
-            rows.append({**named, "metric": "mass", "pathway": None, "layer": None, "head": None, "value": float(found.mass[i])})
+            rows.append(
+                {**named, "metric": "mass", "pathway": None, "layer": None, "head": None, "value": float(found.mass[i])}
+            )
             for pathway, (I, leads) in found.by_pathway.items():
                 if bool(found.there[pathway][i]):
                     for metric, values in (("nssd", I[i].tolist()), ("leads", leads[i].tolist())):
-                        rows += [{**named, "metric": metric, "pathway": pathway, "layer": layer, "head": None, "value": float(v)} for layer, v in enumerate(values)]
+                        rows += [
+                            {
+                                **named,
+                                "metric": metric,
+                                "pathway": pathway,
+                                "layer": layer,
+                                "head": None,
+                                "value": float(v),
+                            }
+                            for layer, v in enumerate(values)
+                        ]
         return rows
 
     def cut(self, view: ModelView, asked: Asked) -> Effects:
@@ -92,7 +114,9 @@ class Knockout(Instructing):
 
 
 class Effects:
-    """What cutting did: ``mass`` [B] uncut, and by pathway NSSD and whether E_C leads [B, layers], and who has such edges [B]."""
+    """What cutting did: ``mass`` [B] uncut, and by pathway NSSD and whether E_C leads [B, layers], and who has such
+    edges [B].
+    """
 
     def __init__(self, mass: Tensor) -> None:
         self.mass = mass
@@ -101,7 +125,14 @@ class Effects:
 
 
 @torch.no_grad()
-def effects(view: ModelView, asked: Asked, pathways: Sequence[str], window: int, kl: KL = "before_after", tokens: int | None = None) -> Effects:
+def effects(
+    view: ModelView,
+    asked: Asked,
+    pathways: Sequence[str],
+    window: int,
+    kl: KL = "before_after",
+    tokens: int | None = None,
+) -> Effects:
     """Cut every pathway around every layer. Pathways with one target share the passes over its tail."""
     stem, roles = asked.stem, asked.sets
     last = last_index(stem.batch.attention_mask)
@@ -114,11 +145,15 @@ def effects(view: ModelView, asked: Asked, pathways: Sequence[str], window: int,
     for target in dict.fromkeys(p.split("->")[1] for p in pathways):
         sources = [p.split("->")[0] for p in pathways if p.endswith(f"->{target}")]
         columns = torch.arange(roles[target].shape[1], device=last.device)
-        tail = tail_of(view, stem, first_target(stem.batch.roles, stem.batch.attention_mask, [target], asked.directions))
+        tail = tail_of(
+            view, stem, first_target(stem.batch.roles, stem.batch.attention_mask, [target], asked.directions)
+        )
         cuts = Cuts(
-            roles[target].expand(len(sources), -1, -1), torch.stack([roles[s] for s in sources]),
-            torch.arange(len(sources), device=last.device).repeat_interleave(view.depth), active.repeat(1, len(sources)),
-        )  # fmt: skip
+            roles[target].expand(len(sources), -1, -1),
+            torch.stack([roles[s] for s in sources]),
+            torch.arange(len(sources), device=last.device).repeat_interleave(view.depth),
+            active.repeat(1, len(sources)),
+        )
         hidden = branch(view, stem, tail, cuts, tokens)[rows, :, tail.mask.sum(-1) - 1]
         after = restricted_logits(view, hidden, asked.comply, asked.compete)
         I = nssd(before, after, complies[:, None], kl).view(len(last), len(sources), view.depth)

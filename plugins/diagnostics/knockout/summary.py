@@ -1,4 +1,6 @@
-"""What a knockout run says: figure 2 of Instruction Anchor, its finding on instruction tokens, and the controls against position."""
+"""What a knockout run says: figure 2 of Instruction Anchor, its finding on instruction tokens, and the controls against
+position.
+"""
 
 from __future__ import annotations
 
@@ -21,25 +23,52 @@ PRONOUNCED = -0.1  # nats: what it takes to go from 0.9 to 0.7 of the mass; ours
 MARGINAL = 0.5  # and a weak pathway does less than this part of what a strong one does
 LINES = {"instruction": "-", "generated": "--"}
 CLAIMS = (  # part of a claim, directions, what is said, the strong pathway and the weak one
-    ("anchor 1/relay", ("vision", "text"), "instruction tokens, not the last token, take up the followed modality", "compliant->instruction", "compliant->generated"),
+    (
+        "anchor 1/relay",
+        ("vision", "text"),
+        "instruction tokens, not the last token, take up the followed modality",
+        "compliant->instruction",
+        "compliant->generated",
+    ),
     ("anchor 1/context", ("vision",), "nor do text tokens at large", "compliant->instruction", "image->context"),
-    ("anchor 1/position", ("vision", "text"), "this is no matter of position: the format constraint does not", "compliant->instruction", "compliant->format"),
-    (None, ("vision", "text"), "the last token gets the decision from the instruction, not from the modalities", "instruction->generated", "cues->generated"),
+    (
+        "anchor 1/position",
+        ("vision", "text"),
+        "this is no matter of position: the format constraint does not",
+        "compliant->instruction",
+        "compliant->format",
+    ),
+    (
+        None,
+        ("vision", "text"),
+        "the last token gets the decision from the instruction, not from the modalities",
+        "instruction->generated",
+        "cues->generated",
+    ),
 )
 
 
 def summarise(rows: Rows, params: Knockout.Params) -> Summary:
     followed = matching(rows, outcome="follow")
     directions = [d for d in params.directions if matching(followed, direction=d)]
-    findings = [f for part, ways, *claim in CLAIMS for d in directions if d in ways and (f := _compared(followed, d, part, *claim)) is not None]
+    findings = [
+        f
+        for part, ways, *claim in CLAIMS
+        for d in directions
+        if d in ways and (f := _compared(followed, d, part, *claim)) is not None
+    ]
     findings.append(left_out(rows))
-    title = f"Attention knockout (window {params.window}, {params.style}, {params.layout}, system prompt {params.system})"
-    return Summary(title, tuple(findings), (_table(followed, params, directions),), tuple(_figures(followed, params, directions)))
+    title = (
+        f"Attention knockout (window {params.window}, {params.style}, {params.layout}, system prompt {params.system})"
+    )
+    return Summary(
+        title, tuple(findings), (_table(followed, params, directions),), tuple(_figures(followed, params, directions))
+    )
 
 
 def _compared(rows: Rows, direction: str, part: str | None, claim: str, strong: str, weak: str) -> Finding | None:
-    """Whether cutting ``strong`` moves the decision away from the instruction, and cutting ``weak`` does little beside that; each at its
-    most harmful layer, chosen on the other samples, and paired by sample."""
+    """Whether cutting ``strong`` moves the decision away from the instruction, and cutting ``weak`` does little beside
+    that; each at its most harmful layer, chosen on the other samples, and paired by sample."""
     pair = [profile(rows, metric="nssd", direction=direction, pathway=p) for p in (strong, weak)]
     if not all(p.n for p in pair):
         return None
@@ -51,8 +80,21 @@ def _compared(rows: Rows, direction: str, part: str | None, claim: str, strong: 
         f"{direction}: {claim}: NSSD {of_strong} of cutting {strong} against {of_weak} of cutting {weak} "
         f"(needs {PRONOUNCED} or less, and the other below {MARGINAL:g} of it; n={of_strong.n})"
     )
-    values = {"direction": direction, "strong": strong, "weak": weak, **of_strong.facts("nssd_strong"), **of_weak.facts("nssd_weak"), "n": of_strong.n}
-    return Finding(text, of_strong.mean <= PRONOUNCED and all(e.interval[0] > 0 for e in beyond), values, max(e.p for e in beyond), part)
+    values = {
+        "direction": direction,
+        "strong": strong,
+        "weak": weak,
+        **of_strong.facts("nssd_strong"),
+        **of_weak.facts("nssd_weak"),
+        "n": of_strong.n,
+    }
+    return Finding(
+        text,
+        of_strong.mean <= PRONOUNCED and all(e.interval[0] > 0 for e in beyond),
+        values,
+        max(e.p for e in beyond),
+        part,
+    )
 
 
 def _table(rows: Rows, params: Knockout.Params, directions: Sequence[str]) -> Table:
@@ -63,9 +105,16 @@ def _table(rows: Rows, params: Knockout.Params, directions: Sequence[str]) -> Ta
             if effect.n:
                 at = int(np.argmin(effect.mean))
                 there = estimate(effect.values[:, at], effect.keys)
-                out.append((direction, pathway, effect.n, at, there.mean, *there.interval, float(leads.values[:, at].mean())))
+                out.append(
+                    (direction, pathway, effect.n, at, there.mean, *there.interval, float(leads.values[:, at].mean()))
+                )
     columns = ("direction", "pathway", "n", "most harmful layer", "NSSD there", "low", "high", "share that still leads")
-    return Table("knockout_pathways", "Pathways on prompts that follow, at the layer where cutting harms most", columns, tuple(out))
+    return Table(
+        "knockout_pathways",
+        "Pathways on prompts that follow, at the layer where cutting harms most",
+        columns,
+        tuple(out),
+    )
 
 
 def _figures(rows: Rows, params: Knockout.Params, directions: Sequence[str]) -> list[Figure]:
@@ -83,5 +132,8 @@ def _figures(rows: Rows, params: Knockout.Params, directions: Sequence[str]) -> 
         figure.axes[0].set_ylabel("NSSD")
 
     n = len({(r["sample"], r["form"], r["direction"]) for r in rows})
-    caption = f"NSSD (eq. 4) of cutting a pathway in a window of {params.window} layers around each layer; mean and standard deviation over {n} prompts that follow (paper, figures 2 and 3a)."
+    caption = (
+        f"NSSD (eq. 4) of cutting a pathway in a window of {params.window} layers around each layer; mean and standard"
+        f" deviation over {n} prompts that follow (paper, figures 2 and 3a)."
+    )
     return [Figure("knockout", "Pathways by layer", caption, draw, (11.0, 4.2))]

@@ -1,13 +1,16 @@
-"""LMAR, layer-wise modality attention ratio (LLaVA Steering, section 3; SPEC 6): is a picture's token looked at as much as a word?
+"""LMAR, layer-wise modality attention ratio (LLaVA Steering, section 3; SPEC 6): is a picture's token looked at as much
+as a word?
 
     LMAR_l = 1/N sum_i  alpha_l,i^image / alpha_l,i^text                                  (equation 2)
 
-alpha are mean attention scores per token, over heads and over the queries that write the answer. Only those queries' rows of the
-attention are computed, softmax(q Kᵀ) beside the model's own kernel as the prompt runs, and no T x T map is made.
+alpha are mean attention scores per token, over heads and over the queries that write the answer. Only those queries'
+rows of the attention are computed, softmax(q Kᵀ) beside the model's own kernel as the prompt runs, and no T x T map is
+made.
 
-The paper leaves open what counts as text. ``text: others`` takes every other token of the prompt (its figure 1), the beginning-of-text
-token, on which attention rests when it has nothing to look at, among them; ``words`` takes what the prompt says. Both are ours.
-A mean of ratios follows the few samples that hardly look at text; beside it stands the ratio of the means, ours too.
+The paper leaves open what counts as text. ``text: others`` takes every other token of the prompt (its figure 1), the
+beginning-of-text token, on which attention rests when it has nothing to look at, among them; ``words`` takes what the
+prompt says. Both are ours. A mean of ratios follows the few samples that hardly look at text; beside it stands the
+ratio of the means, ours too.
 """
 
 from __future__ import annotations
@@ -35,8 +38,8 @@ OTHERS = (*WORDS, Role.TEMPLATE, Role.ANSWER)
 
 
 class LmarParams(Params):
-    """``tokens``: how many tokens of the model's own greedy answer look (1: the one that writes the first); with more than one there is
-    also a map of every layer, answer token by answer token (figure 8).
+    """``tokens``: how many tokens of the model's own greedy answer look (1: the one that writes the first); with more
+    than one there is also a map of every layer, answer token by answer token (figure 8).
 
     ``bins``: into how many stretches, in reading order, the image's tokens and the text's are put for heat maps.
     """
@@ -47,9 +50,11 @@ class LmarParams(Params):
 
 
 class Looks:
-    """Adds up, over steps, the mean attention over heads that one query of each row pays to ``groups`` of columns [G, R, T].
+    """Adds up, over steps, the mean attention over heads that one query of each row pays to ``groups`` of columns [G,
+    R, T].
 
-    ``at`` says which query of the coming step looks, in each row. ``seen`` [layers, G, R], one a step; ``looked`` [R], how many steps each row looked.
+    ``at`` says which query of the coming step looks, in each row. ``seen`` [layers, G, R], one a step; ``looked`` [R],
+    how many steps each row looked.
     """
 
     def __init__(self, groups: Tensor, depth: int) -> None:
@@ -59,14 +64,18 @@ class Looks:
         self.looking = torch.ones_like(self.looked)
 
     def at(self, rows: Tensor, looking: Tensor | None = None) -> Looks:
-        """Column ``rows`` [R] of the step's queries looks; ``looking`` [R] is 0 for rows whose answer has ended, else 1."""
+        """Column ``rows`` [R] of the step's queries looks; ``looking`` [R] is 0 for rows whose answer has ended, else
+        1.
+        """
         self.rows = rows
         self.looking = self.looking if looking is None else looking
         self.looked = self.looked + self.looking
         self.seen.append(self.groups.new_zeros(self.depth, *self.groups.shape[:2]))
         return self
 
-    def __call__(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float, **options: Any) -> tuple[Tensor, None]:
+    def __call__(
+        self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float, **options: Any
+    ) -> tuple[Tensor, None]:
         R, H, _, d = q.shape
         at = self.rows.to(q.device)[:, None, None, None]
         one = q.gather(2, at.expand(R, H, 1, d)).reshape(R, k.shape[1], -1, d)
@@ -93,7 +102,9 @@ class Lmar(Diagnostic):
             self._answer(view, prefix, at_last(hidden, batch.attention_mask), looks)
         return self._rows(looks, keys)
 
-    def on_prefix(self, view: ModelView, prefix: Prefix, query: Query, keys: Sequence[str], hidden: Tensor | None = None) -> list[Row]:
+    def on_prefix(
+        self, view: ModelView, prefix: Prefix, query: Query, keys: Sequence[str], hidden: Tensor | None = None
+    ) -> list[Row]:
         looks = self._looks(view, torch.cat([prefix.roles, query.roles], -1))
         with torch.no_grad(), attention(view, looks.at(last_index(query.mask))):
             hidden, prefix = extend(view, prefix.fork(), *query)
@@ -101,7 +112,9 @@ class Lmar(Diagnostic):
         return self._rows(looks, keys)
 
     def _answer(self, view: ModelView, prefix: Prefix, hidden: Tensor, looks: Looks) -> None:
-        """Let the following tokens of the greedy answer look as well; ``hidden`` [R, d] is the state that writes the first."""
+        """Let the following tokens of the greedy answer look as well; ``hidden`` [R, d] is the state that writes the
+        first.
+        """
         for _ in range(self.params.tokens - 1):
             token = view.logits(hidden).argmax(-1)
             one = torch.ones_like(token)[:, None]
@@ -111,7 +124,10 @@ class Lmar(Diagnostic):
 
     def _looks(self, view: ModelView, roles: Tensor) -> Looks:
         image = roles == Role.IMAGE
-        text = torch.isin(roles, torch.tensor([int(r) for r in (WORDS if self.params.text == "words" else OTHERS)], device=roles.device))
+        text = torch.isin(
+            roles,
+            torch.tensor([int(r) for r in (WORDS if self.params.text == "words" else OTHERS)], device=roles.device),
+        )
         return Looks(torch.stack([image, text, *self._binned(image), *self._binned(text)]).float(), view.depth)
 
     def _rows(self, looks: Looks, keys: Sequence[str]) -> list[Row]:
@@ -119,7 +135,11 @@ class Lmar(Diagnostic):
         stretches = [f"{modality}_{j}" for modality in ("image", "text") for j in range(bins)]
         sums = torch.stack(looks.seen).sum(0) / looks.looked
         per_token = self._per_token(sums, counts)
-        values = {"lmar": per_token[:, 0] / per_token[:, 1], "alpha_image": per_token[:, 0], "alpha_text": per_token[:, 1]}
+        values = {
+            "lmar": per_token[:, 0] / per_token[:, 1],
+            "alpha_image": per_token[:, 0],
+            "alpha_text": per_token[:, 1],
+        }
         values |= {"attention_image": sums[:, 0], "attention_text": sums[:, 1]}
         values |= {f"attention_{name}": per_token[:, 2 + j] for j, name in enumerate(stretches[:bins])}
         for step, seen in enumerate(looks.seen if self.params.tokens > 1 else ()):

@@ -1,4 +1,6 @@
-"""LMAR's tables and figures: one model (figures 1 and 8 of the MoReS paper), and several side by side (figures 1 and 2)."""
+"""LMAR's tables and figures: one model (figures 1 and 8 of the MoReS paper), and several side by side (figures 1 and
+2).
+"""
 
 from __future__ import annotations
 
@@ -32,23 +34,49 @@ def summary_of(rows: Rows, bins: int, tokens: int) -> Summary | None:
     pooled = {layer: means["alpha_image"][layer] / means["alpha_text"][layer] for layer in lmar}
     above = [layer for layer, value in pooled.items() if value >= 1]
     finding = Finding(
-        f"an image token gets {median(pooled.values()):.2f} times the attention of a text token in the median layer ({n} samples), "
-        f"and as much or more in {len(above)} of {len(lmar)} layers; LMAR, the mean of the samples' ratios, is {median(lmar.values()):.2f} there",
-        values={"median_ratio_of_means": median(pooled.values()), "median_lmar": median(lmar.values()), "layers_above_one": len(above), "layers": len(lmar), "samples": n},
+        f"an image token gets {median(pooled.values()):.2f} times the attention of a text token in the median layer"
+        f" ({n} samples), and as much or more in {len(above)} of {len(lmar)} layers; LMAR, the mean of the samples'"
+        f" ratios, is {median(lmar.values()):.2f} there",
+        values={
+            "median_ratio_of_means": median(pooled.values()),
+            "median_lmar": median(lmar.values()),
+            "layers_above_one": len(above),
+            "layers": len(lmar),
+            "samples": n,
+        },
     )
     columns = ("layer", "LMAR", "ratio of means", "attention to the image", "attention to text")
     lines = tuple((i, lmar[i], pooled[i], means["attention_image"][i], means["attention_text"][i]) for i in lmar)
     caption = f"attention per image token over that per text token, {n} samples; 1 is balance"
     figures = [
-        Figure("lmar", "LMAR by layer", caption, lambda f: _lines(f, {"LMAR (mean of ratios)": lmar, "ratio of means": pooled})),
-        Figure("lmar_shares", "What the answer looks at, by layer", f"mean share of attention on the prompt's image tokens and on its text, {n} samples (figure 1 of the paper); what lacks to 1 is on neither",
-               lambda f: _shares(f, {"": means})),
-        Figure("lmar_map", "Where the image is looked at", f"attention per image token by layer and place in reading order, {n} samples",
-               lambda f: _maps(f, {"": _by_stretch(means, bins)})),
-    ]  # fmt: skip
+        Figure(
+            "lmar",
+            "LMAR by layer",
+            caption,
+            lambda f: _lines(f, {"LMAR (mean of ratios)": lmar, "ratio of means": pooled}),
+        ),
+        Figure(
+            "lmar_shares",
+            "What the answer looks at, by layer",
+            f"mean share of attention on the prompt's image tokens and on its text, {n} samples (figure 1 of the"
+            " paper); what lacks to 1 is on neither",
+            lambda f: _shares(f, {"": means}),
+        ),
+        Figure(
+            "lmar_map",
+            "Where the image is looked at",
+            f"attention per image token by layer and place in reading order, {n} samples",
+            lambda f: _maps(f, {"": _by_stretch(means, bins)}),
+        ),
+    ]
     if tokens > 1:
         figures.append(_steps_figure(means, list(lmar), bins, tokens, n))
-    return Summary("Layer-wise modality attention ratio", (finding,), (Table("lmar", "Attention by layer", columns, lines),), tuple(figures))
+    return Summary(
+        "Layer-wise modality attention ratio",
+        (finding,),
+        (Table("lmar", "Attention by layer", columns, lines),),
+        tuple(figures),
+    )
 
 
 def beside_of(found: Mapping[str, Rows], trained: Mapping[str, int], bins: int) -> Summary | None:
@@ -69,21 +97,59 @@ def beside_of(found: Mapping[str, Rows], trained: Mapping[str, int], bins: int) 
         values=level,
     )
     layers = tuple((layer, *(m["lmar"][layer] for m in means.values())) for layer in range(depth))
-    whole = tuple((name, trained.get(name), level[name], pooled[name], fmean(means[name]["lmar"].values()), share[name]) for name in means)
+    whole = tuple(
+        (name, trained.get(name), level[name], pooled[name], fmean(means[name]["lmar"].values()), share[name])
+        for name in means
+    )
     size = (max(6.0, 2.5 * min(4, len(means))), 2.6 * ceil(len(means) / 4) + 0.6)
     figures = [
-        Figure("lmar", "LMAR by layer", f"attention per image token over that per text token, {n} samples; 1 is balance (figure 2 of the paper)",
-               lambda f: _lines(f, {name: m["lmar"] for name, m in means.items()})),
-        Figure("lmar_shares", "What the answer looks at, by layer",
-               f"mean share of attention on the prompt's image tokens and on its text, {n} samples (figure 1, left); what lacks to 1 is on neither", lambda f: _shares(f, means), size),
-        Figure("lmar_maps", "Where the image is looked at", f"attention per image token by layer and place in reading order, {n} samples; one colour scale",
-               lambda f: _maps(f, {name: _by_stretch(m, bins) for name, m in means.items()}), size),
-    ]  # fmt: skip
+        Figure(
+            "lmar",
+            "LMAR by layer",
+            f"attention per image token over that per text token, {n} samples; 1 is balance (figure 2 of the paper)",
+            lambda f: _lines(f, {name: m["lmar"] for name, m in means.items()}),
+        ),
+        Figure(
+            "lmar_shares",
+            "What the answer looks at, by layer",
+            f"mean share of attention on the prompt's image tokens and on its text, {n} samples (figure 1, left); what"
+            " lacks to 1 is on neither",
+            lambda f: _shares(f, means),
+            size,
+        ),
+        Figure(
+            "lmar_maps",
+            "Where the image is looked at",
+            f"attention per image token by layer and place in reading order, {n} samples; one colour scale",
+            lambda f: _maps(f, {name: _by_stretch(m, bins) for name, m in means.items()}),
+            size,
+        ),
+    ]
     if any(trained.values()):
-        figures.insert(2, Figure("lmar_parameters", "Attention to the image against trained parameters", f"mean over layers and {n} samples (figure 1, right)",
-                                 lambda f: _against(f, share, trained), (7.5, 4.2)))  # fmt: skip
+        figures.insert(
+            2,
+            Figure(
+                "lmar_parameters",
+                "Attention to the image against trained parameters",
+                f"mean over layers and {n} samples (figure 1, right)",
+                lambda f: _against(f, share, trained),
+                (7.5, 4.2),
+            ),
+        )
     tables = (
-        Table("lmar", "LMAR over all layers", ("model", "trained parameters", "median layer", "ratio of means, median layer", "mean of layers", "attention to the image"), whole),
+        Table(
+            "lmar",
+            "LMAR over all layers",
+            (
+                "model",
+                "trained parameters",
+                "median layer",
+                "ratio of means, median layer",
+                "mean of layers",
+                "attention to the image",
+            ),
+            whole,
+        ),
         Table("lmar_layers", "LMAR by layer", ("layer", *means), layers),
     )
     return Summary("Layer-wise modality attention ratio", (finding,), tables, tuple(figures))
@@ -91,7 +157,9 @@ def beside_of(found: Mapping[str, Rows], trained: Mapping[str, int], bins: int) 
 
 def _both(rows: Rows) -> list[Mapping[str, Any]]:
     """The rows of samples that have both modalities."""
-    lacking = {row["sample"] for row in rows if row["metric"] == "lmar" and (row["value"] is None or isnan(row["value"]))}
+    lacking = {
+        row["sample"] for row in rows if row["metric"] == "lmar" and (row["value"] is None or isnan(row["value"]))
+    }
     return [row for row in rows if row["sample"] not in lacking]
 
 
@@ -99,9 +167,13 @@ def _means(rows: Rows) -> dict[str, dict[int, float]]:
     """Mean of each metric over samples, by layer."""
     values: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        if row["value"] is not None and not isnan(row["value"]):  # a stretch is empty where a modality has fewer tokens than stretches
+        if row["value"] is not None and not isnan(
+            row["value"]
+        ):  # a stretch is empty where a modality has fewer tokens than stretches
             values[row["metric"]][row["layer"]].append(row["value"])
-    return defaultdict(dict, {metric: {layer: fmean(by[layer]) for layer in sorted(by)} for metric, by in values.items()})
+    return defaultdict(
+        dict, {metric: {layer: fmean(by[layer]) for layer in sorted(by)} for metric, by in values.items()}
+    )
 
 
 def _by_stretch(means: Means, bins: int) -> list[list[float]]:
@@ -133,7 +205,14 @@ def _panels(figure: matplotlib.figure.Figure, names: Sequence[str], columns: int
 def _shares(figure: matplotlib.figure.Figure, models: Mapping[str, Means]) -> None:
     for axes, means in zip(_panels(figure, list(models)), models.values(), strict=True):
         layers, image, text = list(means["lmar"]), means["attention_image"], means["attention_text"]
-        axes.stackplot(layers, [image[i] for i in layers], [text[i] for i in layers], colors=[IMAGE, TEXT], labels=["image", "text"], alpha=0.85)
+        axes.stackplot(
+            layers,
+            [image[i] for i in layers],
+            [text[i] for i in layers],
+            colors=[IMAGE, TEXT],
+            labels=["image", "text"],
+            alpha=0.85,
+        )
         axes.set(ylim=(0, 1), xlim=(layers[0], layers[-1]))
     figure.supxlabel("layer")
     figure.supylabel("share of attention")
@@ -155,7 +234,9 @@ def _against(figure: matplotlib.figure.Figure, share: Mapping[str, float], train
     axes = figure.subplots()
     for i, (name, value) in enumerate(share.items()):
         if trained.get(name):
-            axes.plot([trained[name]], [value], marker=MARKERS[i % len(MARKERS)], linestyle="", color=f"C{i % 10}", label=name)
+            axes.plot(
+                [trained[name]], [value], marker=MARKERS[i % len(MARKERS)], linestyle="", color=f"C{i % 10}", label=name
+            )
         else:
             axes.axhline(value, linestyle=":", linewidth=1.2, color=f"C{i % 10}", label=f"{name} (none)")
     axes.set(xscale="log", xlabel="trained parameters", ylabel="attention to the image")
@@ -165,11 +246,24 @@ def _against(figure: matplotlib.figure.Figure, share: Mapping[str, float], train
 def _steps_figure(means: Means, layers: Sequence[int], bins: int, tokens: int, n: int) -> Figure:
     """Figure 8: a map of every layer as the answer is written."""
     names = [f"{modality}_{j}" for modality in ("image", "text") for j in range(bins)]
-    written = [step for step in range(tokens) if any(means[f"step_{step}_{name}"] for name in names)]  # all answers may be shorter
-    grids = {layer: [[means[f"step_{step}_{name}"].get(layer, nan) for name in names] for step in written] for layer in layers}
-    caption = (f"attention per token of the answer's first {len(written)} tokens, {n} samples: the image's tokens in {bins} stretches (left of the line), then the "
-               "text's (figure 8 of the paper); every layer has its own colour scale")  # fmt: skip
-    return Figure("lmar_steps", "Attention maps by layer as the answer is written", caption, lambda f: _steps(f, grids, bins), (12.0, 2.0 * ceil(len(layers) / 4) + 0.8))
+    written = [
+        step for step in range(tokens) if any(means[f"step_{step}_{name}"] for name in names)
+    ]  # all answers may be shorter
+    grids = {
+        layer: [[means[f"step_{step}_{name}"].get(layer, nan) for name in names] for step in written]
+        for layer in layers
+    }
+    caption = (
+        f"attention per token of the answer's first {len(written)} tokens, {n} samples: the image's tokens in {bins}"
+        " stretches (left of the line), then the text's (figure 8 of the paper); every layer has its own colour scale"
+    )
+    return Figure(
+        "lmar_steps",
+        "Attention maps by layer as the answer is written",
+        caption,
+        lambda f: _steps(f, grids, bins),
+        (12.0, 2.0 * ceil(len(layers) / 4) + 0.8),
+    )
 
 
 def _steps(figure: matplotlib.figure.Figure, grids: Mapping[int, list[list[float]]], bins: int) -> None:

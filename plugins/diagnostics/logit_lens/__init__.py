@@ -4,8 +4,8 @@
     f_S(h^l) = mean of z_S^l(t) over I_k, the k instruction tokens with the largest z_S   (5)
     LDAR_l   = mean over samples of 1[sign(f_C - f_X) agrees with the final answer]       (6)
 
-The paper's k is lost in our copy; app. E.1 finds that it matters little. Maximum or mean over the forms is an option (app. E.1).
-Only instruction tokens and the last one are read, and only at the dictionary's columns.
+The paper's k is lost in our copy; app. E.1 finds that it matters little. Maximum or mean over the forms is an option
+(app. E.1). Only instruction tokens and the last one are read, and only at the dictionary's columns.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ from .summary import summarise
 
 @register("diagnostic", "logit_lens")
 class LogitLens(Reading):
-    """Logit-lens belief at instruction tokens by layer, and its agreement with the answer (LDAR; Instruction Anchor, eq. 5 and 6).
+    """Logit-lens belief at instruction tokens by layer, and its agreement with the answer (LDAR; Instruction Anchor,
+    eq. 5 and 6).
 
-    Rows by layer: ``f_comply``, ``f_compete``, and ``synchronised`` (1 where instruction tokens and the last token lean the same way).
+    Rows by layer: ``f_comply``, ``f_compete``, and ``synchronised`` (1 where instruction tokens and the last token lean
+    the same way).
     """
 
     def read(self, view: ModelView, asked: Asked, anchor: Anchor) -> dict[str, Tensor]:
@@ -40,7 +42,9 @@ class LogitLens(Reading):
 
 
 @torch.no_grad()
-def beliefs(view: ModelView, asked: Asked, anchor: Anchor, k: int, pool: Literal["max", "mean"] = "max") -> dict[str, Tensor]:
+def beliefs(
+    view: ModelView, asked: Asked, anchor: Anchor, k: int, pool: Literal["max", "mean"] = "max"
+) -> dict[str, Tensor]:
     """Each metric [layers, B] (eq. 5), after each block."""
     at_instruction = anchor.reader(view, asked, k, pool)
     at_last = Readout(view, torch.ones_like(anchor.mask[:, :1]), asked.comply, asked.compete, 1, pool)

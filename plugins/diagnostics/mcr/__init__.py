@@ -10,11 +10,11 @@ For each modality m in {V, T} with its token range R[m], and for draws i = 1..N:
 Where the paper leaves a choice there is a parameter (SPEC A5-A11, see ``Mcr.Params``). Which prompt is measured
 (SPEC A12: base, with P+ or with P-) is the caller's choice.
 
-Cost beside the prefill. P_x comes from the prefill (from one forward of the query where a caller has no ``hidden``). Each
-(sample, modality, draw) is a row of one forward and backward of the query, 2N rows a sample, and since rows are
-independent the gradient of the summed f holds each row's own. Memory: the noise, N times the slices of the cache, and the
-attention over the cache, [rows, heads, T], live until the backward pass; ``row_chunk`` bounds both. Neither KV_z nor the gradient
-on it is ever built (``perturb``).
+Cost beside the prefill. P_x comes from the prefill (from one forward of the query where a caller has no ``hidden``).
+Each (sample, modality, draw) is a row of one forward and backward of the query, 2N rows a sample, and since rows are
+independent the gradient of the summed f holds each row's own. Memory: the noise, N times the slices of the cache, and
+the attention over the cache, [rows, heads, T], live until the backward pass; ``row_chunk`` bounds both. Neither KV_z
+nor the gradient on it is ever built (``perturb``).
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ class Mcr(Diagnostic):
     class Params(Params):
         """``layers`` and ``kv`` confine both the noise and the gradient; the other options are those of SPEC A5-A11.
 
-        ``k_sigma``: sigma_m in standard deviations of the cache; null takes the zoo card's or the family's (AMPS: Qwen 0.1, LLaVA 1).
-        ``divergence``: f = CE(P_x, P_z) (Algorithm 1), CE(P_z, P_x) (eq. 5-7 as printed) or KL(P_x || P_z).
-        ``grad_scope``: gradient on the perturbed slice R[m] (eq. 7) or on all of KV_prev (Algorithm 1 as printed).
-        ``reduce``: squared norms summed over tokens (eq. 7) or divided by the number of tokens.
-        ``sigma_scope``: standard deviation over R[m] of a layer's K or V; over all its tokens; or over the sample's whole cache
-        (every layer, K and V together). ``sigma_shared``: R[V] and R[T] together, so that both get the same sigma.
-        ``sobolev_factor``: sigma2_half gives each squared gradient its sigma^2/2 of the log-Sobolev bound.
-        ``query_tokens``: f at the last token; its mean from the last question on (R[m] then ends before that question); or its
-        mean over the last token and ``first_k`` - 1 greedily generated ones.
+        ``k_sigma``: sigma_m in standard deviations of the cache; null takes the zoo card's or the family's (AMPS: Qwen
+        0.1, LLaVA 1). ``divergence``: f = CE(P_x, P_z) (Algorithm 1), CE(P_z, P_x) (eq. 5-7 as printed) or KL(P_x ||
+        P_z). ``grad_scope``: gradient on the perturbed slice R[m] (eq. 7) or on all of KV_prev (Algorithm 1 as
+        printed). ``reduce``: squared norms summed over tokens (eq. 7) or divided by the number of tokens.
+        ``sigma_scope``: standard deviation over R[m] of a layer's K or V; over all its tokens; or over the sample's
+        whole cache (every layer, K and V together). ``sigma_shared``: R[V] and R[T] together, so that both get the same
+        sigma. ``sobolev_factor``: sigma2_half gives each squared gradient its sigma^2/2 of the log-Sobolev bound.
+        ``query_tokens``: f at the last token; its mean from the last question on (R[m] then ends before that question);
+        or its mean over the last token and ``first_k`` - 1 greedily generated ones.
         ``text_tokens``: R[T] is context, question and options; the context; or all but the image tokens.
         ``eps``: least divisor f. ``row_chunk``: most rows of one pass, null = all.
         """
@@ -83,9 +83,15 @@ class Mcr(Diagnostic):
         row_chunk: int | None = Field(None, gt=0)
 
     def queried(self, prefix: Prefix, keys: Sequence[str]) -> Tensor:
-        return question_suffix(prefix, keys) if self.params.query_tokens == "question_suffix" else super().queried(prefix, keys)
+        return (
+            question_suffix(prefix, keys)
+            if self.params.query_tokens == "question_suffix"
+            else super().queried(prefix, keys)
+        )
 
-    def on_prefix(self, view: ModelView, prefix: Prefix, query: Query, keys: Sequence[str], hidden: Tensor | None = None) -> list[Row]:
+    def on_prefix(
+        self, view: ModelView, prefix: Prefix, query: Query, keys: Sequence[str], hidden: Tensor | None = None
+    ) -> list[Row]:
         """As in ``Diagnostic``. Raises UserError for a layer that the model lacks, or a query without its question."""
         if not len(keys) == len(set(keys)) == prefix.rows:
             raise ValueError(f"a prefix of {prefix.rows} rows needs as many different keys, not {list(keys)}")
@@ -94,17 +100,29 @@ class Mcr(Diagnostic):
             sums = self._contributions(view, prefix, R, keys, *self._query(view, prefix, query, hidden))
             n = R.sum(-1) if self.params.grad_scope == "slice" else prefix.mask.sum(-1).expand(len(MODALITIES), -1)
             C = {"sum": sums, "mean_per_token": sums / n.clamp_min(1).cpu()}
-        return [row for s, key in enumerate(keys) for row in _report(key, {name: c[:, s].tolist() for name, c in C.items()}, self.params.reduce)]
+        return [
+            row
+            for s, key in enumerate(keys)
+            for row in _report(key, {name: c[:, s].tolist() for name, c in C.items()}, self.params.reduce)
+        ]
 
-    def _query(self, view: ModelView, prefix: Prefix, query: Query, hidden: Tensor | None) -> tuple[Query, Tensor, Tensor]:
+    def _query(
+        self, view: ModelView, prefix: Prefix, query: Query, hidden: Tensor | None
+    ) -> tuple[Query, Tensor, Tensor]:
         """The tokens x, where among them f is taken [S, t], and their hidden states over KV_prev (SPEC A10)."""
         option = self.params.query_tokens
         scored = query.mask.bool()
         if option == "question_suffix":
             if view.family.bidirectional_prompt:
-                raise UserError(f"mcr: query_tokens: question_suffix: {type(view.model).__name__} reads a question together with what is before it; use last")
+                raise UserError(
+                    f"mcr: query_tokens: question_suffix: {type(view.model).__name__} reads a question together with"
+                    " what is before it; use last"
+                )
             if bool((query.roles != Role.QUESTION).all(-1).any()):
-                raise UserError("mcr: query_tokens: question_suffix needs a prefix that ends before the question; use query_tokens: last here")
+                raise UserError(
+                    "mcr: query_tokens: question_suffix needs a prefix that ends before the question; use query_tokens:"
+                    " last here"
+                )
         else:
             scored = torch.arange(scored.shape[1], device=scored.device) == last_index(query.mask)[:, None]
         if hidden is None or option == "first_k_generated":
@@ -112,12 +130,23 @@ class Mcr(Diagnostic):
         if option == "first_k_generated":
             tokens = greedy(view, longer, view.logits(hidden[scored]), self.params.first_k)[:, :-1]
             going = (~torch.isin(tokens, view.eos_ids)).long().cumprod(-1)
-            query = Query(*(torch.cat(pair, -1) for pair in zip(query, (tokens, going, going * int(Role.ANSWER)), strict=True)))
+            query = Query(
+                *(torch.cat(pair, -1) for pair in zip(query, (tokens, going, going * int(Role.ANSWER)), strict=True))
+            )
             scored = torch.cat([scored, going.bool()], -1)
             hidden, _ = extend(view, prefix.fork(), *query)
         return query, scored, hidden
 
-    def _contributions(self, view: ModelView, prefix: Prefix, R: Tensor, keys: Sequence[str], query: Query, scored: Tensor, hidden: Tensor) -> Tensor:
+    def _contributions(
+        self,
+        view: ModelView,
+        prefix: Prefix,
+        R: Tensor,
+        keys: Sequence[str],
+        query: Query,
+        scored: Tensor,
+        hidden: Tensor,
+    ) -> Tensor:
         """C [2, S] (float64, on the CPU), squared norms summed over tokens: lines 2-10 of Algorithm 1."""
         p = self.params
         k = view.k_sigma if p.k_sigma is None else p.k_sigma
@@ -130,7 +159,16 @@ class Mcr(Diagnostic):
         for samples, part in _chunks(prefix.rows, pairs, size):
             here = _samples(prefix, samples)
             rows = Perturbed(
-                here, keys[samples], part, p.draws, R[:, samples], sigma[..., samples], places, weight[:, samples], p.sobolev_factor == "sigma2_half", p.seed
+                here,
+                keys[samples],
+                part,
+                p.draws,
+                R[:, samples],
+                sigma[..., samples],
+                places,
+                weight[:, samples],
+                p.sobolev_factor == "sigma2_half",
+                p.seed,
             )
             x = Query(*(each[samples] for each in query))
             C_mi = self._one_pass(view, rows, x, scored[samples], log_P_x[samples])
@@ -144,7 +182,10 @@ class Mcr(Diagnostic):
             with attention(view, rows.attend):
                 hidden, _ = extend(view, rows.rows(), *query.pick(s))
             if rows.pending:
-                raise UserError(f"mcr: the attention of {type(view.decoder).__name__} cannot be replaced, so its cache cannot be perturbed")
+                raise UserError(
+                    f"mcr: the attention of {type(view.decoder).__name__} cannot be replaced, so its cache cannot be"
+                    " perturbed"
+                )
             row, t = scored[s].nonzero(as_tuple=True)
             each = divergence(self.params.divergence, log_P_x[s[row], t], view.logits(hidden[row, t]).log_softmax(-1))
             f = each.new_zeros(len(s)).index_add(0, row, each) / scored[s].sum(-1)
@@ -165,7 +206,9 @@ def divergence(name: str, log_P_x: Tensor, log_P_z: Tensor) -> Tensor:
         return -(log_P_x.exp() * log_P_z).sum(-1)
     if name == "ce_zx":
         return -(log_P_z.exp() * log_P_x).sum(-1)
-    ratio = log_P_z - log_P_x  # KL = sum P_x (e^ratio - 1 - ratio): no difference of large numbers where P_z is near P_x
+    ratio = (
+        log_P_z - log_P_x
+    )  # KL = sum P_x (e^ratio - 1 - ratio): no difference of large numbers where P_z is near P_x
     return (log_P_x.exp() * (ratio.expm1() - ratio)).sum(-1)
 
 

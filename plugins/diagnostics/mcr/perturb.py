@@ -1,9 +1,9 @@
 """Attention over the perturbed cache KV_z of Algorithm 1, which is never built, and the gradient's norm on it.
 
-With K_z = K + eps, q K_z^T is q K^T plus q eps^T on R[m], so a sample's rows share its K and V and own only their noise.
-The gradient on a token's key is an outer product, dL/dK_z[t] = sum_a dS[a, t] q[a] over the queries a of a key's group,
-so ||dL/dK_z[t]||^2 = sum_ab dS[a, t] (q q^T)[a, b] dS[b, t]; likewise for V_z with the attention P and the gradient on its
-output. Neither gradient is built either.
+With K_z = K + eps, q K_z^T is q K^T plus q eps^T on R[m], so a sample's rows share its K and V and own only their
+noise. The gradient on a token's key is an outer product, dL/dK_z[t] = sum_a dS[a, t] q[a] over the queries a of a key's
+group, so ||dL/dK_z[t]||^2 = sum_ab dS[a, t] (q q^T)[a, b] dS[b, t]; likewise for V_z with the attention P and the
+gradient on its output. Neither gradient is built either.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ K_OR_V = ("K", "V")
 
 
 class Slice(NamedTuple):
-    """One modality's part of the rows: which rows of a sample, each sample's tokens, and their columns [S, n] (0 past the last)."""
+    """One modality's part of the rows: which rows of a sample, each sample's tokens, and their columns [S, n] (0 past
+    the last).
+    """
 
     m: int
     rows: slice
@@ -36,18 +38,31 @@ class Perturbed:
     """The rows of one pass: each sample of ``prefix`` (S) with each (modality, draw) of ``pairs`` (r), in order.
 
     ``R`` [2, S, T] are the token ranges, ``sigma`` [layers, 2, 2, S] the noise's standard deviations, ``places`` the
-    (layer, 0 for K or 1 for V) that are perturbed, ``weight`` [2, S, T] what a squared gradient counts. After the backward
-    pass ``norms`` [S, r] holds the squared gradient norms.
+    (layer, 0 for K or 1 for V) that are perturbed, ``weight`` [2, S, T] what a squared gradient counts. After the
+    backward pass ``norms`` [S, r] holds the squared gradient norms.
     """
 
     def __init__(
-        self, prefix: Prefix, keys: Sequence[str], pairs: Sequence[tuple[int, int]], draws: int, R: Tensor, sigma: Tensor,
-        places: set[tuple[int, int]], weight: Tensor, sobolev: bool, seed: int,
-    ) -> None:  # fmt: skip
+        self,
+        prefix: Prefix,
+        keys: Sequence[str],
+        pairs: Sequence[tuple[int, int]],
+        draws: int,
+        R: Tensor,
+        sigma: Tensor,
+        places: set[tuple[int, int]],
+        weight: Tensor,
+        sobolev: bool,
+        seed: int,
+    ) -> None:
         self.keys, self.pairs, self.draws, self.R, self.sigma, self.seed = keys, pairs, draws, R, sigma.tolist(), seed
         self.places, self.sobolev = places, sobolev
         self.past = [(_plain(layer.keys), _plain(layer.values)) for layer in prefix.cache.layers]
-        self.prefix, self.pending, self.generators = prefix, set(range(len(self.past))), {x.device: torch.Generator(x.device) for layer in self.past for x in layer}
+        self.prefix, self.pending, self.generators = (
+            prefix,
+            set(range(len(self.past))),
+            {x.device: torch.Generator(x.device) for layer in self.past for x in layer},
+        )
         self.modalities = torch.tensor([m for m, _ in pairs])
         self.weight = weight[self.modalities.to(R.device)].transpose(0, 1).float()
         self.spread = sigma[:, :, self.modalities].transpose(-1, -2)
@@ -63,10 +78,14 @@ class Perturbed:
             layer.update = lambda k, v, *_, **__: (k, v)
         return Prefix(cache, self.prefix.mask[s], self.prefix.roles[s], self.prefix.next_position[s])
 
-    def attend(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float, **options: Any) -> tuple[Tensor, None]:
+    def attend(
+        self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float, **options: Any
+    ) -> tuple[Tensor, None]:
         """Attention of the query over KV_z and over itself (k, v), for ``factory.diagnose.attention``."""
         if options.get("softcap") is not None or options.get("s_aux") is not None:
-            raise UserError("mcr: this model's attention has a soft cap or sinks, which the perturbed cache does not compute")
+            raise UserError(
+                "mcr: this model's attention has a soft cap or sinks, which the perturbed cache does not compute"
+            )
         layer = module.layer_idx
         self.pending.discard(layer)
         K, V_ = self.past[layer]
@@ -80,7 +99,9 @@ class Perturbed:
         q, k, v = by_sample(q) + self.root.to(q), by_sample(k), by_sample(v)
         scores = (q.flatten(2, 3) @ K.mT).view(S, heads, r, group * t, length)
         for part, columns, eps in self._noise(layer, 0):
-            scores[:, :, part.rows].scatter_add_(-1, columns.expand(-1, heads, eps.shape[2], group * t, -1), q[:, :, part.rows] @ eps.mT)
+            scores[:, :, part.rows].scatter_add_(
+                -1, columns.expand(-1, heads, eps.shape[2], group * t, -1), q[:, :, part.rows] @ eps.mT
+            )
         scores = torch.cat([scores, q @ k.mT], -1).to(torch.promote_types(q.dtype, torch.float32)) * scaling
         seen = scores
         if mask is not None:
@@ -89,7 +110,9 @@ class Perturbed:
         P = seen.softmax(-1).to(v.dtype)
         out = (P[..., :length].flatten(2, 3) @ V_).view(S, heads, r, group * t, -1) + P[..., length:] @ v
         for part, columns, eps in self._noise(layer, 1):
-            out[:, :, part.rows] += P[:, :, part.rows].gather(-1, columns.expand(-1, heads, eps.shape[2], group * t, -1)) @ eps
+            out[:, :, part.rows] += (
+                P[:, :, part.rows].gather(-1, columns.expand(-1, heads, eps.shape[2], group * t, -1)) @ eps
+            )
         if (layer, 0) in self.places:
             scores.register_hook(lambda dS: self._add(layer, 0, dS[..., :length], scaling * q.detach()))
         if (layer, 1) in self.places:
@@ -104,7 +127,9 @@ class Perturbed:
         self.norms += norms * (self.spread[layer, kv].to(norms) ** 2 / 2) if self.sobolev else norms
 
     def _noise(self, layer: int, kv: int) -> list[tuple[Slice, Tensor, Tensor]]:
-        """eps ~ N(0, sigma_m^2 I) [S, heads, draws, n, d] of each modality's tokens, 0 past a sample's last, and their columns."""
+        """eps ~ N(0, sigma_m^2 I) [S, heads, draws, n, d] of each modality's tokens, 0 past a sample's last, and their
+        columns.
+        """
         x = self.past[layer][kv]
         return [(part, *self._draw(part, x, layer, kv)) for part in self.slices] if (layer, kv) in self.places else []
 
@@ -138,5 +163,7 @@ def _plain(x: Tensor) -> Tensor:
 
 
 def noise_seed(*parts: object) -> int:
-    """Seed of the noise [heads, draws, n, d] of one (seed, key, modality, layer, K or V), whatever else is in the batch."""
+    """Seed of the noise [heads, draws, n, d] of one (seed, key, modality, layer, K or V), whatever else is in the
+    batch.
+    """
     return int.from_bytes(blake2b("\0".join(map(str, parts)).encode(), digest_size=8).digest(), "little")

@@ -20,7 +20,9 @@ TEXT = {
 
 def token_ranges(prefix: Prefix, text_tokens: str) -> Tensor:
     """R [2, S, T]: booleans of the image tokens R[V] and the text tokens R[T] of a prefix."""
-    roles = [torch.tensor([int(role) for role in m], device=prefix.roles.device) for m in ((Role.IMAGE,), TEXT[text_tokens])]
+    roles = [
+        torch.tensor([int(role) for role in m], device=prefix.roles.device) for m in ((Role.IMAGE,), TEXT[text_tokens])
+    ]
     return torch.stack([torch.isin(prefix.roles, m) & prefix.mask.bool() for m in roles])
 
 
@@ -34,15 +36,21 @@ def question_suffix(whole: Prefix, keys: Sequence[str]) -> Tensor:
     for key, has_question, has_image in zip(keys, question.any(-1).tolist(), late.tolist(), strict=True):
         if not has_question or has_image:
             why = "an image after its last question" if has_question else "no question"
-            raise UserError(f"mcr: query_tokens: question_suffix: the prompt of '{key}' has {why}; use query_tokens: last")
+            raise UserError(
+                f"mcr: query_tokens: question_suffix: the prompt of '{key}' has {why}; use query_tokens: last"
+            )
     return suffix
 
 
 def spread(prefix: Prefix, R: Tensor, scope: str, shared: bool) -> Tensor:
-    """Standard deviation [layers, 2 (K, V), 2 (m), S] of the cache over the tokens of ``scope``; float64, on the CPU."""
+    """Standard deviation [layers, 2 (K, V), 2 (m), S] of the cache over the tokens of ``scope``; float64, on the
+    CPU.
+    """
     over = prefix.mask.bool().expand_as(R) if scope != "layer_slice" else R.any(0).expand_as(R) if shared else R
     over = over.double().cpu()
-    moments = torch.stack([torch.stack([_moments(x, over) for x in (layer.keys, layer.values)]) for layer in prefix.cache.layers])
+    moments = torch.stack(
+        [torch.stack([_moments(x, over) for x in (layer.keys, layer.values)]) for layer in prefix.cache.layers]
+    )
     if scope == "global":
         moments = moments.sum((0, 1), keepdim=True).expand_as(moments)
     n, total, squares = moments.unbind(2)

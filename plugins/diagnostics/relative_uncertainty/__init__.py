@@ -3,10 +3,11 @@
     H^(m) = - sum_y p(y) log p(y) of the first answer token, from one modality alone: (I, Q) or (T, Q)
     dH_rel = 2 (H^(t) - H^(v)) / (H^(t) + H^(v));      balance point: dH_rel where P(text | dH_rel) = 1/2
 
-Measured on conflicts that the model answers right from either modality alone. Layer by layer the last token's state is read through
-the output norm and unembedding: its top token is the vision answer's, the text answer's or neither, and the switches between the
-first two are the oscillations. Ours: 0/0 = 0, the fits (``curve``), the ambiguous region's use of the logistic balance point, and that an
-answer may begin with any of its spellings (with or without a space, in either case).
+Measured on conflicts that the model answers right from either modality alone. Layer by layer the last token's state is
+read through the output norm and unembedding: its top token is the vision answer's, the text answer's or neither, and
+the switches between the first two are the oscillations. Ours: 0/0 = 0, the fits (``curve``), the ambiguous region's use
+of the logistic balance point, and that an answer may begin with any of its spellings (with or without a space, in
+either case).
 """
 
 from __future__ import annotations
@@ -38,15 +39,19 @@ NAN = float("nan")
 
 @register("diagnostic", "relative_uncertainty")
 class RelativeUncertainty(Diagnostic):
-    """Each conflict's relative uncertainty and what the model follows in it: the following curve, its balance point, oscillations.
+    """Each conflict's relative uncertainty and what the model follows in it: the following curve, its balance point,
+    oscillations.
 
-    Metrics of a prompt: ``H_v``, ``H_t`` (nats), ``dH_rel``, ``known`` (1 if both unimodal answers are right), ``text`` (1 it follows the
-    text, 0 the image, NaN neither), ``confidence`` (its first token's probability), ``oscillations``; by layer ``logit_difference``
-    (text answer less vision answer). Cost: two prompts of one modality beside the whole one, with their answers.
+    Metrics of a prompt: ``H_v``, ``H_t`` (nats), ``dH_rel``, ``known`` (1 if both unimodal answers are right), ``text``
+    (1 it follows the text, 0 the image, NaN neither), ``confidence`` (its first token's probability), ``oscillations``;
+    by layer ``logit_difference`` (text answer less vision answer). Cost: two prompts of one modality beside the whole
+    one, with their answers.
     """
 
     class Params(Params):
-        """``ambiguous``: half-width of the region about the balance point; ``bins`` of the curve; ``draws`` of the bootstrap."""
+        """``ambiguous``: half-width of the region about the balance point; ``bins`` of the curve; ``draws`` of the
+        bootstrap.
+        """
 
         ambiguous: float = Field(0.5, gt=0)
         bins: PositiveInt = 8
@@ -54,7 +59,10 @@ class RelativeUncertainty(Diagnostic):
         seed: int = 0
 
     def on_prefix(self, *_: Any, **__: Any) -> list:
-        raise UserError("relative_uncertainty asks each question of either modality alone too: list it under `diagnostics:`, not `diagnostic:`")
+        raise UserError(
+            "relative_uncertainty asks each question of either modality alone too: list it under `diagnostics:`, not"
+            " `diagnostic:`"
+        )
 
     def on_samples(self, bench: Bench, samples: Sequence[ConflictSample]) -> list[dict[str, Any]]:
         asked = asked_forms(bench, samples)
@@ -66,18 +74,36 @@ class RelativeUncertainty(Diagnostic):
         dH = relative_uncertainty(H_v.numpy(), H_t.numpy()).tolist()
         rows = []
         for i, (sample, form, _) in enumerate(asked):
-            answers = [first_tokens(bench.view, bench.benchmark.example(sample, form, direction)) for direction in ("vision", "text")]
+            answers = [
+                first_tokens(bench.view, bench.benchmark.example(sample, form, direction))
+                for direction in ("vision", "text")
+            ]
             layers = [layer[i] for layer in lens]
             known = float(verdict_v[i] == "vision" and verdict_t[i] == "text")
             follows = {"text": 1.0, "vision": 0.0}.get(verdict[i], NAN)
             measured = {
-                "H_v": float(H_v[i]), "H_t": float(H_t[i]), "dH_rel": dH[i], "known": known, "text": follows,
-                "confidence": confidence[i], "oscillations": float(oscillations(layers, *answers)),
-            }  # fmt: skip
+                "H_v": float(H_v[i]),
+                "H_t": float(H_t[i]),
+                "dH_rel": dH[i],
+                "known": known,
+                "text": follows,
+                "confidence": confidence[i],
+                "oscillations": float(oscillations(layers, *answers)),
+            }
             about = facts(sample, form, "base")
-            rows += [{**about, "metric": name, "layer": None, "head": None, "value": value} for name, value in measured.items()]
             rows += [
-                {**about, "metric": "logit_difference", "layer": layer, "head": None, "value": logit_difference(z, *answers)} for layer, z in enumerate(layers)
+                {**about, "metric": name, "layer": None, "head": None, "value": value}
+                for name, value in measured.items()
+            ]
+            rows += [
+                {
+                    **about,
+                    "metric": "logit_difference",
+                    "layer": layer,
+                    "head": None,
+                    "value": logit_difference(z, *answers),
+                }
+                for layer, z in enumerate(layers)
             ]
         return rows
 

@@ -11,7 +11,9 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Cases:
-    """Prompts of one kind: dH_rel, total entropy, followed text (1, 0 or NaN), oscillations [n]; logit differences [n, layers]."""
+    """Prompts of one kind: dH_rel, total entropy, followed text (1, 0 or NaN), oscillations [n]; logit differences [n,
+    layers].
+    """
 
     samples: np.ndarray
     x: np.ndarray
@@ -28,7 +30,9 @@ class Cases:
 
 
 def gather(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, Cases]]:
-    """By kind of sample (a conflict, or the ``control`` it is tagged with): how many prompts, and those answered right where they can be."""
+    """By kind of sample (a conflict, or the ``control`` it is tagged with): how many prompts, and those answered right
+    where they can be.
+    """
     prompts: dict[tuple, dict[str, Any]] = {}
     for r in rows:
         p = prompts.setdefault((r["sample"], r["form"]), {"kind": r.get("control", "conflict"), "layers": {}})
@@ -45,5 +49,10 @@ def gather(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, Cases]]:
         column = lambda name, kept=kept: np.array([p[name] for _, p in kept], float)
         layers = np.array([[p["layers"][layer] for layer in sorted(p["layers"])] for _, p in kept], float)
         samples = np.array([key[0] for key, _ in kept])
-        out[kind] = len(members), Cases(samples, column("dH_rel"), column("H_v") + column("H_t"), column("text"), column("oscillations"), layers)
+        out[kind] = (
+            len(members),
+            Cases(
+                samples, column("dH_rel"), column("H_v") + column("H_t"), column("text"), column("oscillations"), layers
+            ),
+        )
     return out

@@ -1,4 +1,5 @@
-"""The following curve P(text | dH_rel): logistic and isotonic fits, the balance point, bins (arXiv 2511.02243; SPEC.md 4).
+"""The following curve P(text | dH_rel): logistic and isotonic fits, the balance point, bins (arXiv 2511.02243; SPEC.md
+4).
 
 The paper states neither bins nor fit; the logistic curve, the isotonic one beside it and the intervals are ours.
 """
@@ -42,7 +43,9 @@ def balance_point(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def isotonic(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The decreasing step function nearest to y: distinct x, ascending, and its values there (pool adjacent violators)."""
+    """The decreasing step function nearest to y: distinct x, ascending, and its values there (pool adjacent
+    violators).
+    """
     at, inverse, weight = np.unique(x, return_inverse=True, return_counts=True)
     mean = np.bincount(inverse, y) / weight
     blocks: list[list[float]] = []  # mean, weight, points

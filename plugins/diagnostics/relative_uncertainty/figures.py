@@ -22,7 +22,10 @@ def curve_figure(c: Cases, table: Table, balance: float) -> Figure:
         ax.plot(grid, sigmoid(a + b * grid), color="#0072B2", label="logistic fit")
         ax.step(at, steps, where="mid", color="#999933", linewidth=1.2, label="isotonic fit")
         x, y = [r[0] for r in table.rows], [r[2] for r in table.rows]
-        low, high = [r[2] - (r[2] if r[3] is None else r[3]) for r in table.rows], [(r[2] if r[4] is None else r[4]) - r[2] for r in table.rows]
+        low, high = (
+            [r[2] - (r[2] if r[3] is None else r[3]) for r in table.rows],
+            [(r[2] if r[4] is None else r[4]) - r[2] for r in table.rows],
+        )
         ax.errorbar(x, y, yerr=np.maximum([low, high], 0), fmt="o", color="#D55E00", label="bins of equal count")
         ax.axhline(0.5, color="#888888", linewidth=0.8)
         if np.isfinite(balance):
@@ -32,7 +35,10 @@ def curve_figure(c: Cases, table: Table, balance: float) -> Figure:
         ax.set_ylim(-0.03, 1.03)
         ax.legend()
 
-    caption = f"Share that follows the text against relative uncertainty; {len(c)} prompts answered right from either modality alone; bars: bootstrap 95 % intervals."
+    caption = (
+        f"Share that follows the text against relative uncertainty; {len(c)} prompts answered right from either"
+        " modality alone; bars: bootstrap 95 % intervals."
+    )
     return Figure("following_curve", "The following curve", caption, draw, (7.0, 4.2))
 
 
@@ -51,5 +57,7 @@ def map_figure(c: Cases, n_bins: int) -> Figure:
         ax.grid(False)
         figure.colorbar(image, ax=ax, label="logit of text less vision answer")
 
-    caption = f"Mean logit difference of the two answers, read through the output norm after every layer; {len(c)} prompts."
+    caption = (
+        f"Mean logit difference of the two answers, read through the output norm after every layer; {len(c)} prompts."
+    )
     return Figure("logit_differences", "Which answer each layer favours", caption, draw, (7.0, 4.2))

@@ -24,7 +24,12 @@ def tell(rows: Sequence[Mapping[str, Any]], ambiguous: float, n_bins: int, draws
     """Findings, tables and figures from tidy rows."""
     kinds = gather(rows)
     everything, known = kinds.get("conflict", (0, None))
-    findings = [Finding(f"{0 if known is None else len(known)} of {everything} conflicts are answered right from either modality alone; they are what follows is about")]
+    findings = [
+        Finding(
+            f"{0 if known is None else len(known)} of {everything} conflicts are answered right from either modality"
+            " alone; they are what follows is about"
+        )
+    ]
     tables, figures = [], []
     curve = known.where(np.isfinite(known.text)) if known is not None else None
     if curve is not None and len(curve) >= FEWEST and 0 < curve.text.mean() < 1:
@@ -38,7 +43,9 @@ def tell(rows: Sequence[Mapping[str, Any]], ambiguous: float, n_bins: int, draws
             tables.append(table)
             findings.append(finding)
     else:
-        findings.append(Finding("too few of them follow one or the other modality for a curve: the balance point is unknown"))
+        findings.append(
+            Finding("too few of them follow one or the other modality for a curve: the balance point is unknown")
+        )
     findings += [_control(kind, *kinds[kind]) for kind in sorted(kinds) if kind != "conflict"]
     return Summary(TITLE, tuple(findings), tuple(tables), tuple(figures))
 
@@ -55,10 +62,20 @@ def _balance(c: Cases, boot: Callable) -> tuple[float, Finding]:
     point, crossing = balance_point(c.x, c.text), isotonic_crossing(c.x, c.text)
     drawn = boot(lambda i: balance_point(c.x[i], c.text[i]))
     ci, none = interval(drawn), float(np.mean(~np.isfinite(drawn)))
-    values = {"balance": _or_none(point), "interval": ci, "isotonic": _or_none(crossing), "none_in_range": none, "range": [float(c.x.min()), float(c.x.max())]}
+    values = {
+        "balance": _or_none(point),
+        "interval": ci,
+        "isotonic": _or_none(crossing),
+        "none_in_range": none,
+        "range": [float(c.x.min()), float(c.x.max())],
+    }
     if not np.isfinite(point):
         side = "text" if c.text.mean() > 0.5 else "vision"
-        return point, Finding(f"balance point: none in range [{c.x.min():.2f}, {c.x.max():.2f}]; the model follows {side} throughout ({c.text.mean():.0%} text)", values=values)
+        return point, Finding(
+            f"balance point: none in range [{c.x.min():.2f}, {c.x.max():.2f}]; the model follows {side} throughout"
+            f" ({c.text.mean():.0%} text)",
+            values=values,
+        )
     clear = ci is not None and ci[0] * ci[1] > 0
     leans = f"the model leans to {'text' if point > 0 else 'vision'}" if clear else "no clear inherent preference"
     also = f"; isotonic crossing {crossing:.2f}" if np.isfinite(crossing) else ""
@@ -77,16 +94,20 @@ def _monotony(c: Cases, boot: Callable, n_bins: int) -> list[Finding]:
     share = [c.text[number == b].mean() for b in range(number.max() + 1)]
     falls = sum(bool(b <= a) for a, b in pairwise(share))
     law = Finding(
-        f"P(text) falls as the text grows relatively uncertain: rank correlation {_text(rho, ci)}; {falls} of {len(share) - 1} steps between bins do not rise",
-        ci is not None and ci[1] < 0, {"spearman": _or_none(rho), "interval": ci, "falling_steps": falls, "steps": len(share) - 1},
-    )  # fmt: skip
+        f"P(text) falls as the text grows relatively uncertain: rank correlation {_text(rho, ci)}; {falls} of"
+        f" {len(share) - 1} steps between bins do not rise",
+        ci is not None and ci[1] < 0,
+        {"spearman": _or_none(rho), "interval": ci, "falling_steps": falls, "steps": len(share) - 1},
+    )
     halves = [c.total <= np.median(c.total), c.total > np.median(c.total)]
     found = [spearman(c.x[h], c.text[h]) for h in halves]
     drawn = [interval(boot(lambda i, h=h: spearman(c.x[i][h[i]], c.text[i][h[i]]))) for h in halves]
     both = Finding(
-        f"it does so among conflicts of low and of high total entropy: rank correlations {_text(found[0], drawn[0])} and {_text(found[1], drawn[1])}",
-        all(ci[1] < 0 for ci in drawn) if all(drawn) else None, {"low": _or_none(found[0]), "high": _or_none(found[1]), "intervals": drawn},
-    )  # fmt: skip
+        f"it does so among conflicts of low and of high total entropy: rank correlations {_text(found[0], drawn[0])}"
+        f" and {_text(found[1], drawn[1])}",
+        all(ci[1] < 0 for ci in drawn) if all(drawn) else None,
+        {"low": _or_none(found[0]), "high": _or_none(found[1]), "intervals": drawn},
+    )
     return [law, both]
 
 
@@ -94,32 +115,70 @@ def _curve_table(c: Cases, n_bins: int, boot: Callable) -> Table:
     number, rows = bins(c.x, n_bins), []
     for b in range(number.max() + 1):
         mine = number == b
-        ci = interval(boot(lambda i, mine=mine: float(c.text[i][mine[i]].mean()) if mine[i].any() else np.nan)) or (None, None)
-        rows.append((float(c.x[mine].mean()), int(mine.sum()), float(c.text[mine].mean()), *ci, float(c.switches[mine].mean())))
-    return Table("following_curve", "Following the text by relative uncertainty", ("mean dH_rel", "prompts", "follow text", "low", "high", "oscillations"), tuple(rows))
+        ci = interval(boot(lambda i, mine=mine: float(c.text[i][mine[i]].mean()) if mine[i].any() else np.nan)) or (
+            None,
+            None,
+        )
+        rows.append(
+            (float(c.x[mine].mean()), int(mine.sum()), float(c.text[mine].mean()), *ci, float(c.switches[mine].mean()))
+        )
+    return Table(
+        "following_curve",
+        "Following the text by relative uncertainty",
+        ("mean dH_rel", "prompts", "follow text", "low", "high", "oscillations"),
+        tuple(rows),
+    )
 
 
 def _oscillations(c: Cases, balance: float, width: float, boot: Callable) -> tuple[Table, Finding]:
     near = np.abs(c.x - balance) <= width
     rows = [
-        (name, int(m.sum()), float(c.switches[m].mean()) if m.any() else None, float(np.abs(c.difference[m, -1]).mean()) if m.any() else None)
+        (
+            name,
+            int(m.sum()),
+            float(c.switches[m].mean()) if m.any() else None,
+            float(np.abs(c.difference[m, -1]).mean()) if m.any() else None,
+        )
         for name, m in (("ambiguous", near), ("clear", ~near))
     ]
-    table = Table("oscillations", f"Layer-wise oscillations; ambiguous: within {width:g} of the balance point", ("region", "prompts", "mean oscillations", "mean |last logit difference|"), tuple(rows))
+    table = Table(
+        "oscillations",
+        f"Layer-wise oscillations; ambiguous: within {width:g} of the balance point",
+        ("region", "prompts", "mean oscillations", "mean |last logit difference|"),
+        tuple(rows),
+    )
     if not near.any() or near.all():
-        return table, Finding("all conflicts lie on one side of the ambiguous region's border: oscillations cannot be compared")
+        return table, Finding(
+            "all conflicts lie on one side of the ambiguous region's border: oscillations cannot be compared"
+        )
 
     def gap(i: np.ndarray) -> float:
-        return float(c.switches[i][near[i]].mean() - c.switches[i][~near[i]].mean()) if near[i].any() and not near[i].all() else np.nan
+        return (
+            float(c.switches[i][near[i]].mean() - c.switches[i][~near[i]].mean())
+            if near[i].any() and not near[i].all()
+            else np.nan
+        )
 
     everything = np.arange(len(c))
     value, ci = gap(everything), interval(boot(gap))
-    text = f"layers switch between the answers {rows[0][2]:.2f} times in the ambiguous region and {rows[1][2]:.2f} times outside: difference {_text(value, ci)}"
-    return table, Finding(text, ci is not None and ci[0] > 0, {"difference": value, "interval": ci, "ambiguous_share": float(near.mean())})
+    text = (
+        f"layers switch between the answers {rows[0][2]:.2f} times in the ambiguous region and {rows[1][2]:.2f} times"
+        f" outside: difference {_text(value, ci)}"
+    )
+    return table, Finding(
+        text, ci is not None and ci[0] > 0, {"difference": value, "interval": ci, "ambiguous_share": float(near.mean())}
+    )
 
 
 def _control(kind: str, n: int, c: Cases) -> Finding:
     decided = c.text[np.isfinite(c.text)]
     follow = f"{decided.mean():.0%} follow the text" if len(decided) else "none follows either"
-    values = {"prompts": n, "oscillations": float(c.switches.mean()), "follow_text": float(decided.mean()) if len(decided) else None}
-    return Finding(f"control '{kind}': {n} prompts without a conflict; {follow}, and layers switch {c.switches.mean():.2f} times", values=values)
+    values = {
+        "prompts": n,
+        "oscillations": float(c.switches.mean()),
+        "follow_text": float(decided.mean()) if len(decided) else None,
+    }
+    return Finding(
+        f"control '{kind}': {n} prompts without a conflict; {follow}, and layers switch {c.switches.mean():.2f} times",
+        values=values,
+    )

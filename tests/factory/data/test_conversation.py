@@ -22,23 +22,44 @@ def chat(role: str, content) -> dict:
     ("record", "parts"),
     [
         (
-            {"id": 7, "image": "a.jpg", "conversations": [turn("human", "<image>\nWhat?"), turn("gpt", "A cat. "), turn("human", "Sure?"), turn("gpt", "Yes")]},
+            {
+                "id": 7,
+                "image": "a.jpg",
+                "conversations": [
+                    turn("human", "<image>\nWhat?"),
+                    turn("gpt", "A cat. "),
+                    turn("human", "Sure?"),
+                    turn("gpt", "Yes"),
+                ],
+            },
             [(I, "a.jpg"), (Q, "What?"), (A, "A cat."), (Q, "Sure?"), (A, "Yes")],
         ),
         (
-            {"image": ["a.jpg", "b.jpg"], "conversations": [turn("human", "Is <image> like\n<image> ?"), turn("gpt", "No")]},
+            {
+                "image": ["a.jpg", "b.jpg"],
+                "conversations": [turn("human", "Is <image> like\n<image> ?"), turn("gpt", "No")],
+            },
             [(Q, "Is"), (I, "a.jpg"), (Q, "like"), (I, "b.jpg"), (Q, "?"), (A, "No")],
         ),
         ({"conversations": [turn("human", "2+2"), turn("gpt", "4")]}, [(Q, "2+2"), (A, "4")]),
-        ({"conversations": [turn("human", "What is this?\n<image>"), turn("gpt", "x")], "image": "a.jpg"}, [(Q, "What is this?"), (I, "a.jpg"), (A, "x")]),
         (
-            {"messages": [chat("system", "Be brief"), chat("user", "<image>What?"), chat("assistant", "A dog")], "images": ["d.png"]},
+            {"conversations": [turn("human", "What is this?\n<image>"), turn("gpt", "x")], "image": "a.jpg"},
+            [(Q, "What is this?"), (I, "a.jpg"), (A, "x")],
+        ),
+        (
+            {
+                "messages": [chat("system", "Be brief"), chat("user", "<image>What?"), chat("assistant", "A dog")],
+                "images": ["d.png"],
+            },
             [(S, "Be brief"), (I, "d.png"), (Q, "What?"), (A, "A dog")],
         ),
         (
             {
                 "messages": [
-                    chat("user", [{"type": "image", "image": "x.png"}, {"type": "text", "text": "and"}, {"type": "image"}]),
+                    chat(
+                        "user",
+                        [{"type": "image", "image": "x.png"}, {"type": "text", "text": "and"}, {"type": "image"}],
+                    ),
                     chat("assistant", [{"type": "text", "text": "ok"}]),
                 ],
                 "images": ["y.png"],
@@ -60,7 +81,10 @@ def test_formats(record, parts):
         ({}, "no turns"),
         ({"conversations": []}, "no turns"),
         ({"conversations": [turn("human", "<image> x"), turn("gpt", "y")]}, "names 0 images, but 1 are marked"),
-        ({"image": "a.jpg", "conversations": [turn("human", "x"), turn("gpt", "y")]}, "names 1 images, but 0 are marked"),
+        (
+            {"image": "a.jpg", "conversations": [turn("human", "x"), turn("gpt", "y")]},
+            "names 1 images, but 0 are marked",
+        ),
         ({"conversations": [turn("human", "x")]}, "not user"),
         ({"conversations": [turn("gpt", "x"), turn("human", "y")]}, "not assistant, user"),
         ({"conversations": [turn("human", "x"), turn("gpt", "y"), turn("gpt", "z")]}, "not user, assistant, assistant"),

@@ -13,13 +13,35 @@ from factory.errors import UserError
 from factory.registry import available, lookup
 
 PROBLEMS = {
-    "1": {"question": "Which is cold?", "choices": ["ice", "fire"], "answer": 0, "hint": "Think of winter.", "image": "image.png", "split": "train"},
+    "1": {
+        "question": "Which is cold?",
+        "choices": ["ice", "fire"],
+        "answer": 0,
+        "hint": "Think of winter.",
+        "image": "image.png",
+        "split": "train",
+    },
     "2": {"question": "No picture?", "choices": ["a", "b"], "answer": 1, "hint": "", "image": None, "split": "train"},
-    "3": {"question": "What?", "choices": ["x", "y", "z"], "answer": 2, "hint": "", "image": "image.png", "split": "train"},
+    "3": {
+        "question": "What?",
+        "choices": ["x", "y", "z"],
+        "answer": 2,
+        "hint": "",
+        "image": "image.png",
+        "split": "train",
+    },
 }
 VIZWIZ = [
-    {"image": "VizWiz_train_1.jpg", "question": "Colour?", "answers": [{"answer": w, "answer_confidence": "yes"} for w in ["red", "blue", "blue", "red", "blue"]]},
-    {"image": "VizWiz_train_2.jpg", "question": "Which?", "answers": [{"answer": "unanswerable", "answer_confidence": "no"}] * 10},
+    {
+        "image": "VizWiz_train_1.jpg",
+        "question": "Colour?",
+        "answers": [{"answer": w, "answer_confidence": "yes"} for w in ["red", "blue", "blue", "red", "blue"]],
+    },
+    {
+        "image": "VizWiz_train_2.jpg",
+        "question": "Which?",
+        "answers": [{"answer": "unanswerable", "answer_confidence": "no"}] * 10,
+    },
 ]
 
 
@@ -49,14 +71,19 @@ def released(tmp_path):
 
 
 LETTER = "\nAnswer with the option's letter from the given choices directly."
-UNSURE = "\nWhen the provided information is insufficient, respond with 'Unanswerable'.\nAnswer the question using a single word or phrase."
+UNSURE = (
+    "\nWhen the provided information is insufficient, respond with 'Unanswerable'.\nAnswer the question using a single"
+    " word or phrase."
+)
 EXPECTED = {
     "scienceqa": [
         ("What?\nA. x\nB. y\nC. z" + LETTER, "C"),
         ("Context: Think of winter.\nWhich is cold?\nA. ice\nB. fire" + LETTER, "A"),
     ],
     "vizwiz": [("Colour?" + UNSURE, "blue"), ("Which?" + UNSURE, "Unanswerable")],
-    "iconqa_txt": [("What shape? Choices: circle, square. Choose an option from the choices to answer the question.", "square")],
+    "iconqa_txt": [
+        ("What shape? Choices: circle, square. Choose an option from the choices to answer the question.", "square")
+    ],
     "iconqa_blank": [("There are (_) stars. Fill in the blanks in (_) or answer this question", "7")],
 }
 

@@ -1,4 +1,6 @@
-"""Labels: every answer and its end token and nothing else, cut without touching an image, for templates of several makes."""
+"""Labels: every answer and its end token and nothing else, cut without touching an image, for templates of several
+makes.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +26,18 @@ from tests.tiny import tiny_view
 
 PICTURE = Image.new("RGB", (48, 48), "red")
 IMAGE = Segment(Role.IMAGE, image=PICTURE)
-CHATML = "{% for m in messages %}<|{{ m['role'] }}|>\n{% for c in m['content'] %}{{ '<image>' if c['type'] == 'image' else c['text'] }}{% endfor %}</s>\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
-NO_END = "{% for m in messages %}{{ m['role'] | upper }}: {% for c in m['content'] %}{{ '<image>\n' if c['type'] == 'image' else c['text'] + ' ' }}{% endfor %}{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
-GLUED = "{% for m in messages %}{% for c in m['content'] %}{{ '<image>' if c['type'] == 'image' else c['text'] }}{% endfor %}{% endfor %}"
+CHATML = (
+    "{% for m in messages %}<|{{ m['role'] }}|>\n{% for c in m['content'] %}{{ '<image>' if c['type'] == 'image' else"
+    " c['text'] }}{% endfor %}</s>\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+NO_END = (
+    "{% for m in messages %}{{ m['role'] | upper }}: {% for c in m['content'] %}{{ '<image>\n' if c['type'] == 'image'"
+    " else c['text'] + ' ' }}{% endfor %}{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+GLUED = (
+    "{% for m in messages %}{% for c in m['content'] %}{{ '<image>' if c['type'] == 'image' else c['text'] }}{% endfor"
+    " %}{% endfor %}"
+)
 
 
 def view_with(template: str | None) -> ModelView:
@@ -63,14 +74,18 @@ def plain(view: ModelView, *segments: Segment):
     return labelled(view, Sample("s", prompt), counts)
 
 
-words = st.text(st.characters(exclude_categories=("Cs", "Co"), exclude_characters="<|"), min_size=1, max_size=12).filter(str.strip)
+words = st.text(
+    st.characters(exclude_categories=("Cs", "Co"), exclude_characters="<|"), min_size=1, max_size=12
+).filter(str.strip)
 
 
 @pytest.mark.parametrize("template", [None, CHATML, NO_END])
 @given(turns=st.lists(st.tuples(words, words, st.booleans()), min_size=1, max_size=3))
 def test_each_answer_and_one_end_token_after_it_are_learnt(template, turns):
     view = view_with(template)
-    segments = [s for asked, answer, pictured in turns for s in ([IMAGE] * pictured + [q(asked.strip()), a(answer.strip())])]
+    segments = [
+        s for asked, answer, pictured in turns for s in [IMAGE] * pictured + [q(asked.strip()), a(answer.strip())]
+    ]
     example = plain(view, *segments)
     assert [t.strip() for t in learnt(view, example)] == [answer.strip() + "</s>" for _, answer, _ in turns]
     assert all(label in (IGNORE, token) for label, token in zip(example.labels, example.encoded.ids, strict=True))
@@ -101,7 +116,9 @@ def test_cutting_drops_whole_exchanges_with_their_images_first():
     assert same == whole and len(images["pixel_values"]) == 2
     for limit in (len(whole.labels) - 1, len(two.labels)):
         example, images = fitted(view, limit, *turns)
-        assert example == two and len(images["pixel_values"]) == 1, "no image without its tokens, no tokens without their image"
+        assert example == two and len(images["pixel_values"]) == 1, (
+            "no image without its tokens, no tokens without their image"
+        )
 
 
 def test_the_only_answer_is_cut_within_but_never_away():
@@ -131,10 +148,18 @@ class Listed:
 
 def test_batches_are_padded_right_with_labels_in_place():
     view = tiny_view()
-    source = Listed(Prompt((IMAGE, q("what?"), a("red"))), Prompt((q("a longer question without an image"), a("blue and green"))))
+    source = Listed(
+        Prompt((IMAGE, q("what?"), a("red"))), Prompt((q("a longer question without an image"), a("blue and green")))
+    )
     batch = Collator(view, source, None, None)([1, 0])
-    assert set(batch) == {"input_ids", "attention_mask", "pixel_values", "labels", "roles"} and len(batch["pixel_values"]) == 1
-    assert [view.tokenizer.decode(row[row != IGNORE]).strip() for row in batch["labels"]] == ["blue and green</s>", "red</s>"]
+    assert (
+        set(batch) == {"input_ids", "attention_mask", "pixel_values", "labels", "roles"}
+        and len(batch["pixel_values"]) == 1
+    )
+    assert [view.tokenizer.decode(row[row != IGNORE]).strip() for row in batch["labels"]] == [
+        "blue and green</s>",
+        "red</s>",
+    ]
     assert all(row.tolist() == sorted(row.tolist(), reverse=True) for row in batch["attention_mask"])
     assert ((batch["labels"] == IGNORE) | (batch["labels"] == batch["input_ids"])).all()
 

@@ -29,7 +29,11 @@ def test_a_text_file_beside_a_picture_is_its_label(tmp_path):
     source = PhotoFolder(tmp_path, "What color?")
     assert told(source) == [("b.png", "blue"), ("deep/a.jpg", "dark red")]
     image, question, answer = source[0].prompt.segments
-    assert (image.role, question.role, answer.role) == (Role.IMAGE, Role.QUESTION, Role.ANSWER) and question.text == "What color?"
+    assert (image.role, question.role, answer.role) == (
+        Role.IMAGE,
+        Role.QUESTION,
+        Role.ANSWER,
+    ) and question.text == "What color?"
     assert image.image.getpixel((0, 0)) == (0, 0, 255)
     assert list(source.lengths(100)) == [11 + 4 + 100, 11 + 8 + 100] and source.name(1) == "deep/a.jpg"
 
@@ -42,7 +46,13 @@ def test_else_the_folders_name_is_the_label(tmp_path):
 def test_pictures_without_a_label_and_damaged_ones_are_counted_and_named(tmp_path):
     photo(tmp_path / "cat" / "1.png"), photo(tmp_path / "lost.png")
     (tmp_path / "cat" / "2.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"2 of 3 samples cannot be used.*2\.png: cannot be read.*lost\.png: lies in no folder that names it.*max_skipped=0"):
+    with pytest.raises(
+        UserError,
+        match=(
+            r"2 of 3 samples cannot be used.*2\.png: cannot be read.*lost\.png: lies in no folder that names"
+            r" it.*max_skipped=0"
+        ),
+    ):
         PhotoFolder(tmp_path, "?")
     kept = PhotoFolder(tmp_path, "?", max_skipped=0.7)
     assert told(kept) == [("cat/1.png", "cat")] and kept.audit.unusable == 2

@@ -1,4 +1,6 @@
-"""Files of conversations: any record at once, in either layout, checked before anything heavy, in a few bytes a sample."""
+"""Files of conversations: any record at once, in either layout, checked before anything heavy, in a few bytes a
+sample.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,14 @@ from factory.errors import UserError
 
 def record(i: int, image: str | None = None, words: str = "w") -> dict:
     named = {"image": image} if image else {}
-    return {"id": f"s{i}", **named, "conversations": [{"from": "human", "value": ("<image>\n" if image else "") + words}, {"from": "gpt", "value": str(i)}]}
+    return {
+        "id": f"s{i}",
+        **named,
+        "conversations": [
+            {"from": "human", "value": ("<image>\n" if image else "") + words},
+            {"from": "gpt", "value": str(i)},
+        ],
+    }
 
 
 def written(path, rows, layout: str, indent: int | None = None):
@@ -30,10 +39,19 @@ def written(path, rows, layout: str, indent: int | None = None):
     return path
 
 
-values = st.recursive(st.none() | st.integers() | st.text(max_size=6), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3), max_leaves=6)
+values = st.recursive(
+    st.none() | st.integers() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
 
 
-@given(rows=st.lists(st.dictionaries(st.text(max_size=4), values, max_size=3), max_size=6), layout=st.sampled_from(["jsonl", "array"]), indent=st.sampled_from([None, 2]), chunk=st.sampled_from([1, 7, 64]))
+@given(
+    rows=st.lists(st.dictionaries(st.text(max_size=4), values, max_size=3), max_size=6),
+    layout=st.sampled_from(["jsonl", "array"]),
+    indent=st.sampled_from([None, 2]),
+    chunk=st.sampled_from([1, 7, 64]),
+)
 def test_every_record_is_found_and_read_again_whatever_the_chunks(tmp_path_factory, rows, layout, indent, chunk):
     path = written(tmp_path_factory.mktemp("x") / "f", rows, layout, indent)
     whole, records.CHUNK = records.CHUNK, chunk
@@ -77,8 +95,18 @@ def folder(tmp_path):
 
 
 def test_missing_images_are_counted_and_named_before_anything_else(folder):
-    path = written(folder / "d.jsonl", [record(0, "a.png"), record(1, "gone.png"), record(2, "b.png"), record(3, "lost.png"), record(4)], "jsonl")
-    with pytest.raises(UserError, match=r"2 of 5 samples cannot be used, and 2 of the 4 images named are not under .*sample s1: its image gone.png is missing; sample s3"):
+    path = written(
+        folder / "d.jsonl",
+        [record(0, "a.png"), record(1, "gone.png"), record(2, "b.png"), record(3, "lost.png"), record(4)],
+        "jsonl",
+    )
+    with pytest.raises(
+        UserError,
+        match=(
+            r"2 of 5 samples cannot be used, and 2 of the 4 images named are not under .*sample s1: its image gone.png"
+            r" is missing; sample s3"
+        ),
+    ):
         ConversationFile(path, folder, folder / "cache")
     source = ConversationFile(path, folder, folder / "cache", max_skipped=0.4)
     assert [source.name(i) for i in range(len(source))] == ["s0", "s2", "s4"]
@@ -87,7 +115,9 @@ def test_missing_images_are_counted_and_named_before_anything_else(folder):
 
 
 def test_a_damaged_image_is_told_when_its_sample_is_read(folder):
-    source = ConversationFile(written(folder / "d.jsonl", [record(0, "damaged.png")], "jsonl"), folder, folder / "cache")
+    source = ConversationFile(
+        written(folder / "d.jsonl", [record(0, "damaged.png")], "jsonl"), folder, folder / "cache"
+    )
     with pytest.raises(Unusable, match="damaged.png cannot be read"):
         source[0]
 

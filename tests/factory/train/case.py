@@ -1,4 +1,6 @@
-"""A small tuning, as a process of its own (one rank of a launcher, or one that is killed) or from a test; its outcome as files."""
+"""A small tuning, as a process of its own (one rank of a launcher, or one that is killed) or from a test; its outcome
+as files.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ COLOURS = ("red", "green", "blue", "black")
 
 
 def write_data(folder: Path, n: int = 24) -> Path:
-    """Pictures of one colour with their name, and every third sample text alone, so that some micro-batches hold no image."""
+    """Pictures of one colour with their name, and every third sample text alone, so that some micro-batches hold no
+    image.
+    """
     rows = []
     for i in range(n):
         colour = COLOURS[i % 4]
@@ -61,9 +65,30 @@ class Stop(TrainerCallback):
             raise Interrupted
 
 
-def tuned(data: Path, folder: Path, tuner: dict[str, Any], launch: dict[str, Any], stop: int | None = None, kill: bool = False, steps: int = STEPS, data_workers: int = 0, **more: Any):
-    """Losses and trained values of a tuning of the tiny model, with checkpoints in ``folder``; ``stop`` ends it after a step."""
-    spec = TuneSpec.model_validate({"tuner": tuner, "data": {"path": str(data), "group_by_length": False, "workers": data_workers}, "batch_size": BATCH, "learning_rate": 3e-3, "report": (), **more})
+def tuned(
+    data: Path,
+    folder: Path,
+    tuner: dict[str, Any],
+    launch: dict[str, Any],
+    stop: int | None = None,
+    kill: bool = False,
+    steps: int = STEPS,
+    data_workers: int = 0,
+    **more: Any,
+):
+    """Losses and trained values of a tuning of the tiny model, with checkpoints in ``folder``; ``stop`` ends it after a
+    step.
+    """
+    spec = TuneSpec.model_validate(
+        {
+            "tuner": tuner,
+            "data": {"path": str(data), "group_by_length": False, "workers": data_workers},
+            "batch_size": BATCH,
+            "learning_rate": 3e-3,
+            "report": (),
+            **more,
+        }
+    )
     view = fresh_view()
     method = lookup("tuner", spec.method.type)(spec.method.params)
     torch.manual_seed(1)
@@ -71,7 +96,18 @@ def tuned(data: Path, folder: Path, tuner: dict[str, Any], launch: dict[str, Any
     source = ConversationFile(data, data.parent, data.parent / "index")
     order = Order(len(source), BATCH, 0)
     callbacks = [Stop(stop, kill)] if stop else []
-    log = train(view, method, Places(order, steps), Collator(view, source, 200, None), spec, LaunchSpec(**launch), steps, 0, folder, callbacks)
+    log = train(
+        view,
+        method,
+        Places(order, steps),
+        Collator(view, source, 200, None),
+        spec,
+        LaunchSpec(**launch),
+        steps,
+        0,
+        folder,
+        callbacks,
+    )
     return [row["loss"] for row in log], zero.whole(method.trainable)
 
 
@@ -90,7 +126,8 @@ def main(cases: list[dict[str, Any]]) -> None:
             files.write_safetensors(out / "values.safetensors", values)
         forget()
     if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()  # else its threads are still there when the process ends, which then may abort
+        # Else its threads are still there when the process ends, which then may abort.
+        torch.distributed.destroy_process_group()
 
 
 def forget() -> None:

@@ -32,7 +32,10 @@ N = CHUNK + 6
 @pytest.fixture(scope="module")
 def case(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    view, source = composed(encoder("efficientnet_lite0")), ConversationFile(write_data(folder, N), folder, folder / "index")
+    view, source = (
+        composed(encoder("efficientnet_lite0")),
+        ConversationFile(write_data(folder, N), folder, folder / "index"),
+    )
     collator = Collator(view, source, 200, None)
     return view, collator, prepare(view, collator, N, folder / "kept", World()), folder / "kept"
 
@@ -48,7 +51,11 @@ def test_kept_features_train_like_pictures(case):
     view, collator, prepared, _ = case
     ready = PreparedCollator(view, prepared)
     assert len(prepared) == N and not view.model.training
-    for numbers in ([1, 2, 3], [0, 4, CHUNK + 1, CHUNK + 4], [0, 3]):  # every third sample is text alone; the last batch has no picture at all
+    for numbers in (
+        [1, 2, 3],
+        [0, 4, CHUNK + 1, CHUNK + 4],
+        [0, 3],
+    ):  # every third sample is text alone; the last batch has no picture at all
         one, other = collator(numbers), ready(numbers)
         assert all(torch.equal(one[key], other[key]) for key in ("input_ids", "attention_mask", "labels", "roles"))
         assert same_loss(view, one, other)
@@ -107,9 +114,19 @@ def test_the_loss_is_what_its_page_says(case):
 
 def recipe(folder: Path, name: str, tune: dict, tuned: tuple[str, ...] = ()):
     vision, language = encoder("efficientnet_lite0"), {**llm(), "tokenizer": str(folder / "llm")}
-    model = {"compose": {"vision_encoder": vision, "connector": {"type": "resampler", "queries": 3, "depth": 1, "heads": 4, "width": 16, "positions": True}, "llm": language}, "tuned": list(tuned)}
+    model = {
+        "compose": {
+            "vision_encoder": vision,
+            "connector": {"type": "resampler", "queries": 3, "depth": 1, "heads": 4, "width": 16, "positions": True},
+            "llm": language,
+        },
+        "tuned": list(tuned),
+    }
     keys = {"batch_size": 8, "report": [], "learning_rate": 1e-2, "save_every": 10}
-    return loads(json.dumps({"name": name, "model": model, "run": {"root": str(folder / "runs")}, "tune": keys | tune}), path=folder / f"{name}.yaml")
+    return loads(
+        json.dumps({"name": name, "model": model, "run": {"root": str(folder / "runs")}, "tune": keys | tune}),
+        path=folder / f"{name}.yaml",
+    )
 
 
 @pytest.fixture
@@ -123,7 +140,9 @@ def photos(tmp_path) -> dict:
 
 
 def test_a_connector_learns_words_and_a_killed_training_ends_the_same(photos, tmp_path, monkeypatch):
-    """Photos of four colours: aligned in one go, then again in two, and a tuner trained on top of it on the same kept features."""
+    """Photos of four colours: aligned in one go, then again in two, and a tuner trained on top of it on the same kept
+    features.
+    """
     whole = run(recipe(tmp_path, "whole", {"stage": "align", "data": photos, "steps": 30}))
     losses = [row["loss"] for row in files.read_jsonl(whole / "tune" / "log.jsonl")]
     assert losses[-1] < 0.5 * losses[0]
@@ -135,12 +154,20 @@ def test_a_connector_learns_words_and_a_killed_training_ends_the_same(photos, tm
     monkeypatch.undo()
     cut = run(recipe(tmp_path, "cut", {"stage": "align", "data": photos, "steps": 30}))
     ends = [files.read_safetensors(folder / "tuned" / "tuner.safetensors") for folder in (whole, cut)]
-    assert ends[0].keys() == ends[1].keys() and all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+    assert ends[0].keys() == ends[1].keys() and all(
+        torch.equal(value, ends[1][name]) for name, value in ends[0].items()
+    )
 
-    second = run(recipe(tmp_path, "lora", {"tuner": {"type": "lora", "rank": 2}, "data": photos, "steps": 2}, (str(whole),)))
+    second = run(
+        recipe(tmp_path, "lora", {"tuner": {"type": "lora", "rank": 2}, "data": photos, "steps": 2}, (str(whole),))
+    )
     assert list((tmp_path / "runs" / ".features").iterdir()) == kept, "one folder of features for all three"
     spec = recipe(tmp_path, "lora", {"stage": "align", "data": photos}).model
-    view = load(ModelSpec.model_validate({**spec.model_dump(mode="json", exclude_none=True), "compose": spec.compose, "tuned": [str(second)]}))
+    view = load(
+        ModelSpec.model_validate(
+            {**spec.model_dump(mode="json", exclude_none=True), "compose": spec.compose, "tuned": [str(second)]}
+        )
+    )
     assert any("lora" in name for name in view.model.state_dict())
 
 
@@ -149,7 +176,11 @@ def test_aligning_needs_few_answers_and_kept_features(case, tmp_path):
     with pytest.raises(UserError, match="needs beside"):
         recipe(tmp_path, "x", {"stage": "align", "data": {"photos": "p"}})
     with pytest.raises(UserError, match="trains the vision tower"):
-        recipe(tmp_path, "x", {"tuner": "lora", "beside": ["vision_tower"], "data": {"photos": "p", "cache_features": True}})
+        recipe(
+            tmp_path,
+            "x",
+            {"tuner": "lora", "beside": ["vision_tower"], "data": {"photos": "p", "cache_features": True}},
+        )
     one = type("One", (), {"__len__": lambda self: 1, "__getitem__": lambda self, i: prepared[1]})()
     with pytest.raises(UserError, match="these data have 1"):
         AlignCollator(view, one)

@@ -19,7 +19,9 @@ from tests.tiny import conflict_prompts, tiny_tokenizer, tiny_view
 
 def test_a_prompt_is_asked_once(monkeypatch):
     asked = []
-    monkeypatch.setattr(examining, "answer_prompts", lambda bench, prompts, n: asked.append(len(prompts)) or [p.digest for p in prompts])
+    monkeypatch.setattr(
+        examining, "answer_prompts", lambda bench, prompts, n: asked.append(len(prompts)) or [p.digest for p in prompts]
+    )
     answer = answering(tiny_view(), lookup("benchmark", "scenes")(lookup("benchmark", "scenes").Params()), 3)
     prompts = conflict_prompts(5)
     assert answer([*prompts, prompts[0]]) == [p.digest for p in (*prompts, prompts[0])] and asked == [3, 2]
@@ -29,18 +31,40 @@ def test_a_prompt_is_asked_once(monkeypatch):
 def test_a_tuned_model_is_examined_on_its_lessons_benchmark(tmp_path):
     tiny_tokenizer(400).save_pretrained(tmp_path / "llm")
     lessons = {"type": "scenes", "options": 0.0, "scale": 2}
-    spec = recipe(tmp_path, "examined", {"tuner": {"type": "lora", "rank": 2}, "data": {"lessons": lessons, "take": 8, "max_tokens": None}, "steps": 1, "exam": 1})
+    spec = recipe(
+        tmp_path,
+        "examined",
+        {
+            "tuner": {"type": "lora", "rank": 2},
+            "data": {"lessons": lessons, "take": 8, "max_tokens": None},
+            "steps": 1,
+            "exam": 1,
+        },
+    )
     folder = run(spec)
     exam = files.read_json(folder / "tuned" / "exam.json")
-    assert set(exam) == {f"{name} (open)" for name in (
-        "image_only", "text_only", "obeys_vision", "obeys_text", "prefers_vision", "prefers_vision_by_visual_tier", "prefers_vision_by_text_tier",
-    )}  # fmt: skip
+    assert set(exam) == {
+        f"{name} (open)"
+        for name in (
+            "image_only",
+            "text_only",
+            "obeys_vision",
+            "obeys_text",
+            "prefers_vision",
+            "prefers_vision_by_visual_tier",
+            "prefers_vision_by_text_tier",
+        )
+    }
     assert all(share in (0, 1) for name, share in exam["image_only (open)"].items() if name != "all")
     learnt = (folder / "tune" / "summary.json").stat().st_mtime_ns
     before = (folder / "exam" / "summary.json").stat().st_mtime_ns
     run(spec)
-    assert (folder / "tune" / "summary.json").stat().st_mtime_ns == learnt, "an exam of another size trains nothing again"
-    assert (folder / "exam" / "summary.json").stat().st_mtime_ns == before and json.loads((folder / "tuned" / "exam.json").read_text()) == exam
+    assert (folder / "tune" / "summary.json").stat().st_mtime_ns == learnt, (
+        "an exam of another size trains nothing again"
+    )
+    assert (folder / "exam" / "summary.json").stat().st_mtime_ns == before and json.loads(
+        (folder / "tuned" / "exam.json").read_text()
+    ) == exam
 
 
 def test_no_exam_without_a_benchmark(tmp_path):
@@ -58,4 +82,6 @@ def test_larger_pictures_show_the_same_scene():
 
     small, large = asked(1), asked(3)
     assert [[s.text for s in p.segments] for p in small] == [[s.text for s in p.segments] for p in large]
-    assert {p.images[0].size for p in small if p.images} == {(48, 48)} and {p.images[0].size for p in large if p.images} == {(144, 144)}
+    assert {p.images[0].size for p in small if p.images} == {(48, 48)} and {
+        p.images[0].size for p in large if p.images
+    } == {(144, 144)}

@@ -26,10 +26,26 @@ def launched(cases: list[dict], timeout: float = 240) -> subprocess.CompletedPro
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        str(port),
+    ]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     return subprocess.run(
-        [*command, "-m", "tests.factory.train.case", json.dumps(cases)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+        [*command, "-m", "tests.factory.train.case", json.dumps(cases)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
     )
 
 
@@ -48,13 +64,22 @@ def test_two_ranks_learn_what_one_learns_and_resume_bit_for_bit(tmp_path):
     source = ConversationFile(data, tmp_path, tmp_path / "index")
     order = Order(len(source), BATCH, 0)
     pictured = [bool(source.conversation(order[place]).images) for place in range(STEPS * BATCH)]
-    assert any(a != b for a, b in zip(pictured[::2], pictured[1::2], strict=True)), "somewhere one rank has an image and the other none"
+    assert any(a != b for a, b in zip(pictured[::2], pictured[1::2], strict=True)), (
+        "somewhere one rank has an image and the other none"
+    )
 
     def case(name: str, zero: int, **more) -> dict:
         return {**common, "folder": str(tmp_path / name), "launch": {"processes": 2, "zero": zero}, **more}
 
     done = launched(
-        [case("zero0", 0), case("zero2", 2), case("zero3", 3), case("again2", 2, stop=3), case("again2", 2), case("again3", 3, stop=3, kill=True)]
+        [
+            case("zero0", 0),
+            case("zero2", 2),
+            case("zero3", 3),
+            case("again2", 2, stop=3),
+            case("again2", 2),
+            case("again3", 3, stop=3, kill=True),
+        ]
     )
     assert done.returncode != 0 and "SIGKILL" in done.stderr, done.stderr[-3000:]
     resumed = launched([case("again3", 3)])
@@ -72,4 +97,6 @@ def test_two_ranks_learn_what_one_learns_and_resume_bit_for_bit(tmp_path):
         whole, again = outcome(tmp_path / f"zero{stage}"), outcome(tmp_path / f"again{stage}")
         assert whole[0] == again[0] and same_bits(whole[1], again[1]), stage
         checkpoint = tmp_path / f"zero{stage}" / f"checkpoint-{STEPS}"
-        assert sum(f.stat().st_size for f in checkpoint.rglob("*_model_states.pt")) < 200_000, "the frozen model is not in it"
+        assert sum(f.stat().st_size for f in checkpoint.rglob("*_model_states.pt")) < 200_000, (
+            "the frozen model is not in it"
+        )

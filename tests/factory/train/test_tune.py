@@ -1,4 +1,6 @@
-"""Tuning in one process: what is learnt does not depend on how a step is cut, nor on how often the training was killed."""
+"""Tuning in one process: what is learnt does not depend on how a step is cut, nor on how often the training was
+killed.
+"""
 
 from __future__ import annotations
 
@@ -54,8 +56,14 @@ def batch_of(data: Path, numbers: list[int]) -> dict[str, torch.Tensor]:
 
 def test_the_loss_is_the_summed_cross_entropy_of_the_labelled_tokens(data):
     view, batch = tiny_view(), batch_of(data, [0, 1, 5])
-    logits, labels = view.model(**{k: v for k, v in batch.items() if k != "labels"}).logits[:, :-1], batch["labels"][:, 1:]
-    expected = -sum(F.log_softmax(row, -1)[token] for row, token in zip(logits[labels != IGNORE], labels[labels != IGNORE], strict=True))
+    logits, labels = (
+        view.model(**{k: v for k, v in batch.items() if k != "labels"}).logits[:, :-1],
+        batch["labels"][:, 1:],
+    )
+    expected = -sum(
+        F.log_softmax(row, -1)[token]
+        for row, token in zip(logits[labels != IGNORE], labels[labels != IGNORE], strict=True)
+    )
     assert torch.allclose(Answers(view)(**batch), expected, rtol=1e-5)
 
 
@@ -78,7 +86,9 @@ def test_a_step_is_adam_on_the_mean_over_all_labelled_tokens_of_the_batch(data, 
     view.model.train()
     batch = batch_of(data, [order[i] for i in range(4)])
     labels = batch.pop("labels")
-    loss = F.cross_entropy(view.model(**batch).logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORE)
+    loss = F.cross_entropy(
+        view.model(**batch).logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORE
+    )
     loss.backward()
     torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
     torch.optim.AdamW(trained.values(), lr=3e-3, weight_decay=0.0).step()
@@ -100,9 +110,24 @@ def test_neither_micro_batches_nor_recomputation_change_what_is_learnt(data, ref
 def test_a_killed_training_ends_with_the_same_bits(data, tmp_path):
     dropping = {"type": "lora", "rank": 2, "dropout": 0.3}
     whole = tuned(data, tmp_path / "whole", dropping, {}, save_every=1, micro_batch=2)
-    case = {"data": str(data), "folder": str(tmp_path / "killed"), "tuner": dropping, "launch": {}, "save_every": 1, "micro_batch": 2, "stop": 3, "kill": True}
+    case = {
+        "data": str(data),
+        "folder": str(tmp_path / "killed"),
+        "tuner": dropping,
+        "launch": {},
+        "save_every": 1,
+        "micro_batch": 2,
+        "stop": 3,
+        "kill": True,
+    }
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-m", "tests.factory.train.case", json.dumps([case])], cwd=ROOT, env=environment, capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.factory.train.case", json.dumps([case])],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        check=False,
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     (checkpoint,) = (tmp_path / "killed").glob("checkpoint-*")
     assert checkpoint.name == "checkpoint-2", "step 3 was not saved yet"
@@ -152,9 +177,23 @@ def recipe(data, tmp_path):
     saved_tiny(tmp_path / "model")
 
     def make(**tune_keys):
-        keys = {"tuner": LORA, "data": {"path": str(data), "max_tokens": 200}, "batch_size": 4, "steps": 3, "report": [], **tune_keys}
+        keys = {
+            "tuner": LORA,
+            "data": {"path": str(data), "max_tokens": 200},
+            "batch_size": 4,
+            "steps": 3,
+            "report": [],
+            **tune_keys,
+        }
         keys = {key: value for key, value in keys.items() if value is not None}
-        text = json.dumps({"name": "r", "model": {"path": str(tmp_path / "model")}, "run": {"root": str(tmp_path / "runs")}, "tune": keys})
+        text = json.dumps(
+            {
+                "name": "r",
+                "model": {"path": str(tmp_path / "model")},
+                "run": {"root": str(tmp_path / "runs")},
+                "tune": keys,
+            }
+        )
         return loads(text, path=tmp_path / "r.yaml")
 
     return make
@@ -169,7 +208,11 @@ def test_a_run_ends_with_the_tuned_part_its_loss_and_its_picture(recipe, tmp_pat
     assert f"{expected:,}" in said and "connector" in said and "lora" in said, "the table of what is trained"
     summary = files.read_json(folder / "tune" / "summary.json")
     log = files.read_jsonl(folder / "tune" / "log.jsonl")
-    assert [row["step"] for row in log] == list(range(1, 9)) and summary["loss"] == log[-1]["loss"] and summary["parameters"]["beside"] == expected
+    assert (
+        [row["step"] for row in log] == list(range(1, 9))
+        and summary["loss"] == log[-1]["loss"]
+        and summary["parameters"]["beside"] == expected
+    )
     assert (folder / "tune" / "loss.png").read_bytes().startswith(b"\x89PNG")
 
     batch = batch_of(Path(asked.tune.data.path), [1, 2, 4, 5])
@@ -199,7 +242,11 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(recipe, monkeypatch):
 def test_the_plan_of_a_tuning(recipe, tmp_path, capsys):
     plan(recipe())
     said = capsys.readouterr().out
-    assert "24 samples, 3 steps of 4 (1 rank(s) x 1 x 4), 0.50 epochs" in said and "lora" in said and "learning rate: 0.0002" in said
+    assert (
+        "24 samples, 3 steps of 4 (1 rank(s) x 1 x 4), 0.50 epochs" in said
+        and "lora" in said
+        and "learning rate: 0.0002" in said
+    )
     plan(recipe(data={"path": str(tmp_path / "gone.json")}))
     assert "gone.json: not found" in capsys.readouterr().out
 

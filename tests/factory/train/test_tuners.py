@@ -1,4 +1,6 @@
-"""Tuners compared on a small random model: rates chosen on dev, scores on held-out scenes, resuming, plans, and mistakes in the recipe."""
+"""Tuners compared on a small random model: rates chosen on dev, scores on held-out scenes, resuming, plans, and
+mistakes in the recipe.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +28,32 @@ SCENES = {"lessons": {"type": "scenes", "options": 0.0}, "take": 8, "max_tokens"
 
 def written(root: Path, folder: Path, **changes) -> str:
     compare = {
-        "tuners": [{"tuner": "ia3", "learning_rates": [1e-3, 1e-1]}, {"tuner": {"type": "mores", "as": "m1"}, "learning_rates": [1e-2]}],
-        "tasks": [{"name": "seeing", "data": SCENES, "choose": {"type": "plain_scenes", "as": "dev", "split": "dev", "per_task": 1},
-                   "score": [{"type": "plain_scenes", "as": "seen", "per_task": 2}, {"type": "plain_scenes", "as": "read", "shows": "text", "per_task": 1}]}],
-        "batch_size": 4, "report": [],
-    }  # fmt: skip
-    recipe = {"name": "side", "model": {"path": str(folder)}, "compare": compare | changes, "diagnostics": ["lmar"], "run": {"root": str(root)}, "evaluate": {"batch_size": 8}}
+        "tuners": [
+            {"tuner": "ia3", "learning_rates": [1e-3, 1e-1]},
+            {"tuner": {"type": "mores", "as": "m1"}, "learning_rates": [1e-2]},
+        ],
+        "tasks": [
+            {
+                "name": "seeing",
+                "data": SCENES,
+                "choose": {"type": "plain_scenes", "as": "dev", "split": "dev", "per_task": 1},
+                "score": [
+                    {"type": "plain_scenes", "as": "seen", "per_task": 2},
+                    {"type": "plain_scenes", "as": "read", "shows": "text", "per_task": 1},
+                ],
+            }
+        ],
+        "batch_size": 4,
+        "report": [],
+    }
+    recipe = {
+        "name": "side",
+        "model": {"path": str(folder)},
+        "compare": compare | changes,
+        "diagnostics": ["lmar"],
+        "run": {"root": str(root)},
+        "evaluate": {"batch_size": 8},
+    }
     return yaml.safe_dump(recipe)
 
 
@@ -54,17 +76,28 @@ def test_the_rate_that_is_best_on_dev_is_scored_on_test(finished):
     assert all(t["dev"]["benchmark"] == "dev" and t["dev"]["n"] == 8 and t["steps"] == 2 for t in tried.values())
     totals = {(r["label"], r["method"]): r for r in results["rows"] if r["task"] == "all"}
     assert set(totals) == {(label, method) for label in ("seen", "read") for method in ("none", "ia3", "m1")}
-    assert all(r["split"] == "test" and r["ci"]["accuracy"] for r in totals.values()) and totals["seen", "ia3"]["n"] == 16
+    assert (
+        all(r["split"] == "test" and r["ci"]["accuracy"] for r in totals.values()) and totals["seen", "ia3"]["n"] == 16
+    )
     assert {r["task"] for r in results["rows"] if r["label"] == "seen"} > {"color", "counting"}
     assert files.read_json(folder / "costs.json")["training"]["seeing/m1"]["seconds_per_step"] > 0
 
 
 def test_every_model_is_the_tuned_one_and_the_page_shows_them(finished):
     _, folder = finished
-    fingerprints = [files.read_json(folder / f"bench-seen-{name}" / "inputs.json")["inputs"]["model"] for name in ("none", "ia3", "m1")]
+    fingerprints = [
+        files.read_json(folder / f"bench-seen-{name}" / "inputs.json")["inputs"]["model"]
+        for name in ("none", "ia3", "m1")
+    ]
     assert len(set(fingerprints)) == 3
     page = (folder / "report" / "index.html").read_text()
-    for words in ("Tuners on seeing", "Accuracy against trained parameters", "How learning rates were chosen", "LMAR by layer", "Where the image is looked at"):
+    for words in (
+        "Tuners on seeing",
+        "Accuracy against trained parameters",
+        "How learning rates were chosen",
+        "LMAR by layer",
+        "Where the image is looked at",
+    ):
         assert words in page
     assert "No modality-preference" not in page and "No method of this run has a strength" not in page
     table = (folder / "report" / "seeing-tuners.csv").read_text().splitlines()
@@ -120,16 +153,53 @@ def test_show_prints_a_sample_of_each_task(finished, capsys):
     assert "the samples of seeing are numbered 0 to 7" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("change", "where", "message"), [
-    ({"tuners": [{"tuner": "ia3"}, {"tuner": "ia3"}]}, "compare.tuners.1.tuner", "another one is called 'ia3' too"),
-    ({"tuners": [{"tuner": {"type": "ia3", "as": "1 %"}}]}, "compare.tuners.0.tuner", "'1 %' cannot name a file"),
-    ({"tuners": [{"tuner": "ia3", "learning_rate": 1}]}, "compare.tuners.0.learning_rate", "Did you mean learning_rates?"),
-    ({"tuners": [{"tuner": "lroa"}]}, "compare.tuners.0.tuner", "lora"),
-    ({"tasks": [{"name": "a", "data": SCENES, "choose": {"type": "plain_scenes", "as": "x"}, "score": ["plain_scenes"]}]}, "compare.tasks.0.choose", "chosen on what is scored"),
-    ({"tasks": [{"name": "a", "data": SCENES, "score": ["plain_scenes"]}]}, "compare.tuners.0.learning_rates", "no rate can be chosen"),
-    ({"tasks": [{"name": n, "data": SCENES, "choose": {"type": "plain_scenes", "as": f"d{n}", "split": "dev"}, "score": ["plain_scenes"]} for n in "ab"]},
-     "compare.tasks.1.score.0", "another benchmark is called 'plain_scenes' too"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "where", "message"),
+    [
+        ({"tuners": [{"tuner": "ia3"}, {"tuner": "ia3"}]}, "compare.tuners.1.tuner", "another one is called 'ia3' too"),
+        ({"tuners": [{"tuner": {"type": "ia3", "as": "1 %"}}]}, "compare.tuners.0.tuner", "'1 %' cannot name a file"),
+        (
+            {"tuners": [{"tuner": "ia3", "learning_rate": 1}]},
+            "compare.tuners.0.learning_rate",
+            "Did you mean learning_rates?",
+        ),
+        ({"tuners": [{"tuner": "lroa"}]}, "compare.tuners.0.tuner", "lora"),
+        (
+            {
+                "tasks": [
+                    {
+                        "name": "a",
+                        "data": SCENES,
+                        "choose": {"type": "plain_scenes", "as": "x"},
+                        "score": ["plain_scenes"],
+                    }
+                ]
+            },
+            "compare.tasks.0.choose",
+            "chosen on what is scored",
+        ),
+        (
+            {"tasks": [{"name": "a", "data": SCENES, "score": ["plain_scenes"]}]},
+            "compare.tuners.0.learning_rates",
+            "no rate can be chosen",
+        ),
+        (
+            {
+                "tasks": [
+                    {
+                        "name": n,
+                        "data": SCENES,
+                        "choose": {"type": "plain_scenes", "as": f"d{n}", "split": "dev"},
+                        "score": ["plain_scenes"],
+                    }
+                    for n in "ab"
+                ]
+            },
+            "compare.tasks.1.score.0",
+            "another benchmark is called 'plain_scenes' too",
+        ),
+    ],
+)
 def test_mistakes_are_told_where_they_stand(tmp_path, change, where, message):
     with pytest.raises(RecipeError) as caught:
         loads(written(tmp_path, tmp_path, **change), "r.yaml")
@@ -142,11 +212,15 @@ def test_a_comparison_stands_alone(tmp_path):
     with pytest.raises(RecipeError, match=r"r.yaml:\d+:\d+ benchmarks: has no use beside 'compare'"):
         loads(text, "r.yaml")
     with pytest.raises(RecipeError, match="stands beside 'tune'"):
-        loads(written(tmp_path, tmp_path) + json.dumps({"tune": {"tuner": "ia3", "data": SCENES}})[1:-1] + "\n", "r.yaml")
+        loads(
+            written(tmp_path, tmp_path) + json.dumps({"tune": {"tuner": "ia3", "data": SCENES}})[1:-1] + "\n", "r.yaml"
+        )
 
 
 def test_a_rate_cannot_be_chosen_where_answers_are_hidden(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(PlainScenes, "missing", lambda self: "the answers are hidden" if self.params.split == "dev" else None)
+    monkeypatch.setattr(
+        PlainScenes, "missing", lambda self: "the answers are hidden" if self.params.split == "dev" else None
+    )
     (tmp_path / "side.yaml").write_text(written(tmp_path, saved_tiny(tmp_path / "model")))
     assert main([str(tmp_path / "side.yaml")]) == 2
     assert "'seeing' cannot choose a learning rate on 'dev': the answers are hidden" in capsys.readouterr().err
@@ -162,12 +236,33 @@ def test_a_diagnostic_with_prompts_of_its_own_is_refused(tmp_path, capsys):
 @pytest.mark.slow
 def test_two_ranks_that_cut_the_weights_find_what_one_finds(tmp_path):
     """ZeRO-3 must not outlive a training: the models that are loaded afterwards, for scoring, are whole."""
-    compare = {"tuners": [{"tuner": {"type": "mores", "dropout": 0.0}, "learning_rates": [1e-2]}, {"tuner": "ia3", "learning_rates": [1e-2]}],
-               "tasks": [{"name": "seeing", "data": SCENES, "score": [{"type": "plain_scenes", "per_task": 1}]}]}  # fmt: skip
+    compare = {
+        "tuners": [
+            {"tuner": {"type": "mores", "dropout": 0.0}, "learning_rates": [1e-2]},
+            {"tuner": "ia3", "learning_rates": [1e-2]},
+        ],
+        "tasks": [{"name": "seeing", "data": SCENES, "score": [{"type": "plain_scenes", "per_task": 1}]}],
+    }
     (tmp_path / "side.yaml").write_text(written(tmp_path, saved_tiny(tmp_path / "model"), **compare))
     one = files.read_json(run(loads((tmp_path / "side.yaml").read_text(), overrides=["name=one"])) / "results.json")
-    command = [sys.executable, "-P", "-m", "factory.cli", str(tmp_path / "side.yaml"), "launch.processes=2", "launch.zero=3"]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600, check=False)
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "factory.cli",
+        str(tmp_path / "side.yaml"),
+        "launch.processes=2",
+        "launch.zero=3",
+    ]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     two = files.read_json(tmp_path / "side" / "results.json")
     assert [t["loss"] for t in two["tuning"]] == pytest.approx([t["loss"] for t in one["tuning"]], rel=1e-5)

@@ -1,0 +1,1 @@
+"""A recipe's sections, one file for each subject."""

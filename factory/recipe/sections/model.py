@@ -1,0 +1,49 @@
+"""`model:`: which model, and how it is put together."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import StringConstraints, model_validator
+
+from factory.recipe.nodes import Node, Spec, plugin
+from factory.recipe.sections.words import Layer, Text
+
+
+class ComposeSpec(Spec):
+    """A model from registered parts; each of vision_encoder and llm names its ``source`` (a folder or hub id), or sizes
+    as ``config``.
+    """
+
+    vision_encoder: Annotated[Node, plugin("vision_encoder")]
+    connector: Annotated[Node, plugin("connector")]
+    llm: Annotated[Node, plugin("llm")]
+
+
+class ModelSpec(Spec):
+    """Which model: a zoo card, a folder, a hub id, parts to compose, or a configuration to build with random weights.
+
+    Beside a card, ``path`` or ``hub`` say where its weights are. ``tuned`` names tuning runs (their folders, or a
+    ``tuned/`` folder) whose trained parts are put into it, in order: pretrained connector first. ``quantize`` packs the
+    decoder's linear maps (bitsandbytes); ``device_map`` spreads the model over all GPUs (and host memory) as accelerate
+    places it, ``device`` then has no say.
+    """
+
+    zoo: Text | None = None
+    path: Text | None = None
+    hub: Annotated[str, StringConstraints(pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
+    revision: Text | None = None
+    compose: ComposeSpec | None = None
+    build: dict[str, Any] | None = None
+    tuned: tuple[Text, ...] = ()
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    quantize: Literal["8bit", "4bit"] | None = None
+    device: Text = "auto"
+    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = None
+    layer: Layer | None = None
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> ModelSpec:
+        if all(source is None for source in (self.zoo, self.path, self.hub, self.compose, self.build)):
+            raise ValueError("needs at least one of zoo, path, hub, compose, build")
+        return self

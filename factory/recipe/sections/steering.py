@@ -1,0 +1,38 @@
+"""`collect:` and `evaluate:`: where states are read and what is compared."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, FiniteFloat, PositiveInt
+
+from factory.data.instructions import Style
+from factory.recipe.nodes import Spec, distinct
+from factory.recipe.sections.words import Direction, Layer
+
+DEFAULT_STRENGTHS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)  # SPEC A19
+
+
+class CollectSpec(Spec):
+    """Where hidden states are read; ``layer`` null takes the model's own, then its card's. ``instructions`` words P+
+    and P-.
+    """
+
+    layer: Layer | None = None
+    instructions: Style = "amps_eq9"
+    position: Literal["last", "second_last", "last_user_token", "mean_prompt"] = "last"
+    batch_size: PositiveInt = 32
+
+
+class EvaluateSpec(Spec):
+    """What is compared: directions, strengths, and the share of errors a strength may add on the dev split; ``cost``
+    also times an answer under each method, on the test split's first samples."""
+
+    directions: Annotated[tuple[Direction, ...], Field(min_length=1), AfterValidator(distinct)] = ("vision", "text")
+    strengths: Annotated[tuple[FiniteFloat, ...], Field(min_length=1), AfterValidator(distinct)] = DEFAULT_STRENGTHS
+    error_budget: Annotated[float, Field(ge=0, le=1)] = 0.05
+    max_skipped: Annotated[float, Field(ge=0, le=1)] = 0.05
+    batch_size: PositiveInt = 32
+    max_new_tokens: PositiveInt = 16
+    bootstrap: Annotated[int, Field(ge=0)] = 1000
+    cost: bool = False

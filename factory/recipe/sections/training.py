@@ -1,0 +1,128 @@
+"""`train:` and `tune:`: training from scratch, and tuning a model that is there."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
+
+from factory.recipe.nodes import Node, Spec, distinct, plugin, read_node
+from factory.recipe.sections.words import Text
+
+
+class TrainSpec(Spec):
+    """Training: optimiser steps, batch size in samples, warm-up in steps; ``threads`` null leaves the environment's.
+
+    ``text_weight`` is the weight of the language-modelling loss on the prompt's text beside that on the answer.
+    ``vision_steps``, ``text_steps`` and ``connector_steps`` train the vision tower, the language model and then the
+    connector alone, before all learn together for ``steps``.
+    """
+
+    steps: PositiveInt
+    vision_steps: Annotated[int, Field(ge=0)] = 0
+    text_steps: Annotated[int, Field(ge=0)] = 0
+    connector_steps: Annotated[int, Field(ge=0)] = 0
+    batch_size: PositiveInt = 32
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    warmup: Annotated[int, Field(ge=0)] = 0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    text_weight: Annotated[float, Field(ge=0)] = 0.0
+    save_every: PositiveInt = 500
+    threads: PositiveInt | None = None
+
+
+class TuneDataSpec(Spec):
+    """What a model is tuned on: a file of conversations with the folder of its images, a folder of labelled photos, or
+    the lessons of a benchmark.
+
+    ``path``: LLaVA-JSON or messages, JSONL or one JSON array; ``images`` null is the file's own folder. ``photos``: a
+    folder; a photo's label is in the .txt file beside it, or its folder's name, and answers ``question``. ``take``
+    samples are drawn by ``seed``. ``max_tokens`` null cuts nothing; ``max_skipped`` is the share of samples that may be
+    unusable. ``cache_features`` runs the frozen vision tower over every picture once, before the first step, and trains
+    on what it kept (in half precision, under runs/.features).
+    """
+
+    path: Text | None = None
+    images: Text | None = None
+    photos: Text | None = None
+    question: Text = "What does the picture show?"
+    lessons: Annotated[Node, plugin("benchmark")] | None = None
+    take: PositiveInt | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    max_tokens: PositiveInt | None = 2048
+    max_skipped: Annotated[float, Field(ge=0, le=1)] = 0.0
+    group_by_length: bool = True
+    cache_features: bool = False
+    workers: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> TuneDataSpec:
+        if sum(given is not None for given in (self.path, self.photos, self.lessons)) != 1:
+            raise ValueError("needs one of path, photos and lessons")
+        if self.lessons is not None and self.take is None:
+            raise ValueError("needs take, the number of lessons to draw")
+        return self
+
+
+class TermsSpec(Spec):
+    """The terms on which anything is tuned.
+
+    ``batch_size`` is the samples of one optimiser step, over all ranks; each rank takes ``micro_batch`` of its share at
+    once (null: all) and accumulates their gradients, so neither the number of ranks nor the memory of one changes what
+    is learnt. ``steps`` null follows from ``epochs``. ``warmup`` is a share of the steps. ``beside`` are the parts that
+    are trained in full with the tuner. ``bf16`` computes in bfloat16 and keeps what is trained in float32.
+    """
+
+    beside: Annotated[tuple[Literal["connector", "vision_tower"], ...], AfterValidator(distinct)] = ("connector",)
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    steps: PositiveInt | None = None
+    batch_size: PositiveInt = 128
+    micro_batch: PositiveInt | None = None
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+    save_every: PositiveInt = 500
+    report: Annotated[tuple[Literal["tensorboard", "wandb"], ...], AfterValidator(distinct)] = ("tensorboard",)
+    threads: PositiveInt | None = None
+
+
+class TuneSpec(TermsSpec):
+    """Tuning a pretrained or composed model: ``align`` its connector with the words of short answers, without the
+    language model, ``pretrain`` it (tuner ``connector``), or ``finetune`` the model on instructions.
+
+    ``learning_rate`` null is the tuner's own. ``exam``: how many samples of each task of its lessons' benchmark the
+    tuned model is examined on afterwards (null: none).
+    """
+
+    stage: Literal["align", "pretrain", "finetune"] = "finetune"
+    tuner: Annotated[Node, plugin("tuner")] | None = None
+    data: TuneDataSpec
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    exam: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _fits_its_stage(self) -> TuneSpec:
+        if (self.stage == "finetune") == (self.tuner is None):
+            raise ValueError(
+                "needs a tuner, as in tuner: {type: mores}"
+                if self.tuner is None
+                else "pretrains the connector alone: leave tuner out, or say stage: finetune"
+            )
+        if self.stage == "align" and (self.beside != ("connector",) or not self.data.cache_features):
+            raise ValueError(
+                "aligns the connector alone, on features that are kept: needs beside: [connector] and data:"
+                " {cache_features: true}"
+            )
+        if self.data.cache_features and "vision_tower" in self.beside:
+            raise ValueError("trains the vision tower, whose features cannot be kept: leave data.cache_features out")
+        if self.exam and self.data.lessons is None:
+            raise ValueError("has an exam, which needs a benchmark to learn from: data.lessons")
+        return self
+
+    @property
+    def method(self) -> Node:
+        """The tuner's node; in pretraining the one that adds nothing to the language model."""
+        return self.tuner or read_node("tuner", "connector")
