@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from factory.data import pictures
 from factory.data.prompt import Prompt, Role, Segment
 from factory.errors import UserError
 
@@ -53,18 +52,12 @@ def field_of(path: Path, row: dict[str, Any], *names: str) -> list[Any]:
     return [row[name] for name in names]
 
 
-def picture(path: Path) -> Image.Image:
-    """The RGB picture at ``path``. Raises ``OSError`` where it cannot be read."""
-    with Image.open(path) as image:
-        return image.convert("RGB")
-
-
 def asked(image: Path | None, *parts: tuple[Role, str]) -> Callable[[], Prompt]:
     """A prompt that is made when it is needed: the picture, then the texts that are not empty, a line each."""
     texts = [Segment(role, text) for role, text in parts if text]
 
     def make() -> Prompt:
-        shown = [Segment(Role.IMAGE, image=picture(image))] if image else []
+        shown = [Segment(Role.IMAGE, image=pictures.read(image))] if image else []
         return Prompt((*shown, *texts))
 
     return make

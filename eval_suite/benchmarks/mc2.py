@@ -20,6 +20,7 @@ from PIL import Image
 from pydantic import Field
 
 from eval_suite.conflict import DIRECT, TASKS, ConflictBenchmark, Scoring, build_prompt
+from factory.data import pictures
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
 from factory.errors import UserError
@@ -202,10 +203,9 @@ class Mc2(ConflictBenchmark):
         if path is None:
             raise FileNotFoundError(f"no picture {image_id} in {self.folder}")
         try:
-            with Image.open(path) as image:
-                return image.convert("RGB")
-        except OSError as error:  # a cut file, one of no bytes, or one that is no picture
-            raise OSError(f"{path}: damaged or cut short ({error}); download it again") from error
+            return pictures.read(path)
+        except pictures.Unreadable as error:
+            raise OSError(f"{error}; download it again") from error
 
     def missing(self, samples: Sequence[ConflictSample]) -> tuple[list[str], str]:
         """Samples whose picture is not there, and one line that says how many of how many, in which folder, and what to

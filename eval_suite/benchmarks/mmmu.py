@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import ast
-import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
-
-from PIL import Image
 
 from eval_suite.benchmark import LETTER, SHORT, AnswerBenchmark, Item, Record
 from eval_suite.released import field_of
 from eval_suite.scorers.exact import LETTERS
 from eval_suite.scorers.mmmu import RULE, score_choice, score_open
 from eval_suite.scorers.reading import Reading
+from factory.data import pictures
 from factory.data.prompt import Prompt, Role, Segment
 from factory.errors import UserError
 from factory.registry import Params, register
@@ -63,9 +61,9 @@ class Mmmu(AnswerBenchmark):
         )
         listed = "\n".join(f"({letter}) {text}" for letter, text in options.items())
         ask = f"{listed}\n\n{LETTER}" if options else f"\n{SHORT}"
-        pictures = {i: row.get(f"image_{i}") for i in range(1, 8)}
+        shown = {i: row.get(f"image_{i}") for i in range(1, 8)}
         golds = [str(a) for a in ast.literal_eval(answer)] if not options and answer.startswith("[") else [answer]
-        return Item(number, interleaved(question, ask, pictures), (options, golds), (path.parent.name,))
+        return Item(number, interleaved(question, ask, shown), (options, golds), (path.parent.name,))
 
     def read(self, item: Item, text: str) -> Reading:
         options, golds = item.gold
@@ -87,16 +85,16 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
     yield from parquet.read_table(path).to_pylist()
 
 
-def interleaved(question: str, ask: str, pictures: dict[int, Any]) -> Callable[[], Prompt]:
+def interleaved(question: str, ask: str, shown: dict[int, Any]) -> Callable[[], Prompt]:
     """A prompt whose pictures stand where the text says <image k>; pictures the text never names come first."""
     named = {int(k) for k in PLACE.findall(question + ask)}
 
     def make() -> Prompt:
-        segments = [_shown(blob) for k, blob in pictures.items() if blob and k not in named]
+        segments = [_shown(blob) for k, blob in shown.items() if blob and k not in named]
         for role, text in ((Role.QUESTION, question), (Role.OPTIONS, ask)):
             for i, piece in enumerate(PLACE.split(text)):
                 if i % 2:
-                    segments.append(_shown(pictures[int(piece)]))
+                    segments.append(_shown(shown[int(piece)]))
                 elif piece:
                     segments.append(Segment(role, piece))
         return Prompt(tuple(segments))
@@ -107,4 +105,4 @@ def interleaved(question: str, ask: str, pictures: dict[int, Any]) -> Callable[[
 def _shown(blob: Any) -> Segment:
     if not blob or not blob.get("bytes"):
         raise OSError("the file holds no picture where the text names one")
-    return Segment(Role.IMAGE, image=Image.open(io.BytesIO(blob["bytes"])).convert("RGB"))
+    return Segment(Role.IMAGE, image=pictures.decode(blob["bytes"], "the picture in its row"))

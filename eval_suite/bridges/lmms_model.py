@@ -15,6 +15,7 @@ from typing import Any
 
 from lmms_eval.api.model import lmms
 
+from factory.data import pictures
 from factory.data.prompt import Prompt, Role, Segment
 from factory.model.load import load
 from factory.recipe.schema import ModelSpec
@@ -40,7 +41,7 @@ def to_prompt(messages: list[dict[str, Any]]) -> Prompt:
         content = message["content"]
         for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
             if part["type"] == "image":
-                segments.append(Segment(Role.IMAGE, image=part["url"].convert("RGB")))
+                segments.append(Segment(Role.IMAGE, image=pictures.rgb(part["url"])))
             elif part["type"] == "text":
                 segments.append(Segment(ROLES[message["role"]], part["text"]))
             else:

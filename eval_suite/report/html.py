@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image, UnidentifiedImageError
 
 from eval_suite.report import sections
 from eval_suite.report.diagnostics import Section
@@ -17,6 +16,7 @@ from eval_suite.report.rows import DASH, Predictions
 from eval_suite.report.style import Figure
 from eval_suite.report.summary import comparisons, summarise
 from eval_suite.report.tables import METRIC_HEADINGS, main_tables, metric_lines, other_rows
+from factory.data.pictures import read
 
 _WIDEST = 1800  # pixels; a larger picture only makes the page heavy
 
@@ -78,12 +78,11 @@ def _pictures(pictures: Sequence[tuple[str, Path]]) -> tuple[list[tuple[str, str
     shown, unreadable = [], []
     for title, path in pictures:
         try:
-            with Image.open(path) as image:
-                image = image.convert("RGB")
-                image.thumbnail((_WIDEST, _WIDEST * 4))
-                out = io.BytesIO()
-                image.save(out, format="PNG", optimize=True)
-        except (OSError, UnidentifiedImageError):
+            image = read(Path(path))
+            image.thumbnail((_WIDEST, _WIDEST * 4))
+            out = io.BytesIO()
+            image.save(out, format="PNG", optimize=True)
+        except OSError:
             unreadable.append(f"Picture {title}: {Path(path).name} cannot be read.")
             continue
         shown.append((title, _data(out.getvalue(), "image/png")))

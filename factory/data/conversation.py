@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from factory.data import pictures
 from factory.data.prompt import SPEAKERS, Prompt, Role, Segment
 
 PLACEHOLDER = "<image>"
@@ -138,7 +139,6 @@ def _check_order(roles: list[Role]) -> None:
 
 def _read(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
-        raise Unusable(f"its image {path} cannot be read: {error}") from error
+        return pictures.read(path)
+    except pictures.Unreadable as error:
+        raise Unusable(f"its image cannot be read: {error}") from error

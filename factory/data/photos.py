@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from factory import files
+from factory.data import pictures
 from factory.data.conversation import Conversation
 from factory.data.order import subset
 from factory.data.prompt import Role
@@ -31,21 +32,21 @@ class PhotoFolder:
         if not folder.is_dir():
             raise UserError(f"folder of photos {folder}: not found. Give it as tune.data.photos")
         suffixes = {suffix for suffix, form in Image.registered_extensions().items() if form in Image.OPEN}
-        pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
-        beside = any(path.with_suffix(".txt").is_file() for path in pictures)
-        found = [(path.relative_to(folder), _beside(path) if beside else _above(path, folder)) for path in pictures]
-        judged = [_fault(folder / path, label, beside) for path, label in found]
+        found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
+        beside = any(path.with_suffix(".txt").is_file() for path in found)
+        photos = [(path.relative_to(folder), _beside(path) if beside else _above(path, folder)) for path in found]
+        judged = [_fault(folder / path, label, beside) for path, label in photos]
         faults = [fault for fault in judged if fault]
-        good = [photo for photo, fault in zip(found, judged, strict=True) if fault is None]
+        good = [photo for photo, fault in zip(photos, judged, strict=True) if fault is None]
         self.audit = Audit(
-            len(found),
+            len(photos),
             len(faults),
-            len(found),
+            len(photos),
             0,
             faults[:NAMED],
             files.digest([[str(path), label, (folder / path).stat().st_mtime_ns] for path, label in good]),
         )
-        if not good or len(faults) > max_skipped * len(found):
+        if not good or len(faults) > max_skipped * len(photos):
             raise UserError(f"{self.audit.message(folder, folder)} (tune.data.max_skipped={max_skipped:g})")
         self.numbers = subset(len(good), take, seed)
         self.photos = [good[i] for i in self.numbers]
@@ -86,13 +87,7 @@ def _fault(path: Path, label: str | None, beside: bool) -> str | None:
             else "lies in no folder that names it, and no .txt file beside it does"
         )
     try:
-        with Image.open(path) as image:
-            image.verify()
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ) as error:  # Pillow tells a broken PNG by a SyntaxError
-        return f"{path.name}: cannot be read ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+        pictures.size(path)
+    except pictures.Unreadable as error:
+        return str(error)
     return None

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from factory.data.pictures import PROTOCOL
 from factory.model.load import fingerprint
 from factory.model.view import ModelView
 from factory.recipe import Recipe
@@ -43,6 +44,7 @@ def about_run(recipe: Recipe, view: ModelView, notes: Sequence[str]) -> dict[str
         "recipe": source,
         "seed": recipe.seed,
         "model": model,
+        "pictures": PROTOCOL,
         "libraries": environment()["libraries"],
         "notes": list(notes),
     }

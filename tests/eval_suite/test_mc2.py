@@ -159,7 +159,7 @@ def test_a_cut_picture_is_named(folder, tmp_path, keep):
     whole = bench(folder).find(sample.tags["image_id"]).read_bytes()
     path = tmp_path / f"{sample.tags['image_id']}.jpg"
     path.write_bytes(whole[: min(keep, len(whole) - 50)])
-    with pytest.raises(OSError, match=f"{path.name}: damaged or cut short"):
+    with pytest.raises(OSError, match=f"{path.name}.* damaged or cut short"):
         sample.load_image()
 
 

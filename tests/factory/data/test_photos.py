@@ -49,7 +49,7 @@ def test_pictures_without_a_label_and_damaged_ones_are_counted_and_named(tmp_pat
     with pytest.raises(
         UserError,
         match=(
-            r"2 of 3 samples cannot be used.*2\.png: cannot be read.*lost\.png: lies in no folder that names"
+            r"2 of 3 samples cannot be used.*2\.png: is no picture.*lost\.png: lies in no folder that names"
             r" it.*max_skipped=0"
         ),
     ):
