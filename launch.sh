@@ -11,27 +11,28 @@ unfinished=$venv/setup.unfinished
 
 say() { printf 'launch.sh: %s\n' "$*" >&2; }
 
-# Print what keeps interpreter $1 from running the project: a direct dependency that is missing, a version off its pin.
+# Print what keeps interpreter $1 from running the project: a direct dependency that is missing or out of its range.
 misfit() {
     "$1" -I - "$root" <<'PY' 2>/dev/null || echo "it cannot be checked"
-import re, sys, tomllib
+import sys, tomllib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-root = Path(sys.argv[1])
-project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-plain = lambda name: re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", name)[0]).lower()
-direct = {plain(each) for each in project["dependencies"] + project["optional-dependencies"]["test"]}
-for line in (root / "constraints.txt").read_text(encoding="utf-8").splitlines():
-    if line.startswith("#"):
-        continue
-    name, pin = line.split("==")
+try:
+    from packaging.requirements import Requirement
+except ImportError:
+    print("it lacks packaging")
+    sys.exit()
+
+project = tomllib.loads((Path(sys.argv[1]) / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+for need in map(Requirement, project["dependencies"] + project["optional-dependencies"]["test"]):
     try:
-        found = version(name).partition("+")[0]
+        found = version(need.name)
     except PackageNotFoundError:
-        found = None
-    if found != pin and (found or plain(name) in direct):
-        print(f"it has {name} {found}, not {pin}" if found else f"it lacks {name}")
+        print(f"it lacks {need.name}")
+        break
+    if not need.specifier.contains(found, prereleases=True):
+        print(f"it has {need.name} {found}, not {need.specifier}")
         break
 PY
 }

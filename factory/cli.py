@@ -30,7 +30,7 @@ HELP = """\
 usage: {me} RECIPE [KEY=VALUE ...] [--limit N]
        {me} COMMAND ...
 
-  RECIPE, run RECIPE          run a recipe; started again, it skips what is done
+  RECIPE, run RECIPE          run a recipe, a file or the name of a bundled one; started again, it skips what is done
   plan RECIPE                 print what would run, and what it needs
   fetch [MODEL]               download a model of the zoo or of the hub; without MODEL, the models there are
   list [KIND]                 the plugins there are
@@ -93,9 +93,10 @@ def _registered(word: str) -> type | None:
 
 def _check_recipe_word(word: str) -> None:
     """Refuse a first word that does not look like a recipe as an unknown command, rather than as a missing file."""
-    if not word.startswith("-") and Path(word).suffix not in RECIPE_SUFFIXES and not Path(word).is_file():
-        hint = did_you_mean(word, [*COMMANDS, *(f"recipes/{path.name}" for path in _recipes())])
-        raise UserError(f"'{word}' is neither a command nor a recipe file.{hint} Commands: {', '.join(COMMANDS)}")
+    looks_like_one = word.startswith("-") or Path(word).suffix in RECIPE_SUFFIXES or Path(word).is_file()
+    if not looks_like_one and not _bundled(word):
+        hint = did_you_mean(word, [*COMMANDS, *(path.stem for path in _recipes())])
+        raise UserError(f"'{word}' is neither a command nor a recipe.{hint} Commands: {', '.join(COMMANDS)}")
 
 
 def _run(parser: _Parser, argv: list[str]) -> int | None:
@@ -230,7 +231,8 @@ def _test(parser: _Parser, argv: list[str]) -> None:
     if not (PROJECT / "tests").is_dir():
         raise UserError("this installation carries no tests; run them from a checkout of the project")
     os.chdir(PROJECT)
-    os.execv(sys.executable, [sys.executable, "-m", "pytest", *argv])
+    whole = ["-n", str(min(os.cpu_count() or 1, 8)), "--dist", "loadfile", "--durations", "10"]
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", *(argv or whole)])
 
 
 COMMANDS: dict[str, Callable[[_Parser, list[str]], int | None]] = {
@@ -267,12 +269,17 @@ def _load(given: str, overrides: Sequence[str]) -> Recipe:
 
 
 def _find_recipe(given: str) -> Path:
-    """The recipe file, from the current folder or else from the project's."""
-    for path in (Path(given), PROJECT / given):
+    """The recipe file, from the current folder or else from the project's; a bundled one also by its bare name."""
+    for path in (Path(given), PROJECT / given, *_bundled(given)):
         if path.is_file():
             return path
     hint = did_you_mean(Path(given).name, [path.name for path in _recipes()])
     raise UserError(f"recipe '{given}' not found, neither here nor in {PROJECT}.{hint}")
+
+
+def _bundled(name: str) -> list[Path]:
+    """The recipes that come with the project and are called ``name``: at most one, a test holds this."""
+    return [path for path in _recipes() if path.stem == name]
 
 
 def _recipes() -> list[Path]:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import FrameType, ModuleType
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -46,6 +47,21 @@ class Params(BaseModel):
     """Base of every plugin's parameter model: unknown keys and non-finite numbers are refused, values are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Plugin:
+    """What every plugin has, whatever its kind: ``Params``, the model of its parameters, and ``params``, an instance."""
+
+    kind: ClassVar[str]
+    name: ClassVar[str]
+    Params: ClassVar[type[BaseModel]]
+    params: Any
+
+    def __init__(self, params: Any) -> None:
+        self.params = params
+
+
+Plugin.Params = Params
 
 
 @dataclass(frozen=True)
@@ -74,7 +90,10 @@ _registered: dict[tuple[str, str], _Registered] = {}
 _distribution: ContextVar[str | None] = ContextVar("distribution", default=None)
 
 
-def register(kind: str, name: str) -> Callable[[type], type]:
+Registrable = TypeVar("Registrable", bound=type)
+
+
+def register(kind: str, name: str) -> Callable[[Registrable], Registrable]:
     """Class decorator that makes a class the plugin ``name`` of ``kind``; sets its ``kind``, ``name`` and ``Params``.
 
     Raises UserError for an unknown kind and for a name that is taken, with both places.
@@ -83,18 +102,19 @@ def register(kind: str, name: str) -> Callable[[type], type]:
     caller: FrameType = sys._getframe(1)
     file, line = caller.f_code.co_filename, caller.f_lineno
 
-    def decorate(cls: type) -> type:
+    def decorate(cls: Registrable) -> Registrable:
         _refuse_duplicate(kind, name, file, line)
-        cls.kind, cls.name = kind, name
+        given: Any = cls
+        given.kind, given.name = kind, name
         if not hasattr(cls, "Params"):
-            cls.Params = Params
+            given.Params = Params
         _registered[kind, name] = _Registered(cls, file, line, _distribution.get() or _origin(kind, file))
         return cls
 
     return decorate
 
 
-def lookup(kind: str, name: str) -> type:
+def lookup(kind: str, name: str) -> Any:
     """The plugin class, importing only the module that holds it.
 
     Raises UserError with near matches where there is none.

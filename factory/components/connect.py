@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from factory.errors import UserError
-from factory.registry import Params
+from factory.registry import Plugin
 
 
 class Widths(NamedTuple):
@@ -24,15 +24,10 @@ class Widths(NamedTuple):
     text: int
 
 
-class Connector:
+class Connector(Plugin):
     """Base of the connectors. ``build`` makes a module from a list of features [n, tokens_i, d_i] to image tokens [n,
     t, d].
     """
-
-    Params = Params
-
-    def __init__(self, params: Params) -> None:
-        self.params = params
 
     def build(self, widths: Widths) -> nn.Module:
         raise TypeError(f"{type(self).__name__} must define build(widths)")

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, 
 from factory.components.source import Sourced
 from factory.components.templates import VICUNA
 from factory.errors import UserError
+from factory.registry import Plugin
 
 IMAGE_TOKEN = "<image>"
 
@@ -21,7 +22,7 @@ class LlmParams(Sourced):
     tokenizer: str | None = None
 
 
-class Llm:
+class Llm(Plugin):
     """Base of the language models; a subclass is a line or two. They differ by configuration class, never by a path's
     name.
     """
@@ -29,9 +30,6 @@ class Llm:
     Params = LlmParams
     config_class: ClassVar[str | type]
     template: ClassVar[str] = VICUNA
-
-    def __init__(self, params: LlmParams) -> None:
-        self.params = params
 
     @classmethod
     def unpack(cls, released: Path, folder: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, CLIPImageProcessorPil, PreTrainedConfig
 
 from factory.components.source import Sourced, class_of
-from factory.registry import Params
+from factory.registry import Plugin
 
 
 class EncoderParams(Sourced):
@@ -19,10 +19,10 @@ class EncoderParams(Sourced):
     layer: int = -2
 
 
-class VisionEncoder:
+class VisionEncoder(Plugin):
     """Base of the vision encoders; a subclass is a line or two."""
 
-    Params: ClassVar[type[Params]] = EncoderParams
+    Params = EncoderParams
     config_class: ClassVar[str | type]
     model_class: ClassVar[str | type]
     """Names of transformers' classes, or classes of our own."""
@@ -32,9 +32,6 @@ class VisionEncoder:
     """Whether a picture is cropped to a square; else it is stretched to one, so that nothing of it is lost."""
     mean: ClassVar[tuple[float, float, float]] = (0.5, 0.5, 0.5)
     std: ClassVar[tuple[float, float, float]] = (0.5, 0.5, 0.5)
-
-    def __init__(self, params: Params) -> None:
-        self.params = params
 
     def parts(self) -> list[VisionEncoder]:
         """The encoders whose features go side by side into the connector: this one alone, unless it is a fused pair."""

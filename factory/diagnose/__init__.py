@@ -16,7 +16,7 @@ from factory.diagnose.summary import Summary
 from factory.model.encode import Batch
 from factory.model.prefix import Prefix, last_index, prefill
 from factory.model.view import ModelView
-from factory.registry import Params
+from factory.registry import Plugin
 
 if TYPE_CHECKING:
     from factory.data.sample import ConflictSample
@@ -44,7 +44,7 @@ class Query(NamedTuple):
         return Query(*(t.index_select(0, rows) for t in self))
 
 
-class Diagnostic:
+class Diagnostic(Plugin):
     """Base of the diagnostics. A subclass defines ``on_prefix``; or ``measure`` where it needs the whole prompt at
     once; or ``on_samples`` where it asks prompts of its own.
 
@@ -53,11 +53,7 @@ class Diagnostic:
     report.
     """
 
-    Params: type[Params] = Params
     splits: ClassVar[tuple[str, ...]] = ("test",)
-
-    def __init__(self, params: Params) -> None:
-        self.params = params
 
     def queried(self, prefix: Prefix, keys: Sequence[str]) -> Tensor:
         """[R, T] booleans: the end of each whole prompt that queries what is before it. Here its last token."""

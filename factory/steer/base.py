@@ -14,7 +14,7 @@ from torch import Tensor
 
 from factory.data.prompt import Prompt
 from factory.model.view import ModelView
-from factory.registry import Params
+from factory.registry import Plugin
 from factory.steer.where import Where
 
 Direction = Literal["vision", "text"]
@@ -76,13 +76,8 @@ class Context:
     roles: Tensor | None = None
 
 
-class PromptMethod:
+class PromptMethod(Plugin):
     """A baseline that changes the prompt and leaves the activations alone."""
-
-    Params = Params
-
-    def __init__(self, params: Params) -> None:
-        self.params = params
 
     @property
     def shots(self) -> int:
@@ -101,7 +96,7 @@ class PromptMethod:
         return prompt
 
 
-class LogitsMethod:
+class LogitsMethod(Plugin):
     """A decoding-time method: every prompt is run, mostly together with altered copies of it, and their next-token
     logits are combined.
 
@@ -113,11 +108,7 @@ class LogitsMethod:
     them all.
     """
 
-    Params = Params
     shares_prompt: ClassVar[bool] = True
-
-    def __init__(self, params: Params) -> None:
-        self.params = params
 
     def copies(self, prompt: Prompt, direction: Direction) -> tuple[Prompt, ...]:
         """The prompts that run beside a prompt; here the prompt itself, once."""
@@ -139,18 +130,14 @@ class LogitsMethod:
         return own
 
 
-class Steerer:
+class Steerer(Plugin):
     """A method that adds ``strength * gain(h) * delta(h)`` to the output of one decoder block.
 
     ``reads`` says what h is: the state of the last prompt token, whose delta is then added to every chosen token
     (SPEC A13, as learn-to-steer does), or each chosen token's own state.
     """
 
-    Params = Params
     reads: ClassVar[Literal["last_prompt", "per_token"]] = "last_prompt"
-
-    def __init__(self, params: Params) -> None:
-        self.params = params
 
     def variants(self) -> dict[str, Steerer]:
         """Methods of the same kind among which dev data decides, by name; empty where there is nothing to decide."""

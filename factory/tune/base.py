@@ -22,13 +22,13 @@ from torch.utils.hooks import RemovableHandle
 from factory.errors import UserError
 from factory.model.load import fingerprint
 from factory.model.view import ModelView
-from factory.registry import Params
+from factory.registry import Plugin
 from factory.tune.roles import Roles
 
 Part = Literal["connector", "vision_tower"]
 
 
-class Tuner:
+class Tuner(Plugin):
     """Base of the tuners. A subclass defines ``insert``, and ``withdraw`` where hooks and submodules are not all it
     adds.
 
@@ -37,14 +37,13 @@ class Tuner:
     ``in_place`` whether it trains weights of the model itself.
     """
 
-    Params = Params
     learning_rate: ClassVar[float]
     sweep: ClassVar[tuple[float, ...]]
     inside_blocks: ClassVar[bool] = True
     in_place: ClassVar[bool] = False
 
-    def __init__(self, params: Params) -> None:
-        self.params = params
+    def __init__(self, params: Any) -> None:
+        super().__init__(params)
         self.base: str | None = None
         self.beside: tuple[Part, ...] = ()
         self.own: dict[str, nn.Parameter] = {}

@@ -87,6 +87,15 @@ def test_recipe_is_found_in_the_project_from_any_folder(recipe, runs, tmp_path, 
     assert len(runs) == 1
 
 
+@pytest.mark.parametrize("words", [["good"], ["run", "good"]])
+def test_a_bundled_recipe_goes_by_its_name_from_any_folder(words, recipe, runs, tmp_path, monkeypatch):
+    (tmp_path / "project" / "recipes" / "paper").mkdir(parents=True)
+    recipe.rename(tmp_path / "project" / "recipes" / "paper" / "good.yaml")
+    monkeypatch.setattr(cli, "PROJECT", tmp_path / "project")
+    assert cli.main(words) == 0
+    assert len(runs) == 1
+
+
 def test_overrides_are_passed_through_unsplit(recipe, runs):
     assert cli.main(["good.yaml", "model.path=/a b/c", "evaluate.strengths=[1, 2]"]) == 0
     assert (runs[0][0].model.path, runs[0][0].evaluate.strengths) == ("/a b/c", (1.0, 2.0))
@@ -106,7 +115,7 @@ def test_recipe_mistakes_are_one_line_each(recipe, capsys):
     [
         (
             ["lst"],
-            "error: 'lst' is neither a command nor a recipe file. Did you mean list? Commands: run, plan, fetch, list",
+            "error: 'lst' is neither a command nor a recipe. Did you mean list? Commands: run, plan, fetch, list",
         ),
         (["gone.yaml"], "error: recipe 'gone.yaml' not found, neither here nor in"),
         (["plan"], "error: the following arguments are required: RECIPE; see steering-factory plan --help"),

@@ -37,3 +37,8 @@ def test_recipe_begins_with_the_command_that_runs_it(path):
 def test_no_two_recipes_share_a_run_folder():
     names = [load(path).name for path in PATHS]
     assert len(set(names)) == len(names)
+
+
+def test_no_two_recipes_go_by_one_name():
+    stems = [path.stem for path in PATHS]
+    assert len(set(stems)) == len(stems)
