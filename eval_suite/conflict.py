@@ -150,7 +150,7 @@ class ConflictBenchmark:
                     "value": float(p["outcome"] == "follow"),
                     "failed": "error" in p["verdicts"],
                 }
-                cells.setdefault(f"{p['method']}-{p['direction']}".replace(":", "-"), []).append(record)
+                cells.setdefault(files.file_name(f"{p['method']}-{p['direction']}"), []).append(record)
         for name, records in cells.items():
             files.write_jsonl(run_dir / "predictions" / self.name / f"{name}.jsonl", records)
 

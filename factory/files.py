@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -36,6 +37,23 @@ _EXPLANATIONS = {
     errno.EISDIR: "a folder stands where a file is needed. Move it away, or " + _ELSEWHERE,
     errno.ENOENT: "no such file. Check the path",
 }
+
+
+_PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
+_DEVICES = re.compile(r"(?i:con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # no file of Windows and its shares can be called so
+
+
+def file_name(*parts: str) -> str:
+    """The name of the file or folder of whatever ``parts`` name: no two lists of as many parts share one, and none
+    leads out of its folder.
+
+    Plain names stay as they are, several are joined by ``-``. Others keep what can stand in a file's name and end in
+    ``~`` and a hash, as no plain name does.
+    """
+    name = "-".join(parts)
+    if _PLAIN.fullmatch(name) and not _DEVICES.fullmatch(name) and not any("-" in part for part in parts[:-1]):
+        return name
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:60] + "~" + digest(parts if len(parts) > 1 else name)[:16]
 
 
 @contextmanager

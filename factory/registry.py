@@ -50,7 +50,7 @@ class Params(BaseModel):
 
 
 class Plugin:
-    """What every plugin has, whatever its kind: ``Params``, the model of its parameters, and ``params``, an instance."""
+    """What every plugin has, of any kind: ``Params``, the model of its parameters, and ``params``, an instance."""
 
     kind: ClassVar[str]
     name: ClassVar[str]

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from eval_suite.compare.significance import of_units
 from eval_suite.released import read_json, read_jsonl
 from factory.errors import UserError
+from factory.files import file_name
 
 UNSTEERED = "none"
 Column = tuple[str, str, str | None]
@@ -105,8 +106,8 @@ def _add(arms: dict[tuple, Arm], folder: Path, run: Mapping[str, Any], row: Mapp
     if seed not in arm.seeds:
         arm.seeds.append(seed)
         arm.strengths.append(row.get("strength"))
-    label, name = row.get("label") or row["benchmark"], "-".join(filter(None, (method, direction))).replace(":", "-")
-    predictions = folder / "predictions" / label / f"{name}.jsonl"
+    label, name = row.get("label") or row["benchmark"], "-".join(filter(None, (method, direction)))
+    predictions = _predictions(folder, label, name)
     records = read_jsonl(predictions) if predictions.is_file() else []
     samples = {p["sample"]: p["value"] for p in records if p["value"] is not None}
     asked = frozenset(p["sample"] for p in records) or frozenset({f"{row['n']} answers"})
@@ -131,12 +132,20 @@ def _add(arms: dict[tuple, Arm], folder: Path, run: Mapping[str, Any], row: Mapp
     _cost(arm, folder, label, name)
 
 
+def _predictions(folder: Path, label: str, name: str) -> Path:
+    """The file of an arm's answers; earlier versions named it by the bare label, with ``-`` for ``:`` or without."""
+    own = folder / "predictions" / file_name(label) / f"{file_name(name)}.jsonl"
+    earlier = [(label, name) for name in (name.replace(":", "-"), name) if Path(label).name == label]
+    found = [folder / "predictions" / label / f"{name}.jsonl" for label, name in earlier if Path(name).name == name]
+    return next((path for path in [own, *found] if path.is_file()), own)
+
+
 def _cost(arm: Arm, folder: Path, label: str, name: str) -> None:
     costs = read_json(folder / "costs.json") if (folder / "costs.json").is_file() else {}
     if price := costs.get(f"{label}/{name}"):
         arm.parameters, arm.peak_bytes = price["parameters"], price["peak_bytes"] or arm.peak_bytes
         arm.seconds = price["seconds_per_answer"] or arm.seconds
-    tensors = folder / "artefacts" / name / "steering.safetensors"
+    tensors = folder / "artefacts" / file_name(name) / "steering.safetensors"
     if arm.parameters is None and tensors.is_file():
         with safe_open(tensors, "pt") as file:
             shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118  the file is no mapping

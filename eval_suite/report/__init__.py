@@ -9,6 +9,7 @@ from eval_suite.report.diagnostics import print_findings
 from eval_suite.report.published import print_published
 from eval_suite.report.tables import main_tables, print_tables
 from factory.diagnose.summary import Summary
+from factory.files import file_name
 
 __all__ = ["build", "print_findings", "print_published", "print_tables"]
 
@@ -47,7 +48,7 @@ def build(
         stale.unlink()
     diagnosed = own.sections(summaries, plots)
     for figure in (*figures, *(figure for section in diagnosed for figure in section.figures)):
-        (folder / "figures" / f"{figure.name}.png").write_bytes(figure.png)
+        (folder / "figures" / f"{file_name(figure.name)}.png").write_bytes(figure.png)
     blocks = main_tables(results)
     (folder / "table.csv").write_text(table_files.to_csv(blocks), encoding="utf-8")
     (folder / "table.md").write_text(table_files.to_markdown(blocks), encoding="utf-8")

@@ -14,6 +14,7 @@ from rich.console import Console
 from eval_suite.report import style
 from eval_suite.report.rows import DASH
 from factory.diagnose.summary import Cell, Summary, Table
+from factory.files import file_name
 
 VERDICTS = {True: "holds", False: "does not hold", None: ""}
 
@@ -53,7 +54,7 @@ def _drawn(summary: Summary) -> list[style.Figure]:
 def write_tables(summaries: Sequence[Summary], folder: Path) -> None:
     """Write every table as `NAME.csv` with its full numbers."""
     for table in (t for summary in summaries for t in summary.tables):
-        (folder / f"{table.name}.csv").write_text(_csv(table), encoding="utf-8")
+        (folder / f"{file_name(table.name)}.csv").write_text(_csv(table), encoding="utf-8")
 
 
 def print_findings(summaries: Sequence[Summary], console: Console) -> None:

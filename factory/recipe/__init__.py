@@ -20,13 +20,18 @@ from factory.registry import load_plugins
 __all__ = ["Node", "Recipe", "RecipeError", "dump", "load", "loads"]
 
 
+TOLD = 30  # mistakes that a message shows
+
+
 class RecipeError(UserError):
     """All mistakes of a recipe, one a line: ``file:line:column dotted.path: message``."""
 
     def __init__(self, mistakes: Iterable[Mistake]):
         ordered = sorted(mistakes, key=lambda mistake: (mistake.place.line, mistake.place.column))
         self.mistakes = tuple(f"{mistake.place} {mistake.message}" for mistake in ordered)
-        super().__init__("\n".join(self.mistakes))
+        more = len(ordered) - TOLD
+        rest = [f"{ordered[0].place.source}: and {more:,} more mistakes"] if more > 0 else []
+        super().__init__("\n".join([*self.mistakes[:TOLD], *rest]))
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -47,7 +52,11 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def loads(text: str, source: str = "recipe", overrides: Sequence[str] = (), path: Path | None = None) -> Recipe:
     """The recipe in ``text``; ``source`` is what its mistakes are shown under, ``path`` the file it came from."""
     mistakes: list[Mistake] = []
-    document = yaml_nodes.read(_overridden(_compose(text, source), overrides, mistakes))
+    root = _overridden(_compose(text, source), overrides, mistakes)
+    try:
+        document = yaml_nodes.read(root)
+    except Mistake as mistake:
+        raise RecipeError([*mistakes, mistake]) from mistake
     mistakes += document.mistakes
     _load_named_plugins(document, path, mistakes)
     recipe = _validate(document, mistakes)

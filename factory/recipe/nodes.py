@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from unicodedata import normalize
 
 from pydantic import BeforeValidator, SerializeAsAny, ValidationError, model_serializer
 
 from factory.errors import UserError
 from factory.recipe.explain import explain, refusal
 from factory.registry import Params, lookup
+
+LONGEST = 80  # characters of a label: rows and file names hold it beside other words
 
 
 class Spec(Params):
@@ -46,7 +49,7 @@ def read_node(kind: str, raw: Any) -> Node:
         model = lookup(kind, plugin).Params
     except UserError as error:
         raise refusal([(("type",), str(error))]) from error
-    mistakes = [] if isinstance(label, str) and label else [(("as",), "should be a name")]
+    mistakes = [(("as",), why)] if (why := label_fault(label)) else []
     try:
         params = model.model_validate_json(json.dumps(options), strict=True)
     except ValidationError as error:
@@ -56,15 +59,27 @@ def read_node(kind: str, raw: Any) -> Node:
     return Node(kind=kind, type=plugin, params=params, label=label)
 
 
+def label_fault(label: Any) -> str | None:
+    """Why something cannot name a node in tables and files, or None."""
+    if not isinstance(label, str) or not label.strip():
+        return "should be a name"
+    if len(label) > LONGEST:
+        return f"should be a name of at most {LONGEST} characters, and has {len(label):,}"
+    if not label.isprintable() or label != label.strip():
+        return f"should be a name of visible characters alone, got {label!a}"
+    return None
+
+
 def plugin(kind: str) -> BeforeValidator:
     """What makes a field a plugin node of a kind."""
     return BeforeValidator(lambda raw: read_node(kind, raw))
 
 
 def distinct_labels(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
-    """Refuses two nodes of one name."""
+    """Refuses two nodes of one name, or of names that a reader or a file system may take for one."""
     labels = [node.label for node in nodes]
-    again = [(index, label) for index, label in enumerate(labels) if label in labels[:index]]
+    seen = [normalize("NFKC", label).casefold() for label in labels]
+    again = [(i, labels[seen.index(name)]) for i, name in enumerate(seen) if name in seen[:i]]
     if again:
         raise refusal(((i,), f"another one is called '{label}' too; name one with 'as:'") for i, label in again)
     return nodes

@@ -7,6 +7,7 @@ The scalars follow YAML 1.2 rather than PyYAML's 1.1: ``1e-5`` is a number, only
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +18,10 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 Path = tuple[str | int, ...]
 
+DEEPEST, LARGEST = 64, 20_000  # levels and nodes of a recipe
+LONGEST = 1 << 18  # characters of a recipe
+
+_TOO_MUCH = f"more than {DEEPEST} levels or {LARGEST:,} values, which no recipe needs"
 _TAG = "tag:yaml.org,2002:"
 _SCALARS = {
     "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -51,11 +56,15 @@ class Mistake(Exception):
 
 @dataclass
 class Document:
-    """Plain data, the place of each key (of each item, in a list) by path, and the mistakes met while reading it."""
+    """Plain data, the place of each key (of each item, in a list) by path, and the mistakes met while reading it.
+
+    ``left`` values may still be read: aliases of aliases double with every line.
+    """
 
     data: Any = None
     places: dict[Path, Place] = field(default_factory=dict)
     mistakes: list[Mistake] = field(default_factory=list)
+    left: int = LARGEST
 
     def written(self, path: Path) -> Path:
         """The longest beginning of ``path`` that is written in the document."""
@@ -65,7 +74,21 @@ class Document:
 
 
 class _Loader(yaml.SafeLoader):
+    """Ends a tree that is deeper or larger than any recipe's while it is read, before it fills stack or memory."""
+
     yaml_implicit_resolvers: ClassVar[dict] = {}
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.depth = self.nodes = 0
+
+    def compose_node(self, parent: Node | None, index: Any) -> Node | None:
+        self.depth, self.nodes = self.depth + 1, self.nodes + 1
+        if self.depth > DEEPEST or self.nodes > LARGEST:
+            raise yaml.MarkedYAMLError(problem=_TOO_MUCH, problem_mark=self.peek_event().start_mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 class _Dumper(yaml.SafeDumper):
@@ -92,6 +115,8 @@ def compose(text: str, source: str, whole_source: bool = False) -> Node:
 
     Raises Mistake at the place of a syntax error.
     """
+    if len(text) > LONGEST:
+        raise Mistake(Place(source), f"is {len(text):,} characters long; a recipe has at most {LONGEST:,}")
     try:
         node = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as fault:
@@ -105,13 +130,16 @@ def override(root: Node, path: Path, value: Node, place: Place, promote: Callabl
     """A copy of ``root`` with ``value`` at ``path``; mappings that are not there yet are made on the way.
 
     ``promote(path)`` says whether the bare word at ``path`` stands for ``{type: word}``. Raises Mistake where no key or
-    index can be set. Nodes that are shared through an alias are copied, so only the named place changes.
+    index can be set, or the path is too long. Nodes that are shared through an alias are copied, so only the
+    named place changes.
     """
+    if len(path) > DEEPEST:
+        raise Mistake(place, _TOO_MUCH)
     return _set(root, (), path, value, place, promote)
 
 
 def read(root: Node) -> Document:
-    """Plain data from a node tree."""
+    """Plain data from a node tree. Raises Mistake where its aliases make too much of it."""
     document = Document()
     document.data = _construct(root, (), document, ())
     return document
@@ -208,14 +236,27 @@ def _null(place: Place) -> ScalarNode:
 
 def dotted(path: Path) -> str:
     """``("steering", 2, "beta")`` as ``steering.2.beta``."""
-    return ".".join(map(str, path)) or "the recipe"
+    return ".".join(map(_plain, path)) or "the recipe"
+
+
+def shown(text: str) -> str:
+    """A value as a message shows it: in quotes, its beginning alone where it is long."""
+    return ascii(text) if len(text) <= 60 else f"{ascii(text[:57])[:-1]}...'"
+
+
+def _plain(step: str | int) -> str:
+    text = str(step)
+    return text if text.isprintable() and len(text) <= 60 else shown(text)
 
 
 def _construct(node: Node, path: Path, document: Document, above: tuple[int, ...]) -> Any:
     document.places.setdefault(path, node.place)
+    document.left -= 1
     if id(node) in above:
         document.mistakes.append(Mistake(node.place, f"{dotted(path)}: the alias holds itself"))
         return None
+    if document.left < 0 or len(above) > DEEPEST:
+        raise Mistake(node.place, f"{dotted(path)}: {_TOO_MUCH}")
     above = (*above, id(node))
     if isinstance(node, SequenceNode) and node.tag == _TAG + "seq":
         return [_construct(item, (*path, index), document, above) for index, item in enumerate(node.value)]
@@ -230,7 +271,7 @@ def _construct(node: Node, path: Path, document: Document, above: tuple[int, ...
 def _construct_mapping(node: MappingNode, path: Path, document: Document, above: tuple[int, ...]) -> dict[str, Any]:
     result = {}
     for key, value in node.value:
-        if not isinstance(key, ScalarNode):
+        if not isinstance(key, ScalarNode) or not _is_text(key.value):
             document.mistakes.append(Mistake(key.place, f"{dotted(path)}: a key must be a single word"))
         elif key.value in result:
             first = document.places[(*path, key.value)]
@@ -247,16 +288,37 @@ def _construct_scalar(node: ScalarNode, path: Path, document: Document) -> Any:
     try:
         return _CONVERT[kind](node.value)
     except ValueError:
-        document.mistakes.append(Mistake(node.place, f"{dotted(path)}: {node.value!r} is no {kind}"))
-        return None
+        document.mistakes.append(Mistake(node.place, f"{dotted(path)}: {shown(node.value)} is no {kind}"))
+    except OverflowError:
+        document.mistakes.append(Mistake(node.place, f"{dotted(path)}: {shown(node.value)} is too large a number"))
+    return None
 
 
 def _to_int(text: str) -> int:
-    return int(text, 10 if text.lstrip("+-").isdecimal() else 0)  # base 0 reads 0x and 0o, but refuses 010
+    if len(text) > 66:  # signs, a prefix and 64 bits, one a digit; Python itself refuses thousands of digits
+        raise OverflowError(text)
+    number = int(text, 10 if text.lstrip("+-").isdecimal() else 0)  # base 0 reads 0x and 0o, but refuses 010
+    if not -(2**63) <= number < 2**63:
+        raise OverflowError(text)
+    return number
 
 
 def _to_float(text: str) -> float:
-    return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+    number = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+    if math.isinf(number) and "inf" not in text.lower():
+        raise OverflowError(text)
+    return number
+
+
+def _to_text(text: str) -> str:
+    if not _is_text(text):
+        raise ValueError(text)
+    return text
+
+
+def _is_text(text: str) -> bool:
+    """Whether the text has a form in UTF-8; half of a surrogate pair, which an escape can write, has none."""
+    return not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _to_bool(text: str) -> bool:
@@ -270,5 +332,5 @@ _CONVERT: dict[str, Callable[[str], Any]] = {
     "bool": _to_bool,
     "int": _to_int,
     "float": _to_float,
-    "str": str,
+    "str": _to_text,
 }

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from factory import files
 from factory.data.prompt import Prompt
 from factory.data.sample import ConflictSample
 from factory.registry import Params
@@ -239,7 +240,7 @@ class Comparison:
         """One artefact per method and direction, at its chosen strength."""
         for f in kept:
             steering = placed(f, self.study.layer, choices[f.label, f.direction].strength)
-            folder: Path = self.study.folder.path / "artefacts" / f"{f.label}-{f.direction}"
+            folder: Path = self.study.folder.path / "artefacts" / files.file_name(f"{f.label}-{f.direction}")
             artefact.save(
                 folder,
                 steering,

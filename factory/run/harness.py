@@ -60,7 +60,7 @@ class HarnessSuite:
             "limit": self.limit,
             "seed": self.recipe.seed,
         }
-        stage = folder.stage(f"bench-{self.node.label}-{arm.name}", inputs)
+        stage = folder.stage(files.file_name("bench", self.node.label, arm.name), inputs)
         job = Job(view, self.recipe.model, arm.steering, stage.path, self.limit, self.recipe.seed)
         [results] = progress.gather(stage, {"results": lambda: self._evaluate(job, arm)})
         if not stage.done:
@@ -94,9 +94,8 @@ class HarnessSuite:
             **arm.facts,
         }
         if folder.world.first:
-            files.write_jsonl(
-                folder.path / "predictions" / label / f"{arm.name}.jsonl", [{**about, **r} for r in result["records"]]
-            )
+            path = folder.path / "predictions" / files.file_name(label) / f"{files.file_name(arm.name)}.jsonl"
+            files.write_jsonl(path, [{**about, **r} for r in result["records"]])
         prompts = " ".join(sorted(r["prompt_digest"] for r in result["records"]))
         return {
             **about,

@@ -24,7 +24,7 @@ from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import Source
 from factory.registry import lookup
-from factory.run.arms import Arm
+from factory.run.arms import UNSTEERED, Arm
 from factory.run.choose import Choice
 from factory.run.comparison import Comparison
 from factory.run.cost import measure_costs
@@ -164,10 +164,29 @@ def prepare(recipe: Recipe, told: bool = True) -> list[str]:
         )
     for folder in map(Path, recipe.artefacts):
         artefact.check_folder(folder.expanduser())
+    check_names(recipe)
     notes = [*(getattr(make(recipe.data), "warnings", ()) if recipe.data else ()), *source.notes]
     for note in notes if told else ():
         Console(stderr=True).print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
     return notes
+
+
+def check_names(recipe: Recipe) -> None:
+    """Raises ``UserError`` where a saved artefact would be called as another arm of the recipe is, whose answers would
+    then lie in the same files."""
+    own = {UNSTEERED, *(f"{node.label}-{way}" for node in recipe.steering for way in recipe.evaluate.directions)}
+    for i, folder in enumerate(recipe.artefacts):
+        if (name := named(Path(folder))) in own:
+            raise UserError(
+                f"artefacts.{i}: {folder} is named after its folder, and another row is called '{name}' too; give a"
+                " copy of the folder another name"
+            )
+        own.add(name)
+
+
+def named(folder: Path) -> str:
+    """What the arm of a saved artefact is called."""
+    return folder.expanduser().absolute().name
 
 
 def examine(recipe: Recipe, folder: RunDir, limit: int | None, asked: Sequence[Suite], notes: Sequence[str]) -> None:
@@ -189,7 +208,7 @@ def saved_arms(recipe: Recipe, view: ModelView) -> list[Arm]:
     model.
     """
     return [
-        Arm(path.name, None, s.strength, "", s)
+        Arm(named(path), None, s.strength, "", s)
         for path in map(Path, recipe.artefacts)
         for s in [artefact.load(path.expanduser(), view)]
     ]

@@ -17,7 +17,6 @@ each other's. They call the same methods in the same order.
 import errno
 import fcntl
 import os
-import re
 import shutil
 import socket
 import time
@@ -265,7 +264,7 @@ class Stage:
         _remove(discarded)
 
     def _seal(self, key: str | int) -> Path:
-        return self.path / "chunks" / f"{_file_name(str(key))}.sha256"
+        return self.path / "chunks" / f"{files.file_name(str(key))}.sha256"
 
     def _load(self, key: str | int) -> Any:
         seal = self._seal(key)
@@ -309,13 +308,6 @@ def _suffix(value: Any) -> str:
     if any(tensors) and not all(tensors):
         raise TypeError("a chunk holds tensors only, or no tensor at the top level; this dict mixes them")
     return ".safetensors" if any(tensors) else ".json"
-
-
-def _file_name(key: str) -> str:
-    # "~" is in no plain key, so a rewritten key never meets a plain one.
-    if re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}", key):
-        return key
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", key)[:60] + "~" + files.digest(key)[:16]
 
 
 def _plain(name: str, what: str) -> str:

@@ -168,7 +168,7 @@ class Study:
         diagnostic.learn([row for rows in earlier.values() for row in rows if row["split"] == "train"])
         before = [n.model_dump(mode="json") for n in self.recipe.diagnostics[: len(earlier)]]
         stage = self.folder.stage(
-            f"diagnose-{node.label}",
+            files.file_name(f"diagnose-{node.label}"),
             {
                 **self.inputs,
                 "diagnostic": node.model_dump(mode="json"),

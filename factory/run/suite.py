@@ -72,7 +72,7 @@ class Suite:
             "limit": self.limit,
             "batch_size": size,
         }
-        stage = folder.stage(f"bench-{self.node.label}-{arm.name}", inputs)
+        stage = folder.stage(files.file_name("bench", self.node.label, arm.name), inputs)
         known = Responses(Path(self.recipe.run.root), made_by)
         batches = {f"{i:06d}": self.items[i : i + size] for i in range(0, len(self.items), size)}
         work = {
@@ -137,12 +137,11 @@ class Suite:
             "seed": self.recipe.seed,
             **arm.facts,
         }
-        files.write_jsonl(
-            folder / "predictions" / self.node.label / f"{arm.name}.jsonl", [{**about, **r} for r in records]
-        )
+        label, own = files.file_name(self.node.label), files.file_name(arm.name)
+        files.write_jsonl(folder / "predictions" / label / f"{own}.jsonl", [{**about, **r} for r in records])
         if handed_in := self.benchmark.submission(records):
             name, content = handed_in
-            files.write_json(folder / "submissions" / self.node.label / arm.name / name, content)
+            files.write_json(folder / "submissions" / label / own / name, content)
 
 
 def suites(recipe: Recipe, limit: int | None) -> list[Suite | HarnessSuite]:

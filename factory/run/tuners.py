@@ -226,7 +226,7 @@ class Contest:
             "prompts": [item.id for item in items],
             "batch": size,
         }
-        stage = self.folder.stage(f"diagnose-{node.label}-{task.name}-{arm.name}", inputs)
+        stage = self.folder.stage(files.file_name("diagnose", node.label, task.name, arm.name), inputs)
 
         def compute(batch: Sequence[Any]) -> Rows:
             prompts = {item.id: prompt for item in batch if (prompt := _readable(item)) is not None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,52 @@ def test_yaml_that_is_not_for_recipes(lines, mistake):
     assert mistake in mistakes(GOOD + lines)
 
 
+def bomb(levels: int) -> str:
+    """Each line doubles the one before ten times over."""
+    lines = ["l0: &l0 [x]", *(f"l{i + 1}: &l{i + 1} [{', '.join([f'*l{i}'] * 10)}]" for i in range(levels))]
+    return "\n".join(lines)
+
+
+TOO_MUCH = "more than 64 levels or 20,000 values, which no recipe needs"
+
+
+@pytest.mark.parametrize(
+    ("lines", "mistake"),
+    [
+        (bomb(12), f"x.yaml:5:10 l4.8.3.5.7.0: {TOO_MUCH}"),
+        ("x: " + "[" * 3000 + "]" * 3000, f"x.yaml:5:67 YAML syntax: {TOO_MUCH}"),
+        ("x: " + "{a: " * 3000, f"x.yaml:5:253 YAML syntax: {TOO_MUCH}"),
+        ("\n".join(" " * i + "a:" for i in range(200)), f"YAML syntax: {TOO_MUCH}"),
+        ("x: [" + "a," * 100_000 + "]", f"YAML syntax: {TOO_MUCH}"),
+        ("x: " + "a" * 2**18, "x.yaml is 262,241 characters long; a recipe has at most 262,144"),
+        ("seed: 1" + "0" * 5000, "x.yaml:5:7 seed: '1" + "0" * 56 + "...' is too large a number"),
+        ("seed: 9223372036854775808", "x.yaml:5:7 seed: '9223372036854775808' is too large a number"),
+        ("seed: 1e400", "x.yaml:5:7 seed: '1e400' is too large a number"),
+        ("seed: 0x" + "f" * 99, "x.yaml:5:7 seed: '0x" + "f" * 55 + "...' is too large a number"),
+        ("plugins: ['\ud800']", "x.yaml:5:12 YAML syntax: special characters are not allowed"),
+        ('plugins: ["\\uD800"]', "x.yaml:5:11 plugins.0: '\\ud800' is no str"),
+        ('"\\uDFFF": 1', "x.yaml:5:1 the recipe: a key must be a single word"),
+        ('"a\\nb\\e[31m": 1', "x.yaml:5:1 'a\\nb\\x1b[31m': unknown key."),
+        ("k" * 1000 + ": 1", "x.yaml:5:1 '" + "k" * 57 + "...': unknown key."),
+    ],
+)
+def test_what_no_recipe_needs_is_one_line_at_once(lines, mistake):
+    began = time.process_time()
+    found = mistakes(GOOD + lines)
+    assert time.process_time() - began < 3
+    assert any(mistake in line for line in found), found
+    assert all(len(line) < 250 and line.isprintable() for line in found) and len(found) <= 14
+
+
+def test_an_override_of_a_thousand_steps_is_refused():
+    assert mistakes(GOOD, "a." * 1000 + "b=1")[0].endswith(TOO_MUCH)
+
+
+def test_many_mistakes_are_told_in_part():
+    found = mistakes(GOOD + "".join(f"sead{i}: 1\n" for i in range(5000)))
+    assert len(found) == 31 and found[-1] == "x.yaml: and 4,970 more mistakes"
+
+
 def test_alias_repeats_a_value_and_an_override_changes_one_place_only():
     text = """\
 name: good
@@ -174,8 +221,9 @@ def test_wrong_override_is_located_as_the_override(override, message):
 
 
 plain_text = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=12)
+integers = st.integers(-(2**63), 2**63 - 1)
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | plain_text,
+    st.none() | st.booleans() | integers | st.floats(allow_nan=False) | plain_text,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(plain_text, inner, max_size=3),
     max_leaves=8,
 )
@@ -193,7 +241,7 @@ def test_dumped_strings_are_strings_to_other_yaml_readers(text):
 
 @given(
     beta=st.floats(allow_nan=False, allow_infinity=False) | st.just("auto"),
-    layers=st.lists(st.integers()),
+    layers=st.lists(integers),
     note=plain_text,
     seed=st.integers(0, 2**32 - 1),
 )

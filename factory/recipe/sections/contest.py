@@ -77,6 +77,12 @@ class CompareSpec(TermsSpec):
             for i, name in enumerate(names)
             if name in names[:i]
         ]
+        pairs = [(i, k, f"{task}-{label}") for i, task in enumerate(names) for k, label in enumerate(labels)]
+        mistakes += [
+            (("tuners", k, "tuner"), f"with task '{names[i]}' it would share the folder {name}; name one with 'as:'")
+            for n, (i, k, name) in enumerate(pairs)
+            if any(name == other and (i, k) != (j, l) for j, l, other in pairs[:n])
+        ]
         nodes = [(("tasks", i, *loc), node) for i, task in enumerate(self.tasks) for loc, node in task.nodes()]
         seen = [node.label for _, node in nodes]
         mistakes += [
