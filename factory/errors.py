@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
+
+SHOWN = 60
 
 
 class UserError(Exception):
@@ -11,6 +14,12 @@ class UserError(Exception):
 
     The command line prints the message without a traceback and exits with code 2.
     """
+
+
+def quoted(value: Any, most: int = SHOWN) -> str:
+    """A value from a file as a message shows it: in quotes, on one line, cut after ``most`` characters."""
+    text = value if isinstance(value, str) else f"{value}"
+    return repr(text if len(text) <= most else text[:most] + "…")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -5,14 +5,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from PIL import Image
 
 from factory.data import pictures
 from factory.data.prompt import SPEAKERS, Prompt, Role, Segment
+from factory.errors import quoted
 
 PLACEHOLDER = "<image>"
 ROLES = {
@@ -22,123 +25,219 @@ ROLES = {
     "gpt": Role.ANSWER,
     "assistant": Role.ANSWER,
 }
+# Keys that change what is learnt, as other tools read them, with the values that ask for nothing.
+OF_LOSS: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("loss", "train", "training"), (True,)),
+    **dict.fromkeys(("weight", "loss_weight", "loss_scale"), (1,)),
+    **dict.fromkeys(("mask", "masks", "loss_mask", "train_detail", "train_on_turn", "masked"), ()),
+}
+OF_MEDIA = dict.fromkeys(("video", "videos", "audio", "audios"), ())
+OF_TURN = (
+    OF_LOSS
+    | OF_MEDIA
+    | dict.fromkeys(
+        ("tools", "tool_calls", "tool_call_id", "function_call", "reasoning_content", "thinking", "image", "images"), ()
+    )
+)
+OF_RECORD: dict[str, tuple[Any, ...]] = (
+    OF_LOSS
+    | OF_MEDIA
+    | dict.fromkeys(
+        ("system", "system_prompt", "tools", "functions", "history", "kto_tag", "chosen", "rejected")
+        + ("rejected_response", "rejected_messages", "rejected_images"),
+        (),
+    )
+)
+LONGEST_PATH = 4096  # characters; the longest path that Linux takes
+LONGEST_NAME, SHOWN_TURNS = 80, 8
+IN_ROW = "the picture in its row"
 _SPLIT = re.compile(rf"\s*({re.escape(PLACEHOLDER)})\s*")
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 class Unusable(ValueError):
-    """A sample that cannot be trained on; the message says why."""
+    """A sample that cannot be trained on: the message says why, ``kind`` in few words what it has in common with
+    others."""
+
+    def __init__(self, why: str, kind: str = "not a conversation") -> None:
+        super().__init__(why)
+        self.kind = kind
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns in reading order: ``(role, text)``, an image as ``(Role.IMAGE, path)`` with the path as the record has
-    it.
+    """Turns in reading order: ``(role, text)``, an image as ``(Role.IMAGE, picture)``, where the picture is the path
+    that the record has, or the bytes of a file where the record itself holds them (Parquet).
     """
 
     id: str
-    parts: tuple[tuple[Role, str], ...]
+    parts: tuple[tuple[Role, Any], ...]
 
     @property
-    def images(self) -> list[str]:
-        return [text for role, text in self.parts if role == Role.IMAGE]
+    def images(self) -> list[str | bytes]:
+        return [picture for role, picture in self.parts if role == Role.IMAGE]
+
+    @property
+    def texts(self) -> list[str]:
+        return [text for role, text in self.parts if role != Role.IMAGE]
 
     @property
     def characters(self) -> int:
-        return sum(len(text) for role, text in self.parts if role != Role.IMAGE)
+        return sum(map(len, self.texts))
 
     def prompt(self, folder: Path) -> Prompt:
         """The conversation with its images read from ``folder``. Raises ``Unusable`` for one that cannot be read."""
         return Prompt(
             tuple(
-                Segment(role, image=_read(folder / text)) if role == Role.IMAGE else Segment(role, text)
-                for role, text in self.parts
+                Segment(role, image=_read(folder, part)) if role == Role.IMAGE else Segment(role, part)
+                for role, part in self.parts
             )
         )
 
 
-def parse(record: dict[str, Any], number: int) -> Conversation:
+def parse(record: Mapping[str, Any], number: int) -> Conversation:
     """The conversation of a record; ``number`` names one without an ``id``. Raises ``Unusable`` saying what is wrong
     with it.
 
     ``conversations: [{from: human|gpt|system, value}]`` or ``messages: [{role: user|assistant|system, content}]``,
     where content is a text or a list of ``{type: text, text}`` and ``{type: image, image|path}``. ``image`` or
     ``images`` (a path or a list) are the files that the ``<image>`` marks in the texts, and the image items without a
-    path, stand for, in order.
+    path, stand for, in order. A key that is null or empty counts as absent; one that asks for something which is not
+    done here (another loss, a tool, a film) is refused by name.
     """
-    turns = record.get("conversations") if record.get("messages") is None else record["messages"]
-    if not isinstance(turns, list) or not turns:
-        raise Unusable("has no turns under 'conversations' or 'messages'")
-    named = record.get("images", record.get("image"))
+    _refuse(record, OF_RECORD, "")
+    turns, named = _one_of(record, "messages", "conversations"), _one_of(record, "images", "image")
+    if not isinstance(turns, list):
+        raise Unusable("has no turns under 'conversations' or 'messages'", "no turns")
     named = [] if named is None else named if isinstance(named, list) else [named]
-    parts: list[tuple[Role, str | None]] = []
+    named = [picture for picture in named if not _absent(picture)]
+    parts: list[tuple[Role, Any]] = []
     for turn in turns:
         parts += _turn(turn)
     waiting = [i for i, (role, text) in enumerate(parts) if role == Role.IMAGE and text is None]
     if len(waiting) != len(named):
-        raise Unusable(f"names {len(named)} images, but {len(waiting)} are marked {PLACEHOLDER} in its turns")
-    for at, path in zip(waiting, named, strict=True):
-        parts[at] = (Role.IMAGE, _path(path))
+        raise Unusable(
+            f"names {len(named)} images, but {len(waiting)} are marked {PLACEHOLDER} in its turns",
+            "images and marks differ in number",
+        )
+    for at, picture in zip(waiting, named, strict=True):
+        parts[at] = (Role.IMAGE, _picture(picture))
     _check_order([role for role, _ in parts])
-    return Conversation(str(record.get("id", number)), tuple(parts))
+    return Conversation(name_of(record, number), tuple(parts))
 
 
-def _turn(turn: Any) -> list[tuple[Role, str | None]]:
-    if not isinstance(turn, dict):
-        raise Unusable(f"has a turn that is no mapping: {str(turn)[:60]!r}")
+def name_of(record: Mapping[str, Any], number: int) -> str:
+    """What a record is called in messages: its ``id``, cut where it is long, else its number."""
+    name = record.get("id")
+    name = str(number) if _absent(name) else str(name)
+    return name if len(name) <= LONGEST_NAME and name.isprintable() else quoted(name, LONGEST_NAME)
+
+
+def _absent(value: Any) -> bool:
+    return value is None or isinstance(value, (str, bytes, Mapping)) and not value or _empty(value)
+
+
+def _empty(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(map(_absent, value))
+
+
+def _refuse(where: Mapping[str, Any], keys: Mapping[str, tuple[Any, ...]], of: str) -> None:
+    for key in keys.keys() & where.keys():
+        value = where[key]
+        if not _absent(value) and value not in keys[key]:
+            raise Unusable(
+                f"has the key '{key}'{of} ({quoted(value)}), which is not honoured here; take it out, or the row",
+                f"key '{key}' is not honoured",
+            )
+
+
+def _one_of(record: Mapping[str, Any], one: str, other: str) -> Any:
+    """What stands under one of two names. Raises ``Unusable`` where both names say something, and not the same."""
+    first, second = (None if _absent(record.get(key)) else record[key] for key in (one, other))
+    listed = [value if isinstance(value, list) else [value] for value in (first, second)]
+    if first is not None and second is not None and listed[0] != listed[1]:
+        raise Unusable(f"has both '{one}' and '{other}', and they differ", f"both '{one}' and '{other}'")
+    return second if first is None else first
+
+
+def _turn(turn: Any) -> list[tuple[Role, Any]]:
+    if not isinstance(turn, Mapping):
+        raise Unusable(f"has a turn that is no mapping: {quoted(turn)}")
+    _refuse(turn, OF_TURN, " in a turn")
     speaker = turn.get("from", turn.get("role"))
-    if speaker not in ROLES:
-        raise Unusable(f"has a turn by '{speaker}'; speakers are {', '.join(ROLES)}")
+    if not isinstance(speaker, str) or speaker not in ROLES:
+        raise Unusable(f"has a turn by {quoted(speaker)}; speakers are {', '.join(ROLES)}", "unknown speaker")
     role, content = ROLES[speaker], turn.get("value", turn.get("content"))
     if isinstance(content, str):
         parts = _text(content, role)
     elif isinstance(content, list):
         parts = [part for item in content for part in _item(item, role)]
     else:
-        raise Unusable(f"has a turn by '{speaker}' without a text")
+        raise Unusable(f"has a turn by '{speaker}' without a text", "turn without a text")
     if role == Role.ANSWER and (len(parts) != 1 or parts[0][0] != Role.ANSWER):
-        raise Unusable("has an answer that is empty or is not one text")
+        raise Unusable("has an answer that is empty or is not one text", "answer that is not one text")
     return parts
 
 
-def _item(item: Any, role: Role) -> list[tuple[Role, str | None]]:
-    kind = item.get("type") if isinstance(item, dict) else None
+def _item(item: Any, role: Role) -> list[tuple[Role, Any]]:
+    kind = item.get("type") if isinstance(item, Mapping) else None
     if kind == "image":
-        path = item.get("image", item.get("path"))
-        return [(Role.IMAGE, None if path is None else _path(path))]
+        picture = item.get("image", item.get("path"))
+        return [(Role.IMAGE, None if picture is None else _picture(picture))]
     if kind != "text" or not isinstance(item.get("text"), str):
-        raise Unusable(f"has a content item that is neither text nor image: {str(item)[:60]!r}")
+        raise Unusable(
+            f"has a content item that is neither text nor image: {quoted(item)}",
+            f"content of type {quoted(kind, 20)}" if isinstance(kind, str) else "content that is no text",
+        )
     return _text(item["text"], role)
 
 
-def _text(text: str, role: Role) -> list[tuple[Role, str | None]]:
+def _text(text: str, role: Role) -> list[tuple[Role, Any]]:
+    if half := _HALF.search(text):
+        raise Unusable(
+            f"holds half a character (the lone surrogate U+{ord(half[0]):04X}) in {quoted(text)}", "half a character"
+        )
     if PLACEHOLDER not in text:
         return [(role, text.strip())] if text.strip() else []
     pieces = [piece.strip() for piece in _SPLIT.split(text)]
     return [(Role.IMAGE, None) if piece == PLACEHOLDER else (role, piece) for piece in pieces if piece]
 
 
-def _path(path: Any) -> str:
-    if not isinstance(path, str) or not path:
-        raise Unusable(f"names an image that is no path: {str(path)[:60]!r}")
-    if re.match(r"[a-z]+://|data:", path):
-        raise Unusable(f"names an image by address: {path[:60]}; download it and give its path")
-    return path
+def _picture(value: Any) -> str | bytes:
+    """The path of a picture, or its bytes. ``{bytes, path}`` is how Parquet files hold one."""
+    if isinstance(value, Mapping):
+        value = value.get("path") if _absent(value.get("bytes")) else value["bytes"]
+    if isinstance(value, bytes) and value:
+        return value
+    if not isinstance(value, str) or not value:
+        raise Unusable(f"names an image that is no path: {quoted(value)}", "image that is no path")
+    if value.lower().startswith("file:"):
+        return unquote(re.sub(r"^file:(//(localhost(?=/))?)?", "", value, flags=re.IGNORECASE))
+    if value.startswith("data:") or len(value) > LONGEST_PATH:
+        raise Unusable(
+            f"holds an image as base64 text: {quoted(value, 40)}; write it to a file and give its path",
+            "image as base64 text",
+        )
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", value):
+        raise Unusable(f"names an image by address: {quoted(value)}; download it and give its path", "image by address")
+    return value
 
 
-def _check_order(roles: list[Role]) -> None:
+def _check_order(roles: Iterable[Role]) -> None:
     """An optional system turn, then user turns (texts and images) and answers in turn, the last one an answer."""
     speakers = [SPEAKERS.get(role, "user") for role in roles]
     turns = [s for i, s in enumerate(speakers) if s == "assistant" or i == 0 or speakers[i - 1] != s]
-    turns = turns[1:] if turns[0] == "system" else turns
+    turns = turns[1:] if turns[:1] == ["system"] else turns
     if not turns or turns != ["user", "assistant"] * (len(turns) // 2):
+        shown = ", ".join(turns[:SHOWN_TURNS]) + ", …" * (len(turns) > SHOWN_TURNS)
         raise Unusable(
-            "its turns should be user and assistant in turn and end with the assistant's, not"
-            f" {', '.join(turns) or 'none'}"
+            f"its turns should be user and assistant in turn and end with the assistant's, not {shown or 'none'}",
+            "turns out of order",
         )
 
 
-def _read(path: Path) -> Image.Image:
+def _read(folder: Path, picture: str | bytes) -> Image.Image:
     try:
-        return pictures.read(path)
+        return pictures.decode(picture, IN_ROW) if isinstance(picture, bytes) else pictures.read(folder / picture)
     except pictures.Unreadable as error:
-        raise Unusable(f"its image cannot be read: {error}") from error
+        raise Unusable(f"its image cannot be read: {error}", "image cannot be read") from error

@@ -23,7 +23,7 @@ DRAWN = ("EPS", "WMF")  # programs rather than pixels: Pillow hands them to anot
 WHITE = (255, 255, 255, 255)
 SAMPLE_FORMAT, UNSIGNED = 339, 1  # a TIFF's tag, and its value where integers have no sign
 TOPS = (255, 65535)  # what white is in a file whose numbers say nothing of it
-LONGEST = 120
+LONGEST, LONGEST_NAME = 120, 240
 DAMAGED = (ArithmeticError, AttributeError, LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error)
 
 
@@ -33,7 +33,7 @@ class Unreadable(OSError):
 
 def read(path: Path) -> Image.Image:
     """The RGB picture in a file. Raises ``Unreadable``."""
-    with _told(str(path)):
+    with _told(_named(path)):
         _check_file(path)
         with _opened(path) as image:
             return rgb(image)
@@ -47,7 +47,7 @@ def decode(data: bytes, name: str) -> Image.Image:
 
 def size(path: Path) -> tuple[int, int]:
     """Width and height that a file's header says; its pixels are not decoded. Raises ``Unreadable``."""
-    with _told(str(path)):
+    with _told(_named(path)):
         _check_file(path)
         with _opened(path) as image:
             return image.size
@@ -96,9 +96,22 @@ def _eight_bits(image: Image.Image, unsigned: bool) -> Image.Image:
 
 
 def _check_file(path: Path) -> None:
-    mode = os.stat(path).st_mode
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError as error:
+        raise Unreadable(f"{_named(path)}: not found") from error
+    except (OSError, ValueError) as error:  # a name that is too long, or holds NUL or half a character
+        raise Unreadable(f"{_named(path)}: cannot be opened ({getattr(error, 'strerror', None) or error})") from error
     if not stat.S_ISREG(mode):
-        raise Unreadable(f"{path}: is {'a folder' if stat.S_ISDIR(mode) else 'a pipe or a device'}, not a picture")
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise Unreadable(f"{_named(path)}: is {kind}, not a picture")
+
+
+def _named(path: Path) -> str:
+    """A path as messages show it; of a long one, its end."""
+    name = str(path)
+    name = name if len(name) <= LONGEST_NAME else "…" + name[-LONGEST_NAME:]
+    return name if name.isprintable() else repr(name)
 
 
 @contextmanager
@@ -119,8 +132,8 @@ def _told(name: str) -> Iterator[None]:
         yield
     except Unreadable:
         raise
-    except FileNotFoundError as error:
-        raise Unreadable(f"{name}: not found") from error
+    except PermissionError as error:
+        raise Unreadable(f"{name}: permission to read it is denied") from error
     except UnidentifiedImageError as error:
         raise Unreadable(f"{name}: is no picture, or damaged or cut short") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
