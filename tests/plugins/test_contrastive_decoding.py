@@ -90,26 +90,35 @@ def test_both_levels_are_weighed_together():
     ]
 
 
+@pytest.mark.parametrize("level", ["vision", "language"])
 @pytest.mark.parametrize("kind", ["reversed", "uniform", "random", "shuffle"])
-def test_counterfactual_maps_row_by_row(kind):
+def test_counterfactual_maps_entry_by_entry(kind, level):
+    """As edit_attention (vision) and reverse_attention (language) of the released code do it, with rows that sum to
+    1."""
     seen = torch.ones(4, 4).tril().bool()[None, None]
     A = (torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))).masked_fill(~seen, -1e9).softmax(-1)
     drawn = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(5))
-    order = torch.randperm(4, generator=torch.Generator().manual_seed(5)).tolist()
-    found = counterfactual(A, seen, kind, 5)
+    rng = torch.Generator().manual_seed(5)
+    orders = [torch.randperm(16, generator=rng).tolist() for _ in range(3)]
+    found = counterfactual(A, seen, kind, 5, level)
     for b in range(2):
         for h in range(3):
+            whole = [a for row in A[b, h].tolist() for a in row]
             for i in range(4):
                 row = A[b, h, i].tolist()
                 edited = {
-                    "reversed": [max(row) - a for a in row],
+                    "reversed": [max(whole if level == "vision" else row) - a for a in row],
                     "uniform": [1.0] * 4,
                     "random": drawn[h, i].tolist(),
-                    "shuffle": [row[j] for j in order],
+                    "shuffle": [whole[orders[h][4 * i + j]] for j in range(4)],
                 }[kind]
                 edited = [e if j <= i else 0.0 for j, e in enumerate(edited)]
                 expected = [e / sum(edited) for e in edited] if sum(edited) > 1e-9 else row
                 assert found[b, h, i].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_released_default_of_the_tower_is_the_shuffled_map():
+    assert CausalParams().vision_map == "shuffle"
 
 
 @pytest.mark.parametrize(
@@ -136,7 +145,7 @@ def test_causalmm_is_its_formula_run_slowly(level, kind, monkeypatch):
             if level == "vision"
             else torch.ones(A.shape[-2:]).tril().bool()[None, None]
         )
-        return (counterfactual(A, seen, kind, 0) @ v).transpose(1, 2), None
+        return (counterfactual(A, seen, kind, 0, level) @ v).transpose(1, 2), None
 
     def copy(batch, answer):
         with monkeypatch.context() as patch:
