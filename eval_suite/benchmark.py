@@ -9,7 +9,7 @@ alike.
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from factory.diagnose.summary import Summary
 from factory.errors import UserError
 from factory.model.view import ModelView
 from factory.registry import Params
+from factory.run.samples import thin
 from factory.statistics.intervals import bootstrap_sums, wilson
 
 Record = dict[str, Any]
@@ -38,7 +39,8 @@ class Item:
     needs.
 
     ``prompt`` reads the pictures only when it is called and raises ``OSError`` where one cannot be read; ``images``
-    names their files, so that missing ones are told before anything heavy starts.
+    names their files, so that missing ones are told before anything heavy starts. A prompt whose pictures stand between
+    its texts gives ``pictures_first`` too, for models whose chat template writes pictures before texts.
     """
 
     id: str
@@ -48,6 +50,7 @@ class Item:
     unit: str = ""
     images: tuple[Path, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    pictures_first: Callable[[], Prompt] | None = None
 
 
 class Sums:
@@ -122,6 +125,18 @@ class AnswerBenchmark(Reported):
         malformed.
         """
         raise TypeError(f"{type(self).__name__} must define items()")
+
+    def questions(self, limit: int | None = None) -> list[Item]:
+        """The items that are asked: all, or about ``limit`` of them by whole units. Raises ``UserError`` where there is
+        none, or where two share an id (one answer would then count for both, or not, as the batches fall).
+        """
+        items = self.items()
+        if not items:
+            raise UserError(f"benchmark {self.name}: no question in split {self.split}")
+        for name, times in Counter(item.id for item in items).items():
+            if times > 1:
+                raise UserError(f"benchmark {self.name}: question {name} occurs {times} times; is a file there twice?")
+        return thinned(items, limit)
 
     def read(self, item: Item, text: str) -> Reading:
         """What the rule makes of an answer."""
@@ -231,11 +246,19 @@ def prompt_hash(records: Iterable[Record]) -> str:
     return hashlib.sha256(" ".join(sorted({r["prompt_digest"] for r in records})).encode()).hexdigest()[:16]
 
 
-def no_duplicates(items: Sequence[Item], name: str) -> Sequence[Item]:
-    """The items, refused where two share an id (a file joined twice would count them twice)."""
-    seen: set[str] = set()
+def thinned(items: Sequence[Item], limit: int | None) -> list[Item]:
+    """Whole units, evenly spread, of at most ``limit`` questions together (the first alone where none is so small).
+
+    A part of a unit is another question: of MME's two on each picture the first is always the one that says yes.
+    """
+    if limit is None or limit >= len(items):
+        return list(items)
+    units: dict[str, list[Item]] = defaultdict(list)
     for item in items:
-        if item.id in seen:
-            raise UserError(f"benchmark {name}: sample {item.id} occurs twice; is a file there twice?")
-        seen.add(item.id)
-    return items
+        units[item.unit or item.id].append(item)
+    groups = list(units.values())
+    for n in range(min(limit, len(groups)), 0, -1):
+        chosen = [item for group in thin(groups, n) for item in group]
+        if len(chosen) <= limit or n == 1:
+            break
+    return chosen

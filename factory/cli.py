@@ -197,7 +197,7 @@ def _show_prompts(recipe: Recipe) -> None:
     for suite, prompts in dry_run(recipe):
         bench = suite.benchmark
         print(
-            f"== {suite.node.label}: {len(suite.items)} questions, protocol {bench.protocol}, scorer {bench.scorer},"
+            f"== {suite.node.label}: {len(suite.items)} questions, protocol {suite.protocol}, scorer {bench.scorer},"
             f" {bench.new_tokens} new tokens at most"
         )
         for sample, text in prompts:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from eval_suite.benchmark import AnswerBenchmark, Item, Record, Sums
-from eval_suite.released import asked, field_of, file, read_json
+from eval_suite.released import asked, entries_of, file, once
 from eval_suite.scorers.captions import RULE, caption_scores, requirements, spice_missing
 from eval_suite.scorers.reading import Reading
 from factory.data.prompt import Role
@@ -43,13 +43,11 @@ class Flickr30k(AnswerBenchmark):
     def items(self) -> Sequence[Item]:
         path = file(self.params.root, "dataset_flickr30k.json")
         items = []
-        for row in field_of(path, read_json(path), "images")[0]:
-            name, split, sentences = field_of(path, row, "filename", "split", "sentences")
-            if split == self.params.split:
+        for name, row in once(entries_of(path, under="images"), "filename"):
+            if row.text("split") == self.params.split:
                 image = path.parent / "flickr30k-images" / name
-                items.append(
-                    Item(name, asked(image, (Role.QUESTION, ASK)), [s["raw"] for s in sentences], images=(image,))
-                )
+                captions = [sentence.text("raw") for sentence in row.rows("sentences")]
+                items.append(Item(name, asked(image, (Role.QUESTION, ASK)), captions, images=(image,)))
         return items
 
     def read(self, item: Item, text: str) -> Reading:

@@ -7,10 +7,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from eval_suite.benchmark import AnswerBenchmark, Item, Record, Sums
 from eval_suite.released import asked
@@ -41,7 +41,7 @@ class FluencyParams(Params):
     given.
     """
 
-    prompts: tuple[str, ...] = PROMPTS
+    prompts: Annotated[tuple[Annotated[str, Field(pattern=r"\S")], ...], Field(min_length=1)] = PROMPTS
     images: str | None = None
     new_tokens: PositiveInt = 128
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from eval_suite.benchmark import SHORT, AnswerBenchmark, Item, Record
-from eval_suite.released import asked, field_of, file, read_json
+from eval_suite.released import asked, file, named_of
 from eval_suite.scorers.exact import GQA, gqa, gqa_answer
 from eval_suite.scorers.reading import Reading
 from factory.data.prompt import Role
@@ -30,19 +30,19 @@ class Gqa(AnswerBenchmark):
     def missing(self) -> str | None:
         return (
             "the answers are hidden: hand in the submission file"
-            if self.split.startswith(("test_", "challenge"))
+            if self.split.startswith(("test_", "challenge", "submission"))
             else None
         )
 
     def items(self) -> Sequence[Item]:
         path = file(self.params.root, f"{self.split}_questions.json")
         items = []
-        for number, row in read_json(path).items():
-            image_id, question = field_of(path, row, "imageId", "question")
-            image = path.parent / "images" / f"{image_id}.jpg"
-            kind = row.get("types", {}).get("structural")
-            prompt = asked(image, (Role.QUESTION, question), (Role.OPTIONS, SHORT))
-            items.append(Item(number, prompt, row.get("answer"), (kind,) if kind else (), images=(image,)))
+        for number, row in named_of(path).items():
+            image = path.parent / "images" / f"{row.key('imageId')}.jpg"
+            kinds = (row.inner("types").text("structural"),) if "types" in row else ()
+            prompt = asked(image, (Role.QUESTION, row.text("question")), (Role.OPTIONS, SHORT))
+            gold = None if self.missing() else row.text("answer")
+            items.append(Item(number, prompt, gold, kinds, images=(image,)))
         return items
 
     def read(self, item: Item, text: str) -> Reading:

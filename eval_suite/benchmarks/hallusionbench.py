@@ -9,15 +9,13 @@ from typing import Any
 
 from eval_suite.benchmark import SHORT, AnswerBenchmark, Item, Record, Sums
 from eval_suite.judge import Judge, JudgeParams
-from eval_suite.released import asked, field_of, file, read_json
+from eval_suite.released import Row, asked, entries_of, file, once
 from eval_suite.scorers.judged import HALLUSION as JUDGED
 from eval_suite.scorers.judged import HALLUSION_PROMPT, hallusion_verdict
 from eval_suite.scorers.reading import Reading
 from eval_suite.scorers.yes_no import HALLUSION, first_yes_no, hallusion
 from factory.data.prompt import Role
 from factory.registry import Params, register
-
-FIELDS = ("category", "subcategory", "visual_input", "set_id", "figure_id", "question_id", "question", "gt_answer")
 
 
 class HallusionParams(Params):
@@ -57,30 +55,29 @@ class HallusionBench(AnswerBenchmark):
 
     def items(self) -> Sequence[Item]:
         path = file(self.params.root, "HallusionBench.json")
-        return [self._item(path, row) for row in read_json(path)]
+        rows = once(entries_of(path), "category", "subcategory", "set_id", "figure_id", "question_id")
+        return [self._item(path.parent, name, row) for name, row in rows]
 
-    def _item(self, path: Path, row: dict[str, Any]) -> Item:
-        category, kind, visual, group, figure, number, question, answer = field_of(path, row, *FIELDS)
-        image = self._image(path.parent, row) if str(visual) != "0" else None
+    def _item(self, root: Path, name: str, row: Row) -> Item:
+        category, visual = row.among("category", "VD", "VS"), row.among("visual_input", "0", "1", "2")
+        image = None if visual == "0" else self._image(root, row)
+        question = row.text("question")
         prompt = asked(image, (Role.QUESTION, question), (Role.OPTIONS, SHORT if self.params.short else ""))
-        unit = f"{category}_{kind}_{group}"
+        unit, figure = "_".join((category, row.text("subcategory"), row.key("set_id"))), row.key("figure_id")
         facts = {
-            "question": f"{unit}_{number}",
-            "figure": None if (category, str(figure)) == ("VS", "0") else f"{unit}_{figure}",
-            "hard": str(visual) == "2",
+            "question": f"{unit}_{row.key('question_id')}",
+            "figure": None if (category, figure) == ("VS", "0") else f"{unit}_{figure}",
+            "hard": visual == "2",
         }
-        gold = (
-            "yes" if str(answer) == "1" else "no",
-            facts["figure"] is not None,
-            question,
-            row.get("gt_answer_details", ""),
-        )
-        return Item(
-            f"{unit}_{figure}_{number}", prompt, gold, (f"{category}/{kind}",), unit, (image,) if image else (), facts
-        )
+        label = {"1": "yes", "0": "no"}[row.among("gt_answer", "0", "1")]
+        reference = row.text("gt_answer_details") if self.judge else ""
+        gold = (label, facts["figure"] is not None, question, reference)
+        kinds = (f"{category}/{row.text('subcategory')}",)
+        return Item(name, prompt, gold, kinds, unit, (image,) if image else (), facts)
 
-    def _image(self, root: Path, row: dict[str, Any]) -> Path:
-        name = row.get("filename") or f"{row['category']}/{row['subcategory']}/{row['set_id']}_{row['figure_id']}.png"
+    def _image(self, root: Path, row: Row) -> Path:
+        where = f"{row.text('category')}/{row.text('subcategory')}"
+        name = row.text("filename") if "filename" in row else f"{where}/{row.key('set_id')}_{row.key('figure_id')}.png"
         inside = name.removeprefix("./").removeprefix("hallusion_bench/")
         return next(
             (p for p in (root / "hallusion_bench" / inside, root / inside) if p.is_file()),

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from pydantic import model_validator
+
 from eval_suite.benchmark import AnswerBenchmark, Item
-from eval_suite.released import asked, field_of, read_json
+from eval_suite.released import Row, asked, read_json
 from eval_suite.scorers.exact import ICONQA, iconqa
 from eval_suite.scorers.reading import Reading
 from factory.data.prompt import Role
@@ -21,11 +23,22 @@ FILL = "Fill in the blanks in (_) or answer this question"
 
 
 class IconQaParams(Params):
-    """``root`` is iconqa_data/iconqa, with SPLIT/choose_txt/ID/ and SPLIT/fill_in_blank/ID/."""
+    """``root`` is iconqa_data/iconqa, with SPLIT/choose_txt/ID/ and SPLIT/fill_in_blank/ID/.
+
+    ``answers``: what is right in the form ``txt``, the ``words`` of the choice or its ``index`` as in the released
+    file, from 0 (MoReS trains on the index and scores it).
+    """
 
     root: str
     form: Literal["txt", "blank"] = "txt"
     split: Literal["train", "val", "test"] = "test"
+    answers: Literal["words", "index"] = "words"
+
+    @model_validator(mode="after")
+    def _has_choices(self) -> IconQaParams:
+        if self.form == "blank" and self.answers == "index":
+            raise ValueError("answers: index belongs to form: txt; the blanks of the other form have no choices")
+        return self
 
 
 @register("benchmark", "iconqa")
@@ -38,7 +51,8 @@ class IconQa(AnswerBenchmark):
 
     @property
     def protocol(self) -> str:
-        return f"{super().protocol}/{self.params.form}"
+        by_index = self.params.answers == "index"
+        return f"{super().protocol}/{self.params.form}{'-index' if by_index else ''}"
 
     def items(self) -> Sequence[Item]:
         folder = Path(self.params.root).expanduser() / self.params.split / FOLDERS[self.params.form]
@@ -48,17 +62,17 @@ class IconQa(AnswerBenchmark):
         return [self._item(path) for path in places]
 
     def _item(self, path: Path) -> Item:
-        row = read_json(path)
-        question, answer = field_of(path, row, "question", "answer")
+        row = Row(str(path), read_json(path))
         if self.params.form == "txt":
-            (choices,) = field_of(path, row, "choices")
-            answer = choices[int(answer)]
+            choices = row.texts("choices", least=2)
+            index = row.whole("answer", below=len(choices))
+            answer = str(index) if self.params.answers == "index" else choices[index]
             ask = f"Choices: {', '.join(choices)}. Choose an option from the choices to answer the question."
         else:
-            ask = FILL
+            answer, ask = row.key("answer"), FILL
         image = path.with_name("image.png")
-        one_line = f"{question} {ask}"  # the question and what is asked of it stand in one line
-        return Item(path.parent.name, asked(image, (Role.QUESTION, one_line)), str(answer), images=(image,))
+        one_line = f"{row.text('question')} {ask}"  # the question and what is asked of it stand in one line
+        return Item(path.parent.name, asked(image, (Role.QUESTION, one_line)), answer, images=(image,))
 
     def read(self, item: Item, text: str) -> Reading:
         return iconqa(text, item.gold)

@@ -17,6 +17,7 @@ from factory.registry import Params, register
 PERCEPTION = ("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR")
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 ORIGINAL = "Please answer yes or no."
+SUBTASKS = (*PERCEPTION, *COGNITION)
 PICTURES = (".jpg", ".png", ".jpeg")
 
 
@@ -38,34 +39,51 @@ class Mme(AnswerBenchmark):
     beside = ("accuracy", "accuracy_plus")
     shares = {}  # noqa: RUF012  questions on one picture are not independent
 
-    def items(self) -> Sequence[Item]:
+    @property
+    def split(self) -> str:
+        """Points are a sum over subtasks: a folder that lacks some is another test than the whole."""
+        there = self._subtasks()
+        return "test" if len(there) == len(SUBTASKS) else f"{len(there)}-of-{len(SUBTASKS)}-subtasks"
+
+    def _subtasks(self) -> list[Path]:
         root = Path(self.params.root).expanduser()
-        items = [item for task in (*PERCEPTION, *COGNITION) for item in self._subtask(root / task)]
-        if not items:
+        return [root / task for task in SUBTASKS if (root / task).is_dir()]
+
+    def items(self) -> Sequence[Item]:
+        if not (there := self._subtasks()):
             raise UserError(
-                f"{root}: has no folder of an MME subtask ({', '.join(PERCEPTION[:3])}, …) with questions: root=FOLDER"
+                f"{self.params.root}: has no folder of an MME subtask ({', '.join(SUBTASKS[:3])}, …): root=FOLDER"
             )
-        return items
+        return [item for folder in there for item in self._subtask(folder)]
 
     def _subtask(self, folder: Path) -> list[Item]:
         questions = folder / "questions_answers_YN" if (folder / "questions_answers_YN").is_dir() else folder
         images = folder / "images" if (folder / "images").is_dir() else folder
-        items = []
-        for path in sorted(questions.glob("*.txt")):
-            names = [images / f"{path.stem}{suffix}" for suffix in PICTURES]
-            image = next((p for p in names if p.is_file()), names[0])
-            for i, line in enumerate(filter(str.strip, path.read_text(encoding="utf-8").splitlines())):
-                question, tab, label = line.rpartition("\t")
-                if not tab:
-                    raise UserError(f"{path}:{i + 1}: should hold a question, a tab and Yes or No")
-                prompt = asked(image, (Role.QUESTION, question.replace(ORIGINAL, "").strip()), (Role.OPTIONS, SHORT))
-                name = f"{folder.name}/{path.stem}"
-                group = "perception" if folder.name in PERCEPTION else "cognition"
-                gold = label.strip().lower()
-                items.append(
-                    Item(f"{name}/{i}", prompt, gold, (folder.name, group), name, (image,), {"subtask": folder.name})
-                )
+        items = [item for path in sorted(questions.glob("*.txt")) for item in self._picture(folder.name, images, path)]
+        if not items:
+            raise UserError(f"{questions}: holds no file of questions; download it again, or leave out the folder")
         return items
+
+    def _picture(self, task: str, images: Path, path: Path) -> list[Item]:
+        """The two questions on one picture (the official code counts on two)."""
+        names = [images / f"{path.stem}{suffix}" for suffix in PICTURES]
+        image = next((p for p in names if p.is_file()), names[0])
+        unit, group = f"{task}/{path.stem}", "perception" if task in PERCEPTION else "cognition"
+        asks = _questions(path)
+        if len(asks) != 2 or asks[0][0] == asks[1][0]:
+            raise UserError(f"{path}: should hold two questions, and holds {len({ask for ask, _ in asks})}")
+        return [
+            Item(
+                f"{unit}/{i}",
+                asked(image, (Role.QUESTION, question), (Role.OPTIONS, SHORT)),
+                label,
+                (task, group),
+                unit,
+                (image,),
+                {"subtask": task},
+            )
+            for i, (question, label) in enumerate(asks)
+        ]
 
     def read(self, item: Item, text: str) -> Reading:
         return mme(text, item.gold)
@@ -80,7 +98,7 @@ class Mme(AnswerBenchmark):
         }
 
     def metrics(self, sums: Sums) -> dict[str, Any]:
-        tasks = [task for task in (*PERCEPTION, *COGNITION) if f"{task}/n" in sums.values]
+        tasks = [task for task in SUBTASKS if f"{task}/n" in sums.values]
         plain = {task: sums.ratio(f"{task}/right", f"{task}/n") for task in tasks}
         both = {task: sums.ratio(f"{task}/both", f"{task}/images") for task in tasks}
         return {
@@ -88,3 +106,19 @@ class Mme(AnswerBenchmark):
             "accuracy": sum(plain.values()) / len(tasks),
             "accuracy_plus": sum(both.values()) / len(tasks),
         }
+
+
+def _questions(path: Path) -> list[tuple[str, str]]:
+    """Questions, without the sentence that asks for yes or no, and labels of a file with one of each on a line."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            question, _, label = (part.strip() for part in line.rpartition("\t"))
+            if not question or label.lower() not in ("yes", "no"):
+                raise UserError(f"{path}:{number}: should hold a question, a tab and Yes or No, and is {line[:60]!r}")
+            found.append((question.replace(ORIGINAL, "").strip(), label.lower()))
+    return found

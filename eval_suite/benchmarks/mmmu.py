@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from eval_suite.benchmark import LETTER, SHORT, AnswerBenchmark, Item, Record
-from eval_suite.released import field_of
+from eval_suite.released import Row
 from eval_suite.scorers.exact import LETTERS
 from eval_suite.scorers.mmmu import RULE, score_choice, score_open
 from eval_suite.scorers.reading import Reading
 from factory.data import pictures
 from factory.data.prompt import Prompt, Role, Segment
-from factory.errors import UserError
+from factory.errors import UserError, did_you_mean
 from factory.registry import Params, register
 
 PLACE = re.compile(r"<image (\d)>")
@@ -45,25 +45,42 @@ class Mmmu(AnswerBenchmark):
     def items(self) -> Sequence[Item]:
         root = Path(self.params.root).expanduser()
         paths = sorted(root.glob(f"*/{self.split}-*.parquet"))
-        paths = [p for p in paths if not self.params.subjects or p.parent.name in self.params.subjects]
         if not paths:
             raise UserError(
                 f"{root}: has no SUBJECT/{self.split}-*.parquet; download the dataset MMMU/MMMU and give its folder:"
                 " root=FOLDER"
             )
-        return [self.item(path, row) for path in paths for row in _rows(path)]
+        there = {path.parent.name for path in paths}
+        if lacking := sorted(set(self.params.subjects) - there):
+            raise UserError(f"{root}: has no {lacking[0]}/{self.split}-*.parquet.{did_you_mean(lacking[0], there)}")
+        chosen = self.params.subjects or there
+        return [
+            self.item(path, row, number)
+            for path in paths
+            if path.parent.name in chosen
+            for number, row in enumerate(_rows(path), 1)
+        ]
 
-    def item(self, path: Path, row: dict[str, Any]) -> Item:
-        """The question in one row of a subject's file."""
-        number, question, answer, kind = field_of(path, row, "id", "question", "answer", "question_type")
-        options = (
-            dict(zip(LETTERS, ast.literal_eval(row["options"]), strict=False)) if kind == "multiple-choice" else {}
-        )
+    def item(self, path: Path, entry: dict[str, Any], number: int = 1) -> Item:
+        """The question in one row, counted from 1, of a subject's file."""
+        row = Row(f"{path}:{number}", entry)
+        options, golds = {}, [row.text("answer")]
+        if row.among("question_type", "multiple-choice", "open", "short-answer") == "multiple-choice":
+            options = dict(zip(LETTERS, _listed(row, "options"), strict=False))
+            if self.missing() is None:
+                row.among("answer", *options)
+        elif golds[0].startswith("["):
+            golds = _listed(row, "answer")
         listed = "\n".join(f"({letter}) {text}" for letter, text in options.items())
-        ask = f"{listed}\n\n{LETTER}" if options else f"\n{SHORT}"
-        shown = {i: row.get(f"image_{i}") for i in range(1, 8)}
-        golds = [str(a) for a in ast.literal_eval(answer)] if not options and answer.startswith("[") else [answer]
-        return Item(number, interleaved(question, ask, shown), (options, golds), (path.parent.name,))
+        question, ask = row.text("question"), f"{listed}\n\n{LETTER}" if options else f"\n{SHORT}"
+        shown = {i: entry.get(f"image_{i}") for i in range(1, 8)}
+        return Item(
+            row.key("id"),
+            interleaved(question, ask, shown),
+            (options, golds),
+            (path.parent.name,),
+            pictures_first=pictures_first(question, ask, shown),
+        )
 
     def read(self, item: Item, text: str) -> Reading:
         options, golds = item.gold
@@ -75,14 +92,33 @@ class Mmmu(AnswerBenchmark):
         return f"mmmu_{self.split}_answers.json", {r["sample"]: r["parsed"] or "" for r in records}
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
+def _listed(row: Row, name: str) -> list[str]:
+    """The texts of a list that is written as Python writes it, as the released files have it."""
     try:
-        from pyarrow import parquet
+        value = ast.literal_eval(row.text(name))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        value = None
+    if not isinstance(value, list) or not value or not all(isinstance(each, str | int | float) for each in value):
+        raise row.fault(f"'{name}' should be a list of texts, and is {row.values[name][:60]!r}")
+    return [str(each) for each in value]
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        from pyarrow import ArrowException, parquet
     except ModuleNotFoundError as error:
         raise UserError(
             f"{path}: reading Parquet needs pyarrow; install the extra: pip install 'steering-factory[benchmarks]'"
         ) from error
-    yield from parquet.read_table(path).to_pylist()
+    try:
+        rows = parquet.read_table(path).to_pylist()
+    except (ArrowException, OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: cannot be read as Parquet: {str(error).splitlines()[0]}; download it again"
+        ) from error
+    if not rows:
+        raise UserError(f"{path}: holds no question; download it again, or leave out the file")
+    return rows
 
 
 def interleaved(question: str, ask: str, shown: dict[int, Any]) -> Callable[[], Prompt]:
@@ -98,6 +134,19 @@ def interleaved(question: str, ask: str, shown: dict[int, Any]) -> Callable[[], 
                 elif piece:
                     segments.append(Segment(role, piece))
         return Prompt(tuple(segments))
+
+    return make
+
+
+def pictures_first(question: str, ask: str, shown: dict[int, Any]) -> Callable[[], Prompt]:
+    """The same question as LLaVA's scripts put it: every picture, then the text, in which each <image k> stays as a
+    name.
+    """
+    named = {int(k) for k in PLACE.findall(question + ask)}
+
+    def make() -> Prompt:
+        seen = [_shown(blob) for k, blob in shown.items() if blob or k in named]
+        return Prompt((*seen, Segment(Role.QUESTION, question), Segment(Role.OPTIONS, ask)))
 
     return make
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from eval_suite.benchmark import AnswerBenchmark, Item, Record, Sums
 from eval_suite.judge import Judge, JudgeParams
-from eval_suite.released import asked, field_of, file, read_json
+from eval_suite.released import asked, file, named_of
 from eval_suite.scorers.judged import MMVET, mmvet_grade, mmvet_prompt
 from eval_suite.scorers.reading import Reading
 from factory.data.prompt import Role
@@ -53,14 +53,10 @@ class Mmvet(AnswerBenchmark):
     def items(self) -> Sequence[Item]:
         path = file(self.params.root, "mm-vet.json")
         items = []
-        for number, row in read_json(path).items():
-            name, question, answer, skills = field_of(path, row, "imagename", "question", "answer", "capability")
-            image = path.parent / "images" / name
-            items.append(
-                Item(
-                    number, asked(image, (Role.QUESTION, question)), (question, answer), tuple(skills), images=(image,)
-                )
-            )
+        for number, row in named_of(path).items():
+            question, image = row.text("question"), path.parent / "images" / row.text("imagename")
+            gold, skills = (question, row.text("answer")), tuple(row.texts("capability"))
+            items.append(Item(number, asked(image, (Role.QUESTION, question)), gold, skills, images=(image,)))
         return items
 
     def read(self, item: Item, text: str) -> Reading:

@@ -6,13 +6,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
 
 from eval_suite.benchmark import SHORT, AnswerBenchmark, Item, Sums, divide
-from eval_suite.released import asked, field_of, file, read_jsonl
+from eval_suite.released import asked, file, lines_of, once
 from eval_suite.scorers.reading import Reading
 from eval_suite.scorers.yes_no import POPE, pope
 from factory.data.prompt import Role
+from factory.errors import UserError
+from factory.recipe.nodes import distinct
 from factory.registry import Params, register
 
 SPLITS = ("random", "popular", "adversarial")
@@ -25,7 +29,7 @@ class PopeParams(Params):
 
     root: str
     images: str | None = None
-    splits: tuple[str, ...] = SPLITS
+    splits: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(distinct)] = SPLITS
 
 
 @register("benchmark", "pope")
@@ -45,23 +49,20 @@ class Pope(AnswerBenchmark):
         return "+".join(self.params.splits)
 
     def items(self) -> Sequence[Item]:
+        return [item for split in self.params.splits for item in self._split(split)]
+
+    def _split(self, split: str) -> list[Item]:
+        path = file(self.params.root, f"coco_pope_{split}.json", f"coco_pope_{split}.jsonl")
+        folder = Path(self.params.images).expanduser() if self.params.images else path.parent / "val2014"
         items = []
-        for split in self.params.splits:
-            path = file(self.params.root, f"coco_pope_{split}.json", f"coco_pope_{split}.jsonl")
-            folder = Path(self.params.images).expanduser() if self.params.images else path.parent / "val2014"
-            for row in read_jsonl(path):
-                number, name, question, label = field_of(path, row, "question_id", "image", "text", "label")
-                prompt = asked(folder / name, (Role.QUESTION, question), (Role.OPTIONS, SHORT))
-                items.append(
-                    Item(
-                        f"{split}/{number}",
-                        prompt,
-                        (label, split),
-                        (split,),
-                        images=(folder / name,),
-                        facts={"label": label},
-                    )
-                )
+        for number, row in once(lines_of(path), "question_id"):
+            image, label = folder / row.text("image"), row.among("label", "yes", "no")
+            prompt = asked(image, (Role.QUESTION, row.text("text")), (Role.OPTIONS, SHORT))
+            items.append(
+                Item(f"{split}/{number}", prompt, (label, split), (split,), images=(image,), facts={"label": label})
+            )
+        if not items:
+            raise UserError(f"{path}: holds no question; leave the split out or download it again")
         return items
 
     def read(self, item: Item, text: str) -> Reading:

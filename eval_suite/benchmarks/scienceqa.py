@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from eval_suite.benchmark import LETTER, AnswerBenchmark, Item
-from eval_suite.released import asked, field_of, file, read_json
+from eval_suite.released import Row, asked, file, named_of, read_json
 from eval_suite.scorers.exact import LETTERS, SCIENCEQA, scienceqa
 from eval_suite.scorers.reading import Reading
 from factory.data.prompt import Role
+from factory.errors import UserError
 from factory.registry import Params, register
 
 
@@ -35,28 +38,33 @@ class ScienceQa(AnswerBenchmark):
 
     def items(self) -> Sequence[Item]:
         path, splits = file(self.params.root, "problems.json"), file(self.params.root, "pid_splits.json")
-        problems, items = read_json(path), []
-        for pid in field_of(splits, read_json(splits), self.split)[0]:
-            (row,) = field_of(path, problems, pid)
-            question, choices, answer, name = field_of(path, row, "question", "choices", "answer", "image")
-            if not name and self.params.images_only:
+        problems, items = named_of(path), []
+        for pid in self._split(splits):
+            if pid not in problems:
+                raise UserError(f"{path}: has no problem {pid}, which {splits} names; is it the released file?")
+            row = problems[pid]
+            if "image" not in row and self.params.images_only:
                 continue
-            image = path.parent / "images" / self.split / pid / name if name else None
+            image = path.parent / "images" / self.split / pid / row.text("image") if "image" in row else None
+            choices = row.texts("choices", least=2)
             options = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
-            hint = f"Context: {row['hint']}" if row.get("hint") else ""
+            hint = f"Context: {row.text('hint')}" if row.values.get("hint") else ""
             prompt = asked(
-                image, (Role.CONTEXT, hint), (Role.QUESTION, question), (Role.OPTIONS, f"{options}\n{LETTER}")
+                image,
+                (Role.CONTEXT, hint),
+                (Role.QUESTION, row.text("question")),
+                (Role.OPTIONS, f"{options}\n{LETTER}"),
             )
-            items.append(
-                Item(
-                    pid,
-                    prompt,
-                    (len(choices), answer),
-                    tuple(filter(None, [row.get("subject")])),
-                    images=(image,) if image else (),
-                )
-            )
+            gold = len(choices), row.whole("answer", below=len(choices))
+            subjects = (row.text("subject"),) if "subject" in row else ()
+            items.append(Item(pid, prompt, gold, subjects, images=(image,) if image else ()))
         return items
+
+    def _split(self, path: Path) -> list[str]:
+        names = Row(str(path), read_json(path)).texts(self.split)
+        if again := [name for name, times in Counter(names).items() if times > 1]:
+            raise UserError(f"{path}: problem {again[0]} is twice in {self.split}; is a part there twice?")
+        return names
 
     def read(self, item: Item, text: str) -> Reading:
         return scienceqa(text, *item.gold)

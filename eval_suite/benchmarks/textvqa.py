@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 from eval_suite.benchmark import SHORT, AnswerBenchmark, Item
-from eval_suite.released import asked, field_of, file, read_json
+from eval_suite.released import asked, entries_of, file, once
 from eval_suite.scorers.reading import Reading
 from eval_suite.scorers.vqa import EVALAI, score
 from factory.data.prompt import Role
 from factory.registry import Params, register
+
+OCR = "TextVQA_Rosetta_OCR_v0.2_val.json"
 
 
 class TextVqaParams(Params):
@@ -37,20 +39,20 @@ class TextVqa(AnswerBenchmark):
 
     def items(self) -> Sequence[Item]:
         path = file(self.params.root, "TextVQA_0.5.1_val.json")
-        tokens = self._ocr() if self.params.ocr else {}
-        items = []
-        for row in field_of(path, read_json(path), "data")[0]:
-            image_id, question, humans = field_of(path, row, "image_id", "question", "answers")
-            number = str(row.get("question_id", len(items)))
-            image = path.parent / "train_images" / f"{image_id}.jpg"
-            read = f"Reference OCR token: {', '.join(tokens.get(image_id, []))}" if self.params.ocr else ""
-            prompt = asked(image, (Role.QUESTION, question), (Role.CONTEXT, read), (Role.OPTIONS, SHORT))
-            items.append(Item(number, prompt, humans, images=(image,)))
+        tokens, items = self._ocr() if self.params.ocr else {}, []
+        for number, row in once(entries_of(path, under="data"), "question_id"):
+            name = row.text("image_id")
+            if self.params.ocr and name not in tokens:
+                raise row.fault(f"image {name} has no entry in {OCR}")
+            image = path.parent / "train_images" / f"{name}.jpg"
+            read = f"Reference OCR token: {', '.join(tokens[name])}" if self.params.ocr else ""
+            prompt = asked(image, (Role.QUESTION, row.text("question")), (Role.CONTEXT, read), (Role.OPTIONS, SHORT))
+            items.append(Item(number, prompt, row.texts("answers"), images=(image,)))
         return items
 
     def _ocr(self) -> dict[str, list[str]]:
-        path = file(self.params.root, "TextVQA_Rosetta_OCR_v0.2_val.json")
-        return {row["image_id"]: row["ocr_tokens"] for row in field_of(path, read_json(path), "data")[0]}
+        rows = once(entries_of(file(self.params.root, OCR), under="data"), "image_id")
+        return {name: row.texts("ocr_tokens", least=0) for name, row in rows}
 
     def read(self, item: Item, text: str) -> Reading:
         return score(text, item.gold, EVALAI)

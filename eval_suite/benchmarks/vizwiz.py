@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eval_suite.benchmark import SHORT, AnswerBenchmark, Item, Record
-from eval_suite.released import asked, field_of, file, read_json
+from eval_suite.released import asked, entries_of, file, once
 from eval_suite.scorers.reading import Reading
 from eval_suite.scorers.vqa import EVALAI, evalai, score
 from factory.data.prompt import Role
@@ -39,12 +39,11 @@ class Vizwiz(AnswerBenchmark):
     def items(self) -> Sequence[Item]:
         path = file(self.params.root, f"{self.split}.json", f"Annotations/{self.split}.json")
         items = []
-        for row in read_json(path):
-            name, question = field_of(path, row, "image", "question")
+        for name, row in once(entries_of(path), "image"):
             image = Path(self.params.root).expanduser() / self.split / name
-            prompt = asked(image, (Role.QUESTION, question), (Role.OPTIONS, f"{UNANSWERABLE}\n{SHORT}"))
-            humans = [a["answer"] for a in row["answers"]] if self.split == "val" else None
-            kinds = tuple(str(row[key]) for key in ("answer_type",) if key in row)
+            prompt = asked(image, (Role.QUESTION, row.text("question")), (Role.OPTIONS, f"{UNANSWERABLE}\n{SHORT}"))
+            humans = None if self.missing() else [human.text("answer") for human in row.rows("answers")]
+            kinds = (row.text("answer_type"),) if "answer_type" in row else ()
             items.append(Item(name, prompt, humans, kinds, images=(image,)))
         return items
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from eval_suite.benchmark import SHORT, AnswerBenchmark, Item, Record
-from eval_suite.released import asked, field_of, file, read_json
+from eval_suite.released import Row, asked, entries_of, file, once
 from eval_suite.scorers.reading import Reading
 from eval_suite.scorers.vqa import OFFICIAL, evalai, score
 from factory.data.prompt import Role
@@ -38,32 +38,31 @@ class Vqav2(AnswerBenchmark):
         return None if self.split == "val2014" else "the answers are hidden: hand in the submission file"
 
     def items(self) -> Sequence[Item]:
-        root, split = self.params.root, self.params.split
-        path = file(root, f"v2_OpenEnded_mscoco_{split}_questions.json")
-        golds: dict[int, Any] = {}
-        if self.missing() is None:
-            golds = {
-                a["question_id"]: a for a in read_json(file(root, f"v2_mscoco_{split}_annotations.json"))["annotations"]
-            }
-        coco = "test2015" if split.startswith("test") else split
-        items = []
-        for row in field_of(path, read_json(path), "questions")[0]:
-            number, image_id, question = field_of(path, row, "question_id", "image_id", "question")
-            gold = golds.get(number)
-            image = path.parent / coco / f"COCO_{coco}_{image_id:012d}.jpg"
-            prompt = asked(image, (Role.QUESTION, question), (Role.OPTIONS, SHORT))
-            humans = [a["answer"] for a in gold["answers"]] if gold else None
-            items.append(
-                Item(
-                    str(number),
-                    prompt,
-                    humans,
-                    (gold["answer_type"],) if gold else (),
-                    images=(image,),
-                    facts={"question_id": number},
-                )
-            )
+        path = file(self.params.root, f"v2_OpenEnded_mscoco_{self.split}_questions.json")
+        coco = "test2015" if self.split.startswith("test") else self.split
+        golds, items = self._annotations(), []
+        for number, row in once(entries_of(path, under="questions"), "question_id"):
+            image = path.parent / coco / f"COCO_{coco}_{row.whole('image_id'):012d}.jpg"
+            prompt = asked(image, (Role.QUESTION, row.text("question")), (Role.OPTIONS, SHORT))
+            facts = {"question_id": row.values["question_id"]}
+            if golds is None:
+                items.append(Item(number, prompt, images=(image,), facts=facts))
+                continue
+            if number not in golds:
+                raise row.fault(f"question {number} has no annotation in {self._annotated}")
+            humans = [human.text("answer") for human in golds[number].rows("answers")]
+            items.append(Item(number, prompt, humans, (golds[number].text("answer_type"),), "", (image,), facts))
         return items
+
+    @property
+    def _annotated(self) -> str:
+        return f"v2_mscoco_{self.split}_annotations.json"
+
+    def _annotations(self) -> dict[str, Row] | None:
+        """By question; None where the answers are hidden."""
+        if self.missing():
+            return None
+        return dict(once(entries_of(file(self.params.root, self._annotated), under="annotations"), "question_id"))
 
     def read(self, item: Item, text: str) -> Reading:
         if item.gold is None:

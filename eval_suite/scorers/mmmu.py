@@ -1,10 +1,11 @@
 """MMMU's answer parser (Yue et al. 2024, eval_utils.py at 51ce7f3), with a generator of its own for each sample.
 
-Rule ``mmmu/1``. A choice is looked for as "(A)", as "A ", as "A.", and in answers of more than five words as an
-option's text; of several the last one counts; of none, one is drawn at random, which is reported as a guess. The
-original draws from the global generator, so that its score depends on what ran before; here a sample's draw depends on
-its id and the seed alone. An open answer is right where a number or text among its key parts equals (numbers) or
-contains (texts) an accepted answer.
+Rule ``mmmu/2``. A choice is looked for as "(A)", as "A" with a space on both sides, and in answers of more than five
+words as an option's text; of several the last one counts; of none, one is drawn at random, which is reported as a
+guess. The original draws from the global generator, so that its score depends on what ran before; here a sample's draw
+depends on its id and the seed alone. An open answer is right where a number or text among its key parts equals
+(numbers) or contains (texts) an accepted answer. ``mmmu/1`` took its choices by lmms-eval's rule, by which "DNA is" and
+"the USA" name option A.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from random import Random
 
 from eval_suite.scorers.reading import Reading, right_or_wrong
 
-RULE = "mmmu/1"
+RULE = "mmmu/2"
 TRIMMED = (",", ".", "!", "?", ";", ":", "'")
 TRIVIAL = (":", ",", ".", "!", "?", ";", "'")
 KEYS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
@@ -31,9 +32,9 @@ def choice(text: str, options: Mapping[str, str]) -> str | None:
     for mark in TRIMMED:
         text = text.strip(mark)
     text = f" {text} "
-    for pattern, place in (("({})", "({})"), ("{} ", " {} "), ("{}.", " {}. ")):
-        if found := [letter for letter in options if pattern.format(letter) in text]:
-            return _last(found, [text.rfind(place.format(letter)) for letter in found])
+    for mark in ("({})", " {} "):
+        if found := [letter for letter in options if mark.format(letter) in text]:
+            return _last(found, [text.rfind(mark.format(letter)) for letter in found])
     if len(text.split()) > 5 and (found := [k for k, option in options.items() if option.lower() in text.lower()]):
         return _last(found, [text.lower().rfind(options[k].lower()) for k in found])
     return None

@@ -161,6 +161,13 @@ def render(writing: Writing, prompt: Prompt, images: Sequence[str]) -> tuple[str
     return "".join(text), roles
 
 
+def images_first(writing: Writing) -> bool:
+    """Whether the chat template writes the images of a turn before its texts, whatever their order in the prompt."""
+    turn = {"role": "user", "content": [{"type": "text", "text": chr(FIRST_MARK)}, {"type": "image"}]}
+    written = _apply_template(writing, [turn], generate=True)
+    return 0 <= written.find(writing.placeholder) < written.find(chr(FIRST_MARK))
+
+
 def _apply_template(writing: Writing, messages: list[dict], generate: bool) -> str:
     if not writing.template:
         raise UserError("the model's processor has no chat template: save one beside it (chat_template.jinja)")

@@ -68,7 +68,7 @@ def _say_benchmarks(recipe: Recipe, console: Console) -> None:
             table.add_row(node.label, "as its harness has it", suite.benchmark.protocol, "", "")
             continue
         n, b = len(suite.items), suite.benchmark
-        table.add_row(node.label, f"{n:,}", b.protocol, f"{n * arms:,}", str(b.new_tokens))
+        table.add_row(node.label, f"{n:,}", suite.protocol, f"{n * arms:,}", str(b.new_tokens))
     console.print(table)
     if recipe.seeds:
         console.print(f"once for each of {len(recipe.seeds)} seeds; what follows is for one", highlight=False)

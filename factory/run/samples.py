@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 
@@ -17,6 +17,7 @@ from factory.recipe import Recipe
 from factory.run.rundir import RunDir
 
 SPLITS = ("train", "dev", "test")
+T = TypeVar("T")
 
 
 def fault(sample: ConflictSample, writing: Writing | None = None) -> str | None:
@@ -36,7 +37,7 @@ def fault(sample: ConflictSample, writing: Writing | None = None) -> str | None:
     return None
 
 
-def thin(samples: Sequence[ConflictSample], limit: int | None) -> list[ConflictSample]:
+def thin(samples: Sequence[T], limit: int | None) -> list[T]:
     """At most ``limit`` samples, evenly spread over the sequence (and so over tasks)."""
     if limit is None or limit >= len(samples):
         return list(samples)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from factory import files
 from factory.data.prompt import Prompt
 from factory.errors import UserError
-from factory.model.encode import Writing, render
+from factory.model.encode import Writing, images_first, render
 from factory.model.load import fingerprint, outline
 from factory.model.view import ModelView
 from factory.recipe import Recipe
@@ -26,7 +27,7 @@ from factory.run.arms import Arm
 from factory.run.harness import HarnessSuite
 from factory.run.responses import Responses
 from factory.run.rundir import RunDir
-from factory.run.samples import check_share, thin
+from factory.run.samples import check_share
 from factory.run.study import make
 
 Rows = list[dict[str, Any]]
@@ -41,7 +42,10 @@ class Suite:
     def __init__(self, node: Node, recipe: Recipe, limit: int | None) -> None:
         self.node, self.recipe, self.limit = node, recipe, limit
         self.benchmark = make(node)
-        items = thin(list(self.benchmark.items()), limit)
+        items, self.protocol = self.benchmark.questions(limit), self.benchmark.protocol
+        if any(i.pictures_first for i in items) and images_first(outline(recipe.model).writing):
+            items = [replace(i, prompt=i.pictures_first or i.prompt) for i in items]
+            self.protocol += "/pictures-first"
         absent = [
             {"sample": i.id, "reason": f"its image is missing: {p}"} for i in items for p in i.images if not p.is_file()
         ]
@@ -68,7 +72,7 @@ class Suite:
             "arm": arm.facts,
             "benchmark": self.node.model_dump(mode="json"),
             "scorer": bench.scorer,
-            "protocol": bench.protocol,
+            "protocol": self.protocol,
             "limit": self.limit,
             "batch_size": size,
         }
@@ -89,7 +93,13 @@ class Suite:
         if folder.world.first:
             self._keep(folder.path, arm, records)
         rows = bench.rows(
-            records, **arm.facts, label=self.node.label, seed=self.recipe.seed, chosen=True, skipped=len(skipped)
+            records,
+            **arm.facts,
+            protocol=self.protocol,
+            label=self.node.label,
+            seed=self.recipe.seed,
+            chosen=True,
+            skipped=len(skipped),
         )
         for row in rows:
             row["generation"] = {"max_new_tokens": new_tokens, "do_sample": False, **precision(view, size)}
@@ -133,7 +143,7 @@ class Suite:
         about = {
             "benchmark": self.benchmark.name,
             "label": self.node.label,
-            "protocol": self.benchmark.protocol,
+            "protocol": self.protocol,
             "seed": self.recipe.seed,
             **arm.facts,
         }

@@ -187,7 +187,7 @@ def test_missing_files_are_told_in_one_line(name, tmp_path):
 def test_a_malformed_file_is_told_by_name(tmp_path):
     MAKERS["pope"](tmp_path)
     (tmp_path / "coco_pope_popular.json").write_text('{"question_id": 1}\n')
-    with pytest.raises(UserError, match="coco_pope_popular.json: an entry has no 'image'"):
+    with pytest.raises(UserError, match="coco_pope_popular.json:1: an entry has no 'image'"):
         lookup("benchmark", "pope")(lookup("benchmark", "pope").Params(root=str(tmp_path))).items()
 
 

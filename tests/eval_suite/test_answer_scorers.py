@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import pytest
 
@@ -15,6 +14,7 @@ from eval_suite.scorers import exact, mmmu, vqa, yes_no
 from eval_suite.scorers.judged import hallusion_verdict, mmvet_grade
 from factory.data.prompt import Prompt
 from tests.eval_suite.released_files import hallusion_row as row
+from tests.eval_suite.released_files import written
 
 
 def nothing() -> Prompt:
@@ -167,6 +167,9 @@ OPTIONS = {"A": "$6", "B": "$7 and more", "C": "the sea"}
         ("B", "B"),
         ("B.", "B"),
         ("Answer is B.", "B"),
+        ("A. It is.", None),
+        ("DNA", None),
+        ("NASA is right", None),
         ("A or (C)", "C"),
         ("(A) no, rather (B)", "B"),
         ("I think that it must be the sea", "C"),
@@ -226,7 +229,7 @@ def test_mme_adds_accuracy_and_both_right():
     assert total["metrics"]["points"] == pytest.approx(75 + 50)
 
 
-def test_hallusionbench_groups_and_the_unclear_answer():
+def test_hallusionbench_groups_and_the_unclear_answer(tmp_path):
     rows = [
         row("VD", 1, 0, 0, 1),
         row("VD", 2, 1, 0, 0),
@@ -243,9 +246,9 @@ def test_hallusionbench_groups_and_the_unclear_answer():
         "I cannot see a figure",
         "The bar is unclear",
     ]  # the fifth is asked without its figure
-    bench = HallusionBench(HallusionParams(root=""))
-    items = [bench._item(Path("HallusionBench.json"), r) for r in rows]
-    result = measured(bench, list(zip(items, answers, strict=True)))
+    written(tmp_path / "HallusionBench.json", rows)
+    bench = HallusionBench(HallusionParams(root=str(tmp_path)))
+    result = measured(bench, list(zip(bench.items(), answers, strict=True)))
     assert result["metrics"] == pytest.approx(
         {"aAcc": 4 / 6, "qAcc": 1 / 3, "fAcc": 1 / 3, "easy": 2 / 3, "hard": 1 / 2}
     )

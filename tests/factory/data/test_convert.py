@@ -84,6 +84,9 @@ EXPECTED = {
     "iconqa_txt": [
         ("What shape? Choices: circle, square. Choose an option from the choices to answer the question.", "square")
     ],
+    "iconqa_txt_index": [
+        ("What shape? Choices: circle, square. Choose an option from the choices to answer the question.", "1")
+    ],
     "iconqa_blank": [("There are (_) stars. Fill in the blanks in (_) or answer this question", "7")],
 }
 

@@ -1,0 +1,340 @@
+"""Released files that were damaged, joined twice or mislabelled: one line that says where, and never another score."""
+
+from __future__ import annotations
+
+import io
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from eval_suite.benchmark import AnswerBenchmark, Item
+from factory.cli import main
+from factory.data.prompt import Prompt
+from factory.errors import UserError
+from factory.recipe.schema import read_node
+from factory.registry import lookup
+from tests.eval_suite.released_files import MAKERS, hallusion_row, mmmu_rows, picture, written
+from tests.tiny import saved_tiny
+
+PARQUET = pytest.mark.skipif(find_spec("pyarrow") is None, reason="pyarrow is not installed")
+FILES = {
+    "vqav2": "v2_OpenEnded_mscoco_val2014_questions.json",
+    "gqa": "testdev_balanced_questions.json",
+    "vizwiz": "val.json",
+    "textvqa": "TextVQA_0.5.1_val.json",
+    "scienceqa": "problems.json",
+    "pope": "coco_pope_popular.json",
+    "mmvet": "mm-vet.json",
+    "hallusionbench": "HallusionBench.json",
+    "flickr30k": "dataset_flickr30k.json",
+    "iconqa": "test/choose_txt/1/data.json",
+    "mme": "existence/0001.txt",
+}
+IN = {"vqav2": "questions", "textvqa": "data", "flickr30k": "images"}  # lists under a name
+ANNOTATIONS = "v2_mscoco_val2014_annotations.json"
+
+
+def made(name, root, **more):
+    """The benchmark of files that its maker has put at ``root``, or of those there now."""
+    node = read_node("benchmark", {"type": name, "root": str(root), **more})
+    return lookup("benchmark", name)(node.params)
+
+
+def entries(name, path):
+    """A file's content and its entries, which can be changed in place."""
+    if name == "pope":
+        held = [json.loads(line) for line in path.read_text().splitlines()]
+        return held, held
+    held = json.loads(path.read_text())
+    if name == "iconqa":
+        return held, [held]
+    rows = held[IN[name]] if name in IN else held
+    return held, list(rows.values()) if isinstance(rows, dict) else rows
+
+
+def refused(name, root, **more):
+    with pytest.raises(UserError) as told:
+        made(name, root, **more).questions()
+    assert "\n" not in str(told.value)
+    return str(told.value)
+
+
+WRONG = [  # benchmark, what is done to its second entry, what the line says beside the file and the entry
+    ("vqav2", {"question": "  "}, "'question' should be a text, and is '  '"),
+    ("vqav2", {"image_id": "100"}, "'image_id' should be a whole number, and is '100'"),
+    ("vqav2", {"question_id": 77}, f"question 77 has no annotation in {ANNOTATIONS}"),
+    ("gqa", {"answer": None}, "'answer' should be a text, and is None"),
+    ("gqa", {"types": [1]}, "an entry is [1] where fields with names should be"),
+    ("vizwiz", {"answers": []}, "'answers' should be a list of entries, and is []"),
+    ("vizwiz", {"answers": [{"answer": 3}]}, "'answer' should be a text, and is 3"),
+    ("textvqa", {"answers": []}, "'answers' should be a list of texts, and is []"),
+    ("textvqa", {"image_id": "im9"}, "image im9 has no entry in TextVQA_Rosetta_OCR"),
+    ("scienceqa", {"answer": 3}, "'answer' should be one of 0 to 2, and is 3"),
+    ("scienceqa", {"answer": True}, "'answer' should be one of 0 to 2, and is True"),
+    ("scienceqa", {"choices": ["rock"]}, "'choices' should be a list of 2 texts or more"),
+    ("pope", {"label": "Yes"}, "'label' should be yes or no, and is 'Yes'"),
+    ("pope", {"label": 1}, "'label' should be yes or no, and is 1"),
+    ("pope", {"label": "yes."}, "'label' should be yes or no, and is 'yes.'"),
+    ("pope", {"text": ""}, "'text' should be a text, and is ''"),
+    ("mmvet", {"capability": "ocr"}, "'capability' should be a list of texts, and is 'ocr'"),
+    ("hallusionbench", {"gt_answer": "yes"}, "'gt_answer' should be 0 or 1, and is 'yes'"),
+    ("hallusionbench", {"gt_answer": None}, "'gt_answer' should be 0 or 1, and is None"),
+    ("hallusionbench", {"visual_input": "3"}, "'visual_input' should be 0 or 1 or 2, and is '3'"),
+    ("hallusionbench", {"category": "vd"}, "'category' should be VD or VS, and is 'vd'"),
+    ("flickr30k", {"sentences": []}, "'sentences' should be a list of entries, and is []"),
+    ("iconqa", {"answer": 2}, "'answer' should be one of 0 to 1, and is 2"),
+    ("iconqa", {"choices": None}, "'choices' should be a list of 2 texts or more, and is None"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "told"), WRONG)
+def test_a_wrong_value_is_told_with_file_and_entry(name, change, told, tmp_path):
+    MAKERS[name](tmp_path)
+    path = tmp_path / FILES[name]
+    held, rows = entries(name, path)
+    rows[0 if name == "iconqa" else 1].update(change)
+    written(path, held)
+    line = refused(name, tmp_path)
+    assert told in line and f"{path}" in line
+    if name != "iconqa":
+        assert f"{path}:{list(held)[1] if name in ('gqa', 'scienceqa', 'mmvet') else 2}" in line
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name not in ("iconqa", "mme")])
+def test_a_question_that_is_there_twice_is_refused(name, tmp_path):
+    """By the entries' own key, so that one answer never counts twice, nor once or twice as the batches fall."""
+    MAKERS[name](tmp_path)
+    path = tmp_path / FILES[name]
+    held, rows = entries(name, path)
+    if isinstance(held, dict) and name not in IN:  # keyed by its name: JSON can hold a name twice
+        first = next(iter(held))
+        again = path.read_text().replace(json.dumps(list(held)[1]) + ":", json.dumps(first) + ":", 1)
+        path.write_text(again)
+        assert f"the key '{first}' occurs twice" in refused(name, tmp_path)
+        return
+    rows.append(dict(rows[0]))
+    written(path, held)
+    line = refused(name, tmp_path)
+    assert f"{path}:{len(rows)}: " in line and f"stands in {path}:1 too" in line
+
+
+@pytest.mark.parametrize("name", list(FILES))
+@pytest.mark.parametrize("content", [b"", b"[1]", b'{"a": [}', b"\xff\xfe", b"null", b"[" * 4000, b'"text"', b"7"])
+def test_a_damaged_file_is_one_line(name, content, tmp_path):
+    MAKERS[name](tmp_path)
+    (tmp_path / FILES[name]).write_bytes(content)
+    assert str(tmp_path / FILES[name]).removesuffix("/0001.txt") in refused(name, tmp_path)
+
+
+def test_questions_need_their_annotations_once(tmp_path):
+    MAKERS["vqav2"](tmp_path)
+    held = json.loads((tmp_path / ANNOTATIONS).read_text())
+    written(tmp_path / ANNOTATIONS, {**held, "annotations": [*held["annotations"], held["annotations"][0]]})
+    assert f"{ANNOTATIONS}:5: question_id 1000 stands in" in refused("vqav2", tmp_path)
+    written(tmp_path / ANNOTATIONS, {**held, "annotations": held["annotations"][1:]})
+    assert f"{FILES['vqav2']}:1: question 1000 has no annotation" in refused("vqav2", tmp_path)
+
+
+def test_an_empty_or_repeated_split_of_pope_is_refused(tmp_path):
+    MAKERS["pope"](tmp_path)
+    (tmp_path / "coco_pope_popular.json").write_text("\n")
+    assert "coco_pope_popular.json: holds no question" in refused("pope", tmp_path)
+    assert len(made("pope", tmp_path, splits=["random"]).questions()) == 4
+    for splits in (["random", "random"], []):
+        with pytest.raises(ValueError, match=r"once|least 1|item|one"):
+            made("pope", tmp_path, splits=splits)
+
+
+@pytest.mark.parametrize("label", ["yes.", "1", "Ja", ""])
+def test_mme_labels_are_yes_or_no(label, tmp_path):
+    MAKERS["mme"](tmp_path)
+    (tmp_path / FILES["mme"]).write_text(f"Is this red?\tYes\nIs this blue?\t{label}\n")
+    assert f"{tmp_path / FILES['mme']}:2: should hold a question, a tab and Yes or No" in refused("mme", tmp_path)
+
+
+@pytest.mark.parametrize("lines", ["Is this red?\tYes\n", "Is this red?\tYes\n" * 2, "a\tYes\nb\tNo\nc\tNo\n"])
+def test_mme_asks_two_questions_on_each_picture(lines, tmp_path):
+    MAKERS["mme"](tmp_path)
+    (tmp_path / FILES["mme"]).write_text(lines)
+    assert f"{tmp_path / FILES['mme']}: should hold two questions" in refused("mme", tmp_path)
+
+
+def test_mme_says_how_many_of_its_subtasks_there_are(tmp_path):
+    MAKERS["mme"](tmp_path)
+    bench = made("mme", tmp_path)
+    assert bench.protocol == "mme/3-of-14-subtasks/llava-1.5" and len(bench.questions()) == 12
+    for path in (tmp_path / "existence").glob("*.txt"):
+        path.unlink()
+    assert "existence: holds no file of questions" in refused("mme", tmp_path)
+
+
+def test_mme_is_thinned_by_picture(tmp_path):
+    """By question the first of each two would be asked, whose answer is yes: an all-yes model would get 200 of 200."""
+    for i in range(30):
+        picture(tmp_path / "existence" / f"{i:04d}.jpg")
+        (tmp_path / "existence" / f"{i:04d}.txt").write_text("Is this red?\tYes\nIs this blue?\tNo\n")
+    bench = made("mme", tmp_path)
+    for limit in (1, 2, 7, 30, 59, 60, 100):
+        asked = bench.questions(limit)
+        assert len(asked) == max(2, min(limit, 60) // 2 * 2)
+        said_yes = [{**bench.record(item, "Yes"), "text": "Yes", "prompt_digest": ""} for item in asked]
+        assert bench.rows(said_yes, draws=0)[0]["metrics"]["points"] == 50  # half right, no picture whole
+
+
+def test_hallusionbench_is_thinned_by_set(tmp_path):
+    rows = [
+        hallusion_row("VD", 1 + (figure > 0), figure, question, 1, group)
+        for group in range(6)
+        for figure in range(1 + group % 3)
+        for question in range(2)
+    ]
+    written(tmp_path / "HallusionBench.json", rows)
+    bench = made("hallusionbench", tmp_path)
+    whole = {item.unit: 0 for item in bench.items()}
+    for item in bench.items():
+        whole[item.unit] += 1
+    for limit in range(1, len(rows) + 1):
+        asked = bench.questions(limit)
+        assert len(asked) <= max(limit, 2)
+        assert all(sum(item.unit == unit for item in asked) in (0, n) for unit, n in whole.items())
+    assert len(bench.questions(12)) > 6
+
+
+def test_a_run_refuses_before_it_reads_the_model(tmp_path, capsys, monkeypatch):
+    model = saved_tiny(tmp_path / "model")
+    monkeypatch.setattr("factory.run.pipeline.load", None)
+    MAKERS["pope"](tmp_path / "pope")
+    path = tmp_path / "pope" / FILES["pope"]
+    path.write_text(path.read_text() * 2)
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(f"name: r\nmodel: {{path: {model}}}\nbenchmarks: [{{type: pope, root: {tmp_path / 'pope'}}}]\n")
+    capsys.readouterr()
+    assert main([str(recipe), f"run.root={tmp_path / 'runs'}"]) == 2
+    told = capsys.readouterr().err
+    assert f"{path}:5: question_id 1 stands in {path}:1 too" in told and told.count("\n") == 1
+
+
+class Joined(AnswerBenchmark):
+    """A benchmark whose author thought of nothing."""
+
+    name, scorer = "joined", "none/1"
+
+    def items(self):
+        return [Item(str(i % 3), lambda: Prompt(())) for i in range(self.n)]
+
+
+def test_any_benchmark_refuses_what_it_holds_twice_or_not_at_all():
+    bench = Joined(Joined.Params())
+    bench.n = 4
+    with pytest.raises(UserError, match="benchmark joined: question 0 occurs 2 times"):
+        bench.questions()
+    bench.n = 0
+    with pytest.raises(UserError, match="benchmark joined: no question in split test"):
+        bench.questions()
+
+
+def test_free_text_needs_prompts():
+    for prompts in ([], ["Tell a story.", " \n"]):
+        with pytest.raises(ValueError, match=r"prompts"):
+            read_node("benchmark", {"type": "fluency", "prompts": prompts})
+
+
+def test_iconqa_is_scored_by_words_or_by_the_released_index(tmp_path):
+    MAKERS["iconqa"](tmp_path)
+    words, index = made("iconqa", tmp_path), made("iconqa", tmp_path, answers="index")
+    assert [item.gold for item in words.items()] == ["yes", "no", "yes"]
+    assert [item.gold for item in index.items()] == ["0", "1", "0"]  # str(data["answer"]), as MoReS compares
+    assert (words.protocol, index.protocol) == ("iconqa/test/mores/txt", "iconqa/test/mores/txt-index")
+    assert [i.prompt().digest for i in words.items()] == [i.prompt().digest for i in index.items()]
+    with pytest.raises(ValueError, match="form: txt"):
+        made("iconqa", tmp_path, form="blank", answers="index")
+
+
+def mmmu(row, **changes):
+    bench = lookup("benchmark", "mmmu")(lookup("benchmark", "mmmu").Params(root=""))
+    return bench.item(Path("Art/validation-0.parquet"), {**mmmu_rows()[row], **changes}, 7)
+
+
+@pytest.mark.parametrize(
+    ("row", "change", "told"),
+    [
+        (1, {"answer": "[4, 6)"}, "'answer' should be a list of texts, and is '[4, 6)'"),
+        (1, {"answer": "[[4], 6]"}, "'answer' should be a list of texts"),
+        (0, {"answer": "D"}, "'answer' should be A or B or C, and is 'D'"),
+        (0, {"answer": "b"}, "'answer' should be A or B or C, and is 'b'"),
+        (0, {"options": "['$6', '$7'"}, "'options' should be a list of texts, and is"),
+        (0, {"options": "[]"}, "'options' should be a list of texts"),
+        (0, {"question": ""}, "'question' should be a text"),
+        (0, {"question_type": "essay"}, "'question_type' should be multiple-choice or open"),
+        (0, {"id": None}, "'id' should be a name or a number"),
+    ],
+)
+def test_mmmu_rows_are_checked(row, change, told):
+    with pytest.raises(UserError) as error:
+        mmmu(row, **change)
+    assert told in str(error.value) and str(error.value).startswith("Art/validation-0.parquet:7: ")
+
+
+def test_mmmu_pictures_first_keep_their_names_in_the_text():
+    prompt = mmmu(2).pictures_first()
+    assert [s.text if s.image is None else "IMAGE" for s in prompt.segments] == [
+        "IMAGE",
+        "IMAGE",
+        "Which one is it?",
+        "(A) <image 1>\n(B) <image 2>\n\nAnswer with the option's letter from the given choices directly.",
+    ]
+
+
+def parquet_file(path, rows):
+    import pyarrow
+    from pyarrow import parquet
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+
+
+@PARQUET
+def test_mmmu_files_are_checked(tmp_path):
+    path = tmp_path / "Accounting" / "validation-0.parquet"
+    parquet_file(path, mmmu_rows())
+    assert "has no Acounting/validation" in (line := refused("mmmu", tmp_path, subjects=["Acounting"]))
+    assert "Did you mean Accounting?" in line
+    parquet_file(tmp_path / "Art" / "validation-0.parquet", mmmu_rows()[:1])
+    assert "question validation_Accounting_1 occurs 2 times" in refused("mmmu", tmp_path)
+    path.write_bytes(path.read_bytes()[:-40])
+    assert f"{path}: cannot be read as Parquet" in refused("mmmu", tmp_path)
+
+
+# The template of llava-hf/llava-1.5: pictures of a turn before its texts.
+PICTURES_FIRST = (
+    "{% for message in messages %}{{ message['role'].upper() + ': ' }}"
+    "{% for part in message['content'] if part['type'] == 'image' %}{{ '<image>\n' }}{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] + ' ' }}{% endfor %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+
+
+@PARQUET
+def test_mmmu_is_asked_of_a_model_that_is_written_for_pictures_first(tmp_path, capsys):
+    for i, row in enumerate(rows := mmmu_rows()):  # pictures large enough for the tiny model, text before each
+        Image.new("RGB", (48, 48), ("red", "green", "blue")[i]).save(out := io.BytesIO(), "PNG")
+        for k in (1, 2):
+            row[f"image_{k}"] = row[f"image_{k}"] and {"bytes": out.getvalue(), "path": ""}
+    parquet_file(tmp_path / "mmmu" / "Accounting" / "validation-0.parquet", rows)
+    model = saved_tiny(tmp_path / "model")
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        f"name: r\nmodel: {{path: {model}}}\nbenchmarks: [{{type: mmmu, root: {tmp_path / 'mmmu'}}}]\n"
+        f"run: {{root: {tmp_path / 'runs'}}}\nreport: {{plots: false}}\n"
+    )
+    assert main(["show", str(recipe)]) == 0
+    assert "protocol mmmu/validation/llava-1.5, scorer mmmu/2" in capsys.readouterr().out
+    (model / "chat_template.jinja").write_text(PICTURES_FIRST)
+    assert main([str(recipe)]) == 0
+    rows = json.loads((tmp_path / "runs/r/results.json").read_text())["rows"]
+    assert {row["protocol"] for row in rows} == {"mmmu/validation/llava-1.5/pictures-first"} and rows[0]["n"] == 3
+    line = json.loads((tmp_path / "runs/r/predictions/mmmu/none.jsonl").read_text().splitlines()[0])
+    assert line["prompt"].startswith("USER: <image>\nSee <image 1>. Which?")
