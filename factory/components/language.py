@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, 
 from factory.components.source import Sourced
 from factory.components.templates import VICUNA
 from factory.errors import UserError
+from factory.model.stored import missing
 from factory.registry import Plugin
 
 IMAGE_TOKEN = "<image>"
@@ -36,7 +37,10 @@ class Llm(Plugin):
         """Write a released GGUF file, with its tokenizer, into ``folder`` as a model that loads in moments, its weights
         in float32.
         """
-        model = AutoModelForCausalLM.from_pretrained(released.parent, gguf_file=released.name, dtype=torch.float32)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            released.parent, gguf_file=released.name, dtype=torch.float32, output_loading_info=True
+        )
+        missing(type(model), found, str(released))
         config = model.config.to_dict()
         config.pop("quantization_config", None)  # the weights are plain numbers now
         plain = type(model)(type(model.config)(**config))
@@ -49,6 +53,10 @@ class Llm(Plugin):
         model.
         """
         return self.params.read_config(self.config_class)
+
+    def account(self, config: PreTrainedConfig) -> None:
+        """Refuse a source whose weights are not those of the model, by their headers."""
+        self.params.account(AutoModelForCausalLM, config)
 
     def load(self, config: PreTrainedConfig) -> PreTrainedModel:
         """The causal language model with its source's weights, or with random ones."""

@@ -18,6 +18,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from factory.errors import UserError
 from factory.model.packages import is_fetched, needed
+from factory.model.stored import account, cached, held, missing, weight_files
 from factory.model.zoo import parts, read_part
 from factory.registry import Params, lookup
 
@@ -100,9 +101,31 @@ class Sourced(Params):
         ``model_class`` is a transformers (auto) class.
         """
         if (self.source or self.zoo) and torch.get_default_device().type != "meta":
-            return self._read(model_class, "weights", config=config)
+            self.account(model_class, config)
+            model, found = self._read(model_class, "weights", config=config, output_loading_info=True)
+            missing(type(model), found, f"model.compose: {self.place}", self._is_part(config))
+            return model
         make = getattr(model_class, "from_config", None) or model_class._from_config
         return make(config)
+
+    def account(self, model_class: Any, config: PreTrainedConfig) -> None:
+        """Refuse a source on this machine whose weights are not those of the class, before one is read; what is not
+        here yet is told of when it is.
+        """
+        stands_in = self.config is not None and _planned.get()
+        absent = self.zoo is not None and not is_fetched(read_part(self.zoo))
+        if stands_in or absent or (place := self.place) is None:
+            return
+        local = Path(place).expanduser()
+        folder = local if local.is_dir() else cached(place, None)
+        files = weight_files(folder, pickled=True) if folder else []
+        if files and all(path.is_file() for path in files):
+            cls = model_class._model_mapping[type(config)] if hasattr(model_class, "_model_mapping") else model_class
+            account(cls, config, held(files), f"model.compose: {place}", self._is_part(config))
+
+    def _is_part(self, config: PreTrainedConfig) -> bool:
+        """Whether the source holds a larger model than the part that is taken from it."""
+        return not isinstance(self._read(AutoConfig, "configuration"), type(config))
 
     def _known_config(self) -> PreTrainedConfig | None:
         """The configuration on the card of a part that has not been fetched."""
@@ -121,7 +144,10 @@ class Sourced(Params):
         transformers.utils.logging.disable_progress_bar()  # a run has bars of its own, and stderr is for mistakes
         try:
             return cls.from_pretrained(
-                folder if local else place, **options, **({"local_files_only": True} if _planned.get() else {})
+                folder if local else place,
+                trust_remote_code=False,
+                **options,
+                **({"local_files_only": True} if _planned.get() else {}),
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(

@@ -48,6 +48,10 @@ class VisionEncoder(Plugin):
         """
         return self.params.read_config(self.config_class, "vision_config")
 
+    def account(self, config: PreTrainedConfig) -> None:
+        """Refuse a source whose weights are not those of the encoder, by their headers."""
+        self.params.account(class_of(self.model_class), config)
+
     def load(self, config: PreTrainedConfig) -> nn.Module:
         """The encoder with its source's weights, or with random ones."""
         return self.params.read_weights(class_of(self.model_class), config)

@@ -210,6 +210,12 @@ def composed_config(spec: ComposeSpec) -> ComposedConfig:
     )
 
 
+def account_parts(spec: ComposeSpec) -> None:
+    """Refuse sources on this machine whose weights are not those of the parts, by their headers."""
+    for part in (*encoders(spec.vision_encoder), _made(spec.llm)):
+        part.account(part.config())
+
+
 def parts_of(spec: ComposeSpec) -> list[str]:
     """The parts of the zoo that a model is composed of, by name."""
     named = [part.params.zoo for part in (*encoders(spec.vision_encoder), _made(spec.llm))]

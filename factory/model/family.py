@@ -49,7 +49,7 @@ class Family:
     def load_processor(self, folder: Path) -> Any:
         """The processor saved in ``folder``: at least ``image_processor``, ``tokenizer`` and ``chat_template``."""
         loader = getattr(transformers, self.processor_class) if self.processor_class else Parts
-        return loader.from_pretrained(folder, local_files_only=True)
+        return loader.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
     def hf_class(self) -> type[nn.Module]:
         """The model's Hugging Face class."""

@@ -22,6 +22,7 @@ from factory.model.compose import compose, parts_of
 from factory.model.family import Family, frozen
 from factory.model.packages import fetch_part, needed
 from factory.model.source import Source, family_of, find, known, spelt_out, tuned_folder
+from factory.model.stored import pointer
 from factory.model.view import ModelView
 from factory.model.weights import at_hand
 from factory.model.zero import load_cut
@@ -134,9 +135,12 @@ def _processor(source: Source) -> Any:
                 f"model folder {source.folder}: has no {' and no '.join(names)}, which hold its {what}; save its"
                 " processor there too, or download the model again"
             )
+    for path in (source.folder / name for names in PROCESSOR_FILES.values() for name in names):
+        if why := pointer(path):
+            raise UserError(f"{path}: {why}")
     try:
         return source.family.load_processor(source.folder)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the tokenizers' own library raises plain ones
         raise UserError(
             f"model folder {source.folder}: its processor cannot be loaded: {' '.join(str(error).split())[:300]}"
         ) from error
@@ -178,7 +182,13 @@ def _tune(view: ModelView, folders: Sequence[str]) -> None:
 def _read(source: Source, spec: ModelSpec, zero: int, options: dict[str, Any]) -> tuple[Any, Any]:
     dtype = getattr(torch, spec.dtype)
     read = partial(
-        source.family.hf_class().from_pretrained, source.folder, dtype=dtype, local_files_only=True, **options
+        source.family.hf_class().from_pretrained,
+        source.folder,
+        dtype=dtype,
+        local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=False,
+        **options,
     )
     if spec.quantize:
         options["quantization_config"].llm_int8_skip_modules = kept_whole(source.config, source.family)
@@ -189,7 +199,7 @@ def _read(source: Source, spec: ModelSpec, zero: int, options: dict[str, Any]) -
         raise UserError(
             f"model folder {source.folder}: cannot be loaded: {str(error).strip().splitlines()[0]}"
         ) from error
-    for module in model.modules() if spec.quantize else ():
+    for module in model.modules() if getattr(model, "is_quantized", False) else ():
         module.support_avx512bf16_for_cpu = (
             False  # bitsandbytes would repack 4-bit weights on a CPU into a form without gradients
         )

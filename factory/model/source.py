@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import transformers
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from factory.errors import UserError
-from factory.model.compose import composed_config
+from factory.model.compose import account_parts, composed_config
+from factory.model.decoding import left_out
 from factory.model.family import Family
+from factory.model.stored import Tensors, account, cached, held, pointer, told, weight_files
 from factory.model.zoo import Card, card_folder, command, read_card, shipped
 from factory.recipe.schema import ComposeSpec, ModelSpec
 from factory.registry import available, lookup
@@ -53,6 +55,7 @@ def find(spec: ModelSpec) -> Source:
         tuned_folder(named)
     if spec.compose:
         config = composed_config(spec.compose)
+        account_parts(spec.compose)
         return Source(None, config, family_of(config), card_for(spec, config), 0)
     folder = _folder(spec)
     if folder is None:
@@ -60,13 +63,25 @@ def find(spec: ModelSpec) -> Source:
     if not folder.is_dir():
         raise UserError(f"model folder {folder}: not found. Give the folder that holds config.json: model.path=FOLDER")
     config = _config(folder)
-    family, weights = family_of(config), _weight_files(folder)
-    if lacking := [path.name for path in weights if not path.is_file()]:
-        raise UserError(_incomplete(spec, folder, lacking, len(weights)))
+    family = family_of(config)
+    tensors = _weights(spec, folder, config)
+    account(family.hf_class(), config, tensors, f"model folder {folder}")
     card = card_for(spec, config)
-    unlike = None if card or spec.zoo is None else _unlike(spec.zoo, config, folder)
-    notes = tuple(filter(None, (unlike, _penalty(folder))))
-    return Source(folder, config, family, card, sum(_check_weights(path) for path in weights), notes)
+    unlike = [] if card or spec.zoo is None else [_unlike(spec.zoo, config, folder)]
+    return Source(folder, config, family, card, tensors.bytes, (*unlike, *left_out(folder)))
+
+
+def _weights(spec: ModelSpec, folder: Path, config: Any) -> Tensors:
+    """What a folder's weight files hold by their headers."""
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"model folder {folder}: holds a PEFT adapter (adapter_config.json), which would change its weights; merge"
+            " it into them, or move it away"
+        )
+    files = weight_files(folder, getattr(config, "transformers_weights", None))
+    if lacking := [path.name for path in files if not path.is_file()]:
+        raise UserError(_incomplete(spec, folder, lacking, len(files)))
+    return held(files)
 
 
 def known(spec: ModelSpec) -> tuple[Any, Card | None]:
@@ -129,16 +144,6 @@ def hub_id(spec: ModelSpec) -> tuple[str | None, str | None]:
     )
 
 
-def cached(repo: str, revision: str | None) -> Path | None:
-    """The snapshot of a hub repository in the local cache (HF_HOME or HF_HUB_CACHE decide where), whole or not; None
-    without one.
-    """
-    from huggingface_hub import constants, try_to_load_from_cache
-
-    found = try_to_load_from_cache(repo, "config.json", cache_dir=constants.HF_HUB_CACHE, revision=revision)
-    return Path(found).parent if isinstance(found, str) else None
-
-
 def _absent(spec: ModelSpec) -> str:
     repo, _ = hub_id(spec)
     if repo is None:
@@ -161,6 +166,11 @@ def _absent(spec: ModelSpec) -> str:
 
 def _incomplete(spec: ModelSpec, folder: Path, lacking: list[str], total: int) -> str:
     if spec.path or (spec.zoo and read_card(spec.zoo).folder):
+        if list(folder.glob("pytorch_model*.bin*")):
+            return (
+                f"model folder {folder}: its weights are PyTorch files, which are not read here: write them again with"
+                " save_pretrained, which gives model.safetensors"
+            )
         return f"model folder {folder}: {lacking[0]} is missing; copy it there or download the model again"
     repo, _ = hub_id(spec)
     there = f"{total - len(lacking)} of {total} weight files are there"
@@ -187,29 +197,24 @@ def _unlike(name: str, config: Any, folder: Path) -> str:
 
 
 def _config(folder: Path) -> Any:
-    if not (folder / "config.json").is_file():
+    path = folder / "config.json"
+    if not path.is_file():
         raise UserError(f"model folder {folder}: has no config.json; is it a folder written by save_pretrained?")
     try:
-        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (ValueError, OSError, KeyError) as error:
-        raise UserError(f"{folder / 'config.json'}: cannot be read: {str(error).splitlines()[0]}") from error
-
-
-def _penalty(folder: Path) -> str | None:
-    """A word on a model whose own generation would lower the logits of what its prompt says: that is against the text,
-    and not done here.
-    """
-    path = folder / "generation_config.json"
-    try:
-        penalty = json.loads(path.read_text(encoding="utf-8")).get("repetition_penalty") if path.is_file() else None
-    except (ValueError, OSError, AttributeError) as error:
-        raise UserError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
-    if penalty in (None, 1):
-        return None
-    return (
-        f"model: the repetition_penalty of {penalty} in its generation_config.json is left out: answers are plainly"
-        " greedy. Its own generate() would disfavour every token of the prompt, and so the text's answer"
-    )
+        written = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(written, dict) or not isinstance(written.get("model_type"), str):
+            raise UserError(f"{path}: names no model_type, so that its class is not known; download it again")
+        own_code = "AutoConfig" in (written.get("auto_map") or {}) and written["model_type"] not in CONFIG_MAPPING
+        if own_code:
+            raise UserError(
+                f"{path}: a '{written['model_type']}' needs code that comes with it (auto_map), and such code is never"
+                " run; take the model in the layout of transformers, as its -hf repository has it"
+            )
+        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except UserError:
+        raise
+    except Exception as error:  # each configuration checks its keys in a way of its own
+        raise UserError(f"{path}: cannot be read: {pointer(path) or told(error)}") from error
 
 
 def family_of(config: Any) -> Family:
@@ -223,33 +228,3 @@ def family_of(config: Any) -> Family:
     raise UserError(
         f"no family for {type(config).__name__} (model type '{config.model_type}'). Families: {', '.join(names)}"
     )
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The weight files that a folder should hold; some may be missing."""
-    index = folder / "model.safetensors.index.json"
-    try:
-        names = (
-            sorted(set(json.loads(index.read_text())["weight_map"].values()))
-            if index.is_file()
-            else ["model.safetensors"]
-        )
-    except (ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"{index}: damaged or cut short; copy or download it again") from error
-    return [folder / name for name in names]
-
-
-def _check_weights(path: Path) -> int:
-    """Size in bytes of a safetensors file whose header and length are sound; a truncated download is caught here."""
-    size = path.stat().st_size
-    try:
-        with path.open("rb") as f:
-            (length,) = struct.unpack("<Q", f.read(8))
-            header = json.loads(f.read(length)) if length < size else None
-        end = max((v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"), default=0)
-        sound = 8 + length + end == size
-    except (struct.error, ValueError, AttributeError, TypeError, KeyError):
-        sound = False
-    if not sound:
-        raise UserError(f"{path}: damaged or cut short; copy or download it again")
-    return size
