@@ -5,6 +5,7 @@ image.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -18,7 +19,7 @@ from factory.data.order import Order
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.source import Sample, Source
 from factory.errors import UserError
-from factory.model.encode import pad
+from factory.model.encode import images_first, pad
 from factory.model.view import ModelView
 
 NOTHING = Prompt((Segment(Role.QUESTION, "."),))
@@ -46,11 +47,13 @@ class Collator:
     label: it adds nothing to the loss, whoever computes it, and is named in ``skipped`` (JSONL). Raises ``UserError``
     where that is not allowed. A batch without an image gets one more row, with a blank image and no label: vision tower
     and connector then run, forward and backward, in every batch of every rank, with gradient 0, so that no rank waits
-    for another one's collective operation.
+    for another one's collective operation. Where the model's template writes a turn's images before its texts, so does
+    the sample.
     """
 
     def __init__(self, view: ModelView, source: Source, max_tokens: int | None, skipped: Path | None) -> None:
         self.view, self.source, self.max_tokens, self.skipped = view, source, max_tokens, skipped
+        self.images_first = images_first(view.writing)
 
     def __call__(self, numbers: Sequence[int]) -> dict[str, Tensor]:
         return collate(self.view, *self.examples(numbers))
@@ -67,7 +70,8 @@ class Collator:
 
     def _sample(self, number: int) -> Sample:
         try:
-            return self.source[number]
+            sample = self.source[number]
+            return replace(sample, prompt=sample.prompt.images_first()) if self.images_first else sample
         except Unusable as error:
             return self._skip(self.source.name(number), error)
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from itertools import groupby
 
 from PIL import Image
 
@@ -68,6 +69,23 @@ class Prompt:
 
     def without(self, *roles: Role) -> Prompt:
         return replace(self, segments=tuple(s for s in self.segments if s.role not in roles))
+
+    def images_first(self) -> Prompt:
+        """The prompt with the images of each turn before its texts, as templates want it that write them there. A text
+        that an image parted from another goes on after a space.
+        """
+        segments: list[Segment] = []
+        for _, turn in groupby(self.segments, lambda s: SPEAKERS.get(s.role, "user")):
+            images, texts, after = [], [], False
+            for segment in turn:
+                shown = segment.image is not None
+                if shown:
+                    images.append(segment)
+                else:
+                    texts.append(replace(segment, inline=True) if texts and after else segment)
+                after = shown
+            segments += images + texts
+        return replace(self, segments=tuple(segments))
 
     def messages(self, write: Callable[[int, Segment], str] = lambda _, s: s.text) -> list[dict]:
         """The chat-template form: turns of content items; ``write(index, segment)`` gives the text of a segment.

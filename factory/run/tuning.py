@@ -17,8 +17,6 @@ from transformers import TrainerCallback
 
 from factory import files, tune
 from factory.data.collate import NOTHING, Collator, Places
-from factory.data.conversation import Unusable
-from factory.data.labels import encode_samples
 from factory.data.order import Order
 from factory.data.photos import PhotoFolder
 from factory.data.prepared import Prepared, PreparedCollator, chunks, prepare, there
@@ -390,8 +388,5 @@ def show(recipe: Recipe, number: int) -> None:
             raise UserError(
                 f"--sample {number}: the samples{task and f' of {task}'} are numbered 0 to {len(source) - 1}"
             )
-        try:
-            (example,), _ = encode_samples(view, [source[number]], data.max_tokens)
-        except Unusable as error:
-            raise UserError(f"sample {source.name(number)}: {error}") from error
+        (example,), _ = Collator(view, source, data.max_tokens, None).examples([number], blank=False)
         show_sample(view, f"{number}{task and f' of {task}'} ({source.name(number)})", example, Console())

@@ -9,7 +9,7 @@ import torch
 
 from factory.data.prompt import Prompt, Role, Segment
 from factory.model.checks import self_check
-from factory.model.encode import Encoded
+from factory.model.encode import Encoded, images_first
 from factory.model.load import fingerprint, load
 from factory.model.prefix import at_last, extend, greedy, prefill
 from factory.model.view import ModelView
@@ -32,9 +32,13 @@ SIZES = ((48, 48), (72, 30), (30, 72), (40, 56))
 
 
 def prompts_of(view: ModelView) -> list[Prompt]:
-    """Prompts with one image, with the text first, with two images and with none; images of several sizes."""
+    """Prompts with one image, with the text first (where the template lets it stand there), with two images and with
+    none; images of several sizes.
+    """
     found, sizes = [], iter(SIZES * 2)
+    first = images_first(view.writing)
     for prompt in mixed_prompts():
+        prompt = prompt.images_first() if first else prompt
         segments = [replace(s, image=s.image.resize(next(sizes))) if s.image else s for s in prompt.segments]
         found.append(Prompt(tuple(segments)))
     return found
