@@ -177,6 +177,22 @@ def digest_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def digest_file(path: Path) -> str:
+    """sha256 of a file's bytes, as 64 hex digits, however large it is; `UserError` where it cannot be read."""
+    with explained(path, "read"), open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def flush(path: Path) -> None:
+    """Have a file's bytes, or a folder's names, on the disk before anything that is written afterwards."""
+    with explained(path):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def encode_json(value: Any) -> bytes:
     """Indented JSON in UTF-8 with a final newline."""
     return _utf8(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

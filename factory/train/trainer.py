@@ -1,6 +1,4 @@
-"""Full training of a model on a benchmark's lessons: the Hugging Face Trainer, resumed from its last checkpoint by
-itself.
-"""
+"""Full training of a model on a benchmark's lessons, gone on with by itself after a kill."""
 
 from __future__ import annotations
 
@@ -9,33 +7,17 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import SequentialSampler
-from transformers import Trainer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import TrainingArguments
 
 from factory.model.view import ModelView
 from factory.recipe.schema import TrainSpec
 from factory.train.lessons import IGNORE, Collator, Lessons
+from factory.train.resume import OneDevice, Resuming
 
 FLOOR = 0.03
 
 
-class OneDevice(TrainingArguments):
-    """Of a process that has one GPU, or a model that is spread over several: left to itself the Trainer takes every GPU
-    it sees, with a batch for each, and moves whatever it is given onto the first."""
-
-    n_gpu = 1
-    place_model_on_device = False  # accelerate does it, and leaves a spread model alone
-
-
-class InOrder(Trainer):
-    """A trainer that takes its data in order: shuffling is the data's own business, so any step can be gone on from."""
-
-    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> SequentialSampler:
-        return SequentialSampler(self.train_dataset)
-
-
-class LessonTrainer(InOrder):
+class LessonTrainer(Resuming):
     """Answer loss plus ``text_weight`` times the loss on the prompt's own words."""
 
     def __init__(self, *args: Any, text_weight: float, **kwargs: Any) -> None:
@@ -80,7 +62,6 @@ def arguments(
         lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr_rate": FLOOR},
         save_steps=save_every,
-        save_total_limit=1,
         logging_steps=50,
         report_to="tensorboard",
         seed=seed,
@@ -91,13 +72,9 @@ def arguments(
     )
 
 
-def last_checkpoint(folder: Path) -> str | None:
-    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
-
-
 def train(view: ModelView, lessons: Lessons, spec: TrainSpec, steps: int, seed: int, folder: Path) -> None:
-    """Train every parameter of ``view.model`` in place on ``lessons``; gone on from the last checkpoint in ``folder``
-    after a kill.
+    """Train every parameter of ``view.model`` in place on ``lessons``; gone on from the newest whole checkpoint in
+    ``folder`` after a kill.
     """
     view.model.requires_grad_(True).train()
     cpu = view.device.type == "cpu"
@@ -107,5 +84,5 @@ def train(view: ModelView, lessons: Lessons, spec: TrainSpec, steps: int, seed: 
     trainer = LessonTrainer(
         model=view.model, args=args, train_dataset=lessons, data_collator=Collator(view), text_weight=spec.text_weight
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    trainer.go_on()
     view.model.eval().requires_grad_(False)

@@ -7,8 +7,8 @@ the mean over all labelled tokens of the step, whichever rank and micro-batch th
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,17 @@ from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
 from transformers import PrinterCallback, TrainerCallback
 from transformers.integrations import TensorBoardCallback
-from transformers.integrations.deepspeed import deepspeed_load_checkpoint, unset_hf_deepspeed_config
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from factory import files
 from factory.data.labels import IGNORE
 from factory.errors import UserError
 from factory.model.view import ModelView
 from factory.recipe.schema import LaunchSpec, TuneSpec
-from factory.train import zero
-from factory.train.trainer import InOrder, OneDevice
+from factory.train import checkpoint, zero
+from factory.train.resume import OneDevice, Resuming
 from factory.tune import Tuner
 
-MANIFEST, WEIGHTS, PASSING = "manifest.json", "trained.safetensors", "objective.safetensors"
+PASSING = "objective."  # in front of the names of parameters that are trained and thrown away
 
 
 class Answers(nn.Module):
@@ -86,7 +85,7 @@ class Shape:
         return cls(ranks, micro, share // micro)
 
 
-class TuneTrainer(InOrder):
+class TuneTrainer(Resuming):
     """Normalises by the labelled tokens of the whole step, and keeps checkpoints that hold the trained part alone."""
 
     def __init__(self, tuner: Tuner, about: dict[str, Any], **kwargs: Any) -> None:
@@ -109,24 +108,20 @@ class TuneTrainer(InOrder):
             model(**inputs) * self.accelerator.num_processes / num_items_in_batch.clamp_min(1)
         )  # the ranks' gradients are averaged
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        values = zero.whole(self.tuner.trainable)
-        if self.args.should_save:
-            files.write_safetensors(Path(output_dir) / WEIGHTS, values)
-            if self.passing:
-                files.write_safetensors(Path(output_dir) / PASSING, self.passing)
+    def weights(self) -> dict[str, Tensor]:
+        passing = zero.whole({PASSING + name: p for name, p in self.passing.items()})
+        return zero.whole(self.tuner.trainable) | passing
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        self.tuner.fill(files.read_safetensors(Path(resume_from_checkpoint) / WEIGHTS))
-        kept = files.read_safetensors(Path(resume_from_checkpoint) / PASSING) if self.passing else {}
+    def fill(self, tensors: Mapping[str, Tensor]) -> None:
+        self.tuner.fill({name: value for name, value in tensors.items() if not name.startswith(PASSING)})
         with torch.no_grad():
-            for name, value in kept.items():
-                self.passing[name].copy_(value)
+            for name, p in self.passing.items():
+                p.copy_(tensors[PASSING + name])
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.is_deepspeed_enabled:
             return super()._save_optimizer_and_scheduler(output_dir)
-        self.model_wrapped.save_checkpoint(output_dir, exclude_frozen_parameters=True)
+        zero.save(self.model_wrapped, output_dir)
         if self.args.should_save:
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
 
@@ -134,44 +129,25 @@ class TuneTrainer(InOrder):
         if not self.is_deepspeed_enabled or resume_from_checkpoint is None:
             return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
-        deepspeed_load_checkpoint(
-            self.model_wrapped, resume_from_checkpoint, load_module_strict=False
-        )  # frozen weights are not in it
+        with checkpoint.read_as_data(resume_from_checkpoint):
+            zero.load(self.model_wrapped, resume_from_checkpoint)
         self._load_optimizer_and_scheduler(resume_from_checkpoint)
         return prepared
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            folder = Path(self.args.output_dir)
-            current = folder / f"checkpoint-{self.state.global_step}"
-            shapes = {name: list(getattr(p, "ds_shape", p.shape)) for name, p in self.tuner.trainable.items()}
-            files.write_json(
-                current / MANIFEST, {"schema": 1, "step": self.state.global_step, **self.about, "trained": shapes}
-            )
-            for old in folder.glob("checkpoint-*"):
-                if old != current:
-                    shutil.rmtree(old)
 
-
-def last_checkpoint(folder: Path, about: dict[str, Any]) -> Path | None:
-    """The newest whole checkpoint (its manifest is written last) of a training like ``about``.
-
-    Raises ``UserError`` for one written by another number of ranks or another ZeRO stage: optimiser states are cut by
-    those.
+def refuse_other_shape(folder: Path, about: Mapping[str, Any]) -> None:
+    """Raises ``UserError`` where the checkpoints in ``folder`` were written by another number of ranks or another ZeRO
+    stage than ``about`` has: optimiser states are cut by those.
     """
-    whole = sorted(folder.glob(f"checkpoint-*/{MANIFEST}"), key=lambda path: int(path.parent.name.rpartition("-")[2]))
-    if not whole:
-        return None
-    manifest = files.read_json(whole[-1])
-    if different := [key for key in about if manifest.get(key) != about[key]]:
-        saved, now = ({key: each.get(key) for key in different} for each in (manifest, about))
-        raise UserError(
-            f"{whole[-1].parent}: written by a training with {saved}; this one has {now}. Go on with the former, or"
-            " start afresh with name=OTHER"
-        )
-    return whole[-1].parent
+    for each in checkpoint.there(folder):
+        with suppress(checkpoint.Damaged):
+            manifest = checkpoint.read_manifest(each)
+            if different := [key for key in about if manifest.get(key) != about[key]]:
+                saved, now = ({key: side.get(key) for key in different} for side in (manifest, about))
+                raise UserError(
+                    f"{each}: written by a training with {saved}; this one has {now}. Go on with the former, or start"
+                    " afresh with name=OTHER"
+                )
 
 
 def train(
@@ -193,7 +169,7 @@ def train(
     ``objective`` takes a batch of ``collator`` to a summed loss over its labels; by default ``Answers``. Parameters of
     its own are trained with it, and kept in checkpoints alone.
 
-    Goes on from the last whole checkpoint in ``folder``, with the same result as an uninterrupted training. Under
+    Goes on from the newest whole checkpoint in ``folder``, with the same result as an uninterrupted training. Under
     ZeRO-3 the weights stay cut over the ranks; ``zero.whole`` puts them together. Raises ``UserError`` for a model that
     lies in host memory in part.
     """
@@ -205,7 +181,8 @@ def train(
     shape, config = Shape.of(spec, zero.world_size()), zero.configuration(launch)
     cpu = view.device.type == "cpu"
     zero.prepare(cpu, config is not None)
-    about = {"ranks": shape.ranks, "zero": launch.zero, "micro_batch": shape.micro}
+    about = {"ranks": shape.ranks, "zero": launch.zero}
+    refuse_other_shape(folder, about)
     _ready(view, tuner, spec)
     args = OneDevice(
         output_dir=str(folder),
@@ -247,8 +224,7 @@ def train(
         trainer.add_callback(
             TensorBoardCallback(SummaryWriter(folder.parent / "tensorboard"))
         )  # one folder, however often it is started
-    checkpoint = last_checkpoint(folder, about)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.go_on()
     if "wandb" in spec.report and zero.is_first():
         import wandb
 

@@ -18,7 +18,8 @@ from torch.utils.data import Dataset
 
 from factory.model.view import ModelView
 from factory.recipe.schema import TrainSpec
-from factory.train.trainer import InOrder, arguments, last_checkpoint
+from factory.train.resume import Resuming
+from factory.train.trainer import arguments
 
 
 class Pictures(Dataset):
@@ -91,8 +92,8 @@ class Aligned(Questioned):
 
 
 def pretrain_vision(view: ModelView, benchmark: Any, spec: TrainSpec, seed: int, folder: Path) -> None:
-    """Train the vision tower of ``view.model`` in place; gone on from the last checkpoint in ``folder`` after a
-    kill.
+    """Train the vision tower of ``view.model`` in place; gone on from the newest whole checkpoint in ``folder``
+    after a kill.
     """
     torch.manual_seed(seed)
     layer = view.model.config.vision_feature_layer
@@ -123,10 +124,10 @@ def _train(
 ) -> None:
     batch = 2 * spec.batch_size
     args = arguments(folder, steps, batch, spec.learning_rate, spec.warmup, 0.05, 500, seed, view.device.type == "cpu")
-    trainer = InOrder(
+    trainer = Resuming(
         model=model,
         args=args,
         train_dataset=Pictures(benchmark, steps * batch),
         data_collator=lambda rows: model.collate(view, rows),
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    trainer.go_on()

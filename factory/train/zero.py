@@ -7,10 +7,12 @@ import os
 import socket
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 
 from factory.recipe.schema import LaunchSpec
 
@@ -98,3 +100,35 @@ def whole(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
         with deepspeed.zero.GatheredParameters([p]), torch.no_grad():
             values[name] = p.detach().cpu().clone()
     return values
+
+
+def save(engine: Any, folder: str) -> None:
+    """Write an engine's state to ``folder``, without frozen weights; all ranks must call it."""
+    engine.save_checkpoint(folder, exclude_frozen_parameters=True)
+    for script in ("zero_to_fp32.py", "zero_to_torch.py") if is_first() else ():
+        (Path(folder) / script).unlink(missing_ok=True)  # DeepSpeed's, and they would unpickle whatever they find
+
+
+def load(engine: Any, folder: str) -> None:
+    """Read what ``save`` wrote. Raises ``pickle.UnpicklingError`` for anything that is not data: DeepSpeed's own reader
+    would run it.
+    """
+    engine.checkpoint_engine = data_only(engine.checkpoint_engine)
+    deepspeed_load_checkpoint(engine, folder, load_module_strict=False)  # frozen weights are not in it
+
+
+def data_only(usual: Any) -> Any:
+    """A checkpoint engine of DeepSpeed that takes tensors, plain values and the records of its optimisers alone."""
+    from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    class DataOnly(TorchCheckpointEngine):
+        def load(self, path: str, map_location: Any = None) -> Any:
+            with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
+                return torch.load(path, map_location=map_location, weights_only=True)
+
+    reader = DataOnly()
+    vars(reader).update(vars(usual))
+    return reader

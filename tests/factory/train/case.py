@@ -20,6 +20,7 @@ from factory import files
 from factory.data.collate import Collator, Places
 from factory.data.order import Order
 from factory.data.source import ConversationFile
+from factory.errors import UserError
 from factory.recipe.schema import LaunchSpec, TuneSpec
 from factory.registry import lookup
 from factory.train import zero
@@ -112,13 +113,19 @@ def tuned(
 
 
 def main(cases: list[dict[str, Any]]) -> None:
-    """Each case's losses and trained values under its ``folder``; from a launcher, of all ranks together."""
+    """Each case's losses and trained values, or why it was refused, under its ``folder``; from a launcher, of all ranks
+    together.
+    """
     for case in cases:
         run = partial(tuned, Path(case.pop("data")), Path(case["folder"]))
         out = Path(case.pop("folder"))
         try:
             losses, values = run(**case)
         except Interrupted:
+            forget()
+            continue
+        except UserError as error:
+            files.write_text(out / "told.txt", str(error))
             forget()
             continue
         if int(os.environ.get("RANK", "0")) == 0:

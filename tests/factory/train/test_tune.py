@@ -27,8 +27,10 @@ from factory.recipe.schema import TuneSpec
 from factory.registry import lookup
 from factory.run.pipeline import run
 from factory.run.plan import plan
+from factory.train import checkpoint
 from factory.train.losses import smoothed
-from factory.train.tune import MANIFEST, WEIGHTS, Answers, Shape, last_checkpoint
+from factory.train.resume import WEIGHTS
+from factory.train.tune import Answers, Shape, refuse_other_shape
 from tests.factory.train.case import STEPS, Interrupted, Stop, tuned, write_data
 from tests.tiny import fresh_view, saved_tiny, tiny_view
 
@@ -136,26 +138,19 @@ def test_a_killed_training_ends_with_the_same_bits(data, tmp_path):
 
 
 def test_checkpoints_hold_the_trained_part_alone_with_a_manifest(reference):
-    (checkpoint,) = reference[2].glob("checkpoint-*")
-    manifest = files.read_json(checkpoint / MANIFEST)
-    saved = files.read_safetensors(checkpoint / WEIGHTS)
-    assert {name: list(t.shape) for name, t in saved.items()} == manifest["trained"]
+    (last,) = reference[2].glob("checkpoint-*")
+    manifest = checkpoint.read_manifest(last)
+    saved = files.read_safetensors(last / WEIGHTS)
     assert all(torch.equal(saved[name], reference[1][name]) for name in saved) and saved.keys() == reference[1].keys()
     assert (manifest["step"], manifest["ranks"], manifest["zero"]) == (STEPS, 1, 0)
     assert all(("lora" in name) or ("multi_modal_projector" in name) for name in saved)
 
 
-def test_a_checkpoint_that_was_being_written_is_passed_over_and_one_of_other_ranks_refused(reference, tmp_path):
-    folder = tmp_path / "c"
-    shutil.copytree(reference[2], folder)
-    torn = folder / f"checkpoint-{STEPS + 9}"
-    shutil.copytree(folder / f"checkpoint-{STEPS}", torn)
-    (torn / MANIFEST).unlink()
-    about = {"ranks": 1, "zero": 0, "micro_batch": 4}
-    assert last_checkpoint(folder, about) == folder / f"checkpoint-{STEPS}"
-    assert last_checkpoint(tmp_path / "none", about) is None
+def test_a_checkpoint_of_other_ranks_is_refused(reference, tmp_path):
+    refuse_other_shape(reference[2], {"ranks": 1, "zero": 0})
+    refuse_other_shape(tmp_path / "none", {"ranks": 2, "zero": 0})
     with pytest.raises(UserError, match=r"written by a training with \{'ranks': 1\}; this one has \{'ranks': 2\}"):
-        last_checkpoint(folder, about | {"ranks": 2})
+        refuse_other_shape(reference[2], {"ranks": 2, "zero": 0})
 
 
 def test_a_step_is_cut_evenly_or_refused():

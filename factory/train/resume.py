@@ -1,0 +1,96 @@
+"""The Hugging Face Trainer as every training here uses it: data in order, checkpoints whole, nothing unpickled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast
+from torch import Tensor, nn
+from torch.utils.data import SequentialSampler
+from transformers import Trainer, TrainerState, TrainingArguments
+
+from factory import files
+from factory.train import checkpoint
+
+WEIGHTS, STATE = "trained.safetensors", "trainer_state.json"
+
+
+class OneDevice(TrainingArguments):
+    """Of a process that has one GPU, or a model that is spread over several: left to itself the Trainer takes every GPU
+    it sees, with a batch for each, and moves whatever it is given onto the first."""
+
+    n_gpu = 1
+    place_model_on_device = False  # accelerate does it, and leaves a spread model alone
+
+
+class Resuming(Trainer):
+    """A trainer that takes its data in order (shuffling is the data's own business, so any step can be gone on from)
+    and goes on from the newest whole checkpoint of its folder, the only one that it keeps.
+
+    A subclass whose checkpoints hold less than the model's whole state says so in ``weights`` and ``fill``.
+    """
+
+    about: Mapping[str, Any] = {}  # what a checkpoint's manifest says beside the step
+
+    def go_on(self) -> None:
+        """Train to the end, from the newest whole checkpoint where there is one."""
+        newest = self._agreed(checkpoint.newest(Path(self.args.output_dir)) if self.args.should_save else None)
+        if newest:
+            with checkpoint.read_as_data(newest):
+                TrainerState.load_from_json(str(newest / STATE))
+        self.train(resume_from_checkpoint=str(newest) if newest else None)
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """What is trained, by name; all ranks call it."""
+        return self.model.state_dict()
+
+    def fill(self, tensors: Mapping[str, Tensor]) -> None:
+        """Give the model what ``weights`` gave."""
+        self.model.load_state_dict(tensors)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        values = self.weights()
+        if self.args.should_save:
+            files.write_safetensors(Path(output_dir) / WEIGHTS, values)
+
+    def _agreed(self, newest: Path | None) -> Path | None:
+        """The checkpoint that the first rank found, on every rank."""
+        if self.args.world_size == 1:
+            return newest
+        step = int(newest.name.rpartition("-")[2]) if newest else -1
+        step = int(broadcast(torch.tensor([step], device=self.args.device))[0])
+        return Path(self.args.output_dir) / checkpoint.name_of(step) if step >= 0 else None
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> SequentialSampler:
+        return SequentialSampler(self.train_dataset)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            folder = Path(self.args.output_dir)
+            current = folder / checkpoint.name_of(self.state.global_step)
+            checkpoint.seal(current, {"step": self.state.global_step, **self.about})
+            for old in checkpoint.there(folder):
+                if old != current:
+                    checkpoint.remove(old)
+
+    def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        steps = super()._init_training_state(max_steps, *args, **kwargs)
+        self.state.compute_steps(self.args, max_steps)  # a checkpoint's own intervals would stay in force
+        return steps
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        with checkpoint.read_as_data(resume_from_checkpoint):
+            self.fill(files.read_safetensors(Path(resume_from_checkpoint) / WEIGHTS))
+
+    def _load_optimizer_and_scheduler(self, checkpoint_: str | None) -> None:
+        with checkpoint.read_as_data(checkpoint_):
+            super()._load_optimizer_and_scheduler(checkpoint_)
+
+    def _load_rng_state(self, checkpoint_: str | None) -> None:
+        with checkpoint.read_as_data(checkpoint_):
+            super()._load_rng_state(checkpoint_)
