@@ -24,6 +24,33 @@ LLAVA_HUB = (
     " endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
 
+# The shape of chat_template of llava-hf/llava-onevision-*: an answered turn has a line break more than its prompt.
+ONEVISION_HUB = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] }}{% for content in message['content'] |"
+    " selectattr('type', 'equalto', 'image') %}{{ '\n<image>' }}{% endfor %}{% if message['role'] != 'assistant' %}{%"
+    " for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ '\n' + content['text'] }}{%"
+    " endfor %}{% else %}{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{% generation"
+    " %}{{ '\n\n' + content['text'] }}{% endgeneration %}{% endfor %}{% endif %}{{ '<|im_end|>' }}{% endfor %}{% if"
+    " add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+# As google/gemma-3-*-it: texts are trimmed, a system turn joins the first question.
+GEMMA_HUB = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set first = messages[0]['content'][0]['text'] + '\n\n'"
+    " %}{% set turns = messages[1:] %}{% else %}{% set first = '' %}{% set turns = messages %}{% endif %}{% for message"
+    " in turns %}{{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' else message['role']) + '\n' +"
+    " (first if loop.first else '') }}{% for item in message['content'] %}{{ '<image>' if item['type'] == 'image' else"
+    " item['text'] | trim }}{% endfor %}{{ '<end_of_turn>\n' }}{% endfor %}{% if add_generation_prompt %}{{"
+    " '<start_of_turn>model\n' }}{% endif %}"
+)
+# The shape of chat_template of deepseek-community/deepseek-vl-*: a turn is trimmed, the last one is not ended.
+DEEPSEEK_HUB = (
+    "Be brief.\n\n{% for message in messages %}{{ 'User: ' if message['role'] == 'user' else 'Assistant: ' }}{% for"
+    " content in message['content'] %}{% if content['type'] == 'image' %}<image>{% else %}{% set text ="
+    " content['text'] %}{% set text = text.lstrip() if loop.first else text %}{{ text.rstrip() if loop.last else text"
+    " }}{% endif %}{% endfor %}{% if not loop.last or add_generation_prompt %}{{ '\n\n' if message['role'] == 'user'"
+    " else eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+
 
 @cache
 def llama_tokenizer(size: int = 500) -> PreTrainedTokenizerFast:

@@ -1,12 +1,9 @@
-"""Prompts with answers to tokens with labels. What is learnt is told by the rendered template's spans, never by
-counting tokens.
-"""
+"""Prompts with answers to tokens with labels: every answer token is learnt, and nothing else."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 from torch import Tensor
 
@@ -40,7 +37,7 @@ def encode_samples(
     """Examples of at most ``max_tokens`` tokens and the image inputs of the images they keep, in reading order.
 
     Raises ``Unusable`` for a sample too long to keep its images and one token of its first answer, and ``UserError``,
-    with its id, for one whose answers do not stand whole in the tokens.
+    with its id, for one whose texts spell a special token.
     """
     prompts = [s.prompt for s in samples]
     images, written = view.images_of(prompts)
@@ -52,42 +49,17 @@ def encode_samples(
 
 
 def labelled(view: ModelView, sample: Sample, written: Sequence[str]) -> Example:
-    """The whole sample, its images ``written`` as ``view.images_of`` says, every answer and the end token after it
-    labelled.
+    """The whole sample, its images ``written`` as ``view.images_of`` says, with a label for every answer token.
 
-    Where the template writes no token that ends a generation after an answer (as LLaVA-1.5's does), the tokenizer's end
-    token is put there, as in LLaVA's own training. Raises ``UserError`` where an answer's tokens do not span exactly
-    its text.
+    An answer is what follows its generation prompt, through the end token (``factory.model.encode``). Where the
+    template writes none (as LLaVA-1.5's does), the tokenizer's end token is put there, as in LLaVA's own training.
+    Raises ``UserError`` for a text that spells a special token.
     """
     try:
-        (encoded,) = view.tokens([sample.prompt], [written])
-        runs = [
-            [i for i, _ in run]
-            for role, run in groupby(enumerate(encoded.roles), lambda pair: pair[1])
-            if role == Role.ANSWER
-        ]
-        answers = [s.text for s in sample.prompt.segments if s.role == Role.ANSWER]
-        spans = [encoded.text[encoded.offsets[run[0]][0] : encoded.offsets[run[-1]][1]] for run in runs]
-        if [s.strip() for s in spans] != [a.strip() for a in answers]:
-            raise UserError(
-                f"its answers do not stand whole in its tokens ({spans} for {answers}); the tokenizer joins them to the"
-                " template"
-            )
+        (encoded,) = view.tokens([sample.prompt], [written], ended=True)
     except UserError as error:
         raise UserError(f"sample {sample.id}: {error}") from error
-    labels = [IGNORE] * len(encoded.ids)
-    ids, roles, offsets = list(encoded.ids), list(encoded.roles), list(encoded.offsets)
-    ends = view.end_ids
-    for run in reversed(runs):
-        labels[run[0] : run[-1] + 1] = ids[run[0] : run[-1] + 1]
-        after = run[-1] + 1
-        if after == len(ids) or ids[after] not in ends:
-            ids.insert(after, ends[0])
-            roles.insert(after, int(Role.TEMPLATE))
-            offsets.insert(after, (offsets[run[-1]][1],) * 2)
-            labels.insert(after, IGNORE)
-        labels[after] = ids[after]
-    return Example(replace(encoded, ids=ids, roles=roles, offsets=offsets), labels)
+    return Example(encoded, [i if said else IGNORE for i, said in zip(encoded.ids, encoded.answers, strict=True)])
 
 
 def _fitted(view: ModelView, sample: Sample, written: Sequence[str], max_tokens: int | None) -> tuple[Example, Prompt]:
@@ -117,6 +89,10 @@ def _cut(example: Example, max_tokens: int) -> Example:
             " answer"
         )
     cut = replace(
-        encoded, ids=encoded.ids[:max_tokens], roles=encoded.roles[:max_tokens], offsets=encoded.offsets[:max_tokens]
+        encoded,
+        ids=encoded.ids[:max_tokens],
+        roles=encoded.roles[:max_tokens],
+        offsets=encoded.offsets[:max_tokens],
+        answers=encoded.answers[:max_tokens],
     )
     return Example(cut, labels)

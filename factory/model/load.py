@@ -162,6 +162,7 @@ def load(spec: ModelSpec, zero: int = 0, fetch: bool = True) -> ModelView:
     )
     placed = frozen(model) if zero == 3 or "device_map" in options else frozen(model).to(device_for(spec.device))
     view = ModelView(placed, processor, source.family, k_sigma=source.card.k_sigma if source.card else None)
+    model.generation_config.eos_token_id = view.end_ids  # `generate` stops where an answer ends, whatever its settings
     if zero == 3:
         view.identity = fingerprint(view)
     self_check(view)

@@ -127,10 +127,10 @@ class ModelView:
 
     @property
     def end_ids(self) -> list[int]:
-        """Ids that end a generation, the tokenizer's own first."""
-        eos = self.model.generation_config.eos_token_id
-        eos = self.tokenizer.eos_token_id if eos is None else eos
-        return sorted([eos] if isinstance(eos, int) else eos, key=lambda i: i != self.tokenizer.eos_token_id)
+        """Ids that end a generation: the tokenizer's own first, then those of the generation settings."""
+        settings, own = self.model.generation_config.eos_token_id, self.tokenizer.eos_token_id
+        named = [settings] if isinstance(settings, int) else list(settings or ())
+        return [i for i in dict.fromkeys([own, *named]) if i is not None]
 
     @property
     def eos_ids(self) -> Tensor:
@@ -147,7 +147,13 @@ class ModelView:
         """How prompts are written for this model."""
         template = self.processor.chat_template or self.tokenizer.chat_template or self.family.chat_template
         image_token = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
-        return Writing(self.tokenizer, template, self.family.placeholder(self.model, self.processor), image_token)
+        return Writing(
+            self.tokenizer,
+            template,
+            self.family.placeholder(self.model, self.processor),
+            image_token,
+            tuple(self.end_ids),
+        )
 
     def images_of(self, prompts: Sequence[Prompt]) -> tuple[dict[str, Tensor], list[list[str]]]:
         """Image inputs of all prompts in order, and per prompt the text that stands for each of its images."""
@@ -156,10 +162,11 @@ class ModelView:
         texts = iter(self.family.image_texts(self.model, self.processor, inputs, len(images)))
         return self.family.model_inputs(self.model, inputs), [[next(texts) for _ in p.images] for p in prompts]
 
-    def tokens(self, prompts: Sequence[Prompt], images: Sequence[Sequence[str]]) -> list[Encoded]:
-        """Each prompt's tokens and roles, ``images`` being the texts of its images."""
+    def tokens(self, prompts: Sequence[Prompt], images: Sequence[Sequence[str]], ended: bool = False) -> list[Encoded]:
+        """Each prompt's tokens and roles, ``images`` being the texts of its images; ``ended``: with an end token after
+        an answer that comes last."""
         writing = self.writing
-        return [encode_one(writing, p, texts) for p, texts in zip(prompts, images, strict=True)]
+        return [encode_one(writing, p, texts, ended) for p, texts in zip(prompts, images, strict=True)]
 
     def collate(self, encoded: Sequence[Encoded], images: dict[str, Tensor], side: PaddingSide = "left") -> Batch:
         """Pad encoded prompts into a batch on the model's device."""
@@ -175,7 +182,10 @@ class ModelView:
         return Batch(ids, mask, roles, positions, images, of_tokens)
 
     def encode(self, prompts: Sequence[Prompt], side: PaddingSide = "left") -> Batch:
-        """Prompts to a padded batch with roles. Raises ``UserError`` when the template changes a segment."""
+        """Prompts to a padded batch with roles; an answer that comes last is open, so that it can be gone on with.
+
+        Raises ``UserError`` when the template changes a segment.
+        """
         images, counts = self.images_of(prompts)
         self.encoded = self.collate(self.tokens(prompts, counts), images, side)
         return self.encoded

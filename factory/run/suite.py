@@ -220,7 +220,7 @@ def cost(arm: Arm, answers: Rows, view: ModelView) -> dict[str, Any]:
 
 def written(writing: Writing, prompt: Prompt) -> str:
     """The prompt as the chat template renders it, one image token for each picture."""
-    return render(writing, prompt, [writing.image_token] * len(prompt.images))[0]
+    return "".join(piece.text for piece in render(writing, prompt, [writing.image_token] * len(prompt.images)))
 
 
 def dry_run(recipe: Recipe, n: int = 3) -> Iterator[tuple[Suite, list[tuple[str, str]]]]:

@@ -194,7 +194,7 @@ def _prepared(recipe: Recipe, view: ModelView, source: Source, collator: Collato
         "tower": fingerprint_of(view.vision_tower),
         "pictures": view.processor.image_processor.to_dict(),
         "image": view.model.config.image_seq_length,
-        "words": [len(view.tokenizer), view.writing.template],
+        "words": [len(view.tokenizer), view.writing.template, view.end_ids],
         "data": data,
         "batch": recipe.tune.batch_size,
         "found": digest_of(source),

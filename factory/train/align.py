@@ -69,7 +69,7 @@ def _answer(view: ModelView, example: Example) -> str | None:
     at = [i for i, role in enumerate(example.encoded.roles) if role == Role.ANSWER]
     if not at or at[-1] - at[0] + 1 != len(at):
         return None
-    return view.tokenizer.decode([example.encoded.ids[i] for i in at]).strip()
+    return view.tokenizer.decode([example.encoded.ids[i] for i in at], skip_special_tokens=True).strip()
 
 
 class Aligned(nn.Module):

@@ -64,7 +64,8 @@ class Collator:
         self.view = view
 
     def __call__(self, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
-        batch = self.view.encode(prompts, "right")
+        images, written = self.view.images_of(prompts)
+        batch = self.view.collate(self.view.tokens(prompts, written, ended=True), images, "right")
         labels = answer_labels(batch.input_ids, batch.roles, self.view.tokenizer.eos_token_id)
         words = (batch.roles != Role.PAD) & (batch.roles != Role.IMAGE) & (labels == IGNORE)
         return {**batch, "labels": labels, "text_labels": torch.where(words, batch.input_ids, IGNORE)}

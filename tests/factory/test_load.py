@@ -49,6 +49,16 @@ def test_a_saved_model_loads_as_the_same_model(saved):
     assert not view.model.training and not any(p.requires_grad for p in view.model.parameters())
 
 
+def test_a_generation_ends_at_the_tokenizers_end_token_also_without_generation_settings(folder):
+    (folder / "generation_config.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["eos_token_id"] = 7
+    (folder / "config.json").write_text(json.dumps(config))
+    view = load(spec(folder))
+    end = view.tokenizer.eos_token_id
+    assert view.end_ids[0] == end and end in view.model.generation_config.eos_token_id
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -92,9 +92,11 @@ def test_each_answer_and_one_end_token_after_it_are_learnt(template, turns):
     assert example.encoded.ids.count(view.image_token_id) == 16 * sum(pictured for *_, pictured in turns)
 
 
-def test_a_sample_whose_answer_is_glued_to_the_template_is_an_error_with_its_id():
-    with pytest.raises(UserError, match="sample s: its answers do not stand whole"):
-        plain(view_with(GLUED), q("What colo"), a("r is it"))
+def test_an_answer_that_is_glued_to_its_prompt_goes_on_after_the_prompts_own_tokens():
+    view = view_with(GLUED)
+    example = plain(view, q("What colo"), a("r is it"))
+    (prompt,) = view.tokens([Prompt((q("What colo"),))], [[]])
+    assert example.encoded.ids[: len(prompt.ids)] == prompt.ids and learnt(view, example) == ["r is it</s>"]
 
 
 def test_a_text_that_spells_a_special_token_is_an_error_with_its_id():
