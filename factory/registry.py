@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -172,7 +173,7 @@ def _in_tree(kind: str) -> dict[str, Path]:
     for module in pkgutil.iter_modules([str(folder) for folder in folders]):
         if not module.name.startswith("_"):
             file = f"{module.name}/__init__.py" if module.ispkg else f"{module.name}.py"
-            modules[module.name] = Path(module.module_finder.path, file)
+            modules[module.name] = Path(module.module_finder.path, file)  # type: ignore[union-attr]
     return modules
 
 
@@ -247,7 +248,8 @@ def _load_file(path: Path) -> None:
     name = f"{path.stem}_{hashlib.sha1(str(path).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=SourceFileLoader(name, str(path)))
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pydantic look their module up while it is being executed
     try:

@@ -114,7 +114,9 @@ class OpenELMConfig(PreTrainedConfig):
 def spread(multipliers: Any, n: int) -> list[float]:
     """``n`` multipliers: those given, or two bounds and what lies evenly between them, to two digits as released."""
     values = list(multipliers)
-    return [round(float(v), 2) for v in np.linspace(*values, num=n)] if len(values) == 2 and n != 2 else values
+    if len(values) != 2 or n == 2:
+        return values
+    return [round(float(v), 2) for v in np.linspace(values[0], values[1], num=n)]
 
 
 def divisible(value: float, by: int) -> int:
@@ -166,17 +168,12 @@ def from_released(tensors: dict[str, Tensor], config: OpenELMConfig) -> dict[str
     """
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        layer, part = (
-            re.fullmatch(r"transformer\.(?:layers\.(\d+)\.)?(.+)\.weight", name).groups()
-            if name.startswith("transformer.")
-            else (None, "")
-        )
+        matched = re.fullmatch(r"transformer\.(?:layers\.(\d+)\.)?(.+)\.weight", name)
+        layer, part = matched.groups() if matched else (None, "")
         place = "model." if layer is None else f"model.layers.{layer}."
         if part == "attn.qkv_proj":
-            sizes = [
-                config.head_dim * n[int(layer)]
-                for n in (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
-            ]
+            heads: Any = (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
+            sizes = [config.head_dim * n[int(layer or 0)] for n in heads]
             found |= {
                 f"{place}self_attn.{kind}_proj.weight": piece
                 for kind, piece in zip("qkv", tensor.split(sizes), strict=True)

@@ -136,7 +136,7 @@ class Sourced(Params):
         return AutoConfig.for_model(sizes.pop("model_type"), **sizes)
 
     def _read(self, cls: Any, what: str, **options: Any) -> Any:
-        place = self.place
+        place = self.place or ""
         folder = Path(place).expanduser()
         local = folder.is_dir()
         if not local and (place.count("/") != 1 or place.startswith((".", "/", "~"))):

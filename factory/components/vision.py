@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from pydantic import BaseModel
 from torch import Tensor, nn
 from transformers import AutoConfig, CLIPImageProcessorPil, PreTrainedConfig
 
@@ -22,7 +23,7 @@ class EncoderParams(Sourced):
 class VisionEncoder(Plugin):
     """Base of the vision encoders; a subclass is a line or two."""
 
-    Params = EncoderParams
+    Params: ClassVar[type[BaseModel]] = EncoderParams
     config_class: ClassVar[str | type]
     model_class: ClassVar[str | type]
     """Names of transformers' classes, or classes of our own."""

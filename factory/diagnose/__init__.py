@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypedDict
@@ -154,7 +154,9 @@ def attention(view: ModelView, attend: Attend, of: nn.Module | None = None) -> I
     q [B, heads, t, d], k and v [B, kv_heads, T, d], mask [B, 1, t, T] booleans (True = seen) or None; it returns
     ([B, t, heads, d], None).
     """
-    configs = {id(m.config): m.config for m in (of or view.decoder).modules() if hasattr(m, "config")}.values()
+    configs: Iterable[Any] = {
+        id(m.config): m.config for m in (of or view.decoder).modules() if hasattr(m, "config")
+    }.values()
     before = [config._attn_implementation for config in configs]
     token = _attend.set(attend)
     try:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from factory.data.prompt import Role
@@ -155,7 +155,7 @@ def run_tail(
     reached = set()
 
     def attend(
-        module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **options: Any
+        module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **options: Any
     ) -> tuple[Tensor, None]:
         reached.add(module.layer_idx)
         return sdpa_attention_forward(

@@ -54,7 +54,7 @@ def judged(summaries: Mapping[str, Summary]) -> dict[str, Summary]:
     that they test.
     """
     tested = [f for summary in summaries.values() for f in summary.findings if f.p is not None]
-    adjusted = iter(holm([f.p for f in tested]))
+    adjusted = iter(holm([f.p for f in tested if f.p is not None]))
     corrected = {
         label: replace(
             summary, findings=tuple(f if f.p is None else _corrected(f, next(adjusted)) for f in summary.findings)
@@ -65,7 +65,7 @@ def judged(summaries: Mapping[str, Summary]) -> dict[str, Summary]:
     about = [
         _verdict(name, claim, own)
         for name, claim in CLAIMS.items()
-        if (own := [f for f in parts if f.part.startswith(f"{name}/")])
+        if (own := [f for f in parts if (f.part or "").startswith(f"{name}/")])
     ]
     return ({"claims": Summary("What the paper claims, on this model", tuple(about))} if about else {}) | corrected
 

@@ -204,12 +204,8 @@ def _answered(bench: Bench, items: Sequence[Instructed], stem: Stem) -> Asked:
 
 def asked_of(view: ModelView, items: Sequence[Instructed], stem: Stem, outcomes: Sequence[str]) -> Asked:
     """Instructed prompts that have been run, with what became of each."""
-    return Asked(
-        items,
-        stem,
-        *(padded([getattr(item.answers, name) for item in items], view) for name in ("comply", "compete")),
-        outcomes,
-    )
+    comply, compete = (padded([getattr(i.answers, name) for i in items], view) for name in ("comply", "compete"))
+    return Asked(items, stem, comply, compete, outcomes)
 
 
 def padded(sets: Sequence[Sequence[int]], view: ModelView) -> Tensor:

@@ -90,9 +90,10 @@ class Readout:
 
     def __call__(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """f_C, f_X [B, ...] of states [B, ..., n, d]."""
-        return tuple(
+        f_C, f_X = (
             intensity(belief(self.view, h, ids, self.pool), self.mask, self.k) for ids in (self.comply, self.compete)
         )
+        return f_C, f_X
 
     def margin(self, h: Tensor) -> Tensor:
         """M = f_C - f_X [B, ...]."""

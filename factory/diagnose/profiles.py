@@ -63,7 +63,7 @@ def together(*profiles: Profile) -> list[Profile]:
     ]
 
 
-def held_out_layer(profile: Profile, best: Callable[[np.ndarray], int] = np.argmin) -> np.ndarray:
+def held_out_layer(profile: Profile, best: Callable[[np.ndarray], Any] = np.argmin) -> np.ndarray:
     """Each prompt's value [n] at the layer where the mean of the other half of the samples is lowest (or ``best``), so
     that choosing a layer favours no effect. Samples go to the halves in turn; a single one has layer 0."""
     place = {sample: i for i, sample in enumerate(dict.fromkeys(sample for sample, _ in profile.keys))}
@@ -88,7 +88,7 @@ class Estimate(NamedTuple):
         return {name: self.mean, f"{name}_ci": list(self.interval)}
 
 
-def by_sample(values: Sequence[float], keys: Sequence[tuple[str, str]]) -> np.ndarray:
+def by_sample(values: Sequence[float] | np.ndarray, keys: Sequence[tuple[str, str]]) -> np.ndarray:
     """The mean of each sample's values under (sample, form) ``keys``: a sample is one unit, whatever the number of its
     forms.
     """
@@ -98,13 +98,13 @@ def by_sample(values: Sequence[float], keys: Sequence[tuple[str, str]]) -> np.nd
     return np.array([np.mean(v) for v in of_sample.values()])
 
 
-def estimate(values: Sequence[float], keys: Sequence[tuple[str, str]]) -> Estimate:
+def estimate(values: Sequence[float] | np.ndarray, keys: Sequence[tuple[str, str]]) -> Estimate:
     """Mean with a bootstrap interval, and the p of random sign flips that it is 0."""
     units = by_sample(values, keys)
     return Estimate(float(units.mean()), bootstrap_mean(units), sign_flip_p(units), len(units))
 
 
-def share(values: Sequence[float], keys: Sequence[tuple[str, str]], null: float = 0.5) -> Estimate:
+def share(values: Sequence[float] | np.ndarray, keys: Sequence[tuple[str, str]], null: float = 0.5) -> Estimate:
     """Share of ones with Wilson's interval, and the p that it is ``null``."""
     units = by_sample(values, keys)
     return Estimate(float(units.mean()), wilson(float(units.sum()), len(units)), sign_flip_p(units - null), len(units))

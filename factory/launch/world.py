@@ -122,7 +122,9 @@ class Ranks(World):
     def __init__(self, store: Any, rank: int, size: int) -> None:
         super().__init__()
         self.store, self.rank, self.size = store, rank, size
-        self._host, self._peers, self._pulses = socket.gethostname(), {}, {}
+        self._host = socket.gethostname()
+        self._peers: dict[int, Any] = {}
+        self._pulses: dict[int, Any] = {}
         self._over, self._code = threading.Event(), TERMINATED
         store.set(f"peer {rank}", json.dumps([self._host, os.getpid()]))
         signal.signal(signal.SIGTERM, self._terminated)
@@ -161,7 +163,8 @@ class Ranks(World):
     def last_word(self, code: int, message: str) -> int:
         self._over.set()
         if code == 1:  # a fault here may be nothing but the end of another
-            code, message = self._verdict() or (code, message)
+            code, word = self._verdict() or (code, message)
+            message = word or ""
         self._say(code, message)
         self._left(PATIENCE)
         return self._code

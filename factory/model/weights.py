@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from accelerate.utils import align_module_device
@@ -31,7 +32,7 @@ def at_hand(model: nn.Module, name: str, tensor: Tensor) -> Iterator[Tensor]:
 
 
 @contextmanager
-def weight_of(module: nn.Module, name: str = "weight") -> Iterator[Tensor | None]:
+def weight_of(module: nn.Module, name: str = "weight") -> Iterator[Any]:
     """The ``weight`` [out, in] of a linear module, or its ``bias`` (None where it has none). All ranks enter
     together.
     """

@@ -14,6 +14,7 @@ from statistics import NormalDist
 import numpy as np
 
 Interval = tuple[float, float]
+Numbers = Sequence[float] | np.ndarray
 
 _CHUNK = 2_000_000  # resampled indices held at once, so that memory stays flat however many samples there are
 
@@ -39,23 +40,19 @@ def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
     return max(0.0, low), min(1.0, high)
 
 
-def bootstrap_mean(values: Sequence[float], seed: int = 0, draws: int = 2000, level: float = 0.95) -> Interval:
+def bootstrap_mean(values: Numbers, seed: int = 0, draws: int = 2000, level: float = 0.95) -> Interval:
     """Percentile bootstrap interval of the mean of `values` [n]. Raises ValueError on an empty or non-finite input."""
     return _percentiles(_resampled_means(_vector(values), np.random.default_rng(seed), draws), level)
 
 
-def bootstrap_difference(
-    a: Sequence[float], b: Sequence[float], seed: int = 0, draws: int = 2000, level: float = 0.95
-) -> Interval:
+def bootstrap_difference(a: Numbers, b: Numbers, seed: int = 0, draws: int = 2000, level: float = 0.95) -> Interval:
     """Percentile bootstrap interval of mean(a) - mean(b) for two independent groups; their sizes may differ."""
     rng = np.random.default_rng(seed)
     first = _resampled_means(_vector(a), rng, draws)
     return _percentiles(first - _resampled_means(_vector(b), rng, draws), level)
 
 
-def paired_bootstrap(
-    a: Sequence[float], b: Sequence[float], seed: int = 0, draws: int = 2000, level: float = 0.95
-) -> Interval:
+def paired_bootstrap(a: Numbers, b: Numbers, seed: int = 0, draws: int = 2000, level: float = 0.95) -> Interval:
     """Percentile bootstrap interval of mean(a - b) where a[i] and b[i] [n] belong to the same sample."""
     first, second = _vector(a), _vector(b)
     if first.shape != second.shape:
@@ -124,7 +121,7 @@ def _checked(level: float) -> float:
     return level
 
 
-def _vector(values: Sequence[float]) -> np.ndarray:
+def _vector(values: Numbers) -> np.ndarray:
     vector = np.asarray(values, dtype=np.float64)
     if vector.ndim != 1 or vector.size == 0:
         raise ValueError(f"expected a non-empty list of numbers, got shape {vector.shape}")

@@ -22,7 +22,7 @@ def sign_test(gained: int, lost: int) -> float:
     return min(1.0, 2 * float(np.exp(logs).sum()))
 
 
-def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float:
+def sign_flip_p(differences: Sequence[float] | np.ndarray, seed: int = 0) -> float:
     """Two-sided p of a mean difference of 0: how often the mean is as far from 0 when each difference's sign is drawn
     anew.
 

@@ -137,7 +137,7 @@ class Steerer(Plugin):
     (SPEC A13, as learn-to-steer does), or each chosen token's own state.
     """
 
-    reads: ClassVar[Literal["last_prompt", "per_token"]] = "last_prompt"
+    reads: Literal["last_prompt", "per_token"] = "last_prompt"
 
     def variants(self) -> dict[str, Steerer]:
         """Methods of the same kind among which dev data decides, by name; empty where there is nothing to decide."""

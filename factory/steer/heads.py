@@ -48,9 +48,9 @@ def few(heads: int) -> int:
     return max(1, round(heads / 20))
 
 
-def coefficients(heads: Iterable[Head], value: float, shape: tuple[int, int]) -> Tensors:
+def coefficients(heads: Iterable[Head], value: float, shape: Sequence[int]) -> Tensors:
     """The state of a ``HeadScaler``: c [layers, heads], ``value`` for the chosen heads and 1 for all others."""
-    c = torch.ones(shape)
+    c = torch.ones(*shape)
     for layer, head in heads:
         c[layer, head] = value
     return {"coefficient": c}

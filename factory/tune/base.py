@@ -13,7 +13,7 @@ A tuner works through hooks and submodules of ``view.model``, so whoever runs th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,9 @@ from factory.registry import Plugin
 from factory.tune.roles import Roles
 
 Part = Literal["connector", "vision_tower"]
+
+
+Child = TypeVar("Child", bound=nn.Module)
 
 
 class Tuner(Plugin):
@@ -144,7 +147,7 @@ class Tuner(Plugin):
         self._before = {}
         self.remove(view)
 
-    def attach(self, module: nn.Module, name: str, child: nn.Module) -> nn.Module:
+    def attach(self, module: nn.Module, name: str, child: Child) -> Child:
         """Make ``child`` a submodule of ``module``, on its device, until the tuner is removed."""
         module.add_module(name, child.to(next(module.parameters()).device))
         self._modules.append((module, name))

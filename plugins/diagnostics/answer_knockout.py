@@ -7,7 +7,7 @@ taken on the prompts that follow. The paper's deep layers are lost in our copy: 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from factory.run.evaluate import Bench
 if TYPE_CHECKING:
     import matplotlib.figure
 
-Rows = Sequence[dict[str, Any]]
+Rows = Sequence[Mapping[str, Any]]
 STRONG, WEAK = "instruction->generated", "cues->generated"
 DRAMATIC, NEGLIGIBLE = 0.5, 0.1  # falls of MFR; ours, the paper has a figure and these two words
 

@@ -2,6 +2,7 @@
 1.4.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -89,7 +90,7 @@ class Amps(Steerer):
         return factor * (s if self.params.clip is None else s.clamp(*self.params.clip))
 
 
-def deviation(r: Tensor, tasks: list[str], anchor: str) -> tuple[Tensor, dict[str, Tensor]]:
+def deviation(r: Tensor, tasks: Sequence[str], anchor: str) -> tuple[Tensor, dict[str, Tensor]]:
     """d = (r - r_bar) / r_bar of eq. 10 for each sample, and the anchors r_bar, by task and "all" (A4)."""
     r_bar = {"all": r.mean()}
     if anchor == "ema":

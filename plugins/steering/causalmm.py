@@ -35,15 +35,13 @@ from factory.steer import LogitsMethod
 from factory.steer.logits import contrastive
 
 Level = Literal["vision", "language"]
+OPTIONS: dict[str, tuple[Level, ...]] = {"vision": ("vision",), "language": ("language",)}
+OPTIONS["both"] = ("vision", "language")
 LEVELS: dict[tuple[str, str], tuple[Level, ...]] = {
     ("by_direction", "vision"): ("vision",),
     ("by_direction", "text"): ("language",),
 }
-LEVELS |= {
-    (option, d): levels
-    for d in ("vision", "text")
-    for option, levels in {"vision": ("vision",), "language": ("language",), "both": ("vision", "language")}.items()
-}
+LEVELS |= {(option, d): levels for d in ("vision", "text") for option, levels in OPTIONS.items()}
 
 
 class CausalParams(Params):

@@ -23,7 +23,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from factory.data.prompt import Prompt, Role
 from factory.diagnose import attention
 from factory.diagnose.focus import applied, iaf, liae, visible, weights
-from factory.model.prefix import last_index
+from factory.model.prefix import Step, last_index
 from factory.model.view import ModelView
 from factory.registry import Params, register
 from factory.steer import LogitsMethod
@@ -76,15 +76,19 @@ class _Watch:
 
     def __init__(self, view: ModelView, role: Role) -> None:
         self.view, self.role = view, role
-        self.step, self.on, self.best = None, None, None
+        self.step: Step | None = None
+        self.on = torch.empty(0)
+        self.best: Tensor | None = None
 
     def look(self, length: int) -> tuple[Tensor, Tensor]:
         """Column [R] of each row's last token in this pass, and which of all ``length`` tokens are wanted [R, T]."""
-        if self.step is not self.view.step:
-            self.step, self.best = self.view.step, None
-            wanted = self.step.roles == self.role
+        step = self.view.step
+        assert step is not None, "the runtime announces every pass"
+        if self.step is not step:
+            self.step, self.best = step, None
+            wanted = step.roles == self.role
             self.on = wanted if length == wanted.shape[1] else torch.cat([self.on, wanted], 1)
-        return last_index(self.step.roles != Role.PAD), self.on
+        return last_index(step.roles != Role.PAD), self.on
 
     def astray(self, entropy: Tensor, margin: float) -> Tensor:
         """Which rows [R] have more ``entropy`` in this layer than the best so far by more than ``margin``."""

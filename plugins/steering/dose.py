@@ -76,6 +76,7 @@ class Dose(Around):
         """Features [rows, S, F] of every dose's next-token distribution p_s beside p_0, p_-1, those of either modality
         alone and all other doses'.
         """
+        assert ctx.probe and ctx.hiding, "doses are tried where the runtime looks ahead"
         rows = torch.ones(h.shape[0], device=h.device)
         p_0, p_back = (ctx.probe(rows * s).log_softmax(-1) for s in (0.0, -1.0))
         p = torch.stack([ctx.probe(rows * s).log_softmax(-1) for s in self.params.doses])

@@ -98,9 +98,9 @@ class Chosen:
         self.indices: tuple[Tensor, ...] = ()
 
     def __call__(self) -> tuple[Tensor, ...]:
-        if self.roles.step is not self.step:
-            self.step = self.roles.step
-            self.indices = self._mask(self.step).nonzero(as_tuple=True)
+        if (step := self.roles.step) is not None and step is not self.step:
+            self.step = step
+            self.indices = self._mask(step).nonzero(as_tuple=True)
         return self.indices
 
     def _mask(self, step: Step) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, PositiveInt
@@ -54,7 +54,7 @@ class EfficientNetLite0(VisionEncoder):
     def width(self, config: PreTrainedConfig) -> int:
         return sum(config.width(layer) * (self._stride(config) // config.stride(layer)) ** 2 for layer in self.layers)
 
-    def features(self, model: nn.Module, pixels: Tensor) -> Tensor:
+    def features(self, model: Any, pixels: Tensor) -> Tensor:
         depth = max(range(model.config.num_hidden_layers + 1)[layer] for layer in self.layers)
         states = model(pixels, depth).hidden_states
         maps = [states[range(model.config.num_hidden_layers + 1)[layer]] for layer in self.layers]

@@ -4,8 +4,10 @@ with.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedConfig
 
 from factory.components.vision import VisionEncoder
@@ -21,7 +23,7 @@ class Siglip2(VisionEncoder):
     def side(self, config: PreTrainedConfig) -> int:
         return int(config.num_patches**0.5) * config.patch_size
 
-    def features(self, model: nn.Module, pixels: Tensor) -> Tensor:
+    def features(self, model: Any, pixels: Tensor) -> Tensor:
         p = model.config.patch_size
         n, channels, height, width = pixels.shape
         grid = torch.tensor([[height // p, width // p]], device=pixels.device).expand(n, 2)

@@ -4,7 +4,7 @@ shallow against deep.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from . import Attribution
 
-Rows = Sequence[dict[str, Any]]
+Rows = Sequence[Mapping[str, Any]]
 OUTCOMES = {"follow": "followed", "compete": "failed"}
 # Share of layers in which the mean is positive; this and the next number are ours, the paper has figures alone.
 CONSISTENT = 0.75
@@ -99,7 +99,7 @@ def _buffer_then_arbiter(rows: Rows, direction: str) -> Finding:
 
 def _table(rows: Rows, present: Sequence[tuple[str, str]]) -> Table:
     metrics = [f"{part}_{what}" for part in ("attention", "mlp") for what in ("comply", "compete", "margin")]
-    out = []
+    out: list[tuple[Any, ...]] = []
     for direction, outcome in present:
         means = [profile(rows, metric=m, direction=direction, outcome=outcome).mean for m in metrics]
         out += [

@@ -10,7 +10,7 @@ installed. The wording of the question is ours.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import NonNegativeFloat, PositiveInt
@@ -40,7 +40,7 @@ class Cell(NamedTuple):
 
     action: str
     pathway: str = ""
-    choice: str = ""
+    choice: Choice | Literal[""] = ""
     heads: int = 0
     coefficient: float = 1.0
 
@@ -122,7 +122,7 @@ class Captions(Diagnostic):
                 return answers(view, rest, p.max_new_tokens)
         with steer(
             view,
-            [chosen_heads(self.scores, "vision", cell.heads, cell.choice, cell.coefficient, p.seed)]
+            [chosen_heads(self.scores, "vision", cell.heads, cell.choice or "top", cell.coefficient, p.seed)]
             if cell.heads
             else [],
         ):

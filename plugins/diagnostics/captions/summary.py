@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from . import Captions, Cell
 
-Rows = Sequence[dict[str, Any]]
+Rows = Sequence[Mapping[str, Any]]
 SCORES = ("METEOR", "CIDEr", "SPICE")
 INTO_INSTRUCTION = "image->instruction"
 
@@ -45,7 +45,7 @@ def label(cell: Cell) -> str:
     )
 
 
-def _of(rows: Rows, metric: str, cell: Cell) -> dict[tuple[str, str], dict[str, Any]]:
+def _of(rows: Rows, metric: str, cell: Cell) -> dict[tuple[str, str], Mapping[str, Any]]:
     return {(r["sample"], r["form"]): r for r in matching(rows, metric=metric, **cell._asdict())}
 
 
@@ -124,7 +124,7 @@ def _scores(rows: Rows, cells: Sequence[Cell]) -> tuple[Mapping[Cell, Mapping[st
 
 def _table(shares: Mapping[Cell, Mapping[str, Estimate]], scored: Mapping[Cell, Mapping[str, float]]) -> Table:
     names = [name for name in SCORES if any(name in own for own in scored.values())]
-    rows = tuple(
+    rows: tuple[tuple[Any, ...], ...] = tuple(
         (
             label(cell),
             of["follows"].n,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from . import Heads
 
-Rows = Sequence[dict[str, Any]]
+Rows = Sequence[Mapping[str, Any]]
 MOST = 0.5
 
 
@@ -100,7 +100,7 @@ def _sparse(learnt: np.ndarray, m: Profile, direction: str) -> Finding:
     return Finding(text, part.mean >= MOST and above.interval[0] > 0 and deep > 0.5, values, above.p, "anchor 5/sparse")
 
 
-def _overlap(maps: dict[str, Profile], top: int) -> Finding:
+def _overlap(maps: Mapping[Any, Profile], top: int) -> Finding:
     """Heads among the largest of both directions, against what chance would give."""
     size = next(iter(maps.values())).mean.size
     k = min(top, max(1, size // 4))
@@ -137,7 +137,7 @@ def _table(m: Profile, direction: str, top: int) -> Table:
     )
 
 
-def _figure(name: str, title: str, what: str, maps: dict[str, Profile]) -> Figure:
+def _figure(name: str, title: str, what: str, maps: Mapping[Any, Profile]) -> Figure:
     def draw(figure: matplotlib.figure.Figure) -> None:
         limit = max(float(np.abs(m.mean).max()) for m in maps.values()) or 1.0
         axes = np.array(figure.subplots(1, len(maps))).ravel()

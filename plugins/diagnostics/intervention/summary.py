@@ -4,7 +4,7 @@ chosen ones.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
     from . import Intervention
 
-Rows = Sequence[dict[str, Any]]
+Rows = Sequence[Mapping[str, Any]]
 SHIFT, LITTLE = (
     0.5,
     0.1,
 )  # shares; the paper reports falls and gains of about 60 points, and calls what random heads do minimal
-LOOKS = {
+LOOKS: dict[str, dict[str, Any]] = {
     "shared": {"color": "tab:blue", "linewidth": 4, "alpha": 0.5},
     "random": {"color": "tab:grey", "linestyle": "--"},
     "top": {"color": "tab:red", "linewidth": 1.5},
@@ -143,7 +143,7 @@ def _alone(rows: Rows, direction: str, params: Intervention.Params) -> Finding |
 
 
 def _table(rows: Rows) -> Table:
-    cells: dict[tuple, list[dict[str, Any]]] = {}
+    cells: dict[tuple, list[Mapping[str, Any]]] = {}
     for r in rows:
         if r["metric"] in ("follows", "answers"):
             cells.setdefault(

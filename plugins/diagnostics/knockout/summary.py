@@ -4,7 +4,7 @@ position.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from . import Knockout
 
-Rows = Sequence[dict[str, Any]]
+Rows = Sequence[Mapping[str, Any]]
 PRONOUNCED = -0.1  # nats: what it takes to go from 0.9 to 0.7 of the mass; ours, the paper gives no number
 MARGINAL = 0.5  # and a weak pathway does less than this part of what a strong one does
 LINES = {"instruction": "-", "generated": "--"}

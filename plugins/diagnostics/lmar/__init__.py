@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from factory.data.prompt import Role
@@ -74,7 +74,7 @@ class Looks:
         return self
 
     def __call__(
-        self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float, **options: Any
+        self, module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float, **options: Any
     ) -> tuple[Tensor, None]:
         R, H, _, d = q.shape
         at = self.rows.to(q.device)[:, None, None, None]

@@ -90,7 +90,7 @@ def beside_of(found: Mapping[str, Rows], trained: Mapping[str, int], bins: int) 
     level = {name: median(m["lmar"].values()) for name, m in means.items()}
     pooled = {name: median(m["alpha_image"][i] / m["alpha_text"][i] for i in m["lmar"]) for name, m in means.items()}
     share = {name: fmean(m["attention_image"].values()) for name, m in means.items()}
-    highest = max(level, key=level.get)
+    highest = max(level, key=level.__getitem__)
     finding = Finding(
         f"in the median of {depth} layers LMAR ({n} samples) is highest for {highest} ({level[highest]:.3f}): "
         + ", ".join(f"{m} {v:.3f}" for m, v in level.items() if m != highest),

@@ -4,7 +4,7 @@ stands.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
     from . import LogitLens
 
-Rows = Sequence[dict[str, Any]]
+Rows = Sequence[Mapping[str, Any]]
 OUTCOMES = {"follow": "followed", "compete": "failed"}
 CHANCE, DECIDED, ALIKE = 0.5, 0.95, 0.9  # the paper's numbers: sec. 3.3.3
 
 
 def summarise(rows: Rows, params: LogitLens.Params) -> Summary:
-    directions = [d for d in params.directions if decided(rows, d) is not None]
+    directions = [d for d in params.directions if decided(rows, d).n]
     findings = [f for d in directions for f in _findings(rows, d)]
     findings.append(left_out(rows))
     title = f"Logit lens at instruction tokens (k {params.k}, {params.pool}, {params.style}, {params.layout})"
@@ -41,14 +41,12 @@ def margins(rows: Rows, direction: str, outcome: str) -> Profile:
     return Profile(f_C.keys, f_C.values - f_X.values)
 
 
-def decided(rows: Rows, direction: str) -> Profile | None:
-    """1 where the belief agrees with the answer (eq. 6), on prompts that followed or failed; None where there are
-    none.
-    """
+def decided(rows: Rows, direction: str) -> Profile:
+    """1 where the belief agrees with the answer (eq. 6), on prompts that followed or failed; empty without such."""
     followed, failed = (margins(rows, direction, outcome) for outcome in OUTCOMES)
     parts = [p for p in (Profile(followed.keys, followed.values > 0), Profile(failed.keys, failed.values < 0)) if p.n]
     if not parts:
-        return None
+        return Profile([], np.zeros((0, 0)))
     return Profile([key for p in parts for key in p.keys], np.concatenate([p.values for p in parts]).astype(float))
 
 

@@ -27,12 +27,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from factory import registry
 from factory.data.prompt import Role
 from factory.diagnose import Diagnostic, Query, Row, attention
 from factory.errors import UserError
 from factory.model.prefix import Prefix, extend, fork_cache, greedy, last_index
 from factory.model.view import ModelView
-from factory.registry import Params, register
+from factory.registry import register
 
 from .perturb import MODALITIES, Perturbed
 from .tokens import question_suffix, spread, token_ranges
@@ -49,7 +50,7 @@ class Mcr(Diagnostic):
     Noise is drawn on the cache's device: the same seed gives the same bytes on the same device.
     """
 
-    class Params(Params):
+    class Params(registry.Params):
         """``layers`` and ``kv`` confine both the noise and the gradient; the other options are those of SPEC A5-A11.
 
         ``k_sigma``: sigma_m in standard deviations of the cache; null takes the zoo card's or the family's (AMPS: Qwen

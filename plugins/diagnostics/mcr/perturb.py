@@ -13,7 +13,7 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from factory.errors import UserError
 from factory.model.prefix import Prefix, fork_cache
@@ -79,7 +79,7 @@ class Perturbed:
         return Prefix(cache, self.prefix.mask[s], self.prefix.roles[s], self.prefix.next_position[s])
 
     def attend(
-        self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float, **options: Any
+        self, module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float, **options: Any
     ) -> tuple[Tensor, None]:
         """Attention of the query over KV_z and over itself (k, v), for ``factory.diagnose.attention``."""
         if options.get("softcap") is not None or options.get("s_aux") is not None:

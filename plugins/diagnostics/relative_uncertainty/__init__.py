@@ -21,6 +21,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from factory import registry
 from factory.data.prompt import Prompt, Role
 from factory.data.sample import ConflictSample
 from factory.diagnose import Diagnostic, facts
@@ -28,7 +29,7 @@ from factory.diagnose.summary import Summary
 from factory.errors import UserError
 from factory.model.prefix import at_last, decode_texts, greedy, prefill
 from factory.model.view import ModelView
-from factory.registry import Params, register
+from factory.registry import register
 from factory.run.evaluate import Bench, asked_forms
 
 from .curve import relative_uncertainty
@@ -48,7 +49,7 @@ class RelativeUncertainty(Diagnostic):
     one, with their answers.
     """
 
-    class Params(Params):
+    class Params(registry.Params):
         """``ambiguous``: half-width of the region about the balance point; ``bins`` of the curve; ``draws`` of the
         bootstrap.
         """
@@ -134,6 +135,7 @@ def layer_logits(view: ModelView) -> Iterator[list[Tensor]]:
 
     def read(module: nn.Module, args: tuple, output: Tensor) -> None:
         if len(found) < view.depth:  # the prompt alone, not the answer's tokens
+            assert view.step is not None, "a prefill announces what it runs"
             found.append(view.logits(view.norm(at_last(output, view.step.roles.ne(0).long()))).cpu())
 
     handles = [layer.register_forward_hook(read) for layer in view.layers]

@@ -21,12 +21,10 @@ def curve_figure(c: Cases, table: Table, balance: float) -> Figure:
         grid = np.linspace(c.x.min(), c.x.max(), 200)
         ax.plot(grid, sigmoid(a + b * grid), color="#0072B2", label="logistic fit")
         ax.step(at, steps, where="mid", color="#999933", linewidth=1.2, label="isotonic fit")
-        x, y = [r[0] for r in table.rows], [r[2] for r in table.rows]
-        low, high = (
-            [r[2] - (r[2] if r[3] is None else r[3]) for r in table.rows],
-            [(r[2] if r[4] is None else r[4]) - r[2] for r in table.rows],
-        )
-        ax.errorbar(x, y, yerr=np.maximum([low, high], 0), fmt="o", color="#D55E00", label="bins of equal count")
+        bins = np.array([[r[0], *r[2:5]] for r in table.rows], dtype=float)  # centre, share, low, high; NaN for none
+        x, y, low, high = bins.T
+        spread = np.nan_to_num([y - low, high - y])
+        ax.errorbar(x, y, yerr=np.maximum(spread, 0), fmt="o", color="#D55E00", label="bins of equal count")
         ax.axhline(0.5, color="#888888", linewidth=0.8)
         if np.isfinite(balance):
             ax.axvline(balance, color="#888888", linestyle="--", label=f"balance point {balance:.2f}")

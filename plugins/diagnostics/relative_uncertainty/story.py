@@ -51,7 +51,7 @@ def tell(rows: Sequence[Mapping[str, Any]], ambiguous: float, n_bins: int, draws
 
 
 def _boot(statistic: Callable[[np.ndarray], float], clusters: np.ndarray, draws: int, seed: int) -> np.ndarray:
-    return bootstrap(statistic, clusters, draws, seed)
+    return bootstrap(statistic, clusters.tolist(), draws, seed)
 
 
 def _text(value: float, ci: tuple[float, float] | None) -> str:
@@ -105,7 +105,7 @@ def _monotony(c: Cases, boot: Callable, n_bins: int) -> list[Finding]:
     both = Finding(
         f"it does so among conflicts of low and of high total entropy: rank correlations {_text(found[0], drawn[0])}"
         f" and {_text(found[1], drawn[1])}",
-        all(ci[1] < 0 for ci in drawn) if all(drawn) else None,
+        all(ci[1] < 0 for ci in known) if len(known := [ci for ci in drawn if ci]) == len(drawn) else None,
         {"low": _or_none(found[0]), "high": _or_none(found[1]), "intervals": drawn},
     )
     return [law, both]
