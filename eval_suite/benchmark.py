@@ -158,6 +158,9 @@ class AnswerBenchmark(Reported):
         """What the model without steering says of the answers, added to their records (perplexity, for one)."""
         return [{} for _ in texts]
 
+    def consult(self, told: Sequence[tuple[Item, str]]) -> None:
+        """Ask who must be asked (a judge) about all answers at once, before ``read`` takes them one by one."""
+
     def settle(self, records: Sequence[Record]) -> Sequence[Record]:
         """Scores that need all answers at once (corpus statistics)."""
         return records
@@ -183,6 +186,7 @@ class AnswerBenchmark(Reported):
             "value": r.value,
             "failed": r.failed,
             "guessed": r.guessed,
+            **({"again": True} if r.again else {}),
         }
 
     def rows(self, records: Sequence[Record], draws: int = 1000, **context: Any) -> list[dict[str, Any]]:

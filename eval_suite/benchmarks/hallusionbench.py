@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from eval_suite.benchmark import SHORT, AnswerBenchmark, Item, Record, Sums
-from eval_suite.judge import Judge, JudgeParams
+from eval_suite.judge import DRY, Judge, JudgeParams
 from eval_suite.released import Row, asked, entries_of, file, once
 from eval_suite.scorers.judged import HALLUSION as JUDGED
 from eval_suite.scorers.judged import HALLUSION_PROMPT, hallusion_verdict
-from eval_suite.scorers.reading import Reading
+from eval_suite.scorers.reading import Reading, right_or_wrong
 from eval_suite.scorers.yes_no import HALLUSION, first_yes_no, hallusion
 from factory.data.prompt import Role
 from factory.registry import Params, register
@@ -84,12 +85,20 @@ class HallusionBench(AnswerBenchmark):
             root / "hallusion_bench" / inside,
         )
 
-    def read(self, item: Item, text: str) -> Reading:
-        label, shown, question, reference = item.gold
+    def missing(self) -> str | None:
+        return DRY if self.judge and self.judge.params.dry_run else None
+
+    def consult(self, told: Sequence[tuple[Item, str]]) -> None:
         if self.judge:
-            return hallusion(
-                hallusion_verdict(self.judge.ask(HALLUSION_PROMPT.format(question, reference, text))), shown
-            )
+            self.judge.consult(_judged(item, text) for item, text in told)
+
+    def read(self, item: Item, text: str) -> Reading:
+        label, shown, _, _ = item.gold
+        if self.judge and not self.missing():
+            said = self.judge.ask(_judged(item, text))
+            if said is None:
+                return replace(right_or_wrong(None, False), again=True)
+            return hallusion(hallusion_verdict(said), shown)
         said = first_yes_no(text)
         return hallusion(None if said is None else said == label, shown)
 
@@ -112,6 +121,11 @@ class HallusionBench(AnswerBenchmark):
         return {"aAcc": sums.ratio("right", "n")} | {
             name: sums.ratio(f"{kind}/right", f"{kind}/n") for name, kind in kinds.items()
         }
+
+
+def _judged(item: Item, text: str) -> str:
+    _, _, question, reference = item.gold
+    return HALLUSION_PROMPT.format(question, reference, text)
 
 
 def _whole(members: Iterable[Record], by: str) -> list[bool]:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from eval_suite.benchmark import AnswerBenchmark, Item, Record, Sums
-from eval_suite.judge import Judge, JudgeParams
+from eval_suite.judge import DRY, Judge, JudgeParams
 from eval_suite.released import asked, file, named_of
-from eval_suite.scorers.judged import MMVET, mmvet_grade, mmvet_prompt
+from eval_suite.scorers.judged import AGAIN, MMVET, grade_of, mmvet_grade, mmvet_prompt
 from eval_suite.scorers.reading import Reading
 from factory.data.prompt import Role
 from factory.registry import Params, register
@@ -37,18 +37,16 @@ class Mmvet(AnswerBenchmark):
 
     def __init__(self, params: MmvetParams) -> None:
         super().__init__(params)
-        self.judge = Judge(params.judge) if params.judge else None
+        self.judge = Judge(params.judge, lambda said: grade_of(said) is not None, AGAIN) if params.judge else None
 
     @property
     def scorer(self) -> str:
         return f"{MMVET} {self.params.judge.model}" if self.params.judge else MMVET
 
     def missing(self) -> str | None:
-        return (
-            None
-            if self.judge
-            else "no judge was named: hand in the submission file, or name one (judge: {url: …, model: …})"
-        )
+        if self.judge is None:
+            return "no judge was named: hand in the submission file, or name one (judge: {url: …, model: …})"
+        return DRY if self.judge.params.dry_run else None
 
     def items(self) -> Sequence[Item]:
         path = file(self.params.root, "mm-vet.json")
@@ -59,8 +57,12 @@ class Mmvet(AnswerBenchmark):
             items.append(Item(number, asked(image, (Role.QUESTION, question)), gold, skills, images=(image,)))
         return items
 
+    def consult(self, told: Sequence[tuple[Item, str]]) -> None:
+        if self.judge:
+            self.judge.consult(mmvet_prompt(*item.gold, text) for item, text in told)
+
     def read(self, item: Item, text: str) -> Reading:
-        if self.judge is None:
+        if self.judge is None or self.missing():
             return Reading(text.strip() or None, failed=not text.strip())
         return mmvet_grade(self.judge.ask(mmvet_prompt(*item.gold, text)))
 

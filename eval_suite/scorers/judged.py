@@ -1,12 +1,21 @@
-"""What a judge model is asked, and how its answer is read: MM-Vet and HallusionBench."""
+"""What a judge model is asked, and how its answer is read: MM-Vet and HallusionBench.
+
+``mmvet-judge/2`` (Yu et al. 2024, mm-vet_evaluator.py at acde843): the first word as a number in [0, 1]; what the
+original cannot read it asks for again, up to five times, and then scores 0. Ours: the only number of an answer, maybe
+behind a word or between asterisks, is read at once, and so is what the fifth time brings. (``mmvet-judge/1`` left out
+the prompt's blank line and last space and asked once.) ``hallusion-judge/1`` (Guan et al. 2024, utils.py at 744007c).
+"""
 
 from __future__ import annotations
 
+import math
 import re
 
 from eval_suite.scorers.reading import Reading
 
-MMVET, HALLUSION = "mmvet-judge/1", "hallusion-judge/1"
+MMVET, HALLUSION = "mmvet-judge/2", "hallusion-judge/1"
+AGAIN = "\nPredict the correctness of the answer (digit): "
+NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d+\.?\d*|\.\d+)(?!\w)")
 _MEME = (
     "Can you explain this meme? | This meme is poking fun at the fact that the names of the countries Iceland and"
     " Greenland are misleading. Despite its name, Iceland is known for its beautiful green landscapes, while Greenland"
@@ -40,16 +49,25 @@ HALLUSION_PROMPT = (
 
 def mmvet_prompt(question: str, truth: str, answer: str) -> str:
     spaced = truth.replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
-    return f"{MMVET_PROMPT}{question} | {spaced} | {answer} |"
+    return f"{MMVET_PROMPT}\n{question} | {spaced} | {answer} | "
 
 
-def mmvet_grade(said: str) -> Reading:
-    """A grade in [0, 1]; anything else is a parse failure of the judge and counts 0."""
-    found = re.match(r"\s*([01](?:\.\d+)?)\b", said)
-    grade = float(found[1]) if found and float(found[1]) <= 1 else None
-    return Reading(
-        None if grade is None else f"{grade:g}", {"grade": grade or 0.0, "n": 1.0}, grade or 0.0, failed=grade is None
-    )
+def grade_of(said: str) -> float | None:
+    """The grade in [0, 1] that a judge gave, or None."""
+    numbers = [said.split(" ")[0].strip()]
+    try:
+        grade = float(numbers[0])
+    except ValueError:
+        numbers = NUMBER.findall(said)
+        grade = float(numbers[0]) if len(numbers) == 1 else math.nan
+    return grade if 0 <= grade <= 1 else None
+
+
+def mmvet_grade(said: str | None) -> Reading:
+    """A judge's grade; where none can be read it is a parse failure, counts 0 and is to be asked for again."""
+    grade = None if said is None else grade_of(said)
+    sums = {"grade": grade or 0.0, "n": 1.0}
+    return Reading(None if grade is None else f"{grade:g}", sums, grade or 0.0, grade is None, again=grade is None)
 
 
 def hallusion_verdict(said: str) -> bool | None:

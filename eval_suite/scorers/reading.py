@@ -12,7 +12,8 @@ class Reading:
 
     ``parsed`` is the answer found in the text (None where none was), ``sums`` what it adds to the counts that the
     metrics are made of, ``value`` its own score in [0, 1] for paired tests (None where only a group of answers has
-    one), ``failed`` whether nothing could be read, ``guessed`` whether the rule then drew an answer at random.
+    one), ``failed`` whether nothing could be read, ``guessed`` whether the rule then drew an answer at random,
+    ``again`` whether the next start should ask for it once more (a judge that said nothing of use).
     """
 
     parsed: str | None
@@ -20,6 +21,7 @@ class Reading:
     value: float | None = None
     failed: bool = False
     guessed: bool = False
+    again: bool = False
 
 
 def right_or_wrong(parsed: str | None, right: bool, guessed: bool = False) -> Reading:

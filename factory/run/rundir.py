@@ -231,6 +231,11 @@ class Stage:
         world.meet(f"stage {self.name} is computed", tell)
         return [own[key] if key in own and world.stores else self.chunk(key, compute) for key, compute in work.items()]
 
+    def forget(self, key: str | int) -> None:
+        """Let the next start compute `key` again."""
+        if self.run.owner:
+            self._seal(key).unlink(missing_ok=True)
+
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Mark the stage done and keep `summary` (JSON-able) for later starts."""
         if not self.run.owner:

@@ -88,7 +88,10 @@ class Suite:
         skipped = self.absent + [{"sample": a["sample"], "reason": a["unread"]} for a in answers if a.get("unread")]
         check_share(skipped, len(self.items) + len(self.absent), self.recipe.evaluate.max_skipped)
         [records] = stage.gather({"scored": lambda: self._scored(answers)})
-        if not stage.done:
+        if any(record.get("again") for record in records):
+            folder.world.meet(f"the scores of stage {stage.name} are known to all")
+            stage.forget("scored")
+        elif not stage.done:
             stage.finish({"answers": len(records), "skipped": len(skipped)})
         if folder.world.first:
             self._keep(folder.path, arm, records)
@@ -135,6 +138,7 @@ class Suite:
     def _scored(self, answers: Rows) -> Rows:
         items = {item.id: item for item in self.items}
         told = [a for a in answers if "text" in a]
+        self.benchmark.consult([(items[a["sample"]], a["text"]) for a in told])
         return list(
             self.benchmark.settle([{**a, **self.benchmark.record(items[a["sample"]], a["text"])} for a in told])
         )
