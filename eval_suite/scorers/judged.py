@@ -15,7 +15,8 @@ from eval_suite.scorers.reading import Reading
 
 MMVET, HALLUSION = "mmvet-judge/2", "hallusion-judge/1"
 AGAIN = "\nPredict the correctness of the answer (digit): "
-NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d+\.?\d*|\.\d+)(?!\w)")
+WITH_DIGITS = re.compile(r"[-+]?[\w.]*\d[\w.]*%?")
+PLAIN = re.compile(r"\d+\.?\d*|\.\d+")
 _MEME = (
     "Can you explain this meme? | This meme is poking fun at the fact that the names of the countries Iceland and"
     " Greenland are misleading. Despite its name, Iceland is known for its beautiful green landscapes, while Greenland"
@@ -54,12 +55,11 @@ def mmvet_prompt(question: str, truth: str, answer: str) -> str:
 
 def grade_of(said: str) -> float | None:
     """The grade in [0, 1] that a judge gave, or None."""
-    numbers = [said.split(" ")[0].strip()]
+    first, numbers = said.split(" ")[0].strip(), [found.rstrip(".") for found in WITH_DIGITS.findall(said)]
     try:
-        grade = float(numbers[0])
+        grade = float(first)
     except ValueError:
-        numbers = NUMBER.findall(said)
-        grade = float(numbers[0]) if len(numbers) == 1 else math.nan
+        grade = float(numbers[0]) if len(numbers) == 1 and PLAIN.fullmatch(numbers[0]) else math.nan
     return grade if 0 <= grade <= 1 else None
 
 

@@ -1,10 +1,10 @@
 """Yes-or-no answers: POPE, MME and HallusionBench, each by its own rule.
 
 ``pope/1`` (Li et al. 2023, evaluate.py): of the first sentence, without commas, a word "No", "not" or "no" means no;
-everything else means yes, "NO" and "I cannot tell" included. An answer without any word for yes or no is counted as a
-parse failure, and still scored as the rule has it. ``mme/1`` (Fu et al. 2023, calculation.py): yes or no within the
-first four characters of the lower-cased answer; else "other", which is wrong. ``hallusion-string/1``: the first whole
-word that is yes or no; neither is "unclear".
+everything else means yes, "NO", "cannot" and "can't" included. Where that sentence has no word yes, no or not, this
+counts as a parse failure, and is still scored as the rule has it. ``mme/1`` (Fu et al. 2023, calculation.py): yes or no
+within the first four characters of the lower-cased answer; else "other", which is wrong. ``hallusion-string/1``: the
+first whole word that is yes or no; neither is "unclear".
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from eval_suite.scorers.reading import Reading, right_or_wrong
 
 POPE, MME, HALLUSION = "pope/1", "mme/1", "hallusion-string/1"
 YesNo = Literal["yes", "no"]
-_EITHER = re.compile(r"\b(yes|no|not|\w+n't)\b", re.IGNORECASE)
+_EITHER = re.compile(r"\b(yes|no|not)\b", re.IGNORECASE)
 
 
 def pope_answer(text: str) -> YesNo:
@@ -28,7 +28,9 @@ def pope(text: str, label: YesNo, split: str) -> Reading:
     """Adds one to ``split``/tp, fp, tn or fn; yes is the positive class."""
     said = pope_answer(text)
     cell = ("t" if said == label else "f") + ("p" if said == "yes" else "n")
-    return Reading(said, {f"{split}/{cell}": 1.0}, float(said == label), failed=_EITHER.search(text) is None)
+    return Reading(
+        said, {f"{split}/{cell}": 1.0}, float(said == label), failed=_EITHER.search(text.split(".")[0]) is None
+    )
 
 
 def mme_answer(text: str) -> YesNo | None:

@@ -53,6 +53,22 @@ def test_pope_on_the_ten_answers():
     assert total["parse_failure_rate"] == pytest.approx(0.2) and total["n"] == 10
 
 
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("I can't tell", False),
+        ("I cannot tell", False),
+        ("There isn't a dog", False),
+        ("Nothing. No.", False),
+        ("I do not see one", True),
+        ("NO", True),
+        ("Yes. It is", True),
+    ],
+)
+def test_pope_reads_what_its_rule_looks_at(text, read):
+    assert yes_no.pope(text, "no", "random").failed is not read
+
+
 def test_pope_averages_over_splits_and_not_over_questions():
     pope = Pope(PopeParams(root=""))
     asked = [("random", "yes", "Yes")] * 6 + [("popular", "no", "Yes")] * 2
