@@ -1,90 +1,130 @@
 """Which modality an answer follows (MC²; SPEC.md 3.3), and what counts as a generation error (A20).
 
-Rule ``conflict/1``. An answer is degenerate, hence an error, if it is empty or more than half of its word bigrams
-repeat. Where the model reasons first, what follows its last "answer is" counts. A choice is the first standalone A or
-B, else the option whose words alone are found; an open answer is the modality whose words alone are found. Otherwise
-the choice is unparsable, an error, and the open answer is ``other``. Over two option orders, any error is an error,
-agreement is that modality, and disagreement is ``other``.
+Rule ``conflict/2``; what comes first decides:
+
+1. ``error``: the answer is empty, has no letter and no digit, or repeats itself (``collapse``). Where the model thinks
+   in tags, its answer is what follows them.
+2. Of a choice, the option letter (``letters``).
+3. The one modality whose words are found (``answer_words``), after the last "the answer is" where that stands. Negated
+   words do not count, and of two answers one of which contains the other, the longer does.
+4. ``flags``: the answer says that the sources disagree, and does not deny or suppose it.
+5. ``other``: all else, as refusals and both answers at once. ``read`` tells those apart that name neither answer.
+
+Over two option orders, any error is an error, agreement is what they agree on, and disagreement is ``other``: so one
+answer that flags the conflict beside one that follows a modality is ``other``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-Verdict = Literal["vision", "text", "other", "error"]
-Outcome = Literal["follow", "compete", "other", "error"]
+from eval_suite.scorers import conflict_1
+from eval_suite.scorers.answer_words import Mention, Word, meant, mentions, plain, words
+from eval_suite.scorers.collapse import collapsed
+from eval_suite.scorers.letters import letter
 
-RULE = "conflict/1"
-OUTCOMES: tuple[Outcome, ...] = ("follow", "compete", "other", "error")
-NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-REPEATED_SHARE = 0.5
+Verdict = Literal["vision", "text", "flags", "other", "error"]
+Found = Literal["vision", "text", "flags", "other", "unknown", "error"]
+Outcome = Literal["follow", "compete", "flags", "other", "error"]
 
+RULE = "conflict/2"
+OUTCOMES: tuple[Outcome, ...] = ("follow", "compete", "flags", "other", "error")
+UNKNOWN = "unknown"
 
-def normalize(text: str) -> str:
-    """Lower case, no punctuation, no articles, digits as words; single spaces around every word."""
-    words = re.sub(r"[^\w\s]", " ", text.lower()).split()
-    words = [NUMBERS[int(w)] if w.isdecimal() and int(w) < len(NUMBERS) else w for w in words]
-    return f" {' '.join(w for w in words if w not in ('a', 'an', 'the'))} "
-
-
-def says(text: str, answer: str) -> bool:
-    """Whether ``answer`` stands in ``text`` as whole words."""
-    return normalize(answer).strip() != "" and normalize(answer) in normalize(text)
-
-
-def degenerate(text: str) -> bool:
-    """Empty, or more than half of the word bigrams are repeats of earlier ones."""
-    words = text.split()
-    bigrams = list(pairwise(words))
-    return not words or (len(bigrams) > 1 and 1 - len(set(bigrams)) / len(bigrams) > REPEATED_SHARE)
-
-
-def final_part(text: str) -> str:
-    """What follows the last "answer is" of a reasoned answer; the whole text where there is none."""
-    return re.split(r"answer is:?", text, flags=re.IGNORECASE)[-1]
-
-
-def _by_words(text: str, vision: str, text_answer: str) -> Verdict | None:
-    found = [name for name, answer in (("vision", vision), ("text", text_answer)) if says(text, answer)]
-    return found[0] if len(found) == 1 else None
-
-
-def judge_choice(text: str, vision: str, text_answer: str, vision_first: bool) -> Verdict:
-    """The modality behind an answer to "A. ... B. ..."; ``vision_first``: option A is the vision answer."""
-    if degenerate(text):
-        return "error"
-    answer = final_part(text).strip()
-    if letter := re.search(r"\b([AB])\b", answer):
-        return "vision" if (letter[1] == "A") == vision_first else "text"
-    return _by_words(answer, vision, text_answer) or "error"
-
-
-def judge_open(text: str, vision: str, text_answer: str) -> Verdict:
-    """The modality that an open answer's words name."""
-    if degenerate(text) or degenerate(final_part(text)):
-        return "error"
-    return _by_words(final_part(text), vision, text_answer) or "other"
+_THOUGHT = r"(?:think|thinking|thought|reasoning)"
+_ANSWER_IS = re.compile(
+    r"\b(?:answer|choice)\b[*_\s]*(?:(?:is|would be|must be|will be)\b\s*:?|:)|答案(?:是|为|為)?[:：]?", re.IGNORECASE
+)
+_HENCE = re.compile(r"\b(?:so|therefore|thus|hence)\b|所以|因此|因而", re.IGNORECASE)
+_FLAG = re.compile(
+    r"\b(?:conflict|contradict|inconsisten|disagree|discrepan|mismatch|incompatib)\w*|\bat odds\b"
+    r"|(?:\bnot|n't)\s+(?:\w+\s+){0,2}(?:match|agree|correspond|align|consistent)\b"
+    r"|冲突|衝突|矛盾|不一致|不相?符|不匹配|不吻合|相悖",
+    re.IGNORECASE,
+)
+_CLAUSE_END = re.compile(
+    r"[.,;:!?。，；：！？\n]|\b(?:but|because|due|since|given|as|which|so|and|however|although|though|while)\b", re.IGNORECASE
+)
+_SENTENCE_END = re.compile(r"[.;:!?。；：！？\n]")
+_SUPPOSED = re.compile(r"\b(?:if|whether|unless|in case)\b|如果|若|是否|假如|要是|一旦", re.IGNORECASE)
+_DENIED = re.compile(
+    r"\b(?:not|never|nothing|neither|nor|none|without|(?!can't|couldn't)\w+n't)\b|\bno\s+(?:\w+\s+){0,3}$"
+    r"|\b(?:cannot|can't|couldn't)\s+(?:\w+\s+){0,1}(?:see|find|detect|notice|identify)\b|[没沒无無不未非]\w{0,4}$",
+    re.IGNORECASE,
+)
 
 
 def judge(form: str, text: str, vision: str, text_answer: str) -> Verdict:
-    """The verdict on one answer; ``form`` is order1 (vision answer first), order2 or open."""
-    if form == "open":
-        return judge_open(text, vision, text_answer)
-    return judge_choice(text, vision, text_answer, form == "order1")
+    """The verdict on one answer; ``form`` is order1 (option A is the vision answer), order2 or open."""
+    found = read(form, text, vision, text_answer)
+    return "other" if found == UNKNOWN else found
 
 
-def agree(verdicts: Sequence[Verdict]) -> Verdict:
+def read(form: str, text: str, vision: str, text_answer: str) -> Found:
+    """As ``judge``, with "unknown" for what is ``other`` and names neither answer."""
+    answer = plain(answered(text))
+    if collapsed(answer):
+        return "error"
+    said, names = words(answer), {"vision": vision, "text": text_answer}
+    flagged = flags(answer)
+    if form != "open":
+        behind = dict(zip("AB", ("vision", "text") if form == "order1" else ("text", "vision"), strict=True))
+        chosen = letter(answer, said, {key: names[name] for key, name in behind.items()}, only=flagged)
+        if chosen is not None:
+            return behind[chosen]
+    found = mentions(said, names)
+    return named(answer, said, found) or ("flags" if flagged else "other" if found else UNKNOWN)
+
+
+def answered(text: str) -> str:
+    """What a model that thinks in tags gives as its answer: nothing while it still thinks; else the text."""
+    text = re.split(rf"</{_THOUGHT}>", text, flags=re.IGNORECASE)[-1]
+    text = re.split(rf"<{_THOUGHT}>", text, flags=re.IGNORECASE)[0]
+    inside = re.findall(r"<answer>(.*?)(?:</answer>|$)", text, flags=re.IGNORECASE | re.DOTALL)
+    return inside[-1] if inside else text
+
+
+def named(text: str, said: Sequence[Word], found: Sequence[Mention]) -> str | None:
+    """The one of the mentioned answers that the text means; None where it means none or both."""
+    kept = meant(text, said, found)
+    for marker, decides in ((_ANSWER_IS, True), (_HENCE, False)):
+        after = [m.end() for m in marker.finditer(text) if any(c.isalnum() for c in text[m.end() :])]
+        if after:
+            final = {mention.name for mention in kept if said[mention.first].start >= after[-1]}
+            if decides or len(final) == 1:
+                return final.pop() if len(final) == 1 else None
+    both = {mention.name for mention in kept}
+    return both.pop() if len(both) == 1 else None
+
+
+def flags(text: str) -> bool:
+    """Whether a ``plain`` text says that the sources disagree, in CLASH's words (conflict, contradict), others like
+    them, or Chinese.
+    """
+    return any(not _taken_back(text[: match.start()]) for match in _FLAG.finditer(text))
+
+
+def _taken_back(before: str) -> bool:
+    sentence, clause = _SENTENCE_END.split(before)[-1], _CLAUSE_END.split(before)[-1]
+    return bool(_SUPPOSED.search(sentence)) or bool(_DENIED.search(clause))
+
+
+def agree(verdicts: Sequence[str]) -> str:
     """One verdict for a sample from those on its option orders."""
     if "error" in verdicts:
         return "error"
     return verdicts[0] if len(set(verdicts)) == 1 else "other"
 
 
-def outcome(verdict: Verdict, direction: str) -> Outcome:
+def outcome(verdict: str, direction: str) -> Outcome:
     """What a verdict is for somebody who steers toward ``direction``."""
-    if verdict in ("other", "error"):
+    if verdict in ("flags", "error"):
         return verdict
+    if verdict in ("other", UNKNOWN):
+        return "other"
     return "follow" if verdict == direction else "compete"
+
+
+RULES: Mapping[str, Callable[[str, str, str, str], str]] = {RULE: read, conflict_1.RULE: conflict_1.judge}

@@ -1,0 +1,199 @@
+"""The words of an answer, and which of the given names it says without taking them back."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
+ARTICLES = frozenset({"a", "an", "the"})
+_SMALL = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
+    " eighteen nineteen"
+).split()
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_VALUES = {word: n for n, word in enumerate(_SMALL)} | {word: 10 * n for n, word in enumerate(_TENS, 2)}
+_CHINESE = {**{c: n for n, c in enumerate("零一二三四五六七八九")}, "〇": 0, "两": 2, "兩": 2}
+_TOKEN = re.compile(
+    rf"(?P<number>\d+(?:,\d{{3}})*(?:\.\d+)?(?![^\W_{CJK}]))|(?P<chinese>[零〇一二两兩三四五六七八九十]+)|[{CJK}]"
+    rf"|[^\W_{CJK}]+(?:'[^\W_{CJK}]+)*|(?P<end>[.,;:!?。，、；：！？…\n])|(?P<range>[-~–—])"
+)
+_TURNS = frozenset("but so and because however although though while whereas since therefore thus hence".split())
+_NOT = frozenset("not cannot neither nor never".split())
+_BEFORE = (  # what takes back the name right after it
+    ("no",), ("without",), ("unlike",), ("except",), ("excluding",), ("rather", "than"), ("other", "than"),
+    ("more", "than"), ("less", "than"), ("fewer", "than"), ("instead", "of"),
+)  # fmt: skip
+_RANGE = frozenset({"-", "to", "or", "至", "到", "或"})
+_NOT_CHINESE, _PASSED = frozenset("不没沒非无無别"), frozenset("是有选選该該应應会會能像在太很")
+_SOURCES = frozenset("sources modalities inputs accounts contradict conflict disagree differ".split())
+_AFTER = re.compile(
+    r"\s*(?:(?:(?:is|was|are|were)\s+not|isn't|wasn't|aren't)(?=\s*(?:$|[^\w\s]|(?:correct|right|true|the|an?|it)\b))"
+    r"|(?:is|was|are|were)\s+(?:wrong|incorrect|false)\b|是?(?:不对|不對|错|錯|不正确|不正確))",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word in lower case (numbers as digits), its place in the text, and which clause it stands in."""
+
+    text: str
+    start: int
+    end: int
+    clause: int
+
+
+@dataclass(frozen=True)
+class Mention:
+    """A name that stands in an answer: which one, and words ``first`` to ``last`` (exclusive)."""
+
+    name: str
+    first: int
+    last: int
+
+
+def plain(text: str) -> str:
+    """Full-width letters, digits and punctuation as ordinary ones, and straight apostrophes."""
+    return unicodedata.normalize("NFKC", text).replace("\u2019", "'")
+
+
+def words(text: str) -> list[Word]:
+    """The words of a ``plain`` text: number words and Chinese numerals as digits, each other Chinese, Japanese or
+    Korean character one word; dashes are kept as "-" between numbers only. A clause ends at punctuation, and before a
+    word such as "but".
+    """
+    found: list[Word] = []
+    clause = 0
+    for token in _TOKEN.finditer(text):
+        if token["end"]:
+            clause += 1
+            continue
+        said = _read(token)
+        clause += said in _TURNS
+        found.append(Word(said, token.start(), token.end(), clause))
+    return _without_dashes(_joined_numbers(found))
+
+
+def mentions(said: Sequence[Word], names: Mapping[str, str]) -> list[Mention]:
+    """Every place where one of ``names`` {key: text} stands as whole words, articles aside; where several do, the
+    longest counts ("not eating", not "eating").
+    """
+    sought = sorted(((key, spelt(text)) for key, text in names.items()), key=lambda item: -len(item[1]))
+    kept = [i for i, word in enumerate(said) if word.text not in ARTICLES and word.text != "-"]
+    found, at = [], 0
+    while at < len(kept):
+        here = [said[i].text for i in kept[at : at + max(len(name) for _, name in sought)]]
+        key, name = next(((k, n) for k, n in sought if n and here[: len(n)] == n), (None, ()))
+        if key is not None:
+            found.append(Mention(key, kept[at], kept[at + len(name) - 1] + 1))
+        at += max(1, len(name))
+    return found
+
+
+def spelt(name: str) -> list[str]:
+    """The words of a name, articles aside where it has others."""
+    said = [word.text for word in words(plain(name)) if word.text != "-"]
+    return [word for word in said if word not in ARTICLES] or said
+
+
+def meant(text: str, said: Sequence[Word], found: Sequence[Mention]) -> list[Mention]:
+    """The mentions that are not taken back: not negated, not in a range of numbers, not called wrong; "the two sources"
+    counts none.
+    """
+    kept: list[Mention] = []
+    before: tuple[Mention, bool] | None = None
+    for mention in found:
+        taken_back = _negated(said, mention, before)
+        before = (mention, taken_back)
+        counts = any(word.text in _SOURCES for word in said[mention.last : mention.last + 1])
+        wrong = _AFTER.match(text, said[mention.last - 1].end)
+        if not (taken_back or counts or wrong or _ranged(said, mention)):
+            kept.append(mention)
+    return kept
+
+
+def _read(token: re.Match) -> str:
+    if token["number"]:
+        number = token["number"].replace(",", "")
+        return number.rstrip("0").rstrip(".") if "." in number else number
+    if token["chinese"]:
+        return _chinese(token["chinese"])
+    return "-" if token["range"] else token[0].casefold()
+
+
+def _chinese(numeral: str) -> str:
+    """十三 as 13, 二十 as 20, 三 as 3; what is no number under a hundred digit by digit."""
+    if "十" not in numeral:
+        return "".join(str(_CHINESE[c]) for c in numeral)
+    tens, _, ones = numeral.partition("十")
+    if len(tens) > 1 or len(ones) > 1 or "十" in ones:
+        return numeral
+    return str(10 * _CHINESE.get(tens, 1) + _CHINESE.get(ones, 0))
+
+
+def _joined_numbers(found: list[Word]) -> list[Word]:
+    """Number words as digits, "twenty-three" as one."""
+    out: list[Word] = []
+    for word in found:
+        value = _VALUES.get(word.text)
+        if value is None:
+            out.append(word)
+            continue
+        tens = out[-2] if len(out) > 1 and out[-1].text == "-" else out[-1] if out else None
+        if tens is not None and tens.text in _TENS and 0 < value < 10 and tens.clause == word.clause:
+            del out[-2 if out[-1].text == "-" else -1 :]
+            out.append(Word(str(_VALUES[tens.text] + value), tens.start, word.end, word.clause))
+        else:
+            out.append(word if word.text in _TENS else Word(str(value), word.start, word.end, word.clause))
+    return [Word(str(_VALUES.get(w.text, w.text)), w.start, w.end, w.clause) for w in out]
+
+
+def _without_dashes(found: list[Word]) -> list[Word]:
+    def number(i: int) -> bool:
+        return 0 <= i < len(found) and found[i].text[:1].isdecimal()
+
+    return [w for i, w in enumerate(found) if w.text != "-" or (number(i - 1) and number(i + 1))]
+
+
+def _ranged(said: Sequence[Word], mention: Mention) -> bool:
+    """Whether the mention is an end of a range ("2-3", "two or three", "two dogs or three"): it names no number."""
+
+    def number(i: int) -> bool:
+        return 0 <= i < len(said) and said[i].text[:1].isdecimal()
+
+    def joined(i: int) -> bool:
+        return 0 <= i < len(said) and said[i].text in _RANGE
+
+    first, last = mention.first, mention.last
+    if not number(first):
+        return False
+    return any(joined(last + k) and number(last + k + 1) for k in (0, 1)) or (
+        joined(first - 1) and (number(first - 2) or number(first - 3))
+    )
+
+
+def _negated(said: Sequence[Word], mention: Mention, before: tuple[Mention, bool] | None) -> bool:
+    clause, start = said[mention.first].clause, 0
+    if before is not None:
+        start = before[0].last
+        between = [word.text for word in said[start : mention.first]]
+        pair = said[before[0].first - 1].text in {"between", "both"} if before[0].first else False
+        joining = {"or", "nor", *ARTICLES, *(["and"] if pair else [])}
+        if before[1] and between and all(word in joining for word in between):
+            return True
+    ahead = [word.text for word in said[start : mention.first] if word.clause == clause and word.text not in ARTICLES]
+    return (
+        any(word in _NOT or word.endswith("n't") for word in ahead)
+        or any(tuple(ahead[-len(words) :]) == words for words in _BEFORE)
+        or _negated_in_chinese(ahead)
+    )
+
+
+def _negated_in_chinese(ahead: Sequence[str]) -> bool:
+    for word in reversed(ahead):
+        if word not in _PASSED:
+            return word in _NOT_CHINESE
+    return False
