@@ -14,7 +14,7 @@ from rich.console import Console
 from eval_suite.report import build, print_findings, print_published, print_tables
 from eval_suite.report.explain import explain
 from eval_suite.results import result_rows
-from eval_suite.scorers.conflict import RULE, agree, judge, outcome
+from eval_suite.scorers.conflict import RULE, agree, outcome, read
 from factory import files
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
@@ -122,11 +122,13 @@ class ConflictBenchmark:
         return ()
 
     def judge(self, sample: ConflictSample, form: str, text: str) -> str:
-        """The verdict on one answer's text: vision, text, other or error."""
-        return judge(form, text, sample.answer_vision, sample.answer_text)
+        """The verdict on one answer's text: vision, text, flags, other, unknown (other, and names neither answer) or
+        error.
+        """
+        return read(form, text, sample.answer_vision, sample.answer_text)
 
     def outcome(self, verdicts: Sequence[str], direction: str) -> str:
-        """One sample's outcome from the verdicts on all its forms: follow, compete, other or error."""
+        """One sample's outcome from the verdicts on all its forms: follow, compete, flags, other or error."""
         return outcome(agree(verdicts), direction)
 
     def pictures(self, folder: Path) -> list[tuple[str, Path]]:
@@ -135,7 +137,8 @@ class ConflictBenchmark:
 
     def rows(self, predictions: Sequence[dict], **context: object) -> list[dict]:
         """Rows of results.json from per-sample predictions."""
-        return result_rows(predictions, benchmark=self.name, protocol=self.protocol, scorer=self.scorer, **context)
+        about = {"benchmark": self.name, "protocol": self.protocol, "scorer": self.scorer}
+        return result_rows(predictions, self.forms, **about, **context)
 
     def keep(self, run_dir: Path, predictions: Sequence[dict], seed: int) -> None:
         """Write the test predictions at the reported strengths, one file per method and direction."""

@@ -6,30 +6,41 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval_suite.scorers.conflict import OUTCOMES
+from eval_suite.scorers.conflict import OUTCOMES, UNKNOWN
 from factory.statistics.intervals import wilson
 
 Prediction = Mapping[str, Any]
+MODALITIES = ("vision", "text")
+ORDERS = ("order1", "order2")
+BESIDE = ("flags", "error", "vision_ratio")
+"""Metrics that a comparison of runs shows beside ``follow``."""
 
 
-def result_rows(predictions: Sequence[Prediction], **context: object) -> list[dict[str, Any]]:
+def result_rows(predictions: Sequence[Prediction], forms: Sequence[str], **context: object) -> list[dict[str, Any]]:
     """One row per split, task (and "all"), direction, method and strength, in order of first appearance.
 
     A prediction has sample, task, split, direction, method, strength, outcome, verdicts (one per form), chosen and
-    prompt_hash (of all prompts of its method). ``ci`` are 95 % Wilson intervals over samples; ``parse_failure_rate``
-    is the share of single answers whose verdict was an error. ``context`` is added to each row.
+    prompt_hash (of all prompts of its method). ``metrics`` are the outcomes' shares; ``vision_ratio`` S_v / (S_v + S_t)
+    (SPEC.md 3.3), where a sample follows either modality; and ``first_option``, the share of answers for option A over
+    the samples that name an option in both orders (0.5: no bias to a position), where there are such. ``ci`` are 95 %
+    Wilson intervals over samples. ``parse_failure_rate`` is the share of single answers whose verdict was an error,
+    ``unknown_rate`` that of those which name neither answer, and flag nothing. ``context`` is added to each row.
     """
     cells: dict[tuple, list[Prediction]] = defaultdict(list)
     for p in predictions:
         for task in (p["task"], "all"):
             cells[p["split"], task, p["direction"], p["method"], p["strength"]].append(p)
-    return [_row(key, members, context) for key, members in cells.items()]
+    return [_row(key, members, forms, context) for key, members in cells.items()]
 
 
-def _row(key: tuple, members: Sequence[Prediction], context: Mapping[str, object]) -> dict[str, Any]:
+def _row(
+    key: tuple, members: Sequence[Prediction], forms: Sequence[str], context: Mapping[str, object]
+) -> dict[str, Any]:
     split, task, direction, method, strength = key
     n = len(members)
     counts = {name: sum(m["outcome"] == name for m in members) for name in OUTCOMES}
+    shares = {name: (float(count), n) for name, count in counts.items()}
+    shares |= _preference(counts, direction) | _position(members, forms)
     verdicts = [verdict for m in members for verdict in m["verdicts"]]
     return {
         "split": split,
@@ -38,11 +49,35 @@ def _row(key: tuple, members: Sequence[Prediction], context: Mapping[str, object
         "method": method,
         "strength": strength,
         "n": n,
-        "metrics": {name: count / n for name, count in counts.items()},
-        "ci": {name: list(wilson(count, n)) for name, count in counts.items()},
+        "metrics": {name: hits / of for name, (hits, of) in shares.items()},
+        "ci": {name: _interval(hits, of) for name, (hits, of) in shares.items()},
         "parse_failure_rate": verdicts.count("error") / len(verdicts),
+        "unknown_rate": verdicts.count(UNKNOWN) / len(verdicts),
+        "beside": list(BESIDE),
         "chosen": members[0]["chosen"],
         "variant": members[0]["variant"],
         "prompt_hash": members[0]["prompt_hash"],
         **context,
     }
+
+
+def _interval(hits: float, of: int) -> list[float]:
+    low, high = wilson(hits, of)
+    return [low, high]
+
+
+def _preference(counts: Mapping[str, int], direction: str) -> dict[str, tuple[float, int]]:
+    """How many samples follow vision, of those that follow vision or text."""
+    decided = counts["follow"] + counts["compete"]
+    if direction not in MODALITIES or not decided:
+        return {}
+    return {"vision_ratio": (float(counts["follow" if direction == "vision" else "compete"]), decided)}
+
+
+def _position(members: Sequence[Prediction], forms: Sequence[str]) -> dict[str, tuple[float, int]]:
+    """Answers for option A, half a sample each, of the samples whose answers name an option in both orders."""
+    if tuple(forms) != ORDERS:
+        return {}
+    both = [m["verdicts"] for m in members if all(verdict in MODALITIES for verdict in m["verdicts"])]
+    first = sum((one == "vision") + (two == "text") for one, two in both)
+    return {"first_option": (first / 2, len(both))} if both else {}

@@ -14,7 +14,7 @@ from pydantic import Field, PositiveInt
 
 from eval_suite.benchmark import AnswerBenchmark, Item, Record, Sums
 from eval_suite.released import asked
-from eval_suite.scorers.conflict import degenerate
+from eval_suite.scorers.collapse import repeats, wordless
 from eval_suite.scorers.reading import Reading
 from factory.data.prompt import Prompt, Role, Segment
 from factory.errors import UserError
@@ -22,7 +22,7 @@ from factory.model.prefix import prefill
 from factory.model.view import ModelView
 from factory.registry import Params, register
 
-RULE = "fluency/1"
+RULE = "fluency/2"
 PROMPTS = (
     "Explain in a few sentences how bread is made.",
     "Describe a walk through a market on a Saturday morning.",
@@ -88,8 +88,8 @@ class Fluency(AnswerBenchmark):
         return [{"nll": nll, "tokens": n} for nll, n in negative_log_likelihoods(view, prompts, texts)]
 
     def read(self, item: Item, text: str) -> Reading:
-        words, empty = text.split(), not text.strip()
-        repetitive = not empty and degenerate(text)
+        words, empty = text.split(), wordless(text)
+        repetitive = not empty and repeats(text)
         sums = {
             "n": 1.0,
             "empty": float(empty),

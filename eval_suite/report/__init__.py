@@ -24,7 +24,7 @@ def build(
     plots: bool = True,
     summaries: Sequence[Summary] = (),
 ) -> Path:
-    """Write `run_dir/report/` (index.html, table.csv, table.md, table.tex, figures/*.png); return index.html's path.
+    """Write `run_dir/report/` (index.html, table.{csv,md,tex}, outcomes.csv, figures/*.png); return index.html's path.
 
     `results` is the content of results.json, `diagnostics` the tidy diagnostic rows, `predictions` one record per
     sample, method, direction and strength, `pictures` titled image files to show, `summaries` what diagnostics say
@@ -33,7 +33,7 @@ def build(
     """
     # Imported here so that printing a table does not load matplotlib.
     from eval_suite.report import diagnostics as own
-    from eval_suite.report import html, table_files
+    from eval_suite.report import html, outcomes, table_files
     from eval_suite.report.plots import draw_all
     from eval_suite.report.rows import Predictions
     from eval_suite.report.sections import error_budget
@@ -41,9 +41,9 @@ def build(
     folder = Path(run_dir) / "report"
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     budget = error_budget(results, recipe_yaml)
-    outcomes = Predictions(predictions)
+    records = Predictions(predictions)
     undrawn = "Figures: the recipe says report.plots: false."
-    figures, missing = draw_all(results, diagnostics, outcomes, budget) if plots else ([], [undrawn])
+    figures, missing = draw_all(results, diagnostics, records, budget) if plots else ([], [undrawn])
     for stale in (folder / "figures").glob("*.png"):
         stale.unlink()
     diagnosed = own.sections(summaries, plots)
@@ -52,9 +52,10 @@ def build(
     blocks = main_tables(results)
     (folder / "table.csv").write_text(table_files.to_csv(blocks), encoding="utf-8")
     (folder / "table.md").write_text(table_files.to_markdown(blocks), encoding="utf-8")
+    (folder / "outcomes.csv").write_text(outcomes.to_csv(results), encoding="utf-8")
     (folder / "table.tex").write_text(table_files.to_latex(blocks), encoding="utf-8")
     index = folder / "index.html"
     own.write_tables(summaries, folder)
-    page = html.page(results, figures, missing, outcomes, recipe_yaml, budget, pictures, diagnosed)
+    page = html.page(results, figures, missing, records, recipe_yaml, budget, pictures, diagnosed)
     index.write_text(page, encoding="utf-8")
     return index

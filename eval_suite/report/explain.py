@@ -23,7 +23,7 @@ from factory.statistics.association import Interval, auroc, bootstrap, interval,
 
 DRAWS = 300
 FEWEST = 5  # samples that do, and samples that do not, below which nothing is said
-EVENTS = {"flips": ("compete", "other", "error"), "breaks": ("follow", "compete", "other")}
+EVENTS = {"flips": ("compete", "flags", "other", "error"), "breaks": ("follow", "compete", "flags", "other")}
 MEANT = {"flips": "follow", "breaks": "error"}
 Key = tuple[str, str]
 """Event and predictor."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from eval_suite.report import sections
+from eval_suite.report import outcomes, sections
 from eval_suite.report.diagnostics import Section
 from eval_suite.report.published import beside
 from eval_suite.report.rows import DASH, Predictions
@@ -50,6 +50,8 @@ def page(
         budget=budget,
         summary=summarise(results, compared, budget),
         blocks=main_tables(results),
+        outcomes=outcomes.outcome_lines(results),
+        outcome_headings=outcomes.HEADINGS,
         published=beside(results),
         comparisons=sections.comparison_lines(compared),
         references=sorted({c.reference for c in compared}),

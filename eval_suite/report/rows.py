@@ -83,10 +83,10 @@ class Predictions:
 
 
 class Group:
-    """All rows of one benchmark under one protocol and one seed: what one table may put side by side."""
+    """All rows of one benchmark under one protocol, scorer and seed: what one table may put side by side."""
 
-    def __init__(self, benchmark: str, protocol: str | None, seed: int | None, rows: list[Mapping]):
-        self.benchmark, self.protocol, self.seed, self.rows = benchmark, protocol, seed, rows
+    def __init__(self, benchmark: str, protocol: str | None, scorer: str | None, seed: int | None, rows: list[Mapping]):
+        self.benchmark, self.protocol, self.scorer, self.seed, self.rows = benchmark, protocol, scorer, seed, rows
         self._cells = {
             (r.get("split"), r.get("direction"), r["method"], r.get("strength"), r.get("task", TOTAL)): r for r in rows
         }
@@ -159,21 +159,23 @@ class Group:
         self, predictions: Predictions, direction: str | None, method: str, strength: Any, split: str | None
     ) -> list[Mapping]:
         """The per-sample records behind one reported total."""
-        own = {"benchmark": self.benchmark, "protocol": self.protocol, "seed": self.seed}
+        own = {"benchmark": self.benchmark, "protocol": self.protocol, "scorer": self.scorer, "seed": self.seed}
         records = predictions.of(split, direction, method, strength)
         return [p for p in records if all(p.get(k, v) == v for k, v in own.items())]
 
     def title(self) -> str:
-        parts = [self.benchmark, self.protocol, None if self.seed is None else f"seed {self.seed}"]
+        seed = None if self.seed is None else f"seed {self.seed}"
+        parts = [self.benchmark, self.protocol, self.scorer, seed]
         return ", ".join(str(part) for part in parts if part)
 
 
 def groups(results: Mapping) -> list[Group]:
-    """The modality-conflict tables in a results file, one per benchmark, protocol and seed."""
+    """The modality-conflict tables in a results file, one per benchmark, protocol, scorer and seed."""
     found: dict[tuple, list[Mapping]] = {}
     for row in results.get("rows", []):
         if "follow" in row.get("metrics", {}):
-            found.setdefault((row["benchmark"], row.get("protocol"), row.get("seed")), []).append(row)
+            key = (row["benchmark"], row.get("protocol"), row.get("scorer"), row.get("seed"))
+            found.setdefault(key, []).append(row)
     return [Group(*key, rows) for key, rows in found.items()]
 
 

@@ -130,7 +130,7 @@ def _passage(group: Group, direction: str | None, compared: Sequence[Comparison]
 
 
 def _same(a: Group, b: Group) -> bool:
-    return (a.benchmark, a.protocol, a.seed) == (b.benchmark, b.protocol, b.seed)
+    return (a.benchmark, a.protocol, a.scorer, a.seed) == (b.benchmark, b.protocol, b.scorer, b.seed)
 
 
 def _is_steered(group: Group, direction: str | None, method: str) -> bool:

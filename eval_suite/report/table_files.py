@@ -36,6 +36,7 @@ def to_csv(blocks: Sequence[Block]) -> str:
         [
             "benchmark",
             "protocol",
+            "scorer",
             "seed",
             "split",
             "direction",
@@ -56,13 +57,14 @@ def to_csv(blocks: Sequence[Block]) -> str:
     for block in blocks:
         for line in block.lines:
             group = block.group
-            head = [group.benchmark, group.protocol, group.seed, block.split, block.direction, line.method]
-            flags = [line.strength, int(line.chosen), int(line.oracle), line.n]
+            made = [group.benchmark, group.protocol, group.scorer, group.seed]
+            head = [*made, block.split, block.direction, line.method]
+            about = [line.strength, int(line.chosen), int(line.oracle), line.n]
             cells = [line.entries[t].text if t in line.entries else DASH for t in tasks]
             for key in (TOTAL, ERROR):
                 entry = line.entries[key]
                 cells += [entry.text, entry.low or DASH, entry.high or DASH]
-            writer.writerow([DASH if v is None else v for v in [*head, *flags, *cells]])
+            writer.writerow([DASH if v is None else v for v in [*head, *about, *cells]])
     return out.getvalue()
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from eval_suite.report.outcomes import flag_note
 from eval_suite.report.rows import (
     DASH,
     ORACLE,
@@ -103,6 +104,8 @@ def _block(group: Group, direction: str | None) -> Block:
         }
         cells[ERROR] = group.cell(direction, method, TOTAL, "error", choice.strength, split)
         measured[method] = (choice, cells)
+    if note := flag_note(group, direction):
+        notes.append(note)
     absent = [short_task(t) for t in _absent_tasks(group)]
     if absent:
         notes.append(f"Not measured: {', '.join(absent)}.")

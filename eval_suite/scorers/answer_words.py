@@ -10,25 +10,25 @@ from dataclasses import dataclass
 CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 ARTICLES = frozenset({"a", "an", "the"})
 _SMALL = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
-    " eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 _VALUES = {word: n for n, word in enumerate(_SMALL)} | {word: 10 * n for n, word in enumerate(_TENS, 2)}
 _CHINESE = {**{c: n for n, c in enumerate("零一二三四五六七八九")}, "〇": 0, "两": 2, "兩": 2}
 _TOKEN = re.compile(
     rf"(?P<number>\d+(?:,\d{{3}})*(?:\.\d+)?(?![^\W_{CJK}]))|(?P<chinese>[零〇一二两兩三四五六七八九十]+)|[{CJK}]"
     rf"|[^\W_{CJK}]+(?:'[^\W_{CJK}]+)*|(?P<end>[.,;:!?。，、；：！？…\n])|(?P<range>[-~–—])"
 )
-_TURNS = frozenset("but so and because however although though while whereas since therefore thus hence".split())
-_NOT = frozenset("not cannot neither nor never".split())
+_TURN = re.compile(r"but|so|and|because|however|although|though|while|whereas|since|therefore|thus|hence")
+_NOT = re.compile(r"not|cannot|neither|nor|never|\w*n't")
 _BEFORE = (  # what takes back the name right after it
     ("no",), ("without",), ("unlike",), ("except",), ("excluding",), ("rather", "than"), ("other", "than"),
     ("more", "than"), ("less", "than"), ("fewer", "than"), ("instead", "of"),
 )  # fmt: skip
 _RANGE = frozenset({"-", "to", "or", "至", "到", "或"})
 _NOT_CHINESE, _PASSED = frozenset("不没沒非无無别"), frozenset("是有选選该該应應会會能像在太很")
-_SOURCES = frozenset("sources modalities inputs accounts contradict conflict disagree differ".split())
+_SOURCES = frozenset({"sources", "modalities", "inputs", "accounts", "contradict", "conflict", "disagree", "differ"})
 _AFTER = re.compile(
     r"\s*(?:(?:(?:is|was|are|were)\s+not|isn't|wasn't|aren't)(?=\s*(?:$|[^\w\s]|(?:correct|right|true|the|an?|it)\b))"
     r"|(?:is|was|are|were)\s+(?:wrong|incorrect|false)\b|是?(?:不对|不對|错|錯|不正确|不正確))",
@@ -72,7 +72,7 @@ def words(text: str) -> list[Word]:
             clause += 1
             continue
         said = _read(token)
-        clause += said in _TURNS
+        clause += bool(_TURN.fullmatch(said))
         found.append(Word(said, token.start(), token.end(), clause))
     return _without_dashes(_joined_numbers(found))
 
@@ -186,7 +186,7 @@ def _negated(said: Sequence[Word], mention: Mention, before: tuple[Mention, bool
             return True
     ahead = [word.text for word in said[start : mention.first] if word.clause == clause and word.text not in ARTICLES]
     return (
-        any(word in _NOT or word.endswith("n't") for word in ahead)
+        any(_NOT.fullmatch(word) for word in ahead)
         or any(tuple(ahead[-len(words) :]) == words for words in _BEFORE)
         or _negated_in_chinese(ahead)
     )

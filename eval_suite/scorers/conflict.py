@@ -18,19 +18,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 from eval_suite.scorers import conflict_1
 from eval_suite.scorers.answer_words import Mention, Word, meant, mentions, plain, words
 from eval_suite.scorers.collapse import collapsed
 from eval_suite.scorers.letters import letter
 
-Verdict = Literal["vision", "text", "flags", "other", "error"]
-Found = Literal["vision", "text", "flags", "other", "unknown", "error"]
-Outcome = Literal["follow", "compete", "flags", "other", "error"]
-
 RULE = "conflict/2"
-OUTCOMES: tuple[Outcome, ...] = ("follow", "compete", "flags", "other", "error")
+VERDICTS = ("vision", "text", "flags", "other", "error")
+OUTCOMES = ("follow", "compete", "flags", "other", "error")
 UNKNOWN = "unknown"
 
 _THOUGHT = r"(?:think|thinking|thought|reasoning)"
@@ -45,7 +41,8 @@ _FLAG = re.compile(
     re.IGNORECASE,
 )
 _CLAUSE_END = re.compile(
-    r"[.,;:!?。，；：！？\n]|\b(?:but|because|due|since|given|as|which|so|and|however|although|though|while)\b", re.IGNORECASE
+    r"[.,;:!?。，；：！？\n]|\b(?:but|because|due|since|given|as|which|so|and|however|although|though|while)\b",
+    re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"[.;:!?。；：！？\n]")
 _SUPPOSED = re.compile(r"\b(?:if|whether|unless|in case)\b|如果|若|是否|假如|要是|一旦", re.IGNORECASE)
@@ -56,13 +53,15 @@ _DENIED = re.compile(
 )
 
 
-def judge(form: str, text: str, vision: str, text_answer: str) -> Verdict:
-    """The verdict on one answer; ``form`` is order1 (option A is the vision answer), order2 or open."""
+def judge(form: str, text: str, vision: str, text_answer: str) -> str:
+    """The verdict on one answer, one of ``VERDICTS``; ``form`` is order1 (option A is the vision answer), order2 or
+    open.
+    """
     found = read(form, text, vision, text_answer)
     return "other" if found == UNKNOWN else found
 
 
-def read(form: str, text: str, vision: str, text_answer: str) -> Found:
+def read(form: str, text: str, vision: str, text_answer: str) -> str:
     """As ``judge``, with "unknown" for what is ``other`` and names neither answer."""
     answer = plain(answered(text))
     if collapsed(answer):
@@ -118,8 +117,8 @@ def agree(verdicts: Sequence[str]) -> str:
     return verdicts[0] if len(set(verdicts)) == 1 else "other"
 
 
-def outcome(verdict: str, direction: str) -> Outcome:
-    """What a verdict is for somebody who steers toward ``direction``."""
+def outcome(verdict: str, direction: str) -> str:
+    """What a verdict is for somebody who steers toward ``direction``: one of ``OUTCOMES``."""
     if verdict in ("flags", "error"):
         return verdict
     if verdict in ("other", UNKNOWN):

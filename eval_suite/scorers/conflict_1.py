@@ -1,24 +1,21 @@
-"""Which modality an answer follows (MC²; SPEC.md 3.3), and what counts as a generation error (A20).
+"""Rule ``conflict/1``, as it was: results made by it keep its name, and can be put beside those of its successor
+(``conflict``).
 
-Rule ``conflict/1``. An answer is degenerate, hence an error, if it is empty or more than half of its word bigrams
+An answer is degenerate, hence an error, if it is empty or more than half of its word bigrams
 repeat. Where the model reasons first, what follows its last "answer is" counts. A choice is the first standalone A or
 B, else the option whose words alone are found; an open answer is the modality whose words alone are found. Otherwise
-the choice is unparsable, an error, and the open answer is ``other``. Over two option orders, any error is an error,
-agreement is that modality, and disagreement is ``other``.
+the choice is unparsable, an error, and the open answer is ``other``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
 Verdict = Literal["vision", "text", "other", "error"]
-Outcome = Literal["follow", "compete", "other", "error"]
 
 RULE = "conflict/1"
-OUTCOMES: tuple[Outcome, ...] = ("follow", "compete", "other", "error")
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 REPEATED_SHARE = 0.5
 
@@ -74,17 +71,3 @@ def judge(form: str, text: str, vision: str, text_answer: str) -> Verdict:
     if form == "open":
         return judge_open(text, vision, text_answer)
     return judge_choice(text, vision, text_answer, form == "order1")
-
-
-def agree(verdicts: Sequence[Verdict]) -> Verdict:
-    """One verdict for a sample from those on its option orders."""
-    if "error" in verdicts:
-        return "error"
-    return verdicts[0] if len(set(verdicts)) == 1 else "other"
-
-
-def outcome(verdict: Verdict, direction: str) -> Outcome:
-    """What a verdict is for somebody who steers toward ``direction``."""
-    if verdict in ("other", "error"):
-        return verdict
-    return "follow" if verdict == direction else "compete"

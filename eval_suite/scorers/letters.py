@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 from eval_suite.scorers.answer_words import ARTICLES, CJK, Mention, Word, meant, spelt
 
 _LETTERS = {"a": "A", "b": "B"}
-_JOINED = frozenset("and or nor 和 或 与 與 及 option options".split())
-_NO_NOUN = frozenset(  # words that no article stands before: "A is correct", "A because the image shows it"
-    "is isn't was wasn't are were be has had does did because as since and or but so if not nor in on of to by from for"
-    " with which that would should could will can cannot can't may might must seems appears looks matches fits rather"
-    " instead than then it i the this these they he she we you please based according due while whereas although"
-    " though when where after before over".split()
+_JOINED = frozenset({"and", "or", "nor", "和", "或", "与", "與", "及", "option", "options"})
+_NO_NOUN = re.compile(  # words that no article stands before: "A is correct", "A because the image shows it"
+    r"is|isn't|was|wasn't|are|were|be|has|had|does|did|because|as|since|and|or|but|so|if|not|nor|in|on|of|to|by|from|for"
+    r"|with|which|that|would|should|could|will|can|cannot|can't|may|might|must|seems|appears|looks|matches|fits|rather"
+    r"|instead|than|then|it|i|the|this|these|they|he|she|we|you|please|based|according|due|while|whereas|although"
+    r"|though|when|where|after|before|over",
+    re.IGNORECASE,
 )
-_REASONS = frozenset("because since although though".split())
+_REASONS = frozenset({"because", "since", "although", "though"})
 _NEXT_WORD = re.compile(rf"[ \t]+[*_\"'`]*([^\W\d_{CJK}][^\W_{CJK}]*(?:'[a-z]+)?)")
 _ABBREVIATED = re.compile(rf"\.[^\W\d_{CJK}]\b|-[^\W_{CJK}]")
 _DELIMITED = re.compile(r"\s*[^\w\s]|[ \t]*\n[ \t]*\S")
@@ -27,7 +28,7 @@ _DECIDED = re.compile(
 
 
 def letter(text: str, said: Sequence[Word], options: Mapping[str, str], only: bool = False) -> str | None:
-    """"A" or "B", or None where the answer settles on neither; ``text`` is plain, ``said`` its words, ``options`` the
+    """ "A" or "B", or None where the answer settles on neither; ``text`` is plain, ``said`` its words, ``options`` the
     texts behind the letters.
 
     The last one counts, a letter right after "the answer is", "I choose", "so" before others, and one in a reason
@@ -71,7 +72,7 @@ def _stands_for_an_option(text: str, said: Sequence[Word], i: int) -> bool:
         return True
     capital, following = text[word.start] == "A", _NEXT_WORD.match(after)
     if following:
-        noun = following[1].casefold() not in _NO_NOUN
+        noun = not _NO_NOUN.fullmatch(following[1])
         return not (noun and (following[1][0].islower() or not capital))
     alone = i == 0 or said[i - 1].clause != word.clause
     if capital or alone or _DELIMITED.match(after):

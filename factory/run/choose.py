@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Prediction = Mapping[str, Any]
-RANK = {"follow": 0, "other": 1, "compete": 1, "error": 2}
+RANK = {"follow": 0, "flags": 1, "other": 1, "compete": 1, "error": 2}
 
 
 @dataclass(frozen=True)

@@ -170,6 +170,7 @@ class Comparison:
             "max_new_tokens": e.max_new_tokens,
             "batch_size": e.batch_size,
             "directions": e.directions,
+            "scorer": self.study.benchmark.scorer,
         }
         return self.study.folder.stage(name, {**self.study.inputs, "layer": self.study.layer, **how, **parts})
 

@@ -168,6 +168,16 @@ def test_scores_of_different_protocols_never_share_a_column(tmp_path, capsys, ot
     assert "must not stand in one column" in told and "\n" not in told and not (tmp_path / "out").exists()
 
 
+def test_two_versions_of_a_scorer_are_refused_in_one_column(tmp_path, capsys):
+    a = run_folder(tmp_path, "a", {"none": drawn(0.5)})
+    b = run_folder(tmp_path, "b", {"none": drawn(0.5)}, scorer="pope/2")
+    seeds = [run_folder(tmp_path, f"c-seed{i}", {"none": drawn(0.5)}, seed=i, scorer=f"pope/{i}") for i in (1, 2)]
+    for runs in ([a, b], seeds):
+        assert main(["compare", *map(str, runs), "--out", str(tmp_path / "out")]) == 2
+        told = capsys.readouterr().err.strip()
+        assert "pope/1" in told and "pope/2" in told and "\n" not in told and not (tmp_path / "out").exists()
+
+
 def test_unequal_samples_are_refused_or_scored_in_common(tmp_path, capsys):
     base = drawn(0.5)
     a = run_folder(tmp_path, "a", {"none": base, "amps": flipped(base, 0.2, 1)})

@@ -1,143 +1,181 @@
-"""The rule that turns an answer into a verdict, frozen: whoever changes a line here changes published numbers."""
+"""Rule conflict/2 against a table of answers that was labelled by hand, twice, before the rule was written.
+
+``conflict_answers.jsonl`` holds 502 answers to questions in the manner of MC² (facts and answers written for it). Each
+was labelled ``first`` as it was written, and ``second`` from the bare answers in a shuffled order; both passes are by
+one labeller. ``label`` is what was settled on. The labels follow SPEC.md 3.3: error is an answer without a letter and a
+digit or one that repeats itself; then the option letter, then the one answer that is named and not taken back, then
+a statement that the sources disagree; else other.
+"""
 
 from __future__ import annotations
 
+import json
+import time
+from collections import Counter
+from pathlib import Path
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from eval_suite.scorers.conflict import RULE, agree, degenerate, judge, normalize, outcome, says
+from eval_suite.scorers import conflict_1
+from eval_suite.scorers.collapse import collapsed, repeats
+from eval_suite.scorers.conflict import OUTCOMES, RULE, RULES, UNKNOWN, VERDICTS, agree, judge, outcome, read
 
-# (answer, verdict in order1 [A is the vision answer "red", B the text answer "two blue"], verdict in order2)
-CHOICES = [
-    ("A", "vision", "text"),
-    ("B", "text", "vision"),
-    ("A.", "vision", "text"),
-    ("(B)", "text", "vision"),
-    ("B)", "text", "vision"),
-    ("Answer: A", "vision", "text"),
-    ("The answer is B", "text", "vision"),
-    ("The answer is: B.", "text", "vision"),
-    ("**A**", "vision", "text"),
-    ("A. red", "vision", "text"),
-    ("Option B", "text", "vision"),
-    ("A A", "vision", "text"),
-    ("  B \n", "text", "vision"),
-    ("A\nB", "vision", "text"),
-    ("red", "vision", "vision"),
-    ("Red!", "vision", "vision"),
-    ("a red one", "vision", "vision"),
-    ("it is two blue", "text", "text"),
-    ("2 blue", "text", "text"),
-    ("the two blue ones", "text", "text"),
-    ("reddish", "error", "error"),
-    ("blue", "error", "error"),
-    ("red or two blue", "error", "error"),
-    ("", "error", "error"),
-    ("   ", "error", "error"),
-    ("?", "error", "error"),
-    ("b", "error", "error"),
-    ("A A A A", "error", "error"),
-    ("red red red red", "error", "error"),
-    ("Apple", "error", "error"),
-    ("I cannot tell", "error", "error"),
-    ("The image shows red. The text says two blue. The answer is B", "text", "vision"),
-    ("The image shows red. The text says two blue. The answer is", "error", "error"),
-    ("The image shows red. The text says", "vision", "vision"),
-    ("The answer is A. No, the answer is B", "text", "vision"),
-    ("not A but B", "vision", "text"),
-]
-
-# (answer, verdict of the open form)
-OPEN = [
-    ("red", "vision"),
-    ("Red.", "vision"),
-    ("a red one", "vision"),
-    ("two blue", "text"),
-    ("2 blue", "text"),
-    ("The 2, blue!", "text"),
-    ("A", "other"),
-    ("green", "other"),
-    ("blue", "other"),
-    ("reddish", "other"),
-    ("red or two blue", "other"),
-    ("I cannot tell", "other"),
-    ("", "error"),
-    (" \n", "error"),
-    ("A A A A", "error"),
-    ("red red red red", "error"),
-    ("two blue two blue two blue two blue", "error"),
-    ("The image shows red. The text says two blue. The answer is red", "vision"),
-    ("The answer is", "error"),
-    ("The answer is green", "other"),
-    ("The image shows red. The text says two blue. The answer", "other"),
-    ("The image shows red. The answer is red. The answer is two blue", "text"),
-]
+TABLE = [json.loads(line) for line in Path(__file__).with_name("conflict_answers.jsonl").open(encoding="utf-8")]
+CLASH = Path(__file__).parents[3] / "shared/data/clash"
 
 
-@pytest.mark.parametrize("text, order1, order2", CHOICES)
-def test_choices(text, order1, order2):
-    assert judge("order1", text, "red", "two blue") == order1
-    assert judge("order2", text, "red", "two blue") == order2
+def answers(form: str) -> list[dict]:
+    return [row for row in TABLE if row["form"] == form]
 
 
-@pytest.mark.parametrize("text, verdict", OPEN)
-def test_open_answers(text, verdict):
-    assert judge("open", text, "red", "two blue") == verdict
+def test_the_table_has_every_form_and_label():
+    assert len(TABLE) >= 400 and {row["form"] for row in TABLE} == {"order1", "order2", "open"}
+    assert min(Counter(row["label"] for row in TABLE)[label] for label in VERDICTS) >= 20
+    assert len({(r["form"], r["vision"], r["text"], r["answer"]) for r in TABLE}) == len(TABLE)
+
+
+def test_the_two_passes_agree_and_what_they_settled_on_is_one_of_theirs():
+    first, second = ([row[which] for row in TABLE] for which in ("first", "second"))
+    same = sum(a == b for a, b in zip(first, second, strict=True)) / len(TABLE)
+    by_chance = sum(first.count(label) * second.count(label) for label in VERDICTS) / len(TABLE) ** 2
+    assert same == pytest.approx(501 / 502) and (same - by_chance) / (1 - by_chance) == pytest.approx(0.997, abs=5e-4)
+    assert all(row["label"] in (row["first"], row["second"]) for row in TABLE)
+
+
+@pytest.mark.parametrize("form", ["order1", "order2", "open"])
+def test_the_rule_agrees_with_every_label(form):
+    made = {
+        f"{row['vision']}/{row['text']}: {row['answer']!r}": judge(form, row["answer"], row["vision"], row["text"])
+        for row in answers(form)
+    }
+    wanted = {f"{row['vision']}/{row['text']}: {row['answer']!r}": row["label"] for row in answers(form)}
+    assert made == wanted
+
+
+def test_its_predecessor_does_not():
+    differ = [
+        r["answer"] for r in TABLE if conflict_1.judge(r["form"], r["answer"], r["vision"], r["text"]) != r["label"]
+    ]
+    assert len(differ) == 190
+    assert {"A man is playing tennis", "It is not A, it is B", "tennis tennis three three three three"} < {*differ}
+
+
+def test_each_rule_is_known_by_its_name():
+    assert RULE == "conflict/2" and set(RULES) == {"conflict/1", "conflict/2"}
+    assert RULES["conflict/1"]("order1", "b", "red", "blue") == "error"
+    assert RULES["conflict/2"]("order1", "b", "red", "blue") == "text"
+
+
+# what the table's labels leave open: which "other" answers name neither
+@pytest.mark.parametrize(
+    "form, answer, found",
+    [
+        ("open", "green", UNKNOWN),
+        ("open", "I cannot tell", UNKNOWN),
+        ("open", "red or blue", "other"),
+        ("open", "neither red nor blue", "other"),
+        ("open", "red", "vision"),
+        ("open", "they conflict", "flags"),
+        ("order1", "C", UNKNOWN),
+        ("order1", "red or blue", "other"),
+    ],
+)
+def test_answers_that_name_neither_are_told_apart(form, answer, found):
+    assert read(form, answer, "red", "blue") == found
+    assert judge(form, answer, "red", "blue") == ("other" if found == UNKNOWN else found)
 
 
 @pytest.mark.parametrize(
-    "text, verdict",
+    "answer, letter",
     [
-        ("2", "vision"),
-        ("two", "vision"),
-        ("Two.", "vision"),
-        ("3", "text"),
-        ("three circles", "text"),
-        ("23", "other"),
-        ("12", "other"),
-        ("two or 3", "other"),
+        ("A, since B contradicts the image", "A"),
+        ("The answer is A, because option B is only in the text.", "A"),
+        ("B because A is only in the text", "B"),
+        ("A or B? B", "B"),
+        ("The man is riding a", None),
+        ("He sits on a Honda", None),
+        ("an A-frame", None),
+        ("I cannot choose between A and B", None),
+        ("不选A", None),
+        ("B是错的，选A", "A"),
+        ("ｂ", "B"),
     ],
 )
-def test_digits_are_words(text, verdict):
-    assert judge("open", text, "two", "three") == judge("open", text, "2", "3") == verdict
-
-
-def test_the_rule_has_a_name_that_changes_with_it():
-    assert RULE == "conflict/1"
+def test_letters_beside_the_table(answer, letter):
+    verdicts = {"A": ("vision", "text"), "B": ("text", "vision"), None: ("other", "other")}[letter]
+    assert tuple(judge(form, answer, "x-ray", "ultrasound") for form in ("order1", "order2")) == verdicts
 
 
 @pytest.mark.parametrize(
-    "text, expected",
+    "answer, vision, text, verdict",
     [
-        ("The Cat!", " cat "),
-        ("An apple, a day", " apple day "),
-        ("10 of 11", " ten of 11 "),
-        ("", "  "),
-        ("don't", " don t "),
+        ("twenty three", "23", "3", "vision"),
+        ("1,038,000 dollars", "1038000", "8", "vision"),
+        ("4.10", "4.1", "4", "vision"),
+        ("二十三个", "23", "3", "vision"),
+        ("13", "three", "3", "other"),
+        ("2 dogs or 3", "2", "5", "other"),
+        ("The two sources conflict", "two", "three", "flags"),
+        ("The event involves horses, not dogs.", "Horses", "Dogs", "vision"),
+        ("빨간색입니다", "빨간색", "파란색", "vision"),
     ],
 )
-def test_normalisation(text, expected):
-    assert normalize(text) == expected
-
-
-def test_an_answer_must_be_whole_words():
-    assert says("it is on the left side", "left") and not says("leftmost", "left") and not says("anything", "the")
+def test_words_and_numbers_beside_the_table(answer, vision, text, verdict):
+    assert judge("open", answer, vision, text) == verdict
 
 
 @pytest.mark.parametrize(
-    "text, expected",
+    "answer, expected",
     [
-        ("", True),
-        ("a", False),
-        ("a a", False),
-        ("a a a", False),
-        ("a a a a", True),
-        ("a b a b a b", True),
-        ("a b c d", False),
-        ("a b a b", False),
+        ("stripedRespond caseRespond caseRespond", True),
+        ("Mississippi", False),
+        ("iPhone or iPhone", False),
+        ("1. red 2. red 3. red", False),
+        ("red 1 red 2 red 3 red 4", False),
+        ("2 2 2 2 2 2 2", False),
+        ("哈哈哈哈哈哈", True),
+        ("图片显示红色，图片显示红色，图片显示红色", True),
     ],
 )
-def test_degenerate_answers(text, expected):
-    assert degenerate(text) == expected
+def test_what_repeats(answer, expected):
+    assert repeats(answer) == collapsed(answer) == expected
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(alphabet="0123456789.!,? \n", min_size=1).filter(lambda t: any(c.isdigit() for c in t)))
+def test_digits_and_punctuation_are_never_an_error(answer):
+    assert judge("open", answer, "red", "blue") != "error"
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(alphabet="abcdefghij", min_size=2, max_size=8), st.sampled_from(["", " ", ", "]), st.integers(3, 9))
+def test_a_unit_of_letters_three_times_running_is_an_error(unit, between, times):
+    assert judge("open", between.join([unit] * times), "red", "blue") == "error"
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(["order1", "order2", "open"]), st.text(max_size=40), st.text(max_size=8), st.text(max_size=8))
+def test_every_text_has_a_verdict(form, answer, vision, text):
+    assert judge(form, answer, vision, text) in VERDICTS
+
+
+@given(st.sampled_from(["A", "B", "(a)", "not A", "red", "blue and red", "they conflict", "B, so A", "A flock", "?"]))
+def test_the_two_orders_mirror_each_other(answer):
+    mirrored = {"vision": "text", "text": "vision"}
+    one, other = judge("order1", answer, "red", "blue"), judge("order2", answer, "blue", "red")
+    assert other == mirrored.get(one, one)
+
+
+@pytest.mark.parametrize(
+    "piece", ["ab", "a b ", "1 ", "A ", "not ", "red or ", "conflict ", "if conflict ", "我", "so "]
+)
+def test_long_answers_take_no_time(piece):
+    start = time.perf_counter()
+    for form in ("order1", "open"):
+        judge(form, piece * (20_000 // len(piece)), "red", "blue")
+    assert time.perf_counter() - start < 2
 
 
 @pytest.mark.parametrize(
@@ -148,9 +186,15 @@ def test_degenerate_answers(text, expected):
         (["vision", "text"], "other"),
         (["other", "other"], "other"),
         (["other", "text"], "other"),
+        (["flags", "flags"], "flags"),
+        (["flags", "vision"], "other"),
+        (["flags", "other"], "other"),
+        (["flags", "error"], "error"),
+        (["unknown", "unknown"], "unknown"),
+        (["unknown", "vision"], "other"),
         (["vision", "error"], "error"),
         (["error", "error"], "error"),
-        (["text"], "text"),
+        (["flags"], "flags"),
         (["error"], "error"),
     ],
 )
@@ -167,9 +211,25 @@ def test_a_model_that_always_says_a_follows_nobody():
     [
         ("vision", "follow", "compete"),
         ("text", "compete", "follow"),
+        ("flags", "flags", "flags"),
         ("other", "other", "other"),
+        ("unknown", "other", "other"),
         ("error", "error", "error"),
     ],
 )
 def test_outcomes(verdict, vision, text):
     assert (outcome(verdict, "vision"), outcome(verdict, "text")) == (vision, text)
+    assert {vision, text} <= set(OUTCOMES)
+
+
+@pytest.mark.skipif(not CLASH.is_dir(), reason="CLASH's released answers are not here")
+@pytest.mark.parametrize("name", ["gpt-5", "llava-v1.5-7b", "llava-v1.5-7b_wo_contr"])
+def test_released_answers_flag_where_clash_says_so_and_never_follow_the_other_side(name):
+    records = json.loads((CLASH / "open_ended" / f"{name}_predictions.json").read_text(encoding="utf-8"))
+    assert len(records) == 1281
+    for r in records:
+        theirs, sides = r["evaluation"], r["modality_answers"]
+        ours = judge("open", r["prediction"], sides["image_only"], sides["text_only"])
+        assert (ours == "flags") == theirs["matches_contradiction"], r
+        assert ours != "vision" or theirs["matches_image_only"], r
+        assert ours != "text" or theirs["matches_text_only"], r

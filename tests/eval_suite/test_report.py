@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from eval_suite.report import print_tables, style
+from eval_suite.report.outcomes import HEADINGS, outcome_lines
 from eval_suite.report.rows import Predictions, groups
 from eval_suite.report.summary import comparisons, summarise
 from eval_suite.report.table_files import latex_escape, to_csv, to_latex, to_markdown
@@ -54,6 +55,52 @@ def test_choice_may_be_flagged_on_dev_rows_alone():
     ]
     [block] = main_tables(results(*rows))
     assert block.lines[0].entries["all"].text == "61.0"
+
+
+def test_two_versions_of_a_scorer_never_share_a_table():
+    rows = [
+        simple("none", 40, scorer="conflict/1"),
+        simple("none", 60, scorer="conflict/2"),
+        simple("l2s", 70, scorer="conflict/2"),
+    ]
+    old, new = main_tables(results(*rows))
+    assert [(line.method, line.entries["all"].text) for line in old.lines] == [("none", "40.0")]
+    assert [(line.method, line.entries["all"].text) for line in new.lines] == [("none", "60.0"), ("l2s", "70.0")]
+    assert "conflict/1" in old.title and "conflict/2" in new.title
+    records = list(csv.DictReader(io.StringIO(to_csv([old, new]))))
+    assert [(r["scorer"], r["Total"]) for r in records] == [
+        ("conflict/1", "40.0"),
+        ("conflict/2", "60.0"),
+        ("conflict/2", "70.0"),
+    ]
+
+
+def test_every_outcome_is_told_with_the_vision_ratio():
+    row = simple("none", 30, n=100, error=5)
+    row["metrics"] |= {"compete": 0.45, "flags": 0.2, "other": 0.0, "vision_ratio": 0.4, "first_option": 0.55}
+    row["ci"] |= {"vision_ratio": [0.3, 0.51], "first_option": [0.45, 0.65]}
+    [(_, [line, other])] = outcome_lines(results(row, simple("l2s", 80, strength=1.0, chosen=True, direction="text")))
+    assert other[:4] == ["the text", "l2s", "1", "100"] and other[-2:] == ["—", "—"]
+    assert dict(zip(HEADINGS, line, strict=True)) == {
+        "Towards": "the image",
+        "Method": "none",
+        "Strength": "—",
+        "n": "100",
+        "Follow": "30.0",
+        "Compete": "45.0",
+        "Flags": "20.0",
+        "Other": "0.0",
+        "Error": "5.0",
+        "Vision ratio": "40.0 (30.0–51.0)",
+        "First option": "55.0 (45.0–65.0)",
+    }
+
+
+def test_flagged_conflicts_are_said_beside_the_table():
+    row = simple("none", 30)
+    assert main_tables(results(row))[0].notes == main_tables(results(simple("none", 30)))[0].notes
+    row["metrics"]["flags"] = 0.125
+    assert "Answers that flag the conflict instead: none 12.5 %." in main_tables(results(row))[0].notes
 
 
 def test_several_strengths_and_no_choice_is_said_not_guessed():

@@ -66,6 +66,7 @@ def test_full_report_is_complete_and_self_contained(full, tmp_path):
     assert {p.name for p in (tmp_path / "report").iterdir()} == {
         "index.html",
         "figures",
+        "outcomes.csv",
         "table.csv",
         "table.md",
         "table.tex",

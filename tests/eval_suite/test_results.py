@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from eval_suite.results import result_rows
+from eval_suite.scorers.conflict import OUTCOMES
 from factory.statistics.intervals import wilson
 
 
@@ -29,12 +30,14 @@ def test_shares_intervals_and_context():
             prediction("counting", "compete"),
             prediction("counting", "other"),
         ],
+        ("open",),
         benchmark="b",
         seed=3,
     )
     assert [(r["task"], r["n"]) for r in rows] == [("color", 2), ("all", 4), ("counting", 2)]
     total = rows[1]
-    assert total["metrics"] == {"follow": 0.25, "compete": 0.25, "other": 0.25, "error": 0.25}
+    outcomes = {"follow": 0.25, "compete": 0.25, "flags": 0.0, "other": 0.25, "error": 0.25}
+    assert total["metrics"] == {**outcomes, "vision_ratio": 0.5}
     assert total["ci"]["follow"] == list(wilson(1, 4)) and total["ci"]["follow"][0] < 0.25 < total["ci"]["follow"][1]
     assert (
         total["parse_failure_rate"] == 1 / 8
@@ -42,7 +45,7 @@ def test_shares_intervals_and_context():
         and rows[2]["parse_failure_rate"] == 0
     )
     assert all(r["benchmark"] == "b" and r["seed"] == 3 and r["chosen"] and r["prompt_hash"] == "h" for r in rows)
-    assert sum(total["metrics"].values()) == pytest.approx(1)
+    assert sum(total["metrics"][name] for name in OUTCOMES) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +60,7 @@ def test_shares_intervals_and_context():
 )
 def test_cells_are_kept_apart(key, values):
     rows = result_rows(
-        [prediction("color", "follow", **{key: values[0]}), prediction("color", "error", **{key: values[1]})]
+        [prediction("color", "follow", **{key: values[0]}), prediction("color", "error", **{key: values[1]})], ("open",)
     )
     assert [(r[key], r["task"], r["metrics"]["follow"]) for r in rows] == [
         (values[0], "color", 1),
@@ -68,4 +71,42 @@ def test_cells_are_kept_apart(key, values):
 
 
 def test_no_predictions_no_rows():
-    assert result_rows([]) == []
+    assert result_rows([], ("open",)) == []
+
+
+def test_flags_is_an_outcome_and_unknown_answers_are_counted_apart():
+    (row, _) = result_rows(
+        [
+            prediction("color", "flags", ("flags",)),
+            prediction("color", "other", ("unknown",)),
+            prediction("color", "other", ("other",)),
+            prediction("color", "follow", ("vision",)),
+        ],
+        ("open",),
+    )
+    assert row["metrics"]["flags"] == 0.25 and row["ci"]["flags"] == list(wilson(1, 4))
+    assert row["metrics"]["other"] == 0.5 and row["unknown_rate"] == 0.25 and row["parse_failure_rate"] == 0
+
+
+@pytest.mark.parametrize("direction, ratio", [("vision", 3 / 4), ("text", 1 / 4)])
+def test_the_vision_ratio_is_of_the_samples_that_follow_either(direction, ratio):
+    outcomes = ["follow"] * 3 + ["compete"] + ["other"] * 5 + ["flags", "error"]
+    (row, _) = result_rows([prediction("color", o, direction=direction) for o in outcomes], ("open",))
+    assert row["metrics"]["vision_ratio"] == ratio
+    assert row["ci"]["vision_ratio"] == list(wilson(4 * ratio, 4))
+
+
+def test_no_vision_ratio_where_nobody_follows_or_the_sources_are_no_picture_and_text():
+    (row, _) = result_rows([prediction("color", "other"), prediction("color", "error")], ("open",))
+    assert "vision_ratio" not in row["metrics"] and "vision_ratio" not in row["ci"]
+    (row, _) = result_rows([prediction("color", "follow", direction="text_a")], ("open",))
+    assert "vision_ratio" not in row["metrics"]
+
+
+def test_a_bias_to_the_first_option_is_measured_over_both_orders():
+    pairs = [("vision", "vision"), ("vision", "text"), ("vision", "text"), ("text", "vision"), ("vision", "unknown")]
+    (row, _) = result_rows([prediction("color", "other", pair) for pair in pairs], ("order1", "order2"))
+    assert row["metrics"]["first_option"] == (0.5 + 1 + 1 + 0) / 4
+    assert row["ci"]["first_option"] == list(wilson(2.5, 4))
+    (row, _) = result_rows([prediction("color", "other", ("vision",))], ("order1",))
+    assert "first_option" not in row["metrics"]

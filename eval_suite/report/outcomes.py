@@ -1,0 +1,63 @@
+"""All outcomes of each method at its reported strength, and what they say of its preference."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+
+from eval_suite.report.rows import DASH, TARGETS, Cell, Group, groups, percent, strength_text
+from eval_suite.scorers.conflict import OUTCOMES
+
+SHARES = {name: name.capitalize() for name in OUTCOMES}
+PREFERENCE = {"vision_ratio": "Vision ratio", "first_option": "First option"}
+HEADINGS = ("Towards", "Method", "Strength", "n", *SHARES.values(), *PREFERENCE.values())
+
+
+def outcome_lines(results: Mapping) -> list[tuple[str, list[list[str]]]]:
+    """Of each table its title, and a line per direction and method under ``HEADINGS``, shares in percent.
+
+    The vision ratio is S_v / (S_v + S_t) of the samples that follow either modality (SPEC.md 3.3), whatever the method
+    steers toward; first option the share of answers for option A where both orders name an option. Both have their
+    95 % interval. A dash stands where nothing was measured.
+    """
+    return [(group.title(), _lines(group)) for group in groups(results)]
+
+
+def _lines(group: Group) -> list[list[str]]:
+    lines = []
+    for direction in group.directions:
+        for method in group.methods(direction):
+            choice, total = group.choice(direction, method), group.reported(direction, method)
+            if choice is None or total is None:
+                continue
+            cells = [group.reported(direction, method, name) for name in (*SHARES, *PREFERENCE)]
+            shares = [percent(cell.value if cell else None) for cell in cells[: len(SHARES)]]
+            head = [TARGETS.get(direction or "", direction or DASH), method, strength_text(choice.strength)]
+            lines.append(
+                [*head, str(total.n or DASH), *shares, *(_with_interval(cell) for cell in cells[len(SHARES) :])]
+            )
+    return lines
+
+
+def _with_interval(cell: Cell | None) -> str:
+    if cell is None:
+        return DASH
+    known = cell.low is not None and cell.high is not None
+    return percent(cell.value) + (f" ({percent(cell.low)}–{percent(cell.high)})" if known else "")
+
+
+def flag_note(group: Group, direction: str | None) -> str:
+    """Which methods say that the sources disagree, and how often; empty where none does."""
+    cells = {method: group.reported(direction, method, "flags") for method in group.methods(direction)}
+    said = [f"{method} {percent(cell.value)} %" for method, cell in cells.items() if cell and cell.value > 0]
+    return f"Answers that flag the conflict instead: {', '.join(said)}." if said else ""
+
+
+def to_csv(results: Mapping) -> str:
+    """``outcome_lines`` as one table."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["Table", *HEADINGS])
+    writer.writerows([title, *line] for title, lines in outcome_lines(results) for line in lines)
+    return out.getvalue()
