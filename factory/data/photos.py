@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,12 @@ from PIL import Image
 
 from factory import files
 from factory.data import pictures
-from factory.data.conversation import Conversation
+from factory.data.audit import Audit
+from factory.data.conversation import Conversation, Unusable
+from factory.data.index import Check
 from factory.data.order import subset
 from factory.data.prompt import Role
-from factory.data.source import NAMED, Audit, Sample
+from factory.data.source import Sample
 from factory.errors import UserError
 
 
@@ -21,12 +24,20 @@ class PhotoFolder:
     (``cat.jpg``, ``cat.txt``); where no picture has one, the name of the folder that it lies in (``cat/1.jpg``).
 
     Args: ``question`` is asked of each; ``max_skipped`` the share of pictures that may have no label or be no picture;
-    ``take`` and ``seed`` draw a subset.
+    ``take`` and ``seed`` draw a subset; ``check``, ``decode`` and ``tell`` are those of ``ConversationFile``.
     Raises ``UserError``, with counts and names, where there is no picture or more of them than that cannot be used.
     """
 
     def __init__(
-        self, folder: Path, question: str, max_skipped: float = 0.0, take: int | None = None, seed: int = 0
+        self,
+        folder: Path,
+        question: str,
+        max_skipped: float = 0.0,
+        take: int | None = None,
+        seed: int = 0,
+        check: Check | None = None,
+        decode: bool = False,
+        tell: Callable[[Audit], None] = lambda _: None,
     ) -> None:
         self.folder, self.question = folder, question
         if not folder.is_dir():
@@ -35,19 +46,17 @@ class PhotoFolder:
         found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
         beside = any(path.with_suffix(".txt").is_file() for path in found)
         photos = [(path.relative_to(folder), _beside(path) if beside else _above(path, folder)) for path in found]
-        judged = [_fault(folder / path, label, beside) for path, label in photos]
-        faults = [fault for fault in judged if fault]
-        good = [photo for photo, fault in zip(photos, judged, strict=True) if fault is None]
-        self.audit = Audit(
-            len(photos),
-            len(faults),
-            len(photos),
-            0,
-            faults[:NAMED],
-            files.digest([[str(path), label, (folder / path).stat().st_mtime_ns] for path, label in good]),
-        )
-        if not good or len(faults) > max_skipped * len(photos):
-            raise UserError(f"{self.audit.message(folder, folder)} (tune.data.max_skipped={max_skipped:g})")
+        self.audit, good = Audit(), []
+        for path, label in photos:
+            fault = _fault(self._conversation(path, label), folder, label, beside, check, decode)
+            self.audit.add(str(path), len(question) + len(label or ""), 1, fault)
+            if fault is None:
+                good.append((path, label))
+        states = [(folder / path).stat() for path, _ in good]
+        about = [[str(p), label, s.st_size, s.st_mtime_ns] for (p, label), s in zip(good, states, strict=True)]
+        self.audit.digest = files.digest([about, question, pictures.PROTOCOL])
+        tell(self.audit)
+        self.audit.allow(max_skipped, folder, folder)
         self.numbers = subset(len(good), take, seed)
         self.photos = [good[i] for i in self.numbers]
 
@@ -56,8 +65,11 @@ class PhotoFolder:
 
     def __getitem__(self, index: int) -> Sample:
         path, label = self.photos[index]
-        parts = ((Role.IMAGE, str(path)), (Role.QUESTION, self.question), (Role.ANSWER, label))
-        return Sample(str(path), Conversation(str(path), parts).prompt(self.folder))
+        return Sample(str(path), self._conversation(path, label).prompt(self.folder))
+
+    def _conversation(self, path: Path, label: str | None) -> Conversation:
+        parts = ((Role.IMAGE, str(path)), (Role.QUESTION, self.question), (Role.ANSWER, label or ""))
+        return Conversation(str(path), parts)
 
     def lengths(self, image: int) -> np.ndarray:
         return np.array([len(self.question) + len(label) + image for _, label in self.photos])
@@ -79,15 +91,23 @@ def _above(path: Path, folder: Path) -> str | None:
     return None if path.parent == folder else path.parent.name.replace("_", " ")
 
 
-def _fault(path: Path, label: str | None, beside: bool) -> str | None:
+def _fault(
+    photo: Conversation, folder: Path, label: str | None, beside: bool, check: Check | None, decode: bool
+) -> Unusable | None:
+    path = folder / photo.id
     if not label:
-        return f"{path.name}: " + (
+        why = (
             f"has no label in {path.with_suffix('.txt').name}"
             if beside
             else "lies in no folder that names it, and no .txt file beside it does"
         )
+        return Unusable(why, "no label")
     try:
-        pictures.size(path)
+        size = pictures.read(path).size if decode else pictures.size(path)
+        if check is not None:
+            check(photo, [size])
     except pictures.Unreadable as error:
-        return str(error)
+        return Unusable(f"its image cannot be read: {error}", "image cannot be read")
+    except Unusable as error:
+        return error
     return None

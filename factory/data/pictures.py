@@ -33,7 +33,7 @@ class Unreadable(OSError):
 
 def read(path: Path) -> Image.Image:
     """The RGB picture in a file. Raises ``Unreadable``."""
-    with _told(_named(path)):
+    with _told(named(path)):
         _check_file(path)
         with _opened(path) as image:
             return rgb(image)
@@ -47,10 +47,16 @@ def decode(data: bytes, name: str) -> Image.Image:
 
 def size(path: Path) -> tuple[int, int]:
     """Width and height that a file's header says; its pixels are not decoded. Raises ``Unreadable``."""
-    with _told(_named(path)):
+    with _told(named(path)):
         _check_file(path)
         with _opened(path) as image:
             return image.size
+
+
+def size_of(data: bytes, name: str) -> tuple[int, int]:
+    """``size`` of the bytes of a file."""
+    with _told(name), _opened(io.BytesIO(data)) as image:
+        return image.size
 
 
 def rgb(image: Image.Image) -> Image.Image:
@@ -99,15 +105,15 @@ def _check_file(path: Path) -> None:
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError as error:
-        raise Unreadable(f"{_named(path)}: not found") from error
+        raise Unreadable(f"{named(path)}: not found") from error
     except (OSError, ValueError) as error:  # a name that is too long, or holds NUL or half a character
-        raise Unreadable(f"{_named(path)}: cannot be opened ({getattr(error, 'strerror', None) or error})") from error
+        raise Unreadable(f"{named(path)}: cannot be opened ({getattr(error, 'strerror', None) or error})") from error
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
-        raise Unreadable(f"{_named(path)}: is {kind}, not a picture")
+        raise Unreadable(f"{named(path)}: is {kind}, not a picture")
 
 
-def _named(path: Path) -> str:
+def named(path: Path | str) -> str:
     """A path as messages show it; of a long one, its end."""
     name = str(path)
     name = name if len(name) <= LONGEST_NAME else "…" + name[-LONGEST_NAME:]

@@ -1,4 +1,5 @@
-"""Records of a JSONL file or of one big JSON array, read one at a time: constant memory, any record at once.
+"""Records of a JSONL file, of one big JSON array or of a Parquet file, read one at a time: constant memory, any record
+at once.
 
 A file is decoded once, in order, and the byte offset of every record is kept; afterwards a record is one read and one
 parse.
@@ -11,21 +12,49 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from factory.data import parquet
 from factory.errors import UserError
 
 CHUNK = 1 << 20
 LONGEST = 1 << 26  # characters; a longer "record" is an unclosed bracket or quote
 _SEPARATORS = re.compile(r"[ \t\r\n,]*")
+UNPACK, CONVERT = "unpack it and name the file in it", "save its records as JSONL, a line each"
+TAR = 257  # where a tar archive says that it is one
+KINDS = (
+    (b"PK\x03\x04", "a zip archive", UNPACK),
+    (b"\x1f\x8b", "a gzip archive", UNPACK),
+    (b"BZh", "a bzip2 archive", UNPACK),
+    (b"\xfd7zXZ", "an xz archive", UNPACK),
+    (b"\x28\xb5\x2f\xfd", "a zstandard archive", UNPACK),
+    (b"7z\xbc\xaf", "a 7z archive", UNPACK),
+    (b"Rar!", "a rar archive", UNPACK),
+    (b"ARROW1", "an Arrow file", CONVERT),
+    (b"\xff\xff\xff\xff", "an Arrow stream", CONVERT),
+    (b"SQLite format 3", "an SQLite database", CONVERT),
+    (b"\x89HDF", "an HDF5 file", CONVERT),
+    (b"\x93NUMPY", "a NumPy array", CONVERT),
+    (b"\x80", "a pickle", CONVERT),
+    (b"%PDF", "a PDF", CONVERT),
+    (b"\x89PNG", "a picture", "name the file of conversations, and the pictures' folder under images"),
+    (b"\xff\xd8\xff", "a picture", "name the file of conversations, and the pictures' folder under images"),
+    (b"\xff\xfe", "UTF-16 text", "save it as UTF-8"),
+    (b"\xfe\xff", "UTF-16 text", "save it as UTF-8"),
+)
 
 
 def scan(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """Byte offset, size in bytes and value of each record of a JSON array or of JSON values that follow each other
-    (JSONL).
+    """Where each record of a file lies and its value: byte offset and size of those of a JSON array or of JSON values
+    that follow each other (JSONL), the row's number and 0 of those of a Parquet file.
 
-    Raises ``UserError`` with the line for what is not JSON in UTF-8, not an object, or cut short.
+    Raises ``UserError`` with the line for what is not JSON in UTF-8, not an object, or cut short; for a file of another
+    kind it says which.
     """
+    if parquet.is_parquet(path):
+        yield from parquet.scan(path)
+        return
+    _check_kind(path)
     decode = json.JSONDecoder().raw_decode
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -58,10 +87,13 @@ def _scan(path: Path, file: Any, decode: Any) -> Iterator[tuple[int, int, dict[s
             array = bool(array)
             try:
                 value, stop = decode(buffer, at)
-            except json.JSONDecodeError as error:
-                more = file.read(CHUNK) if len(buffer) - at < LONGEST else ""
+            except (ValueError, RecursionError) as error:
+                unfinished = isinstance(error, json.JSONDecodeError) and len(buffer) - at < LONGEST
+                more = file.read(CHUNK) if unfinished else ""
                 if not more:
-                    raise _refusal(path, offset, f"not valid JSON, or cut short: {error.msg}") from error
+                    why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+                    why = error.msg if isinstance(error, json.JSONDecodeError) else why[:120]
+                    raise _refusal(path, offset, f"not valid JSON, or cut short: {why}") from error
                 buffer, at = buffer[at:] + more, 0
                 continue
             size = len(buffer[at:stop].encode())
@@ -71,6 +103,21 @@ def _scan(path: Path, file: Any, decode: Any) -> Iterator[tuple[int, int, dict[s
         raise _refusal(path, offset, "cut short: its list is not closed by ']'")
 
 
+def _check_kind(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            head = file.read(TAR + 5)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    found = next(((what, do) for magic, what, do in KINDS if head.startswith(magic)), None)
+    if head[TAR:] == b"ustar":
+        found = ("a tar archive", UNPACK)
+    if found is None and b"\0" in head:
+        found = ("a binary file", CONVERT)
+    if found:
+        raise UserError(f"{path}: is {found[0]}, where JSON, JSONL or Parquet is read; {found[1]}")
+
+
 def _refusal(path: Path, offset: int, what: str) -> UserError:
     lines = 1
     with path.open("rb") as file:
@@ -78,6 +125,16 @@ def _refusal(path: Path, offset: int, what: str) -> UserError:
             lines += piece.count(b"\n")
             offset -= len(piece)
     return UserError(f"{path}:{lines}: {what}")
+
+
+class Reader(Protocol):
+    """Any record of a file by the place that ``scan`` gave."""
+
+    def read(self, offset: int, size: int) -> dict[str, Any]: ...
+
+
+def reader(path: Path) -> Reader:
+    return parquet.RowReader(path) if parquet.is_parquet(path) else RecordReader(path)
 
 
 class RecordReader:
@@ -90,6 +147,9 @@ class RecordReader:
     def read(self, offset: int, size: int) -> dict[str, Any]:
         """The record at a place that ``scan`` gave. Raises ``UserError`` where the file has changed since."""
         try:
-            return json.loads(os.pread(self._file.fileno(), size, offset))
-        except ValueError as error:
-            raise UserError(f"{self.path}: has changed since it was indexed; start again") from error
+            record = json.loads(os.pread(self._file.fileno(), size, offset))
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            raise UserError(f"{self.path}: has changed since it was indexed; start again")
+        return record

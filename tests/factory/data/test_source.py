@@ -15,9 +15,10 @@ from PIL import Image
 
 from factory.data import records
 from factory.data.conversation import Unusable
+from factory.data.index import build_index
 from factory.data.order import Order, subset
 from factory.data.records import RecordReader, scan
-from factory.data.source import ConversationFile, build_index
+from factory.data.source import ConversationFile
 from factory.errors import UserError
 
 
@@ -90,6 +91,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
 def folder(tmp_path):
     for name in ("a.png", "b.png"):
         Image.new("RGB", (8, 8), "red").save(tmp_path / name)
+    Image.new("RGB", (8, 8), "green").save(tmp_path / "late.png")
     (tmp_path / "damaged.png").write_bytes(b"no picture")
     return tmp_path
 
@@ -115,17 +117,17 @@ def test_missing_images_are_counted_and_named_before_anything_else(folder):
 
 
 def test_a_damaged_image_is_told_when_its_sample_is_read(folder):
-    source = ConversationFile(
-        written(folder / "d.jsonl", [record(0, "damaged.png")], "jsonl"), folder, folder / "cache"
-    )
-    with pytest.raises(Unusable, match="cannot be read: .*damaged.png: is no picture"):
+    path = written(folder / "d.jsonl", [record(0, "late.png")], "jsonl")
+    source = ConversationFile(path, folder, folder / "cache")
+    (folder / "late.png").write_bytes(b"no picture")
+    with pytest.raises(Unusable, match="cannot be read: .*late.png: is no picture"):
         source[0]
 
 
 def test_the_index_is_built_once_and_anew_when_the_file_changes(folder, monkeypatch):
     path = written(folder / "d.json", [record(i) for i in range(5)], "array")
     first = ConversationFile(path, folder, folder / "cache")
-    monkeypatch.setattr("factory.data.source.build_index", lambda *_: pytest.fail("the index was at hand"))
+    monkeypatch.setattr("factory.data.index.build_index", lambda *_: pytest.fail("the index was at hand"))
     again = ConversationFile(path, folder, folder / "cache")
     assert np.array_equal(first.index, again.index) and again.conversation(3) == first.conversation(3)
     monkeypatch.undo()
@@ -144,7 +146,7 @@ def test_empty_and_missing_files_are_refused(folder):
 def test_memory_does_not_grow_with_the_file(folder):
     path = written(folder / "big.json", (record(i, "a.png", "word " * 600) for i in range(5000)), "array")
     tracemalloc.start()
-    index, _ = build_index(path, folder)
+    index, *_ = build_index(path, folder)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert path.stat().st_size > 15e6 and len(index) == 5000
