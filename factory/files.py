@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PARTIAL = ".partial"
+LARGEST = 1 << 30  # bytes of a file that is read whole
 
 _ELSEWHERE = "choose another folder (for a run: run.root=FOLDER)"
 _MAKE_ROOM = "Free some space and start again (finished work is kept), or " + _ELSEWHERE
@@ -131,22 +133,45 @@ def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
         file.write(b"\n" * torn + encode_jsonl([row]))
 
 
-def read_json(path: Path) -> Any:
+def read(path: Path, at_most: int = LARGEST) -> bytes:
+    """The bytes of a plain file; `UserError` where it is missing, something that never ends, or of more bytes than
+    `at_most`, before any is read.
+    """
+    with explained(path, "read"):
+        about = path.stat()
+        if stat.S_ISDIR(about.st_mode):
+            raise IsADirectoryError(errno.EISDIR, "a folder")
+        if not stat.S_ISREG(about.st_mode):
+            raise UserError(f"{path}: cannot read: it is a pipe, socket or device, and no file. Give a file.")
+        if about.st_size > at_most:
+            raise UserError(
+                f"{path}: cannot read: it has {about.st_size:,} bytes, and such a file at most {at_most:,}."
+            )
+        return path.read_bytes()
+
+
+def read_text(path: Path, at_most: int = LARGEST) -> str:
+    """The text of a file in UTF-8; `UserError` where it cannot be read or is none."""
+    with _readable(path, "text"):
+        return read(path, at_most).decode()
+
+
+def read_json(path: Path, at_most: int = LARGEST) -> Any:
     """The value of a JSON file; `UserError` where it is missing or malformed."""
     with _readable(path, "JSON"):
-        return decode_json(path.read_bytes())
+        return decode_json(read(path, at_most))
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSONL file; `UserError` where it is missing or malformed."""
     with _readable(path, "JSONL"):
-        return decode_jsonl(path.read_bytes())
+        return decode_jsonl(read(path))
 
 
 def read_safetensors(path: Path) -> dict[str, "Tensor"]:
     """The tensors of a safetensors file, on the CPU; `UserError` where it is missing or malformed."""
     with _readable(path, "safetensors"):
-        return decode_safetensors(path.read_bytes())
+        return decode_safetensors(read(path))
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -218,12 +243,18 @@ def encode_safetensors(tensors: Mapping[str, "Tensor"], metadata: dict[str, str]
 
 def decode_json(data: bytes) -> Any:
     """Inverse of `encode_json`; ValueError where malformed."""
-    return json.loads(data)
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("lists or objects nested too deeply") from None
 
 
 def decode_jsonl(data: bytes) -> list[dict[str, Any]]:
     """Inverse of `encode_jsonl`; ValueError where malformed."""
-    return [json.loads(line) for line in data.split(b"\n") if line]
+    rows = [decode_json(line) for line in data.split(b"\n") if line]
+    if odd := next((n for n, row in enumerate(rows, 1) if not isinstance(row, dict)), None):
+        raise ValueError(f"row {odd} is no object")
+    return rows
 
 
 def decode_safetensors(data: bytes) -> dict[str, "Tensor"]:
@@ -233,8 +264,8 @@ def decode_safetensors(data: bytes) -> dict[str, "Tensor"]:
 
     try:
         return dict(sorted(load(data).items()))
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
+    except (SafetensorError, KeyError, RuntimeError) as error:  # the last two for types that PyTorch has not
+        raise ValueError(" ".join(str(error).split())[:200]) from error
 
 
 def _utf8(text: str) -> bytes:

@@ -4,8 +4,7 @@ parts put in.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,19 +19,31 @@ from factory.errors import UserError
 from factory.model.checks import self_check
 from factory.model.compose import compose, parts_of
 from factory.model.family import Family, frozen
+from factory.model.fingerprint import fingerprint, fingerprint_of
+from factory.model.identity import identity
 from factory.model.packages import fetch_part, needed
 from factory.model.source import Source, family_of, find, known, spelt_out, tuned_folder
 from factory.model.stored import pointer
 from factory.model.view import ModelView
-from factory.model.weights import at_hand
 from factory.model.zero import load_cut
 from factory.recipe.schema import ModelSpec
+
+__all__ = [
+    "device_for",
+    "fingerprint",
+    "fingerprint_of",
+    "get_parts",
+    "lacking",
+    "load",
+    "outline",
+    "placement",
+    "sizes",
+]
 
 PROCESSOR_FILES = {
     "image processor": ("preprocessor_config.json", "processor_config.json"),
     "tokenizer": ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model"),
 }
-SAMPLED = 64  # values of each parameter that its fingerprint reads
 
 
 def device_for(name: str) -> torch.device:
@@ -150,7 +161,7 @@ def load(spec: ModelSpec, zero: int = 0, fetch: bool = True) -> ModelView:
     """A frozen, self-checked view of the model that a recipe names; with ``zero`` 3 cut over the ranks. Parts that it
     composes of sizes alone get random weights; those of the zoo are fetched first, or asked for where ``fetch`` is off.
     """
-    source, options, spec = find(spec), placement(spec), spelt_out(spec)
+    source, options, asked, spec = find(spec), placement(spec), spec, spelt_out(spec)
     if zero == 3 and (spec.compose or options):
         raise UserError(
             "launch.zero: 3 cuts a model that is read whole from a folder: leave model.compose, model.quantize and"
@@ -163,8 +174,9 @@ def load(spec: ModelSpec, zero: int = 0, fetch: bool = True) -> ModelView:
     placed = frozen(model) if zero == 3 or "device_map" in options else frozen(model).to(device_for(spec.device))
     view = ModelView(placed, processor, source.family, k_sigma=source.card.k_sigma if source.card else None)
     model.generation_config.eos_token_id = view.end_ids  # `generate` stops where an answer ends, whatever its settings
+    view.origin = asked.origin or view.origin
     if zero == 3:
-        view.identity = fingerprint(view)
+        view.identity, view.described = fingerprint(view), identity(view)
     self_check(view)
     _tune(view, spec.tuned)
     return view
@@ -205,29 +217,3 @@ def _read(source: Source, spec: ModelSpec, zero: int, options: dict[str, Any]) -
             False  # bitsandbytes would repack 4-bit weights on a CPU into a form without gradients
         )
     return model, _processor(source)
-
-
-def fingerprint(view: ModelView, without: Sequence[str] = ()) -> str:
-    """Hash of a model's class and of values sampled from every parameter; reads a few kilobytes per tensor at most.
-
-    ``without`` are parts of the view (``connector``) that do not count, as those that a trained part replaces.
-    """
-    if view.identity and not without:
-        return view.identity
-    left_out = {id(p) for part in without for p in getattr(view, part).state_dict(keep_vars=True).values()}
-    return fingerprint_of(view.model, left_out)
-
-
-def fingerprint_of(module: nn.Module, left_out: Container[int] = ()) -> str:
-    """Hash of a module's class and of values sampled from every parameter and buffer but those whose ``id`` is
-    ``left_out``.
-    """
-    h = hashlib.sha256(type(module).__name__.encode())
-    for name, tensor in sorted(module.state_dict(keep_vars=True).items()):
-        if id(tensor) in left_out:
-            continue
-        with at_hand(module, name, tensor) as p:
-            flat = p.detach().flatten()
-            h.update(f"{name}{tuple(p.shape)}".encode())
-            h.update(flat[:: max(1, flat.numel() // SAMPLED)][:SAMPLED].float().cpu().numpy().tobytes())
-    return h.hexdigest()[:16]

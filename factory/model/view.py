@@ -32,6 +32,8 @@ class ModelView:
         self.core = family.core(model)
         self.text_config = model.config.get_text_config()
         self.identity: str | None = None  # its fingerprint, where only all ranks together can take it
+        self.origin = 'path="FOLDER"'  # what a ``ModelSpec`` of it says, for cards
+        self.described: Any = None  # what factory.model.identity says of it, where the same holds
         self.encoded: Batch | None = None
         self.step: Step | None = None
         self.resting = False  # no steering acts: a controller runs the decoder by itself

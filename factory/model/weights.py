@@ -47,6 +47,17 @@ def weight_of(module: nn.Module, name: str = "weight") -> Iterator[Any]:
 
 
 @torch.no_grad()
+def packed_values(module: nn.Module, places: Tensor) -> Tensor:
+    """Values [k] of a packed weight [out, in] at k ``places`` of its flattened form."""
+    rows, columns = places // module.in_features, places % module.in_features
+    bias = getattr(module, "bias", None)
+    dtype = torch.get_default_dtype() if bias is None else bias.dtype
+    device = module.weight.device
+    made = module(nn.functional.one_hot(columns.to(device), module.in_features).to(dtype))
+    return (made if bias is None else made - bias)[torch.arange(len(places), device=device), rows.to(device)]
+
+
+@torch.no_grad()
 def _unpacked(module: nn.Module) -> Tensor:
     """What a module with packed weights, whatever their format, makes of the identity."""
     bias = getattr(module, "bias", None)

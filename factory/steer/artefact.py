@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import FiniteFloat
 
 from factory import files
 from factory.errors import UserError
-from factory.model.load import fingerprint
-from factory.model.made_for import revive
+from factory.model import made_for
+from factory.model.identity import identity
 from factory.model.view import ModelView
-from factory.steer.base import Context
+from factory.steer.base import Context, Steerer
 from factory.steer.runtime import Steering, check
 from factory.steer.where import Where
 
@@ -27,55 +27,67 @@ FILES = (MANIFEST, TENSORS, "README.md")
 LIBRARIES = ("torch", "transformers", "safetensors", "steering-factory")
 
 
-def save(folder: Path, steering: Steering, view: ModelView, about: dict[str, Any] | None = None) -> Path:
+class Manifest(made_for.Manifest):
+    """What ``steering_config.json`` says: beside all that is common, where is steered, and how strongly."""
+
+    where: Where
+    strength: FiniteFloat
+
+
+def save(folder: str | Path, steering: Steering, view: ModelView, about: dict[str, Any] | None = None) -> Path:
     """Write ``steering`` (its strength must be a number) as an artefact of ``view``'s model; ``about`` goes into the
     manifest.
+
+    Raises ``UserError`` for another strength, and for tensors with NaN or infinite values.
     """
-    if not isinstance(steering.strength, int | float):
+    if isinstance(steering.strength, bool) or not isinstance(steering.strength, int | float):
         raise UserError(
             "an artefact holds one number as its strength; give a strength per row or a controller when it is loaded"
         )
+    if odd := made_for.not_finite(steering.state):
+        raise UserError(
+            f"{folder}: steering '{steering.steerer.name}': its tensor '{odd}' holds NaN or infinite values"
+        )
+    folder, data = Path(folder), files.encode_safetensors(steering.state)
     manifest = {
-        "schema": 1,
+        "schema": made_for.SCHEMA,
         "type": steering.steerer.name,
         "params": steering.steerer.params.model_dump(mode="json"),
         "where": steering.where.model_dump(),
         "strength": steering.strength,
-        "base_model": {"class": type(view.model).__name__, "fingerprint": fingerprint(view)},
+        "sha256": files.digest_bytes(data),
+        "base_model": identity(view).record(),
         "libraries": {name: version(name) for name in LIBRARIES},
         "about": about or {},
     }
-    files.write_safetensors(folder / TENSORS, {k: v.contiguous() for k, v in steering.state.items()})
-    files.write_text(folder / "README.md", _card(manifest))
+    files.write_bytes(folder / TENSORS, data)
+    files.write_text(folder / "README.md", _card(manifest, view.origin))
     files.write_json(folder / MANIFEST, manifest)
     return folder
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: str | Path) -> None:
     """Raises ``UserError`` where ``folder`` is no artefact."""
-    if not (folder / MANIFEST).is_file():
+    if not (Path(folder) / MANIFEST).is_file():
         raise UserError(f"{folder}: not a steering artefact (it has no {MANIFEST})")
 
 
-def load(folder: Path, view: ModelView) -> Steering:
+def load(folder: str | Path, view: ModelView, strict: bool = True) -> Steering:
     """The steering in ``folder``, ready for ``steer(view, ...)``.
 
-    Raises ``UserError`` where the folder is no artefact, is damaged, or was made for another base model.
+    Raises ``UserError`` where the folder is no artefact, is damaged, or was made for another base model; the same model
+    in another precision is no other. Without ``strict`` one that was made for a model of the same architecture and
+    sizes, such as one that was tuned further, is loaded with a warning that says what differs.
     """
+    folder = Path(folder)
     manifest = _manifest(folder)
-    try:
-        theirs, kind, strength = manifest["base_model"], manifest["type"], manifest["strength"]
-        where, params, made_for = (
-            Where.model_validate(manifest["where"]),
-            manifest["params"],
-            (theirs["fingerprint"], theirs.get("class")),
-        )
-    except (KeyError, TypeError, ValidationError) as error:
-        raise UserError(
-            f"{folder / MANIFEST}: not a manifest of a steering artefact ({type(error).__name__})"
-        ) from error
-    steerer = revive(folder / MANIFEST, "steering", kind, params, made_for, view)
-    steering = Steering(steerer, files.read_safetensors(folder / TENSORS), where, strength)
+    made_for.check_base(folder, manifest.base_model, view, strict=strict)
+    steerer = made_for.revive(folder / MANIFEST, "steering", manifest)
+    if not isinstance(steerer, Steerer):
+        raise UserError(f"{folder / MANIFEST}: '{manifest.type}' adds no vectors, so that it is no steering to load")
+    steering = Steering(
+        steerer, made_for.read_tensors(folder / TENSORS, manifest), manifest.where, float(manifest.strength)
+    )
     check(steering, view)
     _check_tensors(folder / TENSORS, steering, view.width)
     return steering
@@ -96,7 +108,7 @@ def _check_tensors(path: Path, steering: Steering, width: int) -> None:
         raise UserError(f"{path}: its tensors make vectors of width {made[-1]}, and the model's width is {width}")
 
 
-def push(folder: Path, repo: str, token: str | None = None, private: bool = False) -> str:
+def push(folder: str | Path, repo: str, token: str | None = None, private: bool = False) -> str:
     """Upload the artefact in ``folder`` to the model repo ``repo`` (OWNER/NAME) of the Hugging Face hub, made where
     there is none.
 
@@ -105,6 +117,7 @@ def push(folder: Path, repo: str, token: str | None = None, private: bool = Fals
     """
     from huggingface_hub import HfApi
 
+    folder = Path(folder)
     _manifest(folder)
     with _hub(repo, "push to"):
         api = HfApi(token=token)
@@ -151,33 +164,47 @@ def _hub(repo: str, action: str) -> Iterator[None]:
         ) from error
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def _manifest(folder: Path) -> Manifest:
     check_folder(folder)
-    return files.read_json(folder / MANIFEST)
+    return made_for.read(folder / MANIFEST, Manifest, "a steering artefact")
 
 
-def _card(manifest: dict[str, Any]) -> str:
-    lines = [
-        f"- {key}: {value}"
-        for key, value in {**manifest["about"], **manifest["where"], "strength": manifest["strength"]}.items()
-    ]
-    return "\n".join(
-        [
-            "---",
-            "library_name: steering-factory",
-            "tags: [activation-steering, multimodal]",
-            "---",
-            "",
-            f"# {manifest['type']} steering for {manifest['base_model']['class']}",
-            "",
-            *lines,
-            "",
-            "```python",
-            "from factory.steer import artefact, steer",
-            "",
-            "with steer(view, artefact.load(folder, view)):",
-            "    view.model.generate(**view.encode(prompts))",
-            "```",
-            "",
-        ]
+CARD = """\
+---
+library_name: steering-factory
+tags: [activation-steering, multimodal]
+---
+
+# {type} steering for {model}
+
+{facts}
+
+From this folder (`artefact.pull("OWNER/NAME")` gives that of a repo on the hub):
+
+```python
+from PIL import Image
+
+from factory.data.prompt import Prompt, Role, Segment
+from factory.model.load import load
+from factory.recipe.schema import ModelSpec
+from factory.steer import artefact, steer
+
+view = load(ModelSpec({origin}))
+question = Segment(Role.QUESTION, "Text context: the square is blue.\\nWhich color is the square?")
+prompts = [Prompt((Segment(Role.IMAGE, image=Image.new("RGB", (336, 336), "red")), question))]
+batch = view.encode(prompts)
+with steer(view, artefact.load(".", view)):
+    tokens = view.model.generate(**batch, max_new_tokens=16)
+print(view.tokenizer.decode(tokens[0, batch.input_ids.shape[1] :], skip_special_tokens=True))
+```
+"""
+
+
+def _card(manifest: dict[str, Any], origin: str) -> str:
+    facts = {**manifest["about"], **manifest["where"], "strength": manifest["strength"]}
+    return CARD.format(
+        type=manifest["type"],
+        model=manifest["base_model"]["class"],
+        facts="\n".join(f"- {key}: {value}" for key, value in facts.items()),
+        origin=origin,
     )

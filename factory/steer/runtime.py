@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from factory.model.replay import Call, recorded
 from factory.model.view import ModelView
 from factory.steer.ahead import Ahead, spoken
 from factory.steer.base import Context, Steerer, Tensors
+from factory.steer.overflow import finite
 from factory.steer.where import Where
 
 Strength = float | Tensor | Callable[[Tensor, Context], Tensor]
@@ -189,6 +191,7 @@ def going_on(view: ModelView, steerings: Sequence[Steering]) -> Iterator[None]:
         watch = _Watch(view)
         stack.callback(watch.forget)
         stack.enter_context(recorded(view, watch.calls))
+        stack.enter_context(finite(view, steerings))
         stack.callback(view.core.register_forward_pre_hook(watch, with_kwargs=True).remove)
         for s in parts:
             stack.callback(_hooked(s, watch).remove)
@@ -202,14 +205,25 @@ def check(steering: Steering, view: ModelView) -> None:
             raise UserError(
                 f"layer {layer} is out of range: {type(view.model).__name__} has decoder blocks 0 to {view.depth - 1}"
             )
-    if callable(strength) and not isinstance(strength, Tensor):
-        return
-    try:
-        finite = bool(torch.isfinite(torch.as_tensor(strength, dtype=torch.float32)).all())
-    except (TypeError, ValueError, RuntimeError):
-        finite = False
-    if not finite:
-        raise UserError(f"strength {strength!r} is not a finite number")
+    if isinstance(strength, Tensor):
+        if strength.ndim > 1 or strength.dtype == torch.bool or strength.is_complex():
+            shape, kind = list(strength.shape), str(strength.dtype).removeprefix("torch.")
+            raise UserError(f"a strength of {kind} {shape}: give one number, or a tensor [B] with one per prompt")
+        if not torch.isfinite(strength).all():
+            raise UserError(f"strength {_short(strength.tolist())} is not a finite number")
+    elif not (callable(strength) or _is_finite(strength)):
+        raise UserError(f"strength {_short(strength)} is not a finite number, a tensor [B] of some, or a controller")
+
+
+def _is_finite(strength: Any) -> bool:
+    """Whether a strength is a number that a float32 can hold."""
+    real = isinstance(strength, Real) and not isinstance(strength, bool)
+    return real and abs(strength) <= torch.finfo(torch.float32).max
+
+
+def _short(value: Any) -> str:
+    text = ascii(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _hooked(steering: Steering, watch: _Watch) -> RemovableHandle:

@@ -11,16 +11,16 @@ from torch import Tensor
 
 from factory import files
 from factory.errors import UserError
-from factory.model.made_for import revive
+from factory.model import made_for
 from factory.model.view import ModelView
-from factory.tune.base import Tuner
+from factory.tune.base import Part, Tuner
 
 MANIFEST, TENSORS = "tuner_config.json", "tuner.safetensors"
 LIBRARIES = ("torch", "transformers", "peft", "safetensors", "steering-factory")
 
 
 def save(
-    folder: Path,
+    folder: str | Path,
     tuner: Tuner,
     view: ModelView,
     about: Mapping[str, Any] | None = None,
@@ -30,48 +30,50 @@ def save(
 
     ``tensors`` are the trained values by name where the model does not hold them whole (ZeRO-3).
     """
+    folder = Path(folder)
+    data = files.encode_safetensors(tuner.trainable if tensors is None else tensors)
     manifest = {
         "schema": 1,
         "type": tuner.name,
         "params": tuner.params.model_dump(mode="json"),
         "beside": list(tuner.beside),
-        "base_model": {"class": type(view.model).__name__, "fingerprint": tuner.base},
+        "sha256": files.digest_bytes(data),
+        "base_model": tuner.base and tuner.base.record(),
         "parameters": tuner.counts(),
         "libraries": {name: version(name) for name in LIBRARIES},
         "about": dict(about or {}),
     }
-    files.write_safetensors(folder / TENSORS, tuner.trainable if tensors is None else tensors)
+    files.write_bytes(folder / TENSORS, data)
     files.write_text(folder / "README.md", _card(manifest))
     files.write_json(folder / MANIFEST, manifest)
     return folder
 
 
-def is_saved(folder: Path) -> bool:
+def is_saved(folder: str | Path) -> bool:
     """Whether ``folder`` holds a trained part."""
-    return (folder / MANIFEST).is_file()
+    return (Path(folder) / MANIFEST).is_file()
 
 
-def load(folder: Path, view: ModelView) -> Tuner:
+class Manifest(made_for.Manifest):
+    """What ``tuner_config.json`` says: beside all that is common, the parts that were trained with the tuner."""
+
+    beside: tuple[Part, ...]
+
+
+def load(folder: str | Path, view: ModelView, strict: bool = True) -> Tuner:
     """Apply the tuner that the manifest names to ``view`` and fill it with what was trained; the model ends frozen.
 
-    Raises ``UserError`` where the folder holds no tuner, is damaged, or was made for another base model.
+    Raises ``UserError`` where the folder holds no tuner, is damaged, or was made for another base model; without
+    ``strict`` one for a model of the same architecture and sizes is loaded with a warning.
     """
+    folder = Path(folder)
     if not is_saved(folder):
         raise UserError(f"{folder}: not a tuner's folder (it has no {MANIFEST})")
-    manifest = files.read_json(folder / MANIFEST)
-    try:
-        kind, params, beside, theirs = (
-            manifest["type"],
-            manifest["params"],
-            tuple(manifest["beside"]),
-            manifest["base_model"],
-        )
-        made_for = (theirs["fingerprint"], theirs.get("class"))
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{folder / MANIFEST}: not a manifest of a tuner ({type(error).__name__})") from error
-    tuner = revive(folder / MANIFEST, "tuner", kind, params, made_for, view, beside)
-    tensors = files.read_safetensors(folder / TENSORS)
-    tuner.apply(view, beside, restorable=True)
+    manifest = made_for.read(folder / MANIFEST, Manifest, "a tuner")
+    made_for.check_base(folder, manifest.base_model, view, manifest.beside, strict)
+    tuner = made_for.revive(folder / MANIFEST, "tuner", manifest)
+    tensors = made_for.read_tensors(folder / TENSORS, manifest)
+    tuner.apply(view, manifest.beside, restorable=True)
     try:
         tuner.fill(tensors)
     except UserError:

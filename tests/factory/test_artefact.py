@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import re
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from factory.errors import UserError
-from factory.steer import artefact
+from factory.model.load import load
+from factory.recipe.schema import ModelSpec
+from factory.registry import lookup
+from factory.steer import Steering, artefact
 from factory.steer.where import Where
 from tests.contract.cases import Case, logits, steering
 from tests.tiny import conflict_prompts, tiny_view
 
+README = Path(__file__).parents[2] / "README.md"
 AMPS = Case("amps", (("apply_to", "from_index:5"),))
 
 
@@ -25,6 +33,12 @@ def folder(tmp_path):
 def change(folder, **keys) -> None:
     path = folder / artefact.MANIFEST
     path.write_text(json.dumps({**json.loads(path.read_text()), **keys}))
+
+
+def exchange(folder, tensors) -> None:
+    """Other tensors, of which the manifest knows."""
+    save_file(tensors, folder / artefact.TENSORS)
+    change(folder, sha256=hashlib.sha256((folder / artefact.TENSORS).read_bytes()).hexdigest())
 
 
 def test_the_folder_holds_a_manifest_tensors_and_a_card(folder):
@@ -43,7 +57,7 @@ def test_the_folder_holds_a_manifest_tensors_and_a_card(folder):
     assert (
         card.startswith("---\n")
         and "amps steering for LlavaForConditionalGeneration" in card
-        and "artefact.load(folder, view)" in card
+        and 'artefact.load(".", view)' in card
     )
 
 
@@ -83,6 +97,80 @@ def test_damaged_tensors_are_refused(folder, cut):
         artefact.load(folder, tiny_view())
 
 
+def test_other_tensors_than_those_that_were_written_are_refused(folder):
+    path = folder / artefact.TENSORS
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"steering\.safetensors: damaged or exchanged: its checksum"):
+        artefact.load(folder, tiny_view())
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_values_that_are_no_numbers_are_neither_saved_nor_loaded(odd, folder, tmp_path):
+    tensors = load_file(folder / artefact.TENSORS)
+    tensors["encoder.weight"][0, 0] = odd
+    exchange(folder, tensors)
+    with pytest.raises(UserError, match=r"the tensor 'encoder\.weight' holds NaN or infinite values"):
+        artefact.load(folder, tiny_view())
+    made = steering(Case("static"), 1, 1.0)
+    made.state["v"] = torch.full((48,), odd)
+    with pytest.raises(UserError, match=r"steering 'static': its tensor 'v' holds NaN or infinite values"):
+        artefact.save(tmp_path / "odd", made, tiny_view())
+    assert not (tmp_path / "odd").exists()
+
+
+@pytest.mark.parametrize("name", [artefact.MANIFEST, artefact.TENSORS])
+def test_what_stands_in_a_file_s_place_is_told_at_once(name, folder):
+    path = folder / name
+    for put in (
+        lambda: os.mkfifo(path),
+        path.mkdir,
+        lambda: path.symlink_to("/dev/zero"),
+        lambda: path.symlink_to(path),
+    ):
+        path.unlink() if path.is_file() or path.is_symlink() or path.is_fifo() else path.rmdir()
+        put()
+        with pytest.raises(UserError) as told:
+            artefact.load(folder, tiny_view())
+        assert "\n" not in str(told.value)
+
+
+def test_a_file_too_large_to_be_one_is_not_read(folder):
+    for name in (artefact.MANIFEST, artefact.TENSORS):
+        os.truncate(folder / name, 1 << 40)
+        with pytest.raises(UserError, match=r"has 1,099,511,627,776 bytes, and such a file at most"):
+            artefact.load(folder, tiny_view())
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"schema": ' + "9" * 5000 + "}", "1e400", '"\\ud800"', "[]", "null", "\xff"]
+)
+def test_odd_json_is_one_line(text, folder):
+    (folder / artefact.MANIFEST).write_text(text, encoding="latin-1")
+    with pytest.raises(UserError) as told:
+        artefact.load(folder, tiny_view())
+    assert len(str(told.value)) < 400 and "\n" not in str(told.value)
+
+
+def run_example(text: str) -> None:
+    """Run the one Python block of ``text`` that loads an artefact, as it is printed."""
+    [code] = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "artefact.load" in block]
+    exec(compile(code, "example", "exec"), {})  # noqa: S102  README's and the card's own
+
+
+def test_the_examples_run_as_printed(tmp_path, monkeypatch, capsys):
+    view = load(ModelSpec(zoo="tiny"))
+    folder = tmp_path / "runs/amps_tiny/artefacts/amps-vision"
+    state = {"v": torch.randn(view.width, generator=torch.Generator().manual_seed(0))}
+    static = lookup("steering", "static")
+    artefact.save(str(folder), Steering(static(static.Params()), state, Where(layer=1), 2.0), view)
+    for place, text in ((tmp_path, README.read_text()), (folder, (folder / "README.md").read_text())):
+        monkeypatch.chdir(place)
+        run_example(text)
+        assert capsys.readouterr().out.strip()
+
+
 def test_missing_tensors_are_refused(folder):
     (folder / artefact.TENSORS).unlink()
     with pytest.raises(UserError, match=r"steering\.safetensors"):
@@ -96,7 +184,16 @@ def test_missing_tensors_are_refused(folder):
         ({"params": {"beta": "much"}}, "parameters do not fit"),
         ({"type": "ampz"}, "Did you mean amps"),
         ({"where": {"layer": 7}}, "out of range"),
-        ({"strength": "much"}, "not a finite number"),
+        ({"strength": "much"}, "strength should be a valid number, got the string 'much'"),
+        ({"strength": [1.0, 2.0]}, "strength should be a valid number"),
+        ({"strength": True}, "strength should be a valid number"),
+        ({"strength": float("nan")}, "strength should be a finite number"),
+        ({"strength": float("inf")}, "strength should be a finite number"),
+        ({"schema": 2}, "of form 2, and this version reads form 1; update steering-factory"),
+        ({"schema": None}, "schema should be a valid integer, got null"),
+        ({"type": "instruction", "params": {}}, "'instruction' adds no vectors"),
+        ({"base_model": {"class": "A", "fingerprint": "b", "tensors": {"x": {}}}}, "not a manifest"),
+        ({"params": "x" * 10_000}, "params should be a mapping"),
     ],
 )
 def test_a_manifest_that_does_not_fit_is_refused(folder, keys, message):
@@ -124,23 +221,23 @@ def test_the_tensors_in_the_folder_are_those_that_steer(folder):
     expected = logits(tiny_view(), conflict_prompts(2), artefact.load(folder, tiny_view()))
     assert torch.equal(expected, logits(tiny_view(), conflict_prompts(2), steering(AMPS, 1, 1.5)))
     tensors = load_file(folder / artefact.TENSORS)
-    save_file({**tensors, "sign": -tensors["sign"]}, folder / artefact.TENSORS)
+    exchange(folder, {**tensors, "sign": -tensors["sign"]})
     assert not torch.equal(logits(tiny_view(), conflict_prompts(2), artefact.load(folder, tiny_view())), expected)
 
 
 def test_tensors_of_another_width_are_refused(folder):
     tensors = load_file(folder / artefact.TENSORS)
-    save_file({**tensors, "encoder.weight": torch.zeros(100, 7)}, folder / artefact.TENSORS)
+    exchange(folder, {**tensors, "encoder.weight": torch.zeros(100, 7)})
     with pytest.raises(UserError, match=r"steering\.safetensors: its tensors do not fit a model of width 48"):
         artefact.load(folder, tiny_view())
-    save_file({**tensors, "decoder.weight": torch.zeros(7, 100)}, folder / artefact.TENSORS)
+    exchange(folder, {**tensors, "decoder.weight": torch.zeros(7, 100)})
     with pytest.raises(UserError, match="vectors of width 7, and the model's width is 48"):
         artefact.load(folder, tiny_view())
 
 
 def test_a_missing_tensor_is_named(folder):
     tensors = load_file(folder / artefact.TENSORS)
-    save_file({k: t for k, t in tensors.items() if k != "encoder.bias"}, folder / artefact.TENSORS)
+    exchange(folder, {k: t for k, t in tensors.items() if k != "encoder.bias"})
     with pytest.raises(UserError, match=r"the tensor 'encoder\.bias' of steering 'amps' is missing"):
         artefact.load(folder, tiny_view())
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 from factory.errors import UserError
 from factory.model.prefix import Step, at_last, extend, greedy, prefill
+from factory.model.view import ModelView
 from factory.registry import Params
 from factory.steer import Context, Steerer, Steering, Where, steer
 from tests.contract.cases import close, fresh_view
@@ -158,10 +161,40 @@ def test_one_forward_after_another_and_of_another_size():
     assert torch.equal(outs[0], outs[2]) and outs[1].shape[0] == 3
 
 
-@pytest.mark.parametrize("strength", [float("nan"), float("inf"), torch.tensor([1.0, float("nan")]), "strong", None])
+@pytest.mark.parametrize(
+    "strength",
+    [float("nan"), float("inf"), torch.tensor([1.0, float("nan")]), "strong", None, True, [1.0, 2.0], 10**400],
+)
 def test_strengths_that_are_not_finite_numbers_are_refused(strength):
     with pytest.raises(UserError, match="not a finite number"), steer(tiny_view(), push(strength=strength)):
         pass
+
+
+@pytest.mark.parametrize("strength", [torch.ones(3, 1), torch.ones(4, 1, 48), torch.ones(4, dtype=torch.bool)])
+def test_strengths_of_another_shape_are_refused(strength):
+    with pytest.raises(UserError, match=r"one number, or a tensor \[B\]"), steer(tiny_view(), push(strength=strength)):
+        pass
+
+
+def cast(dtype: torch.dtype) -> ModelView:
+    shared = tiny_view()
+    return ModelView(copy.deepcopy(shared.model).to(dtype), shared.processor, shared.family)
+
+
+@pytest.mark.parametrize("dtype, strength", [(torch.float16, 1e5), (torch.float16, -3e4), (torch.float32, 3e38)])
+@pytest.mark.parametrize("role", ["all", "context"])
+def test_states_driven_out_of_a_dtype_are_told_at_the_end(dtype, strength, role):
+    view = cast(dtype)
+    batch = view.encode(conflict_prompts(2))
+    told = rf"steering 'Push' at strength {strength:g} drives the model's states out of what {str(dtype)[6:]} can hold"
+    with (
+        pytest.raises(UserError, match=told.replace("+", r"\+")),
+        steer(view, push(strength=strength, role=role, v=9 * V)),
+    ):
+        view.model.generate(**batch, max_new_tokens=2, do_sample=False)
+    with steer(view, push(strength=1.0, role=role)):
+        view.model.generate(**batch, max_new_tokens=2, do_sample=False)
+    assert not view.norm._forward_hooks
 
 
 @pytest.mark.parametrize("layer", [None, 3, 99])

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import StringConstraints, model_validator
 
 from factory.recipe.nodes import Node, Spec, plugin
-from factory.recipe.sections.words import Layer, Text
+from factory.recipe.sections.words import Layer, PathText, Text
 
 
 class ComposeSpec(Spec):
@@ -30,17 +30,23 @@ class ModelSpec(Spec):
     """
 
     zoo: Text | None = None
-    path: Text | None = None
+    path: PathText | None = None
     hub: Annotated[str, StringConstraints(pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
     revision: Text | None = None
     compose: ComposeSpec | None = None
     build: dict[str, Any] | None = None
-    tuned: tuple[Text, ...] = ()
+    tuned: tuple[PathText, ...] = ()
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     quantize: Literal["8bit", "4bit"] | None = None
     device: Text = "auto"
     device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = None
     layer: Layer | None = None
+
+    @property
+    def origin(self) -> str:
+        """The arguments that name the same model in Python; empty where a recipe alone can, as of composed ones."""
+        named = {key: getattr(self, key) for key in ("zoo", "path", "hub", "revision", "tuned")}
+        return "" if self.compose or self.build else ", ".join(f"{key}={v!r}" for key, v in named.items() if v)
 
     @model_validator(mode="after")
     def _has_a_source(self) -> ModelSpec:

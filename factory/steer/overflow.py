@@ -1,0 +1,53 @@
+"""States that a steering has driven out of what a dtype can hold: told, where they would be answers of token 0."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from factory.errors import UserError
+from factory.model.view import ModelView
+
+if TYPE_CHECKING:
+    from factory.steer.runtime import Steering
+
+
+@contextmanager
+def finite(view: ModelView, steerings: Sequence[Steering]) -> Iterator[None]:
+    """Raises ``UserError`` at the end of the block where the last state of a row, past the output norm, was infinite or
+    no number in a forward of it: whatever overflows in a block ends there.
+
+    Nothing waits for the device before.
+    """
+    seen: list[Tensor] = []
+
+    def look(module: nn.Module, args: tuple, output: Tensor) -> None:
+        if steerings and not view.resting:
+            fine = torch.isfinite(output.detach()[..., -1, :]).all()
+            seen[:] = [seen[0] & fine if seen else fine]
+
+    handle = view.norm.register_forward_hook(look)
+    try:
+        yield
+    finally:
+        handle.remove()
+    if seen and not seen[0]:
+        named = ", ".join(
+            f"'{getattr(s.steerer, 'name', type(s.steerer).__name__)}' at strength {_told(s.strength)}"
+            for s in steerings
+        )
+        dtype = str(view.dtype).removeprefix("torch.")
+        raise UserError(
+            f"steering {named} drives the model's states out of what {dtype} can hold; use smaller strengths"
+            + (", or model.dtype=bfloat16" if view.dtype == torch.float16 else "")
+        )
+
+
+def _told(strength: object) -> str:
+    if isinstance(strength, Tensor):
+        return f"{strength.min():g} to {strength.max():g}" if strength.ndim else f"{strength:g}"
+    return "of a controller" if callable(strength) else f"{strength:g}"
