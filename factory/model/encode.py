@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import groupby
 from typing import Any, Literal
 
@@ -104,7 +105,7 @@ class Writing:
     @property
     def special(self) -> list[str]:
         """Tokens that no text of a prompt may spell."""
-        return [self.image_token, self.placeholder, *self.tokenizer.all_special_tokens]
+        return [self.image_token, self.placeholder, *control_tokens(self.tokenizer, len(self.tokenizer))]
 
     def closing(self, text: str) -> str:
         """The white space and the end token that ``text`` begins with; empty where no end token comes first."""
@@ -115,6 +116,14 @@ class Writing:
     def apply(self, turns: list[dict], generate: bool) -> str:
         """The chat template's text of ``turns``, with the prompt for an answer where one is to be generated."""
         return _apply_template(self, turns, generate)
+
+
+@lru_cache(maxsize=8)
+def control_tokens(tokenizer: Any, size: int) -> tuple[str, ...]:
+    """What a tokenizer of ``size`` tokens reads as control tokens: those that it names, and those that it only marks so
+    (``special`` in ``added_tokens_decoder``)."""
+    marked = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return tuple(dict.fromkeys((*tokenizer.all_special_tokens, *marked)))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from factory.errors import UserError
 from factory.model.masks import sliding_window
 from factory.model.parts import Parts
 
+STRETCHED = ("linear", "dynamic", "yarn", "longrope", "llama3")  # kinds of rotary embeddings
+
 
 class Family:
     """Base of the families; a subclass overrides only what differs from the common Hugging Face layout.
@@ -127,6 +129,17 @@ class Family:
         ``mask`` [B, T] is the attention mask, ``inputs`` holds the images' and the tokens' inputs.
         """
         return (mask.long().cumsum(-1) - 1).clamp_min(0)
+
+    def positions(self, config: Any) -> int | None:
+        """How many positions a model of this configuration has, those that its rotary embedding is stretched to among
+        them; None where it does not tell.
+        """
+        text = config.get_text_config()
+        told, rope = getattr(text, "max_position_embeddings", None), getattr(text, "rope_parameters", None) or {}
+        kind, factor, before = (rope.get(key) for key in ("rope_type", "factor", "original_max_position_embeddings"))
+        if told is None or not factor or kind not in STRETCHED:
+            return told
+        return max(told, int((before or told) * factor))  # where ``before`` is told, ``told`` may count what is gained
 
     def attention_mask(self, decoder: nn.Module, mask: Tensor, new: int) -> Any:
         """What the model takes as attention mask for the last ``new`` columns of ``mask`` [R, T], the others being

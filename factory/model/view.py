@@ -124,6 +124,11 @@ class ModelView:
         return self.unembed.weight.dtype
 
     @property
+    def positions(self) -> int | None:
+        """How many positions the model has; None where its configuration does not tell."""
+        return self.family.positions(self.model.config)
+
+    @property
     def image_token_id(self) -> int:
         return self.family.image_token_id(self.model)
 
@@ -175,12 +180,19 @@ class ModelView:
         return self.batch(encoded, images, side).to(self.device, self.dtype)
 
     def batch(self, encoded: Sequence[Encoded], images: dict[str, Tensor], side: PaddingSide) -> Batch:
-        """Pad encoded prompts into a batch on the CPU, touching no device, so that a data loader's workers may."""
+        """Pad encoded prompts into a batch on the CPU, touching no device, so that a data loader's workers may. Raises
+        ``UserError`` for one that the model has no positions for.
+        """
         mask = pad([[1] * len(e.ids) for e in encoded], 0, side)
         ids = pad([e.ids for e in encoded], self.pad_id, side)
         roles = pad([e.roles for e in encoded], 0, side)
         of_tokens = self.family.token_inputs(self.model, ids, roles)
         positions = self.family.position_ids(self.model, ids, mask, {**images, **of_tokens})
+        if self.positions is not None and (last := int(positions.max())) >= self.positions:
+            raise UserError(
+                f"a prompt takes {last + 1:,} positions, and {type(self.model).__name__} has {self.positions:,}"
+                " (max_position_embeddings): shorten its text, or give fewer or smaller images"
+            )
         return Batch(ids, mask, roles, positions, images, of_tokens)
 
     def encode(self, prompts: Sequence[Prompt], side: PaddingSide = "left") -> Batch:

@@ -64,16 +64,24 @@ def _largest(size: int | list[int] | None) -> int | None:
     return max(size) if isinstance(size, list) else size
 
 
-def facts_of(model: nn.Module, family: Family, dtype: torch.dtype) -> ModelFacts:
-    parts = {
-        name: sum(p.numel() for p in part.parameters())
-        for name, part in (
-            ("vision", family.vision_tower(model)),
-            ("connector", family.connector(model)),
-            ("decoder", family.decoder(model)),
-        )
+def shares(model: nn.Module, family: Family) -> dict[str, int]:
+    """Parameters by part, each counted once: a connector that lies inside the vision tower is not counted there, tied
+    embeddings are the decoder's, and what belongs to no part is ``other``. They add up to the model's.
+    """
+    modules = {
+        "connector": family.connector(model),
+        "vision": family.vision_tower(model),
+        "decoder": family.decoder(model),
+        "unembedding": model.get_output_embeddings(),
     }
-    parts["unembedding"] = sum(p.numel() for p in model.parameters()) - sum(parts.values())
+    owner = {id(p): name for name, part in reversed(modules.items()) for p in part.parameters()}
+    counts = dict.fromkeys(("vision", "connector", "decoder", "unembedding", "other"), 0)
+    for p in model.parameters():
+        counts[owner.get(id(p), "other")] += p.numel()
+    return {name: n for name, n in counts.items() if n}
+
+
+def facts_of(model: nn.Module, family: Family, dtype: torch.dtype) -> ModelFacts:
     text = model.config.get_text_config()
     heads, kv_heads, inner = (
         _largest(getattr(text, name, None))
@@ -81,12 +89,11 @@ def facts_of(model: nn.Module, family: Family, dtype: torch.dtype) -> ModelFacts
     )
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
     kv_width = (kv_heads or heads) * head_dim
-    parts = {name: n for name, n in parts.items() if n}
     linear = sum(m.weight.numel() for m in family.decoder(model).modules() if isinstance(m, nn.Linear))
     return ModelFacts(
         type(model).__name__,
         family.name,
-        parts,
+        shares(model, family),
         text.num_hidden_layers,
         text.hidden_size,
         kv_width,

@@ -100,7 +100,7 @@ def compare(
 ) -> None:
     """Diagnose, fit, choose on dev, score on test; write results.json and the report."""
     checked = usable_samples(
-        recipe, make(recipe.data), folder, limit, outline(recipe.model).writing
+        recipe, make(recipe.data), folder, limit, outline(recipe.model)
     )  # told before weights are read
     torch.manual_seed(recipe.seed)
     study = Study(recipe, folder, load(recipe.model, recipe.launch.zero), limit, checked)

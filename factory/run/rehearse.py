@@ -40,7 +40,7 @@ from factory.run.evaluate import (
     trunk_of,
     verdicts_by_strength,
 )
-from factory.run.samples import SPLITS, fault, missing, thin
+from factory.run.samples import SPLITS, fault, fitting, missing, thin
 from factory.run.study import Rows, make, states_toward, visual_mcr
 from factory.run.timing import Clock, timed
 from factory.run.work import Method, Part, Stage
@@ -71,6 +71,7 @@ class _Stage:
         self.recipe, self.view, self.layer, self.limit, self.clock = recipe, view, layer, limit, clock
         self.benchmark, self.most = make(recipe.data), 1
         self.bench = Bench(view, self.benchmark, layer, recipe.evaluate.max_new_tokens)
+        self.fit = fitting(view, self.benchmark, recipe.collect.instructions)
         self.taken: dict[Part, tuple[float, float]] = {}
         self.rows: Rows = []
         self.diagnosed: dict[str, Rows] = {}
@@ -98,7 +99,7 @@ class _Stage:
         there = [s for s in drawn if s.id not in gone]
         some = thin(there, size * max(1, self.most // (size * forms)))
         some = [
-            s for s in some if self.time(("check", ""), 1, lambda s=s: fault(s, self.view.writing)) is None
+            s for s in some if self.time(("check", ""), 1, lambda s=s: fault(s, self.view.writing, self.fit)) is None
         ] or there[:1]
         return [some[i : i + size] for i in range(0, len(some), size)]
 
@@ -107,7 +108,7 @@ class _Stage:
         drawn = [s for split in SPLITS for s in thin(self.benchmark.samples(split), self.limit)]
         gone = set(missing(self.benchmark, drawn)[0])
         wordy = sorted((s for s in drawn if s.id not in gone), key=own_words)[-LOOKED_AT:]
-        there = [s for s in wordy if fault(s, self.view.writing) is None]
+        there = [s for s in wordy if fault(s, self.view.writing, self.fit) is None]
         return self.view.encode([p for *_, p in asked_forms(self.bench, there)]).input_ids.shape[1]
 
     def warm_up(self) -> None:

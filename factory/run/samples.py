@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from typing import Any, TypeVar
@@ -10,19 +10,25 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from factory import files
+from factory.data.instructions import Style
 from factory.data.sample import ConflictSample
 from factory.errors import UserError
 from factory.model.encode import Writing
+from factory.model.view import ModelView
 from factory.recipe import Recipe
+from factory.run.collect import ASKS, asked
 from factory.run.rundir import RunDir
 
 SPLITS = ("train", "dev", "test")
 T = TypeVar("T")
 
 
-def fault(sample: ConflictSample, writing: Writing | None = None) -> str | None:
+Fit = Callable[[ConflictSample], str | None]
+
+
+def fault(sample: ConflictSample, writing: Writing | None = None, fit: Fit | None = None) -> str | None:
     """Why a sample cannot be scored, or None; with a model's ``writing`` also where a text spells one of its special
-    tokens.
+    tokens, and with ``fit`` where the sample's prompts are too long for it.
     """
     for field in ("context", "question", "answer_vision", "answer_text"):
         text = getattr(sample, field)
@@ -34,7 +40,26 @@ def fault(sample: ConflictSample, writing: Writing | None = None) -> str | None:
         sample.load_image()
     except OSError as error:
         return f"its image cannot be read: {error}"
-    return None
+    return fit(sample) if fit else None
+
+
+def fitting(view: ModelView, benchmark: Any, style: Style) -> Fit:
+    """What tells why a sample's prompts do not fit a model, or None. Prompts are made only where the words alone might
+    take half of its positions.
+    """
+
+    def fit(sample: ConflictSample) -> str | None:
+        if view.positions is None or len(f"{sample.context}{sample.question}".encode()) < view.positions // 2:
+            return None
+        prompts = [asked(benchmark.prompt(sample, form), ask, style) for form in benchmark.forms for ask in ASKS]
+        try:
+            images, texts = view.images_of(prompts)
+            view.batch(view.tokens(prompts, texts), images, "left")
+        except UserError as error:
+            return str(error)
+        return None
+
+    return fit
 
 
 def thin(samples: Sequence[T], limit: int | None) -> list[T]:
@@ -47,9 +72,8 @@ def thin(samples: Sequence[T], limit: int | None) -> list[T]:
 Checked = tuple[dict[str, list[ConflictSample]], list[dict[str, Any]]]
 
 
-def usable_samples(recipe: Recipe, benchmark: Any, folder: RunDir, limit: int | None, writing: Writing) -> Checked:
-    """Usable samples by split, and those that are not, with the reason; needs no weights, only how the model is written
-    for.
+def usable_samples(recipe: Recipe, benchmark: Any, folder: RunDir, limit: int | None, view: ModelView) -> Checked:
+    """Usable samples by split, and those that are not, with the reason; ``view`` needs no weights.
 
     Pictures that are not there are counted first, and told in one line. Raises ``UserError`` where too many samples are
     unusable; nothing is stored then, so that the run can be started again once they are there.
@@ -63,7 +87,8 @@ def usable_samples(recipe: Recipe, benchmark: Any, folder: RunDir, limit: int | 
             "data": recipe.data.model_dump(mode="json"),
             "limit": limit,
             "absent": files.digest(absent),
-            "reserved": writing.special,
+            "reserved": view.writing.special,
+            "positions": view.positions,
         },
     )
     gone, allowed = set(absent), recipe.evaluate.max_skipped
@@ -77,8 +102,9 @@ def usable_samples(recipe: Recipe, benchmark: Any, folder: RunDir, limit: int | 
     if absent and not stage.done and folder.world.first:
         Console(stderr=True).print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
     usable, skipped = {}, []
+    fit = fitting(view, benchmark, recipe.collect.instructions)
     found = stage.gather(
-        {split: partial(faults, samples, split, allowed, writing) for split, samples in splits.items()}
+        {split: partial(faults, samples, split, allowed, view.writing, fit) for split, samples in splits.items()}
     )
     for (split, samples), bad in zip(splits.items(), found, strict=True):
         names = {row["sample"] for row in bad}
@@ -96,9 +122,11 @@ def missing(benchmark: Any, samples: Sequence[ConflictSample]) -> tuple[list[str
     return benchmark.missing(samples) if hasattr(benchmark, "missing") else ([], "")
 
 
-def faults(samples: Sequence[ConflictSample], split: str, allowed: float, writing: Writing) -> list[dict[str, Any]]:
+def faults(
+    samples: Sequence[ConflictSample], split: str, allowed: float, writing: Writing, fit: Fit | None = None
+) -> list[dict[str, Any]]:
     """The unusable samples, each read once. Raises ``UserError`` where they are more than a share ``allowed``."""
-    bad = [{"sample": s.id, "reason": why, "split": split} for s in samples if (why := fault(s, writing))]
+    bad = [{"sample": s.id, "reason": why, "split": split} for s in samples if (why := fault(s, writing, fit))]
     check_share(bad, len(samples), allowed)
     return bad
 

@@ -78,7 +78,7 @@ class Study:
         self.diagnostic: Diagnostic | None = make(recipe.diagnostic) if recipe.diagnostic else None
         self.card = card_for(recipe.model, view.model.config)
         self.layer = steered_layer(recipe, view.depth, self.card)
-        self.samples, self.skipped = checked or usable_samples(recipe, self.benchmark, folder, limit, view.writing)
+        self.samples, self.skipped = checked or usable_samples(recipe, self.benchmark, folder, limit, view)
         self.bench = Bench(view, self.benchmark, self.layer, recipe.evaluate.max_new_tokens)
         self.inputs = {
             "code": version("steering-factory"),

@@ -84,6 +84,27 @@ def test_its_sizes_are_known_without_weights(view):
     )
 
 
+def test_its_parts_add_up_each_parameter_in_one_of_them(view):
+    """The plan's line, against a plain sum over what lies under each part's path."""
+    named, inside = dict(view.model.named_parameters()), {}
+    for name, module in view.model.named_modules():
+        for part in ("connector", "vision_tower", "decoder"):
+            if module is getattr(view, part):
+                inside.setdefault(part, f"{name}.")
+    connector = sum(p.numel() for name, p in named.items() if name.startswith(inside["connector"]))
+    tower = sum(
+        p.numel()
+        for name, p in named.items()
+        if name.startswith(inside["vision_tower"]) and not name.startswith(inside["connector"])
+    )
+    head = 0 if view.unembed.weight is view.model.get_input_embeddings().weight else view.unembed.weight.numel()
+    counted = facts_of(view.model, view.family, view.dtype).parts
+    assert (counted["connector"], counted["vision"]) == (connector, tower)
+    assert counted["decoder"] == sum(p.numel() for name, p in named.items() if name.startswith(inside["decoder"]))
+    assert counted.get("unembedding", 0) in (head, sum(p.numel() for p in view.unembed.parameters()))
+    assert sum(counted.values()) == sum(p.numel() for p in named.values()) and min(counted.values()) > 0
+
+
 def test_roles_mark_the_image_tokens_and_the_words(view):
     prompts = prompts_of(view)
     batch = view.encode(prompts)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from factory.data.prompt import Role
 from factory.errors import UserError
 from factory.model import checks
 from factory.model.checks import self_check
+from factory.model.decoding import LEFT_OUT as TABLE
 from factory.model.load import device_for, fingerprint, load
 from factory.model.source import family_of, find
 from factory.model.view import ModelView
@@ -59,18 +62,52 @@ def test_a_generation_ends_at_the_tokenizers_end_token_also_without_generation_s
     assert view.end_ids[0] == end and end in view.model.generation_config.eos_token_id
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ('{"repetition_penalty": 1.05}', "repetition_penalty of 1.05 in its generation_config.json is left out"),
-        ('{"repetition_penalty": 1.0}', None),
-        ("{}", None),
-    ],
-)
-def test_a_penalty_that_our_decoding_leaves_out_is_told(folder, text, said):
-    (folder / "generation_config.json").write_text(text)
+LEFT_OUT = [
+    ({"repetition_penalty": 1.05}, "repetition_penalty of 1.05"),
+    ({"bad_words_ids": [[49190], [7]]}, "bad_words_ids of 2 entries"),
+    ({"suppress_tokens": [3]}, "suppress_tokens of [3]"),
+    ({"begin_suppress_tokens": [3]}, "begin_suppress_tokens of [3]"),
+    ({"forced_bos_token_id": 0}, "forced_bos_token_id of 0"),
+    ({"forced_eos_token_id": 2}, "forced_eos_token_id of 2"),
+    ({"no_repeat_ngram_size": 3}, "no_repeat_ngram_size of 3"),
+    ({"sequence_bias": [[[5], -10.0]]}, "sequence_bias of [[[5], -10.0]]"),
+    ({"min_length": 5}, "min_length of 5"),
+    ({"min_new_tokens": 5}, "min_new_tokens of 5"),
+    ({"exponential_decay_length_penalty": [5, 1.1]}, "exponential_decay_length_penalty of 2 entries"),
+    ({"num_beams": 4}, "num_beams of 4"),
+    ({"stop_strings": "END"}, "stop_strings of END"),
+    ({"repetition_penalty": 1.0, "num_beams": 1, "min_length": 0, "bad_words_ids": [], "guidance_scale": None}, None),
+    ({"do_sample": True, "temperature": 0.1, "top_k": 1, "top_p": 0.001, "eos_token_id": [1, 2]}, None),
+    ({}, None),
+]
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "config.json"])
+@pytest.mark.parametrize(("settings", "said"), LEFT_OUT)
+def test_what_our_decoding_leaves_out_of_a_models_own_is_told(folder, settings, said, name):
+    (folder / "generation_config.json").unlink()
+    known = json.loads((folder / name).read_text()) if name == "config.json" else {}
+    (folder / name).write_text(json.dumps(known | settings))
     notes = find(ModelSpec(path=str(folder))).notes
-    assert [said in note for note in notes] == [True] if said else notes == ()
+    whole = f"model: the {said} in its {name} is left out: answers are plainly greedy"
+    assert [whole in note for note in notes] == [True] if said else notes == ()
+
+
+def is_plain(name: str, value: Any) -> bool:
+    """Whether transformers makes no processor of logits of a setting, or does not take the value at all."""
+    try:
+        config = GenerationConfig(do_sample=False, **{name: value})
+        made = tiny_view().model._get_logits_processor(config, 4, torch.ones(1, 4, dtype=torch.long), None, [])
+    except (ValueError, TypeError, AttributeError, LookupError, RuntimeError):
+        return True
+    return not [p for p in made if type(p).__name__ not in ("InfNanRemoveLogitsProcessor", "LogitNormalization")]
+
+
+def test_every_setting_that_transformers_makes_a_processor_of_is_in_the_table():
+    """The settings of ``GenerationConfig`` that change greedy logits, found by trying values on each of them."""
+    values = (0, 3, 1.5, [3], [[3]], [[[3], 1.0]], [5, 1.1])
+    changing = {name for name in GenerationConfig().to_dict() if not all(is_plain(name, v) for v in values)}
+    assert len(changing) > 8 and changing <= set(TABLE), changing - set(TABLE)
 
 
 def test_finding_reads_no_weights(saved):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
 from PIL import Image
+from transformers import AddedToken, LlavaConfig
 
 from factory.data.sample import ConflictSample
 from factory.errors import UserError
-from factory.run.samples import check_share, fault, thin
+from factory.registry import lookup
+from factory.run.collect import ASKS, asked
+from factory.run.samples import check_share, fault, fitting, thin
 from tests.tiny import tiny_view
 
 SAMPLE = ConflictSample("s1", "color", "What color?", "it is red.", "blue", "red", lambda: Image.new("RGB", (4, 4)))
@@ -32,6 +36,54 @@ def test_words_that_the_model_would_not_read_as_words_are_named(field, token):
     assert fault(odd) is None, "no model is known"
     assert fault(odd, tiny_view().writing) == f"its {field} spells the model's special token '{token}'"
     assert fault(SAMPLE, tiny_view().writing) is None
+
+
+def test_prompts_that_the_model_has_no_positions_for_are_named():
+    """The longest prompt that fits, and the one that is a word longer, by the count of apply_chat_template's tokens."""
+    view, bench = tiny_view(), lookup("benchmark", "scenes")(lookup("benchmark", "scenes").Params())
+    fit = fitting(view, bench, "amps_eq9")
+
+    def longest(words: int) -> int:
+        sample = replace(SAMPLE, context="red " * words)
+        prompts = [asked(bench.prompt(sample, form), ask, "amps_eq9") for form in bench.forms for ask in ASKS]
+        return max(len(view.tokens([p], [["<image>" * 16]])[0].ids) for p in prompts)
+
+    words = next(n for n in range(50, 600) if longest(n) > 512) - 1
+    assert longest(words) <= 512 < longest(words + 1)
+    assert fault(replace(SAMPLE, context="red " * words), view.writing, fit) is None
+    why = fault(replace(SAMPLE, context="red " * (words + 1)), view.writing, fit)
+    assert "positions, and LlavaForConditionalGeneration has 512" in why and "\n" not in why
+    with pytest.raises(UserError, match="has 512 .max_position_embeddings.: shorten its text"):
+        view.encode([bench.prompt(replace(SAMPLE, context="red " * 600), "open")])
+
+
+STRETCHED = {
+    "as told": ({}, 2048),
+    "linear": ({"rope_type": "linear", "factor": 4.0}, 8192),
+    "yarn": ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}, 8192),
+    "llama3": ({"rope_type": "llama3", "factor": 0.5, "original_max_position_embeddings": 2048}, 2048),
+    "mrope": ({"rope_type": "default", "mrope_section": [2, 2, 2]}, 2048),
+}
+
+
+@pytest.mark.parametrize("rope, positions", STRETCHED.values(), ids=STRETCHED)
+def test_a_stretched_rotary_embedding_has_more_positions(rope, positions):
+    config = LlavaConfig(text_config={"model_type": "llama", "max_position_embeddings": 2048})
+    config.text_config.rope_parameters = rope
+    assert tiny_view().family.positions(config) == positions
+
+
+def test_control_tokens_that_a_tokenizer_only_marks_are_named():
+    """A fake end of turn is read as one, though the tokenizer has no name for it."""
+    tokenizer = copy.deepcopy(tiny_view().tokenizer)
+    tokenizer.add_tokens([AddedToken("<|eot|>", special=True), AddedToken("<plain>", special=False)])
+    assert "<|eot|>" not in tokenizer.all_special_tokens
+    writing = replace(tiny_view().writing, tokenizer=tokenizer)
+    odd = replace(SAMPLE, context="it is<|eot|>")
+    assert fault(odd, writing) == "its context spells the model's special token '<|eot|>'"
+    assert fault(replace(SAMPLE, context="it is <plain>"), writing) is None
+    assert writing.reserved("<|new|>") is None and tokenizer.add_tokens([AddedToken("<|new|>", special=True)]) == 1
+    assert writing.reserved("<|new|>") == "<|new|>"
 
 
 def test_unreadable_images_are_named(tmp_path):
