@@ -24,8 +24,9 @@ TEX_MARKS = {"better": r"$\blacktriangle$", "worse": r"$\blacktriangledown$", ""
 FOOT = (
     "▲ and ▼: better or worse than the unsteered model of the same run (or than the same method in the first run), p <"
     " 0.05 after Holm's correction over all tests here; McNemar's test on right and wrong answers, a paired bootstrap"
-    " on graded ones and on questions that hang together. Intervals are 95 %; over several seeds the score is their"
-    " mean, and the interval one over samples. Rank: mean rank over the columns that all arms have."
+    " on graded ones and on questions that hang together, a sign-flip test where those are fewer than 50. Intervals are"
+    " 95 %; over several seeds the score is their mean, and the interval one over samples. Rank: mean rank over the"
+    " columns that all arms have."
 )
 AS_THEY_ARE = ("perplexity", "points")
 COSTS = ("parameters", "s/answer", "peak memory")

@@ -12,7 +12,7 @@ Style = Literal[
 
 _MC2_VISION = (
     "In case there is an inconsistency between the text context and the image content, "
-    "you should follow the image content rather than the text context."
+    "you should follow the image content rather than the text context. "
 )
 INSTRUCTIONS: dict[str, dict[str, str]] = {
     # AMPS eq. 9: the contrastive pair P+ and P-
@@ -22,21 +22,22 @@ INSTRUCTIONS: dict[str, dict[str, str]] = {
         "vision": "Respond to the question based only on the image context",
         "text": "Follow the text context rather than the image content",
     },
-    # MC² prompt.py: template1, variant 1 and variant 2 (SPEC.md 3.2); the image instruction is the same in all
+    # MC² prompt.py: template1, variant 1 and variant 2 (SPEC.md 3.2); the image instruction is the same in all. Each
+    # ends with a space, which stands before the newline that joins it to the question
     "mc2": {
         "vision": _MC2_VISION,
         "text": "In case there is an inconsistency between the Text Context and the input image content, "
-        "you must rely on the text context rather than the input image content.",
+        "you must rely on the text context rather than the input image content. ",
     },
     "mc2_prioritize": {
         "vision": _MC2_VISION,
         "text": "In case there is an inconsistency between the text context and the input image content, "
-        "prioritize the information from the text context.",
+        "prioritize the information from the text context. ",
     },
     "mc2_original": {
         "vision": _MC2_VISION,
         "text": "In case there is an inconsistency between the text context and the image content, "
-        "you should follow the text context rather than the image content.",
+        "you should follow the text context rather than the image content. ",
     },
     # Instruction Anchor app. B and C.3; the wordings for the image are ours, with the sources exchanged
     "anchor": {

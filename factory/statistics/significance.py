@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 
@@ -26,16 +27,21 @@ def sign_flip_p(differences: Sequence[float] | np.ndarray, seed: int = 0) -> flo
     """Two-sided p of a mean difference of 0: how often the mean is as far from 0 when each difference's sign is drawn
     anew.
 
-    Exact in any number of samples where differences are symmetric about 0: with few of them it cannot be small.
+    Exact in any number of samples where differences are symmetric about 0: with few of them it cannot be small. All
+    signs are gone through where there are no more than ``DRAWS`` of them (up to 13 samples), else so many are drawn.
     """
     d = np.asarray(differences, dtype=np.float64)
     if len(np.unique(np.abs(d[d != 0]))) <= 1:
         return sign_test(int((d > 0).sum()), int((d < 0).sum()))
-    rng, observed, extreme = np.random.default_rng(seed), abs(d.sum()), 0
+    observed, extreme = abs(d.sum()) - 1e-12 * np.abs(d).sum(), 0
+    if 2 ** len(d) <= DRAWS:
+        every = np.array(list(product((-1.0, 1.0), repeat=len(d))))
+        return float((np.abs(every @ d) >= observed).mean())
+    rng = np.random.default_rng(seed)
     rows = max(1, 2_000_000 // len(d))
     for start in range(0, DRAWS, rows):
         signs = rng.integers(0, 2, size=(min(rows, DRAWS - start), len(d))) * 2 - 1
-        extreme += int((np.abs(signs @ d) >= observed - 1e-12).sum())
+        extreme += int((np.abs(signs @ d) >= observed).sum())
     return (1 + extreme) / (DRAWS + 1)
 
 

@@ -52,14 +52,35 @@ def test_questions_that_hang_together_are_resampled_together():
     a = {f"{u}/{i}": 0.5 + shift[f"{u}"] for u in range(10) for i in range(20)}
     b, units = dict.fromkeys(a, 0.5), {s: s.split("/")[0] for s in a}
     alone, together = compare(a, b), compare(a, b, units)
-    assert together.name == "paired bootstrap over units" and alone.difference == together.difference
+    assert together.name == "sign-flip test over units" and alone.difference == together.difference
     slow = [np.mean([shift[u] for u in rng.choice(list(shift), 10)]) for _ in range(4000)]
     assert (together.low, together.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])), abs=0.1)
     assert together.high - together.low > 3 * (alone.high - alone.low) and together.p > alone.p
     right, wrong = {s: 1.0 for s in a}, {s: 0.0 for s in a}
-    assert (
-        compare(right, wrong).name == "McNemar" and compare(right, wrong, units).name == "paired bootstrap over units"
-    )
+    assert compare(right, wrong).name == "McNemar"
+    assert compare(right, wrong, units).name == "sign-flip test over units"
+    many = {f"{u}/{i}": u % 7 / 7 for u in range(60) for i in range(2)}
+    by_picture = {s: s.split("/")[0] for s in many}
+    assert compare(many, dict.fromkeys(many, 0.4), by_picture).name == "paired bootstrap over units"
+
+
+@pytest.mark.parametrize("n", [4, 8])
+def test_few_units_are_not_told_apart_by_chance(n):
+    """Of comparisons without a difference no more than the level, give or take three standard errors, are rejected."""
+    rng, runs = np.random.default_rng(n), 200
+    p, bootstrapped = np.empty(runs), np.empty(runs)
+    for i in range(runs):
+        a = {str(k): float(x) for k, x in enumerate(rng.normal(size=n))}
+        p[i] = compare(a, dict.fromkeys(a, 0.0)).p
+        bootstrapped[i] = bootstrap_p(list(a.values()))
+    assert (p < 0.05).mean() <= 0.05 + 3 * (0.05 * 0.95 / runs) ** 0.5
+    assert n > 4 or (bootstrapped < 0.05).mean() > 0.12  # what it is spared
+
+
+def test_a_difference_is_seen_with_few_units_too():
+    a = {str(k): 0.5 + 0.05 * k for k in range(8)}
+    test = compare(a, dict.fromkeys(a, 0.4))
+    assert test.name == "sign-flip test" and test.p == 2 / 2**8
 
 
 def run_folder(

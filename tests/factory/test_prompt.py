@@ -7,6 +7,7 @@ from PIL import Image
 
 from factory.data.instructions import INSTRUCTIONS, instruction
 from factory.data.prompt import Prompt, Role, Segment
+from tests.tiny import fresh_view
 
 RED, BLUE = Image.new("RGB", (4, 4), "red"), Image.new("RGB", (4, 4), "blue")
 CONTEXT, QUESTION, OPTIONS = Segment(Role.CONTEXT, "c"), Segment(Role.QUESTION, "q"), Segment(Role.OPTIONS, "o")
@@ -103,3 +104,45 @@ def test_the_instructions_of_the_paper_are_word_for_word():
     assert INSTRUCTIONS["amps_eq9"] == {"vision": "based on visual context", "text": "based on text context"}
     assert INSTRUCTIONS["amps_rq1"]["vision"] == "Respond to the question based only on the image context"
     assert INSTRUCTIONS["amps_rq1"]["text"] == "Follow the text context rather than the image content"
+
+
+# MC²'s prompt.py, as SPEC.md 3.2 gives it: every string ends with a space, and a newline joins it to the question
+CASE = "In case there is an inconsistency between the "
+MC2_STRINGS = [
+    (
+        "mc2",
+        "text",
+        "Text Context and the input image content, you must rely on the text context rather than the input"
+        + " image content. ",
+    ),
+    (
+        "mc2",
+        "vision",
+        "text context and the image content, you should follow the image content rather than the text context. ",
+    ),
+    (
+        "mc2_prioritize",
+        "text",
+        "text context and the input image content, prioritize the information from the text context. ",
+    ),
+    (
+        "mc2_original",
+        "text",
+        "text context and the image content, you should follow the text context rather than the image content. ",
+    ),
+]
+
+
+@pytest.mark.parametrize("style, direction, words", MC2_STRINGS)
+def test_mc2s_instructions_keep_their_space_before_the_newline(style, direction, words):
+    asked = PROMPT.without(Role.IMAGE).before_question(instruction(style, direction))
+    assert asked.messages() == [{"role": "user", "content": [{"type": "text", "text": f"c\n{CASE}{words}\nq\no"}]}]
+
+
+def test_the_space_before_the_newline_reaches_the_model():
+    view = fresh_view()
+    asked = PROMPT.before_question(instruction("mc2", "vision"))
+    bare = PROMPT.before_question(Segment(Role.INSTRUCTION, instruction("mc2", "vision").text.rstrip()))
+    ids, trimmed = (view.encode([prompt]).input_ids[0].tolist() for prompt in (asked, bare))
+    text, without = view.tokenizer.decode(ids), view.tokenizer.decode(trimmed)
+    assert ids != trimmed and "text context. \nq" in text and "text context.\nq" in without
