@@ -40,20 +40,32 @@ class Places(Dataset):
         return self.order[place]
 
 
+class Refused(UserError):
+    """A sample that ends the training. Raised in a data loader's worker, an error is raised again with the worker's
+    traceback in its message; that is taken off here.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
+
+
 class Collator:
     """Sample numbers to what a tuned model takes and ``labels`` [B, T], on the CPU.
 
     A sample found unusable only now (a damaged image, a question too long for ``max_tokens``) becomes a row with no
     label: it adds nothing to the loss, whoever computes it, and is named in ``skipped`` (JSONL). Raises ``UserError``
-    where that is not allowed. A batch without an image gets one more row, with a blank image and no label: vision tower
-    and connector then run, forward and backward, in every batch of every rank, with gradient 0, so that no rank waits
-    for another one's collective operation. Where the model's template writes a turn's images before its texts, so does
-    the sample.
+    where that is not allowed, or more than ``most`` of them are found. A batch without an image gets one more row, with
+    a blank image and no label: vision tower and connector then run, forward and backward, in every batch of every rank,
+    with gradient 0, so that no rank waits for another one's collective operation. Where the model's template writes a
+    turn's images before its texts, so does the sample.
     """
 
-    def __init__(self, view: ModelView, source: Source, max_tokens: int | None, skipped: Path | None) -> None:
-        self.view, self.source, self.max_tokens, self.skipped = view, source, max_tokens, skipped
+    def __init__(
+        self, view: ModelView, source: Source, max_tokens: int | None, skipped: Path | None, most: int | None = None
+    ) -> None:
+        self.view, self.source, self.max_tokens, self.skipped, self.most = view, source, max_tokens, skipped, most
         self.images_first = images_first(view.writing)
+        self._lost: set[int] = set()
 
     def __call__(self, numbers: Sequence[int]) -> dict[str, Tensor]:
         return collate(self.view, *self.examples(numbers))
@@ -61,34 +73,46 @@ class Collator:
     def examples(self, numbers: Sequence[int], blank: bool = True) -> tuple[list[Example], dict[str, Tensor]]:
         """The samples' examples and image inputs; ``blank``: with one more row where none has an image."""
         samples = [self._sample(i) for i in numbers]
-        if blank and not any(s.prompt.images for s in samples):
-            samples.append(Sample("blank", NOTHING.prepend(Segment(Role.IMAGE, image=Image.new("RGB", (32, 32))))))
         try:
-            return encode_samples(self.view, samples, self.max_tokens)
+            return encode_samples(self.view, _with_image(samples, blank), self.max_tokens)
         except Unusable:
-            return encode_samples(self.view, [self._fitting(s) for s in samples], self.max_tokens)
+            fitting = [self._fitting(i, sample) for i, sample in zip(numbers, samples, strict=True)]
+            return encode_samples(self.view, _with_image(fitting, blank), self.max_tokens)
 
     def _sample(self, number: int) -> Sample:
         try:
             sample = self.source[number]
-            return replace(sample, prompt=sample.prompt.images_first()) if self.images_first else sample
         except Unusable as error:
-            return self._skip(self.source.name(number), error)
+            return self._skip(number, error)
+        return replace(sample, prompt=sample.prompt.images_first()) if self.images_first else sample
 
-    def _fitting(self, sample: Sample) -> Sample:
+    def _fitting(self, number: int, sample: Sample) -> Sample:
         try:
             encode_samples(self.view, [sample], self.max_tokens)
             return sample
         except Unusable as error:
-            return self._skip(sample.id, error)
+            return self._skip(number, error)
 
-    def _skip(self, name: str, error: Unusable) -> Sample:
+    def _skip(self, number: int, error: Unusable) -> Sample:
+        name = self.source.name(number)
         if self.skipped is None:
-            raise UserError(
-                f"sample {name}: {error}. To leave such samples out: tune.data.max_skipped=SHARE"
+            raise Refused(f"sample {name}: {error}. To leave such samples out: tune.data.max_skipped=SHARE") from error
+        if number not in self._lost:
+            self._lost.add(number)
+            files.append_jsonl(self.skipped, {"sample": name, "number": number, "reason": str(error)})
+        if self.most is not None and len(self._lost) > self.most:
+            raise Refused(
+                f"{len(self._lost)} samples could not be used, more than tune.data.max_skipped allows; the last: sample"
+                f" {name}: {error}"
             ) from error
-        files.append_jsonl(self.skipped, {"sample": name, "reason": str(error)})
         return Sample(name, NOTHING)
+
+
+def _with_image(samples: Sequence[Sample], blank: bool) -> list[Sample]:
+    """The samples, with a blank one more where none has an image."""
+    if not blank or any(s.prompt.images for s in samples):
+        return list(samples)
+    return [*samples, Sample("blank", NOTHING.prepend(Segment(Role.IMAGE, image=Image.new("RGB", (32, 32)))))]
 
 
 def collate(view: ModelView, examples: Sequence[Example], images: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from factory.data.conversation import Unusable
 from factory.data.prompt import Prompt, Role
+from factory.data.refusals import OF_IMAGE, OF_TEMPLATE, REFUSED, TOO_LONG
 from factory.data.source import Sample
 from factory.errors import UserError
 from factory.model.encode import Encoded
@@ -36,11 +37,18 @@ def encode_samples(
 ) -> tuple[list[Example], dict[str, Tensor]]:
     """Examples of at most ``max_tokens`` tokens and the image inputs of the images they keep, in reading order.
 
-    Raises ``Unusable`` for a sample too long to keep its images and one token of its first answer, and ``UserError``,
-    with its id, for one whose texts spell a special token.
+    Raises ``Unusable`` for a sample too long to keep its images and one token of its first answer, and, with its id,
+    for one whose texts spell a special token or whose turns or images the model refuses.
     """
     prompts = [s.prompt for s in samples]
-    images, written = view.images_of(prompts)
+    try:
+        images, written = view.images_of(prompts)
+    except REFUSED as error:
+        sizes = ", ".join(f"{w} x {h}" for p in prompts for w, h in (image.size for image in p.images))
+        why = " ".join(str(error).split())[:120]
+        raise Unusable(
+            f"its images ({sizes[:60]}) are refused by the model's image processor: {why}", OF_IMAGE
+        ) from error
     examples = [_fitted(view, sample, texts, max_tokens) for sample, texts in zip(samples, written, strict=True)]
     kept = [prompt for _, prompt in examples]
     if sum(len(p.images) for p in kept) < sum(map(len, written)):
@@ -53,12 +61,12 @@ def labelled(view: ModelView, sample: Sample, written: Sequence[str]) -> Example
 
     An answer is what follows its generation prompt, through the end token (``factory.model.encode``). Where the
     template writes none (as LLaVA-1.5's does), the tokenizer's end token is put there, as in LLaVA's own training.
-    Raises ``UserError`` for a text that spells a special token.
+    Raises ``Unusable`` for a text that spells a special token and for turns that the template refuses.
     """
     try:
         (encoded,) = view.tokens([sample.prompt], [written], ended=True)
     except UserError as error:
-        raise UserError(f"sample {sample.id}: {error}") from error
+        raise Unusable(str(error), OF_TEMPLATE) from error
     return Example(encoded, [i if said else IGNORE for i, said in zip(encoded.ids, encoded.answers, strict=True)])
 
 
@@ -86,7 +94,8 @@ def _cut(example: Example, max_tokens: int) -> Example:
         asked = next(i for i, label in enumerate(example.labels) if label != IGNORE)
         raise Unusable(
             f"takes {asked} tokens before its first answer; tune.data.max_tokens={max_tokens} leaves none for the"
-            " answer"
+            " answer",
+            TOO_LONG,
         )
     cut = replace(
         encoded,

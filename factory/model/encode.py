@@ -12,12 +12,14 @@ from itertools import groupby
 from typing import Any, Literal
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 
 from factory.data.prompt import SPEAKERS, Prompt, Role, Segment
 from factory.errors import UserError
 
 PaddingSide = Literal["left", "right"]
+SPEAKERS_SHOWN = 6
 FIRST_MARK = 0xE000
 MARKS = f"{chr(FIRST_MARK)}-{chr(0xF8FF)}"
 
@@ -348,9 +350,13 @@ def images_first(writing: Writing) -> bool:
 def _apply_template(writing: Writing, messages: list[dict], generate: bool) -> str:
     if not writing.template:
         raise UserError("the model's processor has no chat template: save one beside it (chat_template.jinja)")
-    return writing.tokenizer.apply_chat_template(
-        messages, chat_template=writing.template, add_generation_prompt=generate, tokenize=False
-    )
+    try:
+        return writing.tokenizer.apply_chat_template(
+            messages, chat_template=writing.template, add_generation_prompt=generate, tokenize=False
+        )
+    except TemplateError as error:  # such as its own "System role not supported"
+        speakers = ", ".join(turn["role"] for turn in messages[:SPEAKERS_SHOWN])
+        raise UserError(f"the model's chat template refuses turns by {speakers}: {error}") from error
 
 
 def _role(text: str, char_roles: list[int], start: int, end: int) -> int:

@@ -100,8 +100,10 @@ def test_an_answer_that_is_glued_to_its_prompt_goes_on_after_the_prompts_own_tok
 
 
 def test_a_text_that_spells_a_special_token_is_an_error_with_its_id():
-    with pytest.raises(UserError, match="sample s: .*special token '</s>'"):
+    with pytest.raises(Unusable, match="special token '</s>'"):
         plain(tiny_view(), q("what is </s> ?"), a("an end"))
+    with pytest.raises(UserError, match="sample s0: .*special token '</s>'"):
+        Collator(tiny_view(), Listed(Prompt((q("what is </s> ?"), a("an end")))), None, None)([0])
 
 
 def fitted(view: ModelView, limit: int | None, *segments: Segment):

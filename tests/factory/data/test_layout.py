@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -15,13 +16,14 @@ from factory.model.build import CHAT_TEMPLATE
 from factory.model.encode import images_first
 from factory.model.view import ModelView
 from tests.compose import LLMS, composed, llm
-from tests.tiny import IN_ORDER, fresh_view
+from tests.tiny import IN_ORDER, tiny_view
 
 
 def view_with(template: str) -> ModelView:
-    view = fresh_view()
-    view.processor.chat_template = template
-    return view
+    shared = tiny_view()
+    processor = copy.copy(shared.processor)
+    processor.chat_template = template
+    return ModelView(shared.model, processor, shared.family)
 
 
 def source(folder, *questions: str) -> ConversationFile:
