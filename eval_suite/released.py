@@ -14,6 +14,8 @@ from factory.data import pictures
 from factory.data.prompt import Prompt, Role, Segment
 from factory.errors import UserError
 
+LONGEST_NAME = 255  # as file systems have it
+
 
 def file(root: str | Path, *names: str) -> Path:
     """The first of ``names`` that is a file under ``root``. Raises ``UserError`` that names them all."""
@@ -95,9 +97,10 @@ class Row:
         return value
 
     def key(self, name: str) -> str:
-        """A text or a whole number that names something, as a text."""
+        """A short text or a whole number that names something, a file maybe, as a text."""
         value = self.value(name)
-        self._must(_is_whole(value) or (isinstance(value, str) and bool(value.strip())), name, "a name or a number")
+        holds = isinstance(value, str) and bool(value.strip()) and value.isprintable() and len(value) <= LONGEST_NAME
+        self._must(holds or (_is_whole(value) and abs(value) < 10**LONGEST_NAME), name, "a name or a number")
         return str(value)
 
     def whole(self, name: str, below: int | None = None) -> int:

@@ -78,7 +78,7 @@ class HallusionBench(AnswerBenchmark):
 
     def _image(self, root: Path, row: Row) -> Path:
         where = f"{row.text('category')}/{row.text('subcategory')}"
-        name = row.text("filename") if "filename" in row else f"{where}/{row.key('set_id')}_{row.key('figure_id')}.png"
+        name = row.key("filename") if "filename" in row else f"{where}/{row.key('set_id')}_{row.key('figure_id')}.png"
         inside = name.removeprefix("./").removeprefix("hallusion_bench/")
         return next(
             (p for p in (root / "hallusion_bench" / inside, root / inside) if p.is_file()),

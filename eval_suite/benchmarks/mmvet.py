@@ -52,7 +52,7 @@ class Mmvet(AnswerBenchmark):
         path = file(self.params.root, "mm-vet.json")
         items = []
         for number, row in named_of(path).items():
-            question, image = row.text("question"), path.parent / "images" / row.text("imagename")
+            question, image = row.text("question"), path.parent / "images" / row.key("imagename")
             gold, skills = (question, row.text("answer")), tuple(row.texts("capability"))
             items.append(Item(number, asked(image, (Role.QUESTION, question)), gold, skills, images=(image,)))
         return items

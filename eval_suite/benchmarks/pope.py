@@ -56,7 +56,7 @@ class Pope(AnswerBenchmark):
         folder = Path(self.params.images).expanduser() if self.params.images else path.parent / "val2014"
         items = []
         for number, row in once(lines_of(path), "question_id"):
-            image, label = folder / row.text("image"), row.among("label", "yes", "no")
+            image, label = folder / row.key("image"), row.among("label", "yes", "no")
             prompt = asked(image, (Role.QUESTION, row.text("text")), (Role.OPTIONS, SHORT))
             items.append(
                 Item(f"{split}/{number}", prompt, (label, split), (split,), images=(image,), facts={"label": label})

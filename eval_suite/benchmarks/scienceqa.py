@@ -41,11 +41,11 @@ class ScienceQa(AnswerBenchmark):
         problems, items = named_of(path), []
         for pid in self._split(splits):
             if pid not in problems:
-                raise UserError(f"{path}: has no problem {pid}, which {splits} names; is it the released file?")
+                raise UserError(f"{path}: has no problem {pid[:80]!r}, which {splits} names; is it the released file?")
             row = problems[pid]
             if "image" not in row and self.params.images_only:
                 continue
-            image = path.parent / "images" / self.split / pid / row.text("image") if "image" in row else None
+            image = path.parent / "images" / self.split / pid / row.key("image") if "image" in row else None
             choices = row.texts("choices", least=2)
             options = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
             hint = f"Context: {row.text('hint')}" if row.values.get("hint") else ""
@@ -63,7 +63,7 @@ class ScienceQa(AnswerBenchmark):
     def _split(self, path: Path) -> list[str]:
         names = Row(str(path), read_json(path)).texts(self.split)
         if again := [name for name, times in Counter(names).items() if times > 1]:
-            raise UserError(f"{path}: problem {again[0]} is twice in {self.split}; is a part there twice?")
+            raise UserError(f"{path}: problem {again[0][:80]!r} is twice in {self.split}; is a part there twice?")
         return names
 
     def read(self, item: Item, text: str) -> Reading:

@@ -41,7 +41,7 @@ class TextVqa(AnswerBenchmark):
         path = file(self.params.root, "TextVQA_0.5.1_val.json")
         tokens, items = self._ocr() if self.params.ocr else {}, []
         for number, row in once(entries_of(path, under="data"), "question_id"):
-            name = row.text("image_id")
+            name = row.key("image_id")
             if self.params.ocr and name not in tokens:
                 raise row.fault(f"image {name} has no entry in {OCR}")
             image = path.parent / "train_images" / f"{name}.jpg"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
+from functools import reduce
 from importlib.util import find_spec
+from operator import getitem
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from eval_suite.benchmark import AnswerBenchmark, Item
@@ -127,6 +132,72 @@ def test_a_damaged_file_is_one_line(name, content, tmp_path):
     MAKERS[name](tmp_path)
     (tmp_path / FILES[name]).write_bytes(content)
     assert str(tmp_path / FILES[name]).removesuffix("/0001.txt") in refused(name, tmp_path)
+
+
+VALUES = [
+    None,
+    True,
+    -1,
+    3.5,
+    10**400,
+    "",
+    "x",
+    "\x00",
+    "a" * 6000,
+    "../../x",
+    [],
+    {},
+    [1],
+    {"a": 1},
+    [None],
+    float("nan"),
+]
+GONE = object()
+
+
+def places(value, at=()):
+    """Every place in a value that is made of dicts and lists."""
+    yield at
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield from places(value[key], (*at, key))
+
+
+def spoilt(value, at, new):
+    if not at:
+        return new
+    value = copy.deepcopy(value)
+    inner = reduce(getitem, at[:-1], value)
+    if new is GONE:
+        del inner[at[-1]]
+    else:
+        inner[at[-1]] = new
+    return value
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    """Each benchmark's files, and the content of the one that is spoilt."""
+    homes = {name: tmp_path_factory.mktemp(name) for name in FILES if name != "mme"}
+    for name, home in homes.items():
+        MAKERS[name](home)
+    return {name: (home, entries(name, home / FILES[name])[0]) for name, home in homes.items()}
+
+
+@given(st.data())
+def test_any_value_in_the_place_of_another_is_read_or_refused_in_one_line(released, data):
+    name = data.draw(st.sampled_from(sorted(released)))
+    home, held = released[name]
+    at = data.draw(st.sampled_from([at for at in places(held) if at or name != "pope"]))
+    written(home / FILES[name], spoilt(held, at, data.draw(st.sampled_from([*VALUES, GONE] if at else VALUES))))
+    try:
+        bench = made(name, home)
+        for item in bench.questions():
+            if all(path.is_file() for path in item.images):
+                item.prompt()
+            bench.record(item, "Yes")
+    except UserError as told:
+        assert "\n" not in str(told) and len(str(told)) < 1000
 
 
 def test_questions_need_their_annotations_once(tmp_path):
