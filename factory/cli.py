@@ -265,10 +265,10 @@ def _add_recipe(parser: _Parser, metavar: str = "RECIPE") -> None:
 def _load(given: str, overrides: Sequence[str]) -> Recipe:
     from factory.recipe import load
 
-    return load(_find_recipe(given), overrides)
+    return load(find_recipe(given), overrides)
 
 
-def _find_recipe(given: str) -> Path:
+def find_recipe(given: str) -> Path:
     """The recipe file, from the current folder or else from the project's; a bundled one also by its bare name."""
     for path in (Path(given), PROJECT / given, *_bundled(given)):
         if path.is_file():

@@ -175,6 +175,7 @@ def load(spec: ModelSpec, zero: int = 0, fetch: bool = True) -> ModelView:
     view = ModelView(placed, processor, source.family, k_sigma=source.card.k_sigma if source.card else None)
     model.generation_config.eos_token_id = view.end_ids  # `generate` stops where an answer ends, whatever its settings
     view.origin = asked.origin or view.origin
+    view.layer = asked.layer if asked.layer is not None or not source.card else source.card.layer
     if zero == 3:
         view.identity, view.described = fingerprint(view), identity(view)
     self_check(view)

@@ -33,6 +33,7 @@ class ModelView:
         self.text_config = model.config.get_text_config()
         self.identity: str | None = None  # its fingerprint, where only all ranks together can take it
         self.origin = 'path="FOLDER"'  # what a ``ModelSpec`` of it says, for cards
+        self.layer: int | None = None  # the block to steer, as the recipe's model or its card says
         self.described: Any = None  # what factory.model.identity says of it, where the same holds
         self.encoded: Batch | None = None
         self.step: Step | None = None

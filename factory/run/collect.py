@@ -50,7 +50,7 @@ def collect(
     ``ask.tail`` is the mean state of the prompt's last tokens, a tenth of them, three to eight (PIXEL's second view).
     """
     run = (_apart if view.family.bidirectional_prompt else _shared)(view, prompts, plan)
-    chosen = _read(run.states, run.whole.mask, run.whole.roles, plan.position).float().cpu().chunk(len(ASKS))
+    chosen = read_position(run.states, run.whole.mask, run.whole.roles, plan.position).float().cpu().chunk(len(ASKS))
     tails = _tail_mean(run.states, run.whole.mask).cpu().chunk(len(ASKS))
     found = {}
     for ask in plan.diagnose if diagnostic else ():
@@ -136,7 +136,7 @@ def _tail_mean(states: Tensor, mask: Tensor) -> Tensor:
     return (states.float() * last[..., None]).sum(1) / last.sum(-1, keepdim=True)
 
 
-def _read(states: Tensor, mask: Tensor, roles: Tensor, position: str) -> Tensor:
+def read_position(states: Tensor, mask: Tensor, roles: Tensor, position: str) -> Tensor:
     """One state per row [R, d] from [R, T, d] at a position of SPEC A14 (mean_prompt: the mean over P; without P, the
     last user token).
     """

@@ -1,0 +1,259 @@
+"""What ``import factory`` offers a notebook: load, fit, steered, states, run_recipe, read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from factory import cli, files
+from factory.data.prompt import Prompt
+from factory.errors import UserError, did_you_mean
+from factory.model.load import load as load_model
+from factory.model.prefix import prefill
+from factory.model.view import ModelView
+from factory.model.zoo import cards
+from factory.recipe import Recipe
+from factory.recipe import load as load_recipe
+from factory.recipe.nodes import read_node
+from factory.recipe.schema import ModelSpec
+from factory.registry import lookup
+from factory.run.collect import Plan, collect, read_position
+from factory.run.comparison import Comparison
+from factory.run.evaluate import placed
+from factory.run.pipeline import run
+from factory.run.rundir import RunDir
+from factory.run.study import Study
+from factory.steer import States, Steerer, Steering, Strength, artefact, steer
+from factory.steer.where import ROLES
+
+Source = str | Mapping[str, Any] | Sequence[Prompt]
+"""Prompts of one's own, or a benchmark: its name or its node, as in ``{"type": "mc2", "images": "data/coco"}``."""
+By = str | Path | Steering
+BATCH = 32
+
+
+def load(model: str | Path, **options: Any) -> ModelView:
+    """A model, checked and frozen: a card of the zoo by its name, a folder, or a hub id OWNER/NAME.
+
+    ``options`` are the keys of a recipe's ``model:`` (dtype, device, quantize, tuned, …). Raises ``UserError`` for a
+    model that is not there or not understood.
+    """
+    name = str(model)
+    if name in cards():
+        spec = {"zoo": name}
+    elif Path(name).expanduser().is_dir():
+        spec = {"path": name}
+    elif name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        spec = {"hub": name}
+    else:
+        raise UserError(
+            f"'{name}' is no card of the zoo, no folder and no hub id OWNER/NAME.{did_you_mean(name, cards())}"
+        )
+    return load_model(ModelSpec(**spec, **options))
+
+
+def fit(
+    view: ModelView,
+    method: str | Mapping[str, Any],
+    data: Source,
+    direction: str = "vision",
+    *,
+    diagnostic: str | Mapping[str, Any] | None = None,
+    layer: int | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+) -> Steering:
+    """A steering method, fitted toward ``direction`` on the training split of a benchmark or on prompts of one's own.
+
+    ``method`` and ``diagnostic`` are nodes as a recipe has them: a name, or a mapping with ``type`` and parameters.
+    ``layer`` null is that of the model's card, else its middle block; ``limit`` takes that many samples of each split.
+    The result goes to ``steered`` and to ``factory.steer.artefact.save``. Raises ``UserError`` for a method that fits
+    nothing (prompt and decoding methods), that leaves a choice to dev data (a recipe chooses), or that needs a
+    benchmark's verdicts where only prompts were given.
+    """
+    node = read_node("steering", method)
+    made = lookup("steering", node.type)(node.params)
+    if not isinstance(made, Steerer):
+        raise UserError(f"steering '{node.type}' changes the prompt or the decoding, and has nothing to fit")
+    if made.variants():
+        raise UserError(
+            f"steering '{node.type}' chooses among {', '.join(made.variants())} on dev data: fix its choice, or run a"
+            " recipe"
+        )
+    layer = view.layer if layer is None else layer
+    if not isinstance(data, str | Mapping):
+        return _fitted_on(view, made, data, direction, layer, seed)
+    recipe = Recipe.model_validate(
+        {
+            "name": "fit",
+            "seed": seed,
+            "model": {"path": "."},
+            "data": data,
+            "diagnostic": diagnostic,
+            "collect": {"layer": layer},
+            "steering": [node],
+            "evaluate": {"directions": [direction]},
+        }
+    )
+    with (
+        TemporaryDirectory(prefix="steering-factory-") as root,
+        RunDir.open(Path(root), recipe.name, Path("fit.yaml"), "", recipe.resolved()) as folder,
+    ):
+        study = Study(recipe, folder, view, limit)
+        [fitted] = Comparison(study).ready
+    return placed(fitted, study.layer)
+
+
+def _fitted_on(
+    view: ModelView, method: Steerer, prompts: Sequence[Prompt], direction: str, layer: int | None, seed: int
+) -> Steering:
+    if method.trial_strengths:
+        raise UserError(f"steering '{method.name}' learns from a benchmark's verdicts: give a benchmark as data")
+    layer = view.depth // 2 if layer is None else layer
+    keys = [str(i) for i in range(len(prompts))]
+    parts = [
+        collect(view, prompts[i : i + BATCH], Plan(layer), None, keys[i : i + BATCH])[0]
+        for i in range(0, len(prompts), BATCH)
+    ]
+    away = "text" if direction == "vision" else "vision"
+    base, to, fro = (torch.cat([part[ask] for part in parts]) for ask in ("base", direction, away))
+    unknown = torch.full((len(base),), torch.nan)
+    state = method.fit(States(direction, base, to, fro, unknown, ["all"] * len(base), seed))
+    return Steering(method, state, method.placed(state, layer))
+
+
+@contextmanager
+def steered(view: ModelView, by: By | Sequence[By], strength: Strength | None = None) -> Iterator[ModelView]:
+    """Steer every forward of ``view.model`` inside the block, by fitted methods or the folders of artefacts.
+
+    ``strength`` replaces that of each: a number, one number a prompt [B], or a controller (see ``factory.steer``).
+    """
+    given = [by] if isinstance(by, str | Path | Steering) else list(by)
+    steerings = [each if isinstance(each, Steering) else artefact.load(each, view) for each in given]
+    if strength is not None:
+        steerings = [replace(each, strength=strength) for each in steerings]
+    with steer(view, steerings):
+        yield view
+
+
+def states(
+    view: ModelView,
+    prompts: Source,
+    layers: int | Sequence[int] | None = None,
+    positions: str = "last",
+    *,
+    limit: int | None = None,
+    batch_size: int = BATCH,
+) -> Tensor:
+    """Activations [prompts, layers, width] (float32, on the CPU): outputs of decoder blocks at a place of each prompt.
+
+    ``layers`` are 0-based blocks, null all. ``positions``: last, second_last, last_user_token or mean_prompt (SPEC
+    A14), or a role (image, context, question, …) for the mean over its tokens. ``prompts`` may be a benchmark, whose
+    first ``limit`` test samples are taken in each form. What steers the model steers here too. Raises ``UserError`` for
+    a layer or a place that the model or the prompts lack.
+    """
+    blocks = range(view.depth) if layers is None else [layers] if isinstance(layers, int) else list(layers)
+    if wrong := [i for i in blocks if not 0 <= i < view.depth]:
+        raise UserError(f"layers {wrong}: the model has decoder blocks 0 to {view.depth - 1}")
+    if isinstance(prompts, str | Mapping):
+        prompts = _prompts_of(prompts, limit)
+    found = [_read(view, prompts[i : i + batch_size], blocks, positions) for i in range(0, len(prompts), batch_size)]
+    return torch.cat(found)
+
+
+def _prompts_of(source: str | Mapping[str, Any], limit: int | None) -> list[Prompt]:
+    node = read_node("benchmark", source)
+    benchmark = lookup("benchmark", node.type)(node.params)
+    samples = list(benchmark.samples("test"))[:limit]
+    return [benchmark.prompt(sample, form) for sample in samples for form in benchmark.forms]
+
+
+@torch.no_grad()
+def _read(view: ModelView, prompts: Sequence[Prompt], blocks: Sequence[int], positions: str) -> Tensor:
+    batch = view.encode(prompts)
+    seen: dict[int, Tensor] = {}
+
+    def reader(layer: int) -> Any:
+        def read(module: Any, args: Any, output: Tensor) -> None:
+            seen[layer] = _at(output.to(view.device), batch.attention_mask, batch.roles, positions)
+
+        return read
+
+    handles = [view.layers[layer].register_forward_hook(reader(layer)) for layer in blocks]
+    try:
+        prefill(view, batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.stack([seen[layer] for layer in blocks], 1).float().cpu()
+
+
+def _at(output: Tensor, mask: Tensor, roles: Tensor, positions: str) -> Tensor:
+    if positions in ("last", "second_last", "last_user_token", "mean_prompt"):
+        return read_position(output, mask, roles, positions)
+    if positions not in ROLES or positions == "none":
+        known = ["last", "second_last", "last_user_token", "mean_prompt", *(r for r in ROLES if r != "none")]
+        raise UserError(f"positions '{positions}' is none of {', '.join(known)}.{did_you_mean(positions, known)}")
+    on = torch.isin(roles, torch.tensor([int(r) for r in ROLES[positions]], device=roles.device))
+    if not bool(on.any(-1).all()):
+        raise UserError(f"positions '{positions}': a prompt has no such token")
+    return (output.float() * on[..., None]).sum(1) / on.sum(-1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its ``folder`` and what ``results.json`` says."""
+
+    folder: Path
+    results: Mapping[str, Any]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One dictionary a number: benchmark, split, task, direction, method, strength, n, metrics, ci, …"""
+        return list(self.results["rows"])
+
+    @cached_property
+    def predictions(self) -> list[dict[str, Any]]:
+        """One dictionary an answer, of all benchmarks and methods."""
+        kept = sorted((self.folder / "predictions").rglob("*.jsonl"))
+        return [row for path in kept for row in files.read_jsonl(path)]
+
+    @property
+    def artefacts(self) -> dict[str, Path]:
+        """Folders of the fitted methods by name, for ``steered``."""
+        kept = self.folder / "artefacts"
+        return {path.name: path for path in sorted(kept.iterdir())} if kept.is_dir() else {}
+
+    @property
+    def report(self) -> Path:
+        """The report's page."""
+        return self.folder / "report" / "index.html"
+
+
+def run_recipe(recipe: str | Path | Recipe, *overrides: str, limit: int | None = None) -> Run:
+    """Run a recipe (a file, the name of a bundled one, or one in memory) as the command line does, and read the run.
+
+    ``overrides`` are ``KEY=VALUE``. Started again, it does only what is missing.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(cli.find_recipe(str(recipe)), overrides)
+    return read(run(recipe, limit))
+
+
+def read(folder: str | Path) -> Run:
+    """A finished run by its folder. Raises ``UserError`` where there is none, or its results are damaged."""
+    path = Path(folder).expanduser() / "results.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: no finished run (it has no results.json)")
+    results = files.read_json(path)
+    if not (isinstance(results, dict) and isinstance(results.get("rows"), list)):
+        raise UserError(f"{path}: not the results of a run (it should be a mapping with a list of rows)")
+    return Run(path.parent, results)
