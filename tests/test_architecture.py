@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def import_statements(tree: ast.AST, deferred: bool):
             yield from import_statements(node, deferred)
 
 
+@cache
 def imports(module: str, deferred: bool = True) -> set[str]:
     """The project's modules that ``module`` imports."""
     path, found = MODULES[module], set()
