@@ -77,12 +77,12 @@ def by_cell(scored: Scored) -> str:
     rules = sorted(RULES)
     heads = [f"{what}, {rule}" for what in ("follow", "error", "other") for rule in rules] + [f"flags, {rules[-1]}"]
     lines = [_line("towards", "method", "strength", "n", *heads), "|:---|:---|" + "---:|" * (len(heads) + 2)]
-    for (direction, method, strength), found in cells.items():
+    for (direction, method, strength), members in cells.items():
         shares = [
-            percent(sum(each[rule] == what for each in found) / len(found))
+            percent(sum(each[rule] == what for each in members) / len(members))
             for what, rule in [*((w, r) for w in ("follow", "error", "other") for r in rules), ("flags", rules[-1])]
         ]
-        lines.append(_line(direction, method, strength_text(strength), str(len(found)), *shares))
+        lines.append(_line(direction, method, strength_text(strength), str(len(members)), *shares))
     return "\n".join(lines) + "\n"
 
 

@@ -11,9 +11,6 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
-from typing import Literal
-
-Verdict = Literal["vision", "text", "other", "error"]
 
 RULE = "conflict/1"
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -44,12 +41,12 @@ def final_part(text: str) -> str:
     return re.split(r"answer is:?", text, flags=re.IGNORECASE)[-1]
 
 
-def _by_words(text: str, vision: str, text_answer: str) -> Verdict | None:
+def _by_words(text: str, vision: str, text_answer: str) -> str | None:
     found = [name for name, answer in (("vision", vision), ("text", text_answer)) if says(text, answer)]
     return found[0] if len(found) == 1 else None
 
 
-def judge_choice(text: str, vision: str, text_answer: str, vision_first: bool) -> Verdict:
+def judge_choice(text: str, vision: str, text_answer: str, vision_first: bool) -> str:
     """The modality behind an answer to "A. ... B. ..."; ``vision_first``: option A is the vision answer."""
     if degenerate(text):
         return "error"
@@ -59,14 +56,14 @@ def judge_choice(text: str, vision: str, text_answer: str, vision_first: bool) -
     return _by_words(answer, vision, text_answer) or "error"
 
 
-def judge_open(text: str, vision: str, text_answer: str) -> Verdict:
+def judge_open(text: str, vision: str, text_answer: str) -> str:
     """The modality that an open answer's words name."""
     if degenerate(text) or degenerate(final_part(text)):
         return "error"
     return _by_words(final_part(text), vision, text_answer) or "other"
 
 
-def judge(form: str, text: str, vision: str, text_answer: str) -> Verdict:
+def judge(form: str, text: str, vision: str, text_answer: str) -> str:
     """The verdict on one answer; ``form`` is order1 (vision answer first), order2 or open."""
     if form == "open":
         return judge_open(text, vision, text_answer)

@@ -90,6 +90,12 @@ def test_the_least_strength_counts_and_only_samples_that_can():
     assert first_strengths(runs, base, "breaks") == {"a": 0.5, "b": 1.0}
 
 
+def test_a_flagged_conflict_can_flip_and_break():
+    base = {"a": "flags", "b": "flags"}
+    runs = [{"sample": s, "strength": 1.0, "outcome": o} for s, o in (("a", "follow"), ("b", "error"))]
+    assert first_strengths(runs, base, "flips")["a"] == first_strengths(runs, base, "breaks")["b"] == 1.0
+
+
 def test_only_test_samples_on_the_plain_prompt_count_and_forms_are_averaged():
     rows = (
         diagnosed("R_V", np.array([0.2]))

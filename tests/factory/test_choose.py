@@ -6,13 +6,13 @@ import pytest
 
 from factory.run.choose import choose, oracle, share
 
-OUTCOMES = {"f": "follow", "c": "compete", "o": "other", "e": "error"}
+OUTCOMES = {"f": "follow", "c": "compete", "g": "flags", "o": "other", "e": "error"}
 
 
 def cell(
     method: str, outcomes: str, strength: float | None = None, variant: str = "", direction: str = "vision"
 ) -> list[dict]:
-    """Predictions of samples 0, 1, ... whose outcomes are the letters f, c, o, e."""
+    """Predictions of samples 0, 1, ... whose outcomes are the letters f, c, g, o, e."""
     same = {"method": method, "direction": direction, "variant": variant, "strength": strength}
     return [{"sample": f"s{i}", "outcome": OUTCOMES[o], **same} for i, o in enumerate(outcomes)]
 
@@ -90,6 +90,13 @@ def test_the_oracle_is_an_upper_bound_in_every_direction_that_was_swept():
 
 def test_what_is_not_an_error_beats_an_error():
     assert [r["outcome"] for r in oracle(cell("none", "ee") + cell("m", "oc", 1.0), "m")] == ["other", "compete"]
+
+
+def test_a_flagged_conflict_is_no_error_and_does_not_follow():
+    dev = cell("none", "cccc") + cell("m", "fggg", 1.0) + cell("m", "ffge", 2.0)
+    assert chosen(dev, 0.0)["m", "vision"] == ("", 1.0, True)
+    rows = oracle(cell("none", "eggc") + cell("m", "gfeg", 1.0), "m")
+    assert [r["outcome"] for r in rows] == ["flags", "follow", "flags", "compete"]
 
 
 def test_the_unsteered_model_is_known_by_what_it_is_not_by_its_label():
