@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from rich.console import Console
 
 from eval_suite.report import build, print_findings, print_tables
 from eval_suite.scorers.reading import Reading
@@ -27,6 +26,7 @@ from factory.model.view import ModelView
 from factory.registry import Params
 from factory.run.samples import thin
 from factory.statistics.intervals import bootstrap_sums, wilson
+from factory.terminal import Console
 
 Record = dict[str, Any]
 SHORT = "Answer the question using a single word or phrase."

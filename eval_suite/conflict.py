@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from rich.console import Console
-
 from eval_suite.report import build, print_findings, print_published, print_tables
 from eval_suite.report.explain import explain
 from eval_suite.results import result_rows
@@ -19,6 +17,7 @@ from factory import files
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
 from factory.diagnose.summary import Summary
+from factory.terminal import Console
 
 Scoring = Literal["both_orders", "order1", "loglik_forced", "open_ended"]
 TASKS = (

@@ -16,12 +16,11 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-import rich
 import urllib3
 from pydantic import AfterValidator, NonNegativeFloat, NonNegativeInt, PositiveInt
 from urllib3.exceptions import HTTPError
 
-from factory import files
+from factory import files, terminal
 from factory.errors import UserError
 from factory.registry import Params
 
@@ -124,7 +123,7 @@ class Judge:
             finally:
                 stopped.set()
         if todo:
-            rich.get_console().print(self._told(todo, before), markup=False, highlight=False, soft_wrap=True)
+            terminal.console().print(self._told(todo, before), markup=False, highlight=False, soft_wrap=True)
 
     def ask(self, prompt: str) -> str | None:
         """The judge's answer; None where none could be read. Raises ``UserError`` where the endpoint cannot be reached

@@ -1,7 +1,8 @@
 """The command line, ``steering-factory`` and ``bash launch.sh``: one grammar, one line for a person's mistake.
 
-Exit codes: 0 done, 1 a fault (with its traceback), 2 a mistake in what was asked for, 130 interrupted. Whatever is
-heavy is imported by the command that needs it, so that ``--help`` and ``list`` answer at once.
+Exit codes: 0 done, 1 a fault (with its traceback; that of a plugin with --debug), 2 a mistake in what was asked for,
+130 interrupted. Whatever is heavy is imported by the command that needs it, so that ``--help`` and ``list`` answer at
+once.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from factory.errors import UserError, did_you_mean
+from factory.errors import DEBUG, UserError, did_you_mean
 from factory.launch.world import CONTINUE, World, join
+from factory.plain import say
 
 if TYPE_CHECKING:
     from factory.recipe import Recipe
@@ -27,7 +29,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 LOCAL_RANK = re.compile(r"--local[-_]rank=\d+")  # what the DeepSpeed launcher adds unless told not to
 RECIPE_SUFFIXES = (".yaml", ".yml")
 HELP = """\
-usage: {me} RECIPE [KEY=VALUE ...] [--limit N]
+usage: {me} RECIPE [KEY=VALUE ...] [--limit N] [--debug]
        {me} COMMAND ...
 
   RECIPE, run RECIPE          run a recipe, a file or the name of a bundled one; started again, it skips what is done
@@ -42,6 +44,7 @@ usage: {me} RECIPE [KEY=VALUE ...] [--limit N]
   test [PYTEST ARGUMENTS]     run the project's tests
 
   KEY=VALUE overrides a key of the recipe: {me} recipes/NAME.yaml seed=1 steering.2.beta=0.5
+  --debug shows the traceback where a plugin raises, which is told in one line otherwise.
   {me} COMMAND --help tells more of a command."""
 
 
@@ -102,8 +105,7 @@ def _check_recipe_word(word: str) -> None:
 def _run(parser: _Parser, argv: list[str]) -> int | None:
     """Run a recipe."""
     _add_recipe(parser)
-    _add_limit(parser)
-    args = parser.parse_intermixed_args(argv)
+    args = _parse_run(parser, argv)
     recipe = _load(args.recipe, args.overrides)
     from factory.launch import launcher
 
@@ -121,8 +123,7 @@ def _run(parser: _Parser, argv: list[str]) -> int | None:
 def _plan(parser: _Parser, argv: list[str]) -> None:
     """Print what a recipe would run: model, trainable parameters, steering sites, memory, forward passes, time."""
     _add_recipe(parser)
-    _add_limit(parser)
-    args = parser.parse_intermixed_args(argv)
+    args = _parse_run(parser, argv)
     recipe = _load(args.recipe, args.overrides)
     from factory.run.plan import plan
 
@@ -138,9 +139,9 @@ def _fetch(parser: _Parser, argv: list[str]) -> None:
     from factory.model.fetch import fetch, show_zoo
 
     if args.model:
-        print(fetch(args.model, args.to, args.revision))
+        say(fetch(args.model, args.to, args.revision))
     else:
-        from rich.console import Console
+        from factory.terminal import Console
 
         show_zoo(Console())
 
@@ -157,7 +158,7 @@ def _list(parser: _Parser, argv: list[str]) -> None:
         print(each)
         for entry in group:
             origin = "" if entry.origin == "in-tree" else f"  [{entry.origin}]"
-            print(f"  {entry.name:<{width}}  {entry.summary}{origin}".rstrip())
+            say(f"  {entry.name:<{width}}  {entry.summary}{origin}".rstrip())
     if not entries:
         print(f"no {kind or ''} plugins".replace("  ", " "))
 
@@ -186,7 +187,7 @@ def _show(parser: _Parser, argv: list[str]) -> None:
     if recipe and drawn is None and not recipe.benchmarks:
         raise UserError(f"{args.recipe} has no benchmark to draw; --sample N prints one of its training samples")
     if drawn and hasattr(benchmark := lookup("benchmark", drawn), "show"):
-        print(benchmark.show(args.out))
+        say(benchmark.show(args.out))
     elif not (recipe and recipe.benchmarks):
         raise UserError(f"the benchmark '{drawn}' has no samples to draw")
 
@@ -196,12 +197,12 @@ def _show_prompts(recipe: Recipe) -> None:
 
     for suite, prompts in dry_run(recipe):
         bench = suite.benchmark
-        print(
+        say(
             f"== {suite.node.label}: {len(suite.items)} questions, protocol {suite.protocol}, scorer {bench.scorer},"
             f" {bench.new_tokens} new tokens at most"
         )
         for sample, text in prompts:
-            print(f"-- {sample}\n{text}")
+            say(f"-- {sample}\n{text}")
 
 
 def _convert(parser: _Parser, argv: list[str]) -> None:
@@ -213,7 +214,7 @@ def _convert(parser: _Parser, argv: list[str]) -> None:
     args = parser.parse_args(argv)
     from factory.data.convert import convert
 
-    print(f"{args.out}: {convert(args.name, args.folder, args.split, args.out)} samples; images in {args.folder}")
+    say(f"{args.out}: {convert(args.name, args.folder, args.split, args.out)} samples; images in {args.folder}")
 
 
 def _new_plugin(parser: _Parser, argv: list[str]) -> None:
@@ -251,6 +252,16 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"'{text}' should be a whole number of 1 or more")
     return int(text)
+
+
+def _parse_run(parser: _Parser, argv: list[str]) -> argparse.Namespace:
+    """What ``run`` and ``plan`` are told."""
+    _add_limit(parser)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a plugin's fault")
+    args = parser.parse_intermixed_args(argv)
+    if args.debug:
+        os.environ[DEBUG] = "1"  # for the ranks too
+    return args
 
 
 def _add_limit(parser: _Parser) -> None:

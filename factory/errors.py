@@ -9,6 +9,9 @@ from typing import Any
 SHOWN = 60
 
 
+DEBUG = "STEERING_FACTORY_DEBUG"  # set by --debug, for this process and all that it starts
+
+
 class UserError(Exception):
     """A mistake in a recipe, a command or a file, told in one clear line: what, where, what to do.
 

@@ -27,10 +27,10 @@ PARTIAL = ".partial"
 LARGEST = 1 << 30  # bytes of a file that is read whole
 
 _ELSEWHERE = "choose another folder (for a run: run.root=FOLDER)"
-_MAKE_ROOM = "Free some space and start again (finished work is kept), or " + _ELSEWHERE
+MAKE_ROOM = "Free some space and start again (finished work is kept), or " + _ELSEWHERE
 _EXPLANATIONS = {
-    errno.ENOSPC: "the disk is full. " + _MAKE_ROOM,
-    errno.EDQUOT: "your disk quota is used up. " + _MAKE_ROOM,
+    errno.ENOSPC: "the disk is full. " + MAKE_ROOM,
+    errno.EDQUOT: "your disk quota is used up. " + MAKE_ROOM,
     errno.EROFS: "the file system is read-only. Mount it writable, or " + _ELSEWHERE,
     errno.EACCES: "permission denied. Change the rights, or " + _ELSEWHERE,
     errno.EPERM: "the operation is not permitted here. Change the rights, or " + _ELSEWHERE,
@@ -58,12 +58,22 @@ def file_name(*parts: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:60] + "~" + digest(parts if len(parts) > 1 else name)[:16]
 
 
+def full(error: BaseException) -> bool:
+    """Whether an error says that there is no room left on a disk; some libraries say it in words alone."""
+    room = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return room or any(f"os error {code}" in str(error) for code in (errno.ENOSPC, errno.EDQUOT))
+
+
 @contextmanager
-def explained(path: Path, action: str = "write") -> Iterator[None]:
-    """Turn an OSError inside the block into a `UserError` that names `path` and says what to do."""
+def explained(path: Path, action: str = "write", but: tuple[type[OSError], ...] = ()) -> Iterator[None]:
+    """Turn an OSError inside the block, `but` those of some types, into a `UserError` that names `path` and says what
+    to do.
+    """
     try:
         yield
     except OSError as error:
+        if isinstance(error, but):
+            raise
         cause = _EXPLANATIONS.get(error.errno, f"{error.strerror or error}. Check the disk, or {_ELSEWHERE}")
         raise UserError(f"{path}: cannot {action}: {cause}.") from error
 
@@ -96,8 +106,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` by `text` in UTF-8, atomically."""
-    write_bytes(path, text.encode())
+    """Replace `path` by `text` in UTF-8, atomically; half a surrogate pair, which has no such form, as an escape."""
+    write_bytes(path, _utf8(text))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -181,7 +191,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         lines = path.read_bytes().split(b"\n")
     for line in filter(None, lines):
         with suppress(ValueError):
-            rows.append(json.loads(line))
+            rows += decode_jsonl(line)
     return rows
 
 

@@ -6,13 +6,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from eval_suite.compare import table as tables
 from eval_suite.compare.load import load
 from eval_suite.compare.samples import align
 from eval_suite.compare.write import show, write
 from factory.registry import register
+from factory.terminal import Console
 
 
 @register("command", "compare")

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Shown
 
@@ -18,6 +15,8 @@ from eval_suite.compare.table import Block, Cell, Line, Table
 from eval_suite.report.rows import DASH, strength_text
 from eval_suite.report.table_files import latex_escape, markdown_escape
 from factory import files
+from factory.plain import csv_text
+from factory.terminal import Console
 
 MARKS = {"better": "▲", "worse": "▼", "": ""}
 TEX_MARKS = {"better": r"$\blacktriangle$", "worse": r"$\blacktriangledown$", "": ""}
@@ -110,7 +109,7 @@ def show(table: Table, console: Console) -> None:
                 break
         console.print(shown)
     for note in (*table.notes, FOOT):
-        console.print(note, style="dim", highlight=False)
+        console.print(note, style="dim", markup=False, highlight=False)
 
 
 def _terminal(table: Table, block: Block, priced: bool) -> Shown:
@@ -139,9 +138,7 @@ def _terminal(table: Table, block: Block, priced: bool) -> Shown:
 
 def to_csv(table: Table) -> str:
     """One line per arm and column, with every test."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
+    rows: list[list[object]] = [
         [
             "run",
             "method",
@@ -170,7 +167,7 @@ def to_csv(table: Table) -> str:
             "p_holm",
             "verdict",
         ]
-    )
+    ]
     for block in table.blocks:
         for line in block.lines:
             for column, cell in line.cells.items():
@@ -201,8 +198,8 @@ def to_csv(table: Table) -> str:
                         if t
                         else [""] * 9
                     )
-                    writer.writerow(["" if v is None else v for v in [*head, *tested]])
-    return out.getvalue()
+                    rows.append(["" if v is None else v for v in [*head, *tested]])
+    return csv_text(rows)
 
 
 def to_markdown(table: Table) -> str:

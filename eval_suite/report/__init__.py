@@ -8,8 +8,8 @@ from pathlib import Path
 from eval_suite.report.diagnostics import print_findings
 from eval_suite.report.published import print_published
 from eval_suite.report.tables import main_tables, print_tables
+from factory import files
 from factory.diagnose.summary import Summary
-from factory.files import file_name
 
 __all__ = ["build", "print_findings", "print_published", "print_tables"]
 
@@ -39,23 +39,24 @@ def build(
     from eval_suite.report.sections import error_budget
 
     folder = Path(run_dir) / "report"
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder / "figures")
     budget = error_budget(results, recipe_yaml)
     records = Predictions(predictions)
     undrawn = "Figures: the recipe says report.plots: false."
     figures, missing = draw_all(results, diagnostics, records, budget) if plots else ([], [undrawn])
     for stale in (folder / "figures").glob("*.png"):
-        stale.unlink()
+        with files.explained(stale, "remove"):
+            stale.unlink()
     diagnosed = own.sections(summaries, plots)
     for figure in (*figures, *(figure for section in diagnosed for figure in section.figures)):
-        (folder / "figures" / f"{file_name(figure.name)}.png").write_bytes(figure.png)
+        files.write_bytes(folder / "figures" / f"{files.file_name(figure.name)}.png", figure.png)
     blocks = main_tables(results)
-    (folder / "table.csv").write_text(table_files.to_csv(blocks), encoding="utf-8")
-    (folder / "table.md").write_text(table_files.to_markdown(blocks), encoding="utf-8")
-    (folder / "outcomes.csv").write_text(outcomes.to_csv(results), encoding="utf-8")
-    (folder / "table.tex").write_text(table_files.to_latex(blocks), encoding="utf-8")
+    files.write_text(folder / "table.csv", table_files.to_csv(blocks))
+    files.write_text(folder / "table.md", table_files.to_markdown(blocks))
+    files.write_text(folder / "outcomes.csv", outcomes.to_csv(results))
+    files.write_text(folder / "table.tex", table_files.to_latex(blocks))
     index = folder / "index.html"
     own.write_tables(summaries, folder)
     page = html.page(results, figures, missing, records, recipe_yaml, budget, pictures, diagnosed)
-    index.write_text(page, encoding="utf-8")
+    files.write_text(index, page)
     return index

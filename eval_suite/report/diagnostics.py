@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.console import Console
-
 from eval_suite.report import style
 from eval_suite.report.rows import DASH
+from factory import files
 from factory.diagnose.summary import Cell, Summary, Table
-from factory.files import file_name
+from factory.plain import csv_text
+from factory.terminal import Console
 
 VERDICTS = {True: "holds", False: "does not hold", None: ""}
 
@@ -54,14 +52,14 @@ def _drawn(summary: Summary) -> list[style.Figure]:
 def write_tables(summaries: Sequence[Summary], folder: Path) -> None:
     """Write every table as `NAME.csv` with its full numbers."""
     for table in (t for summary in summaries for t in summary.tables):
-        (folder / f"{file_name(table.name)}.csv").write_text(_csv(table), encoding="utf-8")
+        files.write_text(folder / f"{files.file_name(table.name)}.csv", _csv(table))
 
 
 def print_findings(summaries: Sequence[Summary], console: Console) -> None:
     """One line per finding, with its answer in front where it is a claim."""
     for summary in summaries:
         if summary.findings:
-            console.print(f"[bold]{summary.title}[/]", highlight=False)
+            console.print(summary.title, style="bold", markup=False, highlight=False)
         for finding in summary.findings:
             verdict = VERDICTS[finding.holds]
             console.print(
@@ -77,8 +75,4 @@ def cell(value: Cell) -> str:
 
 
 def _csv(table: Table) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(table.columns)
-    writer.writerows(table.rows)
-    return out.getvalue()
+    return csv_text([table.columns, *table.rows])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 
 from eval_suite.report.rows import DASH, TARGETS, Cell, Group, groups, percent, strength_text
 from eval_suite.scorers.conflict import OUTCOMES
+from factory.plain import csv_text
 
 SHARES = {name: name.capitalize() for name in OUTCOMES}
 PREFERENCE = {"vision_ratio": "Vision ratio", "first_option": "First option"}
@@ -56,8 +55,5 @@ def flag_note(group: Group, direction: str | None) -> str:
 
 def to_csv(results: Mapping) -> str:
     """``outcome_lines`` as one table."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["Table", *HEADINGS])
-    writer.writerows([title, *line] for title, lines in outcome_lines(results) for line in lines)
-    return out.getvalue()
+    lines = ([title, *line] for title, lines in outcome_lines(results) for line in lines)
+    return csv_text([["Table", *HEADINGS], *lines])

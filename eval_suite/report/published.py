@@ -9,12 +9,12 @@ from functools import cache
 from importlib.resources import files
 
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from eval_suite.report.rows import DASH, TOTAL, short_task
 from eval_suite.report.tables import ERROR, Block, main_tables
+from factory.terminal import Console
 
 CAVEAT = "The paper scores 250 samples a task on which it also trained, and does not say how; compare with care."
 _FILES = ("amps.csv",)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Sequence
 
 from eval_suite.report.rows import DASH, TOTAL
 from eval_suite.report.tables import ERROR, Block, Entry, Line
+from factory.plain import csv_text
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -30,9 +29,7 @@ def to_csv(blocks: Sequence[Block]) -> str:
     """One line per method and direction. Shares are percentages; the interval columns belong to total and error."""
     tasks = list(dict.fromkeys(key for b in blocks for key, _ in b.columns if key not in (TOTAL, ERROR)))
     labels = {key: label for b in blocks for key, label in b.columns}
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
+    rows: list[list[object]] = [
         [
             "benchmark",
             "protocol",
@@ -53,7 +50,7 @@ def to_csv(blocks: Sequence[Block]) -> str:
             "Error_low",
             "Error_high",
         ]
-    )
+    ]
     for block in blocks:
         for line in block.lines:
             group = block.group
@@ -64,8 +61,8 @@ def to_csv(blocks: Sequence[Block]) -> str:
             for key in (TOTAL, ERROR):
                 entry = line.entries[key]
                 cells += [entry.text, entry.low or DASH, entry.high or DASH]
-            writer.writerow([DASH if v is None else v for v in [*head, *about, *cells]])
-    return out.getvalue()
+            rows.append([DASH if v is None else v for v in [*head, *about, *cells]])
+    return csv_text(rows)
 
 
 def to_markdown(blocks: Sequence[Block]) -> str:

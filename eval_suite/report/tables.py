@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -27,6 +26,7 @@ from eval_suite.report.rows import (
     short_task,
     strength_text,
 )
+from factory.terminal import Console
 
 ERROR = "error"
 _LAYOUTS = [(True, True, True), (True, False, True), (True, False, False), (False, True, True)]  # tasks, interval, air

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from factory.data.labels import IGNORE, Example
 from factory.data.prompt import Role
 from factory.model.view import ModelView
+from factory.terminal import Console
 
 COLOURS = {
     Role.TEMPLATE: "bright_black",

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from factory.errors import UserError
+from factory.plain import say
 
 Key = TypeVar("Key")
 
@@ -28,6 +29,15 @@ PULSE = 0.5  # seconds between two looks at the others
 SILENCE = 60.0  # seconds without a pulse after which a rank on another host counts as dead
 PATIENCE = 5.0  # seconds that the others get to hear a last word, and this process to end in order
 TERMINATED = 128 + signal.SIGTERM
+
+
+def telling(fault: Exception) -> tuple[int, str] | None:
+    """Exit code and last word for a fault that a line says all of: a plugin's own, or a full disk."""
+    from factory import faults, files
+
+    if files.full(fault):
+        return 2, f"error: the disk is full ({' '.join(str(fault).split())[:200]}). {files.MAKE_ROOM}."
+    return (1, f"error: {line}") if (line := faults.told(fault)) else None
 
 
 class World:
@@ -102,6 +112,8 @@ class World:
         except KeyboardInterrupt:
             return self.last_word(130, f"interrupted; {CONTINUE}")
         except Exception as fault:
+            if line := telling(fault):
+                return self.last_word(*line)
             if self.size == 1 or isinstance(fault, BrokenPipeError):
                 raise
             told = f"error: rank {self.rank} of {self.size} stopped: {type(fault).__name__}: {fault}"
@@ -109,7 +121,7 @@ class World:
 
     def last_word(self, code: int, message: str) -> int:
         """End of this process, and of all: ``message`` on stderr, once. Returns the exit code that all take."""
-        print(message, file=sys.stderr)
+        say(message, file=sys.stderr)
         return code
 
     def leave(self) -> None:
@@ -206,7 +218,7 @@ class Ranks(World):
 
     def _print(self, message: str | None) -> None:
         if message:
-            print(message, file=sys.stderr, flush=True)
+            say(message, file=sys.stderr)
         if path := os.environ.get(SAID):
             _touch(path)
 

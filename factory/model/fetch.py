@@ -9,7 +9,6 @@ from pathlib import Path
 
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
-from rich.console import Console
 
 from factory.errors import UserError, did_you_mean
 from factory.model.compose import parts_of
@@ -17,6 +16,7 @@ from factory.model.packages import cache_folder, fetch_part, is_fetched, part_fo
 from factory.model.source import find
 from factory.model.zoo import Card, cards, parts, read_card, read_part
 from factory.recipe.schema import ComposeSpec, ModelSpec
+from factory.terminal import Console
 
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 SPARE = 1.05  # room on the disk, over the weights' own size

@@ -19,12 +19,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
-from rich.console import Console
-
 from factory import files
 from factory.errors import UserError
 from factory.model.zoo import PackagedFile, Part, command, read_part
 from factory.registry import lookup
+from factory.terminal import Console
 
 WAIT = ("--timeout", "20", "--retries", "1")
 BLOCK = 1 << 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from factory import files
 from factory.data.prompt import Prompt
 from factory.data.sample import ConflictSample
+from factory.faults import concerning
 from factory.registry import Params
 from factory.run import progress
 from factory.run.arms import Arm
@@ -33,7 +34,7 @@ from factory.run.evaluate import (
 from factory.run.rundir import Stage
 from factory.run.study import Rows, Study, make
 from factory.steer import LogitsMethod, PromptMethod, Steerer, Trials, artefact
-from factory.steer.base import Tensors
+from factory.steer.base import Tensors, sound
 
 REFERENCE = "l2s"
 UNSTEERED = "(unsteered)"  # measured, but not reported, where the recipe has no method of this kind
@@ -118,12 +119,20 @@ class Comparison:
             for variant, steerer in (method.variants() or {"": method}).items()
         ]
         prompts = len(self.study.collected["base"])
-        states = progress.gather(
-            self.fit_stage, {f.name: lambda f=f: f.steerer.fit(self.study.states(f.direction)) for f in unfitted}
-        )
+        states = progress.gather(self.fit_stage, {f.name: partial(self._fit, f) for f in unfitted})
         if not self.fit_stage.done:
             self.fit_stage.finish({"fitted": len(states), "prompts": prompts})
         return [replace(f, state=state) for f, state in zip(unfitted, states, strict=True)]
+
+    def _fit(self, f: Fitted) -> Tensors:
+        states = self.study.states(f.direction)
+        with concerning(f.told):
+            return sound(f.steerer.fit(states), f"{f.told}: fit")
+
+    def _calibrate(self, f: Fitted, chunks: Sequence[Tensors]) -> Tensors:
+        trials = self._trials(f, chunks)
+        with concerning(f.told):
+            return sound(f.steerer.calibrate(f.state, trials), f"{f.told}: calibrate")
 
     @cached_property
     def ready(self) -> list[Fitted]:
@@ -135,9 +144,7 @@ class Comparison:
         chunks = self.study.chunks(
             stage, "train", self.recipe.evaluate.batch_size, lambda samples: self._try(samples, want)
         )
-        calibrated = stage.gather(
-            {f"{f.name}-calibrated": lambda f=f: f.steerer.calibrate(f.state, self._trials(f, chunks)) for f in want}
-        )
+        calibrated = stage.gather({f"{f.name}-calibrated": partial(self._calibrate, f, chunks) for f in want})
         states = {f.name: state for f, state in zip(want, calibrated, strict=True)}
         if not stage.done:
             stage.finish({"calibrated": sorted(states)})

@@ -26,6 +26,7 @@ from factory.run.study import make, steered_layer
 from factory.run.timing import Clock, timed
 from factory.run.work import Method, Stage, stages
 from factory.steer import Context, LogitsMethod, PromptMethod, States, Steerer, Trials
+from factory.steer.base import sound
 
 LOOKED_AT = 16
 FIT_ON = 128
@@ -238,6 +239,7 @@ def fitted(
     n = max(2, min(FIT_ON, total))
     try:
         state, seconds = timed(lambda: method.fit(random_states(n, width, seed)), clock=clock)
+        sound(state, f"steering '{method.name}': fit")
     except UserError:
         return known
     where = method.placed(state, layer or 0)

@@ -13,6 +13,7 @@ from torch import Tensor
 from factory.data.prompt import Prompt
 from factory.data.sample import ConflictSample
 from factory.errors import UserError
+from factory.faults import concerning
 from factory.model.prefix import at_last, decode_texts, greedy, prefill
 from factory.model.view import ModelView
 from factory.steer import LogitsMethod, PromptMethod, Steerer, Steering
@@ -37,6 +38,11 @@ class Fitted:
     @property
     def name(self) -> str:
         return "-".join(filter(None, (self.label, self.direction, self.variant)))
+
+    @property
+    def told(self) -> str:
+        """How a message names it."""
+        return f"steering '{self.label}'{self.variant and f' ({self.variant})'} toward {self.direction}"
 
 
 @dataclass(frozen=True)
@@ -102,9 +108,9 @@ def sweep(
 
 def asked_by(bench: Bench, samples: Sequence[ConflictSample], method: Fitted) -> list[Asked]:
     """Each sample with each of its forms as a method wants them asked."""
-    return [
-        (s, form, method.steerer.rewrite(prompt, method.direction)) for s, form, prompt in asked_forms(bench, samples)
-    ]
+    plain = asked_forms(bench, samples)
+    with concerning(method.told):
+        return [(s, form, method.steerer.rewrite(prompt, method.direction)) for s, form, prompt in plain]
 
 
 def trunk_of(bench: Bench, asked: Sequence[Asked]) -> Trunk:
@@ -121,7 +127,8 @@ def cells(
         steering = placed(method, bench.layer)
         for strength in strengths:
             steering.strength = strength
-            tokens = run_cell(bench.view, trunk, steering, bench.max_new_tokens, bench.among)
+            with concerning(method.told):
+                tokens = run_cell(bench.view, trunk, steering, bench.max_new_tokens, bench.among)
             cell = {
                 "method": method.label,
                 "direction": method.direction,
@@ -146,7 +153,8 @@ def looks(bench: Bench, trunk: Trunk, method: Fitted) -> Tensor:
     """What the method's controller sees of its trial strengths [n prompts, S, F], on the CPU, where it is
     calibrated.
     """
-    return look_ahead(bench.view, trunk, placed(method, bench.layer)).cpu()
+    with concerning(method.told):
+        return look_ahead(bench.view, trunk, placed(method, bench.layer)).cpu()
 
 
 def ask(
@@ -161,7 +169,8 @@ def ask(
     asked = asked_forms(bench, samples)
     rows, answers = [], {}
     for direction in directions:
-        prompts = [method.rewrite(p, direction, examples(s, form, direction, method.shots)) for s, form, p in asked]
+        with concerning(f"steering '{label}' toward {direction}"):
+            prompts = [method.rewrite(p, direction, examples(s, form, direction, method.shots)) for s, form, p in asked]
         digests = tuple(p.digest for p in prompts)
         if digests not in answers:
             answers[digests] = answer_prompts(bench, prompts, method.max_new_tokens or bench.max_new_tokens)

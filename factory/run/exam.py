@@ -7,12 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from factory import files
 from factory.data.prompt import Prompt
 from factory.model.view import ModelView
 from factory.run.evaluate import Bench, answer_prompts
+from factory.terminal import Console
 
 ANSWER_TOKENS = 8
 

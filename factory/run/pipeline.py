@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from factory import files
 from factory.diagnose.claims import judged
@@ -38,6 +37,7 @@ from factory.run.training import train_model
 from factory.run.tuners import compare_tuners
 from factory.run.tuning import tune_model
 from factory.steer import artefact
+from factory.terminal import Console
 
 
 def run(recipe: Recipe, limit: int | None = None, world: World | None = None) -> Path:

@@ -9,7 +9,6 @@ import time
 from datetime import timedelta
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from factory.errors import UserError
@@ -27,13 +26,14 @@ from factory.run.training import build
 from factory.run.tuners_plan import plan_tuners
 from factory.run.tuning import plan_tuning
 from factory.steer import Steerer
+from factory.terminal import Console
 
 
 def plan(recipe: Recipe, limit: int | None = None, waited: float = 0.0) -> None:
     """Print what ``run`` would do with a recipe. What is missing is a line of the plan, not an error. ``waited``:
     seconds that it took to get here, which a run takes as well."""
-    console = Console()
-    console.print(f"[bold]plan of {recipe.name}[/]", highlight=False)
+    console = Console(markup=False)
+    console.print(f"plan of {recipe.name}", style="bold", highlight=False)
     _say_benchmarks(recipe, console)
     if recipe.train or recipe.tune:
         (_plan_training if recipe.train else plan_tuning)(recipe, console)

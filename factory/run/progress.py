@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
-import rich
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -22,6 +20,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from factory import terminal
+from factory.terminal import Console
 
 if TYPE_CHECKING:
     from factory.run.rundir import Stage
@@ -43,7 +44,7 @@ def stage(name: str, total: int, done: int = 0, console: Console | None = None) 
 
     Without a terminal it prints a line every 10 % or every 10 s (more rarely as hours pass), whichever comes first.
     """
-    console = console or rich.get_console()
+    console = console or terminal.console()
     shown = _live if console.is_interactive and console.file.isatty() else _plain
     with shown(name, total, done, console) as bar:
         yield bar
@@ -69,7 +70,7 @@ def gather(stage_: Stage, work: Mapping[str, Callable[[], Any]]) -> list[Any]:
 
 def skipped(name: str, console: Console | None = None) -> None:
     """Say in one dim line that a stage was done by an earlier start."""
-    _say(console or rich.get_console(), f"{name}: done before", style="dim")
+    _say(console or terminal.console(), f"{name}: done before", style="dim")
 
 
 @contextmanager

@@ -45,6 +45,7 @@ from factory.run.study import Rows, make, states_toward, visual_mcr
 from factory.run.timing import Clock, timed
 from factory.run.work import Method, Part, Stage
 from factory.steer import LogitsMethod, States, Steerer, Trials
+from factory.steer.base import sound
 
 FORWARD_SECONDS, PROMPTS = 2.0, 48  # of the forwards of what is rehearsed of a split, and how many prompts at most
 
@@ -223,6 +224,7 @@ def _steered(
             variant, steerer = next(iter((method.variants() or {"": method}).items()))
             try:
                 state = r.time(("fit", label), 1, lambda s=steerer, d=direction: s.fit(_states(r, collected, d)))
+                sound(state, f"steering '{label}': fit")
             except UserError:
                 break
             f = Fitted(label, direction, variant, steerer, state)

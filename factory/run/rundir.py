@@ -159,6 +159,8 @@ class RunDir:
 
     def _refuse_other_recipe(self, identity: Mapping[str, Any]) -> None:
         stored = _state(self.path / "run.json")
+        if stored is not None and not all(isinstance(stored.get(key), str) for key in ("recipe", "recipe_sha256")):
+            raise UserError(f"{self.path / 'run.json'}: not a run's. Move it away, or add name=OTHER to the command.")
         if stored is None or any(stored[key] == identity[key] for key in ("recipe", "recipe_sha256")):
             return
         other = os.path.normpath(self.path / stored["recipe"])
@@ -189,7 +191,7 @@ class Stage:
         self.path = run.path / name
         self.digest = files.digest(inputs)
         stored = _state(self.path / "inputs.json")
-        if stored is None or stored["digest"] != self.digest:
+        if stored is None or stored.get("digest") != self.digest:
             self._start(inputs, reason="inputs changed" if stored else "no record of its inputs")
         self.summary = _state(self.path / "summary.json")
 
@@ -277,7 +279,7 @@ class Stage:
             return None
         try:
             return _unseal(seal)
-        except (FileNotFoundError, ValueError) as error:
+        except (FileNotFoundError, IsADirectoryError, ValueError) as error:
             self.run.event("chunk_damaged", stage=self.name, chunk=str(key), reason=str(error))
             return None
 
@@ -295,10 +297,13 @@ class Stage:
 
 
 def _unseal(seal: Path) -> Any:
-    """The value of the file that `seal` names; ValueError or FileNotFoundError where it is not the one sealed."""
-    expected, file_name = seal.read_text().removesuffix("\n").split("  ")
-    path = seal.with_name(file_name)
-    data = path.read_bytes()
+    """The value of the file that `seal` names; ValueError or an OSError where it is not the one sealed."""
+    with files.explained(seal, "read", but=(FileNotFoundError, IsADirectoryError)):
+        expected, file_name = seal.read_text().removesuffix("\n").split("  ")
+        path = seal.with_name(file_name)
+        if path.suffix not in _CODECS:
+            raise ValueError(f"{file_name} is no chunk")
+        data = path.read_bytes()
     if files.digest_bytes(data) != expected:
         raise ValueError("checksum differs")
     return _CODECS[path.suffix][1](data)
@@ -322,11 +327,16 @@ def _plain(name: str, what: str) -> str:
 
 
 def _state(path: Path) -> dict[str, Any] | None:
-    """A state file's content, or None where it is missing or damaged: both mean that the work was not done."""
+    """A state file's content, or None where it is missing or damaged: both mean that the work was not done.
+
+    Raises `UserError` where it cannot be read.
+    """
     try:
-        return files.decode_json(path.read_bytes())
+        with files.explained(path, "read", but=(FileNotFoundError,)):
+            content = files.decode_json(path.read_bytes())
     except (FileNotFoundError, ValueError):
         return None
+    return content if isinstance(content, dict) else None
 
 
 def _remove(folder: Path) -> None:

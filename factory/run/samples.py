@@ -7,8 +7,6 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any, TypeVar
 
-from rich.console import Console
-
 from factory import files
 from factory.data.instructions import Style
 from factory.data.sample import ConflictSample
@@ -18,6 +16,7 @@ from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.run.collect import ASKS, asked
 from factory.run.rundir import RunDir
+from factory.terminal import Console
 
 SPLITS = ("train", "dev", "test")
 T = TypeVar("T")

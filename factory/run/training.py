@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from rich.console import Console
 from torch import Tensor, nn
 
 from factory.errors import UserError
@@ -24,6 +23,7 @@ from factory.recipe.schema import TrainSpec
 from factory.run.exam import answering, tell
 from factory.run.rundir import RunDir, Stage
 from factory.run.study import make
+from factory.terminal import Console
 from factory.train.lessons import Lessons
 from factory.train.trainer import train
 from factory.train.vision import pretrain_connector, pretrain_vision

@@ -13,8 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from factory import files
 from factory.data.prompt import Prompt
 from factory.diagnose import Diagnostic
@@ -35,6 +33,7 @@ from factory.run.study import make
 from factory.run.suite import Suite
 from factory.run.tuners_summary import in_terminal, summaries_of
 from factory.run.tuning import COST, TUNED, check, shared_source, tune_on
+from factory.terminal import Console
 
 Rows = list[dict[str, Any]]
 

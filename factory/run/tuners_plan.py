@@ -9,7 +9,6 @@ from statistics import median
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from factory.data.collate import Collator
@@ -24,6 +23,7 @@ from factory.run.arms import Arm
 from factory.run.suite import Suite, suite_of
 from factory.run.timing import timed
 from factory.run.tuning import INDICES, open_source, steps_of
+from factory.terminal import Console
 from factory.train.tune import Answers, Shape
 from factory.tune import Tuner
 

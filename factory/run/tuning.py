@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from rich.console import Console
 from rich.table import Table
 from transformers import TrainerCallback
 
@@ -33,6 +32,7 @@ from factory.run import progress
 from factory.run.exam import answering, tell
 from factory.run.rundir import RunDir, Stage
 from factory.run.study import make
+from factory.terminal import Console
 from factory.train import zero
 from factory.train.align import AlignCollator, Aligned
 from factory.train.losses import plot_losses

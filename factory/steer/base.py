@@ -13,12 +13,23 @@ import torch
 from torch import Tensor
 
 from factory.data.prompt import Prompt
+from factory.errors import UserError
+from factory.model.made_for import not_finite
 from factory.model.view import ModelView
 from factory.registry import Plugin
 from factory.steer.where import Where
 
 Direction = Literal["vision", "text"]
 Tensors = dict[str, Tensor]
+
+
+def sound(state: Any, whose: str) -> Tensors:
+    """What a method has learnt. Raises ``UserError`` where that is no dictionary of tensors, or holds no numbers."""
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{whose} should return named tensors, as in {{'v': …}}, and returned {type(state).__name__}")
+    if odd := not_finite(state):
+        raise UserError(f"{whose} gave NaN or infinite values in '{odd}'")
+    return state
 
 
 @dataclass(frozen=True)

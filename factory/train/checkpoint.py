@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from factory import files
 from factory.errors import UserError
+from factory.terminal import Console
 
 MANIFEST = "manifest.json"
 SCHEMA = 2
