@@ -65,8 +65,7 @@ class LiveModel(HFLM):
 
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **kwargs: object) -> Tensor:
         mask = kwargs["attention_mask"]
-        self.view.encoded = self._batch(context, mask)
-        return super()._model_generate(context, max_length, stop, **kwargs)
+        return super()._model_generate(self._batch(context, mask).input_ids, max_length, stop, **kwargs)
 
     def _prompts(self, contexts: list[list[int]]) -> Batch:
         mask = pad([[1] * len(ids) for ids in contexts], 0, "left")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from factory.data.prompt import SPEAKERS, Prompt, Role, Segment
 from factory.errors import UserError
+from factory.model.steps import named
 
 PaddingSide = Literal["left", "right"]
 SPEAKERS_SHOWN = 6
@@ -41,7 +42,8 @@ class Encoded:
 
 @dataclass
 class Batch(Mapping[str, Tensor]):
-    """A padded batch. As a mapping it holds what the model takes, so ``model.generate(**batch)`` works.
+    """A padded batch. As a mapping it holds what the model takes, so ``model.generate(**batch)`` works; its
+    ``input_ids`` know their roles, so that whoever watches the model finds them there (``factory.model.steps``).
 
     Attributes: ``input_ids``, ``attention_mask``, ``roles`` [B, T] (``Role`` values, 0 on padding), ``position_ids``
     [B, T] or [axes, B, T], ``images`` the image processor's outputs for all images of the batch in reading order,
@@ -54,6 +56,9 @@ class Batch(Mapping[str, Tensor]):
     position_ids: Tensor
     images: dict[str, Tensor] = field(default_factory=dict)
     of_tokens: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.input_ids = named(self.input_ids, self.roles)
 
     def _inputs(self) -> dict[str, Tensor]:
         return {"input_ids": self.input_ids, "attention_mask": self.attention_mask, **self.of_tokens, **self.images}

@@ -5,8 +5,7 @@ side.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,21 +14,8 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from factory.data.prompt import Role
 from factory.model.encode import Batch
+from factory.model.steps import Step, announced
 from factory.model.view import ModelView
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one forward processes: roles [R, t] (0 = padding) of its tokens, whether they are the model's own answer,
-    and how many rows (beams) stand side by side for each prompt."""
-
-    roles: Tensor
-    generated: bool = False
-    beams: int = 1
-
-    def on(self, device: torch.device) -> Step:
-        """The step beside tensors of ``device``."""
-        return self if self.roles.device == device else replace(self, roles=self.roles.to(device))
 
 
 @dataclass(frozen=True)
@@ -66,29 +52,6 @@ def fork_cache(cache: Cache, rows: Tensor | None = None) -> Cache:
         here = rows.to(layer.keys.device)  # a block's cache lies on the block's device
         layer.keys, layer.values = layer.keys.index_select(0, here), layer.values.index_select(0, here)
     return new
-
-
-@contextmanager
-def announced(view: ModelView, step: Step) -> Iterator[None]:
-    """Tell the steering runtime what the forward inside processes."""
-    before, view.step = view.step, step
-    try:
-        yield
-    finally:
-        view.step = before
-
-
-def encoded_step(view: ModelView, ids: Tensor) -> Step | None:
-    """What a forward of prompts ``ids`` [R, T] processes, if they are those that the view encoded last (or their
-    beams).
-    """
-    batch = view.encoded
-    if batch is None or ids.shape[1] != batch.input_ids.shape[1] or ids.shape[0] % batch.size:
-        return None
-    beams = ids.shape[0] // batch.size
-    if not torch.equal(ids, batch.input_ids.repeat_interleave(beams, 0)):
-        return None
-    return Step(batch.roles.repeat_interleave(beams, 0), beams=beams)
 
 
 def prefill(view: ModelView, batch: Batch) -> tuple[Tensor, Prefix]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,7 @@ from factory.data.prompt import Prompt
 from factory.errors import UserError
 from factory.model.encode import Batch, Encoded, PaddingSide, Writing, encode_one, pad
 from factory.model.family import Family, device_of
-
-if TYPE_CHECKING:
-    from factory.model.prefix import Step
+from factory.model.steps import Step, Steps
 
 
 class ModelView:
@@ -35,9 +33,12 @@ class ModelView:
         self.origin = 'path="FOLDER"'  # what a ``ModelSpec`` of it says, for cards
         self.layer: int | None = None  # the block to steer, as the recipe's model or its card says
         self.described: Any = None  # what factory.model.identity says of it, where the same holds
-        self.encoded: Batch | None = None
-        self.step: Step | None = None
-        self.resting = False  # no steering acts: a controller runs the decoder by itself
+        self.steps = Steps(self)
+
+    @property
+    def step(self) -> Step | None:
+        """What the forward that this thread runs processes, where ``factory.model.prefix`` runs it."""
+        return self.steps.here.announced
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -202,8 +203,7 @@ class ModelView:
         Raises ``UserError`` when the template changes a segment.
         """
         images, counts = self.images_of(prompts)
-        self.encoded = self.collate(self.tokens(prompts, counts), images, side)
-        return self.encoded
+        return self.collate(self.tokens(prompts, counts), images, side)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 next-token logits [..., vocabulary] of final, normed hidden states [..., d]."""

@@ -19,7 +19,7 @@ from factory.model import made_for
 from factory.model.identity import identity
 from factory.model.view import ModelView
 from factory.steer.base import Context, Steerer
-from factory.steer.runtime import Steering, check
+from factory.steer.runtime import Steering, check, check_steerer
 from factory.steer.where import Where
 
 MANIFEST, TENSORS = "steering_config.json", "steering.safetensors"
@@ -38,8 +38,9 @@ def save(folder: str | Path, steering: Steering, view: ModelView, about: dict[st
     """Write ``steering`` (its strength must be a number) as an artefact of ``view``'s model; ``about`` goes into the
     manifest.
 
-    Raises ``UserError`` for another strength, and for tensors with NaN or infinite values.
+    Raises ``UserError`` for a method that adds no vectors, another strength, and tensors with NaN or infinite values.
     """
+    check_steerer(steering)
     if isinstance(steering.strength, bool) or not isinstance(steering.strength, int | float):
         raise UserError(
             "an artefact holds one number as its strength; give a strength per row or a controller when it is loaded"

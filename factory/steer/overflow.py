@@ -26,7 +26,7 @@ def finite(view: ModelView, steerings: Sequence[Steering]) -> Iterator[None]:
     seen: list[Tensor] = []
 
     def look(module: nn.Module, args: tuple, output: Tensor) -> None:
-        if steerings and not view.resting:
+        if steerings and not view.steps.here.resting:
             fine = torch.isfinite(output.detach()[..., -1, :]).all()
             seen[:] = [seen[0] & fine if seen else fine]
 

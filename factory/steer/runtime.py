@@ -6,25 +6,24 @@ device.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
-from transformers.cache_utils import Cache
+from torch import Tensor
 
 from factory.data.prompt import Role
 from factory.errors import UserError
-from factory.model.family import device_of
-from factory.model.prefix import Step, at_last, encoded_step
-from factory.model.replay import Call, recorded
+from factory.model.prefix import at_last
+from factory.model.steps import Step
 from factory.model.view import ModelView
 from factory.steer.ahead import Ahead, spoken
-from factory.steer.base import Context, Steerer, Tensors
+from factory.steer.base import Context, LogitsMethod, Steerer, Tensors
+from factory.steer.block import Block
 from factory.steer.overflow import finite
 from factory.steer.where import Where
 
@@ -35,6 +34,38 @@ NOTHING = -0.0  # x + -0.0 has the bits of x for every x; with +0.0 a negative z
 
 
 @dataclass
+class _Prompts:
+    """What a steering knows of the prompts that a thread runs: a block's output, their vectors and gains."""
+
+    vector: Tensor | None = None
+    gain: Tensor | None = None
+    prompt: Tensor | None = None
+
+
+class _Threads:
+    """``_Prompts`` of each thread; a thread that runs no forward of its own, as autograd's, has those used last."""
+
+    def __init__(self) -> None:
+        self._local, self._latest = threading.local(), _Prompts()
+
+    @property
+    def here(self) -> _Prompts:
+        return getattr(self._local, "prompts", self._latest)
+
+    def mine(self) -> _Prompts:
+        if not hasattr(self._local, "prompts"):
+            self._local.prompts = _Prompts()
+        self._latest = self._local.prompts
+        return self._latest
+
+
+def _of_thread(name: str) -> property:
+    return property(
+        lambda self: getattr(self.threads.here, name), lambda self, value: setattr(self.threads.mine(), name, value)
+    )
+
+
+@dataclass
 class Steering:
     """One fitted method at one place with one strength, and what it knows of the prompts it is steering."""
 
@@ -42,9 +73,11 @@ class Steering:
     state: Tensors
     where: Where
     strength: Strength = 1.0
-    vector: Tensor | None = field(default=None, repr=False)
-    gain: Tensor | None = field(default=None, repr=False)
-    prompt: Tensor | None = field(default=None, repr=False)
+    threads: _Threads = field(default_factory=_Threads, init=False, repr=False, compare=False)
+
+    vector = _of_thread("vector")
+    gain = _of_thread("gain")
+    prompt = _of_thread("prompt")
 
     def move(self, device: torch.device) -> None:
         self.state = {k: v.to(device) for k, v in self.state.items()}
@@ -60,7 +93,7 @@ class Steering:
 
     def forget(self) -> None:
         """Know no prompt any more, and keep none of its states."""
-        self.vector = self.gain = self.prompt = None
+        self.threads = _Threads()
 
     def apply(self, h: Tensor, step: Step, ahead: Ahead | None = None) -> Tensor:
         """The steered output [R, t, d] of a block; where the strength is 0 the very bits of ``h``.
@@ -70,24 +103,28 @@ class Steering:
         step = step.on(h.device)
         if step.generated and self.gain is None:
             raise UserError("steering began in the middle of a generation: enter `steer` before the prompt is run")
-        if step.generated and not self.where.generated:
-            return h
-        mask = self._mask(h, step)
         if step.generated:
-            return _moved(h, mask, self._generated_vector(h, mask), _per_row(self._strength(h), h.shape[0]))
+            return self._on_answer(h, step) if self.where.generated else h
+        mask = self._mask(h, step)
         if self.prompt is not h:  # a sweep brings the same prompts again with another strength
             self.vector = self._prompt_vector(h, mask, step)
             last, ctx = last_states(h, step), self.context(h, step, ahead)
-            self.gain = self.steerer.gain(last, self.state, ctx)
-            if callable(self.strength):
-                self.gain = self.gain * self.strength(last, ctx)
+            gain = self.steerer.gain(last, self.state, ctx)
+            self.gain = gain * self.strength(last, ctx) if callable(self.strength) else gain
             self.prompt = h
         if isinstance(self.strength, Tensor) and self.strength.ndim and len(self.strength) * step.beams != len(h):
             raise UserError(
                 f"{len(self.strength)} strengths do not fit {len(h) // step.beams} prompts: give one number, or one per"
                 " prompt"
             )
-        return _moved(h, mask, self.vector, self._strength(h))
+        return _moved(h, mask | step.answer if self.where.generated else mask, self.vector, self._strength(h))
+
+    def _on_answer(self, h: Tensor, step: Step) -> Tensor:
+        if self.steerer.reads == "per_token":
+            vector = self._read_tokens(torch.zeros_like(h, dtype=torch.float32), h, step.answer, generated=True)
+        else:
+            vector = _per_row(self.vector, h.shape[0])
+        return _moved(h, step.answer, vector, _per_row(self._strength(h), h.shape[0]))
 
     def context(self, h: Tensor, step: Step, ahead: Ahead | None) -> Context:
         """What a controller may know of the prompts in ``h``, for which the vector is known."""
@@ -100,7 +137,7 @@ class Steering:
             return ahead.hiding(spoken(step.roles, role), h).to(h.device)
 
         return Context(
-            self.where.layer, step.generated, *((probe, hiding) if ahead else (None, None)), roles=step.roles
+            self.where.layer, step.generated, *((probe, hiding) if ahead else (None, None)), roles=step.prompt
         )
 
     def look(self, h: Tensor, step: Step, ahead: Ahead) -> Tensor:
@@ -110,19 +147,21 @@ class Steering:
         return self.steerer.look(last_states(h, step), self.state, self.context(h, step, ahead))
 
     def _prompt_vector(self, h: Tensor, mask: Tensor, step: Step) -> Tensor:
-        """Unscaled steering vectors of the prompts: [R, 1, d], or [R, T, d] for a method that reads each token."""
+        """Unscaled steering vectors of the prompts: [R, 1, d], or, for a method that reads each token, [R, T, d], those
+        of an answer given with them included."""
         if self.steerer.reads == "per_token":
-            return self._read_tokens(h, mask, Context(self.where.layer))
+            vector = self._read_tokens(torch.zeros_like(h, dtype=torch.float32), h, mask, generated=False)
+            return self._read_tokens(vector, h, step.answer, generated=True) if self.where.generated else vector
         return self.steerer.delta(last_states(h, step), self.state, Context(self.where.layer))[:, None]
 
-    def _generated_vector(self, h: Tensor, mask: Tensor) -> Tensor:
-        if self.steerer.reads == "per_token":
-            return self._read_tokens(h, mask, Context(self.where.layer, generated=True))
-        return _per_row(self.vector, h.shape[0])
-
-    def _read_tokens(self, h: Tensor, mask: Tensor, ctx: Context) -> Tensor:
-        vector = torch.zeros(h.shape, dtype=torch.float32, device=h.device)
-        return vector.masked_scatter(mask[..., None], self.steerer.delta(h[mask].float(), self.state, ctx))
+    def _read_tokens(self, vector: Tensor, h: Tensor, mask: Tensor, generated: bool) -> Tensor:
+        """``vector`` [R, T, d] with that of each masked token in its place."""
+        read = h[mask].float()
+        if generated and not len(read):
+            return vector
+        return vector.masked_scatter(
+            mask[..., None], self.steerer.delta(read, self.state, Context(self.where.layer, generated))
+        )
 
     def _strength(self, h: Tensor) -> Tensor:
         """Each prompt's strength [B], beams counted as prompts."""
@@ -133,11 +172,8 @@ class Steering:
         return self.strength * self.gain
 
     def _mask(self, h: Tensor, step: Step) -> Tensor:
-        return (
-            step.roles != Role.PAD
-            if step.generated
-            else self.steerer.choose(h, self.where.mask(step.roles), self.state)
-        )
+        """[R, T] booleans: the prompt tokens that are steered."""
+        return self.steerer.choose(h, self.where.mask(step.prompt), self.state)
 
 
 def _moved(h: Tensor, mask: Tensor, vector: Tensor, scale: Tensor) -> Tensor:
@@ -151,7 +187,7 @@ def _moved(h: Tensor, mask: Tensor, vector: Tensor, scale: Tensor) -> Tensor:
 
 def last_states(h: Tensor, step: Step) -> Tensor:
     """float32 state [R, d] of each prompt's last token."""
-    return at_last(h, (step.roles != Role.PAD).long()).float()
+    return at_last(h, (step.prompt != Role.PAD).long()).float()
 
 
 def _per_row(value: Tensor, rows: int) -> Tensor:
@@ -165,40 +201,29 @@ def _per_row(value: Tensor, rows: int) -> Tensor:
 def steer(view: ModelView, steerings: Sequence[Steering] | Steering) -> Iterator[None]:
     """Steer every forward of ``view.model`` inside the block, by each of ``steerings`` in order.
 
-    Works with ``view.model.generate(**view.encode(prompts))`` (greedy, sampling, beams), with plain forwards and with
-    ``factory.model.prefix``. What a steering knows of prompts ends with the block: one that is used again steers by the
-    prompts it then sees. Raises ``UserError`` for a layer out of range or a strength that is not a finite number.
+    Roles come with the batch of ``view.encode``. What follows its prompt is the model's own answer, whether it is
+    generated (with a cache or without, by beams, assisted, from a begun answer) or given: the steering that its prompt
+    sets acts on it where ``where.generated`` says so. A chat that goes on, on a kept cache, is a new prompt from there
+    on. A ``generate`` that was taken inside the block is steered to its end, also in a thread that outlives the block;
+    a prompt is run whole, whatever ``prefill_chunk_size``. Raises ``UserError`` for tokens of unknown roles, for right
+    padding, classifier-free guidance, and while another thread steers this model in a block of its own.
     """
     steerings = [steerings] if isinstance(steerings, Steering) else list(steerings)
     for s in steerings:
         check(s, view)
-        s.forget()
-    try:
-        with going_on(view, steerings):
-            yield
-    finally:
-        for s in steerings:
-            s.forget()
+    with Block(view, steerings, knowing=False).entered(), finite(view, steerings):
+        yield
 
 
 @contextmanager
 def going_on(view: ModelView, steerings: Sequence[Steering]) -> Iterator[None]:
     """As ``steer``, by steerings that have been checked and may know the prompts whose answers follow."""
-    parts = [part for s in steerings for part in s.by_block()]
-    for s in parts:
-        s.move(device_of(view.layers[s.where.layer]))
-    with ExitStack() as stack:
-        watch = _Watch(view)
-        stack.callback(watch.forget)
-        stack.enter_context(recorded(view, watch.calls))
-        stack.enter_context(finite(view, steerings))
-        stack.callback(view.core.register_forward_pre_hook(watch, with_kwargs=True).remove)
-        for s in parts:
-            stack.callback(_hooked(s, watch).remove)
+    with Block(view, steerings, knowing=True).entered(), finite(view, steerings):
         yield
 
 
 def check(steering: Steering, view: ModelView) -> None:
+    check_steerer(steering)
     strength = steering.strength
     for layer in steering.where.blocks:
         if layer is None or not 0 <= layer < view.depth:
@@ -226,59 +251,15 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _hooked(steering: Steering, watch: _Watch) -> RemovableHandle:
-    """Put a steering to work at its site. Looking ahead is for what moves a block's output."""
-    view, layer = watch.view, steering.where.layer
-    if steering.where.site == "heads":
-        return view.o_proj(layer).register_forward_pre_hook(
-            lambda module, args: None if view.resting else (steering.apply(args[0], watch.step), *args[1:])
-        )
-
-    def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-        if view.resting:
-            return output
-        return steering.apply(
-            output, watch.step, Ahead(view, layer, watch.calls[0], (watch.step.roles != Role.PAD).long(), watch.rest)
-        )
-
-    return view.layers[layer].register_forward_hook(hook)
-
-
-class _Watch:
-    """Finds out, once per forward of the model, which tokens it processes and how its decoder is called."""
-
-    def __init__(self, view: ModelView) -> None:
-        self.view = view
-        self.step: Step | None = None
-        self.calls: list[Call] = []
-
-    def forget(self) -> None:
-        self.step = None
-        self.calls.clear()
-
-    @contextmanager
-    def rest(self) -> Iterator[None]:
-        """No steering acts inside: a controller runs the decoder by itself."""
-        self.view.resting = True
-        try:
-            yield
-        finally:
-            self.view.resting = False
-
-    def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        self.calls.clear()
-        self.step = self.view.step or self._infer(
-            kwargs.get("input_ids", args[0] if args else None), kwargs.get("past_key_values")
-        )
-
-    def _infer(self, ids: Tensor | None, cache: Cache | None) -> Step:
-        if ids is None:
-            raise UserError("steering needs input_ids (inputs_embeds alone do not say which tokens are image or text)")
-        if cache is not None and cache.get_seq_length() > 0:
-            return Step(torch.full_like(ids, int(Role.ANSWER)), generated=True)
-        if (step := encoded_step(self.view, ids)) is None:
-            raise UserError(
-                "steering does not know these tokens' roles: make the batch with view.encode(prompts) just before it"
-                " is run"
-            )
-        return step
+def check_steerer(steering: object) -> None:
+    """Raises ``UserError`` for what is no steering, or one of a method that adds no vectors to states."""
+    method = steering.steerer if isinstance(steering, Steering) else steering
+    if isinstance(method, Steerer) and isinstance(steering, Steering):
+        return
+    name = getattr(type(method), "name", type(method).__name__)
+    if isinstance(method, Steerer):
+        raise UserError(f"'{name}' is a method, not a steering: Steering(method, state, where, strength)")
+    raise UserError(
+        f"'{name}' adds no vectors to states, so it cannot be steered with or saved: recipes run it"
+        + (" (factory.steer.logits.contrasted)" if isinstance(method, LogitsMethod) else "")
+    )

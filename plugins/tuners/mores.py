@@ -94,14 +94,19 @@ class Chosen:
 
     def __init__(self, params: MoReSParams, where: Where, roles: Roles, view: ModelView) -> None:
         self.params, self.where, self.roles, self.view = params, where, roles, view
-        self.step: Step | None = None
-        self.indices: tuple[Tensor, ...] = ()
+        self.known: tuple[Step | None, tuple[Tensor, ...]] = (None, ())
 
     def __call__(self) -> tuple[Tensor, ...]:
-        if (step := self.roles.step) is not None and step is not self.step:
-            self.step = step
-            self.indices = self._mask(step).nonzero(as_tuple=True)
-        return self.indices
+        step, (of, indices) = self.roles.step, self.known
+        if step is not of:
+            indices = self._mask(step).nonzero(as_tuple=True)
+            self.known = (step, indices)  # at once: another thread may run another step
+        return indices
+
+    @property
+    def indices(self) -> tuple[Tensor, ...]:
+        """Those of the latest forward."""
+        return self.known[1]
 
     def _mask(self, step: Step) -> Tensor:
         if step.generated:

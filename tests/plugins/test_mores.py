@@ -197,10 +197,13 @@ def test_text_is_steered_where_the_prompts_words_are():
     moved = ~torch.isclose(outputs(view, batch)[0], plain, atol=1e-6).all(-1)
     words = batch.mask(Role.IMAGE, Role.CONTEXT, Role.QUESTION, Role.OPTIONS)
     assert torch.equal(moved, words)
-    view.encoded = None
+    inputs, roles = dict(batch), batch.roles
+    inputs["input_ids"] = torch.tensor(batch.input_ids.tolist())
+    assert torch.equal(outputs(view, inputs)[0], outputs(view, batch)[0]), "a copy is known while its batch lives"
+    del batch
     with pytest.raises(UserError, match="needs to know the prompt's words"):
-        outputs(view, batch)
-    assert torch.equal(outputs(view, batch, roles=batch.roles)[0], outputs(view, view.encode(mixed_prompts()))[0])
+        outputs(view, inputs)
+    assert torch.equal(outputs(view, inputs, roles=roles)[0], outputs(view, view.encode(mixed_prompts()))[0])
 
 
 def test_first_and_last_tokens_may_have_weights_of_their_own():

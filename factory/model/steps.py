@@ -1,0 +1,250 @@
+"""Which tokens each forward of a model processes: their roles come with the batch, or are announced by who runs it."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from factory.data.prompt import Role
+from factory.errors import UserError
+
+if TYPE_CHECKING:
+    from factory.model.view import ModelView
+
+NO_IDS = "steering needs input_ids (inputs_embeds alone do not say which tokens are image or text)"
+UNKNOWN = "steering does not know these tokens' roles: run the very tensors of a batch of view.encode(prompts)"
+FOLLOWING = (
+    "steering does not know whether these tokens, which follow a kept cache, are a prompt or an answer: encode the"
+    " whole chat with view.encode(prompts) and run the batch's own input_ids on that cache"
+)
+_named: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one forward processes: roles [R, t] (0 = padding) of its tokens, whether they are the model's own answer
+    alone, and how many rows (beams) stand side by side for each prompt."""
+
+    roles: Tensor
+    generated: bool = False
+    beams: int = 1
+
+    def on(self, device: torch.device) -> Step:
+        """The step beside tensors of ``device``."""
+        return self if self.roles.device == device else replace(self, roles=self.roles.to(device))
+
+    @cached_property
+    def answer(self) -> Tensor:
+        """[R, t] booleans: tokens of an answer that ends its row, given or generated; all others are the prompt."""
+        if self.generated:
+            return self.roles != Role.PAD
+        said = self.roles == Role.ANSWER
+        return said & (said | (self.roles == Role.PAD)).flip(-1).long().cumprod(-1).flip(-1).bool()
+
+    @cached_property
+    def prompt(self) -> Tensor:
+        """[R, t]: the roles of the prompt's tokens, 0 on an answer that ends its row."""
+        return self.roles.masked_fill(self.answer, int(Role.PAD))
+
+
+def named(ids: Tensor, roles: Tensor) -> Tensor:
+    """Token ids [B, T] that know their ``roles`` [B, T]; a tensor of its own that shares their memory."""
+    ids = ids.view_as(ids)
+    ids.token_roles = roles  # type: ignore[attr-defined]
+    _named[id(ids)] = ids
+    return ids
+
+
+def roles_of(ids: Tensor) -> Tensor | None:
+    """The roles of ids made by ``named``; of a copy, those of the only living ids that it can be a copy of.
+
+    Raises ``UserError`` where that could be several with other roles. Looking for a copy waits for the device.
+    """
+    if (roles := getattr(ids, "token_roles", None)) is not None:
+        return roles
+    found: list[Tensor] = []
+    for each in list(_named.values()):
+        if _copied(ids, each) and not any(torch.equal(each.token_roles, roles) for roles in found):
+            found.append(each.token_roles)
+    if len(found) > 1:
+        raise UserError(
+            f"these input_ids are a copy, and {len(found)} batches with other roles have the same ids: run the batch's"
+            " own tensors"
+        )
+    return found[0] if found else None
+
+
+def _copied(ids: Tensor, of: Tensor) -> bool:
+    """Whether ``ids`` are those of a batch, each row once or side by side as often as there are beams."""
+    if ids.ndim != 2 or ids.shape[1] != of.shape[1] or ids.shape[0] % of.shape[0]:
+        return False
+    return torch.equal(ids, of.to(ids.device).repeat_interleave(ids.shape[0] // of.shape[0], 0))
+
+
+@dataclass
+class _Generation:
+    """A running ``generate``: the roles [B, T] of what it was given, and the column of its first token in the cache."""
+
+    roles: Tensor
+    base: int | None = None
+
+
+@dataclass
+class Here:
+    """What one thread runs: the ``step`` of its forward, or ``why`` that is not known, with its ``ids``, its ``mask``,
+    whether a cache came before (``follows``) and the ``fallback`` that those alone tell; how the decoder is called.
+
+    ``owners`` are the blocks of steering that its generation belongs to.
+    """
+
+    announced: Step | None = None
+    resting: bool = False
+    generations: list[_Generation | None] = field(default_factory=list)
+    given: Tensor | None = None
+    step: Step | None = None
+    fallback: Step | None = None
+    why: str = NO_IDS
+    ids: Tensor | None = None
+    mask: Tensor | None = None
+    follows: bool = False
+    call: dict[str, Any] | None = None
+    owners: list[object] = field(default_factory=list)
+
+
+class Steps:
+    """Finds the step of every forward of a view's model, thread by thread, while somebody ``watches``."""
+
+    def __init__(self, view: ModelView) -> None:
+        self.view, self.users, self._local, self._latest = view, 0, threading.local(), Here()
+        self._lock, self._remove = threading.RLock(), list[Callable[[], Any]]()
+        self.blocks: list[Any] = []
+
+    @property
+    def here(self) -> Here:
+        """This thread's; for a thread that runs no forward of its own, as autograd's, that of the latest forward."""
+        return getattr(self._local, "here", self._latest)
+
+    def mine(self) -> Here:
+        """This thread's own."""
+        if not hasattr(self._local, "here"):
+            self._local.here = Here()
+        return self._local.here
+
+    def watch(self) -> Callable[[], None]:
+        """Begin to watch; what is returned ends it, once."""
+        with self._lock:
+            if self.users == 0:
+                self._install()
+            self.users += 1
+        left = [True]
+
+        def end() -> None:
+            with self._lock:
+                if left:
+                    left.clear()
+                    self.users -= 1
+                    if self.users == 0:
+                        for remove in self._remove:
+                            remove()
+
+        return end
+
+    def _install(self) -> None:
+        model, core = self.view.model, self.view.core
+        self._remove = [
+            instead(model, "generate", self._generating),
+            model.register_forward_pre_hook(self._take, with_kwargs=True).remove,
+            core.register_forward_pre_hook(self._see, with_kwargs=True).remove,
+        ]
+
+    def _generating(self, generate: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        ids = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs"))
+        roles = roles_of(ids) if isinstance(ids, Tensor) else None
+        generations = self.mine().generations
+        generations.append(None if roles is None else _Generation(roles))
+        try:
+            return generate(*args, **kwargs)
+        finally:
+            generations.pop()
+
+    def _take(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        ids, given = kwargs.get("input_ids", args[0] if args else None), kwargs.get("roles")
+        self.mine().given = given if given is not None else getattr(ids, "token_roles", None)
+        return args, {k: v for k, v in kwargs.items() if k != "roles"}
+
+    def _see(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        here = self._latest = self.mine()
+        here.call, given, here.given = None, here.given, None
+        ids, cache = kwargs.get("input_ids", args[0] if args else None), kwargs.get("past_key_values")
+        past = 0 if cache is None else cache.get_seq_length()
+        here.step, here.fallback, here.ids, here.mask = here.announced, None, None, None
+        if here.step is None:
+            here.step, here.why = self._found(ids, given, past, here.generations)
+        if here.step is None:
+            here.ids, here.mask, here.follows = ids, kwargs.get("attention_mask"), past > 0
+
+    def _found(
+        self, ids: Tensor | None, given: Tensor | None, past: int, generations: list[_Generation | None]
+    ) -> tuple[Step | None, str]:
+        running = generations[-1] if generations else None
+        if ids is None:
+            return None, NO_IDS
+        if running is not None and given is None:
+            if running.base is None:
+                running.base = past if past and ids.shape[1] == running.roles.shape[1] else 0
+            return _columns(running.roles, past - running.base, ids), UNKNOWN
+        if past and given is None and ids.shape[1] == 1:
+            return Step(torch.full_like(ids, int(Role.ANSWER)), generated=True), ""
+        roles = roles_of(ids) if given is None else given
+        if roles is None:
+            return None, FOLLOWING if past else UNKNOWN
+        return _columns(roles, 0, ids), UNKNOWN
+
+
+def _columns(roles: Tensor, first: int, ids: Tensor) -> Step | None:
+    """The step of ``ids`` [R, t], column ``first`` and on of a sequence that begins with tokens of ``roles`` [B, T] and
+    that the model's own answer follows."""
+    rows, t = ids.shape
+    if rows % roles.shape[0]:
+        return None
+    roles, beams = roles.to(ids.device), rows // roles.shape[0]
+    rest = roles[:, first : first + t]
+    whole = F.pad(rest, (0, t - rest.shape[1]), value=int(Role.ANSWER)).repeat_interleave(beams, 0)
+    return Step(whole, first >= roles.shape[1], beams)
+
+
+def instead(module: nn.Module, name: str, run: Callable[..., Any]) -> Callable[[], None]:
+    """Put ``run(method, *args, **kwargs)`` in the place of a module's method; what is returned takes it away."""
+    own, method = vars(module).get(name), getattr(module, name)
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        return run(method, *args, **kwargs)
+
+    def remove() -> None:
+        if own is None:
+            vars(module).pop(name, None)
+        else:
+            vars(module)[name] = own
+
+    vars(module)[name] = called
+    return remove
+
+
+@contextmanager
+def announced(view: ModelView, step: Step) -> Iterator[None]:
+    """Tell who watches what the forward inside processes."""
+    here = view.steps.mine()
+    before, here.announced = here.announced, step
+    try:
+        yield
+    finally:
+        here.announced = before

@@ -1,0 +1,151 @@
+"""A block of steering at work: hooks that last as long as the block, and as the generations that began in it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from factory.data.prompt import Role
+from factory.errors import UserError
+from factory.model.family import device_of
+from factory.model.steps import Step, instead, roles_of
+from factory.model.view import ModelView
+from factory.steer.ahead import Ahead
+
+if TYPE_CHECKING:
+    from factory.steer.runtime import Steering
+
+
+class Block:
+    """Steerings put to work in a view's model by ``entered``, and by each generation that was begun inside it."""
+
+    def __init__(self, view: ModelView, steerings: Sequence[Steering], knowing: bool) -> None:
+        """``knowing``: the steerings' prompts have been run, and their answers follow."""
+        self.view, self.knowing, self.open = view, knowing, False
+        self.parts = [part for s in steerings for part in s.by_block()]
+        for part in self.parts:
+            part.move(device_of(view.layers[part.where.layer]))
+        if not knowing:  # what is known of prompts is the block's own: its generations may outlive it
+            self.parts = [replace(part) for part in self.parts]
+        self.thread = threading.get_ident()
+        self._lock, self._users, self._remove = threading.RLock(), 0, list[Callable[[], Any]]()
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Steer what is run inside. Raises ``UserError`` while another thread has a block of its own."""
+        blocks = self.view.steps.blocks
+        if any(other.thread != self.thread for other in blocks):
+            raise UserError(
+                "another thread steers this model: enter `steer` once, around all threads, or load the model twice"
+            )
+        self._hold()
+        blocks.append(self)
+        remove = instead(self.view.model, "generate", self._generating)
+        self.open = True
+        try:
+            yield
+        finally:
+            self.open = False
+            remove()
+            blocks.remove(self)
+            self._drop()
+
+    def _hold(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                keep = self.view.decoder.register_forward_pre_hook(self._keep, with_kwargs=True)
+                self._remove = [self.view.steps.watch(), keep.remove, *(self._hooked(s) for s in self.parts)]
+            self._users += 1
+
+    def _drop(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                for remove in self._remove:
+                    remove()
+                self.view.steps.here.call = None
+                for s in () if self.knowing else self.parts:
+                    s.forget()
+
+    def _generating(self, generate: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        refuse(self.view.model, args, kwargs)
+        owners = self.view.steps.mine().owners
+        self._hold()
+        owners.append(self)
+        try:
+            return generate(*args, **kwargs)
+        finally:
+            owners.remove(self)
+            self._drop()
+
+    def _keep(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        if (here := self.view.steps.mine()).call is None:
+            here.call = {k: v for k, v in kwargs.items() if k != "past_key_values"}
+
+    def _acts(self) -> bool:
+        here = self.view.steps.here
+        return not here.resting and (self.open or self in here.owners)
+
+    def _step(self) -> Step:
+        here = self.view.steps.here
+        if here.step is None:
+            raise UserError(here.why)
+        return here.step
+
+    def _hooked(self, steering: Steering) -> Callable[[], None]:
+        """Put a steering to work at its site. Looking ahead is for what moves a block's output."""
+        view, layer = self.view, steering.where.layer
+        if steering.where.site == "heads":
+            return (
+                view.o_proj(layer)
+                .register_forward_pre_hook(
+                    lambda module, args: (steering.apply(args[0], self._step()), *args[1:]) if self._acts() else None
+                )
+                .remove
+            )
+
+        def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+            if not self._acts():
+                return output
+            step = self._step()
+            prompt = (step.prompt != Role.PAD).long()
+            return steering.apply(output, step, Ahead(view, layer, view.steps.here.call, prompt, self._rest))
+
+        return view.layers[layer].register_forward_hook(hook).remove
+
+    @contextmanager
+    def _rest(self) -> Iterator[None]:
+        """No steering acts inside: a controller runs the decoder by itself."""
+        here = self.view.steps.mine()
+        here.resting = True
+        try:
+            yield
+        finally:
+            here.resting = False
+
+
+def refuse(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    """Raises ``UserError`` for a generation that cannot be steered; has the prompt run whole."""
+    settings = kwargs.get("generation_config") or model.generation_config
+    asked = lambda name: kwargs.get(name, getattr(settings, name, None))
+    if asked("guidance_scale") not in (None, 1, 1.0):
+        raise UserError(
+            "guidance_scale (classifier-free guidance) runs the model on a second prompt, of which it is not told what"
+            " steers it: leave it out"
+        )
+    if kwargs.get("custom_generate") is not None:
+        raise UserError("custom_generate is code that steering cannot follow: leave it out")
+    ids = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs"))
+    roles = roles_of(ids) if isinstance(ids, Tensor) else None
+    if roles is not None and bool(torch.any(roles[:, -1] == Role.PAD)):
+        raise UserError(
+            "the batch is padded on the right, where its answers would begin: view.encode(prompts) pads on the left"
+        )
+    if asked("prefill_chunk_size") is not None:
+        kwargs["prefill_chunk_size"] = None
