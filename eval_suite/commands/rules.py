@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import Any
 from eval_suite.conflict import ConflictBenchmark
 from eval_suite.released import read_jsonl
 from eval_suite.report.rows import percent, strength_text
-from eval_suite.report.table_files import markdown_escape
 from eval_suite.scorers.conflict import RULES, agree, outcome
 from factory.errors import UserError
 from factory.recipe import load
@@ -101,9 +101,14 @@ def changes(scored: Scored) -> str:
     lines = [f"{sum(counts.values()):,} of {total:,} answers are read otherwise:", ""]
     lines += [_line(old, new, "answers", "most frequent"), "|:---|:---|---:|:---|"]
     for (before, after), n in counts.most_common():
-        shown = [f"`{markdown_escape(a)}` ({k})" for a, k in examples[before, after].most_common(EXAMPLES)]
+        shown = [f"{_quoted(answer)} ({k})" for answer, k in examples[before, after].most_common(EXAMPLES)]
         lines.append(_line(before, after, f"{n:,}", ", ".join(shown)))
     return "\n".join(lines) + "\n"
+
+
+def _quoted(answer: str) -> str:
+    """An answer as code in a cell of a table: on one line, without what would end the cell."""
+    return f"``{json.dumps(answer, ensure_ascii=False)[1:-1]}``".replace("|", "\\|")
 
 
 def _line(*cells: str) -> str:

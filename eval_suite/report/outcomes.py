@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from eval_suite.report.rows import DASH, TARGETS, Cell, Group, groups, percent, strength_text
+from eval_suite.report.rows import DASH, TARGETS, TOTAL, Cell, Group, groups, percent, strength_text
 from eval_suite.scorers.conflict import OUTCOMES
 from factory.plain import csv_text
 
 SHARES = {name: name.capitalize() for name in OUTCOMES}
 PREFERENCE = {"vision_ratio": "Vision ratio", "first_option": "First option"}
-HEADINGS = ("Towards", "Method", "Strength", "n", *SHARES.values(), *PREFERENCE.values())
+HEADINGS = ("Towards", "Method", "Strength", "n", *SHARES.values(), "Unknown", *PREFERENCE.values())
 
 
 def outcome_lines(results: Mapping) -> list[tuple[str, list[list[str]]]]:
     """Of each table its title, and a line per direction and method under ``HEADINGS``, shares in percent.
 
-    The vision ratio is S_v / (S_v + S_t) of the samples that follow either modality (SPEC.md 3.3), whatever the method
-    steers toward; first option the share of answers for option A where both orders name an option. Both have their
-    95 % interval. A dash stands where nothing was measured.
+    Unknown is the share of single answers that name neither side; they count as other. The vision ratio is
+    S_v / (S_v + S_t) of the samples that follow either modality (SPEC.md 3.3), whatever the method steers toward; first
+    option the share of answers for option A where both orders name an option. Both have their 95 % interval. A dash
+    stands where nothing was measured.
     """
     return [(group.title(), _lines(group)) for group in groups(results)]
 
@@ -33,9 +34,10 @@ def _lines(group: Group) -> list[list[str]]:
             cells = [group.reported(direction, method, name) for name in (*SHARES, *PREFERENCE)]
             shares = [percent(cell.value if cell else None) for cell in cells[: len(SHARES)]]
             head = [TARGETS.get(direction or "", direction or DASH), method, strength_text(choice.strength)]
-            lines.append(
-                [*head, str(total.n or DASH), *shares, *(_with_interval(cell) for cell in cells[len(SHARES) :])]
-            )
+            row = group.row(direction, method, TOTAL, choice.strength, group.scored_split) or {}
+            shares.append(percent(row.get("unknown_rate")))
+            preference = [_with_interval(cell) for cell in cells[len(SHARES) :]]
+            lines.append([*head, str(total.n or DASH), *shares, *preference])
     return lines
 
 

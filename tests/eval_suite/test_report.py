@@ -76,7 +76,7 @@ def test_two_versions_of_a_scorer_never_share_a_table():
 
 
 def test_every_outcome_is_told_with_the_vision_ratio():
-    row = simple("none", 30, n=100, error=5)
+    row = simple("none", 30, n=100, error=5, unknown_rate=0.125)
     row["metrics"] |= {"compete": 0.45, "flags": 0.2, "other": 0.0, "vision_ratio": 0.4, "first_option": 0.55}
     row["ci"] |= {"vision_ratio": [0.3, 0.51], "first_option": [0.45, 0.65]}
     [(_, [line, other])] = outcome_lines(results(row, simple("l2s", 80, strength=1.0, chosen=True, direction="text")))
@@ -91,6 +91,7 @@ def test_every_outcome_is_told_with_the_vision_ratio():
         "Flags": "20.0",
         "Other": "0.0",
         "Error": "5.0",
+        "Unknown": "12.5",
         "Vision ratio": "40.0 (30.0–51.0)",
         "First option": "55.0 (45.0–65.0)",
     }

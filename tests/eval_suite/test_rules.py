@@ -20,7 +20,7 @@ def run(tmp_path: Path) -> Path:
     """A run of four answers to one scene toward its picture."""
     sample = scene(next(iter(specs("test", 1, 0))))
     glued = "oneRespondRespondRespond"
-    answers = [sample.answer_vision, glued, f"{sample.answer_vision} one one one", "The two sources conflict"]
+    answers = [sample.answer_vision, glued, f"{sample.answer_vision} one one one", "The two sources\nconflict"]
     rows = [
         {"sample": sample.id, "task": sample.task, "method": "m", "direction": "vision", "strength": s, "answers": [a]}
         for s, a in ((1.0, answers[0]), (1.0, answers[1]), (2.0, answers[2]), (2.0, answers[3]))
