@@ -117,8 +117,9 @@ def _questions(path: Path) -> list[tuple[str, str]]:
     found = []
     for number, line in enumerate(lines, 1):
         if line.strip():
-            question, _, label = (part.strip() for part in line.rpartition("\t"))
-            if not question or label.lower() not in ("yes", "no"):
+            question, _, label = line.rpartition("\t")
+            question, label = question.replace(ORIGINAL, "").strip(), label.strip().lower()
+            if not question or label not in ("yes", "no"):
                 raise UserError(f"{path}:{number}: should hold a question, a tab and Yes or No, and is {line[:60]!r}")
-            found.append((question.replace(ORIGINAL, "").strip(), label.lower()))
+            found.append((question, label))
     return found

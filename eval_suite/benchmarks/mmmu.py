@@ -18,6 +18,7 @@ from factory.data.prompt import Prompt, Role, Segment
 from factory.errors import UserError, did_you_mean
 from factory.registry import Params, register
 
+PART = re.compile(r"(\w+-)(\d{5})-of-(\d{5})\.parquet")
 PLACE = re.compile(r"<image (\d)>")
 
 
@@ -50,6 +51,8 @@ class Mmmu(AnswerBenchmark):
                 f"{root}: has no SUBJECT/{self.split}-*.parquet; download the dataset MMMU/MMMU and give its folder:"
                 " root=FOLDER"
             )
+        for path in paths:
+            _refuse_lone(path)
         there = {path.parent.name for path in paths}
         if lacking := sorted(set(self.params.subjects) - there):
             raise UserError(f"{root}: has no {lacking[0]}/{self.split}-*.parquet.{did_you_mean(lacking[0], there)}")
@@ -101,6 +104,15 @@ def _listed(row: Row, name: str) -> list[str]:
     if not isinstance(value, list) or not value or not all(isinstance(each, str | int | float) for each in value):
         raise row.fault(f"'{name}' should be a list of texts, and is {row.values[name][:60]!r}")
     return [str(each) for each in value]
+
+
+def _refuse_lone(path: Path) -> None:
+    """Refuses a subject of which a part is missing: the score would be that of fewer questions."""
+    if parts := PART.fullmatch(path.name):
+        for number in range(int(parts[3])):
+            other = path.with_name(f"{parts[1]}{number:05d}-of-{parts[3]}.parquet")
+            if not other.is_file():
+                raise UserError(f"{other}: is missing beside {path.name}; download it again")
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

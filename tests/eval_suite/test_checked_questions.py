@@ -214,6 +214,12 @@ def test_an_empty_or_repeated_split_of_pope_is_refused(tmp_path):
             made("pope", tmp_path, splits=splits)
 
 
+def test_mme_asks_more_than_for_yes_or_no(tmp_path):
+    MAKERS["mme"](tmp_path)
+    (tmp_path / FILES["mme"]).write_text("Is this red?\tYes\nPlease answer yes or no.\tNo\n")
+    assert f"{tmp_path / FILES['mme']}:2: should hold a question, a tab and Yes or No" in refused("mme", tmp_path)
+
+
 @pytest.mark.parametrize("label", ["yes.", "1", "Ja", ""])
 def test_mme_labels_are_yes_or_no(label, tmp_path):
     MAKERS["mme"](tmp_path)

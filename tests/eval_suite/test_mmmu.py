@@ -78,6 +78,9 @@ def test_mmmu_files_are_checked(tmp_path):
     assert "Did you mean Accounting?" in line
     parquet_file(tmp_path / "Art" / "validation-0.parquet", mmmu_rows()[:1])
     assert "question validation_Accounting_1 occurs 2 times" in refused(tmp_path)
+    (tmp_path / "Art" / "validation-0.parquet").rename(tmp_path / "Art" / "validation-00001-of-00002.parquet")
+    assert "Art/validation-00000-of-00002.parquet: is missing beside validation-00001-of" in refused(tmp_path)
+    (tmp_path / "Art" / "validation-00001-of-00002.parquet").unlink()
     path.write_bytes(path.read_bytes()[:-40])
     assert f"{path}: cannot be read as Parquet" in refused(tmp_path)
 
