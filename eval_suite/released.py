@@ -14,7 +14,7 @@ from factory.data import pictures
 from factory.data.prompt import Prompt, Role, Segment
 from factory.errors import UserError
 
-LONGEST_NAME = 255  # as file systems have it
+LONGEST_NAME = 200  # file systems have 255, and a name gets an ending
 
 
 def file(root: str | Path, *names: str) -> Path:
@@ -90,10 +90,10 @@ class Row:
         if not holds:
             raise self.fault(f"'{name}' should be {what}, and is {_shown(self.values[name])}")
 
-    def text(self, name: str) -> str:
-        """A text that says something."""
+    def text(self, name: str, blank: bool = False) -> str:
+        """A text, one that says something unless it may be ``blank``."""
         value = self.value(name)
-        self._must(isinstance(value, str) and bool(value.strip()), name, "a text")
+        self._must(isinstance(value, str) and (blank or bool(value.strip())), name, "a text")
         return value
 
     def key(self, name: str) -> str:
@@ -104,9 +104,9 @@ class Row:
         return str(value)
 
     def whole(self, name: str, below: int | None = None) -> int:
-        """A whole number from 0, less than ``below``."""
+        """A whole number from 0, less than ``below``; one that names a picture fits a name."""
         value = self.value(name)
-        holds = _is_whole(value) and value >= 0 and (below is None or value < below)
+        holds = _is_whole(value) and 0 <= value < (10**18 if below is None else below)
         self._must(holds, name, "a whole number" if below is None else f"one of 0 to {below - 1}")
         return value
 

@@ -46,7 +46,7 @@ class Flickr30k(AnswerBenchmark):
         for name, row in once(entries_of(path, under="images"), "filename"):
             if row.text("split") == self.params.split:
                 image = path.parent / "flickr30k-images" / name
-                captions = [sentence.text("raw") for sentence in row.rows("sentences")]
+                captions = [sentence.text("raw", blank=True) for sentence in row.rows("sentences")]
                 items.append(Item(name, asked(image, (Role.QUESTION, ASK)), captions, images=(image,)))
         return items
 

@@ -71,7 +71,7 @@ class HallusionBench(AnswerBenchmark):
             "hard": visual == "2",
         }
         label = {"1": "yes", "0": "no"}[row.among("gt_answer", "0", "1")]
-        reference = row.text("gt_answer_details") if self.judge else ""
+        reference = row.text("gt_answer_details", blank=True) if self.judge else ""
         gold = (label, facts["figure"] is not None, question, reference)
         kinds = (f"{category}/{row.text('subcategory')}",)
         return Item(name, prompt, gold, kinds, unit, (image,) if image else (), facts)

@@ -48,7 +48,7 @@ class ScienceQa(AnswerBenchmark):
             image = path.parent / "images" / self.split / pid / row.key("image") if "image" in row else None
             choices = row.texts("choices", least=2)
             options = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
-            hint = f"Context: {row.text('hint')}" if row.values.get("hint") else ""
+            hint = f"Context: {row.text('hint', blank=True)}" if row.values.get("hint") else ""
             prompt = asked(
                 image,
                 (Role.CONTEXT, hint),

@@ -50,7 +50,7 @@ class Vqav2(AnswerBenchmark):
                 continue
             if number not in golds:
                 raise row.fault(f"question {number} has no annotation in {self._annotated}")
-            humans = [human.text("answer") for human in golds[number].rows("answers")]
+            humans = [human.text("answer", blank=True) for human in golds[number].rows("answers")]
             items.append(Item(number, prompt, humans, (golds[number].text("answer_type"),), "", (image,), facts))
         return items
 

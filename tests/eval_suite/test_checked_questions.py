@@ -138,6 +138,7 @@ VALUES = [
     "",
     "x",
     "\x00",
+    "a" * 254,
     "a" * 6000,
     "../../x",
     [],
@@ -202,6 +203,14 @@ def test_questions_need_their_annotations_once(tmp_path):
     assert f"{ANNOTATIONS}:5: question_id 1000 stands in" in refused("vqav2", tmp_path)
     written(tmp_path / ANNOTATIONS, {**held, "annotations": held["annotations"][1:]})
     assert f"{FILES['vqav2']}:1: question 1000 has no annotation" in refused("vqav2", tmp_path)
+
+
+def test_a_person_may_have_said_nothing(tmp_path):
+    MAKERS["vqav2"](tmp_path)
+    held = json.loads((tmp_path / ANNOTATIONS).read_text())
+    held["annotations"][0]["answers"][0]["answer"] = ""
+    written(tmp_path / ANNOTATIONS, held)
+    assert made("vqav2", tmp_path).questions()[0].gold[0] == ""
 
 
 def test_an_empty_or_repeated_split_of_pope_is_refused(tmp_path):
