@@ -127,6 +127,7 @@ class Steps:
         self.view, self.users, self._local, self._latest = view, 0, threading.local(), Here()
         self._lock, self._remove = threading.RLock(), list[Callable[[], Any]]()
         self.blocks: list[Any] = []
+        self._running: set[int] = set()
 
     @property
     def here(self) -> Here:
@@ -171,10 +172,17 @@ class Steps:
         roles = roles_of(ids) if isinstance(ids, Tensor) else None
         generations = self.mine().generations
         generations.append(None if roles is None else _Generation(roles))
+        self._running.add(threading.get_ident())
         try:
             return generate(*args, **kwargs)
         finally:
             generations.pop()
+            if not generations:
+                self._running.discard(threading.get_ident())
+
+    def alone(self) -> bool:
+        """Whether no other thread generates."""
+        return not self._running - {threading.get_ident()}
 
     def _take(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         ids, given = kwargs.get("input_ids", args[0] if args else None), kwargs.get("roles")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from factory.data.prompt import USER_TEXT, Role
+from factory.errors import UserError
 from factory.model.masks import closed_up, without
 from factory.model.prefix import at_last, new_cache
 from factory.model.replay import Call, replay
@@ -47,6 +48,11 @@ class Ahead:
 
     @torch.no_grad()
     def _logits(self, layer: int, call: Call, h: Tensor) -> Tensor:
+        if not self.view.steps.alone():
+            raise UserError(
+                "this controller looks ahead by running the decoder's blocks by themselves, and another thread is"
+                " generating with them: generate in one thread at a time"
+            )
         final = replay(self.view, layer, call, h, new_cache()).to(self.view.device)
         return self.view.logits(at_last(final, self.mask))
 

@@ -142,6 +142,26 @@ def test_two_threads_have_a_batch_each():
     assert found == {(i, n): right[i] for i in range(len(batches)) for n in range(3)}
 
 
+def test_a_controller_that_looks_ahead_is_refused_beside_another_threads_generation():
+    """It leaves blocks out of the decoder for a moment."""
+    view, batch, gate, said = fresh_view(), tiny_view().encode(conflict_prompts(1)), Gate(), []
+    looking = bend()
+    looking.strength = lambda h, ctx: ctx.probe(torch.zeros(len(h))).amax(-1) * 0 + 1
+    alone = greedy(view, batch)
+    with steer(view, looking):
+        right = greedy(view, batch)
+    thread = threading.Thread(target=lambda: said.append(greedy(view, batch, streamer=gate)))
+    with steer(view, bend("per_token", role="none", generated=False)):
+        thread.start()
+        assert gate.begun.wait(60)
+        with pytest.raises(UserError, match="generate in one thread at a time"), steer(view, looking):
+            greedy(view, batch)
+        gate.open.set()
+        thread.join()
+    with steer(view, looking):
+        assert said == [alone] and greedy(view, batch) == right
+
+
 def test_a_block_in_another_thread_is_refused():
     view, found = tiny_view(), []
 

@@ -206,6 +206,17 @@ def test_text_is_steered_where_the_prompts_words_are():
     assert torch.equal(outputs(view, inputs, roles=roles)[0], outputs(view, view.encode(mixed_prompts()))[0])
 
 
+def test_an_answer_without_a_cache_is_that_with_one():
+    view = fresh_view()
+    torch.manual_seed(2)
+    MoReS(MoReSParams(modality="both", take="all", start="released")).apply(view)
+    batch = view.encode(mixed_prompts())
+    options = {"max_new_tokens": 4, "min_new_tokens": 4, "output_logits": True, "return_dict_in_generate": True}
+    with torch.no_grad():
+        kept, anew = (view.model.generate(**batch, **options, use_cache=cache) for cache in (True, False))
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(kept.logits, anew.logits, strict=True))
+
+
 def test_first_and_last_tokens_may_have_weights_of_their_own():
     view = fresh_view()
     tuner = MoReS(MoReSParams(share_weights=False))

@@ -122,4 +122,4 @@ def test_a_lone_leading_space_is_learnt_as_in_a_plain_loop(tmp_path, steps, n):
     assert losses == pytest.approx(right, rel=1e-3)
     said = answers(mine, data, n)
     assert said == answers(theirs, data, n)
-    assert steps < 40 or sum(text in (" 1", " 2", " 3", " 4") for text in said) > n / 2
+    assert steps < 40 or (all(text.startswith(" ") for text in said) and any(text.strip().isdigit() for text in said))
