@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from os.path import isfile
 from pathlib import Path
 from random import Random
 from typing import Any, Literal
@@ -23,7 +24,7 @@ from eval_suite.conflict import DIRECT, TASKS, ConflictBenchmark, Scoring, build
 from factory.data import pictures
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
-from factory.errors import UserError
+from factory.errors import UserError, quoted
 from factory.registry import Params, register
 
 FILE = "evaluate_final.json"
@@ -170,7 +171,7 @@ class Mc2(ConflictBenchmark):
         return [self._sample(e) for e in self.splits[split]]
 
     def _sample(self, e: Entry) -> ConflictSample:
-        name = f"mc2-{e.index:04d}-{e.image_id}"
+        name = f"mc2-{e.index:04d}-{_brief(e.image_id)}"
         load = partial(self._picture, e.image_id)
         return ConflictSample(
             name, e.task, e.question, e.context, e.answer_vision, e.answer_text, load, {"image_id": e.image_id}
@@ -196,12 +197,12 @@ class Mc2(ConflictBenchmark):
 
     def find(self, image_id: str) -> Path | None:
         """The picture's file, None where there is none."""
-        return next((path for place in PLACES if (path := self.folder / place.format(image_id)).is_file()), None)
+        return next((path for place in PLACES if isfile(path := self.folder / place.format(image_id))), None)
 
     def _picture(self, image_id: str) -> Image.Image:
         path = self.find(image_id)
         if path is None:
-            raise FileNotFoundError(f"no picture {image_id} in {self.folder}")
+            raise FileNotFoundError(f"no picture {quoted(image_id)} in {self.folder}")
         try:
             return pictures.read(path)
         except pictures.Unreadable as error:
@@ -216,12 +217,18 @@ class Mc2(ConflictBenchmark):
         lacking = [i for i, path in found.items() if path is None]
         counts = ", ".join(f"{folder} {n:,}" for folder, n in there.items()) or "none"
         where = f"{self.folder} ({counts if self.folder.is_dir() else 'no such folder'})"
+        first = ", ".join(map(_brief, lacking[:3])) + ", …" * (len(lacking) > 3)
         line = (
             f"MC² pictures: {len(found) - len(lacking):,} of {len(found):,} found in {where}; lacking"
-            f" {', '.join(lacking[:3])}{', …' * (len(lacking) > 3)}. Download train2014.zip and val2014.zip (13 and 6"
+            f" {first}. Download train2014.zip and val2014.zip (13 and 6"
             " GB) from cocodataset.org, unzip both into one folder and name it: data.images=FOLDER"
         )
         return [s.id for s in samples if found[str(s.tags["image_id"])] is None], line
+
+
+def _brief(image_id: str) -> str:
+    """A picture's number as messages name it; what is no number is cut and quoted."""
+    return image_id if image_id.isalnum() and len(image_id) <= 20 else quoted(image_id, 20)
 
 
 def _share(share: float, n: int) -> int:

@@ -133,6 +133,12 @@ def name_of(record: Mapping[str, Any], number: int) -> str:
     return name if len(name) <= LONGEST_NAME and name.isprintable() else quoted(name, LONGEST_NAME)
 
 
+def halved(text: str) -> str | None:
+    """Half of a character in a text, which no tokenizer takes, by name; None where there is none."""
+    found = _HALF.search(text)
+    return f"half a character (the lone surrogate U+{ord(found[0]):04X})" if found else None
+
+
 def _absent(value: Any) -> bool:
     return value is None or isinstance(value, (str, bytes, Mapping)) and not value or _empty(value)
 
@@ -193,10 +199,8 @@ def _item(item: Any, role: Role) -> list[tuple[Role, Any]]:
 
 
 def _text(text: str, role: Role) -> list[tuple[Role, Any]]:
-    if half := _HALF.search(text):
-        raise Unusable(
-            f"holds half a character (the lone surrogate U+{ord(half[0]):04X}) in {quoted(text)}", "half a character"
-        )
+    if half := halved(text):
+        raise Unusable(f"holds {half} in {quoted(text)}", "half a character")
     if PLACEHOLDER not in text:
         return [(role, text.strip())] if text.strip() else []
     pieces = [piece.strip() for piece in _SPLIT.split(text)]

@@ -8,7 +8,10 @@ from importlib.metadata import version
 from typing import Any, TypeVar
 
 from factory import files
+from factory.data.conversation import halved
 from factory.data.instructions import Style
+from factory.data.pictures import PROTOCOL
+from factory.data.refusals import Shapes
 from factory.data.sample import ConflictSample
 from factory.errors import UserError
 from factory.model.encode import Writing
@@ -25,21 +28,26 @@ T = TypeVar("T")
 Fit = Callable[[ConflictSample], str | None]
 
 
-def fault(sample: ConflictSample, writing: Writing | None = None, fit: Fit | None = None) -> str | None:
+def fault(
+    sample: ConflictSample, writing: Writing | None = None, fit: Fit | None = None, shapes: Shapes | None = None
+) -> str | None:
     """Why a sample cannot be scored, or None; with a model's ``writing`` also where a text spells one of its special
-    tokens, and with ``fit`` where the sample's prompts are too long for it.
+    tokens, with ``fit`` where the sample's prompts are too long for it, and with ``shapes`` where its picture is of a
+    size that the model refuses.
     """
     for field in ("context", "question", "answer_vision", "answer_text"):
         text = getattr(sample, field)
         if not text.strip():
             return f"its {field} is empty"
+        if half := halved(text):
+            return f"its {field} holds {half}"
         if writing and (spelt := writing.reserved(text)):
             return f"its {field} spells the model's special token '{spelt}'"
     try:
-        sample.load_image()
+        image = sample.load_image()
     except OSError as error:
         return f"its image cannot be read: {error}"
-    return fit(sample) if fit else None
+    return (shapes.refusal(image.size) if shapes else None) or (fit(sample) if fit else None)
 
 
 def fitting(view: ModelView, benchmark: Any, style: Style) -> Fit:
@@ -50,10 +58,17 @@ def fitting(view: ModelView, benchmark: Any, style: Style) -> Fit:
     def fit(sample: ConflictSample) -> str | None:
         if view.positions is None or len(f"{sample.context}{sample.question}".encode()) < view.positions // 2:
             return None
+        texts = [sample.context, sample.question]
+        alone = sum(map(len, view.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]))
+        if alone > view.positions:  # told without writing whole prompts of endless texts
+            return (
+                f"its context and question alone take {alone:,} tokens, and {type(view.model).__name__} has"
+                f" {view.positions}: shorten its text"
+            )
         prompts = [asked(benchmark.prompt(sample, form), ask, style) for form in benchmark.forms for ask in ASKS]
         try:
-            images, texts = view.images_of(prompts)
-            view.batch(view.tokens(prompts, texts), images, "left")
+            images, shown = view.images_of(prompts)
+            view.batch(view.tokens(prompts, shown), images, "left")
         except UserError as error:
             return str(error)
         return None
@@ -88,6 +103,7 @@ def usable_samples(recipe: Recipe, benchmark: Any, folder: RunDir, limit: int | 
             "absent": files.digest(absent),
             "reserved": view.writing.special,
             "positions": view.positions,
+            "pictures": [PROTOCOL, view.processor.image_processor.to_json_string()],
         },
     )
     gone, allowed = set(absent), recipe.evaluate.max_skipped
@@ -101,9 +117,9 @@ def usable_samples(recipe: Recipe, benchmark: Any, folder: RunDir, limit: int | 
     if absent and not stage.done and folder.world.first:
         Console(stderr=True).print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
     usable, skipped = {}, []
-    fit = fitting(view, benchmark, recipe.collect.instructions)
+    checks = (view.writing, fitting(view, benchmark, recipe.collect.instructions), Shapes(view))
     found = stage.gather(
-        {split: partial(faults, samples, split, allowed, view.writing, fit) for split, samples in splits.items()}
+        {split: partial(faults, samples, split, allowed, *checks) for split, samples in splits.items()}
     )
     for (split, samples), bad in zip(splits.items(), found, strict=True):
         names = {row["sample"] for row in bad}
@@ -122,10 +138,15 @@ def missing(benchmark: Any, samples: Sequence[ConflictSample]) -> tuple[list[str
 
 
 def faults(
-    samples: Sequence[ConflictSample], split: str, allowed: float, writing: Writing, fit: Fit | None = None
+    samples: Sequence[ConflictSample],
+    split: str,
+    allowed: float,
+    writing: Writing,
+    fit: Fit | None = None,
+    shapes: Shapes | None = None,
 ) -> list[dict[str, Any]]:
     """The unusable samples, each read once. Raises ``UserError`` where they are more than a share ``allowed``."""
-    bad = [{"sample": s.id, "reason": why, "split": split} for s in samples if (why := fault(s, writing, fit))]
+    bad = [{"sample": s.id, "reason": why, "split": split} for s in samples if (why := fault(s, writing, fit, shapes))]
     check_share(bad, len(samples), allowed)
     return bad
 

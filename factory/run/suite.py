@@ -8,13 +8,17 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from factory import files
+from factory.data.conversation import halved
+from factory.data.pictures import named
 from factory.data.prompt import Prompt
+from factory.data.refusals import Shapes
 from factory.errors import UserError
 from factory.model.encode import Writing, images_first, render
 from factory.model.load import fingerprint, outline
@@ -47,7 +51,10 @@ class Suite:
             items = [replace(i, prompt=i.pictures_first or i.prompt) for i in items]
             self.protocol += "/pictures-first"
         absent = [
-            {"sample": i.id, "reason": f"its image is missing: {p}"} for i in items for p in i.images if not p.is_file()
+            {"sample": i.id, "reason": f"its image is missing: {named(p)}"}
+            for i in items
+            for p in i.images
+            if not isfile(p)
         ]
         check_share(absent, len(items), recipe.evaluate.max_skipped)
         self.absent = absent
@@ -112,11 +119,17 @@ class Suite:
         self, view: ModelView, arm: Arm, known: Responses, items: Sequence[Any], new_tokens: int
     ) -> Iterator[dict[str, Any]]:
         prompts: dict[str, Prompt] = {}
+        shapes = Shapes(view)
         for item in items:
             try:
-                prompts[item.id] = arm.prompt(item.prompt())
+                prompt = arm.prompt(item.prompt())
             except OSError as error:
                 yield {"sample": item.id, "unread": f"{UNREAD}: {error}"}
+                continue
+            if why := _refused(prompt, shapes):
+                yield {"sample": item.id, "unread": why}
+            else:
+                prompts[item.id] = prompt
         todo = [p for p in prompts.values() if known.get(p.digest) is None]
         began = time.perf_counter()
         for prompt, text in zip(todo, arm.answer(view, todo, new_tokens) if todo else [], strict=True):
@@ -156,6 +169,13 @@ class Suite:
         if handed_in := self.benchmark.submission(records):
             name, content = handed_in
             files.write_json(folder / "submissions" / label / own / name, content)
+
+
+def _refused(prompt: Prompt, shapes: Shapes) -> str | None:
+    """Why a prompt cannot be put to the model; None where it can."""
+    halves = (half and f"its text holds {half}" for half in (halved(s.text) for s in prompt.segments))
+    sizes = (shapes.refusal(image.size) for image in prompt.images)
+    return next(filter(None, (*halves, *sizes)), None)
 
 
 def suites(recipe: Recipe, limit: int | None) -> list[Suite | HarnessSuite]:

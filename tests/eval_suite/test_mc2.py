@@ -174,3 +174,15 @@ def test_the_released_file():
     seen = {s.tags["image_id"] for s in splits["train"]}
     assert not any(s.tags["image_id"] in seen for split in ("dev", "test") for s in splits[split])
     assert Mc2(Mc2Params(file=str(RELEASED), protocol="paper")).expected["test"] == len(b.entries) == 2000
+
+
+@pytest.mark.parametrize("image_id", ["0" * 5000, "a/../b", "a\0b", "\ud83d", "x\ny"])
+def test_a_picture_of_any_name_is_missed_in_a_short_line(folder, tmp_path, image_id):
+    entries = json.loads((folder / "evaluate_final.json").read_text())
+    entries[0]["image_id"] = image_id
+    (tmp_path / "evaluate_final.json").write_text(json.dumps(entries))
+    b = bench(tmp_path, file=str(tmp_path / "evaluate_final.json"))
+    samples = [s for split in ("train", "dev", "test") for s in b.samples(split)]
+    absent, line = b.missing(samples)
+    assert len(absent) == len(samples) and line.isprintable() and len(line) < 900
+    assert all(len(s.id) < 60 and s.id.isprintable() for s in samples)

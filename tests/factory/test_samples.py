@@ -9,12 +9,15 @@ import pytest
 from PIL import Image
 from transformers import AddedToken, LlavaConfig
 
+from factory.data.prompt import Prompt, Role, Segment
+from factory.data.refusals import Shapes
 from factory.data.sample import ConflictSample
 from factory.errors import UserError
 from factory.registry import lookup
 from factory.run.collect import ASKS, asked
 from factory.run.samples import check_share, fault, fitting, thin
 from tests.tiny import tiny_view
+from tests.tiny_families import family_view
 
 SAMPLE = ConflictSample("s1", "color", "What color?", "it is red.", "blue", "red", lambda: Image.new("RGB", (4, 4)))
 
@@ -36,6 +39,29 @@ def test_words_that_the_model_would_not_read_as_words_are_named(field, token):
     assert fault(odd) is None, "no model is known"
     assert fault(odd, tiny_view().writing) == f"its {field} spells the model's special token '{token}'"
     assert fault(SAMPLE, tiny_view().writing) is None
+
+
+@pytest.mark.parametrize("field", ["context", "question", "answer_vision", "answer_text"])
+def test_half_a_character_is_named(field):
+    assert fault(replace(SAMPLE, **{field: "a \ud83d b"})) == (
+        f"its {field} holds half a character (the lone surrogate U+D83D)"
+    )
+
+
+def test_a_picture_that_the_models_image_processor_refuses_is_named():
+    view = family_view("qwen2_vl")
+    shapes, thin_one = Shapes(view), replace(SAMPLE, load_image=lambda: Image.new("RGB", (2, 600)))
+    with pytest.raises(ValueError):
+        view.encode([Prompt((Segment(Role.IMAGE, image=thin_one.load_image()), Segment(Role.QUESTION, "?")))])
+    why = fault(thin_one, view.writing, None, shapes)
+    assert why.startswith("its image of 2 x 600 pixels is refused") and "\n" not in why
+    assert fault(replace(SAMPLE, load_image=lambda: Image.new("RGB", (40, 60))), view.writing, None, shapes) is None
+
+
+def test_a_context_of_200_000_words_is_one_line():
+    view, bench = tiny_view(), lookup("benchmark", "scenes")(lookup("benchmark", "scenes").Params())
+    why = fault(replace(SAMPLE, context="red " * 200_000), view.writing, fitting(view, bench, "amps_eq9"))
+    assert "has 512" in why and len(why) < 300 and "\n" not in why
 
 
 def test_prompts_that_the_model_has_no_positions_for_are_named():
