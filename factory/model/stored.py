@@ -161,11 +161,11 @@ def account(cls: type[nn.Module], config: Any, tensors: Tensors, where: str, ins
     if key in _sound:
         return
     try:
-        wrong = _compared(cls, config, tensors).told(inside)
+        compared = _compared(cls, config, tensors)
     except Exception as error:  # whatever a class raises at sizes that do not go together
         raise UserError(f"{where}: no {cls.__name__} can be made by its config.json: {told(error)}") from error
-    if wrong:
-        loose = _prefix(cls, config, tensors)
+    if wrong := compared.told(inside):
+        loose = _prefix(cls, config, tensors) if compared.unknown else None
         raise UserError(f"{where}: its weights are not those of {cls.__name__}: {loose or wrong}")
     _sound.add(key)
 
