@@ -14,6 +14,7 @@ from factory.model.prefix import prefill
 from factory.steer import steer
 from tests.factory.by_hand import ByHand, bend, near, of
 from tests.tiny import conflict_prompts, mixed_prompts, no_image, tiny_view
+from tests.tiny_families import BUILDERS, family_view
 
 WHERES = [
     {},
@@ -140,3 +141,22 @@ def test_beams_are_scored_as_by_hand(reads, options):
         said = out.sequences[row, batch.input_ids.shape[1] :]
         logp = ByHand(view, steering).logits(of(view, prompt), said[:-1].tolist()).log_softmax(-1)
         assert float(logp.gather(-1, said[:, None]).sum()) == pytest.approx(float(out.sequences_scores[row]), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_every_family_is_steered_without_a_cache_as_with_one(name):
+    view = family_view(name)
+    batch, found = view.encode(conflict_prompts(2)), []
+    for options in ({}, {"use_cache": False}, {"cache_implementation": "static"}):
+        with torch.no_grad(), steer(view, bend("per_token")):
+            out = view.model.generate(
+                **batch,
+                **options,
+                max_new_tokens=3,
+                min_new_tokens=3,
+                do_sample=False,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+        found.append(torch.cat(out.logits))
+    assert near(found[1], found[0]) and near(found[2], found[0])
