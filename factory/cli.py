@@ -177,7 +177,7 @@ def _show(parser: _Parser, argv: list[str]) -> None:
 
     recipe = _load(args.recipe, args.overrides) if Path(args.recipe).suffix in RECIPE_SUFFIXES else None
     if args.sample is not None:
-        from factory.run.tuning import show
+        from factory.run.tuning_plan import show
 
         show(_load(args.recipe, args.overrides), args.sample)
         return

@@ -14,6 +14,7 @@ from factory.run.evaluate import Bench, answer_prompts
 from factory.terminal import Console
 
 ANSWER_TOKENS = 8
+EXAM = "exam.json"
 
 
 def answering(view: ModelView, benchmark: Any, rows: int) -> Callable[[list[Prompt]], list[str]]:
@@ -39,7 +40,7 @@ def answering(view: ModelView, benchmark: Any, rows: int) -> Callable[[list[Prom
 
 def tell(exam: dict[str, dict[str, float]], folder: Path) -> None:
     """Write exam.json into ``folder`` and print it."""
-    files.write_text(folder / "exam.json", json.dumps(exam, indent=1) + "\n")
+    files.write_text(folder / EXAM, json.dumps(exam, indent=1) + "\n")
     console = Console()
     console.print("examination on the test split, shares in %")
     for name, shares in exam.items():

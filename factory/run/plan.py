@@ -24,7 +24,7 @@ from factory.run.suite import Suite, suite_of
 from factory.run.timing import Clock, timed
 from factory.run.training import build
 from factory.run.tuners_plan import plan_tuners
-from factory.run.tuning import plan_tuning
+from factory.run.tuning_plan import plan_tuning
 from factory.steer import Steerer
 from factory.terminal import Console
 

@@ -20,7 +20,8 @@ from factory.model.source import family_of
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import TrainSpec
-from factory.run.exam import answering, tell
+from factory.run.exam import EXAM, answering, tell
+from factory.run.going_on import CHECKPOINTS, is_kept, last_of, learnt, refuse_other, sums_of
 from factory.run.rundir import RunDir, Stage
 from factory.run.study import make
 from factory.terminal import Console
@@ -47,6 +48,11 @@ def train_model(recipe: Recipe, folder: RunDir, limit: int | None = None) -> Non
     benchmark = make(recipe.data)
     if not hasattr(benchmark, "lesson"):
         raise UserError(f"data: benchmark '{recipe.data.type}' has no lessons to train on; use scenes")
+    if recipe.model.dtype != "float32" or recipe.model.quantize:
+        raise UserError(
+            "train: all weights are trained, whose updates are too small for less than float32; leave model.dtype and"
+            " model.quantize out"
+        )
     spec = recipe.train if limit is None else recipe.train.model_copy(update={"steps": limit})
     view = load(recipe.model) if recipe.model.path or recipe.model.zoo else build(recipe, benchmark)
     if spec.threads:
@@ -55,26 +61,36 @@ def train_model(recipe: Recipe, folder: RunDir, limit: int | None = None) -> Non
         "model": recipe.model.model_dump(),
         "start": fingerprint(view),
         "data": recipe.data.model_dump(mode="json"),
-        "train": spec.model_dump(),
+        "train": learnt(spec),
         "seed": recipe.seed,
     }
-    together = folder.stage("train", inputs)
+    for name in ("train", "connector", "text", "vision"):  # the last that has begun says most
+        refuse_other(folder.path / name, inputs)
+    together, out = folder.stage("train", inputs), folder.path / "model"
+
+    def learn() -> dict[str, str]:
+        torch.manual_seed(recipe.seed)
+        lessons = Lessons(benchmark.lesson, spec.batch_size, spec.steps)
+        train(view, lessons, spec, spec.steps, recipe.seed, together.path / CHECKPOINTS)
+        return _save(view, out)
+
     if not together.done:
         _apart(view, benchmark, spec, recipe.seed, folder, inputs)
-        torch.manual_seed(recipe.seed)
-        train(
-            view,
-            Lessons(benchmark.lesson, spec.batch_size, spec.steps),
-            spec,
-            spec.steps,
-            recipe.seed,
-            together.path / "checkpoints",
-        )
-        view.model.save_pretrained(folder.path / "model")
-        view.processor.save_pretrained(folder.path / "model")
-        together.finish({"exam": benchmark.examine(answering(view, benchmark, EXAM_BATCH))})
-    tell(together.summary["exam"], folder.path / "model")
-    Console().print(f"model: {folder.path / 'model'}", soft_wrap=True)
+        saved = learn()
+        exam = benchmark.examine(answering(view, benchmark, EXAM_BATCH))
+        together.finish({"exam": exam, "steps": spec.steps, "model": saved})
+    elif not is_kept(out, together.summary.get("model")):
+        last_of(together, out)  # where there is nothing left to learn
+        together.finish(together.summary | {"model": learn()})
+    tell(together.summary["exam"], out)
+    Console().print(f"model: {out}", soft_wrap=True)
+
+
+def _save(view: ModelView, out: Path) -> dict[str, str]:
+    """Write a model to ``out``; the checksums of its files."""
+    view.model.save_pretrained(out)
+    view.processor.save_pretrained(out)
+    return sums_of(out, sorted(path.name for path in out.iterdir() if path.is_file() and path.name != EXAM))
 
 
 def _apart(view: ModelView, benchmark: Any, spec: TrainSpec, seed: int, folder: RunDir, inputs: dict[str, Any]) -> None:
@@ -108,7 +124,7 @@ def _apart(view: ModelView, benchmark: Any, spec: TrainSpec, seed: int, folder: 
             part: nn.Module = part, steps: int = steps, learn: Callable = learn, stage: Stage = stage
         ) -> dict[str, Tensor]:
             if steps:
-                learn(stage.path / "checkpoints")
+                learn(stage.path / CHECKPOINTS)
             return {k: t.contiguous() for k, t in part.state_dict().items()}
 
         part.load_state_dict(stage.chunk("weights", weights))

@@ -26,13 +26,14 @@ from factory.registry import lookup
 from factory.run import progress
 from factory.run.arms import Arm
 from factory.run.environment import about_run
+from factory.run.going_on import refuse_other
 from factory.run.harness import HarnessSuite
 from factory.run.rundir import RunDir, Stage
 from factory.run.samples import thin
 from factory.run.study import make
 from factory.run.suite import Suite
 from factory.run.tuners_summary import in_terminal, summaries_of
-from factory.run.tuning import COST, TUNED, check, shared_source, tune_on
+from factory.run.tuning import COST, TUNED, check, inputs_of, shared_source, tune_on
 from factory.terminal import Console
 
 Rows = list[dict[str, Any]]
@@ -112,6 +113,7 @@ class Contest:
         self.sources = {
             task.name: shared_source(self._single(self.spec.tuners[0], task, 1.0), folder) for task in self.spec.tasks
         }
+        self._refuse_other()
         self.base = load(recipe.model)
         self.model = fingerprint(self.base)
         self.tried: list[Tuned] = []
@@ -122,7 +124,7 @@ class Contest:
         self.found: dict[str, dict[str, Rows]] = {label: {} for label in self.diagnostics}
 
     def _check(self) -> None:
-        check(self.spec.tune(self.spec.tuners[0], self.spec.tasks[0], 1.0))
+        check(self.spec.tune(self.spec.tuners[0], self.spec.tasks[0], 1.0), self.recipe.model, "compare")
         for task in self.spec.tasks:
             suite = task.choose and self.suites[task.choose.label]
             if isinstance(suite, Suite) and (why := suite.benchmark.missing()):
@@ -142,6 +144,14 @@ class Contest:
                         " see; put a benchmark with prompts in front"
                     )
 
+    def _refuse_other(self) -> None:
+        """Before a model is loaded: trainings that are there and learnt with other values than the recipe now has."""
+        for task in self.spec.tasks:
+            for contender in self.spec.tuners:
+                for rate in self.spec.rates(contender, task):
+                    inputs = inputs_of(self._single(contender, task, rate), self.sources[task.name], self.limit)
+                    refuse_other(self.folder.path / f"tune-{_name(task, contender, rate)}", inputs)
+
     def _single(self, contender: ContenderSpec, task: TaskSpec, rate: float) -> Recipe:
         """One tuning as a recipe of its own."""
         return self.recipe.model_copy(update={"compare": None, "tune": self.spec.tune(contender, task, rate)})
@@ -159,7 +169,7 @@ class Contest:
 
     def _tune(self, contender: ContenderSpec, task: TaskSpec, rate: float) -> Tuned:
         single = self._single(contender, task, rate)
-        name = f"{task.name}-{contender.tuner.label}-{rate:g}"
+        name = _name(task, contender, rate)
         out = self.folder.path / TUNED / name
         stage = tune_on(
             single,
@@ -270,6 +280,11 @@ class Contest:
         """What each diagnostic says of the models side by side."""
         made = {label: diagnostic.beside(self.found[label], sizes) for label, diagnostic in self.diagnostics.items()}
         return {label: summary.under(label) for label, summary in made.items() if summary is not None}
+
+
+def _name(task: TaskSpec, contender: ContenderSpec, rate: float) -> str:
+    """Of one tuning, for its stage and the folder of its trained part."""
+    return f"{task.name}-{contender.tuner.label}-{rate:g}"
 
 
 def _readable(item: Any) -> Prompt | None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from PIL import Image
 from rich.table import Table
+from torch import Tensor
 from transformers import TrainerCallback
 
 from factory import files, tune
@@ -20,16 +21,16 @@ from factory.data.order import Order
 from factory.data.photos import PhotoFolder
 from factory.data.prepared import Prepared, PreparedCollator, chunks, prepare, there
 from factory.data.prompt import Role, Segment
-from factory.data.show import show_sample
 from factory.data.source import Audit, ConversationFile, Lessons, Source
 from factory.errors import UserError
-from factory.model.load import fingerprint, fingerprint_of, lacking, load, outline, sizes
+from factory.model.load import fingerprint, fingerprint_of, load
 from factory.model.view import ModelView
 from factory.recipe import Recipe
-from factory.recipe.schema import TuneDataSpec, TuneSpec
+from factory.recipe.schema import ModelSpec, TuneDataSpec, TuneSpec
 from factory.registry import lookup
 from factory.run import progress
 from factory.run.exam import answering, tell
+from factory.run.going_on import CHECKPOINTS, is_kept, last_of, learnt, refuse_other, sums_of
 from factory.run.rundir import RunDir, Stage
 from factory.run.study import make
 from factory.terminal import Console
@@ -37,9 +38,9 @@ from factory.train import zero
 from factory.train.align import AlignCollator, Aligned
 from factory.train.losses import plot_losses
 from factory.train.meter import Meter
-from factory.train.tune import Shape, train
+from factory.train.tune import Shape, cut_by, refuse_other_shape, train, trained_in
 from factory.tune import Tuner
-from factory.tune.checkpoint import TENSORS
+from factory.tune.checkpoint import FILES, TENSORS
 
 CHARACTERS_PER_TOKEN = 4
 TUNED = "tuned"
@@ -63,8 +64,9 @@ def tune_model(recipe: Recipe, folder: RunDir, limit: int | None = None) -> Path
     Raises ``UserError``, before the model is loaded, for data that cannot be used, a batch that cannot be shared out to
     the ranks and a missing logger; and before the first step where nothing is trainable.
     """
-    check(recipe.tune)
+    check(recipe.tune, recipe.model)
     source = shared_source(recipe, folder)
+    refuse_other(folder.path / "tune", inputs_of(recipe, source, limit))
     view = load(recipe.model)
     stage = tune_on(recipe, folder, "tune", source, fingerprint(view), lambda: view, folder.path / TUNED, limit)
     if recipe.tune.exam:
@@ -89,23 +91,31 @@ def tune_on(
     ``model`` is the fingerprint of the view that ``load_view`` gives, which is asked for it only where there is work to
     do.
     """
-    spec = recipe.tune
-    steps = min(steps_of(spec, len(source)), limit or math.inf)
-    inputs = {
-        "model": model,
-        "tune": spec.model_dump(mode="json", exclude={"exam"}),
+    spec, inputs = recipe.tune, {"model": model, **inputs_of(recipe, source, limit)}
+    refuse_other(folder.path / name, inputs)
+    stage = folder.stage(name, inputs)
+    if stage.done and folder.world.agree(f"{name} is kept", folder.owner and is_kept(out, stage.summary.get(TUNED))):
+        progress.skipped(name)
+        return stage
+    tuner = lookup("tuner", spec.method.type)(spec.method.params)
+    if not stage.done:
+        refuse_other_shape(stage.path / CHECKPOINTS, cut_by(recipe.launch))
+        _tune(recipe, load_view(), tuner, source, inputs["steps"], stage, out)
+    elif folder.owner:
+        _restore(recipe, load_view(), tuner, stage, out)
+    folder.world.meet(f"stage {name} is written")
+    return stage
+
+
+def inputs_of(recipe: Recipe, source: Source, limit: int | None) -> dict[str, Any]:
+    """What the result of a tuning follows from, beside its model's fingerprint."""
+    return {
+        "precision": [recipe.model.dtype, recipe.model.quantize],
+        "tune": learnt(recipe.tune),
         "data": digest_of(source),
-        "steps": steps,
+        "steps": min(steps_of(recipe.tune, len(source)), limit or math.inf),
         "seed": recipe.seed,
     }
-    stage = folder.stage(name, inputs)
-    if stage.done:
-        progress.skipped(name)
-    else:
-        tuner = lookup("tuner", spec.method.type)(spec.method.params)
-        _tune(recipe, load_view(), tuner, source, steps, stage, out)
-        folder.world.meet(f"stage {name} is written")
-    return stage
 
 
 def _tune(recipe: Recipe, view: ModelView, tuner: Tuner, source: Source, steps: int, stage: Stage, out: Path) -> None:
@@ -146,19 +156,35 @@ def _tune(recipe: Recipe, view: ModelView, tuner: Tuner, source: Source, steps: 
             recipe.launch,
             steps,
             recipe.seed,
-            stage.path / "checkpoints",
+            stage.path / CHECKPOINTS,
             watching,
             objective,
         )
     values = zero.whole(tuner.trainable)
     lost = _skipped(skipped, len(source), spec.data.max_skipped)
+    found = {"steps": steps, "loss": log[-1]["loss"], "parameters": tuner.counts(), "skipped": lost}
     if stage.run.owner:
-        about = {"stage": spec.stage, "run": recipe.name, "steps": steps, "loss": log[-1]["loss"]}
-        tune.save(out, tuner, view, about, values)
+        _save(recipe, view, tuner, found, out, values)
         files.write_jsonl(stage.path / "log.jsonl", log)
         plot_losses(log, f"{recipe.name}: {spec.stage} with {tuner.name}", stage.path / "loss.png")
         files.write_json(stage.path / COST, meter.record())
-    stage.finish({"steps": steps, "loss": log[-1]["loss"], "parameters": tuner.counts(), "skipped": lost})
+        found[TUNED] = sums_of(out, FILES)
+    stage.finish(found)
+
+
+def _save(
+    recipe: Recipe, view: ModelView, tuner: Tuner, found: dict[str, Any], out: Path, values: dict[str, Tensor]
+) -> None:
+    about = {"stage": recipe.tune.stage, "run": recipe.name, "steps": found["steps"], "loss": found["loss"]}
+    tune.save(out, tuner, view, about, values)
+
+
+def _restore(recipe: Recipe, view: ModelView, tuner: Tuner, stage: Stage, out: Path) -> None:
+    """Write the trained part of a finished tuning anew, from its last checkpoint."""
+    values = trained_in(last_of(stage, out))
+    tuner.apply(view, recipe.tune.beside)
+    _save(recipe, view, tuner, stage.summary, out, values)
+    stage.finish(stage.summary | {TUNED: sums_of(out, FILES)})
 
 
 def _examine(recipe: Recipe, folder: RunDir) -> None:
@@ -219,13 +245,28 @@ def shared_source(recipe: Recipe, folder: RunDir) -> Source:
     return source or open_source(spec.data, cache, spec.batch_size)
 
 
-def check(spec: TuneSpec) -> None:
+def check(spec: TuneSpec, model: ModelSpec, section: str = "tune") -> None:
     """What can be checked before data and model are read; also takes up the recipe's number of threads."""
     if spec.threads:
         torch.set_num_threads(spec.threads)
     Shape.of(spec, zero.world_size())
+    check_precision(spec, model, section)
     if "wandb" in spec.report and find_spec("wandb") is None:
         raise UserError("tune.report names wandb, which is not installed: pip install wandb, or leave it out")
+
+
+def check_precision(spec: TuneSpec, model: ModelSpec, section: str = "tune") -> None:
+    """Raises ``UserError`` for a model whose precision no gradient can be computed in: what is trained is float32."""
+    if model.dtype == "float16":
+        raise UserError(
+            f"model.dtype=float16: gradients overflow in float16; tune in bfloat16 (model.dtype=bfloat16"
+            f" {section}.bf16=true) or in float32"
+        )
+    if model.dtype == "bfloat16" and not spec.bf16:
+        raise UserError(
+            f"model.dtype=bfloat16: what is trained is float32, so computing has to be mixed: add {section}.bf16=true,"
+            " or use model.dtype=float32"
+        )
 
 
 def open_source(spec: TuneDataSpec, cache: Path, batch: int) -> Source:
@@ -295,20 +336,12 @@ def show_trainable(view: ModelView, tuner: Tuner) -> None:
             " another tuner"
         )
     table = Table("trained", "tensors", "parameters", "share", box=None, pad_edge=False)
-    for name, tensors in {tuner.name: tuner.own, **_parts(view, tuner)}.items():
+    for name, tensors in tuner.by_part(view).items():
         n = sum(p.numel() for p in tensors.values())
-        if tensors:
-            table.add_row(name, str(len(tensors)), f"{n:,}", f"{100 * n / total:.3g} %")
+        table.add_row(name, str(len(tensors)), f"{n:,}", f"{100 * n / total:.3g} %")
     n = sum(p.numel() for p in tuner.trainable.values())
     table.add_row("all", str(len(tuner.trainable)), f"{n:,}", f"{100 * n / total:.3g} % of {total:,}")
     Console().print(table)
-
-
-def _parts(view: ModelView, tuner: Tuner) -> dict[str, dict[str, Any]]:
-    return {
-        part: {n: p for n, p in tuner.parts.items() if any(p is q for q in getattr(view, part).parameters())}
-        for part in tuner.beside
-    }
 
 
 def _skipped(path: Path, samples: int, allowed: float) -> list[dict[str, str]]:
@@ -336,57 +369,3 @@ class _Progress(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.bar.advance()
-
-
-def plan_tuning(recipe: Recipe, console: Console) -> None:
-    """Print what a tuning would train, on what, for how many steps; what is missing is a line of the plan."""
-    spec = recipe.tune
-    try:
-        source = open_source(spec.data, Path(recipe.run.root) / INDICES, spec.batch_size)
-        steps, ranks = steps_of(spec, len(source)), recipe.launch.processes
-        shape = Shape.of(spec, ranks)
-        console.print(
-            f"data: {len(source):,} samples, {steps:,} steps of {spec.batch_size} ({ranks} rank(s) x {shape.accumulate}"
-            f" x {shape.micro}), {steps * spec.batch_size / len(source):.2f} epochs",
-            highlight=False,
-        )
-    except UserError as error:
-        console.print("missing:", str(error), style="yellow", markup=False, highlight=False, soft_wrap=True)
-    for why in lacking(recipe.model):
-        console.print("missing:", why, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    try:
-        view = sizes(recipe.model)
-        tuner = lookup("tuner", spec.method.type)(spec.method.params)
-        tuner.apply(view, spec.beside)
-        show_trainable(view, tuner)
-        console.print(
-            f"learning rate: {spec.learning_rate or tuner.learning_rate:g}; ZeRO stage {recipe.launch.zero}",
-            highlight=False,
-        )
-    except UserError as error:
-        console.print("missing:", str(error), style="yellow", markup=False, highlight=False, soft_wrap=True)
-
-
-def show(recipe: Recipe, number: int) -> None:
-    """Print training sample ``number`` of a recipe, of each of its tasks where it compares tuners, as the model will be
-    taught it (``show RECIPE --sample N``).
-    """
-    spec = recipe.tune or recipe.compare
-    if spec is None:
-        raise UserError(
-            f"recipe '{recipe.name}' tunes nothing, so it has no training samples; --sample needs its key 'tune' or"
-            " 'compare'"
-        )
-    view = outline(recipe.model)
-    for task, data in (
-        {"": recipe.tune.data}.items()
-        if recipe.tune
-        else {task.name: task.data for task in recipe.compare.tasks}.items()
-    ):
-        source = open_source(data, Path(recipe.run.root) / INDICES, spec.batch_size)
-        if not 0 <= number < len(source):
-            raise UserError(
-                f"--sample {number}: the samples{task and f' of {task}'} are numbered 0 to {len(source) - 1}"
-            )
-        (example,), _ = Collator(view, source, data.max_tokens, None).examples([number], blank=False)
-        show_sample(view, f"{number}{task and f' of {task}'} ({source.name(number)})", example, Console())

@@ -13,7 +13,9 @@ from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerState, TrainingArguments
 
 from factory import files
+from factory.errors import UserError
 from factory.train import checkpoint
+from factory.train.watch import Finite, diverged
 
 WEIGHTS, STATE = "trained.safetensors", "trainer_state.json"
 
@@ -35,6 +37,10 @@ class Resuming(Trainer):
 
     about: Mapping[str, Any] = {}  # what a checkpoint's manifest says beside the step
 
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_callback(Finite())
+
     def go_on(self) -> None:
         """Train to the end, from the newest whole checkpoint where there is one."""
         newest = self._agreed(checkpoint.newest(Path(self.args.output_dir)) if self.args.should_save else None)
@@ -53,6 +59,8 @@ class Resuming(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         values = self.weights()
+        if odd := [name for name, value in values.items() if not value.isfinite().all()]:
+            raise UserError(diverged(f"{odd[0]} has come to hold what is no finite number", self.args.output_dir))
         if self.args.should_save:
             files.write_safetensors(Path(output_dir) / WEIGHTS, values)
 

@@ -20,8 +20,8 @@ FLOOR = 0.03
 class LessonTrainer(Resuming):
     """Answer loss plus ``text_weight`` times the loss on the prompt's own words."""
 
-    def __init__(self, *args: Any, text_weight: float, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, text_weight: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.text_weight = text_weight
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any) -> Any:
@@ -63,6 +63,7 @@ def arguments(
         lr_scheduler_kwargs={"min_lr_rate": FLOOR},
         save_steps=save_every,
         logging_steps=50,
+        logging_nan_inf_filter=False,
         report_to="tensorboard",
         seed=seed,
         remove_unused_columns=False,

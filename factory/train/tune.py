@@ -22,12 +22,14 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from factory import files
 from factory.data.labels import IGNORE
 from factory.errors import UserError
 from factory.model.view import ModelView
 from factory.recipe.schema import LaunchSpec, TuneSpec
 from factory.train import checkpoint, zero
-from factory.train.resume import OneDevice, Resuming
+from factory.train.resume import WEIGHTS, OneDevice, Resuming
+from factory.train.watch import Learning
 from factory.tune import Tuner
 
 PASSING = "objective."  # in front of the names of parameters that are trained and thrown away
@@ -113,7 +115,7 @@ class TuneTrainer(Resuming):
         return zero.whole(self.tuner.trainable) | passing
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
-        self.tuner.fill({name: value for name, value in tensors.items() if not name.startswith(PASSING)})
+        self.tuner.fill(_lasting(tensors))
         with torch.no_grad():
             for name, p in self.passing.items():
                 p.copy_(tensors[PASSING + name])
@@ -135,9 +137,23 @@ class TuneTrainer(Resuming):
         return prepared
 
 
+def cut_by(launch: LaunchSpec) -> dict[str, Any]:
+    """What optimiser states are cut by, JSON-able."""
+    return {"ranks": zero.world_size(), "zero": launch.zero, "offload": list(launch.offload)}
+
+
+def _lasting(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in tensors.items() if not name.startswith(PASSING)}
+
+
+def trained_in(folder: Path) -> dict[str, Tensor]:
+    """What a tuner has trained, by name, as a checkpoint holds it."""
+    return _lasting(files.read_safetensors(folder / WEIGHTS))
+
+
 def refuse_other_shape(folder: Path, about: Mapping[str, Any]) -> None:
-    """Raises ``UserError`` where the checkpoints in ``folder`` were written by another number of ranks or another ZeRO
-    stage than ``about`` has: optimiser states are cut by those.
+    """Raises ``UserError`` where the checkpoints in ``folder`` were written by a training whose optimiser states were
+    cut otherwise than ``about`` says (``cut_by``).
     """
     for each in checkpoint.there(folder):
         with suppress(checkpoint.Damaged):
@@ -181,7 +197,7 @@ def train(
     shape, config = Shape.of(spec, zero.world_size()), zero.configuration(launch)
     cpu = view.device.type == "cpu"
     zero.prepare(cpu, config is not None)
-    about = {"ranks": shape.ranks, "zero": launch.zero}
+    about = cut_by(launch)
     refuse_other_shape(folder, about)
     _ready(view, tuner, spec)
     args = OneDevice(
@@ -217,7 +233,7 @@ def train(
         args=args,
         train_dataset=data,
         data_collator=collator,
-        callbacks=list(callbacks),
+        callbacks=[*callbacks, Learning({name: list(part.values()) for name, part in tuner.by_part(view).items()})],
     )
     trainer.remove_callback(PrinterCallback)
     if "tensorboard" in spec.report and zero.is_first():

@@ -106,6 +106,14 @@ class Tuner(Plugin):
         """The method's own parameters and those of the parts beside it."""
         return self.own | self.parts
 
+    def by_part(self, view: ModelView) -> dict[str, dict[str, nn.Parameter]]:
+        """``trainable``, apart: the method's own under its name, and each part beside it that has any."""
+        apart = {
+            part: {n: p for n, p in self.parts.items() if any(p is q for q in getattr(view, part).parameters())}
+            for part in self.beside
+        }
+        return {name: tensors for name, tensors in {self.name: self.own, **apart}.items() if tensors}
+
     def counts(self) -> dict[str, int]:
         """Trainable numbers: ``tuner`` the method's own, ``beside`` those of whole parts."""
         return {

@@ -15,7 +15,8 @@ from factory.model import made_for
 from factory.model.view import ModelView
 from factory.tune.base import Part, Tuner
 
-MANIFEST, TENSORS = "tuner_config.json", "tuner.safetensors"
+MANIFEST, TENSORS, CARD = "tuner_config.json", "tuner.safetensors", "README.md"
+FILES = (TENSORS, CARD, MANIFEST)  # in the order in which they are written
 LIBRARIES = ("torch", "transformers", "peft", "safetensors", "steering-factory")
 
 
@@ -44,7 +45,7 @@ def save(
         "about": dict(about or {}),
     }
     files.write_bytes(folder / TENSORS, data)
-    files.write_text(folder / "README.md", _card(manifest))
+    files.write_text(folder / CARD, _card(manifest))
     files.write_json(folder / MANIFEST, manifest)
     return folder
 

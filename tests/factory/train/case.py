@@ -8,12 +8,14 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
+from torch import nn
 from transformers import TrainerCallback
 
 from factory import files
@@ -21,6 +23,7 @@ from factory.data.collate import Collator, Places
 from factory.data.order import Order
 from factory.data.source import ConversationFile
 from factory.errors import UserError
+from factory.model.view import ModelView
 from factory.recipe.schema import LaunchSpec, TuneSpec
 from factory.registry import lookup
 from factory.train import zero
@@ -75,6 +78,7 @@ def tuned(
     kill: bool = False,
     steps: int = STEPS,
     data_workers: int = 0,
+    objective: Callable[[ModelView], nn.Module] | None = None,
     **more: Any,
 ):
     """Losses and trained values of a tuning of the tiny model, with checkpoints in ``folder``; ``stop`` ends it after a
@@ -108,6 +112,7 @@ def tuned(
         0,
         folder,
         callbacks,
+        objective and objective(view),
     )
     return [row["loss"] for row in log], zero.whole(method.trainable)
 

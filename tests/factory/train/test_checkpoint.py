@@ -21,6 +21,7 @@ from factory.train import checkpoint, zero
 from factory.train.lessons import GROUP, Lessons
 from factory.train.trainer import train
 from tests.factory.train.case import Interrupted, tuned, write_data
+from tests.kills import unfound
 from tests.tiny import fresh_view
 
 ROOT = Path(__file__).parents[3]
@@ -77,7 +78,6 @@ def stopped(data, tmp_path_factory) -> Path:
 
 
 def test_every_flip_cut_and_removal_in_every_file_is_found(stopped, tmp_path):
-    random = Random(0)
     (made,) = stopped.iterdir()
     names = [path.relative_to(made) for path in inside(made)]
     assert {str(name) for name in names} == {
@@ -90,23 +90,8 @@ def test_every_flip_cut_and_removal_in_every_file_is_found(stopped, tmp_path):
     }
     copy = tmp_path / made.name
     shutil.copytree(made, copy)
-    checkpoint.check(copy)
-    for name in names:
-        before = (made / name).read_bytes()
-        flips = []
-        for _ in range(20):
-            at = random.randrange(len(before))
-            flips.append(before[:at] + bytes([before[at] ^ 1 << random.randrange(8)]) + before[at + 1 :])
-        cuts = [before[: random.randrange(len(before))] for _ in range(10)] + [before + b" ", before[:-1], b""]
-        for bad in [*flips, *cuts]:
-            (copy / name).write_bytes(bad)
-            with pytest.raises(checkpoint.Damaged):
-                checkpoint.check(copy)
-        (copy / name).unlink()
-        with pytest.raises(checkpoint.Damaged):
-            checkpoint.check(copy)
-        (copy / name).write_bytes(before)
-    checkpoint.check(copy)
+    tried, missed = unfound(copy, 30, Random(0))
+    assert tried == len(names) * 61 and not missed
 
 
 def test_the_newest_whole_one_is_taken_and_damaged_ones_are_told_in_a_line(stopped, tmp_path, capsys):
@@ -233,3 +218,19 @@ def test_a_training_from_scratch_goes_on_from_the_newest_whole_checkpoint(tmp_pa
     assert "its writing was interrupted; passed over" in capsys.readouterr().err
     ends = undisturbed.model.state_dict(), again.model.state_dict()
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_with_the_undisturbed_runs_bytes(tmp_path):
+    """Once, as it writes; ``python -m tests.kills`` does so often, and at any moment."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.kills", "tune", "--kills", "1", "--damage", "1", "--folder", str(tmp_path)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "write0: killed; the same: True" in done.stdout and "1 of 1 killed runs" in done.stdout

@@ -1,0 +1,70 @@
+"""A tuning before it is run: its plan, and a training sample as the model will be taught it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from factory.data.collate import Collator
+from factory.data.show import show_sample
+from factory.errors import UserError
+from factory.model.load import lacking, outline, sizes
+from factory.recipe import Recipe
+from factory.registry import lookup
+from factory.run.tuning import INDICES, check_precision, open_source, show_trainable, steps_of
+from factory.terminal import Console
+from factory.train.tune import Shape
+
+
+def plan_tuning(recipe: Recipe, console: Console) -> None:
+    """Print what a tuning would train, on what, for how many steps; what is missing is a line of the plan."""
+    spec = recipe.tune
+    try:
+        source = open_source(spec.data, Path(recipe.run.root) / INDICES, spec.batch_size)
+        steps, ranks = steps_of(spec, len(source)), recipe.launch.processes
+        shape = Shape.of(spec, ranks)
+        check_precision(spec, recipe.model)
+        console.print(
+            f"data: {len(source):,} samples, {steps:,} steps of {spec.batch_size} ({ranks} rank(s) x {shape.accumulate}"
+            f" x {shape.micro}), {steps * spec.batch_size / len(source):.2f} epochs",
+            highlight=False,
+        )
+    except UserError as error:
+        console.print("missing:", str(error), style="yellow", markup=False, highlight=False, soft_wrap=True)
+    for why in lacking(recipe.model):
+        console.print("missing:", why, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    try:
+        view = sizes(recipe.model)
+        tuner = lookup("tuner", spec.method.type)(spec.method.params)
+        tuner.apply(view, spec.beside)
+        show_trainable(view, tuner)
+        console.print(
+            f"learning rate: {spec.learning_rate or tuner.learning_rate:g}; ZeRO stage {recipe.launch.zero}",
+            highlight=False,
+        )
+    except UserError as error:
+        console.print("missing:", str(error), style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def show(recipe: Recipe, number: int) -> None:
+    """Print training sample ``number`` of a recipe, of each of its tasks where it compares tuners, as the model will be
+    taught it (``show RECIPE --sample N``).
+    """
+    spec = recipe.tune or recipe.compare
+    if spec is None:
+        raise UserError(
+            f"recipe '{recipe.name}' tunes nothing, so it has no training samples; --sample needs its key 'tune' or"
+            " 'compare'"
+        )
+    view = outline(recipe.model)
+    for task, data in (
+        {"": recipe.tune.data}.items()
+        if recipe.tune
+        else {task.name: task.data for task in recipe.compare.tasks}.items()
+    ):
+        source = open_source(data, Path(recipe.run.root) / INDICES, spec.batch_size)
+        if not 0 <= number < len(source):
+            raise UserError(
+                f"--sample {number}: the samples{task and f' of {task}'} are numbered 0 to {len(source) - 1}"
+            )
+        (example,), _ = Collator(view, source, data.max_tokens, None).examples([number], blank=False)
+        show_sample(view, f"{number}{task and f' of {task}'} ({source.name(number)})", example, Console())
