@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from factory import files
@@ -37,7 +37,7 @@ def prepare(
     show: Callable[[int], None] = lambda _: None,
 ) -> Prepared:
     """The first ``n`` samples of ``collator`` and one without a label, in ``folder``, by all ranks together; what is
-    there already is taken.
+    there already is taken, and what is cut or misshapen made anew.
 
     ``show`` is told now and then how many of the ``chunks(n)`` are there.
     Raises ``UserError`` for a model whose pictures cannot be replaced by features.
@@ -46,8 +46,8 @@ def prepare(
         raise UserError("tune.data.cache_features needs a model of model.compose; leave it out for this one")
     show(there(folder))
     for chunk in world.share(range(chunks(n))):
-        if not _file(folder, chunk).is_file():
-            numbers = range(chunk * CHUNK, min((chunk + 1) * CHUNK, n))
+        numbers = range(chunk * CHUNK, min((chunk + 1) * CHUNK, n))
+        if not _whole(_file(folder, chunk), len(numbers) + (chunk == chunks(n) - 1)):
             _write(view, collator, numbers, chunk == chunks(n) - 1, _file(folder, chunk))
             show(there(folder))
     world.meet("the samples are made ready")
@@ -65,6 +65,19 @@ def there(folder: Path) -> int:
 
 def _file(folder: Path, chunk: int) -> Path:
     return folder / f"{chunk:06d}.safetensors"
+
+
+def _whole(path: Path, rows: int) -> bool:
+    """Whether a file is there and holds what ``_write`` writes of ``rows`` samples."""
+    try:
+        with safe_open(path, "np") as file:
+            lengths, pictures = file.get_tensor("lengths"), file.get_tensor("pictures")
+            words = [file.get_slice(name).get_shape() for name in ("ids", "roles", "labels")]
+            features = file.get_slice("features").get_shape()[0]
+    except (OSError, SafetensorError):
+        return False
+    shaped = len(lengths) == len(pictures) == rows and all(shape == [lengths.sum()] for shape in words)
+    return shaped and features == pictures.sum()
 
 
 def _write(view: ModelView, collator: Collator, numbers: Sequence[int], with_blank: bool, path: Path) -> None:

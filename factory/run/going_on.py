@@ -24,7 +24,7 @@ CHECKPOINTS = "checkpoints"  # in the folder of a stage that trains
 
 SAME: dict[type[Spec], set[str]] = {  # to the byte, or where floats are summed in another order, to rounding
     TuneSpec: {"micro_batch", "gradient_checkpointing", "save_every", "report", "threads", "exam"},
-    TuneDataSpec: {"workers", "max_skipped"},  # a sample left out anew is another source, which "data" tells
+    TuneDataSpec: {"workers", "max_skipped", "decode"},  # a sample left out anew is another source, which "data" tells
     TrainSpec: {"save_every", "threads"},
     LaunchSpec: {"hostfile"},
 }

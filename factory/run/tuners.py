@@ -28,12 +28,13 @@ from factory.run.arms import Arm
 from factory.run.environment import about_run
 from factory.run.going_on import refuse_other
 from factory.run.harness import HarnessSuite
+from factory.run.opening import shared_source
 from factory.run.rundir import RunDir, Stage
 from factory.run.samples import thin
 from factory.run.study import make
 from factory.run.suite import Suite
 from factory.run.tuners_summary import in_terminal, summaries_of
-from factory.run.tuning import COST, TUNED, check, inputs_of, shared_source, tune_on
+from factory.run.tuning import COST, TUNED, check, inputs_of, tune_on
 from factory.terminal import Console
 
 Rows = list[dict[str, Any]]

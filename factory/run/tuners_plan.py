@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -20,9 +19,10 @@ from factory.recipe import Recipe
 from factory.recipe.schema import CompareSpec, ContenderSpec, TaskSpec
 from factory.registry import lookup
 from factory.run.arms import Arm
+from factory.run.opening import planned_source
 from factory.run.suite import Suite, suite_of
 from factory.run.timing import timed
-from factory.run.tuning import INDICES, open_source, steps_of
+from factory.run.tuning import steps_of
 from factory.terminal import Console
 from factory.train.tune import Answers, Shape
 from factory.tune import Tuner
@@ -46,8 +46,7 @@ def plan_tuners(recipe: Recipe, console: Console, limit: int | None = None) -> N
 
     spec = recipe.compare
     sources = {
-        task.name: tried(lambda task=task: open_source(task.data, Path(recipe.run.root) / INDICES, spec.batch_size))
-        for task in spec.tasks
+        task.name: tried(lambda task=task: planned_source(recipe, task.data, spec.batch_size)) for task in spec.tasks
     }
     suites = {node.label: tried(lambda node=node: suite_of(node)(node, recipe, limit)) for node in recipe.asked}
     missing = lacking(recipe.model)

@@ -18,19 +18,19 @@ from transformers import TrainerCallback
 from factory import files, tune
 from factory.data.collate import NOTHING, Collator, Places
 from factory.data.order import Order
-from factory.data.photos import PhotoFolder
 from factory.data.prepared import Prepared, PreparedCollator, chunks, prepare, there
 from factory.data.prompt import Role, Segment
-from factory.data.source import Audit, ConversationFile, Lessons, Source
+from factory.data.source import Lessons, Source
 from factory.errors import UserError
 from factory.model.load import fingerprint, fingerprint_of, load
 from factory.model.view import ModelView
 from factory.recipe import Recipe
-from factory.recipe.schema import ModelSpec, TuneDataSpec, TuneSpec
+from factory.recipe.schema import ModelSpec, TuneSpec
 from factory.registry import lookup
 from factory.run import progress
 from factory.run.exam import answering, tell
 from factory.run.going_on import CHECKPOINTS, is_kept, last_of, learnt, refuse_other, sums_of
+from factory.run.opening import digest_of, failed, may_fail, shared_source
 from factory.run.rundir import RunDir, Stage
 from factory.run.study import make
 from factory.terminal import Console
@@ -45,7 +45,7 @@ from factory.tune.checkpoint import FILES, TENSORS
 CHARACTERS_PER_TOKEN = 4
 TUNED = "tuned"
 COST = "cost.json"  # in a tuning's stage folder; no two trainings cost the same
-INDICES, FEATURES = ".index", ".features"  # of data files, beside the runs: many runs read one file
+FEATURES = ".features"  # beside the runs: many runs read one file
 EXAM_BATCH = 32
 # Tokens; among rows nearly as long as each other a batch is drawn freely: rows of one question are all of one length.
 ALIKE = 16
@@ -53,6 +53,7 @@ OF_TRAINING = {
     "group_by_length",
     "cache_features",
     "max_skipped",
+    "decode",
     "workers",
 }  # keys of the data that do not change a sample
 
@@ -123,11 +124,14 @@ def _tune(recipe: Recipe, view: ModelView, tuner: Tuner, source: Source, steps: 
     torch.manual_seed(recipe.seed)  # a tuner draws its starting values
     tuner.apply(view, spec.beside)
     show_trainable(view, tuner)
-    skipped = stage.path / "skipped.jsonl"
-    collator = Collator(view, source, spec.data.max_tokens, skipped if spec.data.max_skipped else None)
+    skipped = (_features(recipe, view, source) if spec.data.cache_features else stage.path) / "skipped.jsonl"
+    allowed = spec.data.max_skipped
+    most = may_fail(source, allowed)
+    collator = Collator(view, source, spec.data.max_tokens, skipped if allowed else None, most)
     lengths, objective = None, None
     if spec.data.cache_features:
-        prepared = _prepared(recipe, view, source, collator, stage.run)
+        prepared = _prepared(source, view, collator, stage.run, skipped.parent)
+        failed(skipped, source, allowed)
         lengths, collator = -(-prepared.lengths() // ALIKE), PreparedCollator(view, prepared)
     elif spec.data.group_by_length:
         lengths = source.lengths(CHARACTERS_PER_TOKEN * image_tokens(view))
@@ -161,8 +165,10 @@ def _tune(recipe: Recipe, view: ModelView, tuner: Tuner, source: Source, steps: 
             objective,
         )
     values = zero.whole(tuner.trainable)
-    lost = _skipped(skipped, len(source), spec.data.max_skipped)
+    lost = failed(skipped, source, allowed)
     found = {"steps": steps, "loss": log[-1]["loss"], "parameters": tuner.counts(), "skipped": lost}
+    if not isinstance(source, Lessons):
+        found["data"] = source.audit.record()
     if stage.run.owner:
         _save(recipe, view, tuner, found, out, values)
         files.write_jsonl(stage.path / "log.jsonl", log)
@@ -211,9 +217,9 @@ def _examine(recipe: Recipe, folder: RunDir) -> None:
         tell(exam, tuned)
 
 
-def _prepared(recipe: Recipe, view: ModelView, source: Source, collator: Collator, folder: RunDir) -> Prepared:
-    """The samples with their pictures' features, in a folder beside the runs that is told by the tower, the words'
-    writing and the data.
+def _features(recipe: Recipe, view: ModelView, source: Source) -> Path:
+    """The folder, beside the runs, of the samples' features: it is told by the tower, the words' writing and the
+    data.
     """
     data = recipe.tune.data.model_dump(mode="json", exclude=OF_TRAINING)
     about = {
@@ -225,7 +231,11 @@ def _prepared(recipe: Recipe, view: ModelView, source: Source, collator: Collato
         "batch": recipe.tune.batch_size,
         "found": digest_of(source),
     }
-    kept = files.make_folder(Path(recipe.run.root) / FEATURES / files.digest(about)[:16])
+    return files.make_folder(Path(recipe.run.root) / FEATURES / files.digest(about)[:16])
+
+
+def _prepared(source: Source, view: ModelView, collator: Collator, folder: RunDir, kept: Path) -> Prepared:
+    """The samples with their pictures' features, in folder ``kept``."""
     shown = done = there(kept)
     with progress.stage("features", chunks(len(source)), done) as bar:
 
@@ -235,14 +245,6 @@ def _prepared(recipe: Recipe, view: ModelView, source: Source, collator: Collato
             shown = now
 
         return prepare(view, collator, len(source), kept, folder.world, show)
-
-
-def shared_source(recipe: Recipe, folder: RunDir) -> Source:
-    """The samples of ``recipe.tune``, indexed by the first rank and then taken from the index by the others."""
-    spec, cache = recipe.tune, Path(recipe.run.root) / INDICES
-    source = open_source(spec.data, cache, spec.batch_size) if folder.owner else None
-    folder.world.meet("the data are indexed")
-    return source or open_source(spec.data, cache, spec.batch_size)
 
 
 def check(spec: TuneSpec, model: ModelSpec, section: str = "tune") -> None:
@@ -269,55 +271,9 @@ def check_precision(spec: TuneSpec, model: ModelSpec, section: str = "tune") -> 
         )
 
 
-def open_source(spec: TuneDataSpec, cache: Path, batch: int) -> Source:
-    """The samples of a recipe, checked. Raises ``UserError`` where they cannot be used."""
-    if spec.lessons is not None:
-        benchmark = lookup("benchmark", spec.lessons.type)(spec.lessons.params)
-        if not hasattr(benchmark, "lesson"):
-            raise UserError(
-                f"tune.data.lessons: benchmark '{spec.lessons.type}' has no lessons to train on; use scenes"
-            )
-        return Lessons(benchmark, batch, spec.take)
-    if spec.photos is not None:
-        photos = PhotoFolder(Path(spec.photos).expanduser(), spec.question, spec.max_skipped, spec.take, spec.seed)
-        _say_left_out(photos.audit, photos.folder, photos.folder)
-        return photos
-    path = Path(spec.path).expanduser()
-    images = Path(spec.images).expanduser() if spec.images else path.parent
-    with ExitStack() as shown:
-        source = ConversationFile(path, images, cache, spec.max_skipped, spec.take, spec.seed, _reading(path, shown))
-    _say_left_out(source.audit, path, images)
-    return source
-
-
-def _say_left_out(audit: Audit, path: Path, images: Path) -> None:
-    if audit.unusable:
-        Console().print(audit.message(path, images) + "; left out", highlight=False, soft_wrap=True)
-
-
-def _reading(path: Path, shown: ExitStack) -> Callable[[int], None]:
-    """A bar over the bytes of a file that takes more than a moment to read."""
-    state: dict[str, Any] = {"at": 0}
-
-    def tick(at: int) -> None:
-        if "bar" not in state:
-            state["bar"] = shown.enter_context(progress.stage("data", total=path.stat().st_size))
-        state["bar"].advance(at - state["at"])
-        state["at"] = at
-
-    return tick
-
-
 def steps_of(spec: TuneSpec, samples: int) -> int:
     """Optimiser steps; the last one of the last epoch is filled up from a next."""
     return spec.steps or math.ceil(spec.epochs * samples / spec.batch_size)
-
-
-def digest_of(source: Source) -> str | int:
-    """What tells other samples from these, for the stage's inputs."""
-    if isinstance(source, Lessons):
-        return len(source)
-    return files.digest([source.audit.digest, source.numbers.tolist()])
 
 
 def image_tokens(view: ModelView) -> int:
@@ -342,20 +298,6 @@ def show_trainable(view: ModelView, tuner: Tuner) -> None:
     n = sum(p.numel() for p in tuner.trainable.values())
     table.add_row("all", str(len(tuner.trainable)), f"{n:,}", f"{100 * n / total:.3g} % of {total:,}")
     Console().print(table)
-
-
-def _skipped(path: Path, samples: int, allowed: float) -> list[dict[str, str]]:
-    """Samples that were left out while training, once each. Raises ``UserError`` where they are more than a share
-    ``allowed``.
-    """
-    rows = {row["sample"]: row for row in (files.read_log(path) if path.is_file() else ())}
-    if len(rows) > allowed * samples:
-        first = next(iter(rows.values()))
-        raise UserError(
-            f"{len(rows)} of {samples} samples could not be used, more than tune.data.max_skipped={allowed:g} allows;"
-            f" the first: {first['sample']}: {first['reason']}"
-        )
-    return list(rows.values())
 
 
 class _Progress(TrainerCallback):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from factory.data.collate import Collator
 from factory.data.show import show_sample
 from factory.errors import UserError
 from factory.model.load import lacking, outline, sizes
 from factory.recipe import Recipe
 from factory.registry import lookup
-from factory.run.tuning import INDICES, check_precision, open_source, show_trainable, steps_of
+from factory.run.opening import open_source, planned_source
+from factory.run.tuning import check_precision, show_trainable, steps_of
 from factory.terminal import Console
 from factory.train.tune import Shape
 
@@ -19,7 +18,7 @@ def plan_tuning(recipe: Recipe, console: Console) -> None:
     """Print what a tuning would train, on what, for how many steps; what is missing is a line of the plan."""
     spec = recipe.tune
     try:
-        source = open_source(spec.data, Path(recipe.run.root) / INDICES, spec.batch_size)
+        source = planned_source(recipe, spec.data, spec.batch_size)
         steps, ranks = steps_of(spec, len(source)), recipe.launch.processes
         shape = Shape.of(spec, ranks)
         check_precision(spec, recipe.model)
@@ -61,7 +60,7 @@ def show(recipe: Recipe, number: int) -> None:
         if recipe.tune
         else {task.name: task.data for task in recipe.compare.tasks}.items()
     ):
-        source = open_source(data, Path(recipe.run.root) / INDICES, spec.batch_size)
+        source = open_source(recipe, data, spec.batch_size, view, quiet=True)
         if not 0 <= number < len(source):
             raise UserError(
                 f"--sample {number}: the samples{task and f' of {task}'} are numbered 0 to {len(source) - 1}"

@@ -35,11 +35,12 @@ class TuneDataSpec(Spec):
     """What a model is tuned on: a file of conversations with the folder of its images, a folder of labelled photos, or
     the lessons of a benchmark.
 
-    ``path``: LLaVA-JSON or messages, JSONL or one JSON array; ``images`` null is the file's own folder. ``photos``: a
-    folder; a photo's label is in the .txt file beside it, or its folder's name, and answers ``question``. ``take``
-    samples are drawn by ``seed``. ``max_tokens`` null cuts nothing; ``max_skipped`` is the share of samples that may be
-    unusable. ``cache_features`` runs the frozen vision tower over every picture once, before the first step, and trains
-    on what it kept (in half precision, under runs/.features).
+    ``path``: LLaVA-JSON or messages, JSONL, one JSON array or Parquet; ``images`` null is the file's own folder.
+    ``photos``: a folder; a photo's label is in the .txt file beside it, or its folder's name, and answers ``question``.
+    ``take`` samples are drawn by ``seed``. ``max_tokens`` null cuts nothing; ``max_skipped`` is the share of samples
+    that may be unusable; before the first step every row and every picture's header is read, with ``decode`` every
+    picture in full. ``cache_features`` runs the frozen vision tower over every picture once, before the first step, and
+    trains on what it kept (in half precision, under runs/.features).
     """
 
     path: Text | None = None
@@ -51,6 +52,7 @@ class TuneDataSpec(Spec):
     seed: Annotated[int, Field(ge=0)] = 0
     max_tokens: PositiveInt | None = 2048
     max_skipped: Annotated[float, Field(ge=0, le=1)] = 0.0
+    decode: bool = False
     group_by_length: bool = True
     cache_features: bool = False
     workers: Annotated[int, Field(ge=0)] = 0

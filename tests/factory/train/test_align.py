@@ -73,6 +73,10 @@ def test_what_is_kept_is_not_computed_again_and_a_missing_file_is(case):
     (folder / names[0]).unlink()
     prepare(view, collator, N, folder, World(), seen.append)
     assert seen == [2, 1, 2] and (folder / names[0]).read_bytes() == first
+    for wrong in (b"", first[: len(first) // 2], (folder / names[1]).read_bytes()):
+        (folder / names[0]).write_bytes(wrong)
+        prepare(view, collator, N, folder, World())
+        assert (folder / names[0]).read_bytes() == first
 
 
 def test_lengths_are_those_of_the_tokens(case):

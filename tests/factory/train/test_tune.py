@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from factory import files, tune
 from factory.data.collate import Collator
@@ -171,7 +172,7 @@ def test_the_moving_average_starts_where_the_losses_do():
 def recipe(data, tmp_path):
     saved_tiny(tmp_path / "model")
 
-    def make(**tune_keys):
+    def make(_name="r", **tune_keys):
         keys = {
             "tuner": LORA,
             "data": {"path": str(data), "max_tokens": 200},
@@ -183,7 +184,7 @@ def recipe(data, tmp_path):
         keys = {key: value for key, value in keys.items() if value is not None}
         text = json.dumps(
             {
-                "name": "r",
+                "name": _name,
                 "model": {"path": str(tmp_path / "model")},
                 "run": {"root": str(tmp_path / "runs")},
                 "tune": keys,
@@ -285,11 +286,48 @@ def test_unusable_samples_are_left_out_and_named_or_end_the_run(recipe, data, tm
             row["image"] = str(data.parent / row["image"])
     files.write_jsonl(tmp_path / "long.jsonl", rows)
     spec = {"path": str(tmp_path / "long.jsonl"), "max_tokens": 200}
-    with pytest.raises(UserError, match="sample s1: takes .* tokens before its first answer"):
+    with pytest.raises(UserError, match="1 of 24 samples cannot be used.*s1: takes .* tokens before its first answer"):
         run(recipe(data=spec, steps=6))
     folder = run(recipe(data=spec | {"max_skipped": 0.1}, steps=6))
+    summary = files.read_json(folder / "tune" / "summary.json")
+    assert summary["skipped"] == [] and list(summary["data"]["troubles"]) == ["too long"]
+    assert "sample s1" in summary["data"]["named"][0]
+
+
+def test_a_picture_that_fails_later_counts_beside_what_the_audit_left_out(recipe, data, tmp_path, capsys):
+    rows = files.read_jsonl(data)
+    rows[0]["conversations"][0]["value"] = "what is </s>?"
+    for row in rows:
+        if "image" in row:
+            row["image"] = str(data.parent / row["image"])
+    cut = tmp_path / "cut.png"
+    Image.effect_noise((60, 60), 50).save(cut)
+    cut.write_bytes(cut.read_bytes()[:-400])  # its header is sound
+    rows[1]["image"] = str(cut)
+    files.write_jsonl(tmp_path / "d.jsonl", rows)
+    spec = {"path": str(tmp_path / "d.jsonl")}
+    folder = run(recipe(data=spec | {"max_skipped": 0.09}, steps=6))
     (lost,) = files.read_json(folder / "tune" / "summary.json")["skipped"]
-    assert lost["sample"] == "s1"
+    assert lost["sample"] == "s1" and "cut.png: damaged or cut short" in lost["reason"]
+    said = capsys.readouterr().out
+    for words in ("24", "special token in a text", "without a picture"):
+        assert words in said
+    with pytest.raises(UserError, match="more than tune.data.max_skipped.*cut.png"):
+        run(recipe(_name="less", data=spec | {"max_skipped": 0.05}, steps=6))
+    with pytest.raises(UserError, match="2 of 24 samples cannot be used"):
+        run(recipe(_name="whole", data=spec | {"max_skipped": 0.05, "decode": True}, steps=6))
+
+
+def test_a_workers_refusal_is_one_line(recipe, data, tmp_path):
+    rows = files.read_jsonl(data)
+    cut = tmp_path / "cut.png"
+    Image.effect_noise((60, 60), 50).save(cut)
+    cut.write_bytes(cut.read_bytes()[:-400])
+    rows = [{**row, "image": str(cut)} if "image" in row else row for row in rows]
+    files.write_jsonl(tmp_path / "d.jsonl", rows)
+    with pytest.raises(UserError, match="^sample s[0-9]+: its image cannot be read") as told:
+        run(recipe(data={"path": str(tmp_path / "d.jsonl"), "workers": 1}, steps=2))
+    assert "\n" not in str(told.value)
 
 
 def test_lessons_of_a_benchmark_can_be_tuned_on(recipe):
