@@ -189,16 +189,18 @@ def _refuse_duplicate(kind: str, name: str, file: str, line: int) -> None:
         place = str(in_tree)
     else:
         return
-    raise UserError(f"{file}:{line}: the {kind} plugin '{name}' exists already, in {place}; rename one of them")
+    raise UserError(f"{file}:{line}: the {kind} plugin '{name[:60]}' exists already, in {place}; rename one of them")
 
 
 def _why_unknown(kind: str, name: str) -> str:
     if module := _in_tree(kind).get(name):
-        return f"{module} does not register the {kind} plugin '{name}': a module is named after what it registers"
+        return f"{module} does not register the {kind} plugin '{name[:60]}': a module is named after what it registers"
     entries = available()
     names = [entry.name for entry in entries if entry.kind == kind]
     elsewhere = next((f" It is a {entry.kind} plugin." for entry in entries if entry.name == name), "")
-    return f"no {kind} plugin '{name}'.{elsewhere}{did_you_mean(name, names)} There are: {', '.join(names) or 'none'}"
+    return (
+        f"no {kind} plugin '{name[:60]}'.{elsewhere}{did_you_mean(name, names)} There are: {', '.join(names) or 'none'}"
+    )
 
 
 @contextmanager

@@ -8,6 +8,7 @@ A16) are ours: neither the benchmark's nor the AMPS authors' are public.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from PIL import Image
 from pydantic import Field
 
 from eval_suite.conflict import DIRECT, TASKS, ConflictBenchmark, Scoring, build_prompt
+from factory import files
 from factory.data import pictures
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
@@ -196,7 +198,9 @@ class Mc2(ConflictBenchmark):
         return self.captions.get(int(sample.tags["image_id"]), ())
 
     def find(self, image_id: str) -> Path | None:
-        """The picture's file, None where there is none."""
+        """The picture's file, None where there is none; an id that is no part of a file's name has none."""
+        if not re.fullmatch(r"[\w.-]{1,100}", image_id):
+            return None
         return next((path for place in PLACES if isfile(path := self.folder / place.format(image_id))), None)
 
     def _picture(self, image_id: str) -> Image.Image:
@@ -240,8 +244,8 @@ def read(path: Path) -> list[Entry]:
     naming what is wrong.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        data = files.decode_json(files.read(path))
+    except ValueError as error:
         raise UserError(f"{path}: not a whole JSON file ({error}); download it again") from error
     if not isinstance(data, list) or not data:
         raise UserError(f"{path}: not MC²'s file: it should be a list of objects")
@@ -260,7 +264,7 @@ def _entries(path: Path, data: list[Any]) -> Iterator[Entry]:
             raise UserError(f"{path}: entry {index} has no text under {', '.join(lacking)}")
         if wanted["task"] not in TASKS:
             raise UserError(
-                f"{path}: entry {index} is of the unknown task '{wanted['task']}'; MC² has {', '.join(TASKS)}"
+                f"{path}: entry {index} is of the unknown task {wanted['task'][:60]!a}; MC² has {', '.join(TASKS)}"
             )
         yield Entry(index, **wanted)
 

@@ -8,7 +8,7 @@ below the model's ``base_model``. Files are read without unpickling code.
 from __future__ import annotations
 
 import io
-import pickle
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,13 @@ from factory.steer.base import Context
 from factory.steer.where import Where
 
 EVERYWHERE = Where()
+LARGEST = 1 << 28  # bytes of a file, packed and unpacked
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def write(path: Path, steerings: Sequence[Steering], view: ModelView) -> Path:
+def write(path: str | Path, steerings: Sequence[Steering], view: ModelView) -> Path:
     """Write ``steerings`` for ``lm-eval --model steered``. Raises ``UserError`` for one that such a file cannot say."""
+    path = Path(path)
     found: dict[str, dict[str, Any]] = {}
     for s in steerings:
         name = _hookpoint(view, s.where.layer)
@@ -46,34 +49,59 @@ def write(path: Path, steerings: Sequence[Steering], view: ModelView) -> Path:
     return path
 
 
-def read(path: Path, view: ModelView) -> list[Steering]:
+def read(path: str | Path, view: ModelView) -> list[Steering]:
     """The steerings in a vector file, for ``steer(view, ...)``. Raises ``UserError`` for what it cannot mean here."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        items = [
-            (name, info["action"], info["steering_vector"].float(), float(info.get("steering_coefficient", 1.0)), info)
-            for name, info in content.items()
-        ]
-    except (OSError, pickle.UnpicklingError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path}: not a steering vector file of lm-eval ({type(error).__name__}:"
-            f" {str(error).splitlines()[0][:120]})"
-        ) from error
+    path = Path(path)
+    items = [(str(name), *_item(path, str(name), info, view.width)) for name, info in _content(path).items()]
     blocks = {_hookpoint(view, i): i for i in range(view.depth)}
     out = []
-    for name, action, vector, coefficient, info in items:
+    for name, action, vector, coefficient, bias in items:
         if name not in blocks:
             raise UserError(
                 f"{path}: the hookpoint '{name}' is no decoder block of {type(view.model).__name__}; blocks are called"
                 f" {next(iter(blocks))} and so on"
             )
-        if info.get("head_index") is not None or action not in ("add", "clamp") or vector.shape != (view.width,):
-            raise UserError(
-                f"{path}: {name}: only actions add and clamp on whole states of width {view.width} can be read, not on"
-                " single heads"
-            )
-        out.append(_steering(action, vector, coefficient, info.get("bias"), blocks[name]))
+        out.append(_steering(action, vector, coefficient, bias, blocks[name]))
     return out
+
+
+def _content(path: Path) -> dict[Any, Any]:
+    """What a file of ``torch.save`` holds: nothing in it is run, and it unpacks to no more than such files do."""
+    data = io.BytesIO(files.read(path, LARGEST))
+    try:
+        if zipfile.is_zipfile(data) and sum(each.file_size for each in zipfile.ZipFile(data).infolist()) > LARGEST:
+            raise UserError(f"{path}: unpacks to more than {LARGEST:,} bytes, which no vector file does")
+        data.seek(0)
+        content = torch.load(data, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file may raise anything here
+        why = (str(error).splitlines() or [""])[0][:120]
+        raise UserError(f"{path}: not a steering vector file of lm-eval ({type(error).__name__}: {why})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a steering vector file of lm-eval: it holds a {type(content).__name__}")
+    return content
+
+
+def _item(path: Path, name: str, info: Any, width: int) -> tuple[str, Tensor, float, Tensor | None]:
+    """Action, vector [width], coefficient and bias [width] of one hookpoint."""
+    if not isinstance(info, dict) or not {"action", "steering_vector"} <= info.keys():
+        raise UserError(f"{path}: not a steering vector file of lm-eval: '{name}' has no action and steering_vector")
+    coefficient, bias = info.get("steering_coefficient", 1.0), info.get("bias")
+    if isinstance(coefficient, Tensor) and coefficient.numel() == 1:
+        coefficient = coefficient.item()
+    if not isinstance(coefficient, int | float) or not abs(coefficient) <= torch.finfo(torch.float32).max:
+        raise UserError(f"{path}: {name}: its steering_coefficient is not a finite number")
+    vectors = [info["steering_vector"], *([] if bias is None else [bias])]
+    whole = all(isinstance(v, Tensor) and v.shape == (width,) and v.dtype in FLOATS for v in vectors)
+    if info.get("head_index") is not None or info["action"] not in ("add", "clamp") or not whole:
+        raise UserError(
+            f"{path}: {name}: only actions add and clamp on whole states of width {width} can be read, not on single"
+            " heads"
+        )
+    if not all(torch.isfinite(v).all() for v in vectors) or (info["action"] == "clamp" and not vectors[0].any()):
+        raise UserError(f"{path}: {name}: its vector holds NaN, infinite values or, to clamp along, nothing but zeros")
+    return info["action"], vectors[0].float(), float(coefficient), bias
 
 
 def _steering(action: str, vector: Tensor, coefficient: float, bias: Tensor | None, layer: int) -> Steering:

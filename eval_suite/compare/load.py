@@ -8,10 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-
+from eval_suite.compare import shapes
 from eval_suite.compare.significance import of_units
-from eval_suite.released import read_json, read_jsonl
 from factory.errors import UserError
 from factory.files import file_name
 
@@ -86,29 +84,25 @@ def load(folders: Sequence[Path]) -> list[Arm]:
     """
     arms: dict[tuple, Arm] = {}
     for folder in folders:
-        if not (folder / "results.json").is_file():
-            raise UserError(f"{folder}: has no results.json; is it the folder of a finished run?")
-        results = read_json(folder / "results.json")
-        for row in results["rows"]:
-            if row.get("task") == "all" and row.get("split") != "dev" and row.get("chosen", True) and row["metrics"]:
-                _add(arms, folder, results["run"], row)
+        run, rows = shapes.results(folder)
+        for row in rows:
+            _add(arms, folder, run, row)
     if not arms:
         raise UserError(f"{', '.join(map(str, folders))}: no scores to compare")
     _refuse_mixed_protocols(arms.values())
     return list(arms.values())
 
 
-def _add(arms: dict[tuple, Arm], folder: Path, run: Mapping[str, Any], row: Mapping[str, Any]) -> None:
+def _add(arms: dict[tuple, Arm], folder: Path, run: str, row: Mapping[str, Any]) -> None:
     seed = row.get("seed") or 0
-    group = str(run["name"]).removesuffix(f"-seed{seed}")
+    group = run.removesuffix(f"-seed{seed}")
     method, direction = row["method"], row.get("direction")
     arm = arms.setdefault((group, method, direction), Arm(group, method, direction))
     if seed not in arm.seeds:
         arm.seeds.append(seed)
         arm.strengths.append(row.get("strength"))
     label, name = row.get("label") or row["benchmark"], "-".join(filter(None, (method, direction)))
-    predictions = _predictions(folder, label, name)
-    records = read_jsonl(predictions) if predictions.is_file() else []
+    records = shapes.answers(_predictions(folder, label, name))
     samples = {p["sample"]: p["value"] for p in records if p["value"] is not None}
     asked = frozenset(p["sample"] for p in records) or frozenset({f"{row['n']} answers"})
     conflict = "follow" in row["metrics"]
@@ -135,28 +129,23 @@ def _add(arms: dict[tuple, Arm], folder: Path, run: Mapping[str, Any], row: Mapp
 def _predictions(folder: Path, label: str, name: str) -> Path:
     """The file of an arm's answers; earlier versions named it by the bare label, with ``-`` for ``:`` or without."""
     own = folder / "predictions" / file_name(label) / f"{file_name(name)}.jsonl"
-    earlier = [(label, name) for name in (name.replace(":", "-"), name) if Path(label).name == label]
-    found = [folder / "predictions" / label / f"{name}.jsonl" for label, name in earlier if Path(name).name == name]
+    earlier = [
+        (label, name) for name in (name.replace(":", "-"), name) if Path(label).name == label and len(label) < 200
+    ]
+    found = [
+        folder / "predictions" / label / f"{name}.jsonl"
+        for label, name in earlier
+        if Path(name).name == name and len(name) < 200
+    ]
     return next((path for path in [own, *found] if path.is_file()), own)
 
 
 def _cost(arm: Arm, folder: Path, label: str, name: str) -> None:
-    costs = read_json(folder / "costs.json") if (folder / "costs.json").is_file() else {}
-    if price := costs.get(f"{label}/{name}"):
+    if price := shapes.price(folder, f"{label}/{name}"):
         arm.parameters, arm.peak_bytes = price["parameters"], price["peak_bytes"] or arm.peak_bytes
         arm.seconds = price["seconds_per_answer"] or arm.seconds
-    tensors = folder / "artefacts" / file_name(name) / "steering.safetensors"
-    if arm.parameters is None and tensors.is_file():
-        with safe_open(tensors, "pt") as file:
-            shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118  the file is no mapping
-        arm.parameters = sum(_product(shape) for shape in shapes)
-
-
-def _product(shape: Sequence[int]) -> int:
-    n = 1
-    for size in shape:
-        n *= size
-    return n
+    if arm.parameters is None:
+        arm.parameters = shapes.numbers_of(folder / "artefacts" / file_name(name) / "steering.safetensors")
 
 
 def _refuse_mixed_protocols(arms: Sequence[Arm]) -> None:

@@ -108,7 +108,7 @@ class World:
             self.leave()
             return code
         except UserError as error:
-            return self.last_word(2, "\n".join(f"error: {line}" for line in str(error).splitlines()))
+            return self.last_word(2, "\n".join(f"error: {line}" for line in str(error).split("\n")))
         except KeyboardInterrupt:
             return self.last_word(130, f"interrupted; {CONTINUE}")
         except Exception as fault:
