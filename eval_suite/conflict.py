@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 
 from eval_suite.report import build, print_findings, print_published, print_tables
 from eval_suite.report.explain import explain
+from eval_suite.report.rows import labels
 from eval_suite.results import result_rows
 from eval_suite.scorers.conflict import RULE, agree, outcome, read
 from factory import files
@@ -167,7 +168,7 @@ class ConflictBenchmark:
         summaries: Sequence[Summary] = (),
     ) -> Path:
         """Write report/ and print the main table; returns the page's path."""
-        summaries = [*summaries, *explain(diagnostics, predictions)]
+        summaries = [*summaries, *explain(diagnostics, predictions, labels(results)[0])]
         page = build(
             run_dir,
             results,

@@ -176,6 +176,17 @@ def once(rows: Iterable[Row], *names: str) -> Iterator[tuple[str, Row]]:
         yield key, row
 
 
+@dataclass(frozen=True)
+class Question:
+    """A prompt that is made when it is called, and its ``words``, which need no picture."""
+
+    words: tuple[tuple[int, str], ...]
+    make: Callable[[], Prompt]
+
+    def __call__(self) -> Prompt:
+        return self.make()
+
+
 def asked(image: Path | None, *parts: tuple[Role, str]) -> Callable[[], Prompt]:
     """A prompt that is made when it is needed: the picture, then the texts that are not empty, a line each."""
     texts = [Segment(role, text) for role, text in parts if text]
@@ -184,4 +195,4 @@ def asked(image: Path | None, *parts: tuple[Role, str]) -> Callable[[], Prompt]:
         shown = [Segment(Role.IMAGE, image=pictures.read(image))] if image else []
         return Prompt((*shown, *texts))
 
-    return make
+    return Question(tuple((int(segment.role), segment.text) for segment in texts), make)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -106,3 +107,15 @@ def mixed_prompts() -> list[Prompt]:
     """Four layouts: image first, text first, two images, no image."""
     a, b, c, d = conflict_prompts(4)
     return [a, text_first(b), two_images(c, a), no_image(d)]
+
+
+def interrupts(chunk: int) -> Callable[[object, str], None]:
+    """For ``rundir.watched``: interrupts a run before its ``chunk``-th chunk is stored."""
+    seen: list[str] = []
+
+    def watcher(stage: object, key: str) -> None:
+        seen.append(key)
+        if len(seen) == chunk:
+            raise KeyboardInterrupt
+
+    return watcher

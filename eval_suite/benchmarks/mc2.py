@@ -174,9 +174,17 @@ class Mc2(ConflictBenchmark):
 
     def _sample(self, e: Entry) -> ConflictSample:
         name = f"mc2-{e.index:04d}-{_brief(e.image_id)}"
-        load = partial(self._picture, e.image_id)
+        load, path = partial(self._picture, e.image_id), self.find(e.image_id)
         return ConflictSample(
-            name, e.task, e.question, e.context, e.answer_vision, e.answer_text, load, {"image_id": e.image_id}
+            name,
+            e.task,
+            e.question,
+            e.context,
+            e.answer_vision,
+            e.answer_text,
+            load,
+            {"image_id": e.image_id},
+            (path,) if path else (),
         )
 
     def prompt(self, sample: ConflictSample, form: str) -> Prompt:

@@ -46,7 +46,9 @@ class Pope(AnswerBenchmark):
 
     @property
     def split(self) -> str:
-        return "+".join(self.params.splits)
+        """The splits in their usual order, however they were named: their order changes no score."""
+        named = self.params.splits
+        return "+".join(sorted(named, key=lambda split: SPLITS.index(split) if split in SPLITS else len(SPLITS)))
 
     def items(self) -> Sequence[Item]:
         return [item for split in self.params.splits for item in self._split(split)]

@@ -40,8 +40,7 @@ class Compare:
         ``samples.align``.
         """
         arms = load(runs)
-        align(arms, common)
-        table = tables.build(arms)
+        table = tables.build(arms, align(arms, common))
         write(table, out)
         show(table, Console())
         Console().print(f"comparison: {out / 'compare.md'} (also .csv, .tex, figures/)", soft_wrap=True)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from eval_suite.compare import shapes
+from eval_suite.compare import read
 from eval_suite.compare.significance import of_units
 from factory.errors import UserError
-from factory.files import file_name
+from factory.files import digest, file_name
 
-UNSTEERED = "none"
 Column = tuple[str, str, str | None]
 """What one column of a table measures: benchmark label, metric, direction of a conflict benchmark."""
 
@@ -24,8 +23,8 @@ class Score:
     averaged over seeds.
 
     Only a benchmark's ``main`` metric is tested and ranked. ``asked``: which samples were answered (their number where
-    that is all that is known); ``units``: which samples hang together, and are resampled together; ``common``: scored
-    on the samples that all arms of the column share, others left out.
+    that is all that is known); ``units``: which samples hang together, and are resampled together; ``items``: what
+    tells a sample's content; ``common``: scored on the samples that all arms of the column share, others left out.
     """
 
     column: Column
@@ -39,6 +38,7 @@ class Score:
     parts: list[dict[str, float]] = field(default_factory=list)
     asked: list[frozenset[str]] = field(default_factory=list)
     units: dict[str, str] = field(default_factory=dict)
+    items: dict[str, str] = field(default_factory=dict)
     common: bool = False
 
     @property
@@ -65,7 +65,9 @@ class Score:
 
 @dataclass
 class Arm:
-    """One row of a table: a method of a run (of the runs of all its seeds) toward one direction."""
+    """One row of a table: a method of a run (of the runs of all its seeds) toward one direction. ``group`` names the
+    run, ``recipe`` its recipe, ``unsteered`` its method that is the model as it is.
+    """
 
     group: str
     method: str
@@ -76,76 +78,150 @@ class Arm:
     parameters: int | None = None
     seconds: float | None = None
     peak_bytes: int | None = None
+    recipe: str = ""
+    unsteered: str = "none"
 
 
 def load(folders: Sequence[Path]) -> list[Arm]:
-    """The arms of finished runs. Raises ``UserError`` for a folder without results, and for scores that must not share
-    a column.
+    """The arms of finished runs: one row for each recipe run, the runs of all its seeds together.
+
+    Raises ``UserError`` for a folder without results or with damaged ones, and for scores that must not share a column.
     """
-    arms: dict[tuple, Arm] = {}
-    for folder in folders:
-        run, rows = shapes.results(folder)
-        for row in rows:
-            _add(arms, folder, run, row)
+    runs = [_Run(folder, read.results(folder)) for folder in dict.fromkeys(folder.absolute() for folder in folders)]
+    groups: list[list[_Run]] = []
+    for run in runs:
+        group = next((g for g in groups if all(run.is_seed_of(other) for other in g)), None)
+        if group is None:
+            groups.append([run])
+        else:
+            group.append(run)
+    names = _apart(groups)
+    arms = [arm for group, name in zip(groups, names, strict=True) for arm in _arms(group, name)]
     if not arms:
         raise UserError(f"{', '.join(map(str, folders))}: no scores to compare")
-    _refuse_mixed_protocols(arms.values())
+    _refuse_mixed_protocols(arms)
+    return arms
+
+
+@dataclass
+class _Run:
+    """A finished run: what counts of its rows, and the predictions behind them."""
+
+    folder: Path
+    results: read.Results
+
+    @cached_property
+    def rows(self) -> list[read.Row]:
+        return [r for r in self.results.rows if r.task == "all" and r.split != "dev" and r.chosen and r.metrics]
+
+    @property
+    def seed(self) -> int:
+        return next((r.seed for r in self.results.rows if r.seed is not None), 0)
+
+    @property
+    def name(self) -> str:
+        """The recipe's name, without the seed's number."""
+        return self.results.run.name.removesuffix(f"-seed{self.seed}")
+
+    @cached_property
+    def made_from(self) -> str:
+        """What tells the recipe but for its seed, and its methods' code; of older results the folder that it lies in
+        and the recipe that lies beside it."""
+        if (told := self.results.run.made_from) is not None:
+            return told
+        recipe = self.folder / "resolved.yaml"
+        text = recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else ""
+        kept = [line for line in text.splitlines() if not line.startswith(("name:", "seed:"))]
+        return digest([str(self.folder.parent), kept])
+
+    def records(self, row: read.Row) -> list[read.Record]:
+        return read.records(_predictions(self.folder, row.column, row.name))
+
+    @cached_property
+    def asked(self) -> dict[tuple[str, str], frozenset[tuple[str, str | None]]]:
+        """The samples of each arm on each benchmark, each with what tells its content."""
+        return {(r.column, r.name): frozenset((p.sample, p.item) for p in self.records(r)) for r in self.rows}
+
+    def is_seed_of(self, other: _Run) -> bool:
+        """Whether two runs are of one recipe on the same samples, with another seed."""
+        alike = (self.name, self.made_from) == (other.name, other.made_from) and self.seed != other.seed
+        return alike and all(self.asked[key] == other.asked[key] for key in self.asked.keys() & other.asked.keys())
+
+
+def _apart(groups: Sequence[Sequence[_Run]]) -> list[str]:
+    """A name for each group: the recipe's, and where several share it with as much of their folders as tells them."""
+    names = [group[0].name for group in groups]
+    shown = list(names)
+    for i, group in enumerate(groups):
+        rivals = [other for k, other in enumerate(groups) if k != i and names[k] == names[i]]
+        parts = _place(group)
+        depth = next((n for n in range(2, len(parts)) if all(_place(o)[-n:] != parts[-n:] for o in rivals)), len(parts))
+        if rivals:
+            shown[i] = "/".join(parts[-depth:])
+    return shown
+
+
+def _place(group: Sequence[_Run]) -> tuple[str, ...]:
+    """The parts of a run's folder; of several seeds' the folder they share, and the recipe's name."""
+    folder = group[0].folder
+    return folder.parts if len(group) == 1 else (*folder.parent.parts, group[0].name)
+
+
+def _arms(group: Sequence[_Run], name: str) -> list[Arm]:
+    arms: dict[tuple[str, str | None], Arm] = {}
+    for run in group:
+        prices = read.prices(run.folder / "costs.json")
+        for row in run.rows:
+            key = (row.method, row.direction)
+            arm = arms.setdefault(key, Arm(name, *key, recipe=run.name, unsteered=run.results.run.unsteered))
+            _add(arm, run, row)
+            _cost(arm, run.folder, row, prices)
     return list(arms.values())
 
 
-def _add(arms: dict[tuple, Arm], folder: Path, run: str, row: Mapping[str, Any]) -> None:
-    seed = row.get("seed") or 0
-    group = run.removesuffix(f"-seed{seed}")
-    method, direction = row["method"], row.get("direction")
-    arm = arms.setdefault((group, method, direction), Arm(group, method, direction))
-    if seed not in arm.seeds:
-        arm.seeds.append(seed)
-        arm.strengths.append(row.get("strength"))
-    label, name = row.get("label") or row["benchmark"], "-".join(filter(None, (method, direction)))
-    records = shapes.answers(_predictions(folder, label, name))
-    samples = {p["sample"]: p["value"] for p in records if p["value"] is not None}
-    asked = frozenset(p["sample"] for p in records) or frozenset({f"{row['n']} answers"})
-    conflict = "follow" in row["metrics"]
-    main = row.get("main") or ("follow" if conflict else next(iter(row["metrics"])))
-    for metric in (main, *row.get("beside", ())):
-        if metric not in row["metrics"]:
+def _add(arm: Arm, run: _Run, row: read.Row) -> None:
+    if run.seed not in arm.seeds:
+        arm.seeds.append(run.seed)
+        arm.strengths.append(row.strength)
+    records = run.records(row)
+    samples = {p.sample: p.value for p in records if p.value is not None}
+    asked = frozenset(p.sample for p in records) or frozenset({f"{row.n} answers"})
+    conflict = "follow" in row.metrics
+    main = row.main or ("follow" if conflict else next(iter(row.metrics)))
+    for metric in (main, *row.beside):
+        if metric not in row.metrics:
             continue
-        column = (label, metric, direction if conflict else None)
-        score = arm.scores.setdefault(column, Score(column, row["protocol"], row["scorer"], metric == main))
-        if (score.protocol, score.scorer) != (row["protocol"], row["scorer"]):
-            _refuse(label, (score.protocol, score.scorer), (row["protocol"], row["scorer"]))
-        interval = (row.get("ci") or {}).get(metric)
-        score.values.append(row["metrics"][metric])
-        score.intervals.append(tuple(interval) if interval else None)
-        score.counts.append(row["n"])
-        score.failures.append(row.get("parse_failure_rate") or 0.0)
+        column = (row.column, metric, row.direction if conflict else None)
+        score = arm.scores.setdefault(column, Score(column, row.protocol, row.scorer, metric == main))
+        if (score.protocol, score.scorer) != (row.protocol, row.scorer):
+            _refuse(row.column, (score.protocol, score.scorer), (row.protocol, row.scorer))
+        interval = (row.ci or {}).get(metric)
+        score.values.append(row.metrics[metric])
+        score.intervals.append((interval[0], interval[1]) if interval and len(interval) == 2 else None)
+        score.counts.append(row.n)
+        score.failures.append(row.parse_failure_rate or 0.0)
         score.asked.append(asked)
+        score.items |= {p.sample: p.item for p in records if p.item is not None}
         if metric == main:
             score.parts.append(samples)
-            score.units |= {p["sample"]: p.get("unit") or p["sample"] for p in records}
-    _cost(arm, folder, label, name)
+            score.units |= {p.sample: p.unit or p.sample for p in records}
 
 
 def _predictions(folder: Path, label: str, name: str) -> Path:
     """The file of an arm's answers; earlier versions named it by the bare label, with ``-`` for ``:`` or without."""
     own = folder / "predictions" / file_name(label) / f"{file_name(name)}.jsonl"
-    earlier = [
-        (label, name) for name in (name.replace(":", "-"), name) if Path(label).name == label and len(label) < 200
-    ]
-    found = [
-        folder / "predictions" / label / f"{name}.jsonl"
-        for label, name in earlier
-        if Path(name).name == name and len(name) < 200
-    ]
-    return next((path for path in [own, *found] if path.is_file()), own)
+    plain = lambda text: Path(text).name == text and len(text) < 200
+    earlier = [name for name in (name.replace(":", "-"), name) if plain(label) and plain(name)]
+    found = [folder / "predictions" / label / f"{name}.jsonl" for name in earlier]
+    return next((path for path in [own, *found] if path.exists()), own)
 
 
-def _cost(arm: Arm, folder: Path, label: str, name: str) -> None:
-    if price := shapes.price(folder, f"{label}/{name}"):
-        arm.parameters, arm.peak_bytes = price["parameters"], price["peak_bytes"] or arm.peak_bytes
-        arm.seconds = price["seconds_per_answer"] or arm.seconds
+def _cost(arm: Arm, folder: Path, row: read.Row, prices: Mapping[str, read.Price | None]) -> None:
+    if price := prices.get(f"{row.column}/{row.name}"):
+        arm.parameters, arm.peak_bytes = price.parameters, price.peak_bytes or arm.peak_bytes
+        arm.seconds = price.seconds_per_answer or arm.seconds
     if arm.parameters is None:
-        arm.parameters = shapes.numbers_of(folder / "artefacts" / file_name(name) / "steering.safetensors")
+        arm.parameters = read.numbers(folder / "artefacts" / file_name(row.name) / "steering.safetensors")
 
 
 def _refuse_mixed_protocols(arms: Sequence[Arm]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import zip_longest
 
-from eval_suite.compare.load import UNSTEERED
 from eval_suite.compare.table import Block, Table
 from eval_suite.compare.write import heading, label, title
 from eval_suite.report import style
@@ -21,7 +20,8 @@ def draw(table: Table) -> list[Figure]:
 
 
 def _scores(table: Table, block: Block, index: int) -> Figure:
-    palette = style.looks(label(line, table) for line in block.lines)
+    unsteered = next((label(line, table) for line in block.lines if line.arm.method == line.arm.unsteered), "")
+    palette = style.looks((label(line, table) for line in block.lines), unsteered)
     across = min(len(block.columns), ACROSS)
     down = -(-len(block.columns) // across)
     figure = style.canvas(max(6.0, 1.0 + 2.2 * across), 1.4 + 3.2 * down)
@@ -52,10 +52,10 @@ def _scores(table: Table, block: Block, index: int) -> Figure:
 
 def _differences(table: Table, block: Block, index: int) -> Figure | None:
     tests = [
-        (f"{label(line, table)}, {heading(column)}", cell.against[UNSTEERED])
+        (f"{label(line, table)}, {heading(column)}", cell.against[line.arm.unsteered])
         for line in block.lines
         for column, cell in line.cells.items()
-        if UNSTEERED in cell.against
+        if line.arm.unsteered in cell.against
     ]
     if not tests:
         return None

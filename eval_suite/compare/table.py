@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from eval_suite.compare.load import UNSTEERED, Arm, Column, Score
+from eval_suite.compare.load import Arm, Column, Score
 from eval_suite.compare.significance import Test, compare, holm
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
@@ -69,7 +69,7 @@ class Table:
     notes: list[str]
 
 
-def build(arms: Sequence[Arm]) -> Table:
+def build(arms: Sequence[Arm], notes: Sequence[str] = ()) -> Table:
     """Blocks by direction. An arm without a direction (the unsteered model on question benchmarks, a saved artefact) is
     in all.
     """
@@ -87,7 +87,7 @@ def build(arms: Sequence[Arm]) -> Table:
         for column, cell in line.cells.items()
         for name, test in cell.against.items()
     ]
-    return Table(blocks, tests, groups, _notes(blocks))
+    return Table(blocks, tests, groups, [*notes, *_notes(blocks)])
 
 
 def _notes(blocks: Sequence[Block]) -> list[str]:
@@ -118,7 +118,7 @@ def _made(columns: Sequence[Column], lines: Sequence[Line]) -> dict[Column, Scor
 def _block(arms: Sequence[Arm], direction: str | None, groups: Sequence[str]) -> Block:
     merged: dict[tuple[str, str], Line] = {}
     for arm in sorted(
-        arms, key=lambda a: (groups.index(a.group), a.method.startswith("oracle:"), a.method != UNSTEERED)
+        arms, key=lambda a: (groups.index(a.group), a.method.startswith("oracle:"), a.method != a.unsteered)
     ):
         line = merged.setdefault((arm.group, arm.method), Line(arm, {}))
         line.arm = _together(line.arm, arm)
@@ -158,9 +158,10 @@ def _test(blocks: Sequence[Block], groups: Sequence[str]) -> None:
     for block in blocks:
         by_key = {(line.arm.group, line.arm.method): line for line in block.lines}
         for (group, method), line in by_key.items():
-            references = {UNSTEERED: by_key.get((group, UNSTEERED)) if method != UNSTEERED else None}
+            unsteered = line.arm.unsteered
+            references = {unsteered: by_key.get((group, unsteered)) if method != unsteered else None}
             if group != groups[0]:
-                references[groups[0]] = by_key.get((groups[0], method))
+                references[groups[0]] = _counterpart(line, block, groups[0])
             for name, other in references.items():
                 for column, cell in line.cells.items() if other else ():
                     if column in other.cells and (
@@ -169,6 +170,14 @@ def _test(blocks: Sequence[Block], groups: Sequence[str]) -> None:
                         pending.append((cell, name, test))
     for (cell, name, _), test in zip(pending, holm([test for *_, test in pending]), strict=True):
         cell.against[name] = test
+
+
+def _counterpart(line: Line, block: Block, group: str) -> Line | None:
+    """The line of a group that has the same method; of the model as it is whatever it is called there."""
+    arm, there = line.arm, [other for other in block.lines if other.arm.group == group]
+    if arm.method == arm.unsteered:
+        return next((other for other in there if other.arm.method == other.arm.unsteered), None)
+    return next((other for other in there if other.arm.method == arm.method), None)
 
 
 def _where(block: Block, line: Line, column: Column) -> str:
@@ -196,7 +205,7 @@ def _published(columns: Sequence[Column], lines: Sequence[Line]) -> list[tuple[s
             wanted = (entry["protocol"], entry["metric"], entry.get("direction"))
             if wanted == (made[column].protocol, column[1], column[2]):
                 found.setdefault((entry["name"], entry["source"]), {})[column] = Published(entry["value"], entry["n"])
-    runs = {line.arm.group for line in lines}
+    runs = {line.arm.recipe for line in lines}
     for row in (row for row in _of_tables() if row["run"] in runs):
         for column in columns:
             if (row["label"], row["metric"], row["protocol"]) == (column[0], column[1], made[column].protocol):

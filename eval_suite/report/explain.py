@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from eval_suite.report.rows import TARGETS, UNSTEERED, is_oracle
+from eval_suite.report.rows import TARGETS, is_oracle
 from factory.diagnose.summary import Figure, Finding, Summary, Table
 from factory.statistics.association import Interval, auroc, bootstrap, interval, spearman
 
@@ -46,15 +46,17 @@ COLUMNS = (
 )
 
 
-def explain(diagnostics: Sequence[Mapping], predictions: Sequence[Mapping]) -> list[Summary]:
-    """One summary where both a predictor and a swept method were measured on test samples, else none."""
+def explain(diagnostics: Sequence[Mapping], predictions: Sequence[Mapping], unsteered: str) -> list[Summary]:
+    """One summary where both a predictor and a swept method were measured on test samples, else none; ``unsteered`` is
+    the label of the model as it is.
+    """
     known = predictors(diagnostics)
     rows, cells = [], defaultdict(list)
     for direction, method, runs in _swept(predictions):
         base = {
             p["sample"]: p["outcome"]
             for p in predictions
-            if p["method"] == UNSTEERED and p["direction"] == direction and p["split"] == "test"
+            if p["method"] == unsteered and p["direction"] == direction and p["split"] == "test"
         }
         for event in EVENTS:
             at = first_strengths(runs, base, event)

@@ -9,7 +9,7 @@ from matplotlib.colors import LinearSegmentedColormap
 
 from eval_suite.report import style
 from eval_suite.report.plots_mcr import mcr_by_prompt, mcr_by_task, mcr_quintiles
-from eval_suite.report.rows import TARGETS, TOTAL, UNSTEERED, Group, Predictions, groups, is_oracle, percent
+from eval_suite.report.rows import TARGETS, TOTAL, Group, Predictions, groups, is_oracle, labels, percent
 from eval_suite.report.style import PROMPTS, Figure, Look
 
 _PREFERENCE = LinearSegmentedColormap.from_list("preference", [PROMPTS["text"][1], "#f7f7f7", PROMPTS["vision"][1]])
@@ -23,7 +23,7 @@ def draw_all(
     `budget` is the share of errors allowed on dev; it is drawn where it is known.
     """
     found = groups(results)
-    palette = style.looks(m for g in found for m in g.methods(every=True))
+    palette = style.looks((m for g in found for m in g.methods(every=True)), labels(results)[0])
     figures: list[Figure] = []
     missing: list[str] = []
 
@@ -146,8 +146,8 @@ def tiers(group: Group, predictions: Predictions, diagnostics: Sequence[Mapping]
         return f"{name}: no difficulty tiers were recorded."
     direction = next((d for d in ("vision", "text") if d in group.directions), None)
     split = group.scored_split
-    choice = group.choice(direction, UNSTEERED)
-    rows = group.predictions(predictions, direction, UNSTEERED, choice.strength if choice else None, split)
+    choice = group.choice(direction, group.unsteered)
+    rows = group.predictions(predictions, direction, group.unsteered, choice.strength if choice else None, split)
     rows = [r for r in rows if (r.get("task"), r["sample"]) in known]
     if direction is None or not rows:
         return f"{name}: no predictions of the unsteered model on samples with known tiers."

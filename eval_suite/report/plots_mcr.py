@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from eval_suite.report import style
-from eval_suite.report.rows import TARGETS, TASKS, UNSTEERED, Group, Predictions, is_oracle, short_task, strength_text
+from eval_suite.report.rows import TARGETS, TASKS, Group, Predictions, is_oracle, short_task, strength_text
 from eval_suite.report.style import PROMPTS, Figure, Look
 from factory.statistics.intervals import bootstrap_mean, wilson
 
@@ -174,7 +174,7 @@ def mcr_quintiles(
             for method, strength in picked.items()
         }
         chosen = {method: rows for method, rows in chosen.items() if len(rows) >= _SMALLEST}
-        if any(method != UNSTEERED for method in chosen):
+        if any(method != group.unsteered for method in chosen):
             panels.append((direction, chosen, how))
     if not panels:
         return f"{name}: fewer than {_SMALLEST} steered predictions have an MCR."
@@ -226,7 +226,7 @@ def _fixed_strengths(group: Group, predictions: Predictions, direction: str | No
                 if rows:
                     steered.add(method)
                     errors.setdefault(strength, {})[method] = np.mean([p["outcome"] == "error" for p in rows])
-    unsteered = {UNSTEERED: None} if UNSTEERED in group.methods(direction) else {}
+    unsteered = {group.unsteered: None} if group.unsteered in group.methods(direction) else {}
     most = max((len(found) for found in errors.values()), default=0)
     if most > 1 or len(steered) == 1:
         shared = sorted(s for s, found in errors.items() if len(found) == most)

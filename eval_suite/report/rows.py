@@ -18,11 +18,17 @@ TASKS = {
     "sport_recognition": "Sport",
 }
 TOTAL = "all"
-UNSTEERED = "none"
-REFERENCE = "l2s"
+BEFORE = {"unsteered": "none", "reference": "l2s"}  # labels of results whose run entry names none: all had these
 ORACLE = "oracle:"
 TARGETS = {"vision": "the image", "text": "the text"}
 DASH = "—"
+
+
+def labels(results: Mapping) -> tuple[str, str | None]:
+    """Of a results file the labels of the model as it is and of the method that others are held against, if any."""
+    run = results.get("run") or {}
+    unsteered, reference = (run.get(key, before) for key, before in BEFORE.items())
+    return str(unsteered), None if reference is None else str(reference)
 
 
 def is_oracle(method: str) -> bool:
@@ -83,10 +89,23 @@ class Predictions:
 
 
 class Group:
-    """All rows of one benchmark under one protocol, scorer and seed: what one table may put side by side."""
+    """All rows of one benchmark under one protocol, scorer and seed: what one table may put side by side.
 
-    def __init__(self, benchmark: str, protocol: str | None, scorer: str | None, seed: int | None, rows: list[Mapping]):
+    ``unsteered`` and ``reference`` are labels, as by ``labels``.
+    """
+
+    def __init__(
+        self,
+        benchmark: str,
+        protocol: str | None,
+        scorer: str | None,
+        seed: int | None,
+        rows: list[Mapping],
+        unsteered: str,
+        reference: str | None,
+    ):
         self.benchmark, self.protocol, self.scorer, self.seed, self.rows = benchmark, protocol, scorer, seed, rows
+        self.unsteered, self.reference = unsteered, reference
         self._cells = {
             (r.get("split"), r.get("direction"), r["method"], r.get("strength"), r.get("task", TOTAL)): r for r in rows
         }
@@ -114,7 +133,7 @@ class Group:
     def methods(self, direction: str | None = None, every: bool = False) -> list[str]:
         """Methods of a direction (of all with `every`): the unsteered model first, oracles last."""
         names = _unique(r["method"] for r in self.rows if every or r.get("direction") == direction)
-        return sorted(names, key=lambda name: (is_oracle(name), name != UNSTEERED))
+        return sorted(names, key=lambda name: (is_oracle(name), name != self.unsteered))
 
     def strengths(self, direction: str | None, method: str, split: str | None) -> list[Any]:
         found = _unique(
@@ -176,7 +195,7 @@ def groups(results: Mapping) -> list[Group]:
         if "follow" in row.get("metrics", {}):
             key = (row["benchmark"], row.get("protocol"), row.get("scorer"), row.get("seed"))
             found.setdefault(key, []).append(row)
-    return [Group(*key, rows) for key, rows in found.items()]
+    return [Group(*key, rows, *labels(results)) for key, rows in found.items()]
 
 
 def other_rows(results: Mapping) -> list[Mapping]:

@@ -10,11 +10,9 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 
-from eval_suite.report.rows import UNSTEERED
-
 # Okabe-Ito and Tol's muted set: told apart under the common colour-vision deficiencies, dark enough on white.
+_UNSTEERED = ("#6e6e6e", "o")
 _KNOWN = {
-    UNSTEERED: ("#6e6e6e", "o"),
     "instruction": ("#CC79A7", "<"),
     "cot": ("#E69F00", ">"),
     "few_shot": ("#882255", "h"),
@@ -88,11 +86,13 @@ class Look:
     marker: str
 
 
-def looks(methods: Iterable[str]) -> dict[str, Look]:
-    """One colour and marker per method, no two of them alike; the same in every figure of a report."""
+def looks(methods: Iterable[str], unsteered: str) -> dict[str, Look]:
+    """One colour and marker per method, no two of them alike, grey for the label ``unsteered``; the same in every
+    figure of a report.
+    """
     palette, spare = {}, 0
     for method in dict.fromkeys(methods):
-        known = _KNOWN.get(method)
+        known = _UNSTEERED if method == unsteered else _KNOWN.get(method)
         if known is None:
             n = len(_COLORS)
             known, spare = (_COLORS[spare % n], _MARKERS[(spare + spare // n) % n]), spare + 1

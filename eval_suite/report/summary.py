@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from eval_suite.report.rows import (
-    REFERENCE,
     TARGETS,
-    UNSTEERED,
     Cell,
     Group,
     Predictions,
@@ -39,7 +37,7 @@ class Comparison:
 
 
 def comparisons(results: Mapping, predictions: Predictions) -> tuple[list[Comparison], list[str]]:
-    """Every method against the reference (L2S, or the unsteered model where L2S did not run), and what could not be.
+    """Every method against the reference (the unsteered model where that was not scored), and what could not be.
 
     An oracle is left out: it uses the labels.
     """
@@ -71,7 +69,7 @@ def comparisons(results: Mapping, predictions: Predictions) -> tuple[list[Compar
 
 
 def _reference(group: Group, direction: str | None) -> str | None:
-    return next((m for m in (REFERENCE, UNSTEERED) if m in group.methods(direction)), None)
+    return next((m for m in (group.reference, group.unsteered) if m in group.methods(direction)), None)
 
 
 def _outcomes(group: Group, direction: str | None, method: str, predictions: Predictions) -> list[Mapping]:
@@ -106,21 +104,21 @@ def _passage(group: Group, direction: str | None, compared: Sequence[Comparison]
         return "no total was measured."
     best = max(cells, key=lambda m: cells[m].value)
     parts = [_best_sentence(group, direction, best, cells[best], budget)]
-    if UNSTEERED in cells and best != UNSTEERED:
-        parts.append(f"The unsteered model follows on {percent(cells[UNSTEERED].value)} %.")
-    if best == UNSTEERED and len(cells) > 1:
+    if group.unsteered in cells and best != group.unsteered:
+        parts.append(f"The unsteered model follows on {percent(cells[group.unsteered].value)} %.")
+    if best == group.unsteered and len(cells) > 1:
         parts.append("No method does better than leaving the model alone.")
     here = {c.method: c for c in compared if c.direction == direction and _same(c.group, group)}
     reference = _reference(group, direction)
     steered = [m for m in cells if _is_steered(group, direction, m)]
-    if best == reference and reference != UNSTEERED:
+    if best == reference and reference != group.unsteered:
         parts.append(_runner_up(reference, cells, here, steered))
     elif best in here:
         parts.append(_verdict_sentence(here[best]))
-    if REFERENCE not in cells and len(cells) > 1:
-        parts.append(f"{REFERENCE} was not scored, so nothing is compared with it.")
+    if group.reference is not None and group.reference not in cells and len(cells) > 1:
+        parts.append(f"{group.reference} was not scored, so nothing is compared with it.")
     top = max(steered, key=lambda m: cells[m].value, default=None)
-    if top is not None and best not in steered and best != UNSTEERED:
+    if top is not None and best not in steered and best != group.unsteered:
         parts.append(
             f"{best} changes the prompt only; the best steering method is {top} with {percent(cells[top].value)} %."
         )
@@ -135,13 +133,13 @@ def _same(a: Group, b: Group) -> bool:
 
 def _is_steered(group: Group, direction: str | None, method: str) -> bool:
     choice = group.choice(direction, method)
-    return method != UNSTEERED and choice is not None and choice.strength is not None
+    return method != group.unsteered and choice is not None and choice.strength is not None
 
 
 def _best_sentence(group: Group, direction: str | None, best: str, cell: Cell, budget: float | None) -> str:
     error = group.reported(direction, best, "error")
     choice = group.choice(direction, best)
-    name = "the unsteered model" if best == UNSTEERED else best
+    name = "the unsteered model" if best == group.unsteered else best
     at = f" at strength {strength_text(choice.strength)}" if choice and choice.strength is not None else ""
     count = f" {cell.n}" if cell.n else ""
     text = f"{name} follows most often, on {percent(cell.value)} % of{count} {group.scored_split or ''} samples"
@@ -159,7 +157,10 @@ def _interval(cell: Cell) -> str:
 
 
 def _verdict_sentence(comparison: Comparison) -> str:
-    d, name = comparison.follow, "the unsteered model" if comparison.reference == UNSTEERED else comparison.reference
+    d, name = (
+        comparison.follow,
+        "the unsteered model" if comparison.reference == comparison.group.unsteered else comparison.reference,
+    )
     text = (
         f"Against {name} on the same {d.n} samples that is {percent(d.difference, signed=True)} points (paired "
         f"95 % interval {percent(d.low, signed=True)} to {percent(d.high, signed=True)})"

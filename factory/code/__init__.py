@@ -26,7 +26,7 @@ from factory.code.tree import GROUND, Place, Tree
 from factory.recipe.nodes import Node
 from factory.registry import lookup
 
-__all__ = ["ANEW", "GROUND", "Tree", "asks", "of", "of_node", "of_plugin"]
+__all__ = ["ANEW", "GROUND", "Tree", "asks", "nodes", "of", "of_node", "of_plugin"]
 
 ROOMS = ("factory", "plugins", "eval_suite")
 ANEW = {
@@ -71,23 +71,23 @@ def of_plugin(plugin: Any, only: Collection[str] = (), leave: Collection[str] = 
 
 
 def _joined(own: str, params: Any) -> str:
-    inner = [of_node(node) for node in _nodes(params)]
+    inner = [of_node(node) for node in nodes(params)]
     return hashlib.sha256("+".join([own, *inner]).encode()).hexdigest()[:16] if inner else own
 
 
-def _nodes(value: Any) -> Iterator[Node]:
+def nodes(value: Any) -> Iterator[Node]:
     """The plugin nodes among parameters, not those within a node."""
     if isinstance(value, Node):
         yield value
     elif isinstance(value, BaseModel):
         for name in type(value).model_fields:
-            yield from _nodes(getattr(value, name))
+            yield from nodes(getattr(value, name))
     elif isinstance(value, Mapping):
         for each in value.values():
-            yield from _nodes(each)
+            yield from nodes(each)
     elif isinstance(value, list | tuple):
         for each in value:
-            yield from _nodes(each)
+            yield from nodes(each)
 
 
 @cache

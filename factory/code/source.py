@@ -112,14 +112,16 @@ def dotted(node: ast.AST) -> str | None:
     """``"a.b.c"`` of a name or of attributes of one; else None."""
     if isinstance(node, ast.Name):
         return node.id
-    inner = dotted(node.value) if isinstance(node, ast.Attribute) else None
+    if not isinstance(node, ast.Attribute):
+        return None
+    inner = dotted(node.value)
     return inner and f"{inner}.{node.attr}"
 
 
 def uses(node: ast.AST) -> set[str]:
     """Dotted names that a node takes from outside its own scopes, annotations aside."""
     if (name := dotted(node)) is not None:
-        return {name} if isinstance(node, ast.Attribute) or isinstance(node.ctx, ast.Load) else set()
+        return {name} if isinstance(node, ast.Attribute) or isinstance(getattr(node, "ctx", None), ast.Load) else set()
     inner = set().union(*(uses(child) for child in children(node)))
     if isinstance(node, (*FUNCTIONS, ast.Lambda)):
         body = node.body if isinstance(node.body, list) else [node.body]

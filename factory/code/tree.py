@@ -94,14 +94,21 @@ class Tree:
     def _module(self, name: str) -> Module | None:
         if name not in self._read:
             path = self._file(name)
-            stamp = path and self._stamp(path)
-            if stamp is None:
+            stamp = self._stamp(path) if path else None
+            if path is None or stamp is None:
                 return None
             try:
                 self._read[name] = stamp, read(name, path, stamp)
             except (SyntaxError, ValueError):  # no Python: a compiled module, or a file that nothing imports
                 return None
         return self._read[name][1]
+
+    def _known(self, place: Place) -> Module:
+        """The module of a definition that was found."""
+        module = self._module(place[0])
+        if module is None:
+            raise LookupError(f"{place[0]} is gone")
+        return module
 
     def _file(self, name: str) -> Path | None:
         if name in self.files:
@@ -143,11 +150,11 @@ class Tree:
 
     def _told(self, place: Place, kept: Collection[str] | None = None) -> Text:
         """What counts of a definition; of a class with those of its members that are ``kept``, or all."""
-        module = self._module(place[0])
+        module = self._known(place)
         statements = module.definitions[place[1]]
         forms = [form for statement in statements for form in module.parts(statement, kept)]
         names = sorted(set().union(*(form.uses for form in forms)))
-        found = {name: place for name in names if (place := self._resolve(module, name))}
+        found = {name: there for name in names if (there := self._resolve(module, name))}
         true = {name: ".".join((at[1], *rest)) for name, (at, rest) in found.items()}
         pieces = (true.get(p, p) if isinstance(p, Used) else p for form in forms for p in form.pieces)
         looked_up = (p for s in statements if "lookup" in names for p in self._looked_up(s))
@@ -166,14 +173,14 @@ class Tree:
                         yield from ((module.name, each) for each in module.definitions if _registers(module, each))
 
     def _class(self, place: Place) -> ast.ClassDef | None:
-        last = self._module(place[0]).definitions[place[1]][0]
+        last = self._known(place).definitions[place[1]][0]
         return last if isinstance(last, ast.ClassDef) else None
 
     def _lineage(self, place: Place) -> list[Place]:
         """A class and its base classes of the project; of another definition nothing."""
         if (cls := self._class(place)) is None:
             return []
-        module = self._module(place[0])
+        module = self._known(place)
         bases = [self._resolve(module, name) for base in cls.bases if (name := dotted(base))]
         return [place, *(each for found in bases if found for each in self._lineage(found[0]))]
 
@@ -181,7 +188,8 @@ class Tree:
         """Names of the members that count, of a class and its bases."""
         bodies: dict[str, list[ast.stmt]] = {}
         for place in line:
-            for name, statements in members(self._class(place)).items():
+            cls = self._class(place)
+            for name, statements in members(cls).items() if cls else ():
                 bodies.setdefault(name, []).extend(statements)
         asked = set().union(*(own_names(bodies[name]) for name in leave if name in bodies))
         kept = set(only) or {n for n in bodies if n not in leave and not (n in asked and _is_private(n))}

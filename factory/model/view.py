@@ -29,6 +29,7 @@ class ModelView:
         self.decoder = family.decoder(model)
         self.core = family.core(model)
         self.text_config = model.config.get_text_config()
+        self.parts: list[Any] = []  # plugins that it is made of: components, trained parts
         self.identity: str | None = None  # its fingerprint, where only all ranks together can take it
         self.origin = 'path="FOLDER"'  # what a ``ModelSpec`` of it says, for cards
         self.layer: int | None = None  # the block to steer, as the recipe's model or its card says

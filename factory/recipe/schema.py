@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, PrivateAttr, model_validator
 
+from factory.errors import did_you_mean
 from factory.recipe.explain import refusal
 from factory.recipe.nodes import Node, Spec, distinct, distinct_labels, plugin, read_node
 from factory.recipe.sections.contest import CompareSpec, ContenderSpec, TaskSpec
@@ -113,6 +114,14 @@ class Recipe(Spec):
         alone = self.benchmarks and not (self.steering or self.train or self.diagnostic or self.diagnostics)
         if self.data is None and not (self.tune or self.compare) and not alone:
             raise refusal([((), "needs the key 'data' (only benchmarks and artefacts go without)")])
+        return self
+
+    @model_validator(mode="after")
+    def _reference_is_a_method(self) -> Recipe:
+        named, labels = self.evaluate.reference, [node.label for node in self.steering]
+        if named is not None and named not in labels:
+            there = f"{did_you_mean(named, labels)} There are: {', '.join(labels) or 'none'}"
+            raise refusal([(("evaluate", "reference"), f"names no method of 'steering', got '{named}'.{there}")])
         return self
 
     @model_validator(mode="after")

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from factory import code
 from factory.data.prompt import Prompt
 from factory.model.view import ModelView
 from factory.run.evaluate import Bench, answer_prompts
+from factory.run.labels import AS_IT_IS
 from factory.steer import LogitsMethod, PromptMethod, Steering, steer
 from factory.steer.logits import contrasted
-
-UNSTEERED = "none"
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Arm:
     not (``trained`` numbers).
     """
 
-    method: str = UNSTEERED
+    method: str = AS_IT_IS[0]
     direction: str | None = None
     strength: float | None = None
     variant: str = ""
@@ -63,6 +63,7 @@ class Arm:
             params = self.contrast.params.model_dump(mode="json")
             return {
                 "type": self.contrast.name,
+                "code": code.of_plugin(self.contrast),
                 "params": params,
                 "direction": self.direction,
                 "strength": self.strength,
@@ -75,11 +76,20 @@ class Arm:
             h.update(value.detach().contiguous().cpu().numpy().tobytes())
         return {
             "type": s.steerer.name,
+            "code": code.of_plugin(s.steerer),
             "params": s.steerer.params.model_dump(mode="json"),
             "where": s.where.model_dump(mode="json"),
             "strength": s.strength,
             "state": h.hexdigest(),
         }
+
+    @property
+    def asking(self) -> dict[str, Any]:
+        """What ``rewrite`` is, which prompts carry by themselves once they are made."""
+        if self.rewrite is None:
+            return {}
+        params = self.rewrite.params.model_dump(mode="json")
+        return {"type": self.rewrite.name, "code": code.of_plugin(self.rewrite), "params": params}
 
     def prompt(self, prompt: Prompt) -> Prompt:
         return self.rewrite.rewrite(prompt, self.direction, []) if self.rewrite else prompt

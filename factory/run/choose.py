@@ -28,7 +28,7 @@ def share(predictions: Sequence[Prediction], outcome: str) -> float:
     return sum(p["outcome"] == outcome for p in predictions) / len(predictions)
 
 
-def choose(dev: Sequence[Prediction], budget: float, unsteered: str = "none") -> list[Choice]:
+def choose(dev: Sequence[Prediction], budget: float, unsteered: str) -> list[Choice]:
     """For each method and direction the variant and strength that follow most within an error ``budget``.
 
     The budget is the share of errors added to those of the model itself (method ``unsteered``) on the same samples;
@@ -56,7 +56,7 @@ def _merit(c: Choice) -> tuple:
     return (c.within_budget, c.follow if c.within_budget else -c.error, -c.error, -abs(c.strength))
 
 
-def oracle(predictions: Sequence[Prediction], method: str, unsteered: str = "none") -> list[dict[str, Any]]:
+def oracle(predictions: Sequence[Prediction], method: str, unsteered: str) -> list[dict[str, Any]]:
     """Each sample's best outcome over the strengths of ``method`` and no steering at all (method ``unsteered``), chosen
     with its label: an upper bound.
     """
@@ -65,7 +65,7 @@ def oracle(predictions: Sequence[Prediction], method: str, unsteered: str = "non
         key = (p["sample"], p["direction"])
         if p["method"] in (method, unsteered) and (key not in best or RANK[p["outcome"]] < RANK[best[key]["outcome"]]):
             best[key] = p
-    swept = {p["direction"] for p in predictions if p["method"] == method}
+    swept = {p["direction"] for p in predictions if p["method"] == method and p["strength"] is not None}
     return [
         {**p, "method": f"oracle:{method}", "strength": None, "variant": ""}
         for p in best.values()

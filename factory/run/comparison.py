@@ -16,7 +16,7 @@ from factory.data.prompt import Prompt
 from factory.data.sample import ConflictSample
 from factory.faults import concerning
 from factory.registry import Params
-from factory.run import progress
+from factory.run import inputs, progress
 from factory.run.arms import Arm
 from factory.run.choose import Choice, choose, oracle
 from factory.run.evaluate import (
@@ -31,26 +31,19 @@ from factory.run.evaluate import (
     trunk_of,
     verdicts_by_strength,
 )
+from factory.run.labels import changes_nothing, labels
 from factory.run.rundir import Stage
 from factory.run.study import Rows, Study, make
 from factory.steer import LogitsMethod, PromptMethod, Steerer, Trials, artefact
 from factory.steer.base import Tensors, sound
 
-REFERENCE = "l2s"
-UNSTEERED = "(unsteered)"  # measured, but not reported, where the recipe has no method of this kind
+UNREPORTED = "(unsteered)"  # measured, but not reported, where the recipe has no method that changes nothing
 Methods = Mapping[str, PromptMethod | LogitsMethod | Steerer]
 
 
 def unsteered(methods: Methods) -> str:
     """The label of the method that changes nothing, as a recipe has it."""
-    return next(
-        (
-            label
-            for label, m in methods.items()
-            if isinstance(m, PromptMethod) and type(m).rewrite is PromptMethod.rewrite
-        ),
-        UNSTEERED,
-    )
+    return next((label for label, m in methods.items() if changes_nothing(type(m))), UNREPORTED)
 
 
 def prompters(methods: Methods) -> dict[str, PromptMethod]:
@@ -74,6 +67,7 @@ class Comparison:
 
     def __init__(self, study: Study) -> None:
         self.study, self.recipe = study, study.recipe
+        self.labels = labels(self.recipe)
         self.methods = {node.label: make(node) for node in self.recipe.steering}
         self.directions, self.strengths = self.recipe.evaluate.directions, self.recipe.evaluate.strengths
         self.kept: list[Fitted] = []
@@ -102,8 +96,8 @@ class Comparison:
 
     @cached_property
     def fit_stage(self) -> Stage:
-        nodes = [n.model_dump(mode="json") for n in self.recipe.steering if n.label in self.steerers]
-        found = [n.model_dump(mode="json") for n in self.recipe.diagnostics]
+        nodes = [inputs.with_code(n) for n in self.recipe.steering if n.label in self.steerers]
+        found = [inputs.with_code(n) for n in self.recipe.diagnostics]
         collected = self.study.collect_stage("collect").digest
         return self.study.folder.stage(
             "fit", {"collect": collected, "methods": nodes, "directions": self.directions, "diagnostics": found}
@@ -179,7 +173,9 @@ class Comparison:
             "directions": e.directions,
             "scorer": self.study.benchmark.scorer,
         }
-        return self.study.folder.stage(name, {**self.study.inputs, "layer": self.study.layer, **how, **parts})
+        ends = self.study.view.end_ids
+        about = {**self.study.inputs, "scoring": self.study.scoring, "layer": self.study.layer, "ends": ends}
+        return self.study.folder.stage(name, {**about, **how, **parts})
 
     def examples(self, sample: ConflictSample, form: str, direction: str, shots: int) -> list[Prompt]:
         """Answered training prompts of the sample's task, the same ones for every start of a run."""
@@ -187,7 +183,7 @@ class Comparison:
 
     def _scored(self, split: str, fitted: Sequence[Fitted], parts: dict[str, Any]) -> tuple[Rows, Stage]:
         """Predictions of the prompt methods, and of the decoding-time methods and ``fitted`` at every strength."""
-        nodes = [n.model_dump(mode="json") for n in self.recipe.steering]
+        nodes = [inputs.with_code(n) for n in self.recipe.steering]
         stage = self._stage(split, {"methods": nodes, "unsteered": self.unsteered, **parts})
         bench = self.study.bench
 
@@ -222,7 +218,7 @@ class Comparison:
         self.kept, self.choices, self.scored = kept, choices, stage.digest
         if self.study.folder.world.first:
             self._save(kept, variants)
-        return finished(dev, test, choices, self.unsteered), choices
+        return finished(dev, test, choices, self.unsteered, self.labels.reference), choices
 
     def arms(self) -> list[Arm]:
         """The model as it is, then every method at the strength chosen on dev. Methods that show worked examples are
@@ -242,7 +238,7 @@ class Comparison:
         contrasted = [
             Arm(label, d, at[label, d], contrast=m) for label, m in self.decoders.items() for d in self.directions
         ]
-        return [Arm(), *asked, *steered, *contrasted]
+        return [Arm(self.labels.unsteered), *asked, *steered, *contrasted]
 
     def _save(self, kept: Sequence[Fitted], choices: dict[tuple[str, str], Choice]) -> None:
         """One artefact per method and direction, at its chosen strength."""
@@ -257,13 +253,14 @@ class Comparison:
             )
 
 
-def finished(dev: Rows, test: Rows, choices: Sequence[Choice], base: str) -> Rows:
+def finished(dev: Rows, test: Rows, choices: Sequence[Choice], base: str, reference: str | None) -> Rows:
     """All predictions worth reporting, of chosen variants and the oracle, with ``chosen`` and the hash of all prompts
-    of their cell; ``base`` is the method that changes nothing."""
+    of their cell; ``base`` is the method that changes nothing, ``reference`` the one whose strengths the oracle chooses
+    among."""
     chosen_of = {(c.method, c.direction): c for c in choices}
     dev = [r for r in dev if r["strength"] is None or chosen_of[r["method"], r["direction"]].variant == r["variant"]]
-    rows = dev + test + [row for split in (dev, test) for row in oracle(split, REFERENCE, base)]
-    rows = [row for row in rows if row["method"] != UNSTEERED]
+    upper = oracle(dev, reference, base) + oracle(test, reference, base) if reference is not None else []
+    rows = [row for row in dev + test + upper if row["method"] != UNREPORTED]
     prompts: dict[tuple, list[str]] = {}
     for r in rows:
         prompts.setdefault((r["split"], r["method"], r["direction"]), []).extend(r["prompts"])

@@ -27,7 +27,6 @@ from factory.steer import LogitsMethod, PromptMethod, steer
 from factory.steer.logits import contrasted
 
 SAMPLES, REPEATS = 8, 3
-BASE = "none"
 
 
 def measure_costs(comparison: Comparison) -> Summary:
@@ -44,7 +43,7 @@ def measure_costs(comparison: Comparison) -> Summary:
     )
     if not stage.done:
         stage.finish({"measured": len(rows)})
-    return _summary(rows)
+    return _summary(rows, comparison.labels.unsteered)
 
 
 def _jobs(comparison: Comparison, asked: Sequence[Asked]) -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -104,8 +103,8 @@ def _measured(view: ModelView, job: Callable[[], Any], answers: int) -> dict[str
     }
 
 
-def _summary(rows: list[dict[str, Any]]) -> Summary:
-    base = [r for r in rows if r["name"].rpartition("-")[0] == BASE]
+def _summary(rows: list[dict[str, Any]], unsteered: str) -> Summary:
+    base = [r for r in rows if r["name"].rpartition("-")[0] == unsteered]
 
     def beside(r: dict[str, Any], what: str) -> float | None:
         return r[what] / (sum(b[what] for b in base) / len(base)) if base else None

@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from factory.data.pictures import PROTOCOL
 from factory.model.load import fingerprint
 from factory.model.view import ModelView
 from factory.recipe import Recipe
+from factory.run.inputs import made_from
+from factory.run.labels import labels
 
 PROJECT = Path(__file__).resolve().parents[2]
 LIBRARIES = (
@@ -47,6 +50,8 @@ def about_run(recipe: Recipe, view: ModelView, notes: Sequence[str]) -> dict[str
         "pictures": PROTOCOL,
         "libraries": environment()["libraries"],
         "notes": list(notes),
+        **asdict(labels(recipe)),
+        "made_from": made_from(recipe),
     }
 
 

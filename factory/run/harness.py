@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from factory import files
-from factory.model.load import fingerprint
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import ModelSpec, Node
 from factory.run import progress
 from factory.run.arms import Arm
+from factory.run.inputs import answering, with_code
 from factory.run.rundir import RunDir
 from factory.run.study import make
 from factory.steer import Steering
@@ -50,12 +50,11 @@ class HarnessSuite:
         if not arm.lives_in_model:
             return [], [], None
         inputs = {
-            "model": fingerprint(view),
-            "dtype": str(view.dtype),
+            **answering(view),
             "steering": arm.about,
             "arm": arm.facts,
             "code": version("steering-factory"),
-            "benchmark": self.node.model_dump(mode="json"),
+            "benchmark": with_code(self.node),
             "protocol": self.benchmark.protocol,
             "limit": self.limit,
             "seed": self.recipe.seed,

@@ -23,12 +23,14 @@ from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import Source
 from factory.registry import lookup
-from factory.run.arms import UNSTEERED, Arm
+from factory.run.arms import Arm
 from factory.run.choose import Choice
 from factory.run.comparison import Comparison
 from factory.run.cost import measure_costs
 from factory.run.environment import about_run
 from factory.run.facts import find_facts, too_small
+from factory.run.inputs import each_sample
+from factory.run.labels import labels
 from factory.run.rundir import RunDir
 from factory.run.samples import usable_samples
 from factory.run.study import Rows, Study, make, steered_layer
@@ -134,7 +136,8 @@ def conclude(
     results["rows"] += answered[0]
     results["run"]["skipped"] += answered[1]
     files.write_json(folder.path / "results.json", results)
-    study.benchmark.keep(folder.path, predictions, recipe.seed)
+    items = each_sample(s for samples in study.samples.values() for s in samples)
+    study.benchmark.keep(folder.path, [{**p, "item": items[p["sample"]]} for p in predictions], recipe.seed)
     recipe_yaml = (folder.path / "resolved.yaml").read_text(encoding="utf-8")
     rows = diagnostics + [row for rows in further.values() for row in rows]
     page = study.benchmark.report(
@@ -174,7 +177,10 @@ def prepare(recipe: Recipe, told: bool = True) -> list[str]:
 def check_names(recipe: Recipe) -> None:
     """Raises ``UserError`` where a saved artefact would be called as another arm of the recipe is, whose answers would
     then lie in the same files."""
-    own = {UNSTEERED, *(f"{node.label}-{way}" for node in recipe.steering for way in recipe.evaluate.directions)}
+    own = {
+        labels(recipe).unsteered,
+        *(f"{node.label}-{way}" for node in recipe.steering for way in recipe.evaluate.directions),
+    }
     for i, folder in enumerate(recipe.artefacts):
         if (name := named(Path(folder))) in own:
             raise UserError(
@@ -192,7 +198,7 @@ def named(folder: Path) -> str:
 def examine(recipe: Recipe, folder: RunDir, limit: int | None, asked: Sequence[Suite], notes: Sequence[str]) -> None:
     """Put question benchmarks to the model as it is and to saved artefacts; write results.json and the report."""
     view = load(recipe.model, recipe.launch.zero)
-    rows, skipped = put(folder, view, asked, [Arm(), *saved_arms(recipe, view)])
+    rows, skipped = put(folder, view, asked, [Arm(labels(recipe).unsteered), *saved_arms(recipe, view)])
     if not folder.world.first:
         return
     results = {"schema": 1, "run": {**about_run(recipe, view, notes), "skipped": skipped}, "rows": rows}

@@ -8,7 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.progress import (
@@ -38,6 +40,21 @@ class Bar(Protocol):
         """Count `n` more units of work as done."""
 
 
+_watcher: ContextVar[Callable[[str, int], None] | None] = ContextVar("watcher", default=None)
+
+
+@contextmanager
+def watched(watcher: Callable[[str, int], None]) -> Iterator[None]:
+    """Within the block ``watcher(stage, done)`` is called after each advance of a stage; what it raises ends the run
+    there.
+    """
+    token = _watcher.set(watcher)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
+
+
 @contextmanager
 def stage(name: str, total: int, done: int = 0, console: Console | None = None) -> Iterator[Bar]:
     """Show a stage of `total` units of which `done` were done by an earlier start (left out of the time estimate).
@@ -46,8 +63,9 @@ def stage(name: str, total: int, done: int = 0, console: Console | None = None) 
     """
     console = console or terminal.console()
     shown = _live if console.is_interactive and console.file.isatty() else _plain
+    watcher = _watcher.get()
     with shown(name, total, done, console) as bar:
-        yield bar
+        yield bar if watcher is None else _Watched(bar, partial(watcher, name), done)
 
 
 def gather(stage_: Stage, work: Mapping[str, Callable[[], Any]]) -> list[Any]:
@@ -96,6 +114,16 @@ def _plain(name: str, total: int, done: int, console: Console) -> Iterator[Bar]:
         bar.say("stopped")
         raise
     bar.say("done")
+
+
+class _Watched:
+    def __init__(self, bar: Bar, told: Callable[[int], None], done: int):
+        self.bar, self.told, self.done = bar, told, done
+
+    def advance(self, n: int = 1) -> None:
+        self.bar.advance(n)
+        self.done += n
+        self.told(self.done)
 
 
 class _LiveBar:

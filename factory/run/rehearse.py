@@ -40,6 +40,7 @@ from factory.run.evaluate import (
     trunk_of,
     verdicts_by_strength,
 )
+from factory.run.labels import labels
 from factory.run.samples import SPLITS, fault, fitting, missing, thin
 from factory.run.study import Rows, make, states_toward, visual_mcr
 from factory.run.timing import Clock, timed
@@ -278,7 +279,7 @@ def _reported(r: _Stage, base: str) -> None:
         if r.diagnosed.get(node.label)
     }
     dev, test = ([{**row, "split": split} for row in r.rows] for split in ("dev", "test"))
-    predictions = finished(dev, test, choose(dev, recipe.evaluate.error_budget, base), base)
+    predictions = finished(dev, test, choose(dev, recipe.evaluate.error_budget, base), base, labels(recipe).reference)
     told = [summary.under(label) for label, summary in summaries.items() if summary is not None]
     results = {
         "schema": 1,

@@ -20,33 +20,51 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 from uuid import uuid4
 
 import yaml
-from torch import Tensor
 
 from factory import files
 from factory.errors import UserError
 from factory.launch.world import World
+from factory.run import chunks
+from factory.run.chunks import Value
 from factory.run.environment import environment
-
-Value = TypeVar("Value", dict[str, Tensor], list[dict[str, Any]], dict[str, Any])
+from factory.terminal import Console
 
 SEEN_WITHIN = 30.0  # seconds until a shared file system has to show on one host what another has written
 
+SCHEMA = 2  # of inputs.json; those of 1 do not hold the code of plugins
+OLDER = (
+    "this run was made by an older version, which did not record the code of its methods: its stages are computed anew,"
+    " once"
+)
+
 _LOCK = ".lock"
 _DISCARDED = ".discarded-"
-_CODECS: dict[str, tuple[Callable[[Any], bytes], Callable[[bytes], Any]]] = {
-    ".safetensors": (files.encode_safetensors, files.decode_safetensors),
-    ".jsonl": (files.encode_jsonl, files.decode_jsonl),
-    ".json": (files.encode_json, files.decode_json),
-}
 # Held open until `close` or the end of the process: closing any handle of a file drops the process's lock on it.
 _locks: dict[Path, int] = {}
+
+
+_watcher: ContextVar[Callable[["Stage", str], None] | None] = ContextVar("watcher", default=None)
+
+
+@contextmanager
+def watched(watcher: Callable[["Stage", str], None]) -> Iterator[None]:
+    """Within the block ``watcher(stage, key)`` is called before each computed chunk is stored, on the rank that stores
+    it; what it raises ends the run there.
+    """
+    token = _watcher.set(watcher)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
 
 
 class RunDir:
@@ -56,6 +74,7 @@ class RunDir:
 
     def __init__(self, path: Path, owner: bool, world: World):
         self.path, self.owner, self.world = path, owner, world
+        self.said: set[str] = set()
 
     @classmethod
     def open(
@@ -192,7 +211,7 @@ class Stage:
         self.digest = files.digest(inputs)
         stored = _state(self.path / "inputs.json")
         if stored is None or stored.get("digest") != self.digest:
-            self._start(inputs, reason="inputs changed" if stored else "no record of its inputs")
+            self._start(inputs, stored)
         self.summary = _state(self.path / "summary.json")
 
     @property
@@ -248,7 +267,7 @@ class Stage:
         self.summary = files.read_json(path)
         self.run.event("stage_finished", stage=self.name, digest=self.digest)
 
-    def _start(self, inputs: Mapping[str, Any], reason: str) -> None:
+    def _start(self, inputs: Mapping[str, Any], stored: Mapping[str, Any] | None) -> None:
         if self.run.world.first and not self.run.owner:
             raise RuntimeError(f"stage {self.name}: the run is closed")
         if not self.run.owner:
@@ -258,9 +277,26 @@ class Stage:
                 " data and versions"
             )
         if self.path.exists():
-            self._discard(reason)
-        files.write_json(self.path / "inputs.json", {"digest": self.digest, "inputs": inputs})
+            self._discard("inputs changed" if stored else "no record of its inputs")
+            self._say_why(inputs, stored)
+        about = {"schema": SCHEMA, "digest": self.digest, "inputs": inputs}
+        files.write_json(self.path / "inputs.json", about)
         self.run.event("stage_started", stage=self.name, digest=self.digest)
+
+    def _say_why(self, inputs: Mapping[str, Any], stored: Mapping[str, Any] | None) -> None:
+        """One line on why the stage is computed anew; of a run of an older version one for all stages."""
+        if stored is None:
+            why = f"{self.name}: computed anew: there was no record of what it was computed from"
+        elif stored.get("schema") != SCHEMA:
+            why = OLDER
+        else:
+            new, old = files.decode_json(files.encode_json(dict(inputs))), stored.get("inputs")
+            old = old if isinstance(old, dict) else {}
+            changed = [key for key in dict.fromkeys([*new, *old]) if new.get(key) != old.get(key)]
+            why = f"{self.name}: computed anew: other {', '.join(changed)}"
+        if why not in self.run.said:
+            self.run.said.add(why)
+            Console(stderr=True).print(why, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def _discard(self, reason: str) -> None:
         # Renamed first: a kill during the slow removal must not leave half a stage that looks whole.
@@ -278,46 +314,22 @@ class Stage:
         if not seal.exists():
             return None
         try:
-            return _unseal(seal)
+            return chunks.unseal(seal)
         except (FileNotFoundError, IsADirectoryError, ValueError) as error:
             self.run.event("chunk_damaged", stage=self.name, chunk=str(key), reason=str(error))
             return None
 
     def _store(self, key: str | int, value: Value) -> Value:
-        suffix = _suffix(value)
-        encode, decode = _CODECS[suffix]
-        data = encode(value)
+        suffix, data, decode = chunks.encoded(value)
         if not self.run.world.stores:
             return decode(data)
+        if (watcher := _watcher.get()) is not None:
+            watcher(self, str(key))
         seal = self._seal(key)
         path = seal.with_suffix(suffix)
         files.write_bytes(path, data)
         files.write_text(seal, f"{files.digest_bytes(data)}  {path.name}\n")
         return decode(data)
-
-
-def _unseal(seal: Path) -> Any:
-    """The value of the file that `seal` names; ValueError or an OSError where it is not the one sealed."""
-    with files.explained(seal, "read", but=(FileNotFoundError, IsADirectoryError)):
-        expected, file_name = seal.read_text().removesuffix("\n").split("  ")
-        path = seal.with_name(file_name)
-        if path.suffix not in _CODECS:
-            raise ValueError(f"{file_name} is no chunk")
-        data = path.read_bytes()
-    if files.digest_bytes(data) != expected:
-        raise ValueError("checksum differs")
-    return _CODECS[path.suffix][1](data)
-
-
-def _suffix(value: Any) -> str:
-    if isinstance(value, list):
-        return ".jsonl"
-    if not isinstance(value, dict):
-        raise TypeError(f"a chunk is a dict of tensors, a list of dicts or a dict, not {type(value).__name__}")
-    tensors = [isinstance(item, Tensor) for item in value.values()]
-    if any(tensors) and not all(tensors):
-        raise TypeError("a chunk holds tensors only, or no tensor at the top level; this dict mixes them")
-    return ".safetensors" if any(tensors) else ".json"
 
 
 def _plain(name: str, what: str) -> str:

@@ -17,6 +17,7 @@ from factory.errors import UserError
 from factory.model.encode import Writing
 from factory.model.view import ModelView
 from factory.recipe import Recipe
+from factory.run import inputs
 from factory.run.collect import ASKS, asked
 from factory.run.rundir import RunDir
 from factory.terminal import Console
@@ -98,10 +99,13 @@ def usable_samples(recipe: Recipe, benchmark: Any, folder: RunDir, limit: int | 
         "check",
         {
             "code": version("steering-factory"),
-            "data": recipe.data.model_dump(mode="json"),
+            "data": inputs.asking(recipe.data),
+            "samples": inputs.of_samples(s for samples in splits.values() for s in samples),
             "limit": limit,
             "absent": files.digest(absent),
             "reserved": view.writing.special,
+            "reads": inputs.reads(view),
+            "instructions": recipe.collect.instructions,
             "positions": view.positions,
             "pictures": [PROTOCOL, view.processor.image_processor.to_json_string()],
         },

@@ -12,18 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from factory import files
+from factory import code, files
 from factory.data.sample import ConflictSample
 from factory.diagnose import Diagnostic, facts
 from factory.errors import UserError
-from factory.model.load import fingerprint
 from factory.model.source import card_for
 from factory.model.view import ModelView
 from factory.model.zoo import Card
 from factory.recipe import Recipe
 from factory.recipe.schema import Node
 from factory.registry import lookup
-from factory.run import progress
+from factory.run import inputs, progress
 from factory.run.collect import ASKS, Plan, collect
 from factory.run.evaluate import Bench
 from factory.run.rundir import RunDir, Stage
@@ -61,10 +60,6 @@ def states_toward(direction: str, collected: Mapping[str, Tensor], tasks: list[s
     return States(direction, t["base"], t[direction], t[other], t["r_v"], tasks, seed, tails, found)
 
 
-def _content(sample: ConflictSample) -> list[str]:
-    return [sample.id, sample.task, sample.question, sample.context, sample.answer_vision, sample.answer_text]
-
-
 class Study:
     """One model put to one benchmark, with its stages; ``checked`` are its samples where they were looked at before the
     weights were read.
@@ -83,11 +78,12 @@ class Study:
         self.inputs = {
             "code": version("steering-factory"),
             "seed": recipe.seed,
-            "model": fingerprint(view),
-            "data": recipe.data.model_dump(mode="json"),
+            **inputs.running(view),
+            "data": inputs.asking(recipe.data),
             "limit": limit,
-            "samples": files.digest([_content(s) for split in self.samples.values() for s in split]),
+            "samples": inputs.of_samples(s for split in self.samples.values() for s in split),
         }
+        self.scoring = inputs.scoring(recipe.data, self.benchmark.scorer)
 
     def chunks(self, stage: Stage, split: str, rows: int, compute: Callable[[list[ConflictSample]], Any]) -> list[Any]:
         """All chunks of ``stage`` over a split, ``rows`` prompts at a time; those stored before are only read."""
@@ -110,7 +106,8 @@ class Study:
 
     def collect_stage(self, name: str) -> Stage:
         parts = {"collect": self.recipe.collect.model_dump(), "layer": self.layer}
-        diagnostic = self.recipe.diagnostic and self.recipe.diagnostic.model_dump(mode="json")
+        diagnostic = self.recipe.diagnostic and inputs.with_code(self.recipe.diagnostic)
+        parts |= {"ends": self.view.end_ids} if diagnostic else {}  # it may let the model answer
         return self.folder.stage(name, {**self.inputs, **parts, "diagnostic": diagnostic})
 
     @cached_property
@@ -166,13 +163,17 @@ class Study:
     def _investigate(self, node: Node, earlier: Mapping[str, Rows]) -> Rows:
         diagnostic, batch = make(node), self.recipe.collect.batch_size
         diagnostic.learn([row for rows in earlier.values() for row in rows if row["split"] == "train"])
-        before = [n.model_dump(mode="json") for n in self.recipe.diagnostics[: len(earlier)]]
+        before = [inputs.with_code(n) for n in self.recipe.diagnostics[: len(earlier)]]
+        scored = {"scoring": self.scoring} if code.asks(type(diagnostic), inputs.SCORING) else {}
         stage = self.folder.stage(
             files.file_name(f"diagnose-{node.label}"),
             {
                 **self.inputs,
-                "diagnostic": node.model_dump(mode="json"),
+                **scored,
+                "ends": self.view.end_ids,
+                "diagnostic": inputs.with_code(node),
                 "batch": batch,
+                "max_new_tokens": self.recipe.evaluate.max_new_tokens,
                 "layer": self.layer,
                 "after": before,
             },

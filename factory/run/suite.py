@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from importlib.metadata import version
 from os.path import isfile
 from pathlib import Path
@@ -21,7 +22,7 @@ from factory.data.prompt import Prompt
 from factory.data.refusals import Shapes
 from factory.errors import UserError
 from factory.model.encode import Writing, images_first, render
-from factory.model.load import fingerprint, outline
+from factory.model.load import outline
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import Node
@@ -29,10 +30,12 @@ from factory.registry import lookup
 from factory.run import progress
 from factory.run.arms import Arm
 from factory.run.harness import HarnessSuite
+from factory.run.inputs import answering, each_item, with_code
 from factory.run.responses import Responses
 from factory.run.rundir import RunDir
 from factory.run.samples import check_share
 from factory.run.study import make
+from factory.terminal import Console
 
 Rows = list[dict[str, Any]]
 UNREAD = "its image cannot be read"
@@ -61,13 +64,17 @@ class Suite:
         names = {row["sample"] for row in absent}
         self.items = [item for item in items if item.id not in names]
 
+    @cached_property
+    def asked(self) -> dict[str, str]:
+        """Of each question what tells its content: what is asked, what is right, its pictures."""
+        return each_item(self.items)
+
     def run(self, folder: RunDir, view: ModelView, arm: Arm) -> tuple[Rows, Rows, dict[str, Any]]:
         """Rows of results.json, skipped samples, and what the arm cost on this benchmark; predictions go to files."""
         bench, size = self.benchmark, self.recipe.evaluate.batch_size
         new_tokens = arm.new_tokens(bench.new_tokens)
         made_by = {
-            "model": fingerprint(view),
-            "processor": reads(view),
+            **answering(view),
             **precision(view, size),
             "device": view.device.type,
             "steering": arm.about,
@@ -76,8 +83,9 @@ class Suite:
         inputs = {
             **made_by,
             "code": version("steering-factory"),
-            "arm": arm.facts,
-            "benchmark": self.node.model_dump(mode="json"),
+            "arm": {**arm.facts, "asking": arm.asking},
+            "benchmark": with_code(self.node),
+            "items": files.digest(list(self.asked.items())),
             "scorer": bench.scorer,
             "protocol": self.protocol,
             "limit": self.limit,
@@ -85,6 +93,8 @@ class Suite:
         }
         stage = folder.stage(files.file_name("bench", self.node.label, arm.name), inputs)
         known = Responses(Path(self.recipe.run.root), made_by)
+        if known.damaged and folder.world.first:
+            _tell_damaged(folder, known)
         batches = {f"{i:06d}": self.items[i : i + size] for i in range(0, len(self.items), size)}
         work = {
             key: lambda items=items: list(self._answers(view, arm, known, items, new_tokens))
@@ -165,7 +175,10 @@ class Suite:
             **arm.facts,
         }
         label, own = files.file_name(self.node.label), files.file_name(arm.name)
-        files.write_jsonl(folder / "predictions" / label / f"{own}.jsonl", [{**about, **r} for r in records])
+        files.write_jsonl(
+            folder / "predictions" / label / f"{own}.jsonl",
+            [{**about, **r, "item": self.asked[r["sample"]]} for r in records],
+        )
         if handed_in := self.benchmark.submission(records):
             name, content = handed_in
             files.write_json(folder / "submissions" / label / own / name, content)
@@ -176,6 +189,13 @@ def _refused(prompt: Prompt, shapes: Shapes) -> str | None:
     halves = (half and f"its text holds {half}" for half in (halved(s.text) for s in prompt.segments))
     sizes = (shapes.refusal(image.size) for image in prompt.images)
     return next(filter(None, (*halves, *sizes)), None)
+
+
+def _tell_damaged(folder: RunDir, known: Responses) -> None:
+    folder.event("answers_damaged", file=known.path.name, entries=known.damaged)
+    line = f"{known.path}: {known.damaged} damaged entries are not used; what they held is answered again"
+    Console(stderr=True).print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    known.strike()
 
 
 def suites(recipe: Recipe, limit: int | None) -> list[Suite | HarnessSuite]:
@@ -216,15 +236,6 @@ def precision(view: ModelView, batch_size: int) -> dict[str, Any]:
     """
     dtype = str(view.dtype).removeprefix("torch.")
     return {"dtype": dtype} if dtype == "float32" else {"dtype": dtype, "batch_size": batch_size}
-
-
-def reads(view: ModelView) -> str:
-    """Hash of how the model reads a prompt: its chat template and image processor, which a prompt's own digest does not
-    hold.
-    """
-    return files.digest(
-        {"template": view.writing.template, "pictures": view.processor.image_processor.to_json_string()}
-    )[:16]
 
 
 def cost(arm: Arm, answers: Rows, view: ModelView) -> dict[str, Any]:

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from factory.errors import UserError
 from factory.model.build import TinyLlava, build_llava, train_tokenizer
 from factory.model.family import frozen
-from factory.model.load import fingerprint, load
+from factory.model.load import load
 from factory.model.source import family_of
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import TrainSpec
 from factory.run.exam import EXAM, answering, tell
 from factory.run.going_on import CHECKPOINTS, is_kept, last_of, learnt, refuse_other, sums_of
+from factory.run.inputs import running, with_code
 from factory.run.rundir import RunDir, Stage
 from factory.run.study import make
 from factory.terminal import Console
@@ -59,8 +60,8 @@ def train_model(recipe: Recipe, folder: RunDir, limit: int | None = None) -> Non
         torch.set_num_threads(spec.threads)
     inputs = {
         "model": recipe.model.model_dump(),
-        "start": fingerprint(view),
-        "data": recipe.data.model_dump(mode="json"),
+        "start": running(view),
+        "data": with_code(recipe.data),
         "train": learnt(spec),
         "seed": recipe.seed,
     }

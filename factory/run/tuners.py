@@ -18,7 +18,7 @@ from factory.data.prompt import Prompt
 from factory.diagnose import Diagnostic
 from factory.diagnose.summary import Summary
 from factory.errors import UserError
-from factory.model.load import fingerprint, load
+from factory.model.load import load
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import ContenderSpec, Node, TaskSpec
@@ -28,6 +28,8 @@ from factory.run.arms import Arm
 from factory.run.environment import about_run
 from factory.run.going_on import refuse_other
 from factory.run.harness import HarnessSuite
+from factory.run.inputs import answering, identity, of_items, with_code
+from factory.run.labels import labels
 from factory.run.opening import shared_source
 from factory.run.rundir import RunDir, Stage
 from factory.run.samples import thin
@@ -116,7 +118,8 @@ class Contest:
         }
         self._refuse_other()
         self.base = load(recipe.model)
-        self.model = fingerprint(self.base)
+        self.unsteered = labels(recipe).unsteered
+        self.model = identity(self.base)
         self.tried: list[Tuned] = []
         self.chosen: list[Tuned] = []
         self.rows: Rows = []
@@ -160,7 +163,7 @@ class Contest:
     def run(self) -> None:
         """Everything that runs a model."""
         for task in self.spec.tasks:
-            self._examine(task, Arm(), self.recipe, self.base)
+            self._examine(task, Arm(self.unsteered), self.recipe, self.base)
             for contender in self.spec.tuners:
                 tried = [self._tune(contender, task, rate) for rate in self.spec.rates(contender, task)]
                 winner = best(tried)
@@ -230,10 +233,10 @@ class Contest:
         )
         items = thin(suite.items, self.spec.diagnose_on)
         inputs = {
-            "model": fingerprint(view),
-            "diagnostic": node.model_dump(mode="json"),
-            "benchmark": suite.node.model_dump(mode="json"),
-            "prompts": [item.id for item in items],
+            **answering(view),
+            "diagnostic": with_code(node),
+            "benchmark": with_code(suite.node),
+            "items": of_items(items),
             "batch": size,
         }
         stage = self.folder.stage(files.file_name("diagnose", node.label, task.name, arm.name), inputs)
@@ -264,7 +267,7 @@ class Contest:
             "diagnostics": {label: summary.record() for label, summary in seen.items()},
         }
         files.write_json(folder / "results.json", results)
-        own = summaries_of(self.spec, records, self.rows, prices)
+        own = summaries_of(self.spec, records, self.rows, prices, self.unsteered)
         page = self.suites[self.spec.tasks[0].score[0].label].benchmark.report(
             folder,
             results,

@@ -13,7 +13,6 @@ from rich.table import Table as Shown
 
 from factory.diagnose.summary import Cell, Figure, Finding, Summary, Table
 from factory.recipe.schema import CompareSpec
-from factory.run.arms import UNSTEERED
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -25,27 +24,27 @@ MIB = 2**20
 
 
 def summaries_of(
-    spec: CompareSpec, records: Rows, rows: Rows, prices: Mapping[str, Mapping[str, Any]]
+    spec: CompareSpec, records: Rows, rows: Rows, prices: Mapping[str, Mapping[str, Any]], untuned: str
 ) -> list[Summary]:
     """One section a task; ``records`` are all tunings, ``rows`` the scores, ``prices`` the costs of the chosen tunings
-    by task and method.
+    by task and method, ``untuned`` the label of the model as it is.
     """
     made = []
     for task in spec.tasks:
         own = [r for r in records if r["task"] == task.name]
         scored = [r for r in rows if r["learnt"] == task.name and r["metrics"]]
-        summary = _summary(own, scored, {r["method"]: prices[f"{task.name}/{r['method']}"] for r in own})
+        summary = _summary(own, scored, {r["method"]: prices[f"{task.name}/{r['method']}"] for r in own}, untuned)
         made.append(Summary(f"Tuners on {task.name}", *summary).under(task.name))
     return made
 
 
 def _summary(
-    records: Rows, rows: Rows, prices: Mapping[str, Mapping[str, Any]]
+    records: Rows, rows: Rows, prices: Mapping[str, Mapping[str, Any]], untuned: str
 ) -> tuple[tuple[Finding, ...], tuple[Table, ...], tuple[Figure, ...]]:
     chosen = [r for r in records if r["chosen"]]
     labels = list(dict.fromkeys(r["label"] for r in rows))
     swept = any(r["dev"] for r in records)
-    tables = [_main(chosen, rows, labels, prices), *(_by_task(label, rows) for label in labels)]
+    tables = [_main(chosen, rows, labels, prices, untuned), *(_by_task(label, rows) for label in labels)]
     size = (max(6.0, 4.6 * len(labels)), 4.4)
     figures = (
         [
@@ -53,7 +52,7 @@ def _summary(
                 "parameters",
                 "Accuracy against trained parameters",
                 _caption(rows),
-                lambda f: _scatter(f, chosen, rows, labels),
+                lambda f: _scatter(f, chosen, rows, labels, untuned),
                 size,
             )
         ]
@@ -70,7 +69,7 @@ def _summary(
         figures.append(
             Figure("rates", "How learning rates were chosen", caption, lambda f: _rates(f, records), (8.0, 4.4))
         )
-    return tuple(_findings(chosen, rows, labels)), tuple(tables), tuple(figures)
+    return tuple(_findings(chosen, rows, labels, untuned)), tuple(tables), tuple(figures)
 
 
 def in_terminal(summary: Summary) -> Shown:
@@ -133,7 +132,9 @@ def _interval(value: float, ci: Sequence[float] | None) -> str:
     return f"{value:.3f}" + (f" ({ci[0]:.3f}–{ci[1]:.3f})" if ci else "")
 
 
-def _main(chosen: Rows, rows: Rows, labels: Sequence[str], prices: Mapping[str, Mapping[str, Any]]) -> Table:
+def _main(
+    chosen: Rows, rows: Rows, labels: Sequence[str], prices: Mapping[str, Mapping[str, Any]], untuned: str
+) -> Table:
     columns = (
         "method",
         "learning rate",
@@ -144,7 +145,7 @@ def _main(chosen: Rows, rows: Rows, labels: Sequence[str], prices: Mapping[str, 
         "memory of training, MiB",
     )
     lines: list[tuple[Cell, ...]] = [
-        (UNSTEERED, None, None, None, *(_value(_score(rows, label, UNSTEERED)) for label in labels), None, None)
+        (untuned, None, None, None, *(_value(_score(rows, label, untuned)) for label in labels), None, None)
     ]
     for r in chosen:
         own, beside, price = r["parameters"]["tuner"], r["parameters"]["beside"], prices[r["method"]]
@@ -185,21 +186,21 @@ def _sweep(records: Rows) -> Table:
     return Table("rates", "Learning rates tried", columns, lines)
 
 
-def _findings(chosen: Rows, rows: Rows, labels: Sequence[str]) -> Iterator[Finding]:
+def _findings(chosen: Rows, rows: Rows, labels: Sequence[str], untuned: str) -> Iterator[Finding]:
     for label in labels:
         scores = {r["method"]: s["metrics"][s["main"]] for r in chosen if (s := _score(rows, label, r["method"]))}
         if not scores:
             continue
         best = max(scores, key=scores.get)
-        base = _score(rows, label, UNSTEERED)
+        base = _score(rows, label, untuned)
         others = [f"{m} {v:.3f}" for m, v in scores.items() if m != best] + (
             [f"untuned {base['metrics'][base['main']]:.3f}"] if base else []
         )
         text = f"{label}: {best} scores highest, {_value(_score(rows, label, best))}; {', '.join(others)}"
-        yield Finding(text, values={**scores, **({UNSTEERED: base["metrics"][base["main"]]} if base else {})})
+        yield Finding(text, values={**scores, **({untuned: base["metrics"][base["main"]]} if base else {})})
 
 
-def _scatter(figure: matplotlib.figure.Figure, chosen: Rows, rows: Rows, labels: Sequence[str]) -> None:
+def _scatter(figure: matplotlib.figure.Figure, chosen: Rows, rows: Rows, labels: Sequence[str], untuned: str) -> None:
     for axes, label in zip(figure.subplots(1, len(labels), squeeze=False)[0], labels, strict=True):
         for i, r in enumerate(chosen, 1):  # C0 is the untuned model's where it is drawn as one of them
             row = _score(rows, label, r["method"])
@@ -221,7 +222,7 @@ def _scatter(figure: matplotlib.figure.Figure, chosen: Rows, rows: Rows, labels:
                 axes.axhline(
                     value, color=colour, linestyle=":", linewidth=1.2, label=f"{r['method']} (no own parameters)"
                 )
-        if base := _score(rows, label, UNSTEERED):
+        if base := _score(rows, label, untuned):
             axes.axhline(base["metrics"][base["main"]], color="black", linestyle="--", linewidth=1.2, label="untuned")
         axes.set(xscale="log", xlabel="trained parameters", ylabel=base["main"] if base else "score")
         axes.set_title(label)

@@ -22,7 +22,7 @@ from factory.data.prepared import Prepared, PreparedCollator, chunks, prepare, t
 from factory.data.prompt import Role, Segment
 from factory.data.source import Lessons, Source
 from factory.errors import UserError
-from factory.model.load import fingerprint, fingerprint_of, load
+from factory.model.load import fingerprint_of, load
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import ModelSpec, TuneSpec
@@ -30,6 +30,7 @@ from factory.registry import lookup
 from factory.run import progress
 from factory.run.exam import answering, tell
 from factory.run.going_on import CHECKPOINTS, is_kept, last_of, learnt, refuse_other, sums_of
+from factory.run.inputs import identity, learning, with_code
 from factory.run.opening import digest_of, failed, may_fail, shared_source
 from factory.run.rundir import RunDir, Stage
 from factory.run.study import make
@@ -69,7 +70,7 @@ def tune_model(recipe: Recipe, folder: RunDir, limit: int | None = None) -> Path
     source = shared_source(recipe, folder)
     refuse_other(folder.path / "tune", inputs_of(recipe, source, limit))
     view = load(recipe.model)
-    stage = tune_on(recipe, folder, "tune", source, fingerprint(view), lambda: view, folder.path / TUNED, limit)
+    stage = tune_on(recipe, folder, "tune", source, identity(view), lambda: view, folder.path / TUNED, limit)
     if recipe.tune.exam:
         _examine(recipe, folder)
     Console().print(f"tuned part: {folder.path / TUNED}\nloss:       {stage.path / 'loss.png'}", soft_wrap=True)
@@ -89,7 +90,7 @@ def tune_on(
     """The stage ``name`` of a run, in which the recipe's tuner learns from ``source``; the trained part goes to
     ``out``.
 
-    ``model`` is the fingerprint of the view that ``load_view`` gives, which is asked for it only where there is work to
+    ``model`` is the identity of the view that ``load_view`` gives, which is asked for it only where there is work to
     do.
     """
     spec, inputs = recipe.tune, {"model": model, **inputs_of(recipe, source, limit)}
@@ -112,6 +113,7 @@ def inputs_of(recipe: Recipe, source: Source, limit: int | None) -> dict[str, An
     """What the result of a tuning follows from, beside its model's fingerprint."""
     return {
         "precision": [recipe.model.dtype, recipe.model.quantize],
+        "code": learning(recipe.tune),
         "tune": learnt(recipe.tune),
         "data": digest_of(source),
         "steps": min(steps_of(recipe.tune, len(source)), limit or math.inf),
@@ -204,7 +206,7 @@ def _examine(recipe: Recipe, folder: RunDir) -> None:
         "exam",
         {
             "tuned": files.digest_bytes((tuned / TENSORS).read_bytes()),
-            "data": spec.data.lessons.model_dump(mode="json"),
+            "data": with_code(spec.data.lessons),
             "per_task": spec.exam,
         },
     )

@@ -149,6 +149,7 @@ class Steerer(Plugin):
     """
 
     reads: Literal["last_prompt", "per_token"] = "last_prompt"
+    yardstick: ClassVar[bool] = False  # what others are held against, where a recipe does not say
 
     def variants(self) -> dict[str, Steerer]:
         """Methods of the same kind among which dev data decides, by name; empty where there is nothing to decide."""

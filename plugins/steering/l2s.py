@@ -24,6 +24,7 @@ class LearnToSteer(Steerer):
     """h + alpha * g(h) with g trained on v = h_[I,T,P+] - h_[I,T,P-]."""
 
     Params = L2SParams
+    yardstick = True
 
     def __init__(self, params: L2SParams) -> None:
         super().__init__(params)

@@ -15,9 +15,10 @@ from factory.data.prompt import Role
 from factory.errors import UserError
 from factory.recipe.schema import read_node
 from factory.registry import lookup
+from factory.run import rundir
 from factory.run.arms import Arm
 from tests.eval_suite.released_files import MAKERS, mmmu_rows
-from tests.tiny import saved_tiny, tiny_view
+from tests.tiny import interrupts, saved_tiny, tiny_view
 
 PARQUET = pytest.mark.skipif(find_spec("pyarrow") is None, reason="pyarrow is not installed")
 MARKS = {"mmmu": PARQUET, "flickr30k": pytest.mark.slow}  # captions start Java three times
@@ -295,20 +296,9 @@ def test_answers_come_from_the_cache_of_another_run(asked, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("stop", [3])
-def test_a_killed_run_ends_with_the_same_results(asked, tmp_path, monkeypatch, stop):
-    from factory.run.rundir import Stage
-
+def test_a_killed_run_ends_with_the_same_results(asked, tmp_path, stop):
     recipe, run = asked
-    stored, done = Stage._store, []
-
-    def store(self, key, value):
-        done.append(key)
-        if len(done) == stop:
-            raise KeyboardInterrupt
-        return stored(self, key, value)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Stage, "_store", store)
+    with rundir.watched(interrupts(stop)):
         assert main([str(recipe), f"run.root={tmp_path}"]) == 130
     assert main([str(recipe), f"run.root={tmp_path}"]) == 0
     assert (tmp_path / "asked" / "results.json").read_bytes() == (run / "results.json").read_bytes()

@@ -13,7 +13,8 @@ import pytest
 from eval_suite.commands.compare import Compare
 from eval_suite.compare.significance import Test, bootstrap_p, compare, holm
 from factory.cli import main
-from tests.tiny import saved_tiny
+from factory.run import rundir
+from tests.tiny import interrupts, saved_tiny
 
 
 def a_test(p):
@@ -334,19 +335,8 @@ def test_a_comparison_recipe_makes_the_table(every):
 
 
 @pytest.mark.parametrize("stop", [12])
-def test_a_killed_comparison_ends_with_the_same_results(every, tmp_path, monkeypatch, stop):
-    from factory.run.rundir import Stage
-
-    stored, done = Stage._store, []
-
-    def store(self, key, value):
-        done.append(key)
-        if len(done) == stop:
-            raise KeyboardInterrupt
-        return stored(self, key, value)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Stage, "_store", store)
+def test_a_killed_comparison_ends_with_the_same_results(every, tmp_path, stop):
+    with rundir.watched(interrupts(stop)):
         assert main([str(every[0]), f"run.root={tmp_path}"]) == 130
     assert main([str(every[0]), f"run.root={tmp_path}"]) == 0
     for seed in (0, 1):

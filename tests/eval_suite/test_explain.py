@@ -59,7 +59,7 @@ def table(summaries) -> dict[tuple, dict]:
 def test_a_planted_law_is_found_in_either_direction(direction, sign):
     predictions, dH = planted(direction)
     noise = np.random.default_rng(0).random(N)
-    rows = table(explain(diagnosed("dH_rel", sign * dH) + diagnosed("confidence", noise), predictions))
+    rows = table(explain(diagnosed("dH_rel", sign * dH) + diagnosed("confidence", noise), predictions, "none"))
     flips = rows["flips", "relative uncertainty of the target"]
     assert flips["n"] == N and flips["events"] == sum(dH < 0.5) and flips["AUROC"] == 0 and flips["high "] < 0.05
     assert flips["rank correlation"] > 0.9 and flips["low"] > 0.8
@@ -70,7 +70,7 @@ def test_a_planted_law_is_found_in_either_direction(direction, sign):
 
 def test_the_mcr_is_the_target_modalitys():
     predictions, dH = planted("text")
-    rows = table(explain(diagnosed("R_V", (1 - dH) / 2), predictions))
+    rows = table(explain(diagnosed("R_V", (1 - dH) / 2), predictions, "none"))
     assert rows["flips", "MCR of the target"]["AUROC"] == 0
 
 
@@ -109,10 +109,10 @@ def test_only_test_samples_on_the_plain_prompt_count_and_forms_are_averaged():
 
 def test_where_nothing_was_measured_nothing_is_said():
     predictions, dH = planted()
-    assert explain([], predictions) == [] and explain(diagnosed("dH_rel", dH), []) == []
+    assert explain([], predictions, "none") == [] and explain(diagnosed("dH_rel", dH), [], "none") == []
     unswept = [{**p, "strength": None} for p in predictions]
-    assert explain(diagnosed("dH_rel", dH), unswept) == []
-    assert explain(diagnosed("dH_rel", dH), [p for p in predictions if p["sample"] in ("s0", "s59")]) == []
+    assert explain(diagnosed("dH_rel", dH), unswept, "none") == []
+    assert explain(diagnosed("dH_rel", dH), [p for p in predictions if p["sample"] in ("s0", "s59")], "none") == []
 
 
 def test_the_mean_over_methods_draws_the_same_samples_for_all():
@@ -133,7 +133,7 @@ def test_the_mean_over_methods_draws_the_same_samples_for_all():
 def test_the_summary_says_each_predictors_mean_with_its_interval():
     predictions, dH = planted()
     (summary,) = explain(
-        diagnosed("dH_rel", dH) + diagnosed("confidence", np.random.default_rng(0).random(N)), predictions
+        diagnosed("dH_rel", dH) + diagnosed("confidence", np.random.default_rng(0).random(N)), predictions, "none"
     )
     flips = summary.findings[0]
     assert (

@@ -298,5 +298,5 @@ def test_groups_keep_the_unsteered_model_first_and_oracles_last():
 
 
 def test_no_two_methods_look_alike():
-    drawn = style.looks(["none", "amps", *(f"method{i}" for i in range(40))])
+    drawn = style.looks(["none", "amps", *(f"method{i}" for i in range(40))], "none")
     assert len({(look.color, look.marker) for look in drawn.values()}) == 42

@@ -18,13 +18,13 @@ def cell(
 
 
 def chosen(dev: list[dict], budget: float = 0.1) -> dict:
-    return {(c.method, c.direction): (c.variant, c.strength, c.within_budget) for c in choose(dev, budget)}
+    return {(c.method, c.direction): (c.variant, c.strength, c.within_budget) for c in choose(dev, budget, "none")}
 
 
 def test_the_strength_that_follows_most_wins():
     dev = cell("none", "cccc") + cell("m", "fccc", 1.0) + cell("m", "fffc", 2.0) + cell("m", "ffcc", 3.0)
     assert chosen(dev) == {("m", "vision"): ("", 2.0, True)}
-    (choice,) = choose(dev, 0.1)
+    (choice,) = choose(dev, 0.1, "none")
     assert (choice.follow, choice.error) == (0.75, 0.0)
 
 
@@ -74,7 +74,7 @@ def test_nobody_can_do_worse_than_the_budget_allows_by_design():
 
 def test_the_oracle_takes_each_samples_best_outcome():
     rows = oracle(
-        cell("none", "cfce") + cell("m", "fcce", 1.0) + cell("m", "ccoe", 2.0) + cell("other", "ffff", 1.0), "m"
+        cell("none", "cfce") + cell("m", "fcce", 1.0) + cell("m", "ccoe", 2.0) + cell("other", "ffff", 1.0), "m", "none"
     )
     assert [r["outcome"] for r in rows] == ["follow", "follow", "compete", "error"]
     assert {(r["method"], r["strength"], r["variant"]) for r in rows} == {("oracle:m", None, "")}
@@ -82,20 +82,23 @@ def test_the_oracle_takes_each_samples_best_outcome():
 
 def test_the_oracle_is_an_upper_bound_in_every_direction_that_was_swept():
     dev = cell("none", "cc") + cell("none", "ff", direction="text") + cell("m", "cf", 1.0)
-    rows = oracle(dev, "m")
+    rows = oracle(dev, "m", "none")
     assert {r["direction"] for r in rows} == {"vision"}
     assert share(rows, "follow") >= max(share(cell("m", "cf"), "follow"), share(cell("none", "cc"), "follow"))
-    assert oracle(cell("none", "cc"), "m") == []
+    assert oracle(cell("none", "cc"), "m", "none") == []
 
 
 def test_what_is_not_an_error_beats_an_error():
-    assert [r["outcome"] for r in oracle(cell("none", "ee") + cell("m", "oc", 1.0), "m")] == ["other", "compete"]
+    assert [r["outcome"] for r in oracle(cell("none", "ee") + cell("m", "oc", 1.0), "m", "none")] == [
+        "other",
+        "compete",
+    ]
 
 
 def test_a_flagged_conflict_is_no_error_and_does_not_follow():
     dev = cell("none", "cccc") + cell("m", "fggg", 1.0) + cell("m", "ffge", 2.0)
     assert chosen(dev, 0.0)["m", "vision"] == ("", 1.0, True)
-    rows = oracle(cell("none", "eggc") + cell("m", "gfeg", 1.0), "m")
+    rows = oracle(cell("none", "eggc") + cell("m", "gfeg", 1.0), "m", "none")
     assert [r["outcome"] for r in rows] == ["flags", "follow", "flags", "compete"]
 
 

@@ -10,10 +10,9 @@ import pytest
 
 from factory.cli import main
 from factory.recipe import load
-from factory.run import comparison, pipeline
-from factory.run.rundir import Stage
+from factory.run import comparison, pipeline, rundir
 from factory.steer import artefact
-from tests.tiny import saved_tiny, tiny_view
+from tests.tiny import interrupts, saved_tiny, tiny_view
 
 RECIPE = """\
 name: whole
@@ -133,26 +132,16 @@ def test_a_second_start_does_no_work(whole, monkeypatch):
 
     for name in ("sweep", "cells", "ask", "looks"):
         monkeypatch.setattr(comparison, name, worked)
-    monkeypatch.setattr(Stage, "_store", worked)
-    assert pipeline.run(load(whole[1])) == whole[0]
+    with rundir.watched(worked):
+        assert pipeline.run(load(whole[1])) == whole[0]
     assert (whole[0] / "results.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("stop", [1, 7, 12, 20])
-def test_an_interrupted_run_ends_with_the_same_results(whole, tmp_path, monkeypatch, stop):
-    stored, done = Stage._store, []
-
-    def store(self, key, value):
-        done.append(key)
-        if len(done) == stop:
-            raise KeyboardInterrupt
-        return stored(self, key, value)
-
+def test_an_interrupted_run_ends_with_the_same_results(whole, tmp_path, stop):
     recipe = load(whole[1], [f"run.root={tmp_path}"])
-    with monkeypatch.context() as patched:
-        patched.setattr(Stage, "_store", store)
-        with pytest.raises(KeyboardInterrupt):
-            pipeline.run(recipe)
+    with rundir.watched(interrupts(stop)), pytest.raises(KeyboardInterrupt):
+        pipeline.run(recipe)
     path = pipeline.run(recipe)
     assert (path / "results.json").read_bytes() == (whole[0] / "results.json").read_bytes()
 

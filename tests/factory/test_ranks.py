@@ -17,8 +17,7 @@ from safetensors.torch import load_file
 from factory.cli import main
 from factory.launch.world import CONTINUE, World
 from factory.recipe import load
-from factory.run import pipeline
-from factory.run.rundir import Stage
+from factory.run import pipeline, rundir
 from tests.factory.ranks import as_ranks
 
 ROOT = Path(__file__).parents[2]
@@ -69,20 +68,14 @@ def test_two_ranks_give_every_file_that_one_gives(home, tmp_path):
             assert (tmp_path / "two/shared" / path.relative_to(home / "alone/shared")).read_bytes() == path.read_bytes()
 
 
-def test_a_rank_killed_in_a_stage_ends_the_run_and_the_next_start_ends_it_with_the_same_results(
-    home, tmp_path, monkeypatch
-):
-    stored = Stage._store
-
-    def store(self, key, value):
-        if self.name == "trials" and self.run.world.rank == 1:
+def test_a_rank_killed_in_a_stage_ends_the_run_and_the_next_start_ends_it_with_the_same_results(home, tmp_path):
+    def watcher(stage, key):
+        if stage.name == "trials" and stage.run.world.rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.name == "trials":
+        if stage.name == "trials":
             time.sleep(0.2)
-        return stored(self, key, value)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Stage, "_store", store)
+    with rundir.watched(watcher):
         ended = in_ranks(home, tmp_path)
     assert ended.codes == [1, -signal.SIGKILL]
     (line,) = ended.said

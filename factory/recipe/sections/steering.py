@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, FiniteFloat, PositiveInt
 
 from factory.data.instructions import Style
 from factory.recipe.nodes import Spec, distinct
-from factory.recipe.sections.words import Direction, Layer
+from factory.recipe.sections.words import Direction, Layer, Text
 
 DEFAULT_STRENGTHS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)  # SPEC A19
 
@@ -26,7 +26,9 @@ class CollectSpec(Spec):
 
 class EvaluateSpec(Spec):
     """What is compared: directions, strengths, and the share of errors a strength may add on the dev split; ``cost``
-    also times an answer under each method, on the test split's first samples."""
+    also times an answer under each method, on the test split's first samples. ``reference`` is the label of the method
+    that others are tested against and whose strengths the oracle chooses among; null takes the first that offers
+    itself."""
 
     directions: Annotated[tuple[Direction, ...], Field(min_length=1), AfterValidator(distinct)] = ("vision", "text")
     strengths: Annotated[tuple[FiniteFloat, ...], Field(min_length=1), AfterValidator(distinct)] = DEFAULT_STRENGTHS
@@ -36,3 +38,4 @@ class EvaluateSpec(Spec):
     max_new_tokens: PositiveInt = 16
     bootstrap: Annotated[int, Field(ge=0)] = 1000
     cost: bool = False
+    reference: Text | None = None

@@ -69,6 +69,16 @@ class Stop(TrainerCallback):
             raise Interrupted
 
 
+def stops_at(stage: str, step: int) -> Callable[[str, int], None]:
+    """For ``progress.watched``: ends a stage after one of its steps."""
+
+    def watcher(name: str, done: int) -> None:
+        if (name, done) == (stage, step):
+            raise Interrupted
+
+    return watcher
+
+
 def tuned(
     data: Path,
     folder: Path,

@@ -19,11 +19,12 @@ from factory.launch.world import World
 from factory.model.load import load
 from factory.recipe import loads
 from factory.recipe.schema import ModelSpec
+from factory.run import progress
 from factory.run.pipeline import run
 from factory.train.align import AlignCollator, Aligned
 from factory.train.tune import Answers
 from tests.compose import composed, encoder, llm
-from tests.factory.train.case import COLOURS, Interrupted, Stop, write_data
+from tests.factory.train.case import COLOURS, Interrupted, stops_at, write_data
 from tests.tiny import tiny_tokenizer, tiny_view
 
 N = CHUNK + 6
@@ -152,10 +153,8 @@ def test_a_connector_learns_words_and_a_killed_training_ends_the_same(photos, tm
     assert losses[-1] < 0.5 * losses[0]
     kept = list((tmp_path / "runs" / ".features").iterdir())
 
-    monkeypatch.setattr("factory.run.tuning._Progress", lambda shown, name: Stop(15, kill=False))
-    with pytest.raises(Interrupted):
+    with progress.watched(stops_at("tune", 15)), pytest.raises(Interrupted):
         run(recipe(tmp_path, "cut", {"stage": "align", "data": photos, "steps": 30}))
-    monkeypatch.undo()
     cut = run(recipe(tmp_path, "cut", {"stage": "align", "data": photos, "steps": 30}))
     ends = [files.read_safetensors(folder / "tuned" / "tuner.safetensors") for folder in (whole, cut)]
     assert ends[0].keys() == ends[1].keys() and all(

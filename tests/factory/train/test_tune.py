@@ -26,13 +26,14 @@ from factory.errors import UserError
 from factory.recipe import loads
 from factory.recipe.schema import TuneSpec
 from factory.registry import lookup
+from factory.run import progress
 from factory.run.pipeline import run
 from factory.run.plan import plan
 from factory.train import checkpoint
 from factory.train.losses import smoothed
 from factory.train.resume import WEIGHTS
 from factory.train.tune import Answers, Shape, refuse_other_shape
-from tests.factory.train.case import STEPS, Interrupted, Stop, tuned, write_data
+from tests.factory.train.case import STEPS, Interrupted, stops_at, tuned, write_data
 from tests.tiny import fresh_view, saved_tiny, tiny_view
 
 ROOT = Path(__file__).parents[3]
@@ -224,12 +225,9 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(recipe, monkeypatch):
     saved = files.read_safetensors(whole / "tuned" / "tuner.safetensors")
     assert list((whole / "tune" / "tensorboard").glob("events*"))
     shutil.rmtree(whole)
-    stopping = [Stop(2, kill=False)]
-    monkeypatch.setattr("factory.run.tuning._Progress", lambda shown, name: stopping[0])
-    with pytest.raises(Interrupted):
+    with progress.watched(stops_at("tune", 2)), pytest.raises(Interrupted):
         run(recipe(save_every=1))
     assert not (whole / "tuned").exists()
-    monkeypatch.undo()
     again = files.read_safetensors(run(recipe(save_every=1)) / "tuned" / "tuner.safetensors")
     assert saved.keys() == again.keys() and all(torch.equal(saved[name], again[name]) for name in saved)
     assert [row["step"] for row in files.read_jsonl(whole / "tune" / "log.jsonl")] == [1, 2, 3]

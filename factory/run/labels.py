@@ -1,0 +1,38 @@
+"""The labels that a run's numbers are read by: of the model as it is, and of what other methods are held against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from factory.recipe import Recipe
+from factory.registry import lookup
+from factory.steer import PromptMethod
+
+AS_IT_IS = ("none", "unsteered", "model")
+"""What the model as it is is called where a recipe has no method that changes nothing: the first that is free."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels of rows: ``unsteered`` is the model as it is; ``reference`` the method that others are tested against and
+    whose strengths the oracle chooses among."""
+
+    unsteered: str = AS_IT_IS[0]
+    reference: str | None = None
+
+
+def changes_nothing(method: type) -> bool:
+    """Whether a plugin class leaves the model and its prompts as they are."""
+    return issubclass(method, PromptMethod) and method.rewrite is PromptMethod.rewrite
+
+
+def labels(recipe: Recipe) -> Labels:
+    """The labels of a recipe's run. Where it names no ``evaluate.reference``, the first method that offers itself as a
+    yardstick is it."""
+    methods = {node.label: lookup(node.kind, node.type) for node in recipe.steering}
+    tuners = [contender.tuner.label for contender in recipe.compare.tuners] if recipe.compare else []
+    taken = (*methods, *tuners)
+    free = next(name for name in (*AS_IT_IS, " ".join(("as it is", *taken))) if name not in taken)
+    unsteered = next((label for label, method in methods.items() if changes_nothing(method)), free)
+    yardstick = next((label for label, method in methods.items() if getattr(method, "yardstick", False)), None)
+    return Labels(unsteered, recipe.evaluate.reference or yardstick)
