@@ -23,7 +23,7 @@ from factory.model.zoo import cards
 from factory.recipe import Recipe
 from factory.recipe import load as load_recipe
 from factory.recipe.nodes import read_node
-from factory.recipe.schema import ModelSpec
+from factory.recipe.schema import Direction, ModelSpec
 from factory.registry import lookup
 from factory.run.collect import Plan, collect, read_position
 from factory.run.comparison import Comparison
@@ -64,7 +64,7 @@ def fit(
     view: ModelView,
     method: str | Mapping[str, Any],
     data: Source,
-    direction: str = "vision",
+    direction: Direction = "vision",
     *,
     diagnostic: str | Mapping[str, Any] | None = None,
     layer: int | None = None,
@@ -113,7 +113,7 @@ def fit(
 
 
 def _fitted_on(
-    view: ModelView, method: Steerer, prompts: Sequence[Prompt], direction: str, layer: int | None, seed: int
+    view: ModelView, method: Steerer, prompts: Sequence[Prompt], direction: Direction, layer: int | None, seed: int
 ) -> Steering:
     if method.trial_strengths:
         raise UserError(f"steering '{method.name}' learns from a benchmark's verdicts: give a benchmark as data")
@@ -123,7 +123,7 @@ def _fitted_on(
         collect(view, prompts[i : i + BATCH], Plan(layer), None, keys[i : i + BATCH])[0]
         for i in range(0, len(prompts), BATCH)
     ]
-    away = "text" if direction == "vision" else "vision"
+    away: Direction = "text" if direction == "vision" else "vision"
     base, to, fro = (torch.cat([part[ask] for part in parts]) for ask in ("base", direction, away))
     unknown = torch.full((len(base),), torch.nan)
     state = method.fit(States(direction, base, to, fro, unknown, ["all"] * len(base), seed))

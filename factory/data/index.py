@@ -43,7 +43,8 @@ class Marks:
 
     def __init__(self, folder: Path) -> None:
         self.at = str(folder)
-        self._digest, self._last, self._out = hashlib.blake2b(digest_size=16), None, io.BytesIO()
+        self._digest, self._out = hashlib.blake2b(digest_size=16), io.BytesIO()
+        self._last: str | None = None
         self._names = gzip.GzipFile(fileobj=self._out, mode="w", compresslevel=1, mtime=0)
 
     def add(self, name: str) -> bool:

@@ -76,7 +76,9 @@ class Prompt:
         """
         segments: list[Segment] = []
         for _, turn in groupby(self.segments, lambda s: SPEAKERS.get(s.role, "user")):
-            images, texts, after = [], [], False
+            images: list[Segment] = []
+            texts: list[Segment] = []
+            after = False
             for segment in turn:
                 shown = segment.image is not None
                 if shown:

@@ -41,6 +41,13 @@ class Source(Protocol):
     def name(self, index: int) -> str: ...
 
 
+class Audited(Source, Protocol):
+    """Samples of a file or folder, which an audit has seen: ``numbers`` [n] of those that can be used."""
+
+    audit: Audit
+    numbers: np.ndarray
+
+
 class ConversationFile:
     """LLaVA-JSON or messages in JSONL, in one JSON array or in Parquet; memory is a few bytes a sample, an image is
     read when its sample is.

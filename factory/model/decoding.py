@@ -49,8 +49,9 @@ def left_out(folder: Path) -> list[str]:
         found = {name: settings.get(name) for name in LEFT_OUT}
     except (ValueError, OSError, AttributeError) as error:
         raise UserError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
+    file = path.name if path else "settings"
     return [
-        f"model: the {name} of {_short(value)} in its {path.name} is left out: answers are plainly greedy. Its own"
+        f"model: the {name} of {_short(value)} in its {file} is left out: answers are plainly greedy. Its own"
         f" generate() would {LEFT_OUT[name][1]}"
         for name, value in found.items()
         if value not in (None, [], {}, *LEFT_OUT[name][0])

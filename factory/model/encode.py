@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import groupby
 from typing import Any, Literal
 
@@ -109,7 +109,7 @@ class Writing:
         """A token with a meaning of its own that ``text`` spells: it would add an image or end the prompt."""
         return next((t for t in self.special if t in text), None)
 
-    @cached_property
+    @property
     def special(self) -> list[str]:
         """Tokens that no text of a prompt may spell."""
         return [self.image_token, self.placeholder, *control_tokens(self.tokenizer, len(self.tokenizer))]

@@ -73,8 +73,9 @@ def roles_of(ids: Tensor) -> Tensor | None:
         return roles
     found: list[Tensor] = []
     for each in list(_named.values()):
-        if _copied(ids, each) and not any(torch.equal(each.token_roles, roles) for roles in found):
-            found.append(each.token_roles)
+        own: Tensor = each.token_roles  # type: ignore[attr-defined]
+        if _copied(ids, each) and not any(torch.equal(own, roles) for roles in found):
+            found.append(own)
     if len(found) > 1:
         raise UserError(
             f"these input_ids are a copy, and {len(found)} batches with other roles have the same ids: run the batch's"

@@ -237,7 +237,7 @@ def _counted(names: Sequence[str], what: str) -> str:
     return f"{len(names)} {tensors} {what} ({', '.join(names[:NAMED])}{more})"
 
 
-def _compared(cls: type[nn.Module], config: Any, tensors: Tensors) -> Comparison:
+def _compared(cls: Any, config: Any, tensors: Tensors) -> Comparison:
     """What transformers would miss, leave and refuse of such tensors."""
     config = deepcopy(config)
     quantised = config.__dict__.pop("quantization_config", None)

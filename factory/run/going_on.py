@@ -75,7 +75,8 @@ def refuse_other(stage: Path, inputs: Mapping[str, Any]) -> None:
 
 def is_kept(out: Path, sums: Mapping[str, str] | None) -> bool:
     """Whether the folder of a finished training still holds the files that ``sums_of`` found."""
-    return bool(sums) and all((out / n).is_file() and files.digest_file(out / n) == told for n, told in sums.items())
+    told = sums or {}
+    return bool(told) and all((out / n).is_file() and files.digest_file(out / n) == sum_ for n, sum_ in told.items())
 
 
 def sums_of(out: Path, names: Iterable[str]) -> dict[str, str]:
@@ -88,7 +89,7 @@ def last_of(stage: Stage, out: Path) -> Path:
 
     Raises ``UserError`` where that is gone or damaged too.
     """
-    last = checkpoint.name_of(stage.summary["steps"])
+    last = checkpoint.name_of((stage.summary or {})["steps"])
     newest = checkpoint.newest(stage.path / CHECKPOINTS)
     if newest is None or newest.name != last:
         raise UserError(

@@ -7,14 +7,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from factory import files
 from factory.data.audit import Audit
 from factory.data.index import Check
 from factory.data.photos import PhotoFolder
 from factory.data.refusals import Refusals
-from factory.data.source import ConversationFile, Lessons, Source
+from factory.data.source import Audited, ConversationFile, Lessons, Source
 from factory.errors import UserError
 from factory.model.load import lacking, outline
 from factory.model.view import ModelView
@@ -31,6 +31,7 @@ INDICES = ".index"  # of data files, beside the runs: many runs read one file
 def shared_source(recipe: Recipe, folder: RunDir) -> Source:
     """The samples of ``recipe.tune``, indexed by the first rank and then taken from the index by the others."""
     spec = recipe.tune
+    assert spec is not None, "a recipe without `tune:` has no samples to open"
     view = outline(recipe.model) if spec.data.lessons is None else None
     source = open_source(recipe, spec.data, spec.batch_size, view) if folder.owner else None
     folder.world.meet("the data are indexed")
@@ -57,8 +58,8 @@ def open_source(
             raise UserError(
                 f"tune.data.lessons: benchmark '{spec.lessons.type}' has no lessons to train on; use scenes"
             )
-        return Lessons(benchmark, batch, spec.take)
-    path = Path(spec.photos or spec.path).expanduser()
+        return Lessons(benchmark, batch, spec.take or 0)
+    path = Path(spec.photos or spec.path or "").expanduser()
     check: Check | None = Refusals(view, spec.max_tokens) if view is not None else None
     tell = (lambda _: None) if quiet else (lambda audit: _tell(audit, path))
     if spec.photos is not None:
@@ -73,14 +74,15 @@ def digest_of(source: Source) -> str | int:
     """What tells other samples from these, for the stage's inputs."""
     if isinstance(source, Lessons):
         return len(source)
-    return files.digest([source.audit.digest, source.numbers.tolist()])
+    audited = cast(Audited, source)
+    return files.digest([audited.audit.digest, audited.numbers.tolist()])
 
 
 def may_fail(source: Source, allowed: float) -> int:
     """How many samples of ``source`` may still be found unusable: the share ``allowed``, less that of the rows that the
     audit has left out already.
     """
-    gone = 0.0 if isinstance(source, Lessons) else source.audit.share
+    gone = 0.0 if isinstance(source, Lessons) else cast(Audited, source).audit.share
     return int(max(allowed - gone, 0.0) * len(source) + 1e-9)
 
 

@@ -7,6 +7,7 @@ from factory.data.show import show_sample
 from factory.errors import UserError
 from factory.model.load import lacking, outline, sizes
 from factory.recipe import Recipe
+from factory.recipe.schema import TuneSpec
 from factory.registry import lookup
 from factory.run.opening import open_source, planned_source
 from factory.run.tuning import check_precision, show_trainable, steps_of
@@ -17,6 +18,7 @@ from factory.train.tune import Shape
 def plan_tuning(recipe: Recipe, console: Console) -> None:
     """Print what a tuning would train, on what, for how many steps; what is missing is a line of the plan."""
     spec = recipe.tune
+    assert spec is not None, "a recipe without `tune:` has no such plan"
     try:
         source = planned_source(recipe, spec.data, spec.batch_size)
         steps, ranks = steps_of(spec, len(source)), recipe.launch.processes
@@ -55,11 +57,8 @@ def show(recipe: Recipe, number: int) -> None:
             " 'compare'"
         )
     view = outline(recipe.model)
-    for task, data in (
-        {"": recipe.tune.data}.items()
-        if recipe.tune
-        else {task.name: task.data for task in recipe.compare.tasks}.items()
-    ):
+    tasks = {"": spec.data} if isinstance(spec, TuneSpec) else {task.name: task.data for task in spec.tasks}
+    for task, data in tasks.items():
         source = open_source(recipe, data, spec.batch_size, view, quiet=True)
         if not 0 <= number < len(source):
             raise UserError(

@@ -30,7 +30,7 @@ class Block:
         self.view, self.knowing, self.open = view, knowing, False
         self.parts = [part for s in steerings for part in s.by_block()]
         for part in self.parts:
-            part.move(device_of(view.layers[part.where.layer]))
+            part.move(device_of(view.layers[part.layer]))
         if not knowing:  # what is known of prompts is the block's own: its generations may outlive it
             self.parts = [replace(part) for part in self.parts]
         self.thread = threading.get_ident()
@@ -100,7 +100,7 @@ class Block:
 
     def _hooked(self, steering: Steering) -> Callable[[], None]:
         """Put a steering to work at its site. Looking ahead is for what moves a block's output."""
-        view, layer = self.view, steering.where.layer
+        view, layer = self.view, steering.layer
         if steering.where.site == "heads":
             return (
                 view.o_proj(layer)
@@ -115,7 +115,7 @@ class Block:
                 return output
             step = self._step()
             prompt = (step.prompt != Role.PAD).long()
-            return steering.apply(output, step, Ahead(view, layer, view.steps.here.call, prompt, self._rest))
+            return steering.apply(output, step, Ahead(view, layer, view.steps.here.call or {}, prompt, self._rest))
 
         return view.layers[layer].register_forward_hook(hook).remove
 

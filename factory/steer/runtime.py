@@ -79,6 +79,12 @@ class Steering:
     gain = _of_thread("gain")
     prompt = _of_thread("prompt")
 
+    @property
+    def layer(self) -> int:
+        """The block that is steered, of a steering in one block (see ``by_block``)."""
+        assert self.where.layer is not None, "`check` refuses a steering that names no block"
+        return self.where.layer
+
     def move(self, device: torch.device) -> None:
         self.state = {k: v.to(device) for k, v in self.state.items()}
 

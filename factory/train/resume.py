@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ class Resuming(Trainer):
         if odd := [name for name, value in values.items() if not value.isfinite().all()]:
             raise UserError(diverged(f"{odd[0]} has come to hold what is no finite number", self.args.output_dir))
         if self.args.should_save:
-            files.write_safetensors(Path(output_dir) / WEIGHTS, values)
+            files.write_safetensors(Path(output_dir or self.args.output_dir) / WEIGHTS, values)
 
     def _agreed(self, newest: Path | None) -> Path | None:
         """The checkpoint that the first rank found, on every rank."""
@@ -96,9 +97,9 @@ class Resuming(Trainer):
             self.fill(files.read_safetensors(Path(resume_from_checkpoint) / WEIGHTS))
 
     def _load_optimizer_and_scheduler(self, checkpoint_: str | None) -> None:
-        with checkpoint.read_as_data(checkpoint_):
+        with checkpoint.read_as_data(checkpoint_) if checkpoint_ else nullcontext():
             super()._load_optimizer_and_scheduler(checkpoint_)
 
     def _load_rng_state(self, checkpoint_: str | None) -> None:
-        with checkpoint.read_as_data(checkpoint_):
+        with checkpoint.read_as_data(checkpoint_) if checkpoint_ else nullcontext():
             super()._load_rng_state(checkpoint_)

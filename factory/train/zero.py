@@ -130,5 +130,5 @@ def data_only(usual: Any) -> Any:
                 return torch.load(path, map_location=map_location, weights_only=True)
 
     reader = DataOnly()
-    vars(reader).update(vars(usual))
+    reader.__dict__.update(vars(usual))
     return reader

@@ -51,7 +51,7 @@ class Tuner(Plugin):
         self.beside: tuple[Part, ...] = ()
         self.own: dict[str, nn.Parameter] = {}
         self.parts: dict[str, nn.Parameter] = {}
-        self._handles: list[RemovableHandle] = []
+        self._handles: list[Any] = []  # what `remove()` undoes
         self._modules: list[tuple[nn.Module, str]] = []
         self._before: dict[str, Tensor] | None = None
 
@@ -108,7 +108,7 @@ class Tuner(Plugin):
 
     def by_part(self, view: ModelView) -> dict[str, dict[str, nn.Parameter]]:
         """``trainable``, apart: the method's own under its name, and each part beside it that has any."""
-        apart = {
+        apart: dict[str, dict[str, nn.Parameter]] = {
             part: {n: p for n, p in self.parts.items() if any(p is q for q in getattr(view, part).parameters())}
             for part in self.beside
         }

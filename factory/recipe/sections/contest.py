@@ -81,7 +81,7 @@ class CompareSpec(TermsSpec):
         mistakes += [
             (("tuners", k, "tuner"), f"with task '{names[i]}' it would share the folder {name}; name one with 'as:'")
             for n, (i, k, name) in enumerate(pairs)
-            if any(name == other and (i, k) != (j, l) for j, l, other in pairs[:n])
+            if any(name == other and (names[i], labels[k]) != (names[j], labels[l]) for j, l, other in pairs[:n])
         ]
         nodes = [(("tasks", i, *loc), node) for i, task in enumerate(self.tasks) for loc, node in task.nodes()]
         seen = [node.label for _, node in nodes]
