@@ -23,23 +23,21 @@ def is_for_type_checkers(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
 
 
-def import_statements(tree: ast.AST, deferred: bool):
-    """Import nodes; those inside functions too where ``deferred``, those for type checkers alone never."""
+def import_statements(tree: ast.AST):
+    """Import nodes, those inside functions too, those for type checkers alone not."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             yield node
-        elif not is_for_type_checkers(node) and (
-            deferred or not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
-        ):
-            yield from import_statements(node, deferred)
+        elif not is_for_type_checkers(node):
+            yield from import_statements(node)
 
 
 @cache
-def imports(module: str, deferred: bool = True) -> set[str]:
+def imports(module: str) -> set[str]:
     """The project's modules that ``module`` imports."""
     path, found = MODULES[module], set()
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in import_statements(ast.parse(path.read_text(encoding="utf-8")), deferred):
+    for node in import_statements(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         else:
@@ -75,8 +73,8 @@ def test_the_evaluation_suite_imports_no_plugin(module):
     assert not [name for name in imports(module) if name.startswith("plugins")]
 
 
-def test_no_import_runs_in_a_circle():
-    graph = {module: imports(module, deferred=False) - {module} for module in MODULES}
+def test_no_import_runs_in_a_circle_not_even_one_inside_a_function():
+    graph = {module: imports(module) - {module} for module in MODULES}
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from itertools import zip_longest
 
-from eval_suite.compare.table import Block, Table
-from eval_suite.compare.write import heading, label, title
+from eval_suite.compare.table import Block, Table, heading, label, title
 from eval_suite.report import style
 from eval_suite.report.style import Figure
 

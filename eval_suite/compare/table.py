@@ -213,3 +213,17 @@ def _published(columns: Sequence[Column], lines: Sequence[Line]) -> list[tuple[s
                     float(row["value"]) / 100
                 )
     return [(name, source, values) for (name, source), values in found.items()]
+
+
+def heading(column: Column) -> str:
+    return f"{column[0]} {column[1]}"
+
+
+def title(block: Block) -> str:
+    return {"vision": "Towards the image", "text": "Towards the text"}.get(
+        block.direction or "", block.direction or "All arms"
+    )
+
+
+def label(line: Line, table: Table) -> str:
+    return line.arm.method if len(table.groups) == 1 else f"{line.arm.group}: {line.arm.method}"

@@ -10,8 +10,8 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table as Shown
 
-from eval_suite.compare.load import Column
-from eval_suite.compare.table import Block, Cell, Line, Table
+from eval_suite.compare.plots import draw
+from eval_suite.compare.table import Block, Cell, Line, Table, heading, label, title
 from eval_suite.report.rows import DASH, strength_text
 from eval_suite.report.table_files import latex_escape, markdown_escape
 from factory import files
@@ -40,20 +40,6 @@ def number(value: float, metric: str) -> str:
 
 def shown_value(cell: Cell) -> str:
     return f"{number(cell.score.value, cell.score.column[1])}{MARKS[cell.verdict]}"
-
-
-def heading(column: Column) -> str:
-    return f"{column[0]} {column[1]}"
-
-
-def title(block: Block) -> str:
-    return {"vision": "Towards the image", "text": "Towards the text"}.get(
-        block.direction or "", block.direction or "All arms"
-    )
-
-
-def label(line: Line, table: Table) -> str:
-    return line.arm.method if len(table.groups) == 1 else f"{line.arm.group}: {line.arm.method}"
 
 
 def costs(line: Line) -> list[str]:
@@ -236,8 +222,6 @@ def to_latex(table: Table) -> str:
 
 def write(table: Table, folder: Path) -> None:
     """compare.{csv,md,tex} and figures/ in ``folder``."""
-    from eval_suite.compare.plots import draw
-
     for suffix, text in (("csv", to_csv(table)), ("md", to_markdown(table)), ("tex", to_latex(table))):
         files.write_text(folder / f"compare.{suffix}", text)
     for figure in draw(table):
