@@ -49,11 +49,12 @@ class Diagnostic(Plugin):
     once; or ``on_samples`` where it asks prompts of its own.
 
     As a recipe's ``diagnostic:`` it is measured on the collected prompts and feeds the steering methods. Listed under
-    ``diagnostics:`` it is a stage of its own: ``on_samples`` over ``splits``, and ``summary`` of all rows for the
-    report.
+    ``diagnostics:`` it is a stage of its own: ``on_samples`` over ``splits``. Either way ``summary`` of the rows, of a
+    ``diagnostic:`` those under the ``summarised`` prompts, is for the report.
     """
 
     splits: ClassVar[tuple[str, ...]] = ("test",)
+    summarised: ClassVar[tuple[str, ...]] = ("base",)
 
     def queried(self, prefix: Prefix, keys: Sequence[str]) -> Tensor:
         """[R, T] booleans: the end of each whole prompt that queries what is before it. Here its last token."""

@@ -130,8 +130,7 @@ def conclude(
     differ from run to run, so the report alone has them."""
     diagnostics, further = diagnosed
     recipe, folder = study.recipe, study.folder
-    summaries = {node.label: make(node).summary(further[node.label]) for node in recipe.diagnostics}
-    summaries = judged({label: summary.under(label) for label, summary in summaries.items() if summary is not None})
+    summaries = judged(_summaries(study, diagnostics, further))
     results = gather(study, predictions, choices, summaries, notes)
     results["rows"] += answered[0]
     results["run"]["skipped"] += answered[1]
@@ -144,6 +143,17 @@ def conclude(
         folder.path, results, rows, predictions, recipe_yaml, recipe.report.plots, [*summaries.values(), *costs]
     )
     Console().print(f"results: {folder.path / 'results.json'}\nreport:  {page}", soft_wrap=True)
+
+
+def _summaries(study: Study, diagnostics: Rows, further: Mapping[str, Rows]) -> dict[str, Summary]:
+    """What the recipe's ``diagnostic:`` and its ``diagnostics:`` say of their rows, by label."""
+    recipe, found = study.recipe, {}
+    if recipe.diagnostic and study.diagnostic and diagnostics:
+        label = recipe.diagnostic.label
+        rows = [row for row in diagnostics if row["prompt"] in study.diagnostic.summarised]
+        found[f"diagnostic-{label}" if label in further else label] = study.diagnostic.summary(rows)
+    found |= {node.label: make(node).summary(further[node.label]) for node in recipe.diagnostics}
+    return {label: summary.under(label) for label, summary in found.items() if summary is not None}
 
 
 def prepare(recipe: Recipe, told: bool = True) -> list[str]:

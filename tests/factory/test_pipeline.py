@@ -255,6 +255,24 @@ def test_a_further_diagnostic_is_a_stage_with_its_own_section(folder, tmp_path, 
     assert files_of(run / "diagnose-letters") == again
 
 
+def test_the_diagnostic_tells_its_findings_beside_those_of_the_diagnostics(folder, tmp_path, capsys):
+    recipe = tmp_path / "told.yaml"
+    recipe.write_text(
+        f"name: told\nmodel: {{path: {folder}, layer: 1}}\n"
+        "data: {type: scenes, scoring: open_ended, per_task: {train: 1, dev: 1, test: 1}}\n"
+        "diagnostic: {type: mcr, draws: 1, repeats: 2}\ndiagnostics: [{type: mcr, draws: 1}, lmar]\n"
+        f"steering: [none]\nevaluate: {{max_new_tokens: 2}}\nrun: {{root: {tmp_path / 'runs'}}}\n"
+    )
+    run = pipeline.run(load(recipe))
+    told = json.loads((run / "results.json").read_text())["diagnostics"]
+    assert set(told) == {"diagnostic-mcr", "lmar"}, "the diagnosis of one prompt, once, has nothing to say"
+    shifts, retests = told["diagnostic-mcr"]["findings"][:3], told["diagnostic-mcr"]["findings"][3:]
+    assert all(f["values"]["samples"] == 8 and 0 < f["values"]["p_holm"] <= 1 for f in shifts)
+    assert len(retests) == 3 and all(f["values"]["runs"] == 2 for f in retests), "one for each prompt"
+    assert "R_V is higher under the vision instruction" in capsys.readouterr().out
+    assert (run / "report" / "figures" / "diagnostic-mcr-retest.png").stat().st_size > 1000
+
+
 def files_of(folder):
     return {p.name: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -30,12 +30,14 @@ from torch import Tensor
 from factory import registry
 from factory.data.prompt import Role
 from factory.diagnose import Diagnostic, Query, Row, attention
+from factory.diagnose.summary import Summary
 from factory.errors import UserError
 from factory.model.prefix import Prefix, extend, fork_cache, greedy, last_index
 from factory.model.view import ModelView
 from factory.registry import register
 
 from .perturb import MODALITIES, Perturbed
+from .summary import again, summary_of
 from .tokens import question_suffix, spread, token_ranges
 
 FP16_LOSS_SCALE = 256.0  # a long cache's fp16 gradients would round to zero
@@ -46,9 +48,12 @@ class Mcr(Diagnostic):
     """How much of the next token's sensitivity lies in the image's KV cache and how much in the text's (AMPS, eq. 5-8).
 
     Metrics of a sample: ``C_V``, ``C_T``, ``R_V``, ``R_T`` under ``reduce``, and R_V under each reduction: ``R_V_sum``,
-    ``R_V_mean_per_token``. Without image tokens C_V is 0, without text tokens C_T is 0; R is NaN where both are 0.
+    ``R_V_mean_per_token``; with ``repeats`` also ``R_V_again_1`` and so on. Without image tokens C_V is 0, without
+    text tokens C_T is 0; R is NaN where both are 0.
     Noise is drawn on the cache's device: the same seed gives the same bytes on the same device.
     """
+
+    summarised = ("base", "vision", "text")
 
     class Params(registry.Params):
         """``layers`` and ``kv`` confine both the noise and the gradient; the other options are those of SPEC A5-A11.
@@ -64,6 +69,7 @@ class Mcr(Diagnostic):
         or its mean over the last token and ``first_k`` - 1 greedily generated ones.
         ``text_tokens``: R[T] is context, question and options; the context; or all but the image tokens.
         ``eps``: least divisor f. ``row_chunk``: most rows of one pass, null = all.
+        ``repeats``: how often R_V is measured, the r-th time more with the noise of ``seed`` + r (AMPS, A.2.3).
         """
 
         draws: int = Field(3, gt=0)
@@ -82,6 +88,7 @@ class Mcr(Diagnostic):
         eps: float = Field(1e-6, gt=0)
         seed: int = 0
         row_chunk: int | None = Field(None, gt=0)
+        repeats: int = Field(1, gt=0)
 
     def queried(self, prefix: Prefix, keys: Sequence[str]) -> Tensor:
         return (
@@ -98,14 +105,27 @@ class Mcr(Diagnostic):
             raise ValueError(f"a prefix of {prefix.rows} rows needs as many different keys, not {list(keys)}")
         with torch.inference_mode(False), torch.no_grad():
             R = token_ranges(prefix, self.params.text_tokens)
-            sums = self._contributions(view, prefix, R, keys, *self._query(view, prefix, query, hidden))
             n = R.sum(-1) if self.params.grad_scope == "slice" else prefix.mask.sum(-1).expand(len(MODALITIES), -1)
-            C = {"sum": sums, "mean_per_token": sums / n.clamp_min(1).cpu()}
+            asked = self._query(view, prefix, query, hidden)
+            first, *further = (
+                {"sum": sums, "mean_per_token": sums / n.clamp_min(1).cpu()}
+                for repeat in range(self.params.repeats)
+                for sums in [self._contributions(view, prefix, R, keys, *asked, self.params.seed + repeat)]
+            )
         return [
             row
             for s, key in enumerate(keys)
-            for row in _report(key, {name: c[:, s].tolist() for name, c in C.items()}, self.params.reduce)
+            for row in (
+                *_report(key, {name: c[:, s].tolist() for name, c in first.items()}, self.params.reduce),
+                *(
+                    Row(sample=key, metric=again(i), layer=None, head=None, value=_share(*C[self.params.reduce][:, s]))
+                    for i, C in enumerate(further, 1)
+                ),
+            )
         ]
+
+    def summary(self, rows: Sequence[dict[str, Any]]) -> Summary | None:
+        return summary_of(rows)
 
     def _query(
         self, view: ModelView, prefix: Prefix, query: Query, hidden: Tensor | None
@@ -147,6 +167,7 @@ class Mcr(Diagnostic):
         query: Query,
         scored: Tensor,
         hidden: Tensor,
+        seed: int,
     ) -> Tensor:
         """C [2, S] (float64, on the CPU), squared norms summed over tokens: lines 2-10 of Algorithm 1."""
         p = self.params
@@ -169,7 +190,7 @@ class Mcr(Diagnostic):
                 places,
                 weight[:, samples],
                 p.sobolev_factor == "sigma2_half",
-                p.seed,
+                seed,
             )
             x = Query(*(each[samples] for each in query))
             C_mi = self._one_pass(view, rows, x, scored[samples], log_P_x[samples])
@@ -229,8 +250,13 @@ def _samples(prefix: Prefix, at: slice) -> Prefix:
 
 
 def _report(key: str, C: dict[str, Sequence[float]], reduce: str) -> Iterator[Row]:
-    R_V = {name: c[0] / sum(c) if sum(c) else math.nan for name, c in C.items()}
+    R_V = {name: _share(*c) for name, c in C.items()}
     metrics = {"C_V": C[reduce][0], "C_T": C[reduce][1], "R_V": R_V[reduce], "R_T": 1 - R_V[reduce]}
     metrics |= {f"R_V_{name}": r for name, r in R_V.items()}
     for metric, value in metrics.items():
         yield Row(sample=key, metric=metric, layer=None, head=None, value=value)
+
+
+def _share(C_V: float | Tensor, C_T: float | Tensor) -> float:
+    C_V, C_T = float(C_V), float(C_T)
+    return C_V / (C_V + C_T) if C_V + C_T else math.nan
