@@ -86,12 +86,22 @@ def _dispatch(argv: list[str], world: World) -> int:
 
 
 def _registered(word: str) -> type | None:
-    """The command that a plugin adds under this name."""
+    """The command that a plugin adds under this name, or that a plugin file holds under its own."""
     if word.startswith("-") or Path(word).suffix in RECIPE_SUFFIXES:
         return None
     from factory.registry import available, lookup
 
+    if Path(word).suffix == ".py":
+        return lookup("command", _loaded(word))
     return lookup("command", word) if word in {entry.name for entry in available("command")} else None
+
+
+def _loaded(file: str) -> str:
+    """The name of what a plugin file registers: its own, as a module's in the tree."""
+    from factory.registry import load_plugins
+
+    load_plugins([file])
+    return Path(file).stem
 
 
 def _check_recipe_word(word: str) -> None:
@@ -207,14 +217,15 @@ def _show_prompts(recipe: Recipe) -> None:
 
 def _convert(parser: _Parser, argv: list[str]) -> None:
     """Write a released dataset's questions as LLaVA-JSON (JSONL); image paths in it are relative to FOLDER."""
-    parser.add_argument("name", metavar="NAME", help="a converter, such as scienceqa")
+    parser.add_argument("name", metavar="NAME", help="a converter, such as scienceqa, or a plugin file")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="the dataset as its authors release it")
     parser.add_argument("out", type=Path, metavar="OUT", help="the file to write, such as scienceqa.jsonl")
     parser.add_argument("--split", default="train", help="default: train")
     args = parser.parse_args(argv)
     from factory.data.convert import convert
 
-    say(f"{args.out}: {convert(args.name, args.folder, args.split, args.out)} samples; images in {args.folder}")
+    name = _loaded(args.name) if Path(args.name).suffix == ".py" else args.name
+    say(f"{args.out}: {convert(name, args.folder, args.split, args.out)} samples; images in {args.folder}")
 
 
 def _new_plugin(parser: _Parser, argv: list[str]) -> None:

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from eval_suite.commands import Command
 from eval_suite.compare import table as tables
 from eval_suite.compare.load import load
 from eval_suite.compare.samples import align
@@ -15,7 +16,7 @@ from factory.terminal import Console
 
 
 @register("command", "compare")
-class Compare:
+class Compare(Command):
     """Compare finished runs: scores with intervals, paired tests, ranks and costs in one table."""
 
     @staticmethod

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from eval_suite.commands import Command
 from eval_suite.conflict import ConflictBenchmark
 from eval_suite.released import read_jsonl
 from eval_suite.report.rows import percent, strength_text
@@ -24,7 +25,7 @@ Scored = list[tuple[Mapping[str, Any], dict[str, list[str]]]]
 
 
 @register("command", "rules")
-class Rules:
+class Rules(Command):
     """Score the kept answers of a conflict run by every version of the rule, side by side."""
 
     @staticmethod

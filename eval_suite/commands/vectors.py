@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 from eval_suite.bridges.steered_files import read, write
+from eval_suite.commands import Command
 from factory.errors import UserError
 from factory.model.load import load
 from factory.recipe.schema import ModelSpec
@@ -16,7 +17,7 @@ from factory.steer import artefact
 
 
 @register("command", "vectors")
-class Vectors:
+class Vectors(Command):
     """Turn an artefact into a vector file of lm-eval's steered models, or such a file into artefacts."""
 
     @staticmethod

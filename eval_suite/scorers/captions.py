@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from eval_suite.scorers import Scorer
 from factory.errors import UserError
 from factory.registry import register
 
@@ -69,13 +70,13 @@ def caption_scores(
 
 
 @register("scorer", "captions")
-class Captions:
+class Captions(Scorer):
     """Caption scores through pycocoevalcap, for diagnostics that generate captions."""
 
     missing = staticmethod(requirements)
     lacking = staticmethod(spice_missing)
 
     @staticmethod
-    def score(captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    def score(texts: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, float]:
         """Corpus scores by name."""
-        return caption_scores(captions, references)[0]
+        return caption_scores(texts, references)[0]
