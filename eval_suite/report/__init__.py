@@ -24,7 +24,8 @@ def build(
     plots: bool = True,
     summaries: Sequence[Summary] = (),
 ) -> Path:
-    """Write `run_dir/report/` (index.html, table.{csv,md,tex}, outcomes.csv, figures/*.png); return index.html's path.
+    """Write `run_dir/report/` (index.html, table.{csv,md,tex}, outcomes.csv, turned.csv, figures/*.png); return
+    index.html's path.
 
     `results` is the content of results.json, `diagnostics` the tidy diagnostic rows, `predictions` one record per
     sample, method, direction and strength, `pictures` titled image files to show, `summaries` what diagnostics say
@@ -33,7 +34,7 @@ def build(
     """
     # Imported here so that printing a table does not load matplotlib.
     from eval_suite.report import diagnostics as own
-    from eval_suite.report import html, outcomes, table_files
+    from eval_suite.report import html, initial, outcomes, table_files
     from eval_suite.report.plots import draw_all
     from eval_suite.report.rows import Predictions
     from eval_suite.report.sections import error_budget
@@ -55,6 +56,8 @@ def build(
     files.write_text(folder / "table.md", table_files.to_markdown(blocks))
     files.write_text(folder / "outcomes.csv", outcomes.to_csv(results))
     files.write_text(folder / "table.tex", table_files.to_latex(blocks))
+    if (counts := initial.to_csv(results, records)) is not None:
+        files.write_text(folder / "turned.csv", counts)
     index = folder / "index.html"
     own.write_tables(summaries, folder)
     page = html.page(results, figures, missing, records, recipe_yaml, budget, pictures, diagnosed)

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 
 from eval_suite.report import style
+from eval_suite.report.initial import turning
 from eval_suite.report.plots_mcr import mcr_by_prompt, mcr_by_task, mcr_quintiles
 from eval_suite.report.rows import TARGETS, TOTAL, Group, Predictions, groups, is_oracle, labels, percent
 from eval_suite.report.style import PROMPTS, Figure, Look
@@ -34,6 +35,7 @@ def draw_all(
         suffixes = [f"_{index + 1}" if len(found) > 1 else "" for index in range(len(found))]
         for group, suffix in zip(found, suffixes, strict=True):
             keep(strength_curves(group, palette, budget, suffix))
+            keep(turning(group, palette, predictions, suffix))
             keep(mcr_quintiles(group, palette, predictions, diagnostics, suffix))
         keep(mcr_by_task(diagnostics))
         keep(mcr_by_prompt(diagnostics))

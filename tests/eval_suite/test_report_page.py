@@ -62,6 +62,7 @@ def test_full_report_is_complete_and_self_contained(full, tmp_path):
         "mcr_by_task.png",
         "strength.png",
         "tiers.png",
+        "turned.png",
     ]
     assert {p.name for p in (tmp_path / "report").iterdir()} == {
         "index.html",
@@ -70,6 +71,7 @@ def test_full_report_is_complete_and_self_contained(full, tmp_path):
         "table.csv",
         "table.md",
         "table.tex",
+        "turned.csv",
     }
     for block in main_tables(full[0]):
         for line in block.lines:
