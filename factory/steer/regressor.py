@@ -7,12 +7,14 @@ ReLU)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
+from transformers import get_constant_schedule, get_cosine_schedule_with_warmup
 
 from factory.registry import Params
 
@@ -20,13 +22,25 @@ Theta = dict[str, Tensor]
 
 
 class RegressorParams(Params):
-    """Training of g: ``loss`` mse is the papers' (AMPS eq. 13), l2s_code the released code's MSE + L1 - 0.1 cos."""
+    """Training of g: ``loss`` mse is the papers' (AMPS eq. 13), l2s_code the released code's MSE + L1 - 0.1 cos, and
+    l2s_pope the same as it trains on POPE, where the weight of the cosine is 0.1 min(1, epoch / 100), and 0.05 in
+    validation.
+
+    ``schedule`` cosine: the rate rises over ``warmup`` epochs and falls to 0 along a cosine, step by step. ``balance``
+    task: the loss of a batch is the mean of its tasks' own losses, 0 for a task that the batch lacks. The released POPE
+    training is loss l2s_pope, schedule cosine, warmup 50, learning_rate 5e-5 and balance task, its tasks being the
+    questions whose answer is yes and those whose answer is no; its targets, means over the tokens of a completion that
+    is given, are not made here.
+    """
 
     hidden: PositiveInt = 100
     activation: Literal["tanh", "relu"] = "tanh"
     init: Literal["svd", "random"] = "svd"
-    loss: Literal["mse", "l2s_code"] = "mse"
+    loss: Literal["mse", "l2s_code", "l2s_pope"] = "mse"
     learning_rate: PositiveFloat = 1e-4
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: NonNegativeInt = 50
+    balance: Literal["none", "task"] = "none"
     weight_decay: float = Field(0.0, ge=0)
     epochs: PositiveInt = 100
     batch_size: PositiveInt = 64
@@ -40,30 +54,61 @@ def g(theta: Theta, h: Tensor, activation: str) -> Tensor:
     return act(h @ theta["encoder.weight"].T + theta["encoder.bias"]) @ theta["decoder.weight"].T
 
 
-def fit_g(h: Tensor, v: Tensor, params: RegressorParams, seed: int) -> Theta:
+def fit_g(h: Tensor, v: Tensor, params: RegressorParams, seed: int, tasks: Sequence[str] = ()) -> Theta:
     """Theta* = argmin E ||v - g_Theta(h)||² (AMPS eq. 13) over states ``h`` and targets ``v`` [n, d], float32.
 
-    ``keep: best`` returns the epoch with the least loss on a held-out ``validation`` share. Same seed, same bytes.
+    ``tasks``: the task of each, for ``balance``. ``keep: best`` returns the epoch with the least loss on a held-out
+    ``validation`` share. Same seed, same bytes. Raises ValueError where ``balance: task`` lacks a task for each.
     """
     rng = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(h), generator=rng)
     held = int(len(h) * params.validation)
     val, train = order[:held], order[held:]
+    groups = _groups(tasks, len(h)) if params.balance == "task" else None
     theta = {k: t.requires_grad_() for k, t in _start(h, v[train], params, rng).items()}
     optimizer = torch.optim.Adam(theta.values(), lr=params.learning_rate, weight_decay=params.weight_decay)
+    scheduler = _scheduler(optimizer, params, -(-len(train) // params.batch_size))
     best, best_loss = _copy(theta), float("inf")
-    for _ in range(params.epochs):
+    for epoch in range(params.epochs):
+        weight = cosine_weight(params.loss, epoch)
         with torch.enable_grad():
             for batch in train[torch.randperm(len(train), generator=rng)].split(params.batch_size):
                 optimizer.zero_grad()
-                _loss(g(theta, h[batch], params.activation), v[batch], params.loss).backward()
+                of = None if groups is None else groups[batch]
+                _balanced(g(theta, h[batch], params.activation), v[batch], weight, of, len(set(tasks))).backward()
                 optimizer.step()
+                scheduler.step()
         if params.keep == "best" and held:
             with torch.no_grad():
-                loss = float(_loss(g(theta, h[val], params.activation), v[val], params.loss))
+                loss = float(_loss(g(theta, h[val], params.activation), v[val], cosine_weight(params.loss)))
             if loss < best_loss:
                 best, best_loss = _copy(theta), loss
     return best if params.keep == "best" and held else _copy(theta)
+
+
+def cosine_weight(loss: str, epoch: int | None = None) -> float | None:
+    """The weight of the cosine in ``loss``, in an ``epoch`` of training or in validation; None for squared errors
+    alone.
+    """
+    if loss == "l2s_pope":
+        return 0.05 if epoch is None else 0.1 * min(1.0, epoch / 100)
+    return 0.1 if loss == "l2s_code" else None
+
+
+def _groups(tasks: Sequence[str], n: int) -> Tensor:
+    if len(tasks) != n:
+        raise ValueError(f"balance: task needs the task of each of {n} states, not {len(tasks)}")
+    number = {task: i for i, task in enumerate(dict.fromkeys(tasks))}
+    return torch.tensor([number[task] for task in tasks])
+
+
+def _scheduler(
+    optimizer: torch.optim.Optimizer, params: RegressorParams, steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """``steps``: those of an epoch."""
+    if params.schedule == "constant":
+        return get_constant_schedule(optimizer)
+    return get_cosine_schedule_with_warmup(optimizer, params.warmup * steps, params.epochs * steps)
 
 
 def _copy(theta: Theta) -> Theta:
@@ -87,8 +132,16 @@ def _start(h: Tensor, v: Tensor, params: RegressorParams, rng: torch.Generator) 
     }
 
 
-def _loss(predicted: Tensor, target: Tensor, kind: str) -> Tensor:
+def _balanced(predicted: Tensor, target: Tensor, cosine: float | None, groups: Tensor | None, number: int) -> Tensor:
+    """The loss of a batch, or the sum of its groups' own losses over the ``number`` of groups that there are."""
+    if groups is None:
+        return _loss(predicted, target, cosine)
+    own = [_loss(predicted[groups == k], target[groups == k], cosine) for k in groups.unique()]
+    return torch.stack(own).sum() / number
+
+
+def _loss(predicted: Tensor, target: Tensor, cosine: float | None) -> Tensor:
     mse = F.mse_loss(predicted, target)
-    if kind == "mse":
+    if cosine is None:
         return mse
-    return mse + F.l1_loss(predicted, target) - 0.1 * F.cosine_similarity(predicted, target, dim=-1).mean()
+    return mse + F.l1_loss(predicted, target) - cosine * F.cosine_similarity(predicted, target, dim=-1).mean()

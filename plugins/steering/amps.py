@@ -63,7 +63,7 @@ class Amps(Steerer):
         sign = self._sign(states.direction)
         d, r_bar = deviation(self._ratio(states), states.tasks, self.params.anchor)
         v = self._scale(d)[:, None] * (sign * (states.toward - states.away))  # eq. 12
-        theta = fit_g(states.base, v, self.params.net, states.seed)  # eq. 13
+        theta = fit_g(states.base, v, self.params.net, states.seed, states.tasks)  # eq. 13
         return {**theta, "sign": torch.tensor(sign), **{f"anchor.{task}": r for task, r in r_bar.items()}}
 
     def delta(self, h: Tensor, state: dict[str, Tensor], ctx: Context) -> Tensor:

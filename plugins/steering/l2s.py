@@ -34,7 +34,7 @@ class LearnToSteer(Steerer):
         return place(self.params.apply_to)
 
     def fit(self, states: States) -> dict[str, Tensor]:
-        return fit_g(states.base, states.toward - states.away, self.params.net, states.seed)
+        return fit_g(states.base, states.toward - states.away, self.params.net, states.seed, states.tasks)
 
     def delta(self, h: Tensor, state: dict[str, Tensor], ctx: Context) -> Tensor:
         return g(state, h, self.params.net.activation)

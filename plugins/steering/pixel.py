@@ -77,7 +77,10 @@ class Pixel(Steerer):
         end, tail = (self._difference(*view) for view in ((states.base, states.toward, states.away), states.tails))
         state = {"v": directions(torch.cat([tail, end]), self.params.rank).sum(0)}
         if self.params.rho:
-            state |= {f"residual.{k}": t for k, t in fit_g(states.base, end, self.params.net, states.seed).items()}
+            state |= {
+                f"residual.{k}": t
+                for k, t in fit_g(states.base, end, self.params.net, states.seed, states.tasks).items()
+            }
         return state
 
     def _difference(self, base: Tensor, toward: Tensor, away: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ def amps(**params) -> Amps:
 def targets(monkeypatch, method: Amps, states) -> torch.Tensor:
     """What g is trained on [n, d]."""
     seen = []
-    monkeypatch.setattr(amps_module, "fit_g", lambda h, v, net, seed: seen.append(v) or {})
+    monkeypatch.setattr(amps_module, "fit_g", lambda h, v, net, seed, tasks: seen.append(v) or {})
     method.fit(states)
     return seen[0]
 
@@ -127,7 +127,7 @@ def test_literal_is_one_plus_at_twice_the_strength_and_half_the_beta(monkeypatch
     literal, plain = amps(beta=beta, scale_form="literal"), amps(beta=beta / 2)
     assert torch.equal(targets(monkeypatch, literal, states), 2 * targets(monkeypatch, plain, states))
 
-    def linear(h, v, net, seed):
+    def linear(h, v, net, seed, tasks):
         start = fit_g(h, v * 0 + h, RegressorParams(epochs=1, hidden=8), seed)
         features = torch.tanh(h @ start["encoder.weight"].T + start["encoder.bias"])
         return {**start, "decoder.weight": torch.linalg.lstsq(features, v).solution.T}
