@@ -92,7 +92,7 @@ def turning(group: Group, palette: Mapping[str, Look], predictions: Predictions,
             for row, metric in enumerate(("follow", "error")):
                 handles[method] = _curve(axes[row, column], lines, metric, palette[method])
         n = max(line.n for line in own)
-        axes[0, column].set_title(f"From {OTHER[direction]} to {TARGETS.get(direction, direction)}, n = {n}")
+        axes[0, column].set_title(f"From {TARGETS[OTHER[direction]]} to {TARGETS[direction]}, n = {n}")
         axes[1, column].set_xlabel("Steering strength")
     axes[0, 0].set_ylabel("Follows the target (%)")
     axes[1, 0].set_ylabel("Error (%)")
