@@ -28,15 +28,18 @@ ROLES = {
 # Keys that change what is learnt, as other tools read them, with the values that ask for nothing.
 OF_LOSS: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("loss", "train", "training"), (True,)),
-    **dict.fromkeys(("weight", "loss_weight", "loss_scale"), (1,)),
+    **dict.fromkeys(("weight", "sample_weight", "loss_weight", "loss_scale"), (1,)),
     **dict.fromkeys(("mask", "masks", "loss_mask", "train_detail", "train_on_turn", "masked"), ()),
 }
 OF_MEDIA = dict.fromkeys(("video", "videos", "audio", "audios"), ())
+OF_ITEM = OF_LOSS | OF_MEDIA | dict.fromkeys(("base64", "image_url"), ())
 OF_TURN = (
     OF_LOSS
     | OF_MEDIA
     | dict.fromkeys(
-        ("tools", "tool_calls", "tool_call_id", "function_call", "reasoning_content", "thinking", "image", "images"), ()
+        ("tools", "tool_calls", "tool_call_id", "function_call", "reasoning_content", "reasoning", "thinking")
+        + ("image", "images"),
+        (),
     )
 )
 OF_RECORD: dict[str, tuple[Any, ...]] = (
@@ -44,10 +47,12 @@ OF_RECORD: dict[str, tuple[Any, ...]] = (
     | OF_MEDIA
     | dict.fromkeys(
         ("system", "system_prompt", "tools", "functions", "history", "kto_tag", "chosen", "rejected")
-        + ("rejected_response", "rejected_messages", "rejected_images"),
+        + ("rejected_response", "rejected_messages", "rejected_images", "chat_template_kwargs"),
         (),
     )
 )
+UNWANTED = "label"  # False beside an answer that should not be given (KTO); anything else is a note of its author's
+IN_ITEM = ("image", "path", "url")  # the first that says something is the picture
 LONGEST_PATH = 4096  # characters; the longest path that Linux takes
 LONGEST_NAME, SHOWN_TURNS = 80, 8
 IN_ROW = "the picture in its row"
@@ -100,12 +105,17 @@ def parse(record: Mapping[str, Any], number: int) -> Conversation:
     with it.
 
     ``conversations: [{from: human|gpt|system, value}]`` or ``messages: [{role: user|assistant|system, content}]``,
-    where content is a text or a list of ``{type: text, text}`` and ``{type: image, image|path}``. ``image`` or
+    where content is a text or a list of ``{type: text, text}`` and ``{type: image, image|path|url}``. ``image`` or
     ``images`` (a path or a list) are the files that the ``<image>`` marks in the texts, and the image items without a
     path, stand for, in order. A key that is null or empty counts as absent; one that asks for something which is not
     done here (another loss, a tool, a film) is refused by name.
     """
     _refuse(record, OF_RECORD, "")
+    if record.get(UNWANTED) is False:
+        raise Unusable(
+            f"has the key '{UNWANTED}' (False), which marks an answer that should not be given; take the row out",
+            f"key '{UNWANTED}' is not honoured",
+        )
     turns, named = _one_of(record, "messages", "conversations"), _one_of(record, "images", "image")
     if not isinstance(turns, list):
         raise Unusable("has no turns under 'conversations' or 'messages'", "no turns")
@@ -140,11 +150,11 @@ def halved(text: str) -> str | None:
 
 
 def _absent(value: Any) -> bool:
-    return value is None or isinstance(value, (str, bytes, Mapping)) and not value or _empty(value)
-
-
-def _empty(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and all(map(_absent, value))
+    """Nothing, or what holds nothing: Parquet files have a struct of nulls where a row has no picture."""
+    inside = value.values() if isinstance(value, Mapping) else value
+    if isinstance(value, (Mapping, list, tuple)):
+        return all(map(_absent, inside))
+    return value is None or isinstance(value, (str, bytes)) and not value
 
 
 def _refuse(where: Mapping[str, Any], keys: Mapping[str, tuple[Any, ...]], of: str) -> None:
@@ -187,8 +197,10 @@ def _turn(turn: Any) -> list[tuple[Role, Any]]:
 
 def _item(item: Any, role: Role) -> list[tuple[Role, Any]]:
     kind = item.get("type") if isinstance(item, Mapping) else None
+    if isinstance(item, Mapping):
+        _refuse(item, OF_ITEM, " in a content item")
     if kind == "image":
-        picture = item.get("image", item.get("path"))
+        picture = next((item[key] for key in IN_ITEM if not _absent(item.get(key))), None)
         return [(Role.IMAGE, None if picture is None else _picture(picture))]
     if kind != "text" or not isinstance(item.get("text"), str):
         raise Unusable(

@@ -23,7 +23,7 @@ from factory.data.conversation import IN_ROW, Conversation, Unusable, name_of, p
 from factory.data.records import scan
 from factory.errors import UserError
 
-FORM = 3
+FORM = 4  # one more wherever rows are judged otherwise
 BLOCK = 50_000
 ENTRY = np.dtype([("offset", "<u8"), ("size", "<u4"), ("characters", "<u4"), ("images", "<u2"), ("usable", "?")])
 Size = tuple[int, int]

@@ -90,10 +90,12 @@ def _eight_bits(image: Image.Image, unsigned: bool) -> Image.Image:
     values = np.asarray(image)
     if image.mode == "I" and unsigned:
         values = values.view(np.uint32)
-    values = np.nan_to_num(values.astype(np.float64))
-    low, high = float(values.min()), float(values.max())
+    values = values.astype(np.float64)
+    finite = values[np.isfinite(values)]  # depth maps, for one, are infinite where nothing was met
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     tops = TOPS[1:] if image.mode.startswith("I;16") else (1, *TOPS) if image.mode == "F" else TOPS
     black, white = next(((0.0, top) for top in tops if low >= 0 and high <= top), (low, high))
+    values = np.nan_to_num(values, nan=black, posinf=high, neginf=low)
     grey = Image.fromarray(np.rint((values - black) * (255 / ((white - black) or 1))).astype(np.uint8))
     clear = image.info.get("transparency")
     if isinstance(clear, int):

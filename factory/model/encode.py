@@ -21,6 +21,7 @@ from factory.model.steps import named
 
 PaddingSide = Literal["left", "right"]
 SPEAKERS_SHOWN = 6
+REFUSING = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)  # what templates raise
 FIRST_MARK = 0xE000
 MARKS = f"{chr(FIRST_MARK)}-{chr(0xF8FF)}"
 
@@ -359,7 +360,7 @@ def _apply_template(writing: Writing, messages: list[dict], generate: bool) -> s
         return writing.tokenizer.apply_chat_template(
             messages, chat_template=writing.template, add_generation_prompt=generate, tokenize=False
         )
-    except TemplateError as error:  # such as its own "System role not supported"
+    except REFUSING as error:  # such as its own "System role not supported", or texts taken for plain strings
         speakers = ", ".join(turn["role"] for turn in messages[:SPEAKERS_SHOWN])
         raise UserError(f"the model's chat template refuses turns by {speakers}: {error}") from error
 

@@ -66,7 +66,7 @@ def refuse_other(stage: Path, inputs: Mapping[str, Any]) -> None:
             f"{stage}: what this training learnt from cannot be read in its inputs.json; start afresh with name=OTHER"
         ) from None
     new = dict(_flat(files.decode_json(files.encode_json(inputs))))
-    if changed := [f"{key} {_shown(old.get(key))} -> {_shown(new[key])}" for key in new if old.get(key) != new[key]]:
+    if changed := [_told(key, old.get(key), new[key]) for key in new if old.get(key) != new[key]]:
         raise UserError(
             f"{stage}: a training with other values is there, and is kept: {', '.join(changed)}. Go on with the former"
             " values, or start afresh with name=OTHER"
@@ -106,6 +106,13 @@ def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any
             yield from _flat(value, f"{above}{key}.")
         else:
             yield f"{above}{key}", value
+
+
+def _told(key: str, old: Any, new: Any) -> str:
+    """What was changed, for a person: a digest says nothing to one."""
+    if key == "data" and isinstance(new, str):
+        return "the data (a row, or the name, size or time of a picture, is not what it was)"
+    return f"{key} {_shown(old)} -> {_shown(new)}"
 
 
 def _shown(value: Any) -> str:

@@ -48,6 +48,7 @@ OLDER = (
 
 _LOCK = ".lock"
 _DISCARDED = ".discarded-"
+SUM = "sha256"  # of what else a summary holds
 # Held open until `close` or the end of the process: closing any handle of a file drops the process's lock on it.
 _locks: dict[Path, int] = {}
 
@@ -212,7 +213,7 @@ class Stage:
         stored = _state(self.path / "inputs.json")
         if stored is None or stored.get("digest") != self.digest:
             self._start(inputs, stored)
-        self.summary = _state(self.path / "summary.json")
+        self.summary = _whole(_state(self.path / "summary.json"))
 
     @property
     def done(self) -> bool:
@@ -263,8 +264,9 @@ class Stage:
             self.summary = files.decode_json(files.encode_json(dict(summary)))
             return
         path = self.path / "summary.json"
-        files.write_json(path, dict(summary))
-        self.summary = files.read_json(path)
+        kept = files.decode_json(files.encode_json(dict(summary)))
+        files.write_json(path, {**kept, SUM: files.digest(kept)})
+        self.summary = _whole(files.read_json(path))
         self.run.event("stage_finished", stage=self.name, digest=self.digest)
 
     def _start(self, inputs: Mapping[str, Any], stored: Mapping[str, Any] | None) -> None:
@@ -349,6 +351,12 @@ def _state(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, ValueError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def _whole(summary: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A stage's summary without its checksum; None where it is not what ``Stage.finish`` wrote."""
+    told = summary.pop(SUM, None) if summary is not None else None
+    return summary if summary is not None and told == files.digest(summary) else None
 
 
 def _remove(folder: Path) -> None:

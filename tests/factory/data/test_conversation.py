@@ -168,12 +168,52 @@ def test_keys_that_ask_for_what_is_done_anyway_are_taken():
     assert parse(row, 0) == parse(ASKED, 0)
 
 
-@pytest.mark.parametrize("nothing", [None, [], "", {}, [None], [""]])
+NULLS = {"bytes": None, "path": None}  # how Parquet files hold no picture
+
+
+@pytest.mark.parametrize("nothing", [None, [], "", {}, [None], [""], NULLS, [NULLS], {"bytes": b"", "path": None}])
 def test_what_is_empty_counts_as_absent(nothing):
     assert parse({**SHOWN, "images": nothing, "image": "a.png"}, 0).images == ["a.png"]
     assert parse({**SHOWN, "image": nothing, "images": ["a.png"]}, 0).images == ["a.png"]
     assert parse({**ASKED, "image": nothing, "images": nothing}, 0).images == []
     assert parse({**ASKED, "messages": nothing or None}, 0) == parse(ASKED, 0)
+
+
+@pytest.mark.parametrize(
+    ("item", "kind"),
+    [
+        ({"type": "text", "text": "x", "weight": 0}, "key 'weight' is not honoured"),
+        ({"type": "text", "text": "x", "loss": False}, "key 'loss' is not honoured"),
+        ({"type": "image", "video": "a.mp4"}, "key 'video' is not honoured"),
+        ({"type": "image", "base64": "iVBORw0KGgo="}, "key 'base64' is not honoured"),
+        ({"type": "image", "url": "https://x.org/a.png"}, "image by address"),
+    ],
+    ids=str,
+)
+def test_a_content_item_is_asked_for_what_it_says_as_turns_are(item, kind):
+    row = {"messages": [chat("user", [item, {"type": "text", "text": "?"}]), chat("assistant", "y")]}
+    with pytest.raises(Unusable) as told:
+        parse(row | {"images": ["a.png"]}, 0)
+    assert told.value.kind == kind
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"image": None, "path": "a.png", "text": None},
+        {"image": "", "path": "a.png"},
+        {"image": NULLS, "url": "file:a.png"},
+    ],
+)
+def test_the_picture_of_an_item_is_the_key_that_says_something(item):
+    row = {"messages": [chat("user", [{"type": "image", **item}]), chat("assistant", "y")]}
+    assert parse(row, 0).images == ["a.png"]
+
+
+def test_an_answer_that_is_marked_as_unwanted_is_not_taught():
+    with pytest.raises(Unusable, match="key 'label' .False., which marks an answer that should not be given"):
+        parse({**ASKED, "label": False}, 0)
+    assert parse({**ASKED, "label": "cat"}, 0) == parse({**ASKED, "label": 0}, 0) == parse(ASKED, 0)
 
 
 def test_two_names_that_say_two_things_are_refused():

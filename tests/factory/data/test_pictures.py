@@ -68,6 +68,17 @@ def test_a_grey_of_one_value_and_one_that_is_no_number(tmp_path):
     assert len(np.unique(grey(tmp_path / "b.tiff"))) == 1
 
 
+@pytest.mark.parametrize(("top", "black"), [(1.0, 0.0), (900.0, -900.0), (90_000.0, 70_000.0)])
+def test_what_is_infinite_is_the_nearest_number_and_does_not_darken_the_rest(tmp_path, top, black):
+    finite = np.array([top, black, black, *np.linspace(black, top, 13)], np.float32).reshape(4, 4)
+    marked = finite.copy()
+    marked[0, :3] = np.inf, -np.inf, np.nan
+    Image.fromarray(finite).save(tmp_path / "a.tiff")
+    Image.fromarray(marked).save(tmp_path / "b.tiff")
+    assert len(np.unique(grey(tmp_path / "a.tiff"))) == 13
+    assert np.array_equal(grey(tmp_path / "b.tiff"), grey(tmp_path / "a.tiff"))
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_photo_is_turned_as_its_camera_says(tmp_path, orientation):
     exif = Image.Exif()

@@ -6,6 +6,7 @@ import copy
 import json
 import random
 import time
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -14,10 +15,12 @@ from factory.data.collate import Collator, Refused
 from factory.data.conversation import parse
 from factory.data.labels import IGNORE
 from factory.data.photos import PhotoFolder
+from factory.data.prompt import Prompt, Role, Segment
 from factory.data.refusals import Refusals, Shapes
 from factory.data.source import ConversationFile
 from factory.errors import UserError
 from factory.files import read_jsonl
+from factory.model.encode import render
 from factory.model.view import ModelView
 from tests.tiny import IN_ORDER, tiny_view
 from tests.tiny_families import family_view
@@ -75,6 +78,21 @@ def test_a_refusing_template_is_one_line_where_nothing_was_audited(tmp_path):
     ) as told:
         Collator(view_with(NO_SYSTEM + IN_ORDER), source, 200, None)([0])
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}{{ m['role'] + ': ' + m['content'] }}{% endfor %}",
+        "{% for m in messages %}{{ m['content'][1]['text'] * 1.5 }}{% endfor %}",
+        "{% for m in messages %}{{ 1 // 0 }}{% endfor %}",
+    ],
+    ids=["texts as strings", "a number", "a division"],
+)
+def test_whatever_a_template_raises_is_one_line(template):
+    writing = replace(tiny_view().writing, template=template)
+    with pytest.raises(UserError, match=r"^the model's chat template refuses turns by user, assistant: [^\n]+$"):
+        render(writing, Prompt((Segment(Role.QUESTION, "a"), Segment(Role.ANSWER, "b"))), [])
 
 
 def test_a_picture_that_the_image_processor_refuses_is_left_out(tmp_path):

@@ -156,6 +156,28 @@ def test_a_lost_result_is_written_again_from_the_last_checkpoint(project, how, c
         assert "tune: done before" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("record", ["{}", '{"steps": 4}', None], ids=["nothing", "another shape", "another number"])
+def test_a_damaged_record_of_a_finished_training_is_made_again(project, record):
+    path = copied(project, "whole", "told") / "tune" / "summary.json"
+    right = path.read_text()
+    path.write_text(record or right.replace('"steps": 4', '"steps": 2'))
+    assert path.read_text() != right
+    run(recipe(project, "told"))
+    assert path.read_text() == right
+
+
+def test_other_rows_are_told_in_words(project):
+    folder = copied(project, "stopped", "rows")
+    rows = (project / "data.jsonl").read_text()
+    try:
+        (project / "data.jsonl").write_text(rows.replace("human", "user", 1))
+        with pytest.raises(UserError, match="is kept: the data .a row, or the name, size or time of a picture, "):
+            run(recipe(project, "rows"))
+    finally:
+        (project / "data.jsonl").write_text(rows)
+    assert (folder / "tune" / "checkpoints").is_dir()
+
+
 def test_a_damaged_trained_part_is_not_put_into_a_model(project):
     folder = copied(project, "whole", "flipped") / "tuned"
     tune.load(folder, fresh_view())
