@@ -85,3 +85,21 @@ def test_published_numbers_are_of_columns_and_methods_that_their_recipe_has():
             bench = benchmarks[row["label"]]
             assert row["protocol"] == bench.protocol and row["metric"] in (bench.main, *bench.beside), row
             assert 0 < float(row["value"]) < 100
+
+
+def test_table_6_stands_beside_by_column():
+    """As printed: columns Full, LoRA, Adapter, OFT, IA3, MoReS."""
+    columns = ("full", "lora", "adapter", "oft", "ia3", "mores")
+    printed = {
+        "accuracy": (87.2, 86.7, 87.9, 85.1, 86.9, 88.2),
+        "hard": (37.4, 34.6, 36.2, 33.9, 39.3, 42.6),
+        "fAcc": (18.5, 16.7, 18.2, 14.1, 18.5, 19.4),
+        "aAcc": (44.4, 43.0, 44.8, 36.2, 45.0, 46.1),
+    }
+    rows = [row for row in _of_tables() if row["run"] == "mores_table6"]
+    found = {metric: dict.fromkeys(columns) for metric in printed}
+    for row in rows:
+        found[row["metric"]][row["method"]] = float(row["value"])
+    assert {metric: tuple(values.values()) for metric, values in found.items()} == printed
+    ranks = {c.tuner.label: c.tuner.params for c in load(RECIPES / "paper" / "mores_table6.yaml").compare.tuners}
+    assert ranks["mores"].rank == 4, "MoReS-H"
