@@ -19,6 +19,7 @@ import numpy as np
 
 from eval_suite.report import build, print_findings, print_tables
 from eval_suite.scorers.reading import Reading
+from factory.benchmark import Benchmark
 from factory.data.prompt import Prompt
 from factory.diagnose.summary import Summary
 from factory.errors import UserError
@@ -73,7 +74,7 @@ def divide(above: Any, below: Any) -> Any:
     )
 
 
-class Reported:
+class Reported(Benchmark):
     """A benchmark that can report a run which has question benchmarks alone."""
 
     def report(
@@ -107,9 +108,6 @@ class AnswerBenchmark(Reported):
     without_interval: ClassVar[tuple[str, ...]] = ()
     new_tokens: ClassVar[int] = 128
     scorer: str
-
-    def __init__(self, params: Params) -> None:
-        self.params = params
 
     @property
     def protocol(self) -> str:

@@ -15,6 +15,7 @@ from eval_suite.report.rows import labels
 from eval_suite.results import result_rows
 from eval_suite.scorers.conflict import RULE, agree, outcome, read
 from factory import files
+from factory.benchmark import Benchmark
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
 from factory.diagnose.summary import Summary
@@ -78,7 +79,7 @@ def answered(sample: ConflictSample, form: str, direction: str) -> Prompt:
     return build_prompt(sample, form).append(Segment(Role.ANSWER, answer_of(sample, form, direction)))
 
 
-class ConflictBenchmark:
+class ConflictBenchmark(Benchmark):
     """Base of benchmarks whose samples set an image against a text. Subclasses give ``samples``."""
 
     scorer: ClassVar[str] = RULE

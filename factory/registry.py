@@ -41,6 +41,24 @@ KINDS = {
     "llm": "factory.components.llm",
     "converter": "factory.data.converters",
 }
+BASES: dict[str, tuple[str, ...]] = {
+    "steering": ("factory.steer.Steerer", "factory.steer.PromptMethod", "factory.steer.LogitsMethod"),
+    "diagnostic": ("factory.diagnose.Diagnostic",),
+    "tuner": ("factory.tune.Tuner",),
+    "benchmark": (
+        "eval_suite.conflict.ConflictBenchmark",
+        "eval_suite.benchmark.AnswerBenchmark",
+        "factory.benchmark.Benchmark",
+    ),
+    "scorer": ("eval_suite.scorers.Scorer",),
+    "command": ("eval_suite.commands.Command",),
+    "family": ("factory.model.family.Family",),
+    "vision_encoder": ("factory.components.vision.VisionEncoder",),
+    "connector": ("factory.components.connect.Connector",),
+    "llm": ("factory.components.language.Llm",),
+    "converter": ("factory.data.convert.Converter",),
+}
+"""What a plugin of each kind inherits, one of these, as it is imported (it may be defined deeper in that package)."""
 ENTRY_POINT_GROUP = "steering_factory.plugins"
 
 
@@ -97,7 +115,8 @@ Registrable = TypeVar("Registrable", bound=type)
 def register(kind: str, name: str) -> Callable[[Registrable], Registrable]:
     """Class decorator that makes a class the plugin ``name`` of ``kind``; sets its ``kind``, ``name`` and ``Params``.
 
-    Raises UserError for an unknown kind and for a name that is taken, with both places.
+    Raises UserError for an unknown kind, for a name that is taken, with both places, and for a class that does not
+    inherit what its kind is made of.
     """
     _check_kind(kind)
     caller: FrameType = sys._getframe(1)
@@ -105,6 +124,7 @@ def register(kind: str, name: str) -> Callable[[Registrable], Registrable]:
 
     def decorate(cls: Registrable) -> Registrable:
         _refuse_duplicate(kind, name, file, line)
+        _refuse_stranger(cls, kind, file, line)
         given: Any = cls
         given.kind, given.name = kind, name
         if not hasattr(cls, "Params"):
@@ -190,6 +210,21 @@ def _refuse_duplicate(kind: str, name: str, file: str, line: int) -> None:
     else:
         return
     raise UserError(f"{file}:{line}: the {kind} plugin '{name[:60]}' exists already, in {place}; rename one of them")
+
+
+def _refuse_stranger(cls: type, kind: str, file: str, line: int) -> None:
+    """Refuse a class without its kind's base, which is known by its name: nothing is imported to look at it."""
+    bases = [base.rpartition(".") for base in BASES.get(kind, ())]
+    inherited = [
+        f"{package}.{name}"
+        for package, _, name in bases
+        for each in cls.__mro__
+        if each.__qualname__ == name and f"{each.__module__}.".startswith(f"{package}.")
+    ]
+    if bases and not inherited:
+        raise UserError(
+            f"{file}:{line}: the class {cls.__name__} is no {kind} plugin: let it inherit {' or '.join(BASES[kind])}"
+        )
 
 
 def _why_unknown(kind: str, name: str) -> str:

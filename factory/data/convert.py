@@ -9,22 +9,17 @@ from typing import Any
 
 from factory import files
 from factory.errors import UserError
-from factory.registry import Params, lookup
+from factory.registry import Plugin, lookup
 
 # LLaVA-1.5's wording for short answers and for choices (arXiv 2310.03744)
 SHORT = "\nAnswer the question using a single word or phrase."
 LETTER = "\nAnswer with the option's letter from the given choices directly."
 
 
-class Converter:
+class Converter(Plugin):
     """Base of the converters. ``records`` reads a dataset's released files under ``folder``; image paths are relative
     to it.
     """
-
-    name: str
-
-    def __init__(self, params: Params) -> None:
-        self.params = params
 
     def records(self, folder: Path, split: str) -> Iterator[dict[str, Any]]:
         raise TypeError(f"{type(self).__name__} must define records(folder, split)")

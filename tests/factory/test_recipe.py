@@ -191,7 +191,8 @@ def test_two_methods_need_two_labels():
 
 def test_plugin_file_named_by_the_recipe_is_found_beside_it(tmp_path):
     (tmp_path / "mine.py").write_text(
-        "from factory.registry import register\n\n\n@register('steering', 'toy_mine')\nclass Mine:\n    '''Mine.'''\n"
+        "from factory.registry import register\nfrom factory.steer import Steerer\n\n\n"
+        "@register('steering', 'toy_mine')\nclass Mine(Steerer):\n    '''Mine.'''\n"
     )
     path = tmp_path / "good.yaml"
     path.write_text("name: x\nplugins: [mine.py]\nmodel: {zoo: t}\ndata: toy_bench\nsteering: [toy_mine]\n")

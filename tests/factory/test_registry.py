@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 import textwrap
@@ -204,3 +205,40 @@ def test_plugin_without_parameters_gets_empty_ones():
         pass
 
     assert Bare.Params is Params
+
+
+def imported(path: str):
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in registry.KINDS if kind != "toy"])
+def test_a_class_without_its_kinds_base_is_refused_with_its_place(tmp_path, kind):
+    file = write_plugin(tmp_path / "stranger.py", "stranger", kind)
+    with pytest.raises(UserError) as caught:
+        load_plugins([str(file)])
+    bases = " or ".join(registry.BASES[kind])
+    assert str(caught.value) == f"{file}:3: the class Plugin is no {kind} plugin: let it inherit {bases}"
+    for base in map(imported, registry.BASES[kind]):
+        register(kind, f"heir_of_{base.__name__}")(type("Heir", (type("Parent", (base,), {}),), {}))
+
+
+def test_a_class_of_the_same_name_as_the_base_is_a_stranger():
+    with pytest.raises(UserError, match="no tuner plugin"):
+        register("tuner", "stranger")(type("Mine", (type("Tuner", (), {}),), {}))
+
+
+def test_a_base_is_known_without_being_imported():
+    code = """
+        import sys
+        from factory.errors import UserError
+        from factory.registry import BASES, register
+        for kind in BASES:
+            try:
+                register(kind, "stranger")(type("Stranger", (), {}))
+            except UserError:
+                continue
+            raise AssertionError(kind)
+        assert "torch" not in sys.modules and "eval_suite.scorers" not in sys.modules
+        """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, check=True)

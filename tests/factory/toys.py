@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from factory.benchmark import Benchmark
+from factory.diagnose import Diagnostic
 from factory.registry import Params, register
+from factory.steer import Steerer
 
 
 class Schedule(Params):
@@ -14,7 +17,7 @@ class Schedule(Params):
 
 
 @register("benchmark", "toy_bench")
-class ToyBench:
+class ToyBench(Benchmark):
     """A benchmark of one picture."""
 
     class Params(Params):
@@ -27,12 +30,12 @@ class ToyBench:
 
 
 @register("diagnostic", "toy_ratio")
-class ToyRatio:
+class ToyRatio(Diagnostic):
     """A diagnostic."""
 
 
 @register("steering", "toy_push")
-class ToyPush:
+class ToyPush(Steerer):
     """A method with every sort of parameter."""
 
     class Params(Params):
@@ -43,7 +46,7 @@ class ToyPush:
 
 
 @register("steering", "toy_needs")
-class ToyNeeds:
+class ToyNeeds(Steerer):
     """A method with a required parameter."""
 
     class Params(Params):
