@@ -168,6 +168,8 @@ def load(spec: ModelSpec, zero: int = 0, fetch: bool = True) -> ModelView:
             " model.device_map out"
         )
     get_parts(spec, fetch_part if fetch else needed)
+    if spec.tuned:
+        _account(spec)
     model, processor = (
         compose(spec.compose, dtype=getattr(torch, spec.dtype)) if spec.compose else _read(source, spec, zero, options)
     )
@@ -182,6 +184,15 @@ def load(spec: ModelSpec, zero: int = 0, fetch: bool = True) -> ModelView:
     self_check(view)
     _tune(view, spec.tuned)
     return view
+
+
+def _account(spec: ModelSpec) -> None:
+    """Refuse trained parts that are not those of their methods on this model, before a weight is read."""
+    from factory import tune
+
+    view = outline(spec)
+    for folder in spec.tuned:
+        tune.account(tuned_folder(folder), view)
 
 
 def _tune(view: ModelView, folders: Sequence[str]) -> None:

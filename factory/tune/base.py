@@ -167,14 +167,24 @@ class Tuner(Plugin):
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
         """Give the trainable parameters these values. Raises ``UserError`` where names or shapes differ."""
-        theirs = {name: tuple(t.shape) for name, t in tensors.items()}
-        ours = {name: tuple(p.shape) for name, p in self.trainable.items()}
-        if theirs != ours:
-            odd = sorted({name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name)})
-            raise UserError(f"tuner '{self.name}': the saved tensors do not fit: {odd[0]} ({len(odd)} differ)")
+        self.account({name: tuple(t.shape) for name, t in tensors.items()})
         with torch.no_grad():
             for name, tensor in tensors.items():
                 self.trainable[name].copy_(tensor)
+
+    def account(self, theirs: Mapping[str, tuple[int, ...]]) -> None:
+        """Refuse saved tensors, by their shapes, that are not those that this applied method trains."""
+        ours = {name: tuple(p.shape) for name, p in self.trainable.items()}
+        said = [
+            (f"{name} is {theirs[name]}, not {ours[name]}" if name in ours else f"{name} is unknown")
+            if name in theirs
+            else f"{name} is missing"
+            for name in sorted(theirs.keys() | ours.keys())
+            if theirs.get(name) != ours.get(name)
+        ]
+        if said:
+            more = f", and {len(said) - 3} more" if len(said) > 3 else ""
+            raise UserError(f"tuner '{self.name}': the saved tensors do not fit: {'; '.join(said[:3])}{more}")
 
     def _wake_lowest_block(self, view: ModelView) -> None:
         """Reentrant checkpointing passes no gradient into a block whose input needs none: make the lowest tuned block's

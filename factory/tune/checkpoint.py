@@ -12,6 +12,7 @@ from torch import Tensor
 from factory import files
 from factory.errors import UserError
 from factory.model import made_for
+from factory.model.stored import held
 from factory.model.view import ModelView
 from factory.tune.base import Part, Tuner
 
@@ -82,6 +83,22 @@ def load(folder: str | Path, view: ModelView, strict: bool = True) -> Tuner:
         raise
     view.model.eval().requires_grad_(False)
     return tuner
+
+
+def account(folder: str | Path, view: ModelView) -> None:
+    """Refuse a folder whose tensors are not those that its method trains on ``view``, by their header; ``view`` needs
+    no weights, and is left with the method applied, so that the next folder is accounted for on top of it.
+    """
+    folder = Path(folder)
+    manifest = made_for.read(folder / MANIFEST, Manifest, "a tuner")
+    tuner = made_for.revive(folder / MANIFEST, "tuner", manifest)
+    tuner.apply(view, manifest.beside)
+    try:
+        tuner.account(held([folder / TENSORS]).shapes)
+    except UserError as error:
+        raise UserError(f"{folder / TENSORS}: {error}") from error
+    if tuner.in_model:
+        tuner.settle(view)
 
 
 def _card(manifest: dict[str, Any]) -> str:
