@@ -37,7 +37,8 @@ def encode_samples(
 ) -> tuple[list[Example], dict[str, Tensor]]:
     """Examples of at most ``max_tokens`` tokens and the image inputs of the images they keep, in reading order.
 
-    Raises ``Unusable`` for a sample too long to keep its images and one token of its first answer, and, with its id,
+    Raises ``Unusable`` for a sample too long for the model's positions, or to keep its images and one token of its
+    first answer, and, with its id,
     for one whose texts spell a special token or whose turns or images the model refuses.
     """
     prompts = [s.prompt for s in samples]
@@ -53,6 +54,12 @@ def encode_samples(
     kept = [prompt for _, prompt in examples]
     if sum(len(p.images) for p in kept) < sum(map(len, written)):
         images, _ = view.images_of(kept)
+    encoded = [example.encoded for example, _ in examples]
+    if view.positions is not None and max(len(each.ids) for each in encoded) > view.positions:
+        try:
+            view.batch(encoded, images, "right")  # pictures may take fewer positions than tokens
+        except UserError as error:
+            raise Unusable(str(error), TOO_LONG) from error
     return [example for example, _ in examples], images
 
 

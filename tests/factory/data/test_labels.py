@@ -196,6 +196,17 @@ def test_a_sample_found_too_long_is_an_error_or_a_named_row_without_a_label(tmp_
     assert [row["sample"] for row in read_jsonl(tmp_path / "skipped.jsonl")] == ["s1"]
 
 
+def test_a_sample_beyond_the_models_positions_is_left_out_as_one_that_is_too_long(tmp_path):
+    view = tiny_view()
+    long = "dog " * view.positions
+    source = Listed(Prompt((q("what?"), a("red"))), Prompt((q(long), a("blue"))))
+    with pytest.raises(UserError, match="^sample s1: a prompt takes [0-9,]+ positions, .*max_skipped=SHARE$"):
+        Collator(view, source, None, None)([0, 1])
+    batch = Collator(view, source, None, tmp_path / "skipped.jsonl")([0, 1])
+    assert [int((row != IGNORE).sum()) > 0 for row in batch["labels"]][:2] == [True, False]
+    assert [row["sample"] for row in read_jsonl(tmp_path / "skipped.jsonl")] == ["s1"]
+
+
 def test_the_view_of_a_sample_tells_roles_and_what_is_learnt(capsys):
     view = tiny_view()
     example = plain(view, IMAGE, q("what color?"), a("red"))
