@@ -160,7 +160,7 @@ class Tree:
         looked_up = (p for s in statements if "lookup" in names for p in self._looked_up(s))
         return Text(
             hashlib.sha256("".join(pieces).encode()).hexdigest(),
-            [*(at for at, _ in found.values()), *looked_up],
+            [*(at for at, _ in found.values()), *self._bases(place), *looked_up],
             set().union(*(form.asked for form in forms)),
         )
 
@@ -178,11 +178,18 @@ class Tree:
 
     def _lineage(self, place: Place) -> list[Place]:
         """A class and its base classes of the project; of another definition nothing."""
-        if (cls := self._class(place)) is None:
+        if self._class(place) is None:
             return []
-        module = self._known(place)
-        bases = [self._resolve(module, name) for base in cls.bases if (name := dotted(base))]
-        return [place, *(each for found in bases if found for each in self._lineage(found[0]))]
+        return [place, *(each for base in self._bases(place) for each in self._lineage(base))]
+
+    def _bases(self, place: Place) -> list[Place]:
+        """The base classes of a class; one whose name it takes (``class Method(Method)``) is the imported one."""
+        cls, module = self._class(place), self._module(place[0])
+        found = [self._resolve(module, name) for base in (cls.bases if cls else ()) if (name := dotted(base))]
+        if any(each and each[0] == place for each in found):
+            source, inner = module.imports.get(place[1], (place[0], None))
+            found = [self._inside(source, [inner] if inner else []) if e and e[0] == place else e for e in found]
+        return [each[0] for each in found if each and each[0] != place]
 
     def _kept(self, line: list[Place], only: Collection[str], leave: Collection[str]) -> set[str]:
         """Names of the members that count, of a class and its bases."""

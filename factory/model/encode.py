@@ -65,6 +65,8 @@ class Batch(Mapping[str, Tensor]):
         return {"input_ids": self.input_ids, "attention_mask": self.attention_mask, **self.of_tokens, **self.images}
 
     def __getitem__(self, key: str) -> Tensor:
+        if not isinstance(key, str):
+            raise UserError("a batch is cut into no rows: encode the prompts of each part with view.encode(prompts)")
         return self._inputs()[key]
 
     def __iter__(self) -> Iterator[str]:
@@ -81,7 +83,8 @@ class Batch(Mapping[str, Tensor]):
         """[B, T] booleans: tokens with one of ``roles``."""
         return torch.isin(self.roles, torch.tensor([int(r) for r in roles], device=self.roles.device))
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:
+        """The batch on ``device``, its images in ``dtype`` (None: as they are)."""
         images = {k: v.to(device, dtype if v.is_floating_point() else None) for k, v in self.images.items()}
         return replace(self._mapped(lambda t: t.to(device)), images=images)
 

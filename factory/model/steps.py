@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -26,6 +27,11 @@ FOLLOWING = (
     "steering does not know whether these tokens, which follow a kept cache, are a prompt or an answer: encode the"
     " whole chat with view.encode(prompts) and run the batch's own input_ids on that cache"
 )
+EARLIER = (
+    "these tokens follow the cache of an earlier prompt, and steering knows that of the prompt which was run last: run"
+    " a prompt's answer before the next prompt"
+)
+_prompts = itertools.count(1)
 _named: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
 
 
@@ -104,7 +110,8 @@ class Here:
     """What one thread runs: the ``step`` of its forward, or ``why`` that is not known, with its ``ids``, its ``mask``,
     whether a cache came before (``follows``) and the ``fallback`` that those alone tell; how the decoder is called.
 
-    ``owners`` are the blocks of steering that its generation belongs to.
+    ``prompt`` numbers the prompt that was run last, ``cached`` is the number of the one whose cache a loop of one's own
+    goes on with (None where that is not known). ``owners`` are the blocks of steering that its generation belongs to.
     """
 
     announced: Step | None = None
@@ -117,6 +124,8 @@ class Here:
     ids: Tensor | None = None
     mask: Tensor | None = None
     follows: bool = False
+    prompt: int = 0
+    cached: int | None = None
     call: dict[str, Any] | None = None
     owners: list[object] = field(default_factory=list)
 
@@ -166,6 +175,7 @@ class Steps:
             instead(model, "generate", self._generating),
             model.register_forward_pre_hook(self._take, with_kwargs=True).remove,
             core.register_forward_pre_hook(self._see, with_kwargs=True).remove,
+            core.register_forward_hook(self._mark).remove,
         ]
 
     def _generating(self, generate: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -195,16 +205,25 @@ class Steps:
         here.call, given, here.given = None, here.given, None
         ids, cache = kwargs.get("input_ids", args[0] if args else None), kwargs.get("past_key_values")
         past = 0 if cache is None else cache.get_seq_length()
-        here.step, here.fallback, here.ids, here.mask = here.announced, None, None, None
+        here.step, here.fallback, here.ids, here.mask, here.cached = here.announced, None, None, None, None
         if here.step is None:
-            here.step, here.why = self._found(ids, given, past, here.generations)
+            here.step, here.why = self._found(ids, given, cache, past, here)
         if here.step is None:
             here.ids, here.mask, here.follows = ids, kwargs.get("attention_mask"), past > 0
 
+    def _mark(self, module: nn.Module, args: tuple, output: Any) -> None:
+        """Number the prompt that was run and the cache that it leaves, which only its own answer follows."""
+        here, cache = self.mine(), getattr(output, "past_key_values", None)
+        if here.step is not None and here.step.generated:
+            return
+        here.prompt = next(_prompts)
+        if cache is not None:
+            cache.of_prompt = here.prompt
+
     def _found(
-        self, ids: Tensor | None, given: Tensor | None, past: int, generations: list[_Generation | None]
+        self, ids: Tensor | None, given: Tensor | None, cache: Any, past: int, here: Here
     ) -> tuple[Step | None, str]:
-        running = generations[-1] if generations else None
+        running = here.generations[-1] if here.generations else None
         if ids is None:
             return None, NO_IDS
         if running is not None and given is None:
@@ -212,6 +231,7 @@ class Steps:
                 running.base = past if past and ids.shape[1] == running.roles.shape[1] else 0
             return _columns(running.roles, past - running.base, ids), UNKNOWN
         if past and given is None and ids.shape[1] == 1:
+            here.cached = getattr(cache, "of_prompt", None)
             return Step(torch.full_like(ids, int(Role.ANSWER)), generated=True), ""
         roles = roles_of(ids) if given is None else given
         if roles is None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from factory.data.prompt import Role
 from factory.errors import UserError
 from factory.model.family import device_of
-from factory.model.steps import Step, instead, roles_of
+from factory.model.steps import EARLIER, Step, instead, roles_of
 from factory.model.view import ModelView
 from factory.steer.ahead import Ahead
 
@@ -96,6 +96,8 @@ class Block:
         here = self.view.steps.here
         if here.step is None:
             raise UserError(here.why)
+        if here.cached not in (None, here.prompt):
+            raise UserError(EARLIER)
         return here.step
 
     def _hooked(self, steering: Steering) -> Callable[[], None]:

@@ -116,6 +116,7 @@ class Steering:
             self.vector = self._prompt_vector(h, mask, step)
             last, ctx = last_states(h, step), self.context(h, step, ahead)
             gain = self.steerer.gain(last, self.state, ctx)
+            gain = _shaped(gain, last.shape[:1], f"steering '{self.steerer.name}': gain")
             self.gain = gain * self.strength(last, ctx) if callable(self.strength) else gain
             self.prompt = h
         if isinstance(self.strength, Tensor) and self.strength.ndim and len(self.strength) * step.beams != len(h):
@@ -158,16 +159,17 @@ class Steering:
         if self.steerer.reads == "per_token":
             vector = self._read_tokens(torch.zeros_like(h, dtype=torch.float32), h, mask, generated=False)
             return self._read_tokens(vector, h, step.answer, generated=True) if self.where.generated else vector
-        return self.steerer.delta(last_states(h, step), self.state, Context(self.where.layer))[:, None]
+        return self._delta(last_states(h, step), Context(self.where.layer))[:, None]
 
     def _read_tokens(self, vector: Tensor, h: Tensor, mask: Tensor, generated: bool) -> Tensor:
         """``vector`` [R, T, d] with that of each masked token in its place."""
         read = h[mask].float()
         if generated and not len(read):
             return vector
-        return vector.masked_scatter(
-            mask[..., None], self.steerer.delta(read, self.state, Context(self.where.layer, generated))
-        )
+        return vector.masked_scatter(mask[..., None], self._delta(read, Context(self.where.layer, generated)))
+
+    def _delta(self, h: Tensor, ctx: Context) -> Tensor:
+        return _shaped(self.steerer.delta(h, self.state, ctx), h.shape, f"steering '{self.steerer.name}': delta")
 
     def _strength(self, h: Tensor) -> Tensor:
         """Each prompt's strength [B], beams counted as prompts."""
@@ -180,6 +182,15 @@ class Steering:
     def _mask(self, h: Tensor, step: Step) -> Tensor:
         """[R, T] booleans: the prompt tokens that are steered."""
         return self.steerer.choose(h, self.where.mask(step.prompt), self.state)
+
+
+def _shaped(value: Any, shape: Sequence[int], whose: str) -> Tensor:
+    """What a method made. Raises ``UserError`` where it is no tensor of ``shape``."""
+    if not isinstance(value, Tensor):
+        raise UserError(f"{whose} should return a tensor {list(shape)}, and returned {type(value).__name__}")
+    if value.shape != tuple(shape):
+        raise UserError(f"{whose} should return a tensor {list(shape)}, and returned {list(value.shape)}")
+    return value
 
 
 def _moved(h: Tensor, mask: Tensor, vector: Tensor, scale: Tensor) -> Tensor:

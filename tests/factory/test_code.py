@@ -232,6 +232,22 @@ def test_a_plugin_file_and_what_lies_beside_it(tmp_path, monkeypatch):
     assert code.of(cls) not in (first, second)
 
 
+def test_a_method_that_takes_the_name_of_its_base_has_the_code_of_both(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    base = tmp_path / "first_of_two.py"
+    base.write_text(HELPED.format(name="first_of_two").replace("import helper", "").replace("helper.middle", "len"))
+    file = tmp_path / "second_of_two.py"
+    text = "from first_of_two import Helped\nfrom factory.registry import register\n\n\n"
+    file.write_text(text + '@register("steering", "second_of_two")\nclass Helped(Helped):\n    rank = 1\n')
+    load_plugins([str(file)])
+    cls = lookup("steering", "second_of_two")
+    first = code.of(cls)
+    base.write_text(base.read_text().replace('state["v"]', '-state["v"]'))
+    second = code.of(cls)
+    file.write_text(file.read_text().replace("rank = 1", "rank = 2"))
+    assert len({first, second, code.of(cls)}) == 3
+
+
 def test_a_plugin_of_an_installed_package(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     package = tmp_path / "methods_of_others" / "deep"

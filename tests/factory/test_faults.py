@@ -41,6 +41,8 @@ class Faulty(Steerer):
     def delta(self, h, state, ctx):
         if self.params.at == "delta":
             return h @ h
+        if self.params.at == "one row":
+            return state["v"]
         return state["v"].expand_as(h)
 
 
@@ -98,6 +100,7 @@ def quiet(monkeypatch):
         ("steering.1={type: faulty, as: mine}", 1, "error: steering 'mine' toward text: delta raised RuntimeError: "),
         ("steering.1={type: faulty, at: nothing}", 2, "toward text: fit should return named tensors, as in {'v': …}"),
         ("steering.1={type: faulty, at: x, worth: 1e308}", 2, "toward text: fit gave NaN or infinite values in 'v'"),
+        ("steering.1={type: faulty, at: one row}", 2, "'faulty': delta should return a tensor ["),
         (
             "diagnostics=[faulty_probe]",
             1,
@@ -135,6 +138,6 @@ def test_a_disk_that_is_full_is_one_line_wherever_it_is_met(recipe, capsys, monk
     monkeypatch.setattr("eval_suite.report.html.page", full)
     assert main(["run", recipe]) == 2
     err = capsys.readouterr().err
-    assert err.startswith("error: ") and "disk is full" in err and "finished work is kept" in err
+    assert "\nerror: the disk is full" in f"\n{err}" and "finished work is kept" in err
     monkeypatch.undo()
     assert main(["run", recipe]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import threading
 
@@ -47,7 +48,9 @@ def test_batches_encoded_ahead_and_with_equal_ids_keep_their_roles():
             assert (greedy(view, a), greedy(view, b)) == (moved, plain)
             logits = [view.model(**each).logits for each in (a, b)]
             assert not torch.equal(*logits)
-        assert greedy(view, a.to(view.device, view.dtype)) == moved
+        assert greedy(view, a.to(view.device, view.dtype)) == greedy(view, a.to("cpu")) == moved
+    with pytest.raises(UserError, match="a batch is cut into no rows"):
+        a[:1]
 
 
 def test_a_copy_of_the_ids_is_known_where_it_can_be_one_of_a_single_batch():
@@ -78,6 +81,19 @@ def test_a_loop_of_ones_own_is_steered_and_a_turn_of_unknown_roles_is_refused():
         assert said == right
         with pytest.raises(UserError, match="follow a kept cache"):
             view.model(input_ids=torch.tensor([[5, 6, 7]]), past_key_values=out.past_key_values)
+
+
+def test_an_answer_to_an_earlier_prompt_is_not_steered_as_that_of_the_last_one():
+    view = tiny_view()
+    first, second = (view.encode([prompt]) for prompt in conflict_prompts(2))
+    with torch.no_grad(), steer(view, bend()):
+        caches = [view.model(**batch, use_cache=True).past_key_values for batch in (first, second)]
+        said = torch.tensor([[5]])
+        view.model(input_ids=said, past_key_values=caches[1])
+        for cache in (caches[0], copy.deepcopy(caches[0])):
+            with pytest.raises(UserError, match="run a prompt's answer before the next prompt"):
+                view.model(input_ids=said, past_key_values=cache)
+        view.model(input_ids=said, past_key_values=copy.deepcopy(caches[1]))
 
 
 class Gate:
