@@ -72,7 +72,8 @@ def read_tensors(path: Path, manifest: Manifest) -> dict[str, Tensor]:
 
 def not_finite(tensors: dict[str, Tensor]) -> str | None:
     """The name of a tensor with NaN or infinite values, or None."""
-    return next((name for name, t in tensors.items() if not torch.isfinite(t).all()), None)
+    wide = {name: t.float() if t.is_floating_point() and t.itemsize == 1 else t for name, t in tensors.items()}
+    return next((name for name, t in wide.items() if not torch.isfinite(t).all()), None)
 
 
 def check_base(

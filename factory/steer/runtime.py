@@ -116,7 +116,7 @@ class Steering:
             self.vector = self._prompt_vector(h, mask, step)
             last, ctx = last_states(h, step), self.context(h, step, ahead)
             gain = self.steerer.gain(last, self.state, ctx)
-            gain = _shaped(gain, last.shape[:1], f"steering '{self.steerer.name}': gain")
+            gain = _shaped(gain, last.shape[:1], self.steerer, "gain")
             self.gain = gain * self.strength(last, ctx) if callable(self.strength) else gain
             self.prompt = h
         if isinstance(self.strength, Tensor) and self.strength.ndim and len(self.strength) * step.beams != len(h):
@@ -169,7 +169,7 @@ class Steering:
         return vector.masked_scatter(mask[..., None], self._delta(read, Context(self.where.layer, generated)))
 
     def _delta(self, h: Tensor, ctx: Context) -> Tensor:
-        return _shaped(self.steerer.delta(h, self.state, ctx), h.shape, f"steering '{self.steerer.name}': delta")
+        return _shaped(self.steerer.delta(h, self.state, ctx), h.shape, self.steerer, "delta")
 
     def _strength(self, h: Tensor) -> Tensor:
         """Each prompt's strength [B], beams counted as prompts."""
@@ -184,13 +184,12 @@ class Steering:
         return self.steerer.choose(h, self.where.mask(step.prompt), self.state)
 
 
-def _shaped(value: Any, shape: Sequence[int], whose: str) -> Tensor:
-    """What a method made. Raises ``UserError`` where it is no tensor of ``shape``."""
-    if not isinstance(value, Tensor):
-        raise UserError(f"{whose} should return a tensor {list(shape)}, and returned {type(value).__name__}")
-    if value.shape != tuple(shape):
-        raise UserError(f"{whose} should return a tensor {list(shape)}, and returned {list(value.shape)}")
-    return value
+def _shaped(value: Any, shape: Sequence[int], method: Steerer, what: str) -> Tensor:
+    """What a method's ``what`` made. Raises ``UserError`` where it is no tensor of ``shape``."""
+    if isinstance(value, Tensor) and value.shape == shape:
+        return value
+    made = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+    raise UserError(f"steering '{_name(method)}': {what} should return a tensor {list(shape)}, and returned {made}")
 
 
 def _moved(h: Tensor, mask: Tensor, vector: Tensor, scale: Tensor) -> Tensor:
@@ -257,6 +256,10 @@ def check(steering: Steering, view: ModelView) -> None:
         raise UserError(f"strength {_short(strength)} is not a finite number, a tensor [B] of some, or a controller")
 
 
+def _name(method: object) -> str:
+    return getattr(type(method), "name", type(method).__name__)
+
+
 def _is_finite(strength: Any) -> bool:
     """Whether a strength is a number that a float32 can hold."""
     real = isinstance(strength, Real) and not isinstance(strength, bool)
@@ -273,7 +276,7 @@ def check_steerer(steering: object) -> None:
     method = steering.steerer if isinstance(steering, Steering) else steering
     if isinstance(method, Steerer) and isinstance(steering, Steering):
         return
-    name = getattr(type(method), "name", type(method).__name__)
+    name = _name(method)
     if isinstance(method, Steerer):
         raise UserError(f"'{name}' is a method, not a steering: Steering(method, state, where, strength)")
     raise UserError(

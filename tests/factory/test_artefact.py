@@ -120,6 +120,13 @@ def test_values_that_are_no_numbers_are_neither_saved_nor_loaded(odd, folder, tm
     assert not (tmp_path / "odd").exists()
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.float16, torch.float8_e4m3fn, torch.complex64])
+def test_tensors_of_another_type_are_refused(dtype, folder):
+    exchange(folder, {name: value.to(dtype) for name, value in load_file(folder / artefact.TENSORS).items()})
+    with pytest.raises(UserError, match=r"steering\.safetensors: its tensors do not fit a model of width"):
+        artefact.load(folder, tiny_view())
+
+
 @pytest.mark.parametrize("name", [artefact.MANIFEST, artefact.TENSORS])
 def test_what_stands_in_a_file_s_place_is_told_at_once(name, folder):
     path = folder / name
