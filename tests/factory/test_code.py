@@ -148,7 +148,7 @@ DRAWN = {("benchmark", name) for name in ("scenes", "plain_scenes")}
 @pytest.mark.parametrize(
     ("path", "old", "new", "dependants"),
     [
-        ("factory/steer/regressor.py", "- 0.1 * F.cosine", "- 0.2 * F.cosine", REGRESSED),
+        ("factory/steer/regressor.py", "- cosine * F.cosine", "- 2 * cosine * F.cosine", REGRESSED),
         ("factory/steer/regressor.py", "params.hidden**-0.5", "params.hidden**-0.25", REGRESSED),
         ("factory/steer/regressor.py", "hidden: PositiveInt = 100", "hidden: PositiveInt = 64", REGRESSED),
         ("plugins/steering/static.py", ".mean(0)", ".median(0).values", {("steering", "static")}),
