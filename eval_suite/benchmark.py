@@ -19,7 +19,7 @@ import numpy as np
 
 from eval_suite.report import build, print_findings, print_tables
 from eval_suite.scorers.reading import Reading
-from factory.benchmark import Benchmark
+from factory.benchmark import Benchmark, Questions
 from factory.data.prompt import Prompt
 from factory.diagnose.summary import Summary
 from factory.errors import UserError
@@ -89,7 +89,7 @@ class Reported(Benchmark):
         return page
 
 
-class AnswerBenchmark(Reported):
+class AnswerBenchmark(Reported, Questions):
     """Base of the benchmarks that ask questions and score answers.
 
     A subclass gives ``profile`` (its named prompt protocol), ``scorer`` (rule and version), ``main`` (the metric that
@@ -167,10 +167,6 @@ class AnswerBenchmark(Reported):
         """Name and JSON-able content of the file that the benchmark's server takes; None where there is no server."""
         return None
 
-    def missing(self) -> str | None:
-        """Why nothing can be scored here (hidden answers, no judge); None where scores are possible."""
-        return None
-
     def record(self, item: Item, text: str) -> Record:
         """One prediction, scored."""
         r = self.read(item, text)
@@ -214,8 +210,8 @@ class AnswerBenchmark(Reported):
             "guess_share": sum(m["guessed"] for m in members) / n,
             "empty_share": sum(not m["text"].strip() for m in members) / n,
         }
-        if self.missing():
-            return {"metrics": {}, "ci": {}, "not_scored": self.missing(), **shares}
+        if self.unscorable():
+            return {"metrics": {}, "ci": {}, "not_scored": self.unscorable(), **shares}
         units: dict[str, list[Record]] = defaultdict(list)
         for member in members:
             units[member["unit"]].append(member)

@@ -15,7 +15,7 @@ from eval_suite.report.rows import labels
 from eval_suite.results import result_rows
 from eval_suite.scorers.conflict import RULE, agree, outcome, read
 from factory import files
-from factory.benchmark import Benchmark
+from factory.benchmark import Conflicts
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
 from factory.diagnose.summary import Summary
@@ -79,7 +79,7 @@ def answered(sample: ConflictSample, form: str, direction: str) -> Prompt:
     return build_prompt(sample, form).append(Segment(Role.ANSWER, answer_of(sample, form, direction)))
 
 
-class ConflictBenchmark(Benchmark):
+class ConflictBenchmark(Conflicts):
     """Base of benchmarks whose samples set an image against a text. Subclasses give ``samples``."""
 
     scorer: ClassVar[str] = RULE
@@ -88,9 +88,6 @@ class ConflictBenchmark(Benchmark):
     warnings: tuple[
         str, ...
     ] = ()  # what has to be known beside every number; shown before the run, in results.json and in the report
-
-    def samples(self, split: str) -> Sequence[ConflictSample]:
-        raise TypeError(f"{type(self).__name__} must define samples(split)")
 
     @property
     def forms(self) -> tuple[str, ...]:

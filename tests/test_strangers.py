@@ -188,7 +188,7 @@ def test_mc2_files(data, tmp_path):
 
     def work() -> None:
         benchmark = mc2.Mc2(mc2.Mc2Params(file=str(path), images=str(tmp_path)))
-        benchmark.missing([s for split in ("train", "dev", "test") for s in benchmark.samples(split)])
+        benchmark.absent([s for split in ("train", "dev", "test") for s in benchmark.samples(split)])
 
     judge(work)
 

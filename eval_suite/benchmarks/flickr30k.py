@@ -37,7 +37,7 @@ class Flickr30k(AnswerBenchmark):
     def scorer(self) -> str:
         return f"{RULE} (no SPICE)" if requirements() is None and spice_missing() else RULE
 
-    def missing(self) -> str | None:
+    def unscorable(self) -> str | None:
         return requirements()
 
     def items(self) -> Sequence[Item]:
@@ -58,7 +58,7 @@ class Flickr30k(AnswerBenchmark):
 
     def settle(self, records: Sequence[Record]) -> Sequence[Record]:
         """Adds each picture's scores; a corpus score that is no mean rides on the first record alone."""
-        if self.missing() or not records:
+        if self.unscorable() or not records:
             return records
         corpus, each = caption_scores(
             {r["sample"]: r["text"] for r in records}, {r["sample"]: r["references"] for r in records}

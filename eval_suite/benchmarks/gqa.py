@@ -27,7 +27,7 @@ class Gqa(AnswerBenchmark):
     Params = GqaParams
     scorer = GQA
 
-    def missing(self) -> str | None:
+    def unscorable(self) -> str | None:
         return (
             "the answers are hidden: hand in the submission file"
             if self.split.startswith(("test_", "challenge", "submission"))
@@ -41,7 +41,7 @@ class Gqa(AnswerBenchmark):
             image = path.parent / "images" / f"{row.key('imageId')}.jpg"
             kinds = (row.inner("types").text("structural"),) if "types" in row else ()
             prompt = asked(image, (Role.QUESTION, row.text("question")), (Role.OPTIONS, SHORT))
-            gold = None if self.missing() else row.text("answer")
+            gold = None if self.unscorable() else row.text("answer")
             items.append(Item(number, prompt, gold, kinds, images=(image,)))
         return items
 

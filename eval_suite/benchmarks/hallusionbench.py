@@ -85,7 +85,7 @@ class HallusionBench(AnswerBenchmark):
             root / "hallusion_bench" / inside,
         )
 
-    def missing(self) -> str | None:
+    def unscorable(self) -> str | None:
         return DRY if self.judge and self.judge.params.dry_run else None
 
     def consult(self, told: Sequence[tuple[Item, str]]) -> None:
@@ -94,7 +94,7 @@ class HallusionBench(AnswerBenchmark):
 
     def read(self, item: Item, text: str) -> Reading:
         label, shown, _, _ = item.gold
-        if self.judge and not self.missing():
+        if self.judge and not self.unscorable():
             said = self.judge.ask(_judged(item, text))
             if said is None:
                 return replace(right_or_wrong(None, False), again=True)

@@ -11,6 +11,7 @@ from pydantic import Field, PositiveInt
 
 from eval_suite.benchmark import Reported
 from eval_suite.bridges.results import measured, record, share_interval
+from factory.benchmark import Harness
 from factory.errors import UserError
 from factory.registry import Params, register
 from factory.run.harness import Job
@@ -29,7 +30,7 @@ class LmEvalParams(Params):
 
 
 @register("benchmark", "lm_eval")
-class LmEval(Reported):
+class LmEval(Reported, Harness):
     """Text tasks of lm-eval: log-likelihood and generation with the model, steered or not, as it stands in memory."""
 
     Params = LmEvalParams

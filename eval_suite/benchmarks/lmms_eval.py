@@ -15,6 +15,7 @@ from pydantic import Field, PositiveInt
 from eval_suite.benchmark import Reported
 from eval_suite.bridges.results import measured, record, share_interval
 from eval_suite.released import read_jsonl
+from factory.benchmark import Harness
 from factory.errors import UserError
 from factory.model.load import find
 from factory.registry import Params, register
@@ -36,7 +37,7 @@ class LmmsEvalParams(Params):
 
 
 @register("benchmark", "lmms_eval")
-class LmmsEval(Reported):
+class LmmsEval(Reported, Harness):
     """Multimodal tasks of lmms-eval 0.7; its exit code says nothing, so its results file is what counts."""
 
     Params = LmmsEvalParams

@@ -220,7 +220,7 @@ class Mc2(ConflictBenchmark):
         except pictures.Unreadable as error:
             raise OSError(f"{error}; download it again") from error
 
-    def missing(self, samples: Sequence[ConflictSample]) -> tuple[list[str], str]:
+    def absent(self, samples: Sequence[ConflictSample]) -> tuple[list[str], str]:
         """Samples whose picture is not there, and one line that says how many of how many, in which folder, and what to
         do.
         """

@@ -40,7 +40,7 @@ class Mmmu(AnswerBenchmark):
     Params = MmmuParams
     scorer = RULE
 
-    def missing(self) -> str | None:
+    def unscorable(self) -> str | None:
         return "the answers are hidden: hand in the submission file" if self.split == "test" else None
 
     def items(self) -> Sequence[Item]:
@@ -70,7 +70,7 @@ class Mmmu(AnswerBenchmark):
         options, golds = {}, [row.text("answer")]
         if row.among("question_type", "multiple-choice", "open", "short-answer") == "multiple-choice":
             options = dict(zip(LETTERS, _listed(row, "options"), strict=False))
-            if self.missing() is None:
+            if self.unscorable() is None:
                 row.among("answer", *options)
         elif golds[0].startswith("["):
             golds = _listed(row, "answer")

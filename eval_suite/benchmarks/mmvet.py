@@ -43,7 +43,7 @@ class Mmvet(AnswerBenchmark):
     def scorer(self) -> str:
         return f"{MMVET} {self.params.judge.model}" if self.params.judge else MMVET
 
-    def missing(self) -> str | None:
+    def unscorable(self) -> str | None:
         if self.judge is None:
             return "no judge was named: hand in the submission file, or name one (judge: {url: …, model: …})"
         return DRY if self.judge.params.dry_run else None
@@ -62,7 +62,7 @@ class Mmvet(AnswerBenchmark):
             self.judge.consult(mmvet_prompt(*item.gold, text) for item, text in told)
 
     def read(self, item: Item, text: str) -> Reading:
-        if self.judge is None or self.missing():
+        if self.judge is None or self.unscorable():
             return Reading(text.strip() or None, failed=not text.strip())
         return mmvet_grade(self.judge.ask(mmvet_prompt(*item.gold, text)))
 

@@ -33,7 +33,7 @@ class Vizwiz(AnswerBenchmark):
     scorer = EVALAI
     shares = {}  # noqa: RUF012  soft accuracy is no share of right answers
 
-    def missing(self) -> str | None:
+    def unscorable(self) -> str | None:
         return "the answers are hidden: hand in the submission file" if self.split == "test" else None
 
     def items(self) -> Sequence[Item]:
@@ -42,7 +42,7 @@ class Vizwiz(AnswerBenchmark):
         for name, row in once(entries_of(path), "image"):
             image = Path(self.params.root).expanduser() / self.split / name
             prompt = asked(image, (Role.QUESTION, row.text("question")), (Role.OPTIONS, f"{UNANSWERABLE}\n{SHORT}"))
-            humans = None if self.missing() else [human.text("answer", blank=True) for human in row.rows("answers")]
+            humans = None if self.unscorable() else [human.text("answer", blank=True) for human in row.rows("answers")]
             kinds = (row.text("answer_type"),) if "answer_type" in row else ()
             items.append(Item(name, prompt, humans, kinds, images=(image,)))
         return items

@@ -34,7 +34,7 @@ class Vqav2(AnswerBenchmark):
     def scorer(self) -> str:
         return self.params.rule
 
-    def missing(self) -> str | None:
+    def unscorable(self) -> str | None:
         return None if self.split == "val2014" else "the answers are hidden: hand in the submission file"
 
     def items(self) -> Sequence[Item]:
@@ -60,7 +60,7 @@ class Vqav2(AnswerBenchmark):
 
     def _annotations(self) -> dict[str, Row] | None:
         """By question; None where the answers are hidden."""
-        if self.missing():
+        if self.unscorable():
             return None
         return dict(once(entries_of(file(self.params.root, self._annotated), under="annotations"), "question_id"))
 

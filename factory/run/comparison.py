@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from factory import files
+from factory.benchmark import Conflicts
 from factory.data.prompt import Prompt
 from factory.data.sample import ConflictSample
 from factory.faults import concerning
@@ -54,7 +55,7 @@ def prompters(methods: Methods) -> dict[str, PromptMethod]:
 
 
 def examples(
-    benchmark: Any, train: Sequence[ConflictSample], sample: ConflictSample, form: str, direction: str, shots: int
+    benchmark: Conflicts, train: Sequence[ConflictSample], sample: ConflictSample, form: str, direction: str, shots: int
 ) -> list[Prompt]:
     """``shots`` answered training prompts of the sample's task; which ones is decided by its id."""
     pool = [s for s in train if s.task == sample.task]

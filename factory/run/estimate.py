@@ -21,7 +21,7 @@ from factory.recipe import Recipe
 from factory.run.collect import ASKS
 from factory.run.comparison import prompters
 from factory.run.facts import ModelFacts, find_facts
-from factory.run.samples import SPLITS, fault, missing, thin
+from factory.run.samples import SPLITS, fault, thin
 from factory.run.study import make, steered_layer
 from factory.run.timing import Clock, timed
 from factory.run.work import Method, Stage, stages
@@ -132,11 +132,11 @@ def look(recipe: Recipe, limit: int | None = None) -> Data:
     hold.
     """
     benchmark = make(recipe.data)
-    forms = tuple(getattr(benchmark, "forms", ()))
+    forms = tuple(benchmark.forms)
     try:
         splits = {split: thin(benchmark.samples(split), limit) for split in SPLITS}
     except UserError as error:
-        expected = getattr(benchmark, "expected", {})
+        expected = benchmark.expected
         made_up = {
             split: [f"{split}-{i}" for i in range(n if limit is None else min(n, limit))]
             for split, n in expected.items()
@@ -144,11 +144,11 @@ def look(recipe: Recipe, limit: int | None = None) -> Data:
         return Data(
             made_up,
             forms,
-            words=getattr(benchmark, "typical_words", 0.0),
-            longest=getattr(benchmark, "longest_words", 0.0),
+            words=benchmark.typical_words,
+            longest=benchmark.longest_words,
             missing=(str(error),),
         )
-    absent, line = missing(benchmark, [s for samples in splits.values() for s in samples])
+    absent, line = benchmark.absent([s for samples in splits.values() for s in samples])
     gone = set(absent)
     looked_at = [s for samples in splits.values() for s in thin([s for s in samples if s.id not in gone], LOOKED_AT)]
     faults = {s.id: why for s in looked_at if (why := fault(s))}
@@ -165,8 +165,8 @@ def look(recipe: Recipe, limit: int | None = None) -> Data:
         return Data(
             ids,
             forms,
-            words=getattr(benchmark, "typical_words", 0.0),
-            longest=getattr(benchmark, "longest_words", 0.0),
+            words=benchmark.typical_words,
+            longest=benchmark.longest_words,
             missing=tuple(lost),
         )
     words = sum(len(segment.text.split()) for segment in prompt.segments)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from factory.benchmark import Conflicts
 from factory.data.prompt import Prompt
 from factory.data.sample import ConflictSample
 from factory.errors import UserError
@@ -47,7 +48,9 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Bench:
-    """What an evaluation needs beside methods: the benchmark and how answers are generated."""
+    """What an evaluation needs beside methods: the benchmark (of conflicts; others, or None, where prompts are
+    answered that come from elsewhere) and how answers are generated.
+    """
 
     view: ModelView
     benchmark: Any
@@ -62,7 +65,7 @@ class Bench:
         Raises ``UserError`` where the tokenizer has none for a letter.
         """
         ids: list[int] = []
-        for letter in getattr(self.benchmark, "letters", ()):
+        for letter in self.benchmark.letters if isinstance(self.benchmark, Conflicts) else ():
             spelt = {
                 self.view.tokenizer(text, add_special_tokens=False)["input_ids"][-1] for text in (letter, f" {letter}")
             }

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from factory import files
+from factory.benchmark import WithLessons
 from factory.data.audit import Audit
 from factory.data.index import Check
 from factory.data.photos import PhotoFolder
@@ -54,7 +55,7 @@ def open_source(
     """
     if spec.lessons is not None:
         benchmark = lookup("benchmark", spec.lessons.type)(spec.lessons.params)
-        if not hasattr(benchmark, "lesson"):
+        if not isinstance(benchmark, WithLessons):
             raise UserError(
                 f"tune.data.lessons: benchmark '{spec.lessons.type}' has no lessons to train on; use scenes"
             )

@@ -41,7 +41,7 @@ from factory.run.evaluate import (
     verdicts_by_strength,
 )
 from factory.run.labels import labels
-from factory.run.samples import SPLITS, fault, fitting, missing, thin
+from factory.run.samples import SPLITS, fault, fitting, thin
 from factory.run.study import Rows, make, states_toward, visual_mcr
 from factory.run.timing import Clock, timed
 from factory.run.work import Method, Part, Stage
@@ -97,7 +97,7 @@ class _Stage:
         forms = len(self.benchmark.forms)
         size = max(1, min(rows, self.most) // forms)
         drawn = thin(self.benchmark.samples(split), self.limit)
-        gone = set(missing(self.benchmark, drawn)[0])
+        gone = set(self.benchmark.absent(drawn)[0])
         there = [s for s in drawn if s.id not in gone]
         some = thin(there, size * max(1, self.most // (size * forms)))
         some = [
@@ -108,7 +108,7 @@ class _Stage:
     def longest(self) -> int:
         """Tokens of the prompts whose samples say most."""
         drawn = [s for split in SPLITS for s in thin(self.benchmark.samples(split), self.limit)]
-        gone = set(missing(self.benchmark, drawn)[0])
+        gone = set(self.benchmark.absent(drawn)[0])
         wordy = sorted((s for s in drawn if s.id not in gone), key=own_words)[-LOOKED_AT:]
         there = [s for s in wordy if fault(s, self.view.writing, self.fit) is None]
         return self.view.encode([p for *_, p in asked_forms(self.bench, there)]).input_ids.shape[1]

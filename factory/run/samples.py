@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any, TypeVar
 
 from factory import files
+from factory.benchmark import Conflicts
 from factory.data.conversation import halved
 from factory.data.instructions import Style
 from factory.data.pictures import PROTOCOL
@@ -51,7 +52,7 @@ def fault(
     return (shapes.refusal(image.size) if shapes else None) or (fit(sample) if fit else None)
 
 
-def fitting(view: ModelView, benchmark: Any, style: Style) -> Fit:
+def fitting(view: ModelView, benchmark: Conflicts, style: Style) -> Fit:
     """What tells why a sample's prompts do not fit a model, or None. Prompts are made only where the words alone might
     take half of its positions.
     """
@@ -87,14 +88,14 @@ def thin(samples: Sequence[T], limit: int | None) -> list[T]:
 Checked = tuple[dict[str, list[ConflictSample]], list[dict[str, Any]]]
 
 
-def usable_samples(recipe: Recipe, benchmark: Any, folder: RunDir, limit: int | None, view: ModelView) -> Checked:
+def usable_samples(recipe: Recipe, benchmark: Conflicts, folder: RunDir, limit: int | None, view: ModelView) -> Checked:
     """Usable samples by split, and those that are not, with the reason; ``view`` needs no weights.
 
     Pictures that are not there are counted first, and told in one line. Raises ``UserError`` where too many samples are
     unusable; nothing is stored then, so that the run can be started again once they are there.
     """
     splits = {split: thin(benchmark.samples(split), limit) for split in SPLITS}
-    absent, line = missing(benchmark, [s for samples in splits.values() for s in samples])
+    absent, line = benchmark.absent([s for samples in splits.values() for s in samples])
     stage = folder.stage(
         "check",
         {
@@ -132,13 +133,6 @@ def usable_samples(recipe: Recipe, benchmark: Any, folder: RunDir, limit: int | 
     if not stage.done:
         stage.finish({"usable": {split: len(s) for split, s in usable.items()}, "skipped": len(skipped)})
     return usable, skipped
-
-
-def missing(benchmark: Any, samples: Sequence[ConflictSample]) -> tuple[list[str], str]:
-    """Ids of the samples whose pictures are not there, told without reading any, and a line about them, of benchmarks
-    that can say.
-    """
-    return benchmark.missing(samples) if hasattr(benchmark, "missing") else ([], "")
 
 
 def faults(

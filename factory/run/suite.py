@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from factory import files
+from factory.benchmark import Harness, Questions
 from factory.data.conversation import halved
 from factory.data.pictures import named
 from factory.data.prompt import Prompt
@@ -206,8 +207,8 @@ def suites(recipe: Recipe, limit: int | None) -> list[Suite | HarnessSuite]:
 def suite_of(node: Node) -> type[Suite | HarnessSuite]:
     """How a benchmark is put: question by question here, or as a whole by a harness of its own."""
     cls = lookup(node.kind, node.type)
-    for does, suite in (("items", Suite), ("harness", HarnessSuite)):
-        if hasattr(cls, does):
+    for base, suite in ((Questions, Suite), (Harness, HarnessSuite)):
+        if issubclass(cls, base):
             return suite
     raise UserError(f"benchmarks: '{node.type}' sets an image against a text and belongs under 'data:'")
 

@@ -12,6 +12,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from factory.benchmark import WithLessons
 from factory.errors import UserError
 from factory.model.build import TinyLlava, build_llava, train_tokenizer
 from factory.model.family import frozen
@@ -47,7 +48,7 @@ def build(recipe: Recipe, benchmark: Any) -> ModelView:
 def train_model(recipe: Recipe, folder: RunDir, limit: int | None = None) -> None:
     """Train, examine and save to ``model/`` in the run folder; ``limit`` bounds the number of optimiser steps."""
     benchmark = make(recipe.data)
-    if not hasattr(benchmark, "lesson"):
+    if not isinstance(benchmark, WithLessons):
         raise UserError(f"data: benchmark '{recipe.data.type}' has no lessons to train on; use scenes")
     if recipe.model.dtype != "float32" or recipe.model.quantize:
         raise UserError(

@@ -131,7 +131,7 @@ class Contest:
         check(self.spec.tune(self.spec.tuners[0], self.spec.tasks[0], 1.0), self.recipe.model, "compare")
         for task in self.spec.tasks:
             suite = task.choose and self.suites[task.choose.label]
-            if isinstance(suite, Suite) and (why := suite.benchmark.missing()):
+            if isinstance(suite, Suite) and (why := suite.benchmark.unscorable()):
                 raise UserError(
                     f"compare.tasks: '{task.name}' cannot choose a learning rate on '{task.choose.label}': {why}"
                 )

@@ -52,7 +52,7 @@ def test_from_released_files_to_a_score(name, tmp_path):
     total = rows[0]
     assert total["task"] == "all" and total["n"] == len(records) >= 2
     assert total["protocol"].startswith(f"{name}/") and total["prompt_hash"] == prompt_hash(records) and total["scorer"]
-    if benchmark.missing():
+    if benchmark.unscorable():
         assert total["metrics"] == {} and total["not_scored"]
     else:
         assert total["main"] in total["metrics"]

@@ -131,9 +131,9 @@ def test_missing_pictures_are_counted_before_any_is_read(folder, tmp_path, monke
     b = bench(folder)
     samples = b.samples("test")
     monkeypatch.setattr(b, "_picture", None)
-    assert b.missing(samples)[0] == []
+    assert b.absent(samples)[0] == []
     gone = bench(tmp_path / "nowhere", file=str(folder / "evaluate_final.json"))
-    names, line = gone.missing(samples)
+    names, line = gone.absent(samples)
     assert names == [s.id for s in samples]
     assert (
         f"0 of 8 found in {tmp_path / 'nowhere'} (no such folder)" in line
@@ -183,6 +183,6 @@ def test_a_picture_of_any_name_is_missed_in_a_short_line(folder, tmp_path, image
     (tmp_path / "evaluate_final.json").write_text(json.dumps(entries))
     b = bench(tmp_path, file=str(tmp_path / "evaluate_final.json"))
     samples = [s for split in ("train", "dev", "test") for s in b.samples(split)]
-    absent, line = b.missing(samples)
+    absent, line = b.absent(samples)
     assert len(absent) == len(samples) and line.isprintable() and len(line) < 900
     assert all(len(s.id) < 60 and s.id.isprintable() for s in samples)

@@ -219,7 +219,7 @@ def test_a_comparison_stands_alone(tmp_path):
 
 def test_a_rate_cannot_be_chosen_where_answers_are_hidden(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
-        PlainScenes, "missing", lambda self: "the answers are hidden" if self.params.split == "dev" else None
+        PlainScenes, "unscorable", lambda self: "the answers are hidden" if self.params.split == "dev" else None
     )
     (tmp_path / "side.yaml").write_text(written(tmp_path, saved_tiny(tmp_path / "model")))
     assert main([str(tmp_path / "side.yaml")]) == 2
