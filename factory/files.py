@@ -143,6 +143,13 @@ def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
         file.write(b"\n" * torn + encode_jsonl([row]))
 
 
+def plain_bytes(path: Path) -> bytes:
+    """The bytes of a plain file; `OSError` also for a pipe, socket or device, of which a read may never end."""
+    if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+        raise OSError(errno.EINVAL, "a pipe, socket or device, and no file", str(path))
+    return path.read_bytes()
+
+
 def read(path: Path, at_most: int = LARGEST) -> bytes:
     """The bytes of a plain file; `UserError` where it is missing, something that never ends, or of more bytes than
     `at_most`, before any is read.

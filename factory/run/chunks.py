@@ -29,11 +29,11 @@ def encoded(value: Any) -> tuple[str, bytes, Callable[[bytes], Any]]:
 def unseal(seal: Path) -> Any:
     """The value of the file that `seal` names; ValueError or an OSError where it is not the one sealed."""
     with files.explained(seal, "read", but=(FileNotFoundError, IsADirectoryError)):
-        expected, file_name = seal.read_text().removesuffix("\n").split("  ")
+        expected, file_name = files.plain_bytes(seal).decode().removesuffix("\n").split("  ")
         path = seal.with_name(file_name)
         if path.suffix not in CODECS:
             raise ValueError(f"{file_name} is no chunk")
-        data = path.read_bytes()
+        data = files.plain_bytes(path)
     if files.digest_bytes(data) != expected:
         raise ValueError("checksum differs")
     return CODECS[path.suffix][1](data)

@@ -60,7 +60,7 @@ def refuse_other(stage: Path, inputs: Mapping[str, Any]) -> None:
     if not ((stage / "summary.json").is_file() or checkpoint.there(stage / CHECKPOINTS)):
         return
     try:
-        old = dict(_flat(files.decode_json((stage / "inputs.json").read_bytes())["inputs"]))
+        old = dict(_flat(files.decode_json(files.plain_bytes(stage / "inputs.json"))["inputs"]))
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         raise UserError(
             f"{stage}: what this training learnt from cannot be read in its inputs.json; start afresh with name=OTHER"

@@ -40,7 +40,7 @@ class Responses:
         if not self.path.exists():
             return []
         with files.explained(self.path, "read"):
-            return [line for line in self.path.read_bytes().split(b"\n") if line]
+            return [line for line in files.plain_bytes(self.path).split(b"\n") if line]
 
     @property
     def damaged(self) -> int:

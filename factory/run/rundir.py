@@ -19,6 +19,7 @@ import fcntl
 import os
 import shutil
 import socket
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -347,7 +348,7 @@ def _state(path: Path) -> dict[str, Any] | None:
     """
     try:
         with files.explained(path, "read", but=(FileNotFoundError,)):
-            content = files.decode_json(path.read_bytes())
+            content = files.decode_json(files.plain_bytes(path))
     except (FileNotFoundError, ValueError):
         return None
     return content if isinstance(content, dict) else None
@@ -369,6 +370,9 @@ def _lock(folder: Path) -> None:
         raise UserError(f"{folder}: this run is already open in this process. Close it first.")
     with files.explained(folder):
         lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        if not stat.S_ISREG(os.fstat(lock).st_mode):
+            os.close(lock)
+            raise UserError(f"{folder / _LOCK}: a pipe, socket or device, and no file. Remove it.")
         try:
             # A record lock: forked data loader workers do not inherit it, so one that outlives a kill blocks nobody.
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,5 +1,6 @@
 """A run directory: whose it is, what it holds, when a stage is done, what a chunk gives back."""
 
+import contextlib
 import errno
 import os
 import shutil
@@ -204,3 +205,17 @@ def test_a_disk_that_fills_up_keeps_what_was_finished(tmp_path, monkeypatch):
             patch.setattr(os, "fsync", refuse)
             stage.chunk(1, lambda: {"x": 1})
         assert stage.missing([0, 1]) == [1]
+
+
+@pytest.mark.parametrize("where", ["run.json", ".lock", "draw/inputs.json", "draw/chunks/0.json", "seal"])
+def test_a_pipe_in_a_files_place_ends_in_a_line_or_a_computation_and_never_hangs(where, tmp_path):
+    with open_run(tmp_path) as run:
+        run.stage("draw", {"seed": 0}).chunk(0, lambda: {"x": 1})
+    chunks = sorted((tmp_path / "toy" / "draw" / "chunks").iterdir())
+    data = next(path for path in chunks if path.suffix == ".json")
+    seal = next(path for path in chunks if path != data)
+    path = {"draw/chunks/0.json": data, "seal": seal}.get(where, tmp_path / "toy" / where)
+    path.unlink()
+    os.mkfifo(path)
+    with contextlib.suppress(UserError), open_run(tmp_path) as run:
+        assert run.stage("draw", {"seed": 0}).chunk(0, lambda: {"x": 2}) in ({"x": 1}, {"x": 2})
