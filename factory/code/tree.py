@@ -185,6 +185,7 @@ class Tree:
     def _bases(self, place: Place) -> list[Place]:
         """The base classes of a class; one whose name it takes (``class Method(Method)``) is the imported one."""
         cls, module = self._class(place), self._module(place[0])
+        assert module is not None
         found = [self._resolve(module, name) for base in (cls.bases if cls else ()) if (name := dotted(base))]
         if any(each and each[0] == place for each in found):
             source, inner = module.imports.get(place[1], (place[0], None))

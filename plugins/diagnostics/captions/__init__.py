@@ -16,6 +16,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
+from factory import registry
 from factory.data.instructions import Style, instruction
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
@@ -25,7 +26,7 @@ from factory.diagnose.resume import Rest, answers, deep_layers, held_back, sever
 from factory.diagnose.roles import Pathway
 from factory.diagnose.summary import Summary
 from factory.model.view import ModelView
-from factory.registry import Params, register
+from factory.registry import register
 from factory.run.evaluate import Bench
 from factory.steer import steer
 from factory.steer.heads import Choice, chosen_heads, learnt_scores
@@ -53,7 +54,7 @@ class Captions(Diagnostic):
     sample has.
     """
 
-    class Params(Params):
+    class Params(registry.Params):
         """``question`` asks for the caption, ``style`` words the instruction after it. ``pathways`` are cut in
         ``layers``, first and last (null: the upper half); ``counts`` of heads are amplified by ``coefficient``, which
         needs ``heads`` before this; an empty list leaves either out."""
