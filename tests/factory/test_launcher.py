@@ -66,6 +66,7 @@ def test_the_command_line_is_handed_on_unsplit_to_ranks_on_the_cpu(started, monk
 def test_ranks_take_the_gpus_that_are_visible(started, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7")
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)  # what DeepSpeed was told in this process before
     launcher.launch(LaunchSpec(processes=2), ModelSpec(zoo="tiny"), ["run"])
     assert world_of(started[0][0][0]) == {"localhost": [4, 6]} and "DS_ACCELERATOR" not in started[0][0][1]
     with pytest.raises(UserError, match=r"launch\.processes=4: this machine has 3 GPU"):

@@ -8,7 +8,7 @@ import torch
 from factory.model.prefix import at_last, decode_texts, prefill
 from factory.steer.sweep import run_cell, run_trunk
 from tests.contract.cases import Case, answers, logits, steering
-from tests.tiny import mixed_prompts, tiny_view
+from tests.tiny import fresh_view, mixed_prompts, tiny_view
 
 CASES = [Case("static"), Case("l2s", (("predict_from", "per_token"),)), Case("amps", (("apply_to", "generated_only"),))]
 STRENGTHS = (0.0, 2.0, -4.0)
@@ -60,7 +60,7 @@ def test_the_trunk_knows_the_last_prompt_states():
 
 
 def test_the_lower_blocks_run_once_and_nothing_is_left():
-    view, calls = tiny_view(), []
+    view, calls = fresh_view(), []
     handles = [layer.register_forward_hook(lambda *_, i=i: calls.append(i)) for i, layer in enumerate(view.layers)]
     trunk = run_trunk(view, view.encode(mixed_prompts()), 1)
     for strength in STRENGTHS:
