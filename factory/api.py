@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor
@@ -24,15 +24,15 @@ from factory.recipe import Recipe
 from factory.recipe import load as load_recipe
 from factory.recipe.nodes import read_node
 from factory.recipe.schema import Direction, ModelSpec
-from factory.registry import lookup
+from factory.recipe.sections.steering import Position
 from factory.run.collect import Plan, collect, read_position
 from factory.run.comparison import Comparison
 from factory.run.evaluate import placed
 from factory.run.pipeline import run
 from factory.run.rundir import RunDir
-from factory.run.study import Study
+from factory.run.study import Study, make
 from factory.steer import States, Steerer, Steering, Strength, artefact, steer
-from factory.steer.where import ROLES
+from factory.steer.where import ROLES, RoleName, Where
 
 Source = str | Mapping[str, Any] | Sequence[Prompt]
 """Prompts of one's own, or a benchmark: its name or its node, as in ``{"type": "mc2", "images": "data/coco"}``."""
@@ -80,7 +80,7 @@ def fit(
     benchmark's verdicts where only prompts were given.
     """
     node = read_node("steering", method)
-    made = lookup("steering", node.type)(node.params)
+    made = make(node)
     if not isinstance(made, Steerer):
         raise UserError(f"steering '{node.type}' changes the prompt or the decoding, and has nothing to fit")
     if made.variants():
@@ -170,8 +170,7 @@ def states(
 
 
 def _prompts_of(source: str | Mapping[str, Any], limit: int | None) -> list[Prompt]:
-    node = read_node("benchmark", source)
-    benchmark = lookup("benchmark", node.type)(node.params)
+    benchmark = make(read_node("benchmark", source))
     samples = list(benchmark.samples("test"))[:limit]
     return [benchmark.prompt(sample, form) for sample in samples for form in benchmark.forms]
 
@@ -197,12 +196,12 @@ def _read(view: ModelView, prompts: Sequence[Prompt], blocks: Sequence[int], pos
 
 
 def _at(output: Tensor, mask: Tensor, roles: Tensor, positions: str) -> Tensor:
-    if positions in ("last", "second_last", "last_user_token", "mean_prompt"):
+    if positions in get_args(Position):
         return read_position(output, mask, roles, positions)
     if positions not in ROLES or positions == "none":
-        known = ["last", "second_last", "last_user_token", "mean_prompt", *(r for r in ROLES if r != "none")]
+        known = [*get_args(Position), *(role for role in ROLES if role != "none")]
         raise UserError(f"positions '{positions}' is none of {', '.join(known)}.{did_you_mean(positions, known)}")
-    on = torch.isin(roles, torch.tensor([int(r) for r in ROLES[positions]], device=roles.device))
+    on = Where(role=cast(RoleName, positions)).mask(roles)
     if not bool(on.any(-1).all()):
         raise UserError(f"positions '{positions}': a prompt has no such token")
     return (output.float() * on[..., None]).sum(1) / on.sum(-1, keepdim=True)

@@ -190,7 +190,7 @@ def _account(spec: ModelSpec) -> None:
     """Refuse trained parts that are not those of their methods on this model, before a weight is read."""
     from factory import tune
 
-    view = outline(spec)
+    view = sizes(spec)
     for folder in spec.tuned:
         tune.account(tuned_folder(folder), view)
 

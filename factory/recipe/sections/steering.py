@@ -11,6 +11,7 @@ from factory.recipe.nodes import Spec, distinct
 from factory.recipe.sections.words import Direction, Layer, Text
 
 DEFAULT_STRENGTHS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)  # SPEC A19
+Position = Literal["last", "second_last", "last_user_token", "mean_prompt"]
 
 
 class CollectSpec(Spec):
@@ -20,7 +21,7 @@ class CollectSpec(Spec):
 
     layer: Layer | None = None
     instructions: Style = "amps_eq9"
-    position: Literal["last", "second_last", "last_user_token", "mean_prompt"] = "last"
+    position: Position = "last"
     batch_size: PositiveInt = 32
 
 
