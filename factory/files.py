@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 PARTIAL = ".partial"
 LARGEST = 1 << 30  # bytes of a file that is read whole
+ENDLESS = "a pipe, socket or device, and no file"  # of which a read may never end
 
 _ELSEWHERE = "choose another folder (for a run: run.root=FOLDER)"
 MAKE_ROOM = "Free some space and start again (finished work is kept), or " + _ELSEWHERE
@@ -146,7 +147,7 @@ def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
 def plain_bytes(path: Path) -> bytes:
     """The bytes of a plain file; `OSError` also for a pipe, socket or device, of which a read may never end."""
     if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
-        raise OSError(errno.EINVAL, "a pipe, socket or device, and no file", str(path))
+        raise OSError(errno.EINVAL, ENDLESS, str(path))
     return path.read_bytes()
 
 
@@ -159,7 +160,7 @@ def read(path: Path, at_most: int = LARGEST) -> bytes:
         if stat.S_ISDIR(about.st_mode):
             raise IsADirectoryError(errno.EISDIR, "a folder")
         if not stat.S_ISREG(about.st_mode):
-            raise UserError(f"{path}: cannot read: it is a pipe, socket or device, and no file. Give a file.")
+            raise UserError(f"{path}: cannot read: it is {ENDLESS}. Give a file.")
         if about.st_size > at_most:
             raise UserError(
                 f"{path}: cannot read: it has {about.st_size:,} bytes, and such a file at most {at_most:,}."

@@ -71,7 +71,7 @@ def answering(view: ModelView) -> dict[str, Any]:
 
 def identity(view: ModelView) -> str:
     """Digest of ``running``."""
-    return files.digest(running(view))[:16]
+    return files.digest(running(view))[:SHORT]
 
 
 def learning(spec: TuneSpec) -> dict[str, str]:
@@ -85,7 +85,9 @@ def reads(view: ModelView) -> str:
     does not hold.
     """
     pictures = view.processor.image_processor.to_json_string()
-    return files.digest({"template": view.writing.template, "pictures": pictures, "words": _words(view.tokenizer)})[:16]
+    return files.digest({"template": view.writing.template, "pictures": pictures, "words": _words(view.tokenizer)})[
+        :SHORT
+    ]
 
 
 @lru_cache(maxsize=8)

@@ -372,7 +372,7 @@ def _lock(folder: Path) -> None:
         lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         if not stat.S_ISREG(os.fstat(lock).st_mode):
             os.close(lock)
-            raise UserError(f"{folder / _LOCK}: a pipe, socket or device, and no file. Remove it.")
+            raise UserError(f"{folder / _LOCK}: {files.ENDLESS}. Remove it.")
         try:
             # A record lock: forked data loader workers do not inherit it, so one that outlives a kill blocks nobody.
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -205,7 +205,7 @@ def _examine(recipe: Recipe, folder: RunDir) -> None:
     stage = folder.stage(
         "exam",
         {
-            "tuned": files.digest_bytes((tuned / TENSORS).read_bytes()),
+            "tuned": files.digest_file(tuned / TENSORS),
             "data": with_code(spec.data.lessons),
             "per_task": spec.exam,
         },

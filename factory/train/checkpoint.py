@@ -60,7 +60,7 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
     if checkpoint.is_dir() and not path.exists():
         raise Damaged("its writing was interrupted")
     try:
-        data = path.read_bytes()
+        data = files.plain_bytes(path)
         manifest = files.decode_json(data)
         told = manifest.pop("sha256")
         whole = told == files.digest(manifest) and data == files.encode_json(manifest | {"sha256": told})
