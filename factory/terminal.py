@@ -20,6 +20,11 @@ class Console(rich.console.Console):
             yield segment if segment.control else Segment(shown(segment.text), segment.style)
 
 
+def warn(line: str) -> None:
+    """One line on stderr that a person should see, whole and as it is."""
+    Console(stderr=True).print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
 @cache
 def console() -> Console:
     """The one on which bars are drawn and lines between them are printed."""

@@ -21,7 +21,8 @@ _NEXT_WORD = re.compile(rf"[ \t]+[*_\"'`]*([^\W\d_{CJK}][^\W_{CJK}]*(?:'[a-z]+)?
 _ABBREVIATED = re.compile(rf"\.[^\W\d_{CJK}]\b|-[^\W_{CJK}]")
 _DELIMITED = re.compile(r"\s*[^\w\s]|[ \t]*\n[ \t]*\S")
 _DECIDED = re.compile(
-    r"(?:\b(?:answer|choice)\s*(?:(?:is|would\s+be|must\s+be|will\s+be)\b|[:：=-])|\b(?:choose|select|pick|go\s+with|so|therefore|thus|hence)\b"
+    r"(?:\b(?:answer|choice)\s*(?:(?:is|would\s+be|must\s+be|will\s+be)\b|[:：=-])"
+    r"|\b(?:choose|select|pick|go\s+with|so|therefore|thus|hence)\b"
     r"|答案(?:是|为|為|[:：])?|[选選](?:择|擇)?(?![项項]))\W*(?:\b(?:option|letter)\b|[选選][项項])?\W*$",
     re.IGNORECASE,
 )

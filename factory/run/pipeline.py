@@ -39,7 +39,7 @@ from factory.run.training import train_model
 from factory.run.tuners import compare_tuners
 from factory.run.tuning import tune_model
 from factory.steer import artefact
-from factory.terminal import Console
+from factory.terminal import Console, warn
 
 
 def run(recipe: Recipe, limit: int | None = None, world: World | None = None) -> Path:
@@ -180,7 +180,7 @@ def prepare(recipe: Recipe, told: bool = True) -> list[str]:
     check_names(recipe)
     notes = [*(getattr(make(recipe.data), "warnings", ()) if recipe.data else ()), *source.notes]
     for note in notes if told else ():
-        Console(stderr=True).print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        warn(note)
     return notes
 
 

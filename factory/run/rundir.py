@@ -37,7 +37,7 @@ from factory.launch.world import World
 from factory.run import chunks
 from factory.run.chunks import Value
 from factory.run.environment import environment
-from factory.terminal import Console
+from factory.terminal import warn
 
 SEEN_WITHIN = 30.0  # seconds until a shared file system has to show on one host what another has written
 
@@ -299,7 +299,7 @@ class Stage:
             why = f"{self.name}: computed anew: other {', '.join(changed)}"
         if why not in self.run.said:
             self.run.said.add(why)
-            Console(stderr=True).print(why, style="yellow", markup=False, highlight=False, soft_wrap=True)
+            warn(why)
 
     def _discard(self, reason: str) -> None:
         # Renamed first: a kill during the slow removal must not leave half a stage that looks whole.

@@ -21,7 +21,7 @@ from factory.recipe import Recipe
 from factory.run import inputs
 from factory.run.collect import ASKS, asked
 from factory.run.rundir import RunDir
-from factory.terminal import Console
+from factory.terminal import warn
 
 SPLITS = ("train", "dev", "test")
 T = TypeVar("T")
@@ -120,7 +120,7 @@ def usable_samples(recipe: Recipe, benchmark: Conflicts, folder: RunDir, limit: 
                 f" evaluate.max_skipped={allowed:g} allows)"
             )
     if absent and not stage.done and folder.world.first:
-        Console(stderr=True).print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        warn(line)
     usable, skipped = {}, []
     checks = (view.writing, fitting(view, benchmark, recipe.collect.instructions), Shapes(view))
     found = stage.gather(

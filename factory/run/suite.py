@@ -36,7 +36,7 @@ from factory.run.responses import Responses
 from factory.run.rundir import RunDir
 from factory.run.samples import check_share
 from factory.run.study import make
-from factory.terminal import Console
+from factory.terminal import warn
 
 Rows = list[dict[str, Any]]
 UNREAD = "its image cannot be read"
@@ -195,7 +195,7 @@ def _refused(prompt: Prompt, shapes: Shapes) -> str | None:
 def _tell_damaged(folder: RunDir, known: Responses) -> None:
     folder.event("answers_damaged", file=known.path.name, entries=known.damaged)
     line = f"{known.path}: {known.damaged} damaged entries are not used; what they held is answered again"
-    Console(stderr=True).print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    warn(line)
     known.strike()
 
 

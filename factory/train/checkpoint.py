@@ -21,7 +21,7 @@ import torch
 
 from factory import files
 from factory.errors import UserError
-from factory.terminal import Console
+from factory.terminal import warn
 
 MANIFEST = "manifest.json"
 SCHEMA = 2
@@ -87,9 +87,7 @@ def newest(folder: Path) -> Path | None:
         try:
             check(checkpoint)
         except Damaged as damage:
-            Console(stderr=True).print(
-                f"{checkpoint}: {damage}; passed over", style="yellow", markup=False, highlight=False, soft_wrap=True
-            )
+            warn(f"{checkpoint}: {damage}; passed over")
             remove(checkpoint)
         else:
             return checkpoint

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from factory.errors import UserError
-from factory.terminal import Console
+from factory.terminal import warn
 from factory.train import checkpoint
 
 PATIENCE = 10  # optimiser steps without any gradient, until that is told
@@ -72,11 +72,7 @@ class Learning(TrainerCallback):
 
     def _tell(self, args: Any) -> None:
         for name in self.silent if args.should_save and self.steps else ():
-            Console(stderr=True).print(
+            warn(
                 f"warning: {name} has had no gradient but zero in {self.steps} steps, so nothing of it is learnt (a"
-                " connector or vision tower learns from samples with a picture alone)",
-                style="yellow",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
+                " connector or vision tower learns from samples with a picture alone)"
             )
