@@ -61,6 +61,7 @@ def test_the_trunk_knows_the_last_prompt_states():
 
 def test_the_lower_blocks_run_once_and_nothing_is_left():
     view, calls = fresh_view(), []
+    before = [(len(layer._forward_hooks), len(layer._forward_pre_hooks)) for layer in view.layers]
     handles = [layer.register_forward_hook(lambda *_, i=i: calls.append(i)) for i, layer in enumerate(view.layers)]
     trunk = run_trunk(view, view.encode(mixed_prompts()), 1)
     for strength in STRENGTHS:
@@ -68,7 +69,7 @@ def test_the_lower_blocks_run_once_and_nothing_is_left():
     for handle in handles:
         handle.remove()
     assert [calls.count(i) for i in range(3)] == [1, 1, 1 + len(STRENGTHS)]
-    assert all(not layer._forward_hooks and not layer._forward_pre_hooks for layer in view.layers)
+    assert [(len(layer._forward_hooks), len(layer._forward_pre_hooks)) for layer in view.layers] == before
 
 
 def test_texts_end_at_the_end_token():
