@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypedDict
+from typing import Any, ClassVar, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+from factory.bench import Bench
+from factory.data.sample import ConflictSample
 from factory.diagnose.summary import Summary
 from factory.model.encode import Batch
 from factory.model.prefix import Prefix, last_index, prefill
 from factory.model.view import ModelView
 from factory.registry import Plugin
-
-if TYPE_CHECKING:
-    from factory.data.sample import ConflictSample
-    from factory.run.evaluate import Bench
 
 
 class Row(TypedDict):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from factory import files
+from factory.bench import asked_forms
 from factory.benchmark import Conflicts
 from factory.data.prompt import Prompt
 from factory.data.sample import ConflictSample
@@ -20,18 +21,7 @@ from factory.registry import Params
 from factory.run import inputs, progress
 from factory.run.arms import Arm
 from factory.run.choose import Choice, choose, oracle
-from factory.run.evaluate import (
-    Fitted,
-    ask,
-    asked_forms,
-    cells,
-    contrast,
-    looks,
-    placed,
-    sweep,
-    trunk_of,
-    verdicts_by_strength,
-)
+from factory.run.evaluate import Fitted, ask, cells, contrast, looks, placed, sweep, trunk_of, verdicts_by_strength
 from factory.run.labels import changes_nothing, labels
 from factory.run.rundir import Stage
 from factory.run.study import Rows, Study, make

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from factory import files
+from factory.bench import Bench, asked_forms
 from factory.data.sample import ConflictSample
 from factory.diagnose import facts
 from factory.errors import UserError
@@ -28,18 +29,7 @@ from factory.run.collect import ASKS, Plan, collect
 from factory.run.comparison import examples, finished, prompters, unsteered
 from factory.run.environment import about_run
 from factory.run.estimate import LOOKED_AT, own_words
-from factory.run.evaluate import (
-    Bench,
-    Fitted,
-    ask,
-    asked_by,
-    asked_forms,
-    cells,
-    contrast,
-    looks,
-    trunk_of,
-    verdicts_by_strength,
-)
+from factory.run.evaluate import Fitted, ask, asked_by, cells, contrast, looks, trunk_of, verdicts_by_strength
 from factory.run.labels import labels
 from factory.run.samples import SPLITS, fault, fitting, thin
 from factory.run.study import Rows, make, states_toward, visual_mcr

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from factory import code, files
+from factory.bench import Bench
 from factory.data.sample import ConflictSample
 from factory.diagnose import Diagnostic, facts
 from factory.errors import UserError
@@ -24,7 +25,6 @@ from factory.recipe.schema import Node
 from factory.registry import lookup
 from factory.run import inputs, progress
 from factory.run.collect import ASKS, Plan, collect
-from factory.run.evaluate import Bench
 from factory.run.rundir import RunDir, Stage
 from factory.run.samples import Checked, usable_samples
 from factory.steer import States
