@@ -1,4 +1,4 @@
-"""Number words as digits: "two hundred and five", "twenty-three", "1.5 million", "三百零五", "3万". Ordinals stay words."""
+"""Number words as digits: "two hundred and five", "1.5 million", "三百零五", "3万". Ordinals are words."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _HUNDRED = ("hundred", "百")
 _DIGITS = {**{c: n for n, c in enumerate("零一二三四五六七八九")}, "〇": 0, "两": 2, "兩": 2}
 _UNITS = {"十": 10, "百": 100, "千": 1000}
 _GROUPS = {"万": 10**4, "萬": 10**4, "亿": 10**8, "億": 10**8}
-CHINESE = (f"[{''.join(_DIGITS)}十]", f"[{''.join((*_DIGITS, *_UNITS, *_GROUPS))}]*")  # how a numeral begins and goes on
+CHINESE = (
+    f"[{''.join(_DIGITS)}十]",
+    f"[{''.join((*_DIGITS, *_UNITS, *_GROUPS))}]*",
+)  # how a numeral begins and goes on
 
 Part = tuple[int, Decimal]
 

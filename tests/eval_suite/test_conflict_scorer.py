@@ -254,7 +254,7 @@ def spelt_out(n: int, joint: str = " and ") -> str:
     """English for a number below a million, as schoolbooks write it."""
     small = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
     small = [*small.split(), "seventeen", "eighteen", "nineteen"]
-    tens = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+    tens = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
     if n < 20:
         return small[n]
     if n < 100:
