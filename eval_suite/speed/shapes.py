@@ -82,7 +82,9 @@ def shaped(card_name: str, device: str, dtype: str = "bfloat16", layers: int | N
         tokens.eos_token_id,
         tokens.pad_token_id,
     )
-    return ModelView(frozen(model.to(number)), processor(card.family, config, tokens), family, k_sigma=card.k_sigma)
+    view = ModelView(frozen(model.to(number)), processor(card.family, config, tokens), family)
+    view.defaults = card.defaults
+    return view
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

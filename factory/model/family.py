@@ -29,7 +29,6 @@ class Family:
     config_class: ClassVar[str]
     model_class: ClassVar[str]
     processor_class: ClassVar[str | None] = None
-    default_k_sigma: ClassVar[float] = 0.1
     vision_path: ClassVar[str] = "model.vision_tower"
     connector_path: ClassVar[str] = "model.multi_modal_projector"
     layers_name: str = "layers"

@@ -174,7 +174,8 @@ def load(spec: ModelSpec, zero: int = 0, fetch: bool = True) -> ModelView:
         compose(spec.compose, dtype=getattr(torch, spec.dtype)) if spec.compose else _read(source, spec, zero, options)
     )
     placed = frozen(model) if zero == 3 or "device_map" in options else frozen(model).to(device_for(spec.device))
-    view = ModelView(placed, processor, source.family, k_sigma=source.card.k_sigma if source.card else None)
+    view = ModelView(placed, processor, source.family)
+    view.defaults = source.card.defaults if source.card else {}
     model.generation_config.eos_token_id = view.end_ids  # `generate` stops where an answer ends, whatever its settings
     view.origin = asked.origin or view.origin
     view.layer = asked.layer if asked.layer is not None or not source.card else source.card.layer

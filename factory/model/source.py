@@ -191,9 +191,7 @@ def _unlike(name: str, config: Any, folder: Path) -> str:
         f"a {type(config).__name__.removesuffix('Config')} with a decoder of"
         f" {config.get_text_config().num_hidden_layers} blocks"
     )
-    return (
-        f"{folder} holds {held}, not {name}: the card's layer, its MCR noise and its published numbers are left aside"
-    )
+    return f"{folder} holds {held}, not {name}: the card's layer, its defaults and its published numbers are left aside"
 
 
 def _config(folder: Path) -> Any:

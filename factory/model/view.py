@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,9 +23,8 @@ class ModelView:
     cache.
     """
 
-    def __init__(self, model: nn.Module, processor: Any, family: Family, k_sigma: float | None = None) -> None:
+    def __init__(self, model: nn.Module, processor: Any, family: Family) -> None:
         self.model, self.processor, self.family = model, processor, family
-        self.k_sigma = family.default_k_sigma if k_sigma is None else k_sigma
         self.decoder = family.decoder(model)
         self.core = family.core(model)
         self.text_config = model.config.get_text_config()
@@ -33,6 +32,7 @@ class ModelView:
         self.identity: str | None = None  # its fingerprint, where only all ranks together can take it
         self.origin = 'path="FOLDER"'  # what a ``ModelSpec`` of it says, for cards
         self.layer: int | None = None  # the block to steer, as the recipe's model or its card says
+        self.defaults: Mapping[str, Mapping[str, Any]] = {}  # its card's, by diagnostic
         self.described: Any = None  # what factory.model.identity says of it, where the same holds
         self.steps = Steps(self)
 

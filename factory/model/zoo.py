@@ -23,10 +23,10 @@ class Card(Params):
     trained parts that go into them, relative to model_zoo/.
 
     ``config`` is the model's Hugging Face configuration as far as it decides sizes, and ``parameters`` what a model
-    built from it counts. ``layer`` is the decoder block steered by default (SPEC A15), ``k_sigma`` MCR's noise in
-    standard deviations (SPEC A8), ``image_tokens`` what one 640 x 480 photo takes, ``weight_files`` how many
-    safetensors files hold the weights, ``released_dtype`` their precision. ``verified`` says which of the facts were
-    checked against what, ``unverified`` which could not be.
+    built from it counts. ``layer`` is the decoder block steered by default (SPEC A15), ``defaults`` by the name of a
+    diagnostic what it does on this model where a recipe leaves it open, ``image_tokens`` what one 640 x 480 photo
+    takes, ``weight_files`` how many safetensors files hold the weights, ``released_dtype`` their precision.
+    ``verified`` says which of the facts were checked against what, ``unverified`` which could not be.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Card(Params):
     tuned: tuple[str, ...] = ()
     gated: bool = False
     layer: int | None = None
-    k_sigma: float | None = None
+    defaults: dict[str, dict[str, Any]] = Field(default_factory=dict)
     prompt: str | None = None
     image_tokens: PositiveInt | None = None
     parameters: PositiveInt | None = None

@@ -106,8 +106,16 @@ class Study:
         parts = {"collect": self.recipe.collect.model_dump(), "layer": self.layer}
         parts |= {"tails": self.tails} if name == "collect" else {}
         diagnostic = self.recipe.diagnostic and inputs.with_code(self.recipe.diagnostic)
-        parts |= {"ends": self.view.end_ids} if diagnostic else {}  # it may let the model answer
+        if self.recipe.diagnostic:
+            parts |= {
+                "ends": self.view.end_ids,
+                **self._defaults(self.recipe.diagnostic),
+            }  # it may let the model answer
         return self.folder.stage(name, {**self.inputs, **parts, "diagnostic": diagnostic})
+
+    def _defaults(self, node: Node) -> dict[str, Any]:
+        """What the model's card says a diagnostic does where the recipe leaves it open, as a stage's inputs have it."""
+        return {"defaults": self.view.defaults[node.type]} if node.type in self.view.defaults else {}
 
     @cached_property
     def collected(self) -> dict[str, Tensor]:
@@ -169,6 +177,7 @@ class Study:
             {
                 **self.inputs,
                 **scored,
+                **self._defaults(node),
                 "ends": self.view.end_ids,
                 "diagnostic": inputs.with_code(node),
                 "batch": batch,

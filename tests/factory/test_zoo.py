@@ -9,6 +9,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from pydantic import ValidationError
 
 from factory.cli import main
 from factory.errors import UserError
@@ -17,7 +18,8 @@ from factory.model.checks import self_check
 from factory.model.fetch import fetch
 from factory.model.load import fingerprint, load, placement
 from factory.model.source import card_for, find, known
-from factory.model.zoo import cards, read_card
+from factory.model.zoo import Card, cards, read_card
+from factory.recipe.nodes import read_node
 from factory.recipe.schema import ModelSpec
 from factory.registry import available
 from factory.run.facts import find_facts
@@ -121,9 +123,20 @@ def test_a_card_speaks_for_its_own_model_alone(saved):
     assert card_for(ModelSpec(zoo="qwen2.5-vl-3b"), read_card("qwen2.5-vl-7b").hf_config()) is None
 
 
-def test_the_cards_noise_reaches_the_view(saved):
-    assert load(ModelSpec(zoo="tiny", device="cpu")).k_sigma == read_card("tiny").k_sigma
-    assert load(ModelSpec(path=str(saved), device="cpu")).k_sigma == tiny_view().family.default_k_sigma
+def test_the_cards_defaults_reach_the_view(saved):
+    assert load(ModelSpec(zoo="tiny", device="cpu")).defaults == {"mcr": {"k_sigma": 1.0}}
+    assert load(ModelSpec(path=str(saved), device="cpu")).defaults == {}
+
+
+@pytest.mark.parametrize("name", cards())
+def test_a_cards_defaults_are_parameters_of_diagnostics(name):
+    for diagnostic, values in read_card(name).defaults.items():
+        read_node("diagnostic", {"type": diagnostic, **values})
+
+
+def test_a_card_with_a_key_that_is_none_is_refused_by_name():
+    with pytest.raises(ValidationError, match=r"k_sigma\n.*not permitted"):
+        Card(name="a", family="llava", licence="MIT", about="", k_sigma=1.0)
 
 
 class Response:

@@ -11,13 +11,17 @@ from transformers import DynamicCache
 from factory.data.prompt import USER_TEXT, Prompt, Role, Segment
 from factory.diagnose import Query, hold_back
 from factory.errors import UserError
+from factory.model.families.llava import Llava
 from factory.model.prefix import prefill
 from factory.model.view import ModelView
 from factory.registry import lookup
 from plugins.diagnostics.mcr.perturb import noise_seed
+from plugins.diagnostics.mcr.sigma import default_k_sigma
+from tests.contract.cases import fresh_view
 from tests.tiny import conflict_prompts, mixed_prompts, no_image, text_first, tiny_view, two_images
 
 Mcr = lookup("diagnostic", "mcr")
+K_SIGMA = 1.0  # AMPS, appendix A.1, of a LLaVA model, which the tiny one is
 TEXT = {"user": set(USER_TEXT), "context_only": {Role.CONTEXT}, "all_non_image": set(Role) - {Role.PAD, Role.IMAGE}}
 
 
@@ -93,9 +97,7 @@ def written_out(view: ModelView, prompt: Prompt, key: str, **options) -> dict[st
                     if p.sigma_scope == "global"
                     else past[at][j][:, :, over]
                 )
-                sigma[at, j] = (view.family.default_k_sigma if p.k_sigma is None else p.k_sigma) * float(
-                    spread.double().std()
-                )
+                sigma[at, j] = (K_SIGMA if p.k_sigma is None else p.k_sigma) * float(spread.double().std())
                 g = torch.Generator().manual_seed(noise_seed(p.seed, key, m, at, "KV"[j]))
                 heads, d = z[at][j].shape[1], z[at][j].shape[3]
                 z[at][j][:, :, tokens] += sigma[at, j] * torch.randn(heads, p.draws, len(tokens), d, generator=g)[:, i]
@@ -194,6 +196,19 @@ def test_the_callers_random_numbers_are_left_alone():
     before = torch.get_rng_state()
     run(tiny_view(), conflict_prompts(1))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_noise_is_the_recipes_else_the_cards_else_the_familys():
+    view, prompts = fresh_view(), conflict_prompts(1)
+    of_family = run(view, prompts)
+    assert of_family == run(view, prompts, k_sigma=K_SIGMA)
+    view.defaults = {"mcr": {"k_sigma": 0.3}, "lmar": {"k_sigma": 0.2}}
+    assert run(view, prompts) == run(view, prompts, k_sigma=0.3) != of_family
+    assert run(view, prompts, k_sigma=K_SIGMA) == of_family
+    derived = type("Derived", (Llava,), {"name": "derived"})()
+    assert default_k_sigma(ModelView(view.model, view.processor, derived)) == K_SIGMA
+    view.family, view.defaults = lookup("family", "qwen2_vl")(), {}
+    assert default_k_sigma(view) == 0.1
 
 
 def test_small_noise_scales_ce_by_its_square_and_leaves_kl():

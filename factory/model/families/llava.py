@@ -17,7 +17,6 @@ class Llava(Family):
     config_class = "LlavaConfig"
     model_class = "LlavaForConditionalGeneration"
     processor_class = "LlavaProcessor"
-    default_k_sigma = 1.0
 
     def image_texts(self, model: nn.Module, processor: Any, inputs: dict[str, Any], n_images: int) -> list[str]:
         vision = model.config.vision_config

@@ -18,7 +18,6 @@ class Composed(Family):
     config_class = "ComposedConfig"
     model_class = "ComposedForConditionalGeneration"
     processor_class = "LlavaProcessor"
-    default_k_sigma = 1.0
 
     def hf_class(self) -> type[nn.Module]:
         return ComposedForConditionalGeneration

@@ -37,6 +37,7 @@ from factory.model.view import ModelView
 from factory.registry import register
 
 from .perturb import MODALITIES, Perturbed
+from .sigma import default_k_sigma
 from .summary import again, summary_of
 from .tokens import question_suffix, spread, token_ranges
 
@@ -171,7 +172,7 @@ class Mcr(Diagnostic):
     ) -> Tensor:
         """C [2, S] (float64, on the CPU), squared norms summed over tokens: lines 2-10 of Algorithm 1."""
         p = self.params
-        k = view.k_sigma if p.k_sigma is None else p.k_sigma
+        k = default_k_sigma(view) if p.k_sigma is None else p.k_sigma
         sigma = k * spread(prefix, R, p.sigma_scope, p.sigma_shared)
         weight = R if p.grad_scope == "slice" else prefix.mask.expand_as(R)
         places, log_P_x = self._places(view.depth), view.logits(hidden).log_softmax(-1)
