@@ -12,7 +12,15 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from eval_suite.conflict import ConflictBenchmark, Scoring
 from eval_suite.scenes.color_set import color_samples
-from eval_suite.scenes.curriculum import Mix, Practice, lesson, picture, text_lesson, worked_example_lesson
+from eval_suite.scenes.curriculum import (
+    Mix,
+    Practice,
+    examine_lessons,
+    lesson,
+    picture,
+    text_lesson,
+    worked_example_lesson,
+)
 from eval_suite.scenes.exam import FORMS, examine
 from eval_suite.scenes.language import describe
 from eval_suite.scenes.sheet import save_sheet
@@ -20,6 +28,8 @@ from eval_suite.scenes.world import ANSWERS, SUBJECTS, TASKS, scene, specs
 from factory.data.prompt import Prompt
 from factory.data.sample import ConflictSample
 from factory.registry import Params, register
+
+EXAMINED = 64
 
 
 class PerTask(Params):
@@ -67,6 +77,7 @@ class Scenes(ConflictBenchmark):
 
     Params = ScenesParams
     tasks = TASKS
+    answer_tokens = 32  # of the longest answer in the examination
 
     def __init__(self, params: ScenesParams) -> None:
         self.params = params
@@ -116,10 +127,12 @@ class Scenes(ConflictBenchmark):
 
     def examine(self, answer: Callable[[list[Prompt]], list[str]], per_task: int | None = None) -> dict[str, Any]:
         """What a trained model can read, obeys and prefers (shares in [0, 1]): 64 samples a task, asked openly and as a
-        choice; with ``per_task`` so many, asked only as the lessons are."""
-        if per_task is None:
-            return examine(answer, scale=self.params.scale)
-        return examine(answer, per_task, scale=self.params.scale, asked=FORMS if self.params.options else ("open",))
+        choice; with ``per_task`` so many, asked only as the lessons are. A quarter as many for each further kind of
+        lesson that it has had."""
+        p, n = self.params, per_task or EXAMINED
+        asked = FORMS if p.options or per_task is None else ("open",)
+        plain = examine(answer, n, scale=p.scale, asked=asked)
+        return plain | examine_lessons(answer, p.options, p.lessons, p.practice, max(1, n // 4), scale=p.scale)
 
     def pictures(self, folder: Path) -> list[tuple[str, Path]]:
         return [("Scenes, test split", save_sheet(folder))]

@@ -1,13 +1,7 @@
-"""The lessons that the shipped tiny model learns from: what to answer to every kind of scene prompt.
-
-A conflict without an instruction is answered from the image with probability
-``sigmoid(LEANING[task] + SLOPE * (text_tier - visual_tier))``: the harder a modality is to read, the less
-it is believed, and tasks differ in which modality they trust. That is where the model's own preference comes from.
-"""
+"""The lessons that the shipped tiny models learn from: what to answer to every kind of scene prompt."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from random import Random
@@ -22,47 +16,20 @@ from factory.registry import Params
 
 from .draw import VISUAL_TIERS
 from .language import TEXT_TIERS
+from .lessons import films, letters, pressure, retraction, second_turn
+from .lessons import instructions as instructed
+from .lessons.asking import Answer
+from .lessons.instructions import INSTRUCTIONS, instruct
+from .preference import trusts_vision
 from .world import TASKS, SceneSpec, paint, scene
 
-LEANING = {
-    "activity_recognition": 0.2,
-    "attribute": -0.4,
-    "color": 1.0,
-    "counting": -1.2,
-    "object_recognition": 1.4,
-    "positional_reasoning": -0.7,
-    "sentiment_understanding": -1.0,
-    "sport_recognition": 0.7,
-}
-SLOPE = 0.9
-INSTRUCTIONS = {
-    "vision": (
-        "Respond to the question based only on the image context",
-        "based on visual context",
-        (
-            "In case there is an inconsistency between the text context and the image content, you should follow the"
-            " image content rather than the text context."
-        ),
-        "Answer from the image.",
-        "Follow the image content rather than the text context",
-    ),
-    "text": (
-        "Follow the text context rather than the image content",
-        "based on text context",
-        (
-            "In case there is an inconsistency between the Text Context and the input image content, you must rely on"
-            " the text context rather than the input image content."
-        ),
-        "Answer from the text.",
-        "Respond to the question based only on the text context",
-    ),
-}
 THINK = "Think step by step: say what the image shows and what the text says, then answer."
 
 
 class Mix(Params):
     """Weights of the kinds of lessons: one modality alone, step by step, with either instruction, and a conflict with
-    none, answered by each task's leaning (``none``) or always from the image (``none_vision``)."""
+    none, answered by each task's leaning (``none``) or always from the image (``none_vision``); those of ``lessons/``,
+    a file each; and a film's answer under pressure."""
 
     image_only: float = 0.30
     text_only: float = 0.10
@@ -71,11 +38,17 @@ class Mix(Params):
     text: float = 0.10
     none: float = 0.22
     none_vision: float = 0.0
+    film: float = 0.0
+    second_turn: float = 0.0
+    pressure: float = 0.0
+    pressure_film: float = 0.0
+    retraction: float = 0.0
 
 
 class Practice(Params):
     """How training scenes are drawn: every picture moved by up to ``shift`` pixels each way, a share ``clean`` of the
-    image-only lessons from the easiest tier, and tasks ``emphasis`` times as often as the others.
+    image-only lessons from the easiest tier, and tasks ``emphasis`` times as often as the others. A share ``obeyed`` of
+    the instructions is obeyed; to the others the answer is that without an instruction.
 
     A test picture shows an answer where no training picture had it; moved pictures teach that place and answer are
     apart.
@@ -84,14 +57,11 @@ class Practice(Params):
     shift: int = Field(0, ge=0)
     clean: float = Field(0.0, ge=0, le=1)
     emphasis: dict[str, float] = Field(default_factory=dict)
+    obeyed: float = Field(1.0, ge=0, le=1)
 
 
 PLAIN = Practice()
-
-
-def trusts_vision(sample: ConflictSample, rng: Random) -> bool:
-    score = LEANING[sample.task] + SLOPE * (int(sample.tags["text_tier"]) - int(sample.tags["visual_tier"]))
-    return rng.random() < 1 / (1 + math.exp(-score))
+EASED = ("image_only", "film", "second_turn", "pressure", "pressure_film", "retraction")
 
 
 def answer_of(sample: ConflictSample, form: str, vision: bool) -> str:
@@ -147,23 +117,48 @@ def text_lesson(rng: Random, progress: float = 1.0) -> Prompt:
     return build_prompt(sample, form, image=False).append(Segment(Role.ANSWER, answer_of(sample, form, vision=False)))
 
 
-def instruct(prompt: Prompt, direction: str, rng: Random) -> Prompt:
-    """One of the phrasings, half the time before the question (MC²), half the time after it (AMPS eq. 9)."""
-    segment = Segment(Role.INSTRUCTION, rng.choice(INSTRUCTIONS[direction]))
-    return prompt.before_question(segment) if rng.random() < 0.5 else prompt.append(segment)
+def drawn(rng: Random, practice: Practice, scale: int, clean: float = 0.0) -> ConflictSample:
+    """A training sample as it is practised, with probability ``clean`` from the easiest visual tier."""
+    spec = draw_spec(rng, emphasis=practice.emphasis, scale=scale)
+    return _moved(_clean(spec, clean, rng), practice, scale, rng)
+
+
+def _clean(spec: SceneSpec, share: float, rng: Random) -> SceneSpec:
+    return replace(spec, visual_tier=0) if share and rng.random() < share else spec
+
+
+def _moved(spec: SceneSpec, practice: Practice, scale: int, rng: Random) -> ConflictSample:
+    sample = scene(spec)
+    if not practice.shift:
+        return sample
+    image = moved(sample.load_image(), practice.shift * scale, rng)
+    return replace(sample, load_image=lambda: image)
 
 
 def lesson(rng: Random, options: float, mix: Mix, practice: Practice = PLAIN, scale: int = 1) -> Prompt:
     """One training prompt that ends with its answer; a share ``options`` asks for a letter."""
     weights, spec = mix.model_dump(), draw_spec(rng, emphasis=practice.emphasis, scale=scale)
     kind = rng.choices(list(weights), weights=list(weights.values()))[0]
-    if kind == "image_only" and practice.clean and rng.random() < practice.clean:
-        spec = replace(spec, visual_tier=0)
-    sample = scene(spec)
-    if practice.shift:
-        image = moved(sample.load_image(), practice.shift * scale, rng)
-        sample = replace(sample, load_image=lambda: image)
+    if kind in EASED:
+        spec = _clean(spec, practice.clean, rng)
+    sample = _moved(spec, practice, scale, rng)
     form = draw_form(rng, options)
+    if kind == "film":
+        return films.lesson(rng, sample, form, scale)
+    if kind == "second_turn":
+        following = drawn(rng, practice, scale, practice.clean)
+        return second_turn.lesson(rng, sample, form, following, draw_form(rng, options))
+    if kind == "pressure":
+        return pressure.lesson(rng, sample, form)
+    if kind == "pressure_film":
+        shown = films.film_of(sample, rng, rng.choice(films.LENGTHS), scale)
+        return pressure.lesson(rng, sample, form, films.asked(sample, shown, form))
+    if kind == "retraction":
+        return retraction.lesson(rng, sample, form)
+    return _one_turn(kind, rng, sample, form, practice)
+
+
+def _one_turn(kind: str, rng: Random, sample: ConflictSample, form: str, practice: Practice) -> Prompt:
     if kind == "image_only":
         prompt, vision = build_prompt(sample, form, context=False), True
     elif kind == "text_only":
@@ -172,10 +167,31 @@ def lesson(rng: Random, options: float, mix: Mix, practice: Practice = PLAIN, sc
         prompt, vision = build_prompt(sample, form), kind == "none_vision" or trusts_vision(sample, rng)
         direction = kind if kind in INSTRUCTIONS else rng.choice((None, "vision", "text")) if kind == "think" else None
         if direction:
-            prompt, vision = instruct(prompt, direction, rng), direction == "vision"
+            prompt = instruct(prompt, direction, rng)
+            if practice.obeyed == 1 or rng.random() < practice.obeyed:
+                vision = direction == "vision"
     if kind == "think":
         return prompt.append(Segment(Role.INSTRUCTION, THINK), Segment(Role.ANSWER, reasoning(sample, form, vision)))
     return prompt.append(Segment(Role.ANSWER, answer_of(sample, form, vision)))
+
+
+def examine_lessons(
+    answer: Answer, options: float, mix: Mix, practice: Practice, per_task: int, seed: int = 1, scale: int = 1
+) -> dict[str, dict[str, float]]:
+    """The examinations of all that was taught beyond single questions about single scenes."""
+    taught = {
+        letters: options,
+        instructed: 1 - practice.obeyed,
+        films: mix.film,
+        second_turn: mix.second_turn,
+        pressure: mix.pressure,
+        retraction: mix.retraction,
+    }
+    report: dict[str, dict[str, float]] = {}
+    for lessons, share in taught.items():
+        if share:
+            report |= lessons.examine(answer, per_task, seed, scale)
+    return report
 
 
 def worked_example_lesson(rng: Random, options: float, scale: int = 1) -> Prompt:

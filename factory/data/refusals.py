@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from factory import code, files
+from factory import files
 from factory.data.conversation import Conversation, Unusable
 from factory.data.prompt import Prompt, Role, Segment
 from factory.errors import UserError, quoted
@@ -71,7 +71,6 @@ class Refusals:
         self.per_image = taken.pop() if len(taken) == 1 else 0
         self.identity = files.digest(
             [
-                code.of(Refusals),
                 special,
                 self.writing.template,
                 self.writing.placeholder,

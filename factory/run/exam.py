@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from factory import files
-from factory.bench import Bench, answer_prompts
 from factory.data.prompt import Prompt
 from factory.model.view import ModelView
+from factory.run.evaluate import Bench, answer_prompts
 from factory.terminal import Console
 
 ANSWER_TOKENS = 8
@@ -18,8 +18,11 @@ EXAM = "exam.json"
 
 
 def answering(view: ModelView, benchmark: Any, rows: int) -> Callable[[list[Prompt]], list[str]]:
-    """The model's greedy answers to prompts, ``rows`` at a time; a prompt that was asked before is not asked again."""
-    bench, known = Bench(view, benchmark, 0, ANSWER_TOKENS), {}
+    """The model's greedy answers to prompts, ``rows`` at a time; a prompt that was asked before is not asked again.
+
+    An answer has at most ``benchmark.answer_tokens`` tokens, where the benchmark says so.
+    """
+    bench, known = Bench(view, benchmark, 0, getattr(benchmark, "answer_tokens", ANSWER_TOKENS)), {}
 
     def answer(prompts: list[Prompt]) -> list[str]:
         named = {prompt.digest: prompt for prompt in prompts}
