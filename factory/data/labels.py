@@ -9,7 +9,7 @@ from torch import Tensor
 
 from factory.data.conversation import Unusable
 from factory.data.prompt import Prompt, Role
-from factory.data.refusals import OF_IMAGE, OF_TEMPLATE, REFUSED, TOO_LONG
+from factory.data.refusals import OF_IMAGE, OF_TEMPLATE, REFUSED, TOO_LONG, check_positions, no_room, room
 from factory.data.source import Sample
 from factory.errors import UserError
 from factory.model.encode import Encoded
@@ -35,11 +35,12 @@ class Example:
 def encode_samples(
     view: ModelView, samples: Sequence[Sample], max_tokens: int | None = None
 ) -> tuple[list[Example], dict[str, Tensor]]:
-    """Examples of at most ``max_tokens`` tokens and the image inputs of the images they keep, in reading order.
+    """Examples of at most ``max_tokens`` tokens and the image inputs of the images they keep, in reading order; where
+    anything is cut, no more is kept than the model has positions.
 
     Raises ``Unusable`` for a sample too long for the model's positions, or to keep its images and one token of its
-    first answer, and, with its id,
-    for one whose texts spell a special token or whose turns or images the model refuses.
+    first answer, and, with its id, for one whose texts spell a special token or whose turns or images the model
+    refuses.
     """
     prompts = [s.prompt for s in samples]
     try:
@@ -50,16 +51,13 @@ def encode_samples(
         raise Unusable(
             f"its images ({sizes[:60]}) are refused by the model's image processor: {why}", OF_IMAGE
         ) from error
-    examples = [_fitted(view, sample, texts, max_tokens) for sample, texts in zip(samples, written, strict=True)]
+    limit = room(view, max_tokens)
+    examples = [_fitted(view, sample, texts, limit) for sample, texts in zip(samples, written, strict=True)]
     kept = [prompt for _, prompt in examples]
     if sum(len(p.images) for p in kept) < sum(map(len, written)):
         images, _ = view.images_of(kept)
     encoded = [example.encoded for example, _ in examples]
-    if view.positions is not None and max(len(each.ids) for each in encoded) > view.positions:
-        try:
-            view.batch(encoded, images, "right")  # pictures may take fewer positions than tokens
-        except UserError as error:
-            raise Unusable(str(error), TOO_LONG) from error
+    check_positions(view, encoded, lambda: images)
     return [example for example, _ in examples], images
 
 
@@ -83,7 +81,7 @@ def _fitted(view: ModelView, sample: Sample, written: Sequence[str], max_tokens:
     while max_tokens is not None and len(example.labels) > max_tokens:
         shorter = without_last_exchange(prompt)
         if shorter is None:
-            return _cut(example, max_tokens), prompt
+            return _cut(example, max_tokens, view.positions), prompt
         prompt = shorter
         example = labelled(view, Sample(sample.id, prompt), written[: len(prompt.images)])
     return example, prompt
@@ -95,15 +93,11 @@ def without_last_exchange(prompt: Prompt) -> Prompt | None:
     return replace(prompt, segments=prompt.segments[: answers[-2] + 1]) if len(answers) > 1 else None
 
 
-def _cut(example: Example, max_tokens: int) -> Example:
+def _cut(example: Example, max_tokens: int, positions: int | None) -> Example:
     encoded, labels = example.encoded, example.labels[:max_tokens]
     if all(label == IGNORE for label in labels) or int(Role.IMAGE) in encoded.roles[max_tokens:]:
         asked = next(i for i, label in enumerate(example.labels) if label != IGNORE)
-        raise Unusable(
-            f"takes {asked} tokens before its first answer; tune.data.max_tokens={max_tokens} leaves none for the"
-            " answer",
-            TOO_LONG,
-        )
+        raise Unusable(f"takes {no_room(asked, max_tokens, positions)}", TOO_LONG)
     cut = replace(
         encoded,
         ids=encoded.ids[:max_tokens],

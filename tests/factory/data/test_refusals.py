@@ -12,15 +12,15 @@ import pytest
 from PIL import Image
 
 from factory.data.collate import Collator, Refused
-from factory.data.conversation import parse
-from factory.data.labels import IGNORE
+from factory.data.conversation import Unusable, parse
+from factory.data.labels import IGNORE, encode_samples
 from factory.data.photos import PhotoFolder
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.refusals import Refusals, Shapes
-from factory.data.source import ConversationFile
+from factory.data.source import ConversationFile, Sample
 from factory.errors import UserError
 from factory.files import read_jsonl
-from factory.model.encode import render
+from factory.model.encode import images_first, render
 from factory.model.view import ModelView
 from tests.tiny import IN_ORDER, tiny_view
 from tests.tiny_families import family_view
@@ -141,6 +141,64 @@ def test_whoever_passes_the_audit_of_lengths_or_not_agrees_with_the_encoding(tmp
     Collator(view, whole, limit, skipped)(range(len(whole)))
     late = {found["sample"] for found in read_jsonl(skipped)}
     assert set(names(whole)) - kept == late and late and kept
+
+
+def encodes(view: ModelView, record: dict, sizes: list[tuple[int, int]], limit: int | None) -> bool:
+    """Whether a row and pictures of these sizes can be encoded: what the audit has to say of it beforehand."""
+    blanks = iter(sizes)
+    parts = parse(record, 0).parts
+    show = lambda role, text: Segment(
+        role, **({"image": Image.new("RGB", next(blanks))} if role == Role.IMAGE else {"text": text})
+    )
+    prompt = Prompt(tuple(show(role, text) for role, text in parts))
+    prompt = prompt.images_first() if images_first(view.writing) else prompt
+    try:
+        encode_samples(view, [Sample("x", prompt)], limit)
+    except Unusable as error:
+        assert error.kind == "too long", error
+        return False
+    return True
+
+
+FITTING = ["llava_next", "qwen2_vl", "idefics3"]
+
+
+@pytest.mark.parametrize("family", FITTING)
+def test_the_audit_knows_which_rows_are_too_long_by_their_pictures(family, monkeypatch):
+    view, draw = family_view(family), random.Random(1)
+    sizes = [(900, 200), (640, 480), (48, 48), (333, 500), (500, 90)]
+    seen = set()
+    for positions, limit in ((None, 110), (140, None), (110, 240)):
+        view.family = copy.copy(family_view(family).family)
+        view.family.positions = lambda config, positions=positions: positions
+        check = Refusals(view, limit)
+        for i in range(6):
+            words = " ".join(["dog"] * draw.randrange(1, 60))
+            record, size = row(i, words, "red", image="a.png"), draw.choice(sizes)
+            record["conversations"] += row(0, "What?", " ".join(["cat"] * draw.randrange(1, 30)))["conversations"]
+            fits = encodes(view, record, [size], limit)
+            try:
+                check(parse(record, 0), [size])
+                assert fits, (positions, limit, record, size)
+            except Unusable as error:
+                assert error.kind == "too long" and not fits, (str(error), positions, limit, record, size)
+            seen.add(fits)
+    assert seen == {True, False}
+
+
+def test_a_row_beyond_the_models_positions_is_told_at_the_audit_and_cut_where_rows_are_cut(tmp_path):
+    view = tiny_view()
+    asked = "dog " * (view.positions // 4)
+    record = row(0, asked, "red " * view.positions)
+    spare = row(1)
+    source = opened(tmp_path, view, [record, spare])
+    assert names(source) == ["s1"] and list(source.audit.troubles) == ["too long"]
+    assert f"{type(view.model).__name__} has {view.positions:,}" in source.audit.named[0]
+    cut = opened(tmp_path, view, [record, spare], limit=10 * view.positions)
+    assert names(cut) == ["s0", "s1"]
+    assert Collator(view, cut, 10 * view.positions, None)([0])["input_ids"].shape[1] == view.positions
+    without = opened(tmp_path, view, [row(0, "dog " * 2 * view.positions), spare], limit=10 * view.positions)
+    assert names(without) == ["s1"] and f"the model's {view.positions} positions leave none" in without.audit.named[0]
 
 
 def test_another_model_has_an_audit_of_its_own(tmp_path):
