@@ -25,13 +25,13 @@ from factory.recipe import load as load_recipe
 from factory.recipe.nodes import read_node
 from factory.recipe.schema import Direction, ModelSpec
 from factory.recipe.sections.steering import Position
-from factory.run.collect import Plan, collect, read_position
+from factory.run.collect import Plan, collect, joined, read_position, states_toward
 from factory.run.comparison import Comparison
 from factory.run.evaluate import placed
 from factory.run.pipeline import run
 from factory.run.rundir import RunDir
 from factory.run.study import Study, make
-from factory.steer import States, Steerer, Steering, Strength, artefact, steer
+from factory.steer import Steerer, Steering, Strength, artefact, steer
 from factory.steer.where import ROLES, RoleName, Where
 
 Source = str | Mapping[str, Any] | Sequence[Prompt]
@@ -118,15 +118,11 @@ def _fitted_on(
     if method.trial_strengths:
         raise UserError(f"steering '{method.name}' learns from a benchmark's verdicts: give a benchmark as data")
     layer = view.depth // 2 if layer is None else layer
-    keys = [str(i) for i in range(len(prompts))]
+    plan, keys = Plan(layer, tails=method.reads_tails), [str(i) for i in range(len(prompts))]
     parts = [
-        collect(view, prompts[i : i + BATCH], Plan(layer), None, keys[i : i + BATCH])[0]
-        for i in range(0, len(prompts), BATCH)
+        collect(view, prompts[i : i + BATCH], plan, None, keys[i : i + BATCH])[0] for i in range(0, len(prompts), BATCH)
     ]
-    away: Direction = "text" if direction == "vision" else "vision"
-    base, to, fro = (torch.cat([part[ask] for part in parts]) for ask in ("base", direction, away))
-    unknown = torch.full((len(base),), torch.nan)
-    state = method.fit(States(direction, base, to, fro, unknown, ["all"] * len(base), seed))
+    state = method.fit(states_toward(direction, joined(parts), ["all"] * len(prompts), seed))
     return Steering(method, state, method.placed(state, layer))
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from eval_suite.benchmarks.scenes import Scenes
+from factory.bench import Bench
 from factory.data.answers import Dictionary, DictionaryParams
 from factory.data.prompt import Prompt, Role
 from factory.data.sample import ConflictSample
@@ -17,7 +18,6 @@ from factory.diagnose import attention
 from factory.diagnose.instructed import Asked, Instructed, InstructedParams, ask, instructed
 from factory.model.encode import Batch
 from factory.model.view import ModelView
-from factory.run.evaluate import Bench
 from tests.tiny import text_first, tiny_view, two_images
 
 

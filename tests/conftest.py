@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from factory.model.packages import cache_folder
 
 torch.set_num_threads(1)  # threads of several processes spin against each other on small machines
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start, too
 os.environ.pop("STEERING_FACTORY_COMMAND", None)  # launch.sh's own name in messages; the tests expect the program's
 signal.signal(
     signal.SIGINT, signal.default_int_handler

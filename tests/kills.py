@@ -3,9 +3,10 @@
     python -m tests.kills --kills 30 --damage 50     # a tuning and a training from scratch, made small
     python -m tests.kills tune tune.data.take=800 tune.batch_size=16 tune.save_every=25     # as in its recipe
 
-Each killed run is started again once and has to end with the bytes of an undisturbed one. Then every file of a
-checkpoint is flipped, cut (``--damage`` times each, at random places) and removed, and each has to be found.
-Ends with 1 where something differed or was not found. Outside the suite, which runs a small part of it.
+Half of the kills fall at random moments, half at writes, evenly over all of them. A kill that comes after the run's
+end is none: it is drawn again. Each killed run is started again once and has to end with the bytes of an undisturbed
+one. Then every file of a checkpoint is flipped, cut (``--damage`` times each, at random places) and removed, and each
+has to be found. Ends with 1 where something differed or was not found. Outside the suite, which runs a part of it.
 """
 
 from __future__ import annotations
@@ -132,21 +133,37 @@ class Trial:
                     found[str(path.relative_to(self.folder / name))] = path.read_bytes().replace(name.encode(), b"NAME")
         return found
 
-    def killed(self, name: str, moment: float | None = None, write: int = 0, delay: float = 0.0) -> bool:
-        """Whether a run that is killed, and started again, ends with the undisturbed run's bytes."""
-        log = self.folder / f"{name}.log"
+    def killed(self, name: str, moment: float | None = None, write: int = 0, delay: float = 0.0) -> bool | None:
+        """Whether a run that is killed, and started again, ends with the undisturbed run's bytes; None where it had
+        ended before it could be killed.
+        """
+        log, began = self.folder / f"{name}.log", time.monotonic()
 
         def watched() -> int:
             Writes(self.folder, write, delay)
             return self.start(name)
 
         first = in_child(watched, log, moment)
+        if first == 0:
+            self.seconds = min(self.seconds, 0.95 * (time.monotonic() - began))
+            shutil.rmtree(self.folder / name)
+            return None
+        reached = self.reached(name)
         again = in_child(lambda: self.start(name), log)
-        same = again == 0 and self.result(name) == self.expected
-        print(f"  {name}: {'killed' if first == -9 else f'ended with {first} first'}; the same: {same}", flush=True)
+        same = first == -9 and again == 0 and self.result(name) == self.expected
+        at = f"after {moment:.1f} s" if moment is not None else f"at write {write}, {1000 * delay:.0f} ms later"
+        print(f"  {name}: ended with {first} {at}, {reached}; the same: {same}", flush=True)
         if same:
             shutil.rmtree(self.folder / name)
         return same
+
+    def reached(self, name: str) -> str:
+        """What a killed run had on the disk."""
+        folders = [
+            f for stage in ("tune", "train") for f in checkpoint.there(self.folder / name / stage / "checkpoints")
+        ]
+        rooms = [room for room in ("tuned", "model") if (self.folder / name / room).is_dir()]
+        return ", ".join([f.name for f in folders] + rooms) or "nothing yet"
 
 
 def damages(folder: Path, times: int, random: Random) -> Iterator[tuple[str, str, Callable[[], None]]]:
@@ -202,18 +219,32 @@ def main(argv: list[str] | None = None) -> int:
     return int(wrong > 0)
 
 
+def _evenly(i: int, kills: int, writes: int, random: Random) -> int:
+    """A write for the ``i``-th kill, drawn from its own share of all writes."""
+    return min(writes, 1 + int((i + random.random() * 2) / kills * writes))
+
+
 def _tried(kind: str, trial: Trial, asked: argparse.Namespace) -> int:
     """One training's kills and damages, told; how many went wrong."""
     random = Random(asked.seed)
     print(f"{kind}: undisturbed in {trial.seconds:.0f} s, {trial.writes} writes", flush=True)
-    same = []
-    for i in range(asked.kills):
+    same: list[bool] = []
+    late = 0
+    while len(same) < asked.kills:
+        i = len(same)
         if i % 2:
-            same.append(trial.killed(f"moment{i}", moment=random.uniform(0, trial.seconds)))
+            one = trial.killed(f"moment{i}", moment=random.uniform(0, trial.seconds))
         else:
-            at, delay = random.randint(1, trial.writes), random.choice((0.0, random.uniform(0, 0.02)))
-            same.append(trial.killed(f"write{i}", write=at, delay=delay))
-    print(f"{kind}: {sum(same)} of {len(same)} killed runs ended with the undisturbed run's bytes")
+            at, delay = _evenly(i, asked.kills, trial.writes, random), random.choice((0.0, random.uniform(0, 0.02)))
+            one = trial.killed(f"write{i}", write=at, delay=delay)
+        if one is None:
+            late += 1
+        else:
+            same.append(one)
+    print(
+        f"{kind}: {sum(same)} of {len(same)} killed runs ended with the undisturbed run's bytes ({late} kills came too"
+        " late and were drawn again)"
+    )
     found = 0, []
     for stage in ("tune", "train"):
         for made in checkpoint.there(trial.folder / "whole" / stage / "checkpoints"):

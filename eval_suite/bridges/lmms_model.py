@@ -15,11 +15,11 @@ from typing import Any
 
 from lmms_eval.api.model import lmms
 
+from factory.bench import Bench, answer_prompts
 from factory.data import pictures
 from factory.data.prompt import Prompt, Role, Segment
 from factory.model.load import load
 from factory.recipe.schema import ModelSpec
-from factory.run.evaluate import Bench, answer_prompts
 from factory.steer import artefact as artefacts
 from factory.steer import steer
 

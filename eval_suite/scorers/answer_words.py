@@ -7,19 +7,16 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from eval_suite.scorers.numbers import CHINESE, chinese_number, said_number
+
 CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 ARTICLES = frozenset({"a", "an", "the"})
-_SMALL = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-)  # fmt: skip
-_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-_VALUES = {word: n for n, word in enumerate(_SMALL)} | {word: 10 * n for n, word in enumerate(_TENS, 2)}
-_CHINESE = {**{c: n for n, c in enumerate("零一二三四五六七八九")}, "〇": 0, "两": 2, "兩": 2}
+PASSED_OVER = ARTICLES | {"-"}
 _TOKEN = re.compile(
-    rf"(?P<number>\d+(?:,\d{{3}})*(?:\.\d+)?(?![^\W_{CJK}]))|(?P<chinese>[零〇一二两兩三四五六七八九十]+)|[{CJK}]"
+    rf"(?P<number>\d+(?:,\d{{3}})*(?:\.\d+)?(?![^\W_{CJK}]))|(?P<chinese>{CHINESE[0]}{CHINESE[1]})|[{CJK}]"
     rf"|[^\W_{CJK}]+(?:'[^\W_{CJK}]+)*|(?P<end>[.,;:!?。，、；：！？…\n])|(?P<range>[-~–—])"
 )
+_LONGEST = 40  # words of a number
 _TURN = re.compile(r"but|so|and|because|however|although|though|while|whereas|since|therefore|thus|hence")
 _NOT = re.compile(r"not|cannot|neither|nor|never|\w*n't")
 _BEFORE = (  # what takes back the name right after it
@@ -82,21 +79,31 @@ def mentions(said: Sequence[Word], names: Mapping[str, str]) -> list[Mention]:
     longest counts ("not eating", not "eating").
     """
     sought = sorted(((key, spelt(text)) for key, text in names.items()), key=lambda item: -len(item[1]))
-    kept = [i for i, word in enumerate(said) if word.text not in ARTICLES and word.text != "-"]
     found, at = [], 0
-    while at < len(kept):
-        here = [said[i].text for i in kept[at : at + max(len(name) for _, name in sought)]]
-        key, name = next(((k, n) for k, n in sought if n and here[: len(n)] == n), (None, ()))
+    while at < len(said):
+        ends = ((key, _end(said, at, name)) for key, name in sought)
+        key, end = next(((key, end) for key, end in ends if end), (None, 0))
         if key is not None:
-            found.append(Mention(key, kept[at], kept[at + len(name) - 1] + 1))
-        at += max(1, len(name))
+            found.append(Mention(key, at, end))
+        at = max(at + 1, end)
     return found
 
 
+def _end(said: Sequence[Word], at: int, name: Sequence[str]) -> int:
+    """Where a name that begins with the word ``at`` ends; 0 where it does not stand there."""
+    for i, sought in enumerate(name):
+        while i and at < len(said) and said[at].text in PASSED_OVER and said[at].text != sought:
+            at += 1
+        if at >= len(said) or said[at].text != sought:
+            return 0
+        at += 1
+    return at if name else 0
+
+
 def spelt(name: str) -> list[str]:
-    """The words of a name, articles aside where it has others."""
+    """The words of a name but for its articles; what ends it is none ("vitamin A")."""
     said = [word.text for word in words(plain(name)) if word.text != "-"]
-    return [word for word in said if word not in ARTICLES] or said
+    return [word for i, word in enumerate(said) if word not in ARTICLES or i + 1 == len(said)]
 
 
 def meant(text: str, said: Sequence[Word], found: Sequence[Mention]) -> list[Mention]:
@@ -120,35 +127,31 @@ def _read(token: re.Match) -> str:
         number = token["number"].replace(",", "")
         return number.rstrip("0").rstrip(".") if "." in number else number
     if token["chinese"]:
-        return _chinese(token["chinese"])
+        return chinese_number(token["chinese"])
     return "-" if token["range"] else token[0].casefold()
 
 
-def _chinese(numeral: str) -> str:
-    """十三 as 13, 二十 as 20, 三 as 3; what is no number under a hundred digit by digit."""
-    if "十" not in numeral:
-        return "".join(str(_CHINESE[c]) for c in numeral)
-    tens, _, ones = numeral.partition("十")
-    if len(tens) > 1 or len(ones) > 1 or "十" in ones:
-        return numeral
-    return str(10 * _CHINESE.get(tens, 1) + _CHINESE.get(ones, 0))
-
-
 def _joined_numbers(found: list[Word]) -> list[Word]:
-    """Number words as digits, "twenty-three" as one."""
+    """Number words as digits, "twenty-three" and "two hundred and five" as one."""
     out: list[Word] = []
-    for word in found:
-        value = _VALUES.get(word.text)
-        if value is None:
-            out.append(word)
-            continue
-        tens = out[-2] if len(out) > 1 and out[-1].text == "-" else out[-1] if out else None
-        if tens is not None and tens.text in _TENS and 0 < value < 10 and tens.clause == word.clause:
-            del out[-2 if out[-1].text == "-" else -1 :]
-            out.append(Word(str(_VALUES[tens.text] + value), tens.start, word.end, word.clause))
-        else:
-            out.append(word if word.text in _TENS else Word(str(value), word.start, word.end, word.clause))
-    return [Word(str(_VALUES.get(w.text, w.text)), w.start, w.end, w.clause) for w in out]
+    at = 0
+    while at < len(found):
+        said = said_number(_together(found, at))
+        n, text = said or (1, found[at].text)
+        out.append(Word(text, found[at].start, found[at + n - 1].end, found[at].clause))
+        at += n
+    return out
+
+
+def _together(found: Sequence[Word], at: int) -> list[str]:
+    """The words from one on that no punctuation parts; "and" begins a clause of its own."""
+    clause, out = found[at].clause, []
+    for i in range(at, min(at + _LONGEST, len(found))):
+        clause += out != [] and found[i].text == "and"
+        if found[i].clause != clause:
+            break
+        out.append(found[i].text)
+    return out
 
 
 def _without_dashes(found: list[Word]) -> list[Word]:

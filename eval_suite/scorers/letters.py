@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from eval_suite.scorers.answer_words import ARTICLES, CJK, Mention, Word, meant, spelt
+from eval_suite.scorers.answer_words import ARTICLES, CJK, Mention, Word, meant, mentions, spelt
 
 _LETTERS = {"a": "A", "b": "B"}
 _JOINED = frozenset({"and", "or", "nor", "和", "或", "与", "與", "及", "option", "options"})
@@ -33,14 +33,16 @@ def letter(text: str, said: Sequence[Word], options: Mapping[str, str], only: bo
     texts behind the letters.
 
     The last one counts, a letter right after "the answer is", "I choose", "so" before others, and one in a reason
-    ("because B contradicts the picture") only where there is no other. An article is no letter, a letter that is
+    ("because B contradicts the picture") only where there is no other. One inside an option's text ("vitamin B") or an
+    article is no letter, a letter that is
     negated or called wrong does not count, and of two that are named together ("A or B", both options copied) neither
     does. With ``only``, two different ones count only where one is right after such words.
     """
+    inside = {i for name in mentions(said, options) if name.last - name.first > 1 for i in range(name.first, name.last)}
     found = [
         Mention(_LETTERS[word.text], i, i + 1)
         for i, word in enumerate(said)
-        if word.text in _LETTERS and _stands_for_an_option(text, said, i)
+        if word.text in _LETTERS and i not in inside and _stands_for_an_option(text, said, i)
     ]
     kept = meant(text, said, found)
     kept = [mention for mention in kept if not _in_a_reason(said, mention)] or kept
@@ -61,7 +63,10 @@ def _in_a_reason(said: Sequence[Word], mention: Mention) -> bool:
 def _together(said: Sequence[Word], one: Mention, other: Mention, options: Mapping[str, str]) -> bool:
     """Whether nothing stands between two different letters but the first one's text and "and" or "or"."""
     between = [word.text for word in said[one.last : other.first] if word.text not in ARTICLES | _JOINED]
-    return one.name != other.name and between in ([], [w for w in spelt(options[one.name]) if w not in _JOINED])
+    return one.name != other.name and between in (
+        [],
+        [w for w in spelt(options[one.name]) if w not in ARTICLES | _JOINED],
+    )
 
 
 def _stands_for_an_option(text: str, said: Sequence[Word], i: int) -> bool:

@@ -34,7 +34,8 @@ def fitted(view: ModelView, method: str, layers: Sequence[int], strength: float)
     base, toward, away = torch.randn(3, 32, view.width, generator=draw)
     cls = lookup("steering", method)
     steerer = cls(cls.Params())
-    state = steerer.fit(States("vision", base, toward, away, torch.rand(32, generator=draw), ["task"] * 32))
+    measured = {"R_V": torch.rand(32, generator=draw)}
+    state = steerer.fit(States("vision", base, toward, away, measured, ["task"] * 32))
     return [Steering(steerer, state, steerer.where().model_copy(update={"layer": layer}), strength) for layer in layers]
 
 

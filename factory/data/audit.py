@@ -22,8 +22,8 @@ MISSING = "image is missing"
 @dataclass
 class Audit:
     """Counts over a file's rows, filled row by row with ``add``; ``troubles`` are the kinds of rows that cannot be
-    used, each with its count and the first of them. ``named`` are the first such rows, and ``digest`` is that of the
-    file and its pictures.
+    used, each with its count and the first of them. ``named`` are the first such rows, ``digest`` is that of what
+    the file and its pictures hold, ``times`` that of the pictures' sizes and times.
     """
 
     samples: int = 0
@@ -35,6 +35,7 @@ class Audit:
     troubles: dict[str, tuple[int, str]] = field(default_factory=dict)
     named: list[str] = field(default_factory=list)
     digest: str = ""
+    times: str = ""
 
     def add(self, name: str, characters: int, images: int, fault: Unusable | None) -> None:
         """One row: its characters, its pictures and, where it cannot be used, why."""
@@ -93,6 +94,6 @@ class Audit:
         audit = cls(**record)
         audit.troubles = {str(kind): (int(count), str(first)) for kind, (count, first) in audit.troubles.items()}
         counts = (audit.samples, audit.images, audit.missing, audit.without, audit.longest)
-        if not all(isinstance(n, int) for n in counts) or not isinstance(audit.digest, str):
+        if not all(isinstance(n, int) for n in counts) or not isinstance(audit.digest + audit.times, str):
             raise ValueError("not the record of an audit")
         return audit

@@ -16,14 +16,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from factory import files
+from factory import code, files
 from factory.data import pictures
 from factory.data.audit import MISSING, Audit
 from factory.data.conversation import IN_ROW, Conversation, Unusable, name_of, parse
 from factory.data.records import scan
 from factory.errors import UserError
 
-FORM = 4  # one more wherever rows are judged otherwise
 BLOCK = 50_000
 ENTRY = np.dtype([("offset", "<u8"), ("size", "<u4"), ("characters", "<u4"), ("images", "<u2"), ("usable", "?")])
 Size = tuple[int, int]
@@ -39,30 +38,41 @@ class Check(Protocol):
 
 
 class Marks:
-    """The pictures that a file names, in order, and one digest of their names, sizes and times."""
+    """The pictures that a file names, in order, and two digests of them: ``times``, of names, sizes and times, which
+    are looked at on every start, and ``contents``, of names and bytes, which no copying or touching changes.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.at = str(folder)
-        self._digest, self._out = hashlib.blake2b(digest_size=16), io.BytesIO()
+        self._times, self._contents = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
         self._last: str | None = None
+        self._out = io.BytesIO()
         self._names = gzip.GzipFile(fileobj=self._out, mode="w", compresslevel=1, mtime=0)
 
-    def add(self, name: str) -> bool:
-        """Take a picture's state into the digest; whether it is there."""
+    def add(self, name: str, read: bool = True) -> bool:
+        """Take a picture's state into the digests, into ``contents`` where it is to be ``read``; whether it is
+        there.
+        """
+        path = os.path.join(self.at, name)
         try:
-            stat = os.stat(os.path.join(self.at, name))
+            stat = os.stat(path)
             state = f"{stat.st_size}:{stat.st_mtime_ns}"
         except (OSError, ValueError):
             state = "absent"
         if name != self._last:
             line = json.dumps(name).encode()
-            self._digest.update(line + state.encode())
+            self._times.update(line + state.encode())
             self._names.write(line + b"\n")
+            if read:
+                self._contents.update(line + _told_by(Path(path)).encode())
         self._last = name
         return state != "absent"
 
-    def digest(self) -> str:
-        return self._digest.hexdigest()
+    def times(self) -> str:
+        return self._times.hexdigest()
+
+    def contents(self) -> str:
+        return self._contents.hexdigest()
 
     def names(self) -> bytes:
         """The names, to be told again by ``of``."""
@@ -71,12 +81,19 @@ class Marks:
 
     @classmethod
     def of(cls, names: Path, folder: Path) -> Marks:
-        """The same pictures as they are now."""
+        """The same pictures as they are now, unread."""
         marks = cls(folder)
         with gzip.open(names, "rb") as lines:
             for line in lines:
-                marks.add(json.loads(line))
+                marks.add(json.loads(line), read=False)
         return marks
+
+
+def _told_by(path: Path) -> str:
+    try:
+        return pictures.fingerprint(path)
+    except pictures.Unreadable:
+        return "unread"
 
 
 def indexed(
@@ -94,7 +111,7 @@ def indexed(
         "size": stat.st_size,
         "mtime": stat.st_mtime_ns,
         "folder": str(folder.resolve()),
-        "form": FORM,
+        "code": code.of(build_index),
         "check": check and check.identity,
         "decode": decode,
         "pictures": pictures.PROTOCOL,
@@ -104,7 +121,7 @@ def indexed(
     with suppress(UserError, OSError, EOFError, ValueError, TypeError, KeyError, AttributeError):
         kept = files.read_json(report)  # written last
         whole = kept.pop("sum") == files.digest(kept) and kept["files"] == [_digest(table), _digest(names)]
-        if whole and Marks.of(names, folder).digest() == kept["pictures"]:
+        if whole and Marks.of(names, folder).times() == kept["pictures"]:
             index = np.load(table, mmap_mode="r")
             if index.dtype == ENTRY and index.shape == (kept["audit"]["samples"],):
                 return index, Audit.of(kept["audit"])
@@ -113,7 +130,7 @@ def indexed(
         _clear(place)
     files.write_npy(table, index)
     files.write_bytes(names, marks.names())
-    record = {"files": [_digest(table), _digest(names)], "pictures": marks.digest(), "audit": audit.record()}
+    record = {"files": [_digest(table), _digest(names)], "pictures": marks.times(), "audit": audit.record()}
     files.write_json(report, {**record, "sum": files.digest(record)})
     return index, audit
 
@@ -150,7 +167,8 @@ def build_index(
     index = np.concatenate([*blocks, np.array(entries, ENTRY)])
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    audit.digest = files.digest([digest, marks.digest(), pictures.PROTOCOL])
+    audit.digest = files.digest([digest, marks.contents(), pictures.PROTOCOL])
+    audit.times = marks.times()
     return index, audit, marks
 
 

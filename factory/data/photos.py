@@ -52,9 +52,9 @@ class PhotoFolder:
             self.audit.add(str(path), len(question) + len(label or ""), 1, fault)
             if fault is None:
                 good.append((path, label))
-        states = [(folder / path).stat() for path, _ in good]
-        about = [[str(p), label, s.st_size, s.st_mtime_ns] for (p, label), s in zip(good, states, strict=True)]
+        about = [[str(path), label, pictures.fingerprint(folder / path)] for path, label in good]
         self.audit.digest = files.digest([about, question, pictures.PROTOCOL])
+        self.audit.times = files.digest([(folder / path).stat().st_mtime_ns for path, _ in good])
         tell(self.audit)
         self.audit.allow(max_skipped, folder, folder)
         self.numbers = subset(len(good), take, seed)

@@ -12,7 +12,7 @@ from functools import cached_property
 from PIL import Image
 from torch import Tensor
 
-from factory import files
+from factory import code, files
 from factory.data.conversation import Conversation, Unusable
 from factory.data.prompt import Prompt, Role, Segment
 from factory.errors import UserError, quoted
@@ -115,6 +115,7 @@ class Refusals:
         self._layouts: dict[tuple[Role, ...], str | None] = {}
         self.identity = files.digest(
             [
+                code.of(Refusals),
                 special,
                 self.writing.template,
                 self.writing.placeholder,

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypedDict
+from typing import Any, ClassVar, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+from factory.bench import Bench
+from factory.data.sample import ConflictSample
 from factory.diagnose.summary import Summary
 from factory.model.encode import Batch
 from factory.model.prefix import Prefix, last_index, prefill
 from factory.model.view import ModelView
 from factory.registry import Plugin
-
-if TYPE_CHECKING:
-    from factory.data.sample import ConflictSample
-    from factory.run.evaluate import Bench
 
 
 class Row(TypedDict):
@@ -118,6 +117,21 @@ class Diagnostic(Plugin):
 def facts(sample: ConflictSample, form: str, prompt: str) -> dict[str, Any]:
     """What a row tells of its sample: its id, task and tags, and which form and prompt was measured."""
     return {"sample": sample.id, "task": sample.task, "form": form, "prompt": prompt, **sample.tags}
+
+
+def once_a_prompt(rows: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> dict[str, Tensor]:
+    """By metric the numbers [n] of ``rows`` about the prompts ``keys``, of neither a layer nor a head; NaN for a prompt
+    without one. A metric with several for one prompt is left out.
+    """
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        if row["layer"] is None and row["head"] is None:
+            found.setdefault(row["metric"], {}).setdefault(row["sample"], []).append(row["value"])
+    return {
+        metric: torch.tensor([values.get(key, [math.nan])[0] for key in keys])
+        for metric, values in found.items()
+        if all(len(several) == 1 for several in values.values())
+    }
 
 
 def hold_back(

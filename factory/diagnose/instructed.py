@@ -8,12 +8,13 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
+from factory.bench import Bench
 from factory.data.answers import Dictionary, DictionaryParams, Pair
 from factory.data.instructions import Style, instruction
 from factory.data.prompt import Prompt, Role, Segment
@@ -29,9 +30,6 @@ from factory.model.encode import Batch
 from factory.model.prefix import at_last, decode_texts, greedy, last_index
 from factory.model.view import ModelView
 from factory.registry import Params
-
-if TYPE_CHECKING:
-    from factory.run.evaluate import Bench
 
 SYSTEM = (
     "You are a helpful and honest assistant who strictly follows all user instructions and provides accurate responses."

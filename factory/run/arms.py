@@ -12,9 +12,9 @@ from functools import cached_property
 from typing import Any
 
 from factory import code
+from factory.bench import Bench, answer_prompts
 from factory.data.prompt import Prompt
 from factory.model.view import ModelView
-from factory.run.evaluate import Bench, answer_prompts
 from factory.run.labels import AS_IT_IS
 from factory.steer import LogitsMethod, PromptMethod, Steering, steer
 from factory.steer.logits import contrasted

@@ -8,7 +8,7 @@ see what follows them shares nothing: there the three are run whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,22 +18,28 @@ from torch import Tensor, nn
 
 from factory.data.instructions import Style, instruction
 from factory.data.prompt import USER_TEXT, Prompt, Role
-from factory.diagnose import Diagnostic, Row
+from factory.diagnose import Diagnostic, Row, once_a_prompt
 from factory.model.encode import Encoded
 from factory.model.prefix import Prefix, extend, last_index, prefill
 from factory.model.view import ModelView
+from factory.steer import States
+from factory.steer.base import Direction
 
 ASKS = ("base", "vision", "text")
+MEASURED = "measured."
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How to collect: ``layer`` (0-based block), ``position`` (SPEC A14), wording of P, and the prompts to diagnose."""
+    """How to collect: ``layer`` (0-based block), ``position`` (SPEC A14), wording of P, the prompts to diagnose, and
+    whether the means over the prompts' ``tails`` are wanted too.
+    """
 
     layer: int
     position: str = "last"
     style: Style = "amps_eq9"
     diagnose: tuple[str, ...] = ("base",)
+    tails: bool = False
 
 
 def asked(prompt: Prompt, ask: str, style: Style) -> Prompt:
@@ -47,16 +53,46 @@ def collect(
 ) -> tuple[dict[str, Tensor], dict[str, list[Row]]]:
     """States {ask: [B, d] float32 on the CPU} for the asks base, vision and text, and diagnostic rows by ask.
 
-    ``ask.tail`` is the mean state of the prompt's last tokens, a tenth of them, three to eight (PIXEL's second view).
+    ``ask.tail`` is the mean state of the prompt's last tokens, a tenth of them, three to eight; ``measured.metric`` [B]
+    what the diagnostic gives once a prompt without instruction, where it is diagnosed.
     """
     run = (_apart if view.family.bidirectional_prompt else _shared)(view, prompts, plan)
     chosen = read_position(run.states, run.whole.mask, run.whole.roles, plan.position).float().cpu().chunk(len(ASKS))
-    tails = _tail_mean(run.states, run.whole.mask).cpu().chunk(len(ASKS))
+    tensors = dict(zip(ASKS, chosen, strict=True))
+    if plan.tails:
+        means = _tail_mean(run.states, run.whole.mask).cpu().chunk(len(ASKS))
+        tensors |= {f"{ask}.tail": mean for ask, mean in zip(ASKS, means, strict=True)}
     found = {}
     for ask in plan.diagnose if diagnostic else ():
         rows = ASKS.index(ask) * len(prompts) + torch.arange(len(prompts), device=view.device)
         found[ask] = diagnostic.on_whole(view, *run.pick(rows), [f"{key}/{ask}" for key in keys])
-    return dict(zip((*ASKS, *(f"{ask}.tail" for ask in ASKS)), (*chosen, *tails), strict=True)), found
+    once = once_a_prompt(found.get("base", ()), [f"{key}/base" for key in keys])
+    return {**tensors, **{f"{MEASURED}{metric}": values for metric, values in once.items()}}, found
+
+
+def joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """What was collected of prompts, batch after batch, as one; NaN for what was measured of other batches alone."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    unknown = [torch.full((len(part["base"]),), torch.nan) for part in parts]
+    return {name: torch.cat([part.get(name, nan) for part, nan in zip(parts, unknown, strict=True)]) for name in names}
+
+
+def measured_in(collected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What ``collected`` holds of a diagnostic, by metric."""
+    return {name.removeprefix(MEASURED): t for name, t in collected.items() if name.startswith(MEASURED)}
+
+
+def states_toward(
+    direction: Direction,
+    collected: Mapping[str, Tensor],
+    tasks: Sequence[str],
+    seed: int,
+    found: Sequence[Mapping[str, Any]] = (),
+) -> States:
+    """What a method is fitted on toward ``direction``, of ``collected`` states and numbers."""
+    c, other = collected, "text" if direction == "vision" else "vision"
+    tails = (c["base.tail"], c[f"{direction}.tail"], c[f"{other}.tail"]) if "base.tail" in c else None
+    return States(direction, c["base"], c[direction], c[other], measured_in(c), tasks, seed, tails, found)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from factory import files
+from factory.bench import asked_forms
 from factory.benchmark import Conflicts
 from factory.data.prompt import Prompt
 from factory.data.sample import ConflictSample
@@ -20,18 +21,8 @@ from factory.registry import Params
 from factory.run import inputs, progress
 from factory.run.arms import Arm
 from factory.run.choose import Choice, choose, oracle
-from factory.run.evaluate import (
-    Fitted,
-    ask,
-    asked_forms,
-    cells,
-    contrast,
-    looks,
-    placed,
-    sweep,
-    trunk_of,
-    verdicts_by_strength,
-)
+from factory.run.collect import measured_in
+from factory.run.evaluate import Fitted, ask, cells, contrast, looks, placed, sweep, trunk_of, verdicts_by_strength
 from factory.run.labels import changes_nothing, labels
 from factory.run.rundir import Stage
 from factory.run.study import Rows, Study, make
@@ -163,7 +154,8 @@ class Comparison:
     def _trials(self, f: Fitted, chunks: Sequence[Tensors]) -> Trials:
         verdicts, seen = (torch.cat([c[f"{f.name}.{what}"] for c in chunks]) for what in ("verdicts", "looks"))
         collected, groups = self.study.collected, torch.arange(len(verdicts)) // len(self.study.benchmark.forms)
-        return Trials(verdicts == 1, verdicts == 2, seen, collected["base"], collected["r_v"], groups, self.recipe.seed)
+        measured = measured_in(collected)
+        return Trials(verdicts == 1, verdicts == 2, seen, collected["base"], measured, groups, self.recipe.seed)
 
     def _stage(self, name: str, parts: dict[str, Any]) -> Stage:
         e = self.recipe.evaluate

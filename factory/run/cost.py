@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from factory.bench import Asked, answer_prompts, asked_forms
 from factory.diagnose.summary import Summary, Table
 from factory.model.view import ModelView
 from factory.run import progress
 from factory.run.comparison import Comparison
-from factory.run.evaluate import Asked, answer_prompts, asked_forms, placed
+from factory.run.evaluate import placed
 from factory.run.samples import thin
 from factory.run.timing import timed
 from factory.steer import LogitsMethod, PromptMethod, steer

@@ -6,7 +6,7 @@ A prompt pass is one forward of a whole prompt through all blocks.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -265,7 +265,7 @@ def calibrated(method: Steerer, state: dict[str, Tensor], width: int, n: int, se
     draw, states = torch.Generator().manual_seed(seed), random_states(n, width, seed)
     follow = torch.rand(n, len(strengths), generator=draw) < 0.5
     looks = method.look(states.base, state, ahead([], n, seed))
-    return method.calibrate(state, Trials(follow, ~follow, looks, states.base, states.r_v, torch.arange(n), seed))
+    return method.calibrate(state, Trials(follow, ~follow, looks, states.base, states.measured, torch.arange(n), seed))
 
 
 def count_looks(method: Steerer, state: dict[str, Tensor], width: int, seed: int) -> tuple[int, int]:
@@ -289,10 +289,27 @@ def ahead(asked: list[str], rows: int, seed: int) -> Context:
     return Context(layer=0, probe=noting("above"), hiding=noting("hiding"))
 
 
+class Anything(Mapping[str, Tensor]):
+    """The same numbers under every name: which one a method will ask for is its own affair."""
+
+    def __init__(self, numbers: Tensor) -> None:
+        self.numbers = numbers
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.numbers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
 def random_states(n: int, width: int, seed: int) -> States:
     draw = torch.Generator().manual_seed(seed)
     base, toward, away, *tails = torch.randn(6, n, width, generator=draw)
-    return States("vision", base, toward, away, torch.rand(n, generator=draw) + 0.1, ["all"] * n, seed, tuple(tails))
+    measured = Anything(torch.rand(n, generator=draw) + 0.1)
+    return States("vision", base, toward, away, measured, ["all"] * n, seed, tuple(tails))
 
 
 def answer_length(recipe: Recipe, own: int | None = None) -> int:

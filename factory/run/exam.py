@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from factory import files
+from factory.bench import Bench, answer_prompts
 from factory.data.prompt import Prompt
 from factory.model.view import ModelView
-from factory.run.evaluate import Bench, answer_prompts
 from factory.terminal import Console
 
 ANSWER_TOKENS = 8

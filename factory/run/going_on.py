@@ -30,15 +30,14 @@ SAME: dict[type[Spec], set[str]] = {  # to the byte, or where floats are summed 
 }
 TOLD: dict[type[Spec], dict[str, str]] = {  # by another entry of the inputs, or by a checkpoint's manifest
     TuneSpec: {"steps": "steps", "epochs": "steps", "data": "tune.data and data"},
-    TuneDataSpec: {},
+    TuneDataSpec: {"path": "data", "images": "data", "photos": "data"},
     TrainSpec: {},
     LaunchSpec: {"processes": "ranks", "zero": "zero", "offload": "offload"},
 }
 OTHER: dict[type[Spec], set[str]] = {  # another result
     TuneSpec: {"stage", "tuner", "learning_rate", "beside", "batch_size", "schedule", "warmup", "weight_decay"}
     | {"max_grad_norm", "bf16"},
-    TuneDataSpec: {"path", "images", "photos", "question", "lessons", "take", "seed", "max_tokens", "group_by_length"}
-    | {"cache_features"},
+    TuneDataSpec: {"question", "lessons", "take", "seed", "max_tokens", "group_by_length", "cache_features"},
     TrainSpec: {"steps", "vision_steps", "text_steps", "connector_steps", "batch_size", "learning_rate", "warmup"}
     | {"weight_decay", "text_weight"},
     LaunchSpec: set(),
@@ -111,7 +110,7 @@ def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any
 def _told(key: str, old: Any, new: Any) -> str:
     """What was changed, for a person: a digest says nothing to one."""
     if key == "data" and isinstance(new, str):
-        return "the data (a row, or the name, size or time of a picture, is not what it was)"
+        return "the data (a row, or the name or content of a picture, is not what it was)"
     return f"{key} {_shown(old)} -> {_shown(new)}"
 
 

@@ -72,11 +72,16 @@ def open_source(
 
 
 def digest_of(source: Source) -> str | int:
-    """What tells other samples from these, for the stage's inputs."""
+    """What tells other samples from these, for the stage's inputs; a copied or touched file has the same."""
     if isinstance(source, Lessons):
         return len(source)
     audited = cast(Audited, source)
     return files.digest([audited.audit.digest, audited.numbers.tolist()])
+
+
+def times_of(source: Source) -> str:
+    """What tells pictures that were changed in any way since, for what is made of them and can be made again."""
+    return "" if isinstance(source, Lessons) else cast(Audited, source).audit.times
 
 
 def may_fail(source: Source, allowed: float) -> int:

@@ -18,31 +18,21 @@ from typing import Any
 import torch
 
 from factory import files
+from factory.bench import Bench, asked_forms
 from factory.data.sample import ConflictSample
 from factory.diagnose import facts
 from factory.errors import UserError
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.run.choose import choose
-from factory.run.collect import ASKS, Plan, collect
+from factory.run.collect import ASKS, Plan, collect, joined, measured_in, states_toward
 from factory.run.comparison import examples, finished, prompters, unsteered
 from factory.run.environment import about_run
 from factory.run.estimate import LOOKED_AT, own_words
-from factory.run.evaluate import (
-    Bench,
-    Fitted,
-    ask,
-    asked_by,
-    asked_forms,
-    cells,
-    contrast,
-    looks,
-    trunk_of,
-    verdicts_by_strength,
-)
+from factory.run.evaluate import Fitted, ask, asked_by, cells, contrast, looks, trunk_of, verdicts_by_strength
 from factory.run.labels import labels
 from factory.run.samples import SPLITS, fault, fitting, thin
-from factory.run.study import Rows, make, states_toward, visual_mcr
+from factory.run.study import Rows, make, reads_tails
 from factory.run.timing import Clock, timed
 from factory.run.work import Method, Part, Stage
 from factory.steer import LogitsMethod, States, Steerer, Trials
@@ -148,14 +138,15 @@ def rehearse(
 
 
 def _collected(r: _Stage, batches: Sequence[Sequence[ConflictSample]]) -> dict[str, Any]:
-    """States, tasks and MCR of training prompts, collected and, in one wording or in all, diagnosed."""
+    """States and tasks of training prompts, and their numbers, collected and, in one wording or in all, diagnosed."""
     diagnostic, how = make(r.recipe.diagnostic) if r.recipe.diagnostic else None, r.recipe.collect
     chunks: list[dict[str, Any]] = []
+    tasks: list[str] = []
     for samples in batches:
         asked = asked_forms(r.bench, samples)
         keys = [f"{s.id}/{form}" for s, form, _ in asked]
         for wordings in (ASKS, ASKS[:1]) if diagnostic else ((),):
-            plan = Plan(r.layer, how.position, how.instructions, wordings)
+            plan = Plan(r.layer, how.position, how.instructions, wordings, reads_tails(r.recipe))
             if not chunks:
                 collect(r.view, [asked[0][-1]], plan, diagnostic, keys[:1])
             work = lambda plan=plan, asked=asked, keys=keys: collect(
@@ -167,10 +158,9 @@ def _collected(r: _Stage, batches: Sequence[Sequence[ConflictSample]]) -> dict[s
                 r.diagnosed.setdefault("", []).extend(
                     {**row, **named[row["sample"]], "split": "test"} for rows in found.values() for row in rows
                 )
-        r_v = visual_mcr([row for rows in found.values() for row in rows], len(asked))
-        chunks.append({**states, "r_v": r_v, "tasks": [s.task for s, *_ in asked]})
-    tasks = [task for chunk in chunks for task in chunk.pop("tasks")]
-    return {name: torch.cat([c[name] for c in chunks]) for name in chunks[0]} | {"tasks": tasks}
+        chunks.append(states)
+        tasks += [s.task for s, *_ in asked]
+    return {**joined(chunks), "tasks": tasks}
 
 
 def _investigated(r: _Stage) -> None:
@@ -231,7 +221,7 @@ def _steered(
             f = Fitted(label, direction, variant, steerer, state)
             if steerer.trial_strengths:
                 trials = r.time(
-                    ("trials", label), len(tried), lambda f=f: _tried(r, tried, of_train, f, collected["r_v"])
+                    ("trials", label), len(tried), lambda f=f: _tried(r, tried, of_train, f, measured_in(collected))
                 )
                 f = Fitted(label, direction, variant, steerer, steerer.calibrate(f.state, trials))
             for batch in test:
@@ -259,15 +249,14 @@ def _states(r: _Stage, collected: Mapping[str, Any], direction: str) -> States:
     return states_toward(direction, collected, collected["tasks"], r.recipe.seed, found)
 
 
-def _tried(r: _Stage, asked: Sequence[Any], trunk: Any, f: Fitted, r_v: torch.Tensor) -> Trials:
+def _tried(r: _Stage, asked: Sequence[Any], trunk: Any, f: Fitted, known: Mapping[str, Any]) -> Trials:
     strengths, n = f.steerer.trial_strengths, len(asked)
     columns = verdicts_by_strength(cells(r.bench, asked, trunk, [f], strengths), strengths)
     follow, error = (
         torch.tensor([[v == what for v in column] for column in columns]).T for what in (f.direction, "error")
     )
-    return Trials(
-        follow, error, looks(r.bench, trunk, f), trunk.last.cpu(), r_v.mean().expand(n), torch.arange(n), r.recipe.seed
-    )
+    measured = {metric: values.mean().expand(n) for metric, values in known.items()}
+    return Trials(follow, error, looks(r.bench, trunk, f), trunk.last.cpu(), measured, torch.arange(n), r.recipe.seed)
 
 
 def _reported(r: _Stage, base: str) -> None:

@@ -9,10 +9,10 @@ from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from factory import code, files
+from factory.bench import Bench
 from factory.data.sample import ConflictSample
 from factory.diagnose import Diagnostic, facts
 from factory.errors import UserError
@@ -23,11 +23,11 @@ from factory.recipe import Recipe
 from factory.recipe.schema import Node
 from factory.registry import lookup
 from factory.run import inputs, progress
-from factory.run.collect import ASKS, Plan, collect
-from factory.run.evaluate import Bench
+from factory.run.collect import ASKS, Plan, collect, joined, states_toward
 from factory.run.rundir import RunDir, Stage
 from factory.run.samples import Checked, usable_samples
-from factory.steer import States
+from factory.steer import States, Steerer
+from factory.steer.base import Direction
 
 Rows = list[dict[str, Any]]
 
@@ -48,16 +48,10 @@ def steered_layer(recipe: Recipe, depth: int, card: Card | None) -> int:
     return layer
 
 
-def visual_mcr(rows: Rows, prompts: int) -> Tensor:
-    """r_v [prompts] from the rows of a diagnostic; NaN where none was measured."""
-    return torch.tensor([row["value"] for row in rows if row["metric"] == "R_V"] or [float("nan")] * prompts)
-
-
-def states_toward(direction: str, collected: Mapping[str, Tensor], tasks: list[str], seed: int, found: Rows) -> States:
-    """What a method is fitted on toward ``direction``, of ``collected`` states and MCR."""
-    t, other = collected, "text" if direction == "vision" else "vision"
-    tails = (t["base.tail"], t[f"{direction}.tail"], t[f"{other}.tail"])
-    return States(direction, t["base"], t[direction], t[other], t["r_v"], tasks, seed, tails, found)
+def reads_tails(recipe: Recipe) -> bool:
+    """Whether a method of the recipe is fitted on the means over the prompts' tails."""
+    methods = [make(node) for node in recipe.steering]
+    return any(isinstance(method, Steerer) and method.reads_tails for method in methods)
 
 
 class Study:
@@ -73,6 +67,7 @@ class Study:
         self.diagnostic: Diagnostic | None = make(recipe.diagnostic) if recipe.diagnostic else None
         self.card = card_for(recipe.model, view.model.config)
         self.layer = steered_layer(recipe, view.depth, self.card)
+        self.tails = reads_tails(recipe)
         self.samples, self.skipped = checked or usable_samples(recipe, self.benchmark, folder, limit, view)
         self.bench = Bench(view, self.benchmark, self.layer, recipe.evaluate.max_new_tokens)
         self.inputs = {
@@ -95,17 +90,21 @@ class Study:
         for i in range(0, len(samples), size):
             yield f"{split}-{i:05d}", samples[i : i + size]
 
-    def _collect(self, samples: list[ConflictSample], asks: tuple[str, ...]) -> tuple[dict[str, Tensor], Rows]:
+    def _collect(
+        self, samples: list[ConflictSample], asks: tuple[str, ...], tails: bool = False
+    ) -> tuple[dict[str, Tensor], Rows]:
         """States and tidy diagnostic rows of all forms of some samples."""
         asked = [(s, form) for s in samples for form in self.benchmark.forms]
         keys = [f"{s.id}/{form}" for s, form in asked]
-        plan = Plan(self.layer, self.recipe.collect.position, self.recipe.collect.instructions, asks)
+        how = self.recipe.collect
+        plan = Plan(self.layer, how.position, how.instructions, asks, tails)
         states, found = collect(self.view, [self.benchmark.prompt(s, f) for s, f in asked], plan, self.diagnostic, keys)
         named = {f"{key}/{a}": facts(s, form, a) for key, (s, form) in zip(keys, asked, strict=True) for a in asks}
         return states, [{**row, **named[row["sample"]]} for rows in found.values() for row in rows]
 
     def collect_stage(self, name: str) -> Stage:
         parts = {"collect": self.recipe.collect.model_dump(), "layer": self.layer}
+        parts |= {"tails": self.tails} if name == "collect" else {}
         diagnostic = self.recipe.diagnostic and inputs.with_code(self.recipe.diagnostic)
         if self.recipe.diagnostic:
             parts |= {
@@ -120,22 +119,22 @@ class Study:
 
     @cached_property
     def collected(self) -> dict[str, Tensor]:
-        """h_[I,T], h_[I,T,Pv], h_[I,T,Pt] of the training prompts [n, d] and their visual MCR r_v [n] (NaN without a
-        diagnostic).
+        """h_[I,T], h_[I,T,Pv], h_[I,T,Pt] of the training prompts [n, d], and what the diagnostic gives once a prompt
+        [n] (see ``factory.run.collect``).
         """
         stage = self.collect_stage("collect")
-
-        def compute(samples: list[ConflictSample]) -> dict[str, Tensor]:
-            states, rows = self._collect(samples, ("base",))
-            return {**states, "r_v": visual_mcr(rows, len(states["base"]))}
-
-        chunks = self.chunks(stage, "train", self.recipe.collect.batch_size, compute)
-        tensors = {name: torch.cat([c[name] for c in chunks]) for name in chunks[0]}
+        chunks = self.chunks(
+            stage,
+            "train",
+            self.recipe.collect.batch_size,
+            lambda samples: self._collect(samples, ("base",), self.tails)[0],
+        )
+        tensors = joined(chunks)
         if not stage.done:
             stage.finish({"prompts": len(tensors["base"])})
         return tensors
 
-    def states(self, direction: str) -> States:
+    def states(self, direction: Direction) -> States:
         """What a method is fitted on toward ``direction``."""
         return states_toward(direction, self.collected, self.train_tasks, self.recipe.seed, self.found)
 

@@ -31,7 +31,7 @@ from factory.run import progress
 from factory.run.exam import answering, tell
 from factory.run.going_on import CHECKPOINTS, is_kept, last_of, learnt, refuse_other, sums_of
 from factory.run.inputs import identity, learning, with_code
-from factory.run.opening import digest_of, failed, may_fail, shared_source
+from factory.run.opening import digest_of, failed, may_fail, shared_source, times_of
 from factory.run.rundir import RunDir, Stage
 from factory.run.study import make
 from factory.terminal import Console
@@ -231,7 +231,7 @@ def _features(recipe: Recipe, view: ModelView, source: Source) -> Path:
         "words": [len(view.tokenizer), view.writing.template, view.end_ids],
         "data": data,
         "batch": recipe.tune.batch_size,
-        "found": digest_of(source),
+        "found": [digest_of(source), times_of(source)],
     }
     return files.make_folder(Path(recipe.run.root) / FEATURES / files.digest(about)[:16])
 

@@ -42,7 +42,7 @@ class Around(Steerer):
     def __init__(self, params: AroundParams) -> None:
         super().__init__(params)
         self.inner = inner_of(params.of)
-        self.reads = self.inner.reads
+        self.reads, self.reads_tails = self.inner.reads, self.inner.reads_tails
 
     def variants(self) -> dict[str, Self]:
         """One around each variant of the inner method."""

@@ -36,21 +36,38 @@ def sound(state: Any, whose: str) -> Tensors:
 class States:
     """What a method is fitted on, for one direction; n training prompts, d the model's width.
 
-    ``base`` h_[I,T], ``toward`` h_[I,T,P+], ``away`` h_[I,T,P-] [n, d] float32 (AMPS eq. 11); ``r_v`` [n] the visual
-    MCR (NaN where no diagnostic ran); ``tasks`` one name per prompt; ``seed`` decides all randomness of a fit.
-    ``tails``: base, toward and away averaged over each prompt's last tokens (a tenth of them, three to eight), None
-    where they were not collected. ``found``: tidy rows of the recipe's further diagnostics on the training split.
+    ``base`` h_[I,T], ``toward`` h_[I,T,P+], ``away`` h_[I,T,P-] [n, d] float32 (AMPS eq. 11); ``measured`` by metric
+    what the recipe's ``diagnostic:`` gives once a prompt [n]; ``tasks`` one name per prompt; ``seed`` decides all
+    randomness of a fit. ``tails``: base, toward and away averaged over each prompt's last tokens (a tenth of them,
+    three to eight), None unless the method ``reads_tails``. ``found``: tidy rows of the recipe's further diagnostics on
+    the training split.
     """
 
     direction: Direction
     base: Tensor
     toward: Tensor
     away: Tensor
-    r_v: Tensor
+    measured: Mapping[str, Tensor]
     tasks: Sequence[str]
     seed: int = 0
     tails: tuple[Tensor, Tensor, Tensor] | None = None
     found: Sequence[Mapping[str, Any]] = ()
+
+    def number(self, metric: str, whose: str, by: str) -> Tensor:
+        """``measured[metric]`` [n] for the method ``whose``; ``by`` is a diagnostic that gives it. Raises ``UserError``
+        where the recipe's does not, or not of every prompt.
+        """
+        if (given := self.measured.get(metric)) is None:
+            instead = f"; the recipe's gives {', '.join(self.measured)}" if self.measured else ""
+            raise UserError(
+                f"{whose} needs {metric} of each training prompt: add `diagnostic: {by}` to the recipe{instead}"
+            )
+        if undefined := int(given.isnan().sum()):
+            raise UserError(
+                f"{whose} needs {metric} of each training prompt, and for {undefined} of {len(given)} the recipe's"
+                " diagnostic gives no number"
+            )
+        return given
 
 
 @dataclass(frozen=True)
@@ -58,14 +75,15 @@ class Trials:
     """Outcomes of a fitted method on its training prompts: what each strength did to each prompt.
 
     ``follow`` and ``error`` [n, S] booleans for the method's ``trial_strengths``, ``looks`` [n, S, F] what it saw of
-    them beforehand, ``base`` h_[I,T] [n, d], ``r_v`` [n], ``groups`` [n]: prompts of one sample share a number.
+    them beforehand, ``base`` h_[I,T] [n, d], ``measured`` as in ``States``, ``groups`` [n]: prompts of one sample
+    share a number.
     """
 
     follow: Tensor
     error: Tensor
     looks: Tensor
     base: Tensor
-    r_v: Tensor
+    measured: Mapping[str, Tensor]
     groups: Tensor
     seed: int = 0
 
@@ -145,10 +163,12 @@ class Steerer(Plugin):
     """A method that adds ``strength * gain(h) * delta(h)`` to the output of one decoder block.
 
     ``reads`` says what h is: the state of the last prompt token, whose delta is then added to every chosen token
-    (SPEC A13, as learn-to-steer does), or each chosen token's own state.
+    (SPEC A13, as learn-to-steer does), or each chosen token's own state. ``reads_tails``: its ``fit`` reads
+    ``States.tails``, which are collected for such methods alone.
     """
 
     reads: Literal["last_prompt", "per_token"] = "last_prompt"
+    reads_tails: bool = False
     yardstick: ClassVar[bool] = False  # what others are held against, where a recipe does not say
 
     def variants(self) -> dict[str, Steerer]:

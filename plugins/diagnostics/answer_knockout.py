@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import Field, PositiveInt
 
+from factory.bench import Bench
 from factory.data.answers import Dictionary
 from factory.data.sample import ConflictSample
 from factory.diagnose.instructed import InstructedParams, Instructing, ask, instructed, left_out
@@ -21,7 +22,6 @@ from factory.diagnose.resume import answers, around, deep_layers, held_back, sev
 from factory.diagnose.roles import Pathway
 from factory.diagnose.summary import Figure, Finding, Summary, Table
 from factory.registry import register
-from factory.run.evaluate import Bench
 
 if TYPE_CHECKING:
     import matplotlib.figure

@@ -8,7 +8,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from factory.errors import UserError
 from factory.registry import Params, register
 from factory.steer import Context, States, Steerer
 from factory.steer.places import ApplyTo, place
@@ -74,14 +73,13 @@ class Amps(Steerer):
         return -1.0 if direction == "text" and self.params.text_mode == "negate_alpha" else 1.0
 
     def _ratio(self, states: States) -> Tensor:
-        if torch.isnan(states.r_v).any():
-            raise UserError("amps needs each training sample's MCR: add `diagnostic: mcr` to the recipe")
+        r_v = states.number("R_V", self.name, by="mcr")
         towards_text = (
             states.direction == "text"
             and self.params.text_mode == "separate_module"
             and self.params.ratio == "r_target"
         )
-        return 1 - states.r_v if towards_text else states.r_v
+        return 1 - r_v if towards_text else r_v
 
     def _scale(self, d: Tensor) -> Tensor:
         """s = 1 + beta d (A1, one_plus), or eq. 10 in eq. 12 as printed: 1 + gamma = 2 + beta d = 2 (1 + beta/2 d)."""

@@ -98,7 +98,7 @@ class Dose(Around):
         )
 
     def calibrate(self, state: Tensors, trials: Trials) -> Tensors:
-        ridge = _ridge(trials.base, trials.r_v, self.params.ridge)
+        ridge = _ridge(trials.base, trials.measured.get("R_V"), self.params.ridge)
         x = _with_mcr(trials.looks, trials.base, ridge)
         mean, std = x.flatten(0, 1).mean(0), x.flatten(0, 1).std(0) + 1e-6
         outcome = trials.follow.long() + 2 * trials.error.long()
@@ -154,9 +154,9 @@ def _agreement(p: Tensor, answer: Tensor, p_alone: Tensor) -> Tensor:
     return torch.stack([said, (answer == p_alone.argmax(-1)).float(), p_alone.amax(-1), apart], -1)
 
 
-def _ridge(h: Tensor, r_v: Tensor, weight: float) -> Tensor:
+def _ridge(h: Tensor, r_v: Tensor | None, weight: float) -> Tensor:
     """Ridge regression [d + 1] of the visual MCR on h_[I,T]; zeros where no MCR was measured."""
-    if torch.isnan(r_v).any():
+    if r_v is None or torch.isnan(r_v).any():
         return torch.zeros(h.shape[1] + 1)
     x = F.pad(h, (0, 1), value=1.0)
     return torch.linalg.solve(x.T @ x + weight * torch.eye(x.shape[1]), x.T @ r_v)

@@ -66,6 +66,7 @@ class Pixel(Steerer):
 
     Params = PixelParams
     reads = "per_token"
+    reads_tails = True
 
     def where(self) -> Where:
         preset = PRESETS[self.params.preset]

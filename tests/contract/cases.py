@@ -110,7 +110,15 @@ def random_states(seed: int = 0, n: int = 24, d: int = 48, direction: str = "vis
         for head in range(4)
     ]
     return States(
-        direction, base, toward, away, r_v, ["color" if i % 3 else "counting" for i in range(n)], seed, tails, found
+        direction,
+        base,
+        toward,
+        away,
+        {"R_V": r_v},
+        ["color" if i % 3 else "counting" for i in range(n)],
+        seed,
+        tails,
+        found,
     )
 
 
@@ -126,8 +134,8 @@ def random_trials(method: Steerer, state: dict[str, Tensor], seed: int = 0) -> T
     trunk = run_trunk(view, view.encode(conflict_prompts(n)), 1)
     looks = look_ahead(view, trunk, Steering(method, dict(state), method.where().model_copy(update={"layer": 1})))
     drawn = torch.rand(looks.shape[:2], generator=torch.Generator().manual_seed(seed))
-    r_v = random_states(seed, n).r_v
-    return Trials(drawn < 0.5, drawn > 0.9, looks, trunk.last, r_v, torch.arange(n) // 2, seed)
+    measured = random_states(seed, n).measured
+    return Trials(drawn < 0.5, drawn > 0.9, looks, trunk.last, measured, torch.arange(n) // 2, seed)
 
 
 def make(case: Case) -> Steerer:

@@ -265,11 +265,10 @@ def test_the_same_seed_fits_the_same_bytes(case, direction):
 
 def test_fitting_leaves_its_data_alone(case):
     states = cases.random_states()
-    before = [t.clone() for t in (states.base, states.toward, states.away, states.r_v)]
+    given = lambda: (states.base, states.toward, states.away, *states.tails, *states.measured.values())
+    before = [t.clone() for t in given()]
     cases.make(case).fit(states)
-    assert all(
-        torch.equal(a, b) for a, b in zip(before, (states.base, states.toward, states.away, states.r_v), strict=True)
-    )
+    assert all(torch.equal(a, b) for a, b in zip(before, given(), strict=True))
 
 
 def test_delta_is_pure_and_row_by_row(case):

@@ -248,3 +248,75 @@ def test_released_numbers_follow_the_side_that_their_authors_say():
                 assert judge("open", r["prediction"], *sides[r["dataset_index"]]) == verdicts[r["follows"]], r
                 read_alike += 1
     assert read_alike == 1360
+
+
+def spelt_out(n: int, joint: str = " and ") -> str:
+    """English for a number below a million, as schoolbooks write it."""
+    small = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
+    small = [*small.split(), "seventeen", "eighteen", "nineteen"]
+    tens = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+    if n < 20:
+        return small[n]
+    if n < 100:
+        return tens[n // 10 - 2] + ("-" + small[n % 10] if n % 10 else "")
+    unit, name = (100, "hundred") if n < 1000 else (1000, "thousand")
+    rest = n % unit
+    before_rest = joint if rest < 100 else " "
+    return f"{spelt_out(n // unit, joint)} {name}" + (before_rest + spelt_out(rest, joint) if rest else "")
+
+
+def in_chinese(n: int) -> str:
+    """Chinese for a number below a hundred thousand."""
+    out, gap = "", False
+    for unit, name in ((10_000, "万"), (1000, "千"), (100, "百"), (10, "十"), (1, "")):
+        digit = n // unit % 10
+        if digit:
+            out += ("零" if gap and out else "") + "零一二三四五六七八九"[digit] + name
+        gap = not digit
+    return out
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(1, 999_999), st.sampled_from([" and ", " "]))
+def test_number_words_are_the_number(n, joint):
+    assert judge("open", f"There are {spelt_out(n, joint)} people.", str(n), str(n + 1)) == "vision"
+    assert judge("open", f"{n:,}", spelt_out(n + 1, joint), spelt_out(n, joint)) == "text"
+    if n < 100_000:
+        assert judge("open", f"有{in_chinese(n)}个人", str(n + 1), str(n)) == "text"
+
+
+@pytest.mark.parametrize(
+    "answer, vision, text, verdict",
+    [
+        ("two hundred", "two", "200", "text"),
+        ("a hundred", "100", "1", "vision"),
+        ("1.5 million", "1500000", "1.5", "vision"),
+        ("3万", "3", "30000", "text"),
+        ("twelve hundred", "1200", "12", "vision"),
+        ("two hundred to three hundred", "200", "300", "other"),
+        ("hundreds of birds", "100", "2", "other"),
+        ("two hundred three hundred", "203", "200", "text"),
+        ("nineteen eighty", "1980", "2", "other"),
+        ("the second one", "2", "3", "other"),
+    ],
+)
+def test_what_number_words_say(answer, vision, text, verdict):
+    assert judge("open", answer, vision, text) == verdict
+
+
+@pytest.mark.parametrize(
+    "answer, a, b, letter",
+    [
+        ("It is vitamin B.", "vitamin B", "vitamin C", "A"),
+        ("vitamin A", "vitamin C", "vitamin A", "B"),
+        ("B. vitamin A", "vitamin B", "vitamin A", "B"),
+        ("B", "plan B", "plan A", "B"),
+        ("B flat", "B flat", "A sharp", "A"),
+        ("hepatitis B, not hepatitis A", "hepatitis B", "hepatitis A", "A"),
+        ("A. vitamin B\nB. vitamin A", "vitamin B", "vitamin A", None),
+        ("vitamin C", "vitamin A", "vitamin B", None),
+    ],
+)
+def test_a_letter_inside_an_options_text_chooses_nothing(answer, a, b, letter):
+    verdict = {"A": "vision", "B": "text", None: "other"}[letter]
+    assert judge("order1", answer, a, b) == verdict

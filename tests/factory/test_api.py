@@ -14,6 +14,7 @@ import factory
 from factory.data.prompt import Prompt, Role, Segment
 from factory.errors import UserError
 from factory.model.prefix import prefill
+from factory.registry import lookup
 from factory.steer import Steering, artefact
 from tests.tiny import conflict_prompts, saved_tiny
 
@@ -107,6 +108,15 @@ def test_a_vector_fitted_on_own_prompts_is_their_mean_difference(view):
     wording = {d: factory.data.instructions.instruction("amps_eq9", d) for d in ("vision", "text")}
     to, fro = (factory.states(view, [p.append(wording[d]) for p in prompts], 1)[:, 0] for d in ("text", "vision"))
     assert torch.allclose(fitted.state["v"], (to - fro).mean(0), atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["pixel", {"type": "dsas", "of": "pixel"}])
+def test_tails_are_collected_for_methods_that_read_them(view, method, monkeypatch):
+    fits, fit = [], lookup("steering", "pixel").fit
+    monkeypatch.setattr(lookup("steering", "pixel"), "fit", lambda self, s: fits.append(s) or fit(self, s))
+    scenes = {"type": "scenes", "per_task": {"train": 1, "dev": 1, "test": 1}}
+    factory.fit(view, method, scenes, layer=1)
+    assert all(tail.shape == fits[0].base.shape and not torch.equal(tail, fits[0].base) for tail in fits[0].tails)
 
 
 def test_a_fitted_vector_steers_alike_in_hand_and_as_an_artefact(view, tmp_path):

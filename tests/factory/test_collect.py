@@ -9,9 +9,10 @@ import torch
 
 from factory.data.instructions import INSTRUCTIONS
 from factory.data.prompt import Prompt, Role
+from factory.diagnose import Diagnostic, Row
 from factory.model.prefix import prefill
-from factory.registry import lookup
-from factory.run.collect import ASKS, Plan, asked, collect
+from factory.registry import Params, lookup
+from factory.run.collect import ASKS, Plan, asked, collect, joined, states_toward
 from tests.contract.cases import close, traces
 from tests.tiny import conflict_prompts, mixed_prompts, tiny_view
 
@@ -45,7 +46,7 @@ def reference(prompt: Prompt, ask: str, plan: Plan) -> torch.Tensor:
 def test_states_are_those_of_whole_prompts(position, layer, style):
     prompts, plan = mixed_prompts(), Plan(layer, position, style)
     states, rows = collect(tiny_view(), prompts, plan, None, KEYS)
-    assert set(states) == {*ASKS, *(f"{ask}.tail" for ask in ASKS)} and rows == {}
+    assert set(states) == set(ASKS) and rows == {}
     for ask in ASKS:
         assert states[ask].shape == (4, 48) and states[ask].dtype == torch.float32 and states[ask].device.type == "cpu"
         assert close(states[ask], torch.stack([reference(p, ask, plan) for p in prompts]), 2e-5)
@@ -53,8 +54,9 @@ def test_states_are_those_of_whole_prompts(position, layer, style):
 
 
 def test_tails_are_the_means_of_the_last_tokens():
-    prompts, plan, view = mixed_prompts(), Plan(1), tiny_view()
+    prompts, plan, view = mixed_prompts(), Plan(1, tails=True), tiny_view()
     states, _ = collect(view, prompts, plan, None, KEYS)
+    assert set(states) == {*ASKS, *(f"{ask}.tail" for ask in ASKS)}
     for ask in ASKS:
         for i, prompt in enumerate(prompts):
             seen, batch = [], view.encode([asked(prompt, ask, plan.style)])
@@ -64,6 +66,29 @@ def test_tails_are_the_means_of_the_last_tokens():
             handle.remove()
             k = min(8, max(3, round(0.1 * batch.input_ids.shape[1])))
             assert close(states[f"{ask}.tail"][i], seen[0][0, -k:].mean(0), 2e-5)
+
+
+class Several(Diagnostic):
+    """Numbers once a prompt (of one, not of all), several times a prompt, by layer and by head."""
+
+    def on_prefix(self, view, prefix, query, keys, hidden=None):
+        row = lambda key, metric, value, layer=None, head=None: Row(
+            sample=key, metric=metric, layer=layer, head=head, value=value
+        )
+        once = [row(key, "once", float(key[0] == "a")) for key in keys[::-1]]
+        often = [row(key, "often", float(i)) for key in keys for i in range(2)]
+        parts = [row(key, name, 3.0, 0, head) for key in keys for name, head in (("layered", None), ("of a head", 0))]
+        return once + often + parts + [row(key, "seldom", 5.0) for key in keys if key[0] == "b"]
+
+
+def test_what_a_diagnostic_gives_once_a_prompt_is_collected_under_its_name():
+    prompts, view, plan = conflict_prompts(3), tiny_view(), Plan(1, diagnose=("base", "text"))
+    parts = [collect(view, prompts[i:j], plan, Several(Params()), KEYS[i:j])[0] for i, j in ((0, 2), (2, 3))]
+    found = joined(parts)
+    assert set(found) == {*ASKS, "measured.once", "measured.seldom"}
+    measured = states_toward("text", found, ["t"] * 3, 0).measured
+    assert measured["once"].tolist() == [1.0, 0.0, 0.0]
+    assert [math.isnan(v) or v for v in measured["seldom"].tolist()] == [True, 5.0, True]
 
 
 def test_the_positions_are_different_states():

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from eval_suite.scenes.world import TASKS, SceneSpec, scene
+from factory.bench import Bench
 from factory.data.prompt import Prompt, Role, Segment
 from factory.model.checks import self_check
 from factory.model.prefix import decode_texts
 from factory.registry import lookup
-from factory.run.evaluate import Bench
 from tests.factory.test_encode import IMAGE, TRICKY
 from tests.replicas import llama_tokenizer, llava_on_llama
 from tests.tiny import conflict_prompts

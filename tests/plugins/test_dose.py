@@ -40,8 +40,8 @@ def taught(**params) -> tuple[Shown, dict[str, torch.Tensor], Trials]:
     rng = torch.Generator().manual_seed(0)
     looks, luck = torch.randn(200, 2, 2, generator=rng), torch.rand(200, 2, generator=rng)
     error = luck < torch.sigmoid(looks[..., 1] - 1)
-    base, unmeasured = random_states(0, 200).base, torch.full((200,), float("nan"))
-    trials = Trials((looks[..., 0] > 0) & ~error, error, looks, base, unmeasured, torch.arange(200))
+    base = random_states(0, 200).base
+    trials = Trials((looks[..., 0] > 0) & ~error, error, looks, base, {}, torch.arange(200))
     method.looks = looks
     return method, method.calibrate(method.fit(random_states(0, 200)), trials), trials
 

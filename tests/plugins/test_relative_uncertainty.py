@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from eval_suite.benchmarks.scenes import ColorSet, Scenes, ScenesParams
+from factory.bench import Bench
 from factory.data.prompt import Role
 from factory.errors import UserError
 from factory.registry import lookup
-from factory.run.evaluate import Bench
 from factory.statistics.association import auroc, bootstrap, interval, spearman
 from plugins.diagnostics.relative_uncertainty import first_tokens, logit_difference, oscillations
 from plugins.diagnostics.relative_uncertainty.curve import (

@@ -44,7 +44,9 @@ def scales(monkeypatch, method: Amps, states) -> list[float]:
 
 
 FOUR = replace(
-    random_states(n=4), r_v=torch.tensor([0.2, 0.6, 0.5, 0.7]), tasks=["color", "color", "counting", "counting"]
+    random_states(n=4),
+    measured={"R_V": torch.tensor([0.2, 0.6, 0.5, 0.7])},
+    tasks=["color", "color", "counting", "counting"],
 )
 
 
@@ -89,9 +91,9 @@ def test_the_running_anchor_by_hand():
 
 @pytest.mark.parametrize("anchor", ["task", "global", "ema"])
 def test_a_task_in_which_no_prompt_contributes_is_scaled_by_one(monkeypatch, anchor):
-    nothing = replace(FOUR, r_v=torch.tensor([0.0, 0.0, 0.0, 0.0]))
+    nothing = replace(FOUR, measured={"R_V": torch.zeros(4)})
     assert scales(monkeypatch, amps(anchor=anchor), nothing) == pytest.approx([1.0] * 4, abs=1e-5)
-    some = replace(FOUR, r_v=torch.tensor([0.0, 0.0, 0.5, 0.7]))
+    some = replace(FOUR, measured={"R_V": torch.tensor([0.0, 0.0, 0.5, 0.7])})
     assert scales(monkeypatch, amps(), some) == pytest.approx([1.0, 1.0, 1 - 1 / 12, 1 + 1 / 12], abs=1e-5)
 
 
@@ -142,12 +144,18 @@ def test_literal_is_one_plus_at_twice_the_strength_and_half_the_beta(monkeypatch
     assert not close(steered(literal, 1.5), steered(plain, 1.5), 1e-3)
 
 
-@pytest.mark.parametrize("hole", [0, 7])
-def test_amps_without_a_diagnosis_says_what_is_missing(hole):
-    states = random_states()
-    states.r_v[hole] = math.nan
-    with pytest.raises(UserError, match="diagnostic: mcr"):
-        amps().fit(states)
+@pytest.mark.parametrize(
+    "measured, said",
+    [
+        ({}, "amps needs R_V of each training prompt: add `diagnostic: mcr` to the recipe"),
+        ({"A": torch.ones(3), "B": torch.ones(3)}, "add `diagnostic: mcr` to the recipe; the recipe's gives A, B"),
+        ({"R_V": torch.tensor([0.5, math.nan, 0.2])}, "for 1 of 3 the recipe's diagnostic gives no number"),
+    ],
+)
+def test_amps_without_a_diagnosis_says_what_is_missing(measured, said):
+    with pytest.raises(UserError) as refused:
+        amps().fit(replace(random_states(n=3), measured=measured))
+    assert said in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_beta_is_chosen_on_dev_unless_it_is_fixed():

@@ -17,6 +17,7 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from factory import registry
+from factory.bench import Bench
 from factory.data.instructions import Style, instruction
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
@@ -27,7 +28,6 @@ from factory.diagnose.roles import Pathway
 from factory.diagnose.summary import Summary
 from factory.model.view import ModelView
 from factory.registry import register
-from factory.run.evaluate import Bench
 from factory.steer import steer
 from factory.steer.heads import Choice, chosen_heads, learnt_scores
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
+from factory.bench import Bench
 from factory.data.answers import Dictionary
 from factory.data.prompt import Role
 from factory.data.sample import ConflictSample
@@ -22,7 +23,6 @@ from factory.diagnose.instructed import Asked, InstructedParams, Instructing, as
 from factory.diagnose.resume import Rest, answers, held_back
 from factory.diagnose.summary import Summary
 from factory.registry import register
-from factory.run.evaluate import Bench
 from factory.steer import steer
 from factory.steer.heads import Choice, chosen_heads, learnt_scores
 

@@ -20,6 +20,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from factory.bench import Bench
 from factory.data.answers import Dictionary
 from factory.data.sample import ConflictSample
 from factory.diagnose.branch import Cuts, branch, tail_of
@@ -32,7 +33,6 @@ from factory.diagnose.summary import Summary
 from factory.model.prefix import last_index
 from factory.model.view import ModelView
 from factory.registry import register
-from factory.run.evaluate import Bench
 
 from .summary import summarise
 

@@ -22,6 +22,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from factory import registry
+from factory.bench import Bench, asked_forms
 from factory.data.prompt import Prompt, Role
 from factory.data.sample import ConflictSample
 from factory.diagnose import Diagnostic, facts
@@ -30,7 +31,6 @@ from factory.errors import UserError
 from factory.model.prefix import at_last, decode_texts, greedy, prefill
 from factory.model.view import ModelView
 from factory.registry import register
-from factory.run.evaluate import Bench, asked_forms
 
 from .curve import relative_uncertainty
 from .story import tell

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
+import shutil
 import time
 from pathlib import Path
 
@@ -12,7 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from factory.data import index
+import factory
+from factory import code
+from factory.data import index, pictures
 from factory.data.index import indexed
 from factory.data.source import ConversationFile
 from factory.errors import UserError
@@ -67,6 +71,35 @@ def test_pictures_that_come_go_or_change_are_noticed(folder, built):
     assert names(opened(folder)) == ["s0", "s1", "s3"]
 
 
+def test_copies_have_one_digest_and_a_changed_byte_another(folder, tmp_path_factory):
+    Image.effect_noise((700, 700), 50).save(folder / "b.png")
+    assert (folder / "b.png").stat().st_size > 2 * pictures.EDGE
+    first = opened(folder).audit
+    for name in ("a.png", "b.png", "d.jsonl"):
+        os.utime(folder / name, ns=(5, 5))
+    copy = tmp_path_factory.mktemp("copy")
+    shutil.copytree(folder, copy, dirs_exist_ok=True, ignore=lambda *_: {"cache"})
+    for audit in (opened(folder).audit, opened(copy).audit):
+        assert audit.digest == first.digest and audit.times != first.times
+    for name, at in (("a.png", 20), ("b.png", pictures.EDGE - 1), ("b.png", -9), ("d.jsonl", 8)):
+        before = (copy / name).read_bytes()
+        (copy / name).write_bytes(before[:at] + bytes([before[at] ^ 1]) + before[at:][1:])
+        assert opened(copy).audit.digest != first.digest, name
+        (copy / name).write_bytes(before)
+    assert opened(copy).audit.digest == first.digest
+
+
+def test_an_index_that_other_code_has_built_is_not_taken(folder, built, monkeypatch):
+    """The code digest follows names and no formatting (``test_code``); here, that reader and check are in it."""
+    tree = code.Tree({"factory": Path(factory.__file__).parent})
+    reached = {name for start in READING for _, name in tree.reached(*start)}
+    assert {"parse", "scan", "is_parquet", "size", "ENTRY", "render", "THINNEST", "Shapes"} <= reached
+    opened(folder)
+    monkeypatch.setattr(code, "of", lambda plugin: "other")
+    opened(folder)
+    assert len(built) == 2
+
+
 def test_a_refused_file_is_read_once_too(folder, built):
     for _ in range(2):
         with pytest.raises(UserError, match="1 of 4 samples cannot be used"):
@@ -96,6 +129,9 @@ def test_a_cut_missing_or_misshapen_cache_is_built_again(folder, name, built):
     (place / "inside").write_text("of somebody")
     assert names(opened(folder)) == names(right) and place.is_file()
     assert len(list((folder / "cache").glob("*.aside/inside"))) == 1, "nothing is deleted"
+
+
+READING = (("factory.data.index", "build_index"), ("factory.data.refusals", "Refusals"))
 
 
 def summed(record: dict) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -166,16 +168,35 @@ def test_a_damaged_record_of_a_finished_training_is_made_again(project, record):
     assert path.read_text() == right
 
 
-def test_other_rows_are_told_in_words(project):
-    folder = copied(project, "stopped", "rows")
-    rows = (project / "data.jsonl").read_text()
+@pytest.mark.parametrize("how", ["touched", "moved"])
+def test_data_that_were_touched_or_moved_are_the_same(project, how):
+    folder, data = copied(project, "stopped", how), project
+    if how == "moved":
+        data = Path(shutil.copytree(project, project / "elsewhere", ignore=lambda _, names: set(names) - _data(names)))
+    for path in map(data.joinpath, _data(os.listdir(data))):
+        os.utime(path, ns=(1, 1))
+    run(recipe(project, how, data={"path": str(data / "data.jsonl")}))
+    assert "stage_discarded" not in events(folder) and events(folder).count("stage_started") == 1
+    assert contents(folder / "tuned")[TENSORS] == contents(project / "whole" / "r" / "tuned")[TENSORS]
+
+
+def _data(names: Iterable[str]) -> set[str]:
+    return {name for name in names if name.endswith((".jsonl", ".png"))}
+
+
+@pytest.mark.parametrize("name", ["data.jsonl", "1.png"])
+def test_data_of_the_same_length_with_another_byte_are_told_in_words(project, name):
+    folder, path = copied(project, "stopped", "rows"), project / name
+    before, time = path.read_bytes(), path.stat().st_mtime_ns
+    at = before.index(b"What") if name == "data.jsonl" else -1
     try:
-        (project / "data.jsonl").write_text(rows.replace("human", "user", 1))
-        with pytest.raises(UserError, match="is kept: the data .a row, or the name, size or time of a picture, "):
+        path.write_bytes(before[:at] + bytes([before[at] ^ 32]) + before[at:][1:])
+        os.utime(path, ns=(time + 1, time + 1))
+        with pytest.raises(UserError, match="is kept: the data .a row, or the name or content of a picture, .*OTHER"):
             run(recipe(project, "rows"))
     finally:
-        (project / "data.jsonl").write_text(rows)
-    assert (folder / "tune" / "checkpoints").is_dir()
+        path.write_bytes(before)
+    assert (folder / "tune" / "checkpoints" / "checkpoint-2").is_dir()
 
 
 def test_a_damaged_trained_part_is_not_put_into_a_model(project):
