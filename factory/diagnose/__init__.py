@@ -100,6 +100,10 @@ class Diagnostic(Plugin):
         """How many whole prompts are run for each form of some samples, before anything is run again in part."""
         return len(self.chosen(ids))
 
+    def rows_held(self, prompts: int) -> float:
+        """How many prompts' caches it holds at once beside those of the ``prompts`` collected; here a copy of each."""
+        return prompts
+
     def learn(self, found: Sequence[Mapping[str, Any]]) -> None:
         """Take in the training rows of the diagnostics listed before this one; called before ``on_samples``."""
 

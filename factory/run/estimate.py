@@ -31,7 +31,6 @@ from factory.steer.base import sound
 LOOKED_AT = 16
 FIT_ON = 128
 TRIED_ON = 4
-MODALITIES = 2
 STAND_IN = Prompt(
     (
         Segment(Role.IMAGE, image=Image.new("RGB", (1, 1))),
@@ -328,10 +327,10 @@ def memory(recipe: Recipe, model: ModelFacts, tokens: tuple[int, int], prompts: 
     """Bytes at the fullest moment, about: weights, and caches, states and widest activations of one batch of prompts,
     of which there are ``prompts`` in each split; ``tokens`` of a usual and of the longest prompt.
 
-    Of a collected prompt the cache is held for itself and for each wording; in a diagnosis also for the wording
-    diagnosed and, as noise that waits for the backward pass, for each draw, twice for one of them. Of an evaluated one
-    it is held for the trunk and for the cell, and of a further diagnostic's, which asks toward each direction, also for
-    the ends that are run again. A prompt with worked examples is as much longer as those usually are.
+    Of a collected prompt the cache is held for itself, for each wording and for what the diagnostic says it holds. Of
+    an evaluated one it is held for the trunk and for the cell, and of a further diagnostic's, which asks toward each
+    direction, also for the ends that are run again. A prompt with worked examples is as much longer as those usually
+    are.
     ``eval_suite.speed.plan`` holds this against what a run allocates.
     """
     usual, longest = tokens
@@ -352,9 +351,7 @@ def memory(recipe: Recipe, model: ModelFacts, tokens: tuple[int, int], prompts: 
     wordings = len(ASKS)
     held = 1 + wordings
     if recipe.diagnostic:
-        draws = getattr(recipe.diagnostic.params, "draws", 0)
-        chunk = getattr(recipe.diagnostic.params, "row_chunk", None) or MODALITIES * collecting * draws
-        held += 1 + min(draws, chunk / (MODALITIES * collecting))
+        held += make(recipe.diagnostic).rows_held(collecting) / collecting
     collected = max(forward(longest), longest * (held * cache + (1 + wordings) * state))
     swept = forward(longest) + longest * (cache + 2 * model.width * (4 + b)) + 4 * model.vocabulary
     shots = max((method.shots for node in recipe.steering if isinstance(method := make(node), PromptMethod)), default=0)

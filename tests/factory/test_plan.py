@@ -11,6 +11,7 @@ import pytest
 from eval_suite.speed.plan import Measured
 from factory.cli import main
 from factory.recipe import load
+from factory.registry import lookup
 from factory.run.estimate import estimate, memory
 from factory.run.plan import measure
 from factory.run.practice import training_memory, training_phases
@@ -127,7 +128,7 @@ def test_passes_count_the_share_of_blocks_above_the_site(recipe_file, folder):
     assert low.passes == pytest.approx(low.trunk + low.hidings + (low.cells + low.looks) * 2 / 3)
 
 
-def test_prompt_lengths_and_memory_come_from_the_model_itself(recipe_file, folder):
+def test_prompt_lengths_and_memory_come_from_the_model_itself(recipe_file, folder, monkeypatch):
     recipe = load(recipe_file(RECIPE, folder=folder), [])
     found = estimate(recipe)
     measured, view = measure(recipe, found), tiny_view()
@@ -145,6 +146,11 @@ def test_prompt_lengths_and_memory_come_from_the_model_itself(recipe_file, folde
     more = load(recipe_file(RECIPE, folder=folder), ["evaluate.batch_size=256"])
     assert found.model.bytes < memory(recipe, found.model, (100, 100), {}) < memory(more, found.model, (100, 100), {})
     assert memory(more, found.model, (100, 100), {"test": 8}) == memory(recipe, found.model, (100, 100), {})
+    other = load(recipe_file(RECIPE, folder=folder), ["diagnostic=lmar"])
+    before = memory(other, found.model, (100, 100), {})
+    monkeypatch.setattr(lookup("diagnostic", "lmar"), "rows_held", lambda self, prompts: 99.0 * prompts)
+    cache = 2 * found.model.depth * found.model.kv_width * found.model.bytes_per_value
+    assert memory(other, found.model, (100, 100), {}) > before + 8 * 100 * 80 * cache
 
 
 def test_memory_is_what_the_run_holds_at_its_fullest(recipe_file, folder):

@@ -211,6 +211,13 @@ def test_the_noise_is_the_recipes_else_the_cards_else_the_familys():
     assert default_k_sigma(view) == 0.1
 
 
+@pytest.mark.parametrize(
+    ("params", "rows"), [({}, 4 + 12), ({"draws": 5}, 4 + 20), ({"row_chunk": 6}, 4 + 3), ({"row_chunk": 99}, 4 + 12)]
+)
+def test_the_plan_is_told_of_the_noise_that_waits_for_the_backward_pass(params, rows):
+    assert Mcr(Mcr.Params(**params)).rows_held(4) == rows
+
+
 def test_small_noise_scales_ce_by_its_square_and_leaves_kl():
     view, prompts = tiny_view(dtype=torch.float64), conflict_prompts(2)
     small, double = (run(view, prompts, k_sigma=k) for k in (0.002, 0.004))

@@ -98,6 +98,11 @@ class Mcr(Diagnostic):
             else super().queried(prefix, keys)
         )
 
+    def rows_held(self, prompts: int) -> float:
+        """A copy of each and, until the backward pass, the noise: a row of it covers one modality."""
+        rows = len(MODALITIES) * prompts * self.params.draws
+        return prompts + min(rows, self.params.row_chunk or rows) / len(MODALITIES)
+
     def on_prefix(
         self, view: ModelView, prefix: Prefix, query: Query, keys: Sequence[str], hidden: Tensor | None = None
     ) -> list[Row]:
