@@ -9,49 +9,17 @@ every test holds.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from factory.diagnose.summary import Finding, Summary
+from factory.diagnose.summary import Claim, Finding, Summary
 from factory.statistics.significance import holm
 
 LEVEL = 0.05
 
 
-@dataclass(frozen=True)
-class Claim:
-    """What a paper says; ``parts`` are the tests that it takes."""
-
-    says: str
-    parts: tuple[str, ...]
-
-
-CLAIMS = {  # Instruction Anchor, takeaways of sec. 3.2, 3.3, 4.1 and 4.2
-    "anchor 1": Claim(
-        "instruction tokens, not the last token or the format constraint, are where the cues of the modalities gather"
-        " (sec. 3.2)",
-        ("relay", "context", "position"),
-    ),
-    "anchor 2": Claim(
-        "the decision is made at the instruction tokens and reaches the answer through them (sec. 3.3)",
-        ("crystallised", "synchronised", "mediated"),
-    ),
-    "anchor 3": Claim(
-        "attention moves the margin toward the instruction where it is followed and where it is not, the MLP less"
-        " consistently (sec. 4.1)",
-        ("followed", "failed"),
-    ),
-    "anchor 4": Claim("shallow attention buffers both modalities, deep attention decides (sec. 4.1)", ("buffer",)),
-    "anchor 5": Claim(
-        "few deep heads decide: blocking them stops following and little else, amplifying them restores it (sec. 4.1,"
-        " 4.2)",
-        ("sparse", "block", "specific", "amplify"),
-    ),
-}
-
-
 def judged(summaries: Mapping[str, Summary]) -> dict[str, Summary]:
     """The summaries with every p corrected over all of them; before them, under "claims", what follows for each claim
-    that they test.
+    that they test, of those that they hand in. What several say of a claim of one name is one: all its parts.
     """
     tested = [f for summary in summaries.values() for f in summary.findings if f.p is not None]
     adjusted = iter(holm([f.p for f in tested if f.p is not None]))
@@ -62,9 +30,13 @@ def judged(summaries: Mapping[str, Summary]) -> dict[str, Summary]:
         for label, summary in summaries.items()
     }
     parts = [f for summary in corrected.values() for f in summary.findings if f.part]
+    claims: dict[str, Claim] = {}
+    for name, claim in (each for summary in summaries.values() for each in summary.claims.items()):
+        before = claims.get(name, claim)
+        claims[name] = replace(before, parts=tuple(dict.fromkeys((*before.parts, *claim.parts))))
     about = [
         _verdict(name, claim, own)
-        for name, claim in CLAIMS.items()
+        for name, claim in claims.items()
         if (own := [f for f in parts if (f.part or "").startswith(f"{name}/")])
     ]
     return ({"claims": Summary("What the paper claims, on this model", tuple(about))} if about else {}) | corrected

@@ -15,12 +15,20 @@ Cell = str | int | float | None
 
 
 @dataclass(frozen=True)
+class Claim:
+    """What a paper says; ``parts`` are the tests that it takes."""
+
+    says: str
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Finding:
     """One sentence and the numbers in it; ``holds`` answers it where it is a claim put to the test, None where it is
     not.
 
-    ``p`` is that of the claim's null, as measured; a run corrects those of all its findings. ``part``: of which claim
-    of a paper it is one test (see ``factory.diagnose.claims``).
+    ``p`` is that of the claim's null, as measured; a run corrects those of all its findings. ``part``: CLAIM/PART,
+    of which claim of a paper it is one test (see ``factory.diagnose.claims``).
     """
 
     text: str
@@ -56,12 +64,15 @@ class Figure:
 
 @dataclass(frozen=True)
 class Summary:
-    """A diagnostic's findings, tables and figures under one title."""
+    """A diagnostic's findings, tables and figures under one title; ``claims`` by name are those of which findings are
+    parts.
+    """
 
     title: str
     findings: tuple[Finding, ...] = ()
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
+    claims: Mapping[str, Claim] = field(default_factory=dict)
 
     def under(self, label: str) -> Summary:
         """The same with file names of its own: those of several diagnostics of one type must not meet."""

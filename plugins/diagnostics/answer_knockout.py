@@ -22,6 +22,7 @@ from factory.diagnose.resume import answers, around, deep_layers, held_back, sev
 from factory.diagnose.roles import Pathway
 from factory.diagnose.summary import Figure, Finding, Summary, Table
 from factory.registry import register
+from plugins.diagnostics._anchor import CLAIMS
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -108,6 +109,7 @@ class AnswerKnockout(Instructing):
             tuple(findings),
             (table,),
             tuple(figures),
+            CLAIMS,
         )
 
 

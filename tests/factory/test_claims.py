@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from factory.diagnose.claims import CLAIMS, judged
+from factory.diagnose.claims import judged
 from factory.diagnose.profiles import Profile, estimate, held_out_layer, share
-from factory.diagnose.summary import Finding, Summary
+from factory.diagnose.summary import Claim, Finding, Summary
 
 
 def put(part: str | None, p: float, holds: bool = True) -> Finding:
@@ -34,14 +36,29 @@ def test_a_finding_that_lacks_the_effect_is_not_saved_by_its_p():
 
 
 def test_a_claim_takes_all_of_its_parts():
-    parts = [f"anchor 2/{part}" for part in CLAIMS["anchor 2"].parts]
-    verdict = lambda findings: judged({"x": Summary("x", tuple(findings))})["claims"].findings
+    parts = [f"anchor 2/{part}" for part in ("crystallised", "synchronised", "mediated")]
+    claims = {"anchor 2": Claim("it is decided there", ("crystallised", "synchronised", "mediated"))}
+    verdict = lambda findings: judged({"x": Summary("x", tuple(findings), claims=claims)})["claims"].findings
     (whole,) = verdict([put(part, 1e-6) for part in parts])
     assert whole.holds and "3 of 3" in whole.text
     (lacking,) = verdict([put(part, 1e-6) for part in parts[:2]])
     assert not lacking.holds and "not tested: mediated" in lacking.text
     (split,) = verdict([put(part, 1e-6) for part in parts] + [put(parts[0], 0.9)])
     assert not split.holds and "crystallised 1 of 2" in split.text
+
+
+def test_a_claim_is_what_all_that_hand_it_in_say_of_it_and_no_other_is_known():
+    first, second = ({"a 1": Claim("so it is", (part,)), "a 2": Claim("untested", ("z",))} for part in "xy")
+    summaries = {
+        "one": Summary("one", (put("a 1/x", 1e-6), put("unknown 1/x", 1e-6)), claims=first),
+        "two": Summary("two", (put("a 1/y", 1e-6),), claims=second),
+    }
+    (found,) = judged(summaries)["claims"].findings
+    assert found.holds and found.text == "a 1: so it is: 2 of 2 tests hold (x 1 of 1, y 1 of 1)"
+    (alone,) = judged({"one": replace(summaries["one"], claims={**first, **second, "a 1": Claim("so", ("x", "y"))})})[
+        "claims"
+    ].findings
+    assert not alone.holds and alone.text.endswith("not tested: y")
 
 
 def test_two_forms_of_a_sample_are_one_unit():

@@ -10,9 +10,10 @@ from random import Random
 
 import pytest
 
-from factory.diagnose.claims import CLAIMS, judged
+from factory.diagnose.claims import judged
 from factory.diagnose.summary import Summary
 from factory.registry import lookup
+from plugins.diagnostics._anchor import CLAIMS
 
 N, LAYERS, HEADS = 40, 6, 10
 AS_THE_PAPER = {  # what a number is in shallow and in deep layers

@@ -11,6 +11,7 @@ import numpy as np
 
 from factory.diagnose.profiles import curve, estimate, profile
 from factory.diagnose.summary import Figure, Finding, Summary, Table
+from plugins.diagnostics._anchor import CLAIMS
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -35,7 +36,8 @@ def summarise(rows: Rows, params: Attribution.Params) -> Summary:
         _buffer_then_arbiter(rows, d) for d, o in present if o == "follow"
     ]
     title = f"Attention and MLP at instruction tokens (k {params.k}, {params.pool}, {params.style}, {params.layout})"
-    return Summary(title, tuple(findings), (_table(rows, present),) if present else (), tuple(_figures(rows, present)))
+    tables = (_table(rows, present),) if present else ()
+    return Summary(title, tuple(findings), tables, tuple(_figures(rows, present)), CLAIMS)
 
 
 def _toward_instruction(rows: Rows, direction: str, outcome: str) -> Finding:

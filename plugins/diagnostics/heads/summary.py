@@ -11,6 +11,7 @@ from factory.diagnose.profiles import Profile, estimate, matching
 from factory.diagnose.summary import Figure, Finding, Summary, Table
 from factory.statistics.association import spearman
 from factory.steer.heads import few
+from plugins.diagnostics._anchor import CLAIMS
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -70,7 +71,7 @@ def summarise(rows: Rows, params: Heads.Params) -> Summary:
             )
         )
     title = f"Attention heads (k {params.k}, {params.pool}, {params.style}, {params.layout})"
-    return Summary(title, tuple(findings), tables, tuple(figures))
+    return Summary(title, tuple(findings), tables, tuple(figures), CLAIMS)
 
 
 def _sparse(learnt: np.ndarray, m: Profile, direction: str) -> Finding:

@@ -12,6 +12,7 @@ import numpy as np
 from factory.diagnose.profiles import Estimate, estimate, matching, share
 from factory.diagnose.summary import Figure, Finding, Summary, Table
 from factory.steer.heads import few
+from plugins.diagnostics._anchor import CLAIMS
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -39,7 +40,7 @@ def summarise(rows: Rows, params: Intervention.Params) -> Summary:
         if f is not None
     ]
     title = f"Heads blocked and amplified at instruction tokens ({params.style}, {params.layout})"
-    return Summary(title, tuple(findings), (_table(rows),), (_figure(rows, params),))
+    return Summary(title, tuple(findings), (_table(rows),), (_figure(rows, params),), CLAIMS)
 
 
 def plural(k: int) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from factory.diagnose.instructed import left_out
 from factory.diagnose.profiles import curve, estimate, held_out_layer, matching, profile, together
 from factory.diagnose.summary import Figure, Finding, Summary, Table
+from plugins.diagnostics._anchor import CLAIMS
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -22,7 +23,7 @@ Rows = Sequence[Mapping[str, Any]]
 PRONOUNCED = -0.1  # nats: what it takes to go from 0.9 to 0.7 of the mass; ours, the paper gives no number
 MARGINAL = 0.5  # and a weak pathway does less than this part of what a strong one does
 LINES = {"instruction": "-", "generated": "--"}
-CLAIMS = (  # part of a claim, directions, what is said, the strong pathway and the weak one
+PARTS = (  # part of a claim, directions, what is said, the strong pathway and the weak one
     (
         "anchor 1/relay",
         ("vision", "text"),
@@ -53,7 +54,7 @@ def summarise(rows: Rows, params: Knockout.Params) -> Summary:
     directions = [d for d in params.directions if matching(followed, direction=d)]
     findings = [
         f
-        for part, ways, *claim in CLAIMS
+        for part, ways, *claim in PARTS
         for d in directions
         if d in ways and (f := _compared(followed, d, part, *claim)) is not None
     ]
@@ -62,7 +63,11 @@ def summarise(rows: Rows, params: Knockout.Params) -> Summary:
         f"Attention knockout (window {params.window}, {params.style}, {params.layout}, system prompt {params.system})"
     )
     return Summary(
-        title, tuple(findings), (_table(followed, params, directions),), tuple(_figures(followed, params, directions))
+        title,
+        tuple(findings),
+        (_table(followed, params, directions),),
+        tuple(_figures(followed, params, directions)),
+        CLAIMS,
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from factory.diagnose.instructed import left_out
 from factory.diagnose.profiles import Profile, curve, estimate, held_out_layer, profile, share, together
 from factory.diagnose.summary import Figure, Finding, Summary, Table
+from plugins.diagnostics._anchor import CLAIMS
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -29,7 +30,7 @@ def summarise(rows: Rows, params: LogitLens.Params) -> Summary:
     findings.append(left_out(rows))
     title = f"Logit lens at instruction tokens (k {params.k}, {params.pool}, {params.style}, {params.layout})"
     return Summary(
-        title, tuple(findings), tuple(_table(rows, d) for d in directions), tuple(_figures(rows, directions))
+        title, tuple(findings), tuple(_table(rows, d) for d in directions), tuple(_figures(rows, directions)), CLAIMS
     )
 
 
