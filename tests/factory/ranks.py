@@ -28,8 +28,11 @@ class Ended:
         return [line for line in self.err.splitlines() if line.startswith(("error: ", "interrupted"))]
 
 
-def as_ranks(size: int, work: Callable[[World], object], folder: Path, within: float = 120, **env: str) -> Ended:
-    """Carry out ``work`` in ``size`` forked ranks, as a launcher would have started them."""
+def as_ranks(
+    size: int, work: Callable[[World], object], folder: Path, within: float = 120, join: bool = True, **env: str
+) -> Ended:
+    """Carry out ``work`` in ``size`` forked ranks, as a launcher would have started them; without ``join`` each is left
+    to find the others by itself."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = {
@@ -38,7 +41,10 @@ def as_ranks(size: int, work: Callable[[World], object], folder: Path, within: f
             "WORLD_SIZE": str(size),
             "LOCAL_SIZE": str(size),
         }
-    pids = [_fork(work, folder, {**address, **env, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(size)]
+    if not join:
+        address["LOCAL_WORLD_SIZE"] = address.pop("LOCAL_SIZE")
+    places = [{"RANK": str(r), "LOCAL_RANK": str(r)} for r in range(size)]
+    pids = [_fork(work, folder, {**address, **env, **place}, join) for place in places]
     codes, deadline = {}, time.monotonic() + within
     while len(codes) < size:
         for pid in pids:
@@ -53,7 +59,7 @@ def as_ranks(size: int, work: Callable[[World], object], folder: Path, within: f
     return Ended([codes[pid] for pid in pids], (folder / "out").read_text(), (folder / "err").read_text())
 
 
-def _fork(work: Callable[[World], object], folder: Path, env: dict[str, str]) -> int:
+def _fork(work: Callable[[World], object], folder: Path, env: dict[str, str], joining: bool) -> int:
     pid = os.fork()
     if pid:
         return pid
@@ -61,7 +67,7 @@ def _fork(work: Callable[[World], object], folder: Path, env: dict[str, str]) ->
     try:
         os.environ.update(env)
         sys.stdout, sys.stderr = (open(folder / name, "a", buffering=1) for name in ("out", "err"))  # noqa: SIM115
-        world = join()
+        world = join() if joining else World()
         code = world.carry_out(lambda: work(world) or 0)
     except SystemExit as ended:
         code = ended.code

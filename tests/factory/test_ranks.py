@@ -37,6 +37,9 @@ report: {{plots: false}}
 """
 
 
+BRIEF = ("data.per_task={train: 1, dev: 1, test: 1}", "steering=[none, static]", "evaluate.strengths=[2]")
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A folder with the recipe and its run in one process, under ``alone/``."""
@@ -44,6 +47,13 @@ def home(tmp_path_factory):
     (home / "shared.yaml").write_text(RECIPE.format(root=home / "runs"))
     pipeline.run(load(home / "shared.yaml", [f"run.root={home / 'alone'}"]))
     return home
+
+
+@pytest.fixture(scope="module")
+def brief(home):
+    """The results of a recipe that says less, for what is about launchers."""
+    pipeline.run(load(home / "shared.yaml", [*BRIEF, f"run.root={home / 'brief'}"]))
+    return results(home / "brief")
 
 
 def results(root: Path) -> bytes:
@@ -137,7 +147,7 @@ def launched(command: list[str], **env: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.slow
-def test_the_deepspeed_launcher_starts_the_ranks_of_a_recipe(home, tmp_path):
+def test_the_deepspeed_launcher_starts_the_ranks_of_a_recipe(home, brief, tmp_path):
     (tmp_path / "hosts").write_text("# this machine\nlocalhost slots=2\n")
     done = launched(
         [
@@ -147,15 +157,16 @@ def test_the_deepspeed_launcher_starts_the_ranks_of_a_recipe(home, tmp_path):
             "launch.processes=2",
             f"launch.hostfile={tmp_path / 'hosts'}",
             f"run.root={tmp_path}",
+            *BRIEF,
         ]
     )
     assert done.returncode == 0, done.stderr
-    assert results(tmp_path) == results(home / "alone")
+    assert results(tmp_path) == brief
     assert done.stdout.count("run folder:") == 1 and "test: " in done.stdout
 
 
 @pytest.mark.slow
-def test_ranks_of_torchrun_find_each_other(home, tmp_path):
+def test_ranks_of_torchrun_find_each_other(home, brief, tmp_path):
     torchrun = [
         "-m",
         "torch.distributed.run",
@@ -164,13 +175,13 @@ def test_ranks_of_torchrun_find_each_other(home, tmp_path):
         "-m",
         "factory.cli",
     ]
-    done = launched([*torchrun, str(home / "shared.yaml"), f"run.root={tmp_path}"])
+    done = launched([*torchrun, str(home / "shared.yaml"), f"run.root={tmp_path}", *BRIEF])
     assert done.returncode == 0, done.stderr
-    assert results(tmp_path) == results(home / "alone")
+    assert results(tmp_path) == brief
 
 
 @pytest.mark.slow
-def test_an_interrupted_launch_ends_all_ranks(home, tmp_path):
+def test_an_interrupted_launch_ends_all_ranks(home, brief, tmp_path):
     command = [
         sys.executable,
         "-m",
@@ -178,6 +189,7 @@ def test_an_interrupted_launch_ends_all_ranks(home, tmp_path):
         str(home / "shared.yaml"),
         "launch.processes=2",
         f"run.root={tmp_path}",
+        *BRIEF,
     ]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -187,5 +199,5 @@ def test_an_interrupted_launch_ends_all_ranks(home, tmp_path):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=100)
     assert (process.returncode, said) == (130, f"interrupted; {CONTINUE}\n")
-    main([str(home / "shared.yaml"), f"run.root={tmp_path}"])  # nobody holds the folder any more
-    assert results(tmp_path) == results(home / "alone")
+    main([str(home / "shared.yaml"), f"run.root={tmp_path}", *BRIEF])  # nobody holds the folder any more
+    assert results(tmp_path) == brief

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import shutil
@@ -20,7 +19,8 @@ from factory.recipe.schema import TrainSpec
 from factory.train import checkpoint, zero
 from factory.train.lessons import GROUP, Lessons
 from factory.train.trainer import train
-from tests.factory.train.case import Interrupted, tuned, write_data
+from tests.factory.ranks import as_ranks
+from tests.factory.train.case import Interrupted, main, tuned, write_data
 from tests.kills import unfound
 from tests.tiny import fresh_view
 
@@ -158,7 +158,8 @@ def test_zero_runs_no_pickle(data, tmp_path):
         return {**keys, "launch": {"zero": stage}, **more}
 
     stages = {stage: tmp_path / f"zero{stage}" for stage in (2, 3)}
-    _process([case(stage, folder, stop=2) for stage, folder in stages.items()])
+    in_a_process = lambda cases: as_ranks(1, lambda world: main(cases), tmp_path, join=False)
+    assert in_a_process([case(stage, folder, stop=2) for stage, folder in stages.items()]).codes == [0]
     planted, bomb = [], tmp_path / "bomb"
     for stage, folder in stages.items():
         (made,) = folder.glob("checkpoint-*")
@@ -172,24 +173,10 @@ def test_zero_runs_no_pickle(data, tmp_path):
             plant(copy / name, bomb)
             resealed(copy / made.name)
             planted.append(case(stage, copy))
-    _process(planted)
+    assert in_a_process(planted).codes == [0]
     assert not bomb.exists()
     for each in planted:
         assert "cannot be read as data (UnpicklingError" in (Path(each["folder"]) / "told.txt").read_text()
-
-
-def _process(cases: list[dict]) -> None:
-    """Cases in a process of their own."""
-    environment = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE")}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "tests.factory.train.case", json.dumps(cases)],
-        cwd=ROOT,
-        env=environment | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def lessons(stop: int | None = None) -> Lessons:

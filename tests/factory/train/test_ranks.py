@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,38 +11,16 @@ import torch
 from factory import files
 from factory.data.order import Order
 from factory.data.source import ConversationFile
-from tests.factory.train.case import BATCH, STEPS, tuned, write_data
+from tests.factory.ranks import Ended, as_ranks
+from tests.factory.train.case import BATCH, STEPS, main, tuned, write_data
 
-ROOT = Path(__file__).parents[3]
 MORES = {"type": "mores", "rank": 2, "dropout": 0.0}
 
 
-def launched(cases: list[dict], timeout: float = 240) -> subprocess.CompletedProcess:
-    """The cases on two ranks of torchrun."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        "2",
-        "--master_port",
-        str(port),
-    ]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    return subprocess.run(
-        [*command, "-m", "tests.factory.train.case", json.dumps(cases)],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+def in_ranks(cases: list[dict], folder: Path) -> Ended:
+    """The cases, on two ranks."""
+    folder.mkdir()
+    return as_ranks(2, lambda world: main(cases), folder, within=240, join=False)
 
 
 def outcome(folder: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
@@ -71,19 +45,11 @@ def test_two_ranks_learn_what_one_learns_and_resume_bit_for_bit(tmp_path):
     def case(name: str, zero: int, **more) -> dict:
         return {**common, "folder": str(tmp_path / name), "launch": {"processes": 2, "zero": zero}, **more}
 
-    done = launched(
-        [
-            case("zero0", 0),
-            case("zero2", 2),
-            case("zero3", 3),
-            case("again2", 2, stop=3),
-            case("again2", 2),
-            case("again3", 3, stop=3, kill=True),
-        ]
-    )
-    assert done.returncode != 0 and "SIGKILL" in done.stderr, done.stderr[-3000:]
-    resumed = launched([case("again3", 3)])
-    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    cases = [case("zero0", 0), case("zero2", 2), case("zero3", 3), case("again2", 2, stop=3), case("again2", 2)]
+    done = in_ranks([*cases, case("again3", 3, stop=3, kill=True)], tmp_path / "first")
+    assert done.codes == [-signal.SIGKILL, -signal.SIGKILL], done.err[-3000:]
+    resumed = in_ranks([case("again3", 3)], tmp_path / "second")
+    assert resumed.codes == [0, 0], resumed.err[-3000:]
 
     losses, values = tuned(data, tmp_path / "alone", MORES, {}, micro_batch=2)
     for name in ("zero0", "zero2", "zero3"):

@@ -5,9 +5,6 @@ mistakes in the recipe.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +17,7 @@ from factory.recipe import RecipeError, loads
 from factory.run import tuners, tuning
 from factory.run.pipeline import run
 from factory.run.tuners import Tuned, best
+from tests.factory.ranks import as_ranks
 from tests.tiny import saved_tiny
 
 ROOT = Path(__file__).parents[3]
@@ -245,25 +243,9 @@ def test_two_ranks_that_cut_the_weights_find_what_one_finds(tmp_path):
     }
     (tmp_path / "side.yaml").write_text(written(tmp_path, saved_tiny(tmp_path / "model"), **compare))
     one = files.read_json(run(loads((tmp_path / "side.yaml").read_text(), overrides=["name=one"])) / "results.json")
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "factory.cli",
-        str(tmp_path / "side.yaml"),
-        "launch.processes=2",
-        "launch.zero=3",
-    ]
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    ranked = loads((tmp_path / "side.yaml").read_text(), overrides=["launch.processes=2", "launch.zero=3"])
+    done = as_ranks(2, lambda world: run(ranked, None, world) and 0, tmp_path, within=600)
+    assert done.codes == [0, 0], done.err[-3000:]
     two = files.read_json(tmp_path / "side" / "results.json")
     assert [t["loss"] for t in two["tuning"]] == pytest.approx([t["loss"] for t in one["tuning"]], rel=1e-5)
     assert [r["metrics"] for r in two["rows"]] == [r["metrics"] for r in one["rows"]]
