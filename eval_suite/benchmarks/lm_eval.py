@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from importlib.metadata import PackageNotFoundError, version
+from math import isclose
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from factory.registry import Params, register
 from factory.run.harness import Job
 
 MAIN = ("acc", "exact_match", "prompt_level_strict_acc")
+BESIDE = ("acc_norm", "prompt_level_loose_acc", "inst_level_strict_acc", "inst_level_loose_acc")
 
 
 class LmEvalParams(Params):
@@ -52,7 +54,8 @@ class LmEval(Reported, Harness):
         return f"lm-eval/{self.version}"
 
     def harness(self, job: Job) -> list[dict[str, Any]]:
-        """One result per task: name, metrics, intervals, n, protocol, and per-question records.
+        """One result per task: name, metrics, intervals, n, protocol, and per-question records. A group that lm-eval
+        scores as a whole ("mmlu") is one result, its tasks and inner groups being parts of it.
 
         Raises ``UserError`` for a task that lm-eval does not know or whose data cannot be had.
         """
@@ -90,7 +93,7 @@ class LmEval(Reported, Harness):
                 f"benchmark lm_eval: the data of a task cannot be had ({error}); download it first, or use own task"
                 " files"
             ) from error
-        return [self._result(out, task) for task in out["results"] if task in out["samples"]]
+        return self._results(out)
 
     def _own(self) -> bool:
         """Whether every task is one of the folder's, so that lm-eval's thousands of own files need not be read."""
@@ -99,20 +102,51 @@ class LmEval(Reported, Harness):
         own = TaskManager(include_path=str(Path(self.params.include).expanduser()), include_defaults=False)
         return all(task in own.all_tasks for task in self.params.tasks)
 
-    def _result(self, out: dict[str, Any], task: str) -> dict[str, Any]:
+    def _results(self, out: dict[str, Any]) -> list[dict[str, Any]]:
+        inside = {
+            name: _within(out, name) for name in out.get("group_subtasks", {}) if measured(out["results"][name])[0]
+        }
+        outer = [name for name in inside if not any(name in within for within in inside.values())]
+        found = []
+        for group in outer:
+            parts = [self._result(out, name, group) for name in inside[group] if measured(out["results"][name])[0]]
+            found += [self._result(out, group), *parts]
+        alone = [task for task in out["samples"] if not any(task in inside[group] for group in outer)]
+        return [*(self._result(out, task) for task in alone), *found]
+
+    def _result(self, out: dict[str, Any], task: str, group: str | None = None) -> dict[str, Any]:
+        """The result of a task or group; of one inside a ``group`` as its part."""
         metrics, ci = measured(out["results"][task])
         main = next((m for m in MAIN if m in metrics), next(iter(metrics)))
-        shots, samples = out["n-shot"].get(task, 0), out["samples"][task]
-        samples = [
-            s for s in samples if s.get("filter") == samples[0].get("filter")
-        ]  # each question is told once for every filter
-        records = [record(sample, main, sample.get("prompt_hash", "")) for sample in samples]
+        tasks = [name for name in (task, *_within(out, task)) if name in out["samples"]]
+        records = [r for name in tasks for r in self._records(out, name, main, "" if name == task else f"{name}/")]
+        values = [r["value"] for r in records]
+        if len(tasks) > 1 and (None in values or not isclose(sum(values) / len(values), metrics[main], abs_tol=1e-9)):
+            records = [{**r, "value": None} for r in records]  # a mean of the tasks' scores, not of their questions
+        versions, shots = ({out[key].get(name, 0) for name in tasks} for key in ("versions", "n-shot"))
+        version = out["versions"].get(task, "N/A")
+        if version == "N/A" and len(versions) == 1:
+            [version] = versions
         return {
-            "task": task,
+            "task": group or task,
+            "part": task if group else "all",
             "main": main,
+            "beside": [metric for metric in BESIDE if metric in metrics],
             "metrics": metrics,
             "ci": ci | share_interval(main, metrics, records),
-            "n": len(samples),
-            "protocol": f"{self.protocol}/{task}/v{out['versions'].get(task)}/{shots}-shot",
+            "n": len(records),
+            "protocol": f"{self.protocol}/{task}/v{version}/{'+'.join(map(str, sorted(shots)))}-shot",
             "records": records,
         }
+
+    def _records(self, out: dict[str, Any], task: str, main: str, prefix: str) -> list[dict[str, Any]]:
+        samples = out["samples"][task]
+        once = [s for s in samples if s.get("filter") == samples[0].get("filter")]  # each is told once for every filter
+        made = (record(sample, main, sample.get("prompt_hash", "")) for sample in once)
+        return [{**r, "sample": prefix + r["sample"]} for r in made]
+
+
+def _within(out: dict[str, Any], group: str) -> list[str]:
+    """All groups and tasks inside a group."""
+    names = out.get("group_subtasks", {}).get(group, [])
+    return [name for sub in names for name in (sub, *_within(out, sub))]

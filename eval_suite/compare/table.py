@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -188,7 +189,7 @@ def _where(block: Block, line: Line, column: Column) -> str:
 @cache
 def _of_tables() -> list[dict[str, str]]:
     """Numbers of a paper's table, shown beside the run of the recipe that repeats it: run, table, method, label and
-    metric of the column, protocol, value in percent.
+    metric of the column, protocol (a pattern), value in percent.
     """
     return list(csv.DictReader(TABLES.read_text(encoding="utf-8").splitlines()))
 
@@ -208,7 +209,8 @@ def _published(columns: Sequence[Column], lines: Sequence[Line]) -> list[tuple[s
     runs = {line.arm.recipe for line in lines}
     for row in (row for row in _of_tables() if row["run"] in runs):
         for column in columns:
-            if (row["label"], row["metric"], row["protocol"]) == (column[0], column[1], made[column].protocol):
+            alike = fnmatchcase(made[column].protocol, row["protocol"])  # whatever the version of a harness
+            if (row["label"], row["metric"]) == column[:2] and alike:
                 found.setdefault((row["method"], f"LLaVA Steering, {row['table']}"), {})[column] = Published(
                     float(row["value"]) / 100
                 )

@@ -63,9 +63,9 @@ class HarnessSuite:
         job = Job(view, self.recipe.model, arm.steering, stage.path, self.limit, self.recipe.seed)
         [results] = progress.gather(stage, {"results": lambda: self._evaluate(job, arm)})
         if not stage.done:
-            stage.finish({"tasks": [r["task"] for r in results]})
+            stage.finish({"tasks": [r["task"] for r in results if _whole(r)]})
         rows = [self._row(folder, arm, result) for result in results]
-        n = sum(r["n"] for r in results)
+        n = sum(r["n"] for r in results if _whole(r))
         return (
             rows,
             [],
@@ -92,21 +92,26 @@ class HarnessSuite:
             "seed": self.recipe.seed,
             **arm.facts,
         }
-        if folder.world.first:
+        if folder.world.first and _whole(result):
             path = folder.path / "predictions" / files.file_name(label) / f"{files.file_name(arm.name)}.jsonl"
             files.write_jsonl(path, [{**about, **r} for r in result["records"]])
         prompts = " ".join(sorted(r["prompt_digest"] for r in result["records"]))
         return {
             **about,
             "split": "test",
-            "task": "all",
+            "task": result.get("part", "all"),
             "n": result["n"],
             "metrics": result["metrics"],
             "ci": result["ci"],
             "main": result["main"],
-            "beside": [],
+            "beside": result.get("beside", []),
             "scorer": self.benchmark.protocol,
             "prompt_hash": hashlib.sha256(prompts.encode()).hexdigest()[:16],
             "parse_failure_rate": None,
             "chosen": True,
         }
+
+
+def _whole(result: dict[str, Any]) -> bool:
+    """Whether a result is a task's or a group's own, and no part of a group's."""
+    return result.get("part", "all") == "all"

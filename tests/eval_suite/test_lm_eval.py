@@ -13,6 +13,7 @@ from factory.recipe.schema import ModelSpec
 from factory.registry import lookup
 from factory.run.arms import Arm
 from factory.run.harness import Job
+from factory.statistics.intervals import wilson
 from factory.steer import Steering
 from factory.steer.where import Where
 from tests.tiny import saved_tiny, tiny_view
@@ -59,6 +60,41 @@ def tasks(tmp_path_factory):
     for name, text in (("choice", CHOICE), ("generate", GENERATE)):
         (folder / f"tiny_{name}.yaml").write_text(text.format(file=folder / "docs.jsonl"))
     return folder
+
+
+GROUPS = {
+    "inner": "[{metric: acc, weight_by_size: true}]",  # the mean over questions
+    "even": "[{metric: acc, weight_by_size: false}]",  # the mean over tasks
+}
+
+
+def test_a_group_is_one_result_with_its_tasks_as_parts(tasks, tmp_path):
+    """mmlu is such a group: its own score comes from lm-eval, its questions are those of its tasks."""
+    for name in "ab":
+        docs = (tasks / "docs.jsonl").read_text().splitlines()[: 4 if name == "a" else 3]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(docs) + "\n")
+        text = CHOICE.format(file=tmp_path / f"{name}.jsonl").replace("tiny_choice", f"tiny_{name}")
+        (tmp_path / f"{name}.yaml").write_text(text)
+    for name, mean in GROUPS.items():
+        head = f"group: {name}\ntask: [tiny_a, tiny_b]\naggregate_metric_list: {mean}\n"
+        (tmp_path / f"{name}.yaml").write_text(head)
+    (tmp_path / "outer.yaml").write_text(
+        "group: outer\ntask: [inner]\naggregate_metric_list: [{metric: acc, weight_by_size: true}]\n"
+    )
+    cls = lookup("benchmark", "lm_eval")
+    found = cls(cls.Params(tasks=("outer",), include=str(tmp_path))).harness(job())
+    assert [(r["task"], r["part"], r["n"]) for r in found] == [
+        ("outer", "all", 7), ("outer", "inner", 7), ("outer", "tiny_a", 4), ("outer", "tiny_b", 3)
+    ]  # fmt: skip
+    a, b = (r["metrics"]["acc"] for r in found[2:])
+    assert found[0]["metrics"]["acc"] == pytest.approx((4 * a + 3 * b) / 7)
+    values = {r["sample"]: r["value"] for r in found[0]["records"]}
+    assert sorted(values) == ["tiny_a/0", "tiny_a/1", "tiny_a/2", "tiny_a/3", "tiny_b/0", "tiny_b/1", "tiny_b/2"]
+    assert sum(values.values()) / 7 == pytest.approx(found[0]["metrics"]["acc"])
+    assert found[0]["ci"]["acc"] == list(wilson(sum(values.values()), 7)) and found[2]["beside"] == ["acc_norm"]
+    [even, *_] = cls(cls.Params(tasks=("even",), include=str(tmp_path))).harness(job())
+    assert even["metrics"]["acc"] == pytest.approx((a + b) / 2)
+    assert a == b or {r["value"] for r in even["records"]} == {None}
 
 
 @pytest.fixture(autouse=True)
@@ -156,7 +192,8 @@ def test_a_harness_alone_is_reported_and_compared(tasks, tmp_path):
         f" [tiny_choice], include: {tasks}}}]\nrun: {{root: {tmp_path / 'runs'}}}\nreport: {{plots: false}}\n"
     )
     assert main([str(recipe)]) == 0
-    assert "none,,lm_eval.tiny_choice,acc," in (tmp_path / "runs/alone/comparison/compare.csv").read_text()
+    table = (tmp_path / "runs/alone/comparison/compare.csv").read_text()
+    assert "none,,lm_eval.tiny_choice,acc," in table and "none,,lm_eval.tiny_choice,acc_norm," in table
 
 
 @pytest.mark.slow  # lm-eval reads its thousands of task files
