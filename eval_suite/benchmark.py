@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,39 +18,18 @@ import numpy as np
 
 from eval_suite.report import build, print_findings, print_tables
 from eval_suite.scorers.reading import Reading
-from factory.benchmark import Benchmark, Questions
-from factory.data.prompt import Prompt
+from factory.benchmark import Benchmark, Item, Questions, Record
 from factory.diagnose.summary import Summary
 from factory.errors import UserError
-from factory.model.view import ModelView
 from factory.registry import Params
 from factory.run.samples import thin
 from factory.statistics.intervals import bootstrap_sums, wilson
 from factory.terminal import Console
 
-Record = dict[str, Any]
+__all__ = ["LETTER", "SHORT", "AnswerBenchmark", "Item", "Record", "Reported", "Sums", "divide", "prompt_hash"]
+
 SHORT = "Answer the question using a single word or phrase."
 LETTER = "Answer with the option's letter from the given choices directly."
-
-
-@dataclass(frozen=True)
-class Item:
-    """One question. ``tasks`` are the groups it is reported under, ``unit`` what is resampled, ``gold`` what the scorer
-    needs.
-
-    ``prompt`` reads the pictures only when it is called and raises ``OSError`` where one cannot be read; ``images``
-    names their files, so that missing ones are told before anything heavy starts. A prompt whose pictures stand between
-    its texts gives ``pictures_first`` too, for models whose chat template writes pictures before texts.
-    """
-
-    id: str
-    prompt: Callable[[], Prompt]
-    gold: Any = None
-    tasks: tuple[str, ...] = ()
-    unit: str = ""
-    images: tuple[Path, ...] = ()
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    pictures_first: Callable[[], Prompt] | None = None
 
 
 class Sums:
@@ -151,21 +129,6 @@ class AnswerBenchmark(Reported, Questions):
     def metrics(self, sums: Sums) -> dict[str, Any]:
         """Metrics from sums, in [0, 1] unless the benchmark's own unit is another; arrays where the sums are."""
         return {"accuracy": sums.ratio("right", "n")}
-
-    def inspect(self, view: ModelView, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[dict[str, Any]]:
-        """What the model without steering says of the answers, added to their records (perplexity, for one)."""
-        return [{} for _ in texts]
-
-    def consult(self, told: Sequence[tuple[Item, str]]) -> None:
-        """Ask who must be asked (a judge) about all answers at once, before ``read`` takes them one by one."""
-
-    def settle(self, records: Sequence[Record]) -> Sequence[Record]:
-        """Scores that need all answers at once (corpus statistics)."""
-        return records
-
-    def submission(self, records: Sequence[Record]) -> tuple[str, Any] | None:
-        """Name and JSON-able content of the file that the benchmark's server takes; None where there is no server."""
-        return None
 
     def record(self, item: Item, text: str) -> Record:
         """One prediction, scored."""

@@ -85,9 +85,6 @@ class ConflictBenchmark(Conflicts):
     scorer: ClassVar[str] = RULE
     name: ClassVar[str]
     scoring: Scoring
-    warnings: tuple[
-        str, ...
-    ] = ()  # what has to be known beside every number; shown before the run, in results.json and in the report
 
     @property
     def forms(self) -> tuple[str, ...]:
@@ -115,10 +112,6 @@ class ConflictBenchmark(Conflicts):
         """The canonical answer that follows ``direction``, as a form of the prompt asks for it."""
         return answer_of(sample, form, direction)
 
-    def references(self, sample: ConflictSample) -> Sequence[str]:
-        """Captions that describe the sample's picture; none where the benchmark has none."""
-        return ()
-
     def judge(self, sample: ConflictSample, form: str, text: str) -> str:
         """The verdict on one answer's text: vision, text, flags, other, unknown (other, and names neither answer) or
         error.
@@ -128,10 +121,6 @@ class ConflictBenchmark(Conflicts):
     def outcome(self, verdicts: Sequence[str], direction: str) -> str:
         """One sample's outcome from the verdicts on all its forms: follow, compete, flags, other or error."""
         return outcome(agree(verdicts), direction)
-
-    def pictures(self, folder: Path) -> list[tuple[str, Path]]:
-        """Titled pictures for the report, written into ``folder``."""
-        return []
 
     def rows(self, predictions: Sequence[dict], **context: object) -> list[dict]:
         """Rows of results.json from per-sample predictions."""

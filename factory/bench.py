@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +15,8 @@ from factory.data.sample import ConflictSample
 from factory.errors import UserError
 from factory.model.prefix import at_last, decode_texts, greedy, prefill
 from factory.model.view import ModelView
+from factory.recipe.nodes import Node
+from factory.registry import lookup
 
 Asked = tuple[ConflictSample, str, Prompt]
 Example = Callable[[ConflictSample, str, str, int], list[Prompt]]
@@ -23,43 +24,57 @@ Example = Callable[[ConflictSample, str, str, int], list[Prompt]]
 
 @dataclass(frozen=True)
 class Bench:
-    """What an evaluation needs beside methods: the benchmark (of conflicts; others, or None, where prompts are
-    answered that come from elsewhere) and how answers are generated.
-    """
+    """What an evaluation needs beside methods: the benchmark and how answers are generated."""
 
     view: ModelView
-    benchmark: Any
+    benchmark: Conflicts
     layer: int
     max_new_tokens: int
 
     @cached_property
     def among(self) -> Tensor | None:
-        """Where the benchmark forces a choice among ``letters``: the ids [k] of the tokens that are one of them, spaces
-        aside.
-
-        Raises ``UserError`` where the tokenizer has none for a letter.
-        """
-        ids: list[int] = []
-        for letter in self.benchmark.letters if isinstance(self.benchmark, Conflicts) else ():
-            spelt = {
-                self.view.tokenizer(text, add_special_tokens=False)["input_ids"][-1] for text in (letter, f" {letter}")
-            }
-            own = sorted(i for i in spelt if self.view.tokenizer.decode([i]).strip() == letter)
-            if not own:
-                raise UserError(
-                    f"data.scoring: the model's tokenizer has no token for the letter {letter}; use both_orders"
-                )
-            ids += own
-        return torch.tensor(ids, device=self.view.device) if ids else None
+        """The tokens that an answer is chosen among, as ``letter_tokens`` has them."""
+        return letter_tokens(self.view, self.benchmark)
 
 
-def answer_prompts(bench: Bench, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
-    """Unsteered greedy answers."""
-    batch = bench.view.encode(prompts)
+def conflicts(node: Node | None) -> Conflicts:
+    """The benchmark of a recipe's ``data:``. Raises ``UserError`` for one that sets no image against a text."""
+    assert node is not None, "a recipe that compares methods has data"
+    benchmark = lookup(node.kind, node.type)(node.params)
+    if not isinstance(benchmark, Conflicts):
+        raise UserError(
+            f"data: '{node.type}' sets no image against a text; benchmarks of questions belong under 'benchmarks:'"
+        )
+    return benchmark
+
+
+def letter_tokens(view: ModelView, benchmark: object) -> Tensor | None:
+    """Where a benchmark forces a choice among ``letters``: the ids [k] of the tokens that are one of them, spaces
+    aside.
+
+    Raises ``UserError`` where the tokenizer has none for a letter.
+    """
+    ids: list[int] = []
+    for letter in benchmark.letters if isinstance(benchmark, Conflicts) else ():
+        spelt = {view.tokenizer(text, add_special_tokens=False)["input_ids"][-1] for text in (letter, f" {letter}")}
+        own = sorted(i for i in spelt if view.tokenizer.decode([i]).strip() == letter)
+        if not own:
+            raise UserError(
+                f"data.scoring: the model's tokenizer has no token for the letter {letter}; use both_orders"
+            )
+        ids += own
+    return torch.tensor(ids, device=view.device) if ids else None
+
+
+def answer_prompts(
+    view: ModelView, prompts: Sequence[Prompt], max_new_tokens: int, among: Tensor | None = None
+) -> list[str]:
+    """Unsteered greedy answers; with ``among`` each is the likeliest of these tokens."""
+    batch = view.encode(prompts)
     with torch.no_grad():
-        hidden, prefix = prefill(bench.view, batch)
-        logits = bench.view.logits(at_last(hidden, batch.attention_mask))
-        return decode_texts(bench.view, greedy(bench.view, prefix, logits, max_new_tokens, bench.among))
+        hidden, prefix = prefill(view, batch)
+        logits = view.logits(at_last(hidden, batch.attention_mask))
+        return decode_texts(view, greedy(view, prefix, logits, max_new_tokens, among))
 
 
 def asked_forms(bench: Bench, samples: Sequence[ConflictSample]) -> list[Asked]:

@@ -1,22 +1,71 @@
-"""What the engine asks of a benchmark: of one of conflicts (``data:``) and of one of questions (``benchmarks:``)."""
+"""What the engine asks of a benchmark: of one of conflicts (``data:``), of one of questions (``benchmarks:``), and of
+one whose lessons a model learns.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from PIL import Image
 
 from factory.data.prompt import Prompt
 from factory.data.sample import ConflictSample
+from factory.model.view import ModelView
 from factory.registry import Plugin
+
+Record = dict[str, Any]
+Rows = list[dict[str, Any]]
+Answer = Callable[[list[Prompt]], list[str]]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question. ``tasks`` are the groups it is reported under, ``unit`` what is resampled, ``gold`` what the scorer
+    needs.
+
+    ``prompt`` reads the pictures only when it is called and raises ``OSError`` where one cannot be read; ``images``
+    names their files, so that missing ones are told before anything heavy starts. A prompt whose pictures stand between
+    its texts gives ``pictures_first`` too, for models whose chat template writes pictures before texts.
+    """
+
+    id: str
+    prompt: Callable[[], Prompt]
+    gold: Any = None
+    tasks: tuple[str, ...] = ()
+    unit: str = ""
+    images: tuple[Path, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    pictures_first: Callable[[], Prompt] | None = None
 
 
 class Benchmark(Plugin):
-    """Base of the benchmarks, of whatever sort."""
+    """Base of the benchmarks, of whatever sort. Of each, ``protocol`` says what a number must share with another to
+    stand beside it, and ``answer_tokens`` are the most that an answer in its examination takes, if it has one.
+    """
+
+    protocol: str
+    answer_tokens: ClassVar[int] = 8
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What has to be known beside every number: shown before the run, in results.json and in the terminal's
+        report."""
+        return ()
+
+    def pictures(self, folder: Path) -> list[tuple[str, Path]]:
+        """Titled pictures of what is asked, written into ``folder``, for the report and for ``show``."""
+        return []
 
 
 class Conflicts(Benchmark):
-    """Samples that set an image against a text, each asked in one or more ``forms`` of a prompt."""
+    """Samples that set an image against a text, each asked in one or more ``forms`` of a prompt. ``scorer`` names the
+    rule that reads answers, and its version.
+    """
 
+    scorer: ClassVar[str]
     typical_words: ClassVar[float] = 0.0
     longest_words: ClassVar[float] = 0.0
     """Words of a typical and of the longest prompt, for plans that are made before the samples are there."""
@@ -48,9 +97,17 @@ class Conflicts(Benchmark):
         """The prompt of a form."""
         raise TypeError(f"{type(self).__name__} must define prompt(sample, form)")
 
+    def answer(self, sample: ConflictSample, form: str, direction: str) -> str:
+        """The canonical answer that follows ``direction``, as a form of the prompt asks for it."""
+        raise TypeError(f"{type(self).__name__} must define answer(sample, form, direction)")
+
     def example(self, sample: ConflictSample, form: str, direction: str) -> Prompt:
         """A worked example: the prompt of a form with the answer that follows ``direction``."""
         raise TypeError(f"{type(self).__name__} must define example(sample, form, direction)")
+
+    def references(self, sample: ConflictSample) -> Sequence[str]:
+        """Captions that describe the sample's picture; none where the benchmark has none."""
+        return ()
 
     def judge(self, sample: ConflictSample, form: str, text: str) -> str:
         """The verdict on one answer."""
@@ -60,13 +117,56 @@ class Conflicts(Benchmark):
         """One sample's outcome for who steers toward ``direction``, from the verdicts on all its forms."""
         raise TypeError(f"{type(self).__name__} must define outcome(verdicts, direction)")
 
+    def rows(self, predictions: Sequence[Record], **context: Any) -> Rows:
+        """Rows of results.json from predictions, one of which is a sample's under one method."""
+        raise TypeError(f"{type(self).__name__} must define rows(predictions, **context)")
+
 
 class Questions(Benchmark):
-    """Questions that have a right answer."""
+    """Questions that have a right answer. ``split`` is the one asked, ``scorer`` names the rule that reads answers, and
+    its version, and ``new_tokens`` are the most that an answer takes.
+    """
+
+    new_tokens: ClassVar[int]
+    scorer: str
+
+    @property
+    def split(self) -> str:
+        """The split that is asked."""
+        raise TypeError(f"{type(self).__name__} must define split")
 
     def unscorable(self) -> str | None:
         """Why nothing can be scored here (hidden answers, no judge); None where scores are possible."""
         return None
+
+    def questions(self, limit: int | None = None) -> list[Item]:
+        """The questions that are asked: all, or about ``limit`` of them by whole units. Raises ``UserError`` where
+        files are missing or malformed, or hold none.
+        """
+        raise TypeError(f"{type(self).__name__} must define questions(limit)")
+
+    def inspect(self, view: ModelView, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[dict[str, Any]]:
+        """What the model without steering says of the answers, added to their records (perplexity, for one)."""
+        return [{} for _ in texts]
+
+    def consult(self, told: Sequence[tuple[Item, str]]) -> None:
+        """Ask who must be asked (a judge) about all answers at once, before ``record`` takes them one by one."""
+
+    def record(self, item: Item, text: str) -> Record:
+        """One prediction, scored."""
+        raise TypeError(f"{type(self).__name__} must define record(item, text)")
+
+    def settle(self, records: Sequence[Record]) -> Sequence[Record]:
+        """Scores that need all answers at once (corpus statistics)."""
+        return records
+
+    def submission(self, records: Sequence[Record]) -> tuple[str, Any] | None:
+        """Name and JSON-able content of the file that the benchmark's server takes; None where there is no server."""
+        return None
+
+    def rows(self, records: Sequence[Record], **context: Any) -> Rows:
+        """Rows of results.json, one for all records, then one per task; ``context`` is added to each."""
+        raise TypeError(f"{type(self).__name__} must define rows(records, **context)")
 
 
 class Harness(Benchmark):
@@ -82,6 +182,62 @@ class Harness(Benchmark):
 class WithLessons(Protocol):
     """A benchmark that also draws what a model can be trained on."""
 
+    name: ClassVar[str]
+
     def lesson(self, index: int, batch: int, total: int) -> Prompt:
         """Training prompt ``index`` of ``total``, ``batch`` of which are trained on together."""
         ...
+
+
+@runtime_checkable
+class WithTexts(Protocol):
+    """A benchmark that draws lessons for a language model alone."""
+
+    def text_lesson(self, index: int, batch: int, total: int) -> Prompt:
+        """As ``WithLessons.lesson``, without a picture."""
+        ...
+
+
+@runtime_checkable
+class WithPictures(Protocol):
+    """A benchmark that draws questions about pictures for a vision tower alone."""
+
+    @property
+    def question_words(self) -> Sequence[str]:
+        """The words that questions are made of."""
+        ...
+
+    @property
+    def answers(self) -> Sequence[tuple[str, ...]]:
+        """All answers, those of a kind together."""
+        ...
+
+    def picture(self, index: int, total: int) -> tuple[Image.Image, tuple[str, ...], str]:
+        """Picture ``index`` of ``total``, the words of its question, and the answer."""
+        ...
+
+
+@runtime_checkable
+class WithCorpus(Protocol):
+    """A benchmark that knows what a tokenizer should know."""
+
+    def corpus(self) -> Sequence[str]:
+        """Texts for a tokenizer."""
+        ...
+
+
+@runtime_checkable
+class WithExam(Protocol):
+    """A benchmark that examines who learnt from it, with answers of at most ``answer_tokens`` tokens."""
+
+    answer_tokens: ClassVar[int]
+
+    def examine(self, answer: Answer, per_task: int | None = None) -> dict[str, dict[str, float]]:
+        """Shares in [0, 1] by question and key; ``answer`` gives a model's answers to prompts. With ``per_task`` so
+        many samples of each task are asked.
+        """
+        ...
+
+
+class Curriculum(WithLessons, WithTexts, WithPictures, WithCorpus, WithExam, Protocol):
+    """All that a model can be taught with from random weights on."""

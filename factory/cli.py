@@ -23,6 +23,7 @@ from factory.plain import say
 
 if TYPE_CHECKING:
     from factory.recipe import Recipe
+    from factory.recipe.nodes import Node
 
 STARTED = time.perf_counter()
 PROJECT = Path(__file__).resolve().parents[1]
@@ -183,7 +184,6 @@ def _show(parser: _Parser, argv: list[str]) -> None:
         "--sample", type=int, metavar="N", help="print training sample N of a recipe, the first being 0"
     )
     args = parser.parse_intermixed_args(argv)
-    from factory.registry import lookup
 
     recipe = _load(args.recipe, args.overrides) if Path(args.recipe).suffix in RECIPE_SUFFIXES else None
     if args.sample is not None:
@@ -193,13 +193,32 @@ def _show(parser: _Parser, argv: list[str]) -> None:
         return
     if recipe and recipe.benchmarks:
         _show_prompts(recipe)
-    drawn = args.recipe if recipe is None else recipe.data and recipe.data.type
-    if recipe and drawn is None and not recipe.benchmarks:
+        if recipe.data is None:
+            return
+    node = recipe.data if recipe else _benchmark(args.recipe)
+    if node is None:
         raise UserError(f"{args.recipe} has no benchmark to draw; --sample N prints one of its training samples")
-    if drawn and hasattr(benchmark := lookup("benchmark", drawn), "show"):
-        say(benchmark.show(args.out))
-    elif not (recipe and recipe.benchmarks):
-        raise UserError(f"the benchmark '{drawn}' has no samples to draw")
+    from factory.run.study import make
+
+    pictures = make(node).pictures(args.out)
+    for _, picture in pictures:
+        say(picture)
+    if not pictures and not (recipe and recipe.benchmarks):
+        raise UserError(f"the benchmark '{node.type}' has no samples to draw")
+
+
+def _benchmark(name: str) -> Node:
+    """A benchmark with its defaults. Raises ``UserError`` where there is none, or it has to be told more."""
+    from pydantic import ValidationError
+
+    from factory.recipe.nodes import read_node
+    from factory.registry import lookup
+
+    lookup("benchmark", name)
+    try:
+        return read_node("benchmark", name)
+    except ValidationError as error:
+        raise UserError(f"the benchmark '{name}' has to be told more; show a recipe that does") from error
 
 
 def _show_prompts(recipe: Recipe) -> None:

@@ -136,8 +136,3 @@ class Scenes(ConflictBenchmark):
 
     def pictures(self, folder: Path) -> list[tuple[str, Path]]:
         return [("Scenes, test split", save_sheet(folder))]
-
-    @classmethod
-    def show(cls, folder: Path) -> Path:
-        """Write the picture sheet into ``folder`` and return its path."""
-        return save_sheet(folder)

@@ -15,7 +15,7 @@ from typing import Any
 
 from lmms_eval.api.model import lmms
 
-from factory.bench import Bench, answer_prompts
+from factory.bench import answer_prompts
 from factory.data import pictures
 from factory.data.prompt import Prompt, Role, Segment
 from factory.model.load import load
@@ -89,7 +89,7 @@ class SteeringFactory(lmms):
             _, doc_to_messages, _, doc_id, task, split = request.args
             prompts.append(to_prompt(doc_to_messages(self.task_dict[task][split][doc_id])))
         with steer(self.view, self.steering) if self.steering else nullcontext():
-            return answer_prompts(Bench(self.view, None, 0, new_tokens), prompts, new_tokens)
+            return answer_prompts(self.view, prompts, new_tokens)
 
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
         raise NotImplementedError(

@@ -7,10 +7,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
+from factory.benchmark import WithLessons
 from factory.data.audit import Audit
 from factory.data.conversation import Conversation, parse
 from factory.data.index import Check, indexed
@@ -105,7 +106,7 @@ class ConversationFile:
 class Lessons:
     """A benchmark's training lessons as samples: ``total`` of them, each drawn from its number."""
 
-    def __init__(self, benchmark: Any, batch: int, total: int) -> None:
+    def __init__(self, benchmark: WithLessons, batch: int, total: int) -> None:
         self.benchmark, self.batch, self.total = benchmark, batch, total
 
     def __len__(self) -> int:

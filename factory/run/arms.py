@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from factory import code
-from factory.bench import Bench, answer_prompts
+from factory.bench import answer_prompts
 from factory.data.prompt import Prompt
 from factory.model.view import ModelView
 from factory.run.labels import AS_IT_IS
@@ -106,4 +106,4 @@ class Arm:
         if self.contrast:
             return contrasted(view, self.contrast, prompts, self.direction, [self.strength], max_new_tokens)[0]
         with self.steered(view):
-            return answer_prompts(Bench(view, None, 0, max_new_tokens), prompts, max_new_tokens)
+            return answer_prompts(view, prompts, max_new_tokens)

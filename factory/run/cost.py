@@ -60,7 +60,10 @@ def _jobs(comparison: Comparison, asked: Sequence[Asked]) -> Iterator[tuple[str,
                     method.rewrite(p, direction, comparison.examples(s, form, direction, method.shots))
                     for s, form, p in asked
                 ]
-                yield name, lambda r=rewritten, m=method: answer_prompts(bench, r, m.max_new_tokens or most)
+                yield (
+                    name,
+                    lambda r=rewritten, m=method: answer_prompts(bench.view, r, m.max_new_tokens or most, bench.among),
+                )
             elif isinstance(method, LogitsMethod):
                 strength = strengths[label, direction]
                 yield (
@@ -74,7 +77,7 @@ def _jobs(comparison: Comparison, asked: Sequence[Asked]) -> Iterator[tuple[str,
 
         def steered(steering: Any = steering) -> None:
             with steer(bench.view, steering):
-                answer_prompts(bench, prompts, most)
+                answer_prompts(bench.view, prompts, most, bench.among)
 
         yield f"{f.label}-{f.direction}", steered
 

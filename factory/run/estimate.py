@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from factory.bench import conflicts
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
 from factory.errors import UserError
@@ -130,7 +131,7 @@ def look(recipe: Recipe, limit: int | None = None) -> Data:
     """Count the samples and look at some of each split; a benchmark whose file is not there may know what it would
     hold.
     """
-    benchmark = make(recipe.data)
+    benchmark = conflicts(recipe.data)
     forms = tuple(benchmark.forms)
     try:
         splits = {split: thin(benchmark.samples(split), limit) for split in SPLITS}
@@ -313,7 +314,7 @@ def random_states(n: int, width: int, seed: int) -> States:
 
 def answer_length(recipe: Recipe, own: int | None = None) -> int:
     """Most tokens of an answer, of a method with a limit of its ``own``; one where the benchmark forces a choice."""
-    return 1 if getattr(make(recipe.data), "letters", ()) else own or recipe.evaluate.max_new_tokens
+    return 1 if conflicts(recipe.data).letters else own or recipe.evaluate.max_new_tokens
 
 
 def by_direction(method: PromptMethod, prompt: Prompt) -> bool:

@@ -122,7 +122,8 @@ def ask(
             prompts = [method.rewrite(p, direction, examples(s, form, direction, method.shots)) for s, form, p in asked]
         digests = tuple(p.digest for p in prompts)
         if digests not in answers:
-            answers[digests] = answer_prompts(bench, prompts, method.max_new_tokens or bench.max_new_tokens)
+            new_tokens = method.max_new_tokens or bench.max_new_tokens
+            answers[digests] = answer_prompts(bench.view, prompts, new_tokens, bench.among)
         cell = {"method": label, "direction": direction, "variant": "", "strength": None}
         rows += _predictions(
             bench, [(s, f, p) for (s, f, _), p in zip(asked, prompts, strict=True)], answers[digests], cell

@@ -3,39 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from factory import files
-from factory.bench import Bench, answer_prompts
+from factory.bench import answer_prompts, letter_tokens
+from factory.benchmark import Answer, WithExam
 from factory.data.prompt import Prompt
 from factory.model.view import ModelView
 from factory.terminal import Console
 
-ANSWER_TOKENS = 8
 EXAM = "exam.json"
 
 
-def answering(view: ModelView, benchmark: Any, rows: int) -> Callable[[list[Prompt]], list[str]]:
-    """The model's greedy answers to prompts, ``rows`` at a time; a prompt that was asked before is not asked again.
-
-    An answer has at most ``benchmark.answer_tokens`` tokens, where the benchmark says so.
+def answering(view: ModelView, benchmark: WithExam, rows: int) -> Answer:
+    """The model's greedy answers to prompts, as the benchmark wants them and as long as it has them, ``rows`` at a
+    time; a prompt that was asked before is not asked again.
     """
-    bench, known = Bench(view, benchmark, 0, getattr(benchmark, "answer_tokens", ANSWER_TOKENS)), {}
+    letters, known = letter_tokens(view, benchmark), dict[str, str]()
 
     def answer(prompts: list[Prompt]) -> list[str]:
         named = {prompt.digest: prompt for prompt in prompts}
         new = [(name, prompt) for name, prompt in named.items() if name not in known]
         for i in range(0, len(new), rows):
             batch = new[i : i + rows]
-            known.update(
-                zip(
-                    [name for name, _ in batch],
-                    answer_prompts(bench, [p for _, p in batch], bench.max_new_tokens),
-                    strict=True,
-                )
-            )
+            answers = answer_prompts(view, [prompt for _, prompt in batch], benchmark.answer_tokens, letters)
+            known.update(zip([name for name, _ in batch], answers, strict=True))
         return [known[prompt.digest] for prompt in prompts]
 
     return answer

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from factory import files
+from factory.benchmark import Harness
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import ModelSpec, Node
@@ -43,7 +44,7 @@ class HarnessSuite:
 
     def __init__(self, node: Node, recipe: Recipe, limit: int | None) -> None:
         self.node, self.recipe, self.limit = node, recipe, limit
-        self.benchmark = make(node)
+        self.benchmark: Harness = make(node)
 
     def run(self, folder: RunDir, view: ModelView, arm: Arm) -> tuple[Rows, Rows, dict[str, Any] | None]:
         """Rows of results.json, skipped samples (none), and what the arm cost."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from factory import files
+from factory.bench import conflicts
 from factory.diagnose.claims import judged
 from factory.diagnose.summary import Summary
 from factory.errors import UserError
@@ -104,7 +105,7 @@ def compare(
 ) -> None:
     """Diagnose, fit, choose on dev, score on test; write results.json and the report."""
     checked = usable_samples(
-        recipe, make(recipe.data), folder, limit, outline(recipe.model)
+        recipe, conflicts(recipe.data), folder, limit, outline(recipe.model)
     )  # told before weights are read
     torch.manual_seed(recipe.seed)
     study = Study(recipe, folder, load(recipe.model, recipe.launch.zero), limit, checked)
@@ -180,7 +181,7 @@ def prepare(recipe: Recipe, told: bool = True) -> list[str]:
     for folder in map(Path, recipe.artefacts):
         artefact.check_folder(folder.expanduser())
     check_names(recipe)
-    notes = [*(getattr(make(recipe.data), "warnings", ()) if recipe.data else ()), *source.notes]
+    notes = [*(conflicts(recipe.data).warnings if recipe.data else ()), *source.notes]
     for note in notes if told else ():
         warn(note)
     return notes

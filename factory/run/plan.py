@@ -19,10 +19,9 @@ from factory.run.estimate import Data, Estimate, estimate, memory
 from factory.run.facts import ModelFacts, facts_of, gigabytes, too_small
 from factory.run.practice import training_memory, training_phases
 from factory.run.rehearse import Rehearsal, rehearse
-from factory.run.study import make
 from factory.run.suite import Suite, suite_of
 from factory.run.timing import Clock, timed
-from factory.run.training import build
+from factory.run.training import build, curriculum
 from factory.run.tuners_plan import plan_tuners
 from factory.run.tuning_plan import plan_tuning
 from factory.steer import Steerer
@@ -146,14 +145,10 @@ def _plan_comparison(recipe: Recipe, console: Console, limit: int | None, waited
 
 
 def _plan_training(recipe: Recipe, console: Console) -> None:
-    benchmark, spec = make(recipe.data), recipe.train
-    needed = {"lesson": spec.steps, "text_lesson": spec.text_steps, "picture": spec.vision_steps + spec.connector_steps}
-    if lacking := [name for name, steps in needed.items() if steps and not hasattr(benchmark, name)]:
-        console.print(
-            f"missing: benchmark '{recipe.data.type}' has no {' and no '.join(lacking)} to train on; use scenes",
-            style="yellow",
-            highlight=False,
-        )
+    try:
+        benchmark = curriculum(recipe)
+    except UserError as error:
+        console.print("missing:", error, style="yellow", highlight=False)
         return
     view = build(recipe, benchmark)
     _say_model(console, facts_of(view.model, view.family, view.dtype), recipe)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
+from factory.benchmark import WithPictures
 from factory.data.prompt import Prompt
 from factory.model.view import ModelView
 from factory.recipe import Recipe
-from factory.run.study import make
 from factory.run.timing import timed
+from factory.run.training import curriculum
 from factory.train.lessons import IGNORE, Collator, Lessons
 
 ADAM_COPIES = 4  # of each parameter: itself, its gradient and Adam's two moments
@@ -33,7 +33,8 @@ class Phase:
 
 def training_phases(recipe: Recipe, view: ModelView) -> list[Phase]:
     """The phases that a training run has, each measured on a batch from its middle; no weight changes."""
-    spec, benchmark, threads = recipe.train, make(recipe.data), torch.get_num_threads()
+    spec, benchmark, threads = recipe.train, curriculum(recipe), torch.get_num_threads()
+    assert spec is not None, "a recipe without `train:` has no phases"
     torch.set_num_threads(spec.threads or threads)
     view.model.requires_grad_(True).train()
     try:
@@ -56,7 +57,12 @@ def training_phases(recipe: Recipe, view: ModelView) -> list[Phase]:
 
 
 def _pictures(
-    name: str, view: ModelView, benchmark: Any, steps: int, rows: int, learn: Callable[[torch.Tensor], torch.Tensor]
+    name: str,
+    view: ModelView,
+    benchmark: WithPictures,
+    steps: int,
+    rows: int,
+    learn: Callable[[torch.Tensor], torch.Tensor],
 ) -> Phase:
     images = [benchmark.picture(steps // 2 * rows + i, steps * rows)[0] for i in range(rows)]
     pixels = view.family.image_inputs(view.processor, images)["pixel_values"]

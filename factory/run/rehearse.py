@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from factory import files
-from factory.bench import Bench, asked_forms
+from factory.bench import Bench, asked_forms, conflicts
 from factory.data.sample import ConflictSample
 from factory.diagnose import facts
 from factory.errors import UserError
@@ -61,7 +61,7 @@ class _Stage:
 
     def __init__(self, recipe: Recipe, view: ModelView, layer: int, limit: int | None, clock: Clock) -> None:
         self.recipe, self.view, self.layer, self.limit, self.clock = recipe, view, layer, limit, clock
-        self.benchmark, self.most = make(recipe.data), 1
+        self.benchmark, self.most = conflicts(recipe.data), 1
         self.bench = Bench(view, self.benchmark, layer, recipe.evaluate.max_new_tokens)
         self.fit = fitting(view, self.benchmark, recipe.collect.instructions)
         self.taken: dict[Part, tuple[float, float]] = {}

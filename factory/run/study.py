@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from factory import code, files
-from factory.bench import Bench
+from factory.bench import Bench, conflicts
 from factory.data.sample import ConflictSample
 from factory.diagnose import Diagnostic, facts
 from factory.errors import UserError
@@ -63,7 +63,7 @@ class Study:
         self, recipe: Recipe, folder: RunDir, view: ModelView, limit: int | None, checked: Checked | None = None
     ) -> None:
         self.recipe, self.folder, self.view, self.limit = recipe, folder, view, limit
-        self.benchmark = make(recipe.data)
+        self.benchmark = conflicts(recipe.data)
         self.diagnostic: Diagnostic | None = make(recipe.diagnostic) if recipe.diagnostic else None
         self.card = card_for(recipe.model, view.model.config)
         self.layer = steered_layer(recipe, view.depth, self.card)

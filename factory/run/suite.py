@@ -49,7 +49,7 @@ class Suite:
 
     def __init__(self, node: Node, recipe: Recipe, limit: int | None) -> None:
         self.node, self.recipe, self.limit = node, recipe, limit
-        self.benchmark = make(node)
+        self.benchmark: Questions = make(node)
         items, self.protocol = self.benchmark.questions(limit), self.benchmark.protocol
         if any(i.pictures_first for i in items) and images_first(outline(recipe.model).writing):
             items = [replace(i, prompt=i.pictures_first or i.prompt) for i in items]
@@ -146,7 +146,7 @@ class Suite:
         for prompt, text in zip(todo, arm.answer(view, todo, new_tokens) if todo else [], strict=True):
             known.put(prompt.digest, text)
         seconds = (time.perf_counter() - began) / len(todo) if todo else 0.0
-        texts = [known.get(p.digest) for p in prompts.values()]
+        texts = [known.known[p.digest] for p in prompts.values()]
         facts = self.benchmark.inspect(view, list(prompts.values()), texts)
         fresh = {p.digest for p in todo}
         for (sample, prompt), text, seen in zip(prompts.items(), texts, facts, strict=True):
@@ -219,7 +219,9 @@ def put(
     """Every benchmark to every arm: rows of results.json and skipped samples; costs go to costs.json, as no two runs
     cost the same.
     """
-    rows, skipped, costs = [], [], {}
+    rows: Rows = []
+    skipped: Rows = []
+    costs: dict[str, Any] = {}
     for suite in asked:
         for arm in arms:
             measured, left_out, price = suite.run(folder, view, arm)

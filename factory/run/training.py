@@ -6,13 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from factory.benchmark import WithLessons
+from factory.benchmark import Curriculum, WithCorpus, WithExam, WithLessons, WithPictures, WithTexts
 from factory.errors import UserError
 from factory.model.build import TinyLlava, build_llava, train_tokenizer
 from factory.model.family import frozen
@@ -34,7 +34,7 @@ from factory.train.vision import pretrain_connector, pretrain_vision
 EXAM_BATCH = 96
 
 
-def build(recipe: Recipe, benchmark: Any) -> ModelView:
+def build(recipe: Recipe, benchmark: WithCorpus) -> ModelView:
     """A randomly initialised model with a tokenizer trained on the benchmark's words."""
     try:
         sizes = TinyLlava.model_validate(recipe.model.build or {})
@@ -45,18 +45,40 @@ def build(recipe: Recipe, benchmark: Any) -> ModelView:
     return ModelView(frozen(model), processor, family_of(model.config))
 
 
+def curriculum(recipe: Recipe) -> Curriculum:
+    """The benchmark whose lessons a recipe trains on. Raises ``UserError`` where it lacks what the training asks of it;
+    what only phases without steps ask it may lack.
+    """
+    benchmark, spec = make(recipe.data), recipe.train
+    asked = (
+        ("lesson", WithLessons, spec.steps),
+        ("text_lesson", WithTexts, spec.text_steps),
+        ("picture", WithPictures, spec.vision_steps + spec.connector_steps),
+        ("corpus", WithCorpus, not _is_there(recipe)),
+        ("examine", WithExam, True),
+    )
+    if lacking := [name for name, kind, needed in asked if needed and not isinstance(benchmark, kind)]:
+        raise UserError(
+            f"data: benchmark '{recipe.data.type}' has no {' and no '.join(lacking)} to train on; use scenes"
+        )
+    return cast(Curriculum, benchmark)
+
+
+def _is_there(recipe: Recipe) -> bool:
+    """Whether the model is read, and not built."""
+    return bool(recipe.model.path or recipe.model.zoo)
+
+
 def train_model(recipe: Recipe, folder: RunDir, limit: int | None = None) -> None:
     """Train, examine and save to ``model/`` in the run folder; ``limit`` bounds the number of optimiser steps."""
-    benchmark = make(recipe.data)
-    if not isinstance(benchmark, WithLessons):
-        raise UserError(f"data: benchmark '{recipe.data.type}' has no lessons to train on; use scenes")
+    benchmark = curriculum(recipe)
     if recipe.model.dtype != "float32" or recipe.model.quantize:
         raise UserError(
             "train: all weights are trained, whose updates are too small for less than float32; leave model.dtype and"
             " model.quantize out"
         )
     spec = recipe.train if limit is None else recipe.train.model_copy(update={"steps": limit})
-    view = load(recipe.model) if recipe.model.path or recipe.model.zoo else build(recipe, benchmark)
+    view = load(recipe.model) if _is_there(recipe) else build(recipe, benchmark)
     if spec.threads:
         torch.set_num_threads(spec.threads)
     inputs = {
@@ -95,7 +117,9 @@ def _save(view: ModelView, out: Path) -> dict[str, str]:
     return sums_of(out, sorted(path.name for path in out.iterdir() if path.is_file() and path.name != EXAM))
 
 
-def _apart(view: ModelView, benchmark: Any, spec: TrainSpec, seed: int, folder: RunDir, inputs: dict[str, Any]) -> None:
+def _apart(
+    view: ModelView, benchmark: Curriculum, spec: TrainSpec, seed: int, folder: RunDir, inputs: dict[str, Any]
+) -> None:
     """Train the vision tower on pictures, the language model on texts, and the connector between them, each alone."""
 
     def text(checkpoints: Path) -> None:

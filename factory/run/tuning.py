@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from factory import files, tune
+from factory.benchmark import WithExam
 from factory.data.collate import NOTHING, Collator, Places
 from factory.data.order import Order
 from factory.data.prepared import Prepared, PreparedCollator, chunks, prepare, there
@@ -198,10 +199,8 @@ def _restore(recipe: Recipe, view: ModelView, tuner: Tuner, stage: Stage, out: P
 def _examine(recipe: Recipe, folder: RunDir) -> None:
     """Put the examination of the lessons' benchmark to the tuned model, as anyone would load it."""
     spec, tuned = recipe.tune, folder.path / TUNED
-    benchmark, model = (
-        make(spec.data.lessons),
-        recipe.model.model_copy(update={"tuned": (*recipe.model.tuned, str(tuned))}),
-    )
+    benchmark, tuned_parts = examiner(spec), (*recipe.model.tuned, str(tuned))
+    model = recipe.model.model_copy(update={"tuned": tuned_parts})
     stage = folder.stage(
         "exam",
         {
@@ -254,9 +253,20 @@ def check(spec: TuneSpec, model: ModelSpec, section: str = "tune") -> None:
     if spec.threads:
         torch.set_num_threads(spec.threads)
     Shape.of(spec, zero.world_size())
+    if spec.exam:
+        examiner(spec)
     check_precision(spec, model, section)
     if "wandb" in spec.report and find_spec("wandb") is None:
         raise UserError("tune.report names wandb, which is not installed: pip install wandb, or leave it out")
+
+
+def examiner(spec: TuneSpec) -> WithExam:
+    """Who examines the tuned model: the benchmark of its lessons. Raises ``UserError`` where that has no exam."""
+    assert spec.data.lessons is not None, "a recipe with an exam names the benchmark that it learns from"
+    benchmark = make(spec.data.lessons)
+    if not isinstance(benchmark, WithExam):
+        raise UserError(f"tune.exam: benchmark '{spec.data.lessons.type}' has no examination; leave tune.exam out")
+    return benchmark
 
 
 def check_precision(spec: TuneSpec, model: ModelSpec, section: str = "tune") -> None:

@@ -8,6 +8,7 @@ the embedding of the answer's word among the answers of the same kind: the langu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from factory.benchmark import WithPictures
 from factory.model.view import ModelView
 from factory.recipe.schema import TrainSpec
 from factory.train.resume import Resuming
@@ -25,7 +27,7 @@ from factory.train.trainer import arguments
 class Pictures(Dataset):
     """(picture, words of the question, answer) of ``total`` drawn scenes."""
 
-    def __init__(self, benchmark: Any, total: int) -> None:
+    def __init__(self, benchmark: WithPictures, total: int) -> None:
         self.benchmark, self.total = benchmark, total
 
     def __len__(self) -> int:
@@ -91,20 +93,23 @@ class Aligned(Questioned):
         return {"loss": F.cross_entropy(logits, labels), "logits": logits}
 
 
-def pretrain_vision(view: ModelView, benchmark: Any, spec: TrainSpec, seed: int, folder: Path) -> None:
+def pretrain_vision(view: ModelView, benchmark: WithPictures, spec: TrainSpec, seed: int, folder: Path) -> None:
     """Train the vision tower of ``view.model`` in place; gone on from the newest whole checkpoint in ``folder``
     after a kill.
     """
     torch.manual_seed(seed)
     layer = view.model.config.vision_feature_layer
     model = Questioned(
-        view.vision_tower.requires_grad_(True).train(), layer, benchmark.question_words, sum(benchmark.answers, ())
+        view.vision_tower.requires_grad_(True).train(),
+        layer,
+        benchmark.question_words,
+        list(chain(*benchmark.answers)),
     )
     _train(view, benchmark, model, spec, spec.vision_steps, seed, folder)
     view.vision_tower.eval().requires_grad_(False)
 
 
-def pretrain_connector(view: ModelView, benchmark: Any, spec: TrainSpec, seed: int, folder: Path) -> None:
+def pretrain_connector(view: ModelView, benchmark: WithPictures, spec: TrainSpec, seed: int, folder: Path) -> None:
     """Train the connector of ``view.model`` in place, the vision tower and the language model frozen."""
     torch.manual_seed(seed)
     _train(
@@ -120,7 +125,7 @@ def pretrain_connector(view: ModelView, benchmark: Any, spec: TrainSpec, seed: i
 
 
 def _train(
-    view: ModelView, benchmark: Any, model: Questioned, spec: TrainSpec, steps: int, seed: int, folder: Path
+    view: ModelView, benchmark: WithPictures, model: Questioned, spec: TrainSpec, steps: int, seed: int, folder: Path
 ) -> None:
     batch = 2 * spec.batch_size
     args = arguments(folder, steps, batch, spec.learning_rate, spec.warmup, 0.05, 500, seed, view.device.type == "cpu")

@@ -219,7 +219,8 @@ def test_training_plan(recipe_file, capsys):
     assert not view.model.training and not view.unembed.weight.requires_grad
 
 
-def test_training_on_a_benchmark_without_lessons_is_a_line_of_the_plan(recipe_file, capsys, monkeypatch):
-    monkeypatch.setattr("factory.run.plan.make", lambda node: object())
-    assert main(["plan", str(recipe_file(TRAIN, sizes="{}"))]) == 0
-    assert "missing: benchmark 'scenes' has no lesson and no text_lesson and no picture" in capsys.readouterr().out
+def test_training_on_a_benchmark_without_lessons_is_a_line_of_the_plan_and_of_the_run(recipe_file, capsys):
+    asked = str(recipe_file(TRAIN, sizes="{}")), "data=mc2"
+    line = "benchmark 'mc2' has no lesson and no text_lesson and no picture and no corpus and no examine to train on"
+    assert main(["plan", *asked]) == 0 and f"missing: data: {line}" in " ".join(capsys.readouterr().out.split())
+    assert main(list(asked)) == 2 and f"error: data: {line}" in capsys.readouterr().err

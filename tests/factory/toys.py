@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from factory.benchmark import Benchmark
 from factory.diagnose import Diagnostic
+from factory.recipe.nodes import Node, plugin
 from factory.registry import Params, register
 from factory.steer import Steerer
 
@@ -24,9 +25,8 @@ class ToyBench(Benchmark):
         scoring: Literal["both_orders", "order1"] = "both_orders"
         per_task: dict[str, int] = {"train": 1}  # noqa: RUF012
 
-    @classmethod
-    def show(cls, folder: Path) -> Path:
-        return folder / "toy_bench.png"
+    def pictures(self, folder: Path) -> list[tuple[str, Path]]:
+        return [("Toy", folder / "toy_bench.png")]
 
 
 @register("diagnostic", "toy_ratio")
@@ -51,3 +51,17 @@ class ToyNeeds(Steerer):
 
     class Params(Params):
         rank: int
+
+
+class Group(Params):
+    members: tuple[Annotated[Node, plugin("steering")], ...] = ()
+
+
+@register("steering", "toy_mix")
+class ToyMix(Steerer):
+    """A method of other methods, wherever parameters can hold one."""
+
+    class Params(Params):
+        of: Annotated[Node, plugin("steering")] | None = None
+        group: Group = Group()
+        by_name: dict[str, Annotated[Node, plugin("steering")]] = {}  # noqa: RUF012

@@ -20,7 +20,9 @@ from tests.tiny import conflict_prompts, tiny_tokenizer, tiny_view
 def test_a_prompt_is_asked_once(monkeypatch):
     asked = []
     monkeypatch.setattr(
-        examining, "answer_prompts", lambda bench, prompts, n: asked.append(len(prompts)) or [p.digest for p in prompts]
+        examining,
+        "answer_prompts",
+        lambda view, prompts, *how: asked.append(len(prompts)) or [p.digest for p in prompts],
     )
     answer = answering(tiny_view(), lookup("benchmark", "scenes")(lookup("benchmark", "scenes").Params()), 3)
     prompts = conflict_prompts(5)
