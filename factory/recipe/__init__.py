@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from pydantic import ValidationError
 from factory.errors import UserError
 from factory.recipe import yaml_nodes
 from factory.recipe.explain import explain, located
-from factory.recipe.schema import Node, Recipe, Source, is_plugin_node
+from factory.recipe.schema import Node, Recipe, Source
+from factory.recipe.slots import kind_at
 from factory.recipe.yaml_nodes import Document, Mistake, Place
 from factory.registry import load_plugins
 
@@ -52,7 +55,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def loads(text: str, source: str = "recipe", overrides: Sequence[str] = (), path: Path | None = None) -> Recipe:
     """The recipe in ``text``; ``source`` is what its mistakes are shown under, ``path`` the file it came from."""
     mistakes: list[Mistake] = []
-    root = _overridden(_compose(text, source), overrides, mistakes)
+    root = _overridden(_compose(text, source), overrides, path, mistakes)
     try:
         document = yaml_nodes.read(root)
     except Mistake as mistake:
@@ -77,22 +80,37 @@ def _compose(text: str, source: str) -> yaml.Node:
         raise RecipeError([mistake]) from mistake
 
 
-def _overridden(root: yaml.Node, overrides: Sequence[str], mistakes: list[Mistake]) -> yaml.Node:
+def _overridden(root: yaml.Node, overrides: Sequence[str], path: Path | None, mistakes: list[Mistake]) -> yaml.Node:
     for text in overrides:
         try:
-            root = _override(root, text)
+            root = _override(root, text, path)
         except Mistake as mistake:
             mistakes.append(mistake)
     return root
 
 
-def _override(root: yaml.Node, text: str) -> yaml.Node:
+def _override(root: yaml.Node, text: str, path: Path | None) -> yaml.Node:
     place = Place(f"override '{text}'")
     key, equals, value = text.partition("=")
     if not equals or not all(key.split(".")):
         raise Mistake(place, "should read KEY=VALUE, as in steering.2.beta=0.5")
     node = yaml_nodes.compose(value, place.source, whole_source=True)
-    return yaml_nodes.override(root, tuple(key.split(".")), node, place, is_plugin_node)
+    return yaml_nodes.override(root, tuple(key.split(".")), node, place, lambda at: _is_plugin(root, at, path))
+
+
+def _is_plugin(root: yaml.Node, at: yaml_nodes.Path, path: Path | None) -> bool:
+    """Whether a bare word at ``at`` names a plugin, and so stands for ``{type: word}``."""
+    kind = partial(kind_at, Recipe, at, partial(yaml_nodes.named, root))
+    try:
+        return kind() is not None
+    except UserError:  # the recipe's own list may hold the plugin
+        for spec in yaml_nodes.words(root, "plugins"):
+            with suppress(UserError):  # told when the whole list is loaded
+                load_plugins([spec], path.parent if path else None)
+    try:
+        return kind() is not None
+    except UserError:  # told when the node is read; what it would hold cannot be known
+        return True
 
 
 def _load_named_plugins(document: Document, path: Path | None, mistakes: list[Mistake]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 from unicodedata import normalize
 
@@ -70,9 +71,16 @@ def label_fault(label: Any) -> str | None:
     return None
 
 
-def plugin(kind: str) -> BeforeValidator:
-    """What makes a field a plugin node of a kind."""
-    return BeforeValidator(lambda raw: read_node(kind, raw))
+@dataclass(frozen=True)
+class PluginNode(BeforeValidator):
+    """What makes a field a plugin node of a ``kind``, in its annotation."""
+
+    kind: str = ""
+
+
+def plugin(kind: str) -> PluginNode:
+    """The annotation of a plugin node of a kind."""
+    return PluginNode(lambda raw: read_node(kind, raw), kind=kind)
 
 
 def distinct_labels(nodes: tuple[Node, ...]) -> tuple[Node, ...]:

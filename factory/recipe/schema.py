@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,7 +38,6 @@ __all__ = [
     "TrainSpec",
     "TuneDataSpec",
     "TuneSpec",
-    "is_plugin_node",
     "read_node",
 ]
 
@@ -170,14 +168,3 @@ class Recipe(Spec):
     def resolved(self) -> dict[str, Any]:
         """Plain data with every default filled in; reading it back gives an equal recipe."""
         return self.model_dump(mode="json")
-
-
-PLUGIN_NODES = re.compile(
-    r"data|diagnostic|(steering|diagnostics|benchmarks) \d+|tune tuner|tune data lessons|model compose \S+"
-    r"|compare tuners \d+ tuner|compare tasks \d+ (choose|score \d+|data lessons)"
-)
-
-
-def is_plugin_node(path: tuple[str | int, ...]) -> bool:
-    """Whether the recipe expects a plugin node at ``path``, so that a bare word there stands for ``{type: word}``."""
-    return PLUGIN_NODES.fullmatch(" ".join(map(str, path))) is not None

@@ -145,6 +145,29 @@ def read(root: Node) -> Document:
     return document
 
 
+def named(root: Node, path: Path) -> str | None:
+    """The plugin that the node at ``path`` names: a bare word, or a mapping's ``type``."""
+    node: Node | None = root
+    for step in path:
+        node = _child(node, step)
+    node = _child(node, "type") if isinstance(node, MappingNode) else node
+    return node.value if isinstance(node, ScalarNode) else None
+
+
+def words(root: Node, key: str) -> list[str]:
+    """The words of the list under a key of the document, of which there may be none."""
+    listed = _child(root, key)
+    items = listed.value if isinstance(listed, SequenceNode) else []
+    return [item.value for item in items if isinstance(item, ScalarNode)]
+
+
+def _child(node: Node | None, step: str | int) -> Node | None:
+    if isinstance(node, SequenceNode) and isinstance(step, int):
+        return node.value[step] if step < len(node.value) else None
+    pairs = node.value if isinstance(node, MappingNode) else []
+    return next((value for key, value in pairs if key.value == step), None)
+
+
 def dump(data: Any) -> str:
     """YAML text that ``read(compose(text))`` turns back into ``data``."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)

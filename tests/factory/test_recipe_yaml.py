@@ -197,6 +197,52 @@ def test_override(override, get, value):
     assert get(loads(GOOD, overrides=[override])) == value
 
 
+MIX = """
+name: mix
+plugins: [%s]
+model: {zoo: tiny}
+data: toy_bench
+steering: [{type: toy_mix, of: toy_push, group: {members: [toy_needs, toy_push]}, by_name: {a: toy_mix}}, %s]
+"""
+MINE = """
+from typing import Annotated
+
+from factory.recipe.nodes import Node, plugin
+from factory.registry import Params, register
+from factory.steer import Steerer
+
+
+class MineParams(Params):
+    inside: Annotated[Node, plugin("steering")]
+
+
+@register("steering", "toy_mine_of")
+class Mine(Steerer):
+    Params = MineParams
+"""
+
+
+def test_an_override_reaches_a_bare_word_wherever_a_plugins_parameters_hold_one(tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    text = MIX % (tmp_path / "mine.py", "{type: toy_mine_of, inside: toy_push}")
+    keys = "1.inside.beta", "0.of.beta", "0.group.members.1.beta", "0.by_name.a.of.beta", "0.group.members.0.rank"
+    overrides = [f"steering.{key}={i}" for i, key in enumerate(keys, 2)]
+    mix, mine = (
+        node.params for node in loads(text, overrides=["steering.0.by_name.a.of=toy_push", *overrides]).steering
+    )
+    needs, push = mix.group.members
+    inner = mine.inside, mix.of, push, mix.by_name["a"].params.of
+    assert ([node.params.beta for node in inner], needs.params.rank) == ([2, 3, 4, 5], 6)
+
+
+def test_what_an_override_cannot_reach_is_told_once():
+    text = GOOD.replace("as: two", "as: two, note: word").replace("[toy_push,", "[{type: toy_mix, of: toy_pish},")
+    wrong, first = "steering.1.note.beta=1", "steering.0.of.beta=1"
+    line = f"override '{wrong}' steering.1.note: is the value 'word', which holds no keys"
+    assert line in mistakes(text, wrong)
+    assert all("no steering plugin 'toy_pish'" in line for line in mistakes(text, first))
+
+
 def test_last_override_wins():
     assert loads(GOOD, overrides=["seed=1", "seed=2"]).seed == 2
 
