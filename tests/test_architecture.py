@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from factory.registry import available
+
 ROOT = Path(__file__).parents[1]
 ROOMS = ("factory", "plugins", "eval_suite", "model_zoo")
 FILES = sorted(path for room in (*ROOMS, "tests") for path in (ROOT / room).rglob("*.py"))
@@ -86,6 +88,56 @@ def test_no_import_runs_in_a_circle_not_even_one_inside_a_function():
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(f"import cycle: {' -> '.join(reversed(error.args[1]))}")
+
+
+NAMED = {  # words of the engine that are also a plugin's name: in which files, and what they say there
+    ("none", "a role of tokens, or a choice of nothing"): (
+        *("api.py", "run/estimate.py", "steer/places.py", "steer/where.py", "steer/regressor.py"),
+        *("diagnose/instructed.py", "run/labels.py"),
+    ),
+    ("none", "what is printed of an empty list"): (
+        *("data/conversation.py", "recipe/schema.py", "registry.py", "run/plan.py"),
+    ),
+    ("none", "an option of a library"): ("run/tuners_summary.py", "train/trainer.py", "train/tune.py"),
+    ("instruction", "a role of tokens"): ("diagnose/roles.py", "steer/heads.py", "steer/where.py"),
+    ("heads", "a site"): ("steer/block.py", "steer/heads.py", "steer/where.py"),
+    ("connector", "a part of a model, or its kind of plugins"): (
+        *("model/compose.py", "new_plugin/__init__.py", "recipe/sections/model.py", "registry.py", "run/facts.py"),
+        *("run/practice.py", "run/training.py", "tune/base.py"),
+    ),
+    ("connector", "a recipe key: what tune.beside and tune.tuner are where a recipe leaves them out"): (
+        "recipe/sections/training.py",
+    ),
+    ("mc2", "a recipe key: the wording of collect.instructions"): ("data/instructions.py",),
+    ("full", "an option of a library"): ("model/compose.py",),
+    ("scienceqa", "a converter's own name"): ("data/converters/scienceqa.py",),
+    ("vizwiz", "a converter's own name"): ("data/converters/vizwiz.py",),
+}
+
+
+@cache
+def names_of_plugins() -> set[str]:
+    kinds = ("steering", "diagnostic", "benchmark", "scorer", "tuner")
+    return {entry.name for kind in kinds for entry in available(kind)}
+
+
+def plugins_named(source: str) -> set[str]:
+    """String constants of a module that are the name of a method, a diagnostic, a benchmark, a scorer or a tuner."""
+    constants = (node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant))
+    return {value for value in constants if isinstance(value, str)} & names_of_plugins()
+
+
+def test_the_engine_names_no_plugin():
+    apart = ("factory/model/families/", "factory/components/")
+    found = {
+        (name, file.removeprefix("factory/"))
+        for path in FILES
+        if (file := path.relative_to(ROOT).as_posix()).startswith("factory/") and not file.startswith(apart)
+        for name in plugins_named(path.read_text(encoding="utf-8"))
+    }
+    allowed = {(name, file) for (name, _), files in NAMED.items() for file in files}
+    assert found == allowed, "a name in the engine, or one in NAMED that is no longer there"
+    assert plugins_named("def f(node):\n    'mcr'\n    return node.type == 'l2s' or node.of('none')") >= {"l2s", "mcr"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
 from torch import Tensor
 
 from factory.data.prompt import Prompt
 from factory.errors import UserError
-from factory.recipe.nodes import Node, plugin, read_node
+from factory.recipe.nodes import Node, plugin
 from factory.registry import Params, lookup
 from factory.steer.base import Context, Direction, States, Steerer, Tensors
 from factory.steer.where import Where
@@ -18,7 +18,7 @@ from factory.steer.where import Where
 class AroundParams(Params):
     """``of``: the method whose vectors are taken, with its options, as a recipe names it."""
 
-    of: Annotated[Node, plugin("steering")] = Field(default_factory=lambda: read_node("steering", "static"))
+    of: Annotated[Node, plugin("steering")]
 
     @field_validator("of")
     @classmethod

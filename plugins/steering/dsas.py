@@ -12,7 +12,7 @@ variant with LinEAS is not here.
 """
 
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from factory.errors import UserError
+from factory.recipe.nodes import Node, plugin, read_node
 from factory.registry import register
 from factory.steer import Context, Steerer, Trials
 from factory.steer.around import Around, AroundParams
@@ -32,6 +33,7 @@ class DsasParams(AroundParams):
     """``of`` the gated method; ``gate`` per token (the source) or once per prompt, on its last token (ours);
     ``components`` of the PCA; ``ridge`` the penalty on the regression's weights."""
 
+    of: Annotated[Node, plugin("steering")] = Field(default_factory=lambda: read_node("steering", "static"))
     gate: Literal["token", "prompt"] = "token"
     components: PositiveInt = 5
     ridge: float = Field(1e-2, gt=0)
