@@ -155,7 +155,8 @@ class ConflictBenchmark(Conflicts):
         summaries: Sequence[Summary] = (),
     ) -> Path:
         """Write report/ and print the main table; returns the page's path."""
-        summaries = [*summaries, *explain(diagnostics, predictions, labels(results)[0])]
+        offered = [predictor for summary in summaries for predictor in summary.predictors]
+        summaries = [*summaries, *explain(diagnostics, predictions, labels(results)[0], offered)]
         page = build(
             run_dir,
             results,

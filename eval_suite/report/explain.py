@@ -1,5 +1,5 @@
-"""Does the law explain the steering? How well relative uncertainty, the MCR and confidence tell which samples flip and
-which break.
+"""Does the law explain the steering? How well what diagnostics offer as predictors tells which samples flip and which
+break.
 
 Test samples, all strengths of a swept method in one direction. A sample that the unsteered model does not answer the
 wanted way flips at the least strength that makes it follow; one that it answers without error breaks at the least
@@ -12,13 +12,13 @@ which were asked the same.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from eval_suite.report.rows import TARGETS, is_oracle
-from factory.diagnose.summary import Figure, Finding, Summary, Table
+from factory.diagnose.summary import Figure, Finding, Predictor, Summary, Table
 from factory.statistics.association import Interval, auroc, bootstrap, interval, spearman
 
 DRAWS = 300
@@ -46,11 +46,14 @@ COLUMNS = (
 )
 
 
-def explain(diagnostics: Sequence[Mapping], predictions: Sequence[Mapping], unsteered: str) -> list[Summary]:
+def explain(
+    diagnostics: Sequence[Mapping], predictions: Sequence[Mapping], unsteered: str, predictors: Iterable[Predictor]
+) -> list[Summary]:
     """One summary where both a predictor and a swept method were measured on test samples, else none; ``unsteered`` is
     the label of the model as it is.
     """
-    known = predictors(diagnostics)
+    offered = {predictor.metric: predictor for predictor in predictors}
+    known = measured(diagnostics, offered)
     rows, cells = [], defaultdict(list)
     for direction, method, runs in _swept(predictions):
         base = {
@@ -60,8 +63,9 @@ def explain(diagnostics: Sequence[Mapping], predictions: Sequence[Mapping], unst
         }
         for event in EVENTS:
             at = first_strengths(runs, base, event)
-            for name, values in known.items():
-                toward = {s: _toward(name, v, direction) for s, v in values.items() if s in at}
+            for metric, values in known.items():
+                name = offered[metric].name
+                toward = {s: offered[metric].toward(v, direction) for s, v in values.items() if s in at}
                 if line := _line(list(toward.values()), [at[s] for s in toward]):
                     rows.append((TARGETS[direction], method, event, name, *line))
                     cells[event, name].append(
@@ -82,32 +86,20 @@ def explain(diagnostics: Sequence[Mapping], predictions: Sequence[Mapping], unst
     ]
 
 
-def predictors(diagnostics: Sequence[Mapping]) -> dict[str, dict[str, float]]:
-    """Each predictor's value of each test sample, averaged over its forms, measured on the prompt without
-    instruction.
-    """
-    names = {"dH_rel": "relative uncertainty of the target", "R_V": "MCR of the target", "confidence": "confidence"}
-    found: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in names.values()}
+def measured(diagnostics: Sequence[Mapping], metrics: Iterable[str]) -> dict[str, dict[str, float]]:
+    """By metric the value of each test sample, averaged over its forms, measured on the prompt without instruction."""
+    found: dict[str, dict[str, list[float]]] = {metric: defaultdict(list) for metric in metrics}
     for r in diagnostics:
         value = r.get("value")
         if (
-            r.get("metric") in names
+            r.get("metric") in found
             and r.get("split") == "test"
             and r.get("prompt", "base") == "base"
             and value is not None
             and np.isfinite(value)
         ):
-            found[names[r["metric"]]][r["sample"]].append(value)
-    return {name: {s: float(np.mean(v)) for s, v in samples.items()} for name, samples in found.items() if samples}
-
-
-def _toward(name: str, value: float, direction: str) -> float:
-    """A predictor as the target modality's: dH_rel is the text's uncertainty less the image's, R_V the image's
-    share.
-    """
-    if name.startswith("relative"):
-        return value if direction == "text" else -value
-    return 1 - value if name.startswith("MCR") and direction == "text" else value
+            found[r["metric"]][r["sample"]].append(value)
+    return {metric: {s: float(np.mean(v)) for s, v in samples.items()} for metric, samples in found.items() if samples}
 
 
 def _swept(predictions: Sequence[Mapping]) -> list[tuple[str, str, list[Mapping]]]:

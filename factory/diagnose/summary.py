@@ -63,9 +63,20 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Predictor:
+    """A metric of a prompt that may tell what steering does to it. ``toward(value, direction)`` makes it one of the
+    modality steered to, which ``name`` says.
+    """
+
+    metric: str
+    name: str
+    toward: Callable[[float, str], float] = lambda value, direction: value
+
+
+@dataclass(frozen=True)
 class Summary:
     """A diagnostic's findings, tables and figures under one title; ``claims`` by name are those of which findings are
-    parts.
+    parts, ``predictors`` the metrics to be held against what steering does.
     """
 
     title: str
@@ -73,6 +84,7 @@ class Summary:
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
     claims: Mapping[str, Claim] = field(default_factory=dict)
+    predictors: tuple[Predictor, ...] = ()
 
     def under(self, label: str) -> Summary:
         """The same with file names of its own: those of several diagnostics of one type must not meet."""

@@ -9,10 +9,17 @@ import json
 import numpy as np
 import pytest
 
-from eval_suite.report.explain import explain, first_strengths, mean_auroc, predictors
+from eval_suite.report import explain as explaining
+from eval_suite.report.explain import first_strengths, mean_auroc, measured
+from plugins.diagnostics.mcr.summary import PREDICTOR
+from plugins.diagnostics.relative_uncertainty.story import PREDICTORS
 
 N = 60
 STRENGTHS = (0.5, 1.0, 2.0)
+
+
+def explain(diagnostics: list[dict], predictions: list[dict], unsteered: str, offered=(*PREDICTORS, PREDICTOR)) -> list:
+    return explaining.explain(diagnostics, predictions, unsteered, offered)
 
 
 def prediction(
@@ -68,6 +75,11 @@ def test_a_planted_law_is_found_in_either_direction(direction, sign):
     assert rows["flips", "confidence"]["low "] < 0.5 < rows["flips", "confidence"]["high "]
 
 
+def test_a_metric_that_no_diagnostic_offers_predicts_nothing():
+    predictions, dH = planted()
+    assert explain(diagnosed("R_V", dH), predictions, "none", offered=PREDICTORS) == []
+
+
 def test_the_mcr_is_the_target_modalitys():
     predictions, dH = planted("text")
     rows = table(explain(diagnosed("R_V", (1 - dH) / 2), predictions, "none"))
@@ -102,9 +114,8 @@ def test_only_test_samples_on_the_plain_prompt_count_and_forms_are_averaged():
         + diagnosed("R_V", np.array([0.4]), form="other")
         + diagnosed("R_V", np.array([9.0]), prompt="vision")
     )
-    assert predictors(rows + diagnosed("R_V", np.array([5.0]), split="dev")) == {
-        "MCR of the target": {"s0": pytest.approx(0.3)}
-    }
+    found = measured(rows + diagnosed("R_V", np.array([5.0]), split="dev"), ["R_V", "dH_rel"])
+    assert found == {"R_V": {"s0": pytest.approx(0.3)}}
 
 
 def test_where_nothing_was_measured_nothing_is_said():

@@ -54,7 +54,11 @@ def test_forms_of_a_sample_are_one_unit_and_what_lacks_a_partner_is_left_out():
 
 
 def test_without_a_second_prompt_or_run_there_is_nothing_to_say():
-    assert Mcr(Mcr.Params()).summary(rows_of("base", [0.1, 0.2, 0.3])) is None
+    once = Mcr(Mcr.Params()).summary(rows_of("base", [0.1, 0.2, 0.3]))
+    assert (once.findings, once.tables, once.figures) == ((), (), ())
+    (predictor,) = once.predictors
+    assert predictor.metric == "R_V" and predictor.toward(0.25, "vision") == 0.25 == predictor.toward(0.75, "text")
+    assert Mcr(Mcr.Params()).summary([]) is None
 
 
 def test_retest_gives_correlations_of_runs_and_the_spread_within_a_sample():

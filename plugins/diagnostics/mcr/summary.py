@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from factory.diagnose.profiles import estimate
-from factory.diagnose.summary import Figure, Finding, Summary, Table
+from factory.diagnose.summary import Figure, Finding, Predictor, Summary, Table
 from factory.statistics.association import bootstrap, interval, spearman
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ Rows = Sequence[Mapping[str, Any]]
 Values = dict[tuple[str, str], float]  # by sample and form
 SHIFTS = (("vision", "text", 1), ("vision", "base", 1), ("text", "base", -1))  # and the sign that RQ1 expects
 SAID = {"vision": "the vision instruction", "text": "the text instruction", "base": "no instruction"}
+PREDICTOR = Predictor("R_V", "MCR of the target", lambda share, to: 1 - share if to == "text" else share)
 FEWEST = 3  # samples that a correlation is told of
 
 
@@ -30,10 +31,10 @@ def again(repeat: int) -> str:
 
 
 def summary_of(rows: Rows) -> Summary | None:
-    """The paired test of every shift between two prompts, and the test-retest of R_V; None where there is neither."""
-    shifts, retests = list(_shifts(rows)), [_retest(prompt, runs) for prompt, runs in _repeated(rows)]
-    if not shifts and not retests:
+    """The paired test of every shift between two prompts, and the test-retest of R_V; None without any R_V."""
+    if not any(row["metric"] == PREDICTOR.metric for row in rows):
         return None
+    shifts, retests = list(_shifts(rows)), [_retest(prompt, runs) for prompt, runs in _repeated(rows)]
     columns = ("from", "to", "mean difference of R_V", "low", "high", "p", "samples")
     tables = [Table("shift", "Shift of R_V between prompts, paired by sample", columns, tuple(t for _, t in shifts))]
     figures = [
@@ -44,6 +45,7 @@ def summary_of(rows: Rows) -> Summary | None:
         (*(finding for finding, _ in shifts), *retests),
         tuple(tables if shifts else ()),
         tuple(figures if retests else ()),
+        predictors=(PREDICTOR,),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from factory.diagnose.summary import Finding, Summary, Table
+from factory.diagnose.summary import Finding, Predictor, Summary, Table
 from factory.statistics.association import bootstrap, interval, spearman
 
 from .cases import Cases, gather
@@ -17,6 +17,10 @@ from .curve import balance_point, bins, isotonic_crossing
 from .figures import curve_figure, map_figure
 
 TITLE = "Relative uncertainty and inherent preference"
+PREDICTORS = (  # dH_rel is the text's uncertainty less the image's
+    Predictor("dH_rel", "relative uncertainty of the target", lambda dH, to: dH if to == "text" else -dH),
+    Predictor("confidence", "confidence"),
+)
 FEWEST = 10  # conflicts below which no curve is fitted
 
 
@@ -47,7 +51,7 @@ def tell(rows: Sequence[Mapping[str, Any]], ambiguous: float, n_bins: int, draws
             Finding("too few of them follow one or the other modality for a curve: the balance point is unknown")
         )
     findings += [_control(kind, *kinds[kind]) for kind in sorted(kinds) if kind != "conflict"]
-    return Summary(TITLE, tuple(findings), tuple(tables), tuple(figures))
+    return Summary(TITLE, tuple(findings), tuple(tables), tuple(figures), predictors=PREDICTORS)
 
 
 def _boot(statistic: Callable[[np.ndarray], float], clusters: np.ndarray, draws: int, seed: int) -> np.ndarray:
