@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from factory import files
@@ -27,7 +27,7 @@ from factory.model.view import ModelView
 from factory.recipe.schema import LaunchSpec, TuneSpec
 from factory.registry import lookup
 from factory.train import zero
-from factory.train.tune import train
+from factory.train.tune import Answers, train
 from tests.tiny import fresh_view
 
 STEPS, BATCH = 4, 4
@@ -50,6 +50,20 @@ def write_data(folder: Path, n: int = 24) -> Path:
         rows.append(row)
     files.write_jsonl(folder / "data.jsonl", rows)
     return folder / "data.jsonl"
+
+
+class Breaking(nn.Module):
+    """The usual objective, which goes wrong at its ``at``-th batch, in the process of ``rank``."""
+
+    def __init__(self, view: ModelView, at: int, how: Callable[[Tensor], Tensor], rank: int = 0) -> None:
+        super().__init__()
+        self.answers, self.at, self.how = Answers(view), at, how
+        self.here = rank == int(os.environ.get("RANK", "0"))
+
+    def forward(self, **batch: Tensor) -> Tensor:
+        self.at -= 1
+        loss = self.answers(**batch)
+        return self.how(loss) if self.at == 0 and self.here else loss
 
 
 class Interrupted(Exception):
@@ -132,6 +146,8 @@ def main(cases: list[dict[str, Any]]) -> None:
     together.
     """
     for case in cases:
+        if broken := case.pop("broken", None):  # at which batch of which rank
+            case["objective"] = lambda view, at=broken: Breaking(view, at[0], lambda loss: loss * float("nan"), at[1])
         run = partial(tuned, Path(case.pop("data")), Path(case["folder"]))
         out = Path(case.pop("folder"))
         try:
@@ -140,7 +156,7 @@ def main(cases: list[dict[str, Any]]) -> None:
             forget()
             continue
         except UserError as error:
-            files.write_text(out / "told.txt", str(error))
+            files.write_text(out / f"told{int(os.environ.get('RANK', '0')) or ''}.txt", str(error))
             forget()
             continue
         if int(os.environ.get("RANK", "0")) == 0:

@@ -46,8 +46,12 @@ def test_two_ranks_learn_what_one_learns_and_resume_bit_for_bit(tmp_path):
         return {**common, "folder": str(tmp_path / name), "launch": {"processes": 2, "zero": zero}, **more}
 
     cases = [case("zero0", 0), case("zero2", 2), case("zero3", 3), case("again2", 2, stop=3), case("again2", 2)]
-    done = in_ranks([*cases, case("again3", 3, stop=3, kill=True)], tmp_path / "first")
+    cases += [case("broken2", 2, broken=(4, 1)), case("again3", 3, stop=3, kill=True)]
+    done = in_ranks(cases, tmp_path / "first")
     assert done.codes == [-signal.SIGKILL, -signal.SIGKILL], done.err[-3000:]
+    for rank in ("", 1):  # one rank's loss was no number, in its fourth batch, and no rank waits for another
+        told = (tmp_path / "broken2" / f"told{rank}.txt").read_text()
+        assert told.startswith("the loss is nan at step 2: stopped") and "\n" not in told, rank
     resumed = in_ranks([case("again3", 3)], tmp_path / "second")
     assert resumed.codes == [0, 0], resumed.err[-3000:]
 

@@ -6,7 +6,6 @@ from random import Random
 
 import pytest
 import torch
-from torch import nn
 
 from eval_suite.scenes.curriculum import Mix, lesson
 from factory import files
@@ -16,8 +15,7 @@ from factory.train import checkpoint
 from factory.train.lessons import Lessons
 from factory.train.resume import WEIGHTS
 from factory.train.trainer import train
-from factory.train.tune import Answers
-from tests.factory.train.case import tuned, write_data
+from tests.factory.train.case import Breaking, tuned, write_data
 from tests.tiny import fresh_view
 
 LORA = {"type": "lora", "rank": 2, "dropout": 0.0}
@@ -33,19 +31,6 @@ class Exploding(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         return grad * float("inf")
-
-
-class Breaking(nn.Module):
-    """The usual objective, which goes wrong at its ``at``-th batch."""
-
-    def __init__(self, view, at: int, how) -> None:
-        super().__init__()
-        self.answers, self.at, self.how = Answers(view), at, how
-
-    def forward(self, **batch):
-        self.at -= 1
-        loss = self.answers(**batch)
-        return self.how(loss) if self.at == 0 else loss
 
 
 BREAKS = {"loss is nan": lambda loss: loss * float("nan"), "gradient's norm is (inf|nan)": Exploding.apply}
