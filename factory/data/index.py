@@ -127,7 +127,7 @@ def indexed(
                 return index, Audit.of(kept["audit"])
     index, audit, marks = build_index(path, folder, check, decode, tick)
     for place in (table, names, report):
-        _clear(place)
+        clear(place)
     files.write_npy(table, index)
     files.write_bytes(names, marks.names())
     record = {"files": [_digest(table), _digest(names)], "pictures": marks.times(), "audit": audit.record()}
@@ -195,7 +195,7 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _clear(place: Path) -> None:
+def clear(place: Path) -> None:
     """Move a folder out of the way that stands where a file of the cache is to be."""
     if place.is_dir():
         with files.explained(place, "move it away"):

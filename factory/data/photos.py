@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from factory import files
+from factory import code, files
 from factory.data import pictures
 from factory.data.audit import Audit
 from factory.data.conversation import Conversation, Unusable
-from factory.data.index import Check
+from factory.data.index import Check, clear
 from factory.data.order import subset
 from factory.data.prompt import Role
 from factory.data.source import Sample
 from factory.errors import UserError
+
+Photo = tuple[Path, str | None]  # relative to the folder, and its label
 
 
 class PhotoFolder:
@@ -24,7 +27,8 @@ class PhotoFolder:
     (``cat.jpg``, ``cat.txt``); where no picture has one, the name of the folder that it lies in (``cat/1.jpg``).
 
     Args: ``question`` is asked of each; ``max_skipped`` the share of pictures that may have no label or be no picture;
-    ``take`` and ``seed`` draw a subset; ``check``, ``decode`` and ``tell`` are those of ``ConversationFile``.
+    ``take`` and ``seed`` draw a subset; ``check``, ``decode``, ``tell`` and ``cache`` are those of
+    ``ConversationFile``.
     Raises ``UserError``, with counts and names, where there is no picture or more of them than that cannot be used.
     """
 
@@ -38,6 +42,7 @@ class PhotoFolder:
         check: Check | None = None,
         decode: bool = False,
         tell: Callable[[Audit], None] = lambda _: None,
+        cache: Path | None = None,
     ) -> None:
         self.folder, self.question = folder, question
         if not folder.is_dir():
@@ -46,19 +51,33 @@ class PhotoFolder:
         found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
         beside = any(path.with_suffix(".txt").is_file() for path in found)
         photos = [(path.relative_to(folder), _beside(path) if beside else _above(path, folder)) for path in found]
-        self.audit, good = Audit(), []
-        for path, label in photos:
-            fault = _fault(self._conversation(path, label), folder, label, beside, check, decode)
-            self.audit.add(str(path), len(question) + len(label or ""), 1, fault)
-            if fault is None:
-                good.append((path, label))
-        about = [[str(path), label, pictures.fingerprint(folder / path)] for path, label in good]
-        self.audit.digest = files.digest([about, question, pictures.PROTOCOL])
-        self.audit.times = files.digest([(folder / path).stat().st_mtime_ns for path, _ in good])
+        about = [str(folder.resolve()), question, code.of(PhotoFolder), check and check.identity, decode]
+        states = files.digest([[str(path), label, _state(folder / path)] for path, label in photos])
+        kept = cache and cache / f"photos-{files.digest(about)[:16]}.json"
+        found = _kept(kept, states, len(photos))
+        self.audit, usable = found or self._audited(photos, beside, check, decode, states)
+        if kept and not found:
+            clear(kept)
+            record = {"states": states, "usable": usable, "audit": self.audit.record()}
+            files.write_json(kept, record | {"sum": files.digest(record)})
+        good = [photos[i] for i in usable]
         tell(self.audit)
         self.audit.allow(max_skipped, folder, folder)
         self.numbers = subset(len(good), take, seed)
         self.photos = [good[i] for i in self.numbers]
+
+    def _audited(
+        self, photos: Sequence[Photo], beside: bool, check: Check | None, decode: bool, states: str
+    ) -> tuple[Audit, list[int]]:
+        """What is found where every photo is looked at, and the numbers of those that can be used."""
+        audit, usable = Audit(times=states), []
+        for i, (path, label) in enumerate(photos):
+            fault = _fault(self._conversation(path, label), self.folder, label, beside, check, decode)
+            audit.add(str(path), len(self.question) + len(label or ""), 1, fault)
+            usable += [i] if fault is None else []
+        good = [[str(photos[i][0]), photos[i][1], pictures.fingerprint(self.folder / photos[i][0])] for i in usable]
+        audit.digest = files.digest([good, self.question, pictures.PROTOCOL])
+        return audit, usable
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -76,6 +95,22 @@ class PhotoFolder:
 
     def name(self, index: int) -> str:
         return str(self.photos[index][0])
+
+
+def _state(path: Path) -> list[int]:
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _kept(report: Path | None, states: str, photos: int) -> tuple[Audit, list[int]] | None:
+    """What was found before of photos in these very ``states``; None where nothing whole is there."""
+    with suppress(UserError, OSError, ValueError, TypeError, KeyError, AttributeError):
+        kept = files.read_json(report) if report else {}
+        if kept.pop("sum") == files.digest(kept) and kept["states"] == states:
+            audit, usable = Audit.of(kept["audit"]), kept["usable"]
+            if audit.samples == photos and all(isinstance(i, int) and 0 <= i < photos for i in usable):
+                return audit, usable
+    return None
 
 
 def _beside(path: Path) -> str | None:

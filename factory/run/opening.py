@@ -63,10 +63,10 @@ def open_source(
     path = Path(spec.photos or spec.path or "").expanduser()
     check: Check | None = Refusals(view, spec.max_tokens) if view is not None else None
     tell = (lambda _: None) if quiet else (lambda audit: _tell(audit, path))
-    if spec.photos is not None:
-        return PhotoFolder(path, spec.question, spec.max_skipped, spec.take, spec.seed, check, spec.decode, tell)
-    images = Path(spec.images).expanduser() if spec.images else path.parent
     cache, drawn = Path(recipe.run.root) / INDICES, (spec.max_skipped, spec.take, spec.seed)
+    if spec.photos is not None:
+        return PhotoFolder(path, spec.question, *drawn, check, spec.decode, tell, cache)
+    images = Path(spec.images).expanduser() if spec.images else path.parent
     with ExitStack() as shown:
         return ConversationFile(path, images, cache, *drawn, _reading(path, shown), check, spec.decode, tell)
 

@@ -100,6 +100,15 @@ def test_an_index_that_other_code_has_built_is_not_taken(folder, built, monkeypa
     assert len(built) == 2
 
 
+def test_what_one_rank_has_looked_at_no_other_looks_at(folder, monkeypatch):
+    looked, real = [], pictures.size
+    monkeypatch.setattr(pictures, "size", lambda path: looked.append(path) or real(path))
+    opened(folder)
+    assert [path.name for path in looked] == ["a.png", "b.png"]
+    opened(folder)
+    assert len(looked) == 2
+
+
 def test_a_refused_file_is_read_once_too(folder, built):
     for _ in range(2):
         with pytest.raises(UserError, match="1 of 4 samples cannot be used"):

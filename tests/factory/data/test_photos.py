@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from factory.data import pictures
 from factory.data.photos import PhotoFolder
 from factory.data.prompt import Role
 from factory.errors import UserError
@@ -74,3 +75,26 @@ def test_a_subset_is_drawn_by_seed_and_a_changed_label_is_another_set(tmp_path):
     before = PhotoFolder(tmp_path, "?").audit.digest
     (tmp_path / "3.txt").write_text("three")
     assert PhotoFolder(tmp_path, "?").audit.digest != before
+
+
+def test_what_one_rank_has_looked_at_another_takes_unless_something_changed(tmp_path, monkeypatch):
+    folder = tmp_path / "photos"
+    for i in range(4):
+        photo(folder / "cat" / f"{i}.png")
+    (folder / "cat" / "2.png").write_bytes(b"no picture")
+    looked, real = [], pictures.size
+    monkeypatch.setattr(pictures, "size", lambda path: looked.append(path) or real(path))
+    opened = lambda: PhotoFolder(folder, "?", 0.5, cache=tmp_path / "cache")
+    first, second = opened(), opened()
+    assert len(looked) == 4 and told(first) == told(second) and first.audit == second.audit
+    assert second.audit.unusable == 1 and "2.png: is no picture" in second.audit.named[0]
+    photo(folder / "cat" / "2.png")
+    assert len(opened()) == 4 and len(looked) == 8
+    (kept,) = (tmp_path / "cache").glob("*.json")
+    whole = kept.read_bytes()
+    for content in (b"", b"{}", b"[]", whole[:-9], whole.replace(b"3", b"2"), whole.replace(b"[", b"{", 1)):
+        kept.write_bytes(content)
+        assert told(opened()) == [(f"cat/{i}.png", "cat") for i in range(4)], content
+    kept.unlink()
+    (kept / "inside").mkdir(parents=True)
+    assert len(opened()) == 4 and kept.is_file()
