@@ -30,7 +30,7 @@ from factory.run.comparison import Comparison
 from factory.run.evaluate import placed
 from factory.run.pipeline import run
 from factory.run.rundir import RunDir
-from factory.run.study import Study, make
+from factory.run.study import Study
 from factory.steer import Steerer, Steering, Strength, artefact, steer
 from factory.steer.where import ROLES, RoleName, Where
 
@@ -80,7 +80,7 @@ def fit(
     benchmark's verdicts where only prompts were given.
     """
     node = read_node("steering", method)
-    made = make(node)
+    made = node.make()
     if not isinstance(made, Steerer):
         raise UserError(f"steering '{node.type}' changes the prompt or the decoding, and has nothing to fit")
     if made.variants():
@@ -166,7 +166,7 @@ def states(
 
 
 def _prompts_of(source: str | Mapping[str, Any], limit: int | None) -> list[Prompt]:
-    benchmark = make(read_node("benchmark", source))
+    benchmark = read_node("benchmark", source).make()
     samples = list(benchmark.samples("test"))[:limit]
     return [benchmark.prompt(sample, form) for sample in samples for form in benchmark.forms]
 

@@ -16,7 +16,6 @@ from factory.errors import UserError
 from factory.model.prefix import at_last, decode_texts, greedy, prefill
 from factory.model.view import ModelView
 from factory.recipe.nodes import Node
-from factory.registry import lookup
 
 Asked = tuple[ConflictSample, str, Prompt]
 Example = Callable[[ConflictSample, str, str, int], list[Prompt]]
@@ -40,7 +39,7 @@ class Bench:
 def conflicts(node: Node | None) -> Conflicts:
     """The benchmark of a recipe's ``data:``. Raises ``UserError`` for one that sets no image against a text."""
     assert node is not None, "a recipe that compares methods has data"
-    benchmark = lookup(node.kind, node.type)(node.params)
+    benchmark = node.make()
     if not isinstance(benchmark, Conflicts):
         raise UserError(
             f"data: '{node.type}' sets no image against a text; benchmarks of questions belong under 'benchmarks:'"

@@ -198,9 +198,7 @@ def _show(parser: _Parser, argv: list[str]) -> None:
     node = recipe.data if recipe else _benchmark(args.recipe)
     if node is None:
         raise UserError(f"{args.recipe} has no benchmark to draw; --sample N prints one of its training samples")
-    from factory.run.study import make
-
-    pictures = make(node).pictures(args.out)
+    pictures = node.make().pictures(args.out)
     for _, picture in pictures:
         say(picture)
     if not pictures and not (recipe and recipe.benchmarks):

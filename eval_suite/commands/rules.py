@@ -17,7 +17,6 @@ from eval_suite.scorers.conflict import RULES, agree, outcome
 from factory.errors import UserError
 from factory.recipe import load
 from factory.registry import register
-from factory.run.study import make
 
 EXAMPLES = 3
 Scored = list[tuple[Mapping[str, Any], dict[str, list[str]]]]
@@ -50,7 +49,7 @@ def opened(run: Path, split: str) -> tuple[ConflictBenchmark, list[dict[str, Any
     if not (run / "resolved.yaml").is_file() or not files:
         raise UserError(f"{run}: holds no resolved.yaml with answers in {split}/chunks; is it a finished run?")
     recipe = load(run / "resolved.yaml")
-    benchmark = make(recipe.data) if recipe.data else None
+    benchmark = recipe.data.make() if recipe.data else None
     if not isinstance(benchmark, ConflictBenchmark):
         raise UserError(f"{run}: its data is no conflict between image and text")
     return benchmark, [row for file in files for row in read_jsonl(file)]

@@ -24,7 +24,6 @@ from pydantic import BaseModel
 
 from factory.code.tree import GROUND, Place, Tree
 from factory.recipe.nodes import Node
-from factory.registry import lookup
 
 __all__ = ["ANEW", "GROUND", "Tree", "asks", "nodes", "of", "of_node", "of_plugin"]
 
@@ -62,7 +61,7 @@ def _place(plugin: type) -> tuple[Tree | None, Place]:
 
 def of_node(node: Node, only: Collection[str] = (), leave: Collection[str] = ()) -> str:
     """Digest of the code of the plugin that a recipe node names, and of those that its parameters name."""
-    return _joined(of(lookup(node.kind, node.type), only, leave), node.params)
+    return _joined(of(node.plugin, only, leave), node.params)
 
 
 def of_plugin(plugin: Any, only: Collection[str] = (), leave: Collection[str] = ()) -> str:

@@ -165,7 +165,7 @@ def compose(
     parts are missing or do not fit each other.
     """
     torch.manual_seed(seed)
-    parts, llm = encoders(spec.vision_encoder), made(spec.llm)
+    parts, llm = encoders(spec.vision_encoder), spec.llm.make()
     config = composed_config(spec)
     tokenizer = llm.tokenizer() if tokenizer is None else tokenizer
     causal = llm.load(config.text_config)
@@ -195,10 +195,10 @@ def composed_config(spec: ComposeSpec) -> ComposedConfig:
     """The configuration of the model that ``spec`` describes; no weights are read. Raises ``UserError`` where parts do
     not fit.
     """
-    parts, text = encoders(spec.vision_encoder), made(spec.llm).config()
+    parts, text = encoders(spec.vision_encoder), spec.llm.make().config()
     configs = [part.config() for part in parts]
     widths = _widths(parts, configs, text)
-    connector: Connector = made(spec.connector)
+    connector: Connector = spec.connector.make()
     with torch.device("meta"):
         connector.build(widths)
     return ComposedConfig(
@@ -212,18 +212,18 @@ def composed_config(spec: ComposeSpec) -> ComposedConfig:
 
 def account_parts(spec: ComposeSpec) -> None:
     """Refuse sources on this machine whose weights are not those of the parts, by their headers."""
-    for part in (*encoders(spec.vision_encoder), made(spec.llm)):
+    for part in (*encoders(spec.vision_encoder), spec.llm.make()):
         part.account(part.config())
 
 
 def parts_of(spec: ComposeSpec) -> list[str]:
     """The parts of the zoo that a model is composed of, by name."""
-    named = [part.params.zoo for part in (*encoders(spec.vision_encoder), made(spec.llm))]
+    named = [part.params.zoo for part in (*encoders(spec.vision_encoder), spec.llm.make())]
     return list(dict.fromkeys(name for name in named if name))
 
 
 def encoders(node: Node) -> list[VisionEncoder]:
-    return made(node).parts()
+    return node.make().parts()
 
 
 def components(config: PreTrainedConfig) -> list[Any]:
@@ -231,11 +231,6 @@ def components(config: PreTrainedConfig) -> list[Any]:
     if not isinstance(config, ComposedConfig):
         return []
     return [*(_encoder(record) for record in config.vision), _connector(config)]
-
-
-def made(node: Node) -> Any:
-    """The component that a node describes."""
-    return lookup(node.kind, node.type)(node.params)
 
 
 def _encoder(record: dict[str, Any]) -> VisionEncoder:

@@ -17,7 +17,7 @@ from torch import nn
 from factory.components.source import Sourced, planned
 from factory.errors import UserError
 from factory.model.checks import self_check
-from factory.model.compose import components, compose, made, parts_of
+from factory.model.compose import components, compose, parts_of
 from factory.model.family import Family, frozen
 from factory.model.fingerprint import fingerprint, fingerprint_of
 from factory.model.identity import identity
@@ -179,7 +179,7 @@ def load(spec: ModelSpec, zero: int = 0, fetch: bool = True) -> ModelView:
     model.generation_config.eos_token_id = view.end_ids  # `generate` stops where an answer ends, whatever its settings
     view.origin = asked.origin or view.origin
     view.layer = asked.layer if asked.layer is not None or not source.card else source.card.layer
-    view.parts += components(model.config) + ([made(spec.compose.llm)] if spec.compose else [])
+    view.parts += components(model.config) + ([spec.compose.llm.make()] if spec.compose else [])
     if zero == 3:
         view.identity, view.described = fingerprint(view), identity(view)
     self_check(view)

@@ -31,6 +31,15 @@ class Node(Spec):
     params: SerializeAsAny[Params]
     label: str
 
+    @property
+    def plugin(self) -> Any:
+        """The plugin's class."""
+        return lookup(self.kind, self.type)
+
+    def make(self) -> Any:
+        """The plugin with its parameters."""
+        return self.plugin(self.params)
+
     @model_serializer
     def _as_written(self) -> dict[str, Any]:
         head = {"type": self.type} | ({"as": self.label} if self.label != self.type else {})

@@ -25,7 +25,7 @@ from factory.run.collect import measured_in
 from factory.run.evaluate import Fitted, ask, cells, contrast, looks, placed, sweep, trunk_of, verdicts_by_strength
 from factory.run.labels import changes_nothing, labels
 from factory.run.rundir import Stage
-from factory.run.study import Rows, Study, make
+from factory.run.study import Rows, Study
 from factory.steer import LogitsMethod, PromptMethod, Steerer, Trials, artefact
 from factory.steer.base import Tensors, sound
 
@@ -60,7 +60,7 @@ class Comparison:
     def __init__(self, study: Study) -> None:
         self.study, self.recipe = study, study.recipe
         self.labels = labels(self.recipe)
-        self.methods = {node.label: make(node) for node in self.recipe.steering}
+        self.methods = {node.label: node.make() for node in self.recipe.steering}
         self.directions, self.strengths = self.recipe.evaluate.directions, self.recipe.evaluate.strengths
         self.kept: list[Fitted] = []
         self.choices: list[Choice] = []

@@ -23,7 +23,7 @@ from factory.run.collect import ASKS
 from factory.run.comparison import prompters
 from factory.run.facts import ModelFacts, find_facts
 from factory.run.samples import SPLITS, fault, thin
-from factory.run.study import make, steered_layer
+from factory.run.study import steered_layer
 from factory.run.timing import Clock, timed
 from factory.run.work import Method, Stage, stages
 from factory.steer import Context, LogitsMethod, PromptMethod, States, Steerer, Trials
@@ -102,7 +102,7 @@ def estimate(recipe: Recipe, limit: int | None = None, clock: Clock = time.perf_
         except UserError as error:
             lacking.append(str(error))
     data = look(recipe, limit)
-    methods = {node.label: make(node) for node in recipe.steering}
+    methods = {node.label: node.make() for node in recipe.steering}
     kinds = {node.label: node.type for node in recipe.steering}
     described = [
         describe(label, kinds.get(label), method, recipe, model, layer, data, clock)
@@ -352,10 +352,12 @@ def memory(recipe: Recipe, model: ModelFacts, tokens: tuple[int, int], prompts: 
     wordings = len(ASKS)
     held = 1 + wordings
     if recipe.diagnostic:
-        held += make(recipe.diagnostic).rows_held(collecting) / collecting
+        held += recipe.diagnostic.make().rows_held(collecting) / collecting
     collected = max(forward(longest), longest * (held * cache + (1 + wordings) * state))
     swept = forward(longest) + longest * (cache + 2 * model.width * (4 + b)) + 4 * model.vocabulary
-    shots = max((method.shots for node in recipe.steering if isinstance(method := make(node), PromptMethod)), default=0)
+    shots = max(
+        (method.shots for node in recipe.steering if isinstance(method := node.make(), PromptMethod)), default=0
+    )
     asked = forward(longest + shots * usual) + 4 * model.vocabulary
     toward = max((len(getattr(node.params, "directions", "1")) for node in recipe.diagnostics), default=0)
     investigated = toward * (forward(longest) + 2 * longest * cache)

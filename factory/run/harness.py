@@ -18,7 +18,6 @@ from factory.run import progress
 from factory.run.arms import Arm
 from factory.run.inputs import answering, with_code
 from factory.run.rundir import RunDir
-from factory.run.study import make
 from factory.steer import Steering
 
 Rows = list[dict[str, Any]]
@@ -44,7 +43,7 @@ class HarnessSuite:
 
     def __init__(self, node: Node, recipe: Recipe, limit: int | None) -> None:
         self.node, self.recipe, self.limit = node, recipe, limit
-        self.benchmark: Harness = make(node)
+        self.benchmark: Harness = node.make()
 
     def run(self, folder: RunDir, view: ModelView, arm: Arm) -> tuple[Rows, Rows, dict[str, Any] | None]:
         """Rows of results.json, skipped samples (none), and what the arm cost."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from factory.recipe import Recipe
-from factory.registry import lookup
 from factory.steer import PromptMethod
 
 AS_IT_IS = ("none", "unsteered", "model")
@@ -29,7 +28,7 @@ def changes_nothing(method: type) -> bool:
 def labels(recipe: Recipe) -> Labels:
     """The labels of a recipe's run. Where it names no ``evaluate.reference``, the first method that offers itself as a
     yardstick is it."""
-    methods = {node.label: lookup(node.kind, node.type) for node in recipe.steering}
+    methods = {node.label: node.plugin for node in recipe.steering}
     tuners = [contender.tuner.label for contender in recipe.compare.tuners] if recipe.compare else []
     taken = (*methods, *tuners)
     free = next(name for name in (*AS_IT_IS, " ".join(("as it is", *taken))) if name not in taken)

@@ -21,7 +21,6 @@ from factory.model.load import lacking, outline
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import TuneDataSpec
-from factory.registry import lookup
 from factory.run import progress
 from factory.run.rundir import RunDir
 from factory.terminal import Console
@@ -54,7 +53,7 @@ def open_source(
     Raises ``UserError`` where more samples than ``max_skipped`` allows cannot be used.
     """
     if spec.lessons is not None:
-        benchmark = lookup("benchmark", spec.lessons.type)(spec.lessons.params)
+        benchmark = spec.lessons.make()
         if not isinstance(benchmark, WithLessons):
             raise UserError(
                 f"tune.data.lessons: benchmark '{spec.lessons.type}' has no lessons to train on; use scenes"

@@ -34,7 +34,7 @@ from factory.run.inputs import each_sample
 from factory.run.labels import labels
 from factory.run.rundir import RunDir
 from factory.run.samples import usable_samples
-from factory.run.study import Rows, Study, make, steered_layer
+from factory.run.study import Rows, Study, steered_layer
 from factory.run.suite import Suite, put, suites
 from factory.steer import artefact
 from factory.terminal import Console, warn
@@ -155,7 +155,7 @@ def _summaries(study: Study, diagnostics: Rows, further: Mapping[str, Rows]) -> 
         label = recipe.diagnostic.label
         rows = [row for row in diagnostics if row["prompt"] in study.diagnostic.summarised]
         found[f"diagnostic-{label}" if label in further else label] = study.diagnostic.summary(rows)
-    found |= {node.label: make(node).summary(further[node.label]) for node in recipe.diagnostics}
+    found |= {node.label: node.make().summary(further[node.label]) for node in recipe.diagnostics}
     return {label: summary.under(label) for label, summary in found.items() if summary is not None}
 
 

@@ -14,7 +14,6 @@ from rich.table import Table
 from factory.errors import UserError
 from factory.model.load import device_for, load
 from factory.recipe import Recipe
-from factory.registry import lookup
 from factory.run.estimate import Data, Estimate, estimate, memory
 from factory.run.facts import ModelFacts, facts_of, gigabytes, too_small
 from factory.run.practice import training_memory, training_phases
@@ -46,7 +45,7 @@ def _say_benchmarks(recipe: Recipe, console: Console) -> None:
     """The question benchmarks: how many answers they ask of how many arms."""
     if not recipe.benchmarks:
         return
-    steered = sum(issubclass(lookup("steering", node.type), Steerer) for node in recipe.steering)
+    steered = sum(issubclass(node.plugin, Steerer) for node in recipe.steering)
     arms = 1 + len(recipe.artefacts) + steered * len(recipe.evaluate.directions)
     table = Table(
         "benchmark",

@@ -32,7 +32,7 @@ from factory.run.estimate import LOOKED_AT, own_words
 from factory.run.evaluate import Fitted, ask, asked_by, cells, contrast, looks, trunk_of, verdicts_by_strength
 from factory.run.labels import labels
 from factory.run.samples import SPLITS, fault, fitting, thin
-from factory.run.study import Rows, make, reads_tails
+from factory.run.study import Rows, reads_tails
 from factory.run.timing import Clock, timed
 from factory.run.work import Method, Part, Stage
 from factory.steer import LogitsMethod, States, Steerer, Trials
@@ -125,7 +125,7 @@ def rehearse(
     train, test = r.batches("train", recipe.collect.batch_size), r.batches("test", recipe.evaluate.batch_size)
     states = _collected(r, train)
     _investigated(r)
-    named = {node.label: make(node) for node in recipe.steering}
+    named = {node.label: node.make() for node in recipe.steering}
     for batch in test:
         _asked(r, named, batch, [s for some in train for s in some])
     if steerers := {label: m for label, m in named.items() if isinstance(m, Steerer)}:
@@ -139,7 +139,7 @@ def rehearse(
 
 def _collected(r: _Stage, batches: Sequence[Sequence[ConflictSample]]) -> dict[str, Any]:
     """States and tasks of training prompts, and their numbers, collected and, in one wording or in all, diagnosed."""
-    diagnostic, how = make(r.recipe.diagnostic) if r.recipe.diagnostic else None, r.recipe.collect
+    diagnostic, how = r.recipe.diagnostic.make() if r.recipe.diagnostic else None, r.recipe.collect
     chunks: list[dict[str, Any]] = []
     tasks: list[str] = []
     for samples in batches:
@@ -166,7 +166,7 @@ def _collected(r: _Stage, batches: Sequence[Sequence[ConflictSample]]) -> dict[s
 def _investigated(r: _Stage) -> None:
     """The further diagnostics, each told what those before it saw of the training split."""
     for node in r.recipe.diagnostics:
-        diagnostic, rows = make(node), []
+        diagnostic, rows = node.make(), []
         try:
             diagnostic.learn([row for found in r.diagnosed.values() for row in found if row["split"] == "train"])
         except UserError:
@@ -263,7 +263,7 @@ def _reported(r: _Stage, base: str) -> None:
     """The results and the report of what was rehearsed, drawn into nothing."""
     recipe, bench = r.recipe, r.benchmark
     summaries = {
-        node.label: make(node).summary(r.diagnosed.get(node.label, []))
+        node.label: node.make().summary(r.diagnosed.get(node.label, []))
         for node in recipe.diagnostics
         if r.diagnosed.get(node.label)
     }

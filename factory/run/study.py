@@ -21,7 +21,6 @@ from factory.model.view import ModelView
 from factory.model.zoo import Card
 from factory.recipe import Recipe
 from factory.recipe.schema import Node
-from factory.registry import lookup
 from factory.run import inputs, progress
 from factory.run.collect import ASKS, Plan, collect, joined, states_toward
 from factory.run.rundir import RunDir, Stage
@@ -30,11 +29,6 @@ from factory.steer import States, Steerer
 from factory.steer.base import Direction
 
 Rows = list[dict[str, Any]]
-
-
-def make(node: Node) -> Any:
-    """The plugin that a recipe node describes."""
-    return lookup(node.kind, node.type)(node.params)
 
 
 def steered_layer(recipe: Recipe, depth: int, card: Card | None) -> int:
@@ -50,7 +44,7 @@ def steered_layer(recipe: Recipe, depth: int, card: Card | None) -> int:
 
 def reads_tails(recipe: Recipe) -> bool:
     """Whether a method of the recipe is fitted on the means over the prompts' tails."""
-    methods = [make(node) for node in recipe.steering]
+    methods = [node.make() for node in recipe.steering]
     return any(isinstance(method, Steerer) and method.reads_tails for method in methods)
 
 
@@ -64,7 +58,7 @@ class Study:
     ) -> None:
         self.recipe, self.folder, self.view, self.limit = recipe, folder, view, limit
         self.benchmark = conflicts(recipe.data)
-        self.diagnostic: Diagnostic | None = make(recipe.diagnostic) if recipe.diagnostic else None
+        self.diagnostic: Diagnostic | None = recipe.diagnostic.make() if recipe.diagnostic else None
         self.card = card_for(recipe.model, view.model.config)
         self.layer = steered_layer(recipe, view.depth, self.card)
         self.tails = reads_tails(recipe)
@@ -168,7 +162,7 @@ class Study:
         return found
 
     def _investigate(self, node: Node, earlier: Mapping[str, Rows]) -> Rows:
-        diagnostic, batch = make(node), self.recipe.collect.batch_size
+        diagnostic, batch = node.make(), self.recipe.collect.batch_size
         diagnostic.learn([row for rows in earlier.values() for row in rows if row["split"] == "train"])
         before = [inputs.with_code(n) for n in self.recipe.diagnostics[: len(earlier)]]
         scored = {"scoring": self.scoring} if code.asks(type(diagnostic), inputs.SCORING) else {}

@@ -27,7 +27,6 @@ from factory.model.load import outline
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import Node
-from factory.registry import lookup
 from factory.run import progress
 from factory.run.arms import Arm
 from factory.run.harness import HarnessSuite
@@ -35,7 +34,6 @@ from factory.run.inputs import answering, each_item, with_code
 from factory.run.responses import Responses
 from factory.run.rundir import RunDir
 from factory.run.samples import check_share
-from factory.run.study import make
 from factory.terminal import warn
 
 Rows = list[dict[str, Any]]
@@ -49,7 +47,7 @@ class Suite:
 
     def __init__(self, node: Node, recipe: Recipe, limit: int | None) -> None:
         self.node, self.recipe, self.limit = node, recipe, limit
-        self.benchmark: Questions = make(node)
+        self.benchmark: Questions = node.make()
         items, self.protocol = self.benchmark.questions(limit), self.benchmark.protocol
         if any(i.pictures_first for i in items) and images_first(outline(recipe.model).writing):
             items = [replace(i, prompt=i.pictures_first or i.prompt) for i in items]
@@ -206,7 +204,7 @@ def suites(recipe: Recipe, limit: int | None) -> list[Suite | HarnessSuite]:
 
 def suite_of(node: Node) -> type[Suite | HarnessSuite]:
     """How a benchmark is put: question by question here, or as a whole by a harness of its own."""
-    cls = lookup(node.kind, node.type)
+    cls = node.plugin
     for base, suite in ((Questions, Suite), (Harness, HarnessSuite)):
         if issubclass(cls, base):
             return suite

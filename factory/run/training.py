@@ -25,7 +25,6 @@ from factory.run.exam import EXAM, answering, tell
 from factory.run.going_on import CHECKPOINTS, is_kept, last_of, learnt, refuse_other, sums_of
 from factory.run.inputs import running, with_code
 from factory.run.rundir import RunDir, Stage
-from factory.run.study import make
 from factory.terminal import Console
 from factory.train.lessons import Lessons
 from factory.train.trainer import train
@@ -49,7 +48,7 @@ def curriculum(recipe: Recipe) -> Curriculum:
     """The benchmark whose lessons a recipe trains on. Raises ``UserError`` where it lacks what the training asks of it;
     what only phases without steps ask it may lack.
     """
-    benchmark, spec = make(recipe.data), recipe.train
+    benchmark, spec = recipe.data.make(), recipe.train
     asked = (
         ("lesson", WithLessons, spec.steps),
         ("text_lesson", WithTexts, spec.text_steps),

@@ -33,7 +33,6 @@ from factory.run.labels import labels
 from factory.run.opening import shared_source
 from factory.run.rundir import RunDir, Stage
 from factory.run.samples import thin
-from factory.run.study import make
 from factory.run.suite import Suite
 from factory.run.tuners_summary import in_terminal, summaries_of
 from factory.run.tuning import COST, TUNED, check, inputs_of, tune_on
@@ -65,7 +64,7 @@ class Tuned:
 
     def record(self, chosen: bool) -> dict[str, Any]:
         """What results.json keeps of it."""
-        summary, default = self.stage.summary, lookup("tuner", self.contender.tuner.type).learning_rate
+        summary, default = self.stage.summary, self.contender.tuner.plugin.learning_rate
         row = self.dev
         dev = row and {
             "benchmark": row["label"],
@@ -89,7 +88,7 @@ class Tuned:
 
 def best(tried: Sequence[Tuned]) -> Tuned:
     """The one that scores best on dev; of equals the tuner's default learning rate, else the lowest."""
-    default = lookup("tuner", tried[0].contender.tuner.type).learning_rate
+    default = tried[0].contender.tuner.plugin.learning_rate
     return max(tried, key=lambda t: (t.dev_value or 0.0, t.rate == default, -t.rate))
 
 
@@ -111,7 +110,7 @@ class Contest:
     ) -> None:
         self.recipe, self.folder, self.limit, self.spec = recipe, folder, limit, recipe.compare
         self.suites = {suite.node.label: suite for suite in asked}
-        self.diagnostics = {node.label: make(node) for node in recipe.diagnostics}
+        self.diagnostics = {node.label: node.make() for node in recipe.diagnostics}
         self._check()
         self.sources = {
             task.name: shared_source(self._single(self.spec.tuners[0], task, 1.0), folder) for task in self.spec.tasks

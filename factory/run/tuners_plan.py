@@ -17,7 +17,6 @@ from factory.model.load import lacking, load, sizes
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import CompareSpec, ContenderSpec, TaskSpec
-from factory.registry import lookup
 from factory.run.arms import Arm
 from factory.run.opening import planned_source
 from factory.run.suite import Suite, suite_of
@@ -71,7 +70,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _applied(contender: ContenderSpec, spec: CompareSpec, view: ModelView) -> Tuner:
-    tuner = lookup("tuner", contender.tuner.type)(contender.tuner.params)
+    tuner = contender.tuner.make()
     tuner.apply(view, spec.beside)
     return tuner
 

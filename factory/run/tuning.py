@@ -27,14 +27,12 @@ from factory.model.load import fingerprint_of, load
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import ModelSpec, TuneSpec
-from factory.registry import lookup
 from factory.run import progress
 from factory.run.exam import answering, tell
 from factory.run.going_on import CHECKPOINTS, is_kept, last_of, learnt, refuse_other, sums_of
 from factory.run.inputs import identity, learning, with_code
 from factory.run.opening import digest_of, failed, may_fail, shared_source, times_of
 from factory.run.rundir import RunDir, Stage
-from factory.run.study import make
 from factory.terminal import Console
 from factory.train import zero
 from factory.train.align import AlignCollator, Aligned
@@ -100,7 +98,7 @@ def tune_on(
     if stage.done and folder.world.agree(f"{name} is kept", folder.owner and is_kept(out, stage.summary.get(TUNED))):
         progress.skipped(name)
         return stage
-    tuner = lookup("tuner", spec.method.type)(spec.method.params)
+    tuner = spec.method.make()
     if not stage.done:
         refuse_other_shape(stage.path / CHECKPOINTS, cut_by(recipe.launch))
         _tune(recipe, load_view(), tuner, source, inputs["steps"], stage, out)
@@ -263,7 +261,7 @@ def check(spec: TuneSpec, model: ModelSpec, section: str = "tune") -> None:
 def examiner(spec: TuneSpec) -> WithExam:
     """Who examines the tuned model: the benchmark of its lessons. Raises ``UserError`` where that has no exam."""
     assert spec.data.lessons is not None, "a recipe with an exam names the benchmark that it learns from"
-    benchmark = make(spec.data.lessons)
+    benchmark = spec.data.lessons.make()
     if not isinstance(benchmark, WithExam):
         raise UserError(f"tune.exam: benchmark '{spec.data.lessons.type}' has no examination; leave tune.exam out")
     return benchmark

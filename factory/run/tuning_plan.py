@@ -8,7 +8,6 @@ from factory.errors import UserError
 from factory.model.load import lacking, outline, sizes
 from factory.recipe import Recipe
 from factory.recipe.schema import TuneSpec
-from factory.registry import lookup
 from factory.run.opening import open_source, planned_source
 from factory.run.tuning import check_precision, show_trainable, steps_of
 from factory.terminal import Console
@@ -35,7 +34,7 @@ def plan_tuning(recipe: Recipe, console: Console) -> None:
         console.print("missing:", why, style="yellow", markup=False, highlight=False, soft_wrap=True)
     try:
         view = sizes(recipe.model)
-        tuner = lookup("tuner", spec.method.type)(spec.method.params)
+        tuner = spec.method.make()
         tuner.apply(view, spec.beside)
         show_trainable(view, tuner)
         console.print(

@@ -11,7 +11,6 @@ from typing import Literal
 from factory.recipe import Recipe
 from factory.run.collect import ASKS
 from factory.run.cost import REPEATS, SAMPLES
-from factory.run.study import make
 
 Part = tuple[str, str]
 """What is done, and by which method or diagnostic: the unit in which a rehearsal is timed."""
@@ -89,7 +88,7 @@ def stages(
     steerers = [m for m in methods if m.steers]
     out = [Stage("check", 0, parts={("start", ""): 1, ("check", ""): sum(map(len, ids.values()))})]
     out += [_collected("diagnose", prompts["test"], len(ASKS))] if recipe.diagnostic else []
-    out += [_investigated(node.label, make(node), ids, forms) for node in recipe.diagnostics]
+    out += [_investigated(node.label, node.make(), ids, forms) for node in recipe.diagnostics]
     if steerers:
         out.append(_collected("collect", train, 1 if recipe.diagnostic else 0))
         times = {m: directions * m.variants for m in steerers}

@@ -10,7 +10,7 @@ from torch import Tensor
 from factory.data.prompt import Prompt
 from factory.errors import UserError
 from factory.recipe.nodes import Node, plugin
-from factory.registry import Params, lookup
+from factory.registry import Params
 from factory.steer.base import Context, Direction, States, Steerer, Tensors
 from factory.steer.where import Where
 
@@ -72,7 +72,7 @@ class Around(Steerer):
 
 def inner_of(of: Node) -> Steerer:
     """The steering method that ``of`` names. Raises ``UserError`` where it adds no vectors."""
-    method = lookup("steering", of.type)
-    if not issubclass(method, Steerer):
+    if not issubclass(of.plugin, Steerer):
         raise UserError(f"needs a method that adds vectors to states; '{of.type}' does not")
-    return method(of.params)
+    method: Steerer = of.make()
+    return method

@@ -27,7 +27,7 @@ NAMES = [pytest.param(name, marks=MARKS[name]) if name in MARKS else name for na
 
 def made(name, tmp_path, **more):
     node = read_node("benchmark", {**MAKERS[name](tmp_path / name), **more})
-    return lookup("benchmark", node.type)(node.params)
+    return node.make()
 
 
 def ask(benchmark, answer=None):
@@ -181,7 +181,7 @@ def test_hidden_answers_give_a_submission_file_and_no_score(tmp_path):
 def test_missing_files_are_told_in_one_line(name, tmp_path):
     node = read_node("benchmark", {"type": name, "root": str(tmp_path / "nowhere")})
     with pytest.raises(UserError, match="nowhere") as told:
-        lookup("benchmark", name)(node.params).items()
+        node.make().items()
     assert "\n" not in str(told.value) and "root=FOLDER" in str(told.value)
 
 

@@ -16,7 +16,6 @@ from factory.cli import main
 from factory.data.prompt import Prompt
 from factory.errors import UserError
 from factory.recipe.schema import read_node
-from factory.registry import lookup
 from tests.eval_suite.released_files import MAKERS, hallusion_row, picture, written
 from tests.tiny import saved_tiny
 
@@ -40,7 +39,7 @@ ANNOTATIONS = "v2_mscoco_val2014_annotations.json"
 def made(name, root, **more):
     """The benchmark of files that its maker has put at ``root``, or of those there now."""
     node = read_node("benchmark", {"type": name, "root": str(root), **more})
-    return lookup("benchmark", name)(node.params)
+    return node.make()
 
 
 def entries(name, path):

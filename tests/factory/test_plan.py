@@ -15,7 +15,6 @@ from factory.registry import lookup
 from factory.run.estimate import estimate, memory
 from factory.run.plan import measure
 from factory.run.practice import training_memory, training_phases
-from factory.run.study import make
 from factory.run.training import build
 from tests.tiny import SMALL, saved_tiny, tiny_view
 
@@ -132,7 +131,7 @@ def test_prompt_lengths_and_memory_come_from_the_model_itself(recipe_file, folde
     recipe = load(recipe_file(RECIPE, folder=folder), [])
     found = estimate(recipe)
     measured, view = measure(recipe, found), tiny_view()
-    benchmark = make(recipe.data)
+    benchmark = recipe.data.make()
     lengths = {
         split: (
             view.encode([benchmark.prompt(s, "order1") for s in benchmark.samples(split)])
@@ -209,7 +208,7 @@ def test_training_plan(recipe_file, capsys):
     said = capsys.readouterr().out
     assert "trained: all parameters" in said
     recipe = load(path, [])
-    view = build(recipe, make(recipe.data))
+    view = build(recipe, recipe.data.make())
     before = view.unembed.weight.clone()
     phases = training_phases(recipe, view)
     assert [(p.name, p.steps, p.rows) for p in phases] == [("vision", 3, 4), ("text", 4, 2), ("train", 10, 2)]

@@ -16,7 +16,6 @@ from huggingface_hub import constants
 from eval_suite.compare.table import _of_tables
 from factory.cli import main
 from factory.recipe import load
-from factory.run.study import make
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 TABLES = sorted((RECIPES / "paper").glob("mores_*.yaml"))
@@ -74,7 +73,7 @@ def test_single_tunings_are_planned_by_their_sizes(bare, capsys, recipe, row, pa
 def scored(node):
     """The columns of a benchmark by label; those of lm-eval told without it."""
     if node.type != "lm_eval":
-        return [(node.label, make(node))]
+        return [(node.label, node.make())]
     columns = {"main": "acc", "beside": ("acc_norm",)}
     shots = node.params.few_shot
     return [

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator
 
 from factory.components.vision import VisionEncoder
 from factory.recipe.schema import Node, read_node
-from factory.registry import Params, lookup, register
+from factory.registry import Params, register
 
 Encoder = Annotated[Node, BeforeValidator(lambda raw: read_node("vision_encoder", raw))]
 
@@ -28,4 +28,4 @@ class Mof(VisionEncoder):
 
     def parts(self) -> list[VisionEncoder]:
         nodes = (self.params.first, self.params.second)
-        return [part for node in nodes for part in lookup("vision_encoder", node.type)(node.params).parts()]
+        return [part for node in nodes for part in node.make().parts()]

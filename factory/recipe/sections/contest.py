@@ -11,7 +11,6 @@ from factory.recipe.explain import refusal
 from factory.recipe.nodes import Node, Spec, distinct, plugin
 from factory.recipe.sections.training import TermsSpec, TuneDataSpec, TuneSpec
 from factory.recipe.sections.words import FILE_NAME, FileName
-from factory.registry import lookup
 
 
 class ContenderSpec(Spec):
@@ -105,7 +104,7 @@ class CompareSpec(TermsSpec):
 
     def rates(self, contender: ContenderSpec, task: TaskSpec) -> tuple[float, ...]:
         """The learning rates of one tuner on one task, in ascending order."""
-        method = lookup("tuner", contender.tuner.type)
+        method = contender.tuner.plugin
         return tuple(sorted(contender.learning_rates or (method.sweep if task.choose else (method.learning_rate,))))
 
     def tune(self, contender: ContenderSpec, task: TaskSpec, rate: float) -> TuneSpec:

@@ -25,7 +25,6 @@ from factory.data.source import ConversationFile
 from factory.errors import UserError
 from factory.model.view import ModelView
 from factory.recipe.schema import LaunchSpec, TuneSpec
-from factory.registry import lookup
 from factory.train import zero
 from factory.train.tune import Answers, train
 from tests.tiny import fresh_view
@@ -119,7 +118,7 @@ def tuned(
         }
     )
     view = fresh_view()
-    method = lookup("tuner", spec.method.type)(spec.method.params)
+    method = spec.method.make()
     torch.manual_seed(1)
     method.apply(view, spec.beside)
     source = ConversationFile(data, data.parent, data.parent / "index")
