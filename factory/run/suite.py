@@ -32,7 +32,7 @@ from factory.run.arms import Arm
 from factory.run.harness import HarnessSuite
 from factory.run.inputs import answering, each_item, with_code
 from factory.run.responses import Responses
-from factory.run.rundir import RunDir
+from factory.run.rundir import RunDir, Stage
 from factory.run.samples import check_share
 from factory.terminal import warn
 
@@ -103,7 +103,7 @@ class Suite:
         answers = [row for chunk in chunks for row in chunk]
         skipped = self.absent + [{"sample": a["sample"], "reason": a["unread"]} for a in answers if a.get("unread")]
         check_share(skipped, len(self.items) + len(self.absent), self.recipe.evaluate.max_skipped)
-        [records] = stage.gather({"scored": lambda: self._scored(answers)})
+        records = self._scored_once(stage, answers, folder)
         if any(record.get("again") for record in records):
             folder.world.meet(f"the scores of stage {stage.name} are known to all")
             stage.forget("scored")
@@ -156,6 +156,13 @@ class Suite:
                 "seconds": seconds if prompt.digest in fresh else None,
                 **seen,
             }
+
+    def _scored_once(self, stage: Stage, answers: Rows, folder: RunDir) -> Rows:
+        """The records, made by the first rank alone: a judge is paid once, and what it cost is printed."""
+        if folder.world.first:
+            stage.chunk("scored", lambda: self._scored(answers))
+        folder.world.meet(f"the answers of stage {stage.name} are scored")
+        return stage.chunk("scored", lambda: self._scored(answers))
 
     def _scored(self, answers: Rows) -> Rows:
         items = {item.id: item for item in self.items}

@@ -13,10 +13,15 @@ from eval_suite.judge import Judge, JudgeParams
 from eval_suite.scorers.judged import AGAIN, grade_of
 from factory.cli import main
 from factory.errors import UserError
+from factory.recipe import load
 from factory.recipe.schema import read_node
 from factory.registry import lookup
+from factory.run.arms import Arm
+from factory.run.rundir import RunDir
+from factory.run.suite import Suite
 from tests.eval_suite.released_files import MAKERS
-from tests.tiny import saved_tiny
+from tests.factory.ranks import as_ranks
+from tests.tiny import saved_tiny, tiny_view
 
 KEY = "sk-very-secret-0123456789"
 
@@ -216,6 +221,34 @@ def test_a_run_asks_again_at_its_next_start_for_what_could_not_be_read(endpoint,
         scores.append(json.loads((tmp_path / "runs/r/results.json").read_text())["rows"][0]["metrics"]["score"])
     assert scores == [0, 0.25]
     assert "could not be read and are asked again at the next start" in capsys.readouterr().out.replace("\n", " ")
+
+
+@pytest.mark.parametrize("lockstep", [False, True])
+def test_of_several_ranks_one_asks_and_its_failures_are_asked_again_by_all(lockstep, endpoint, tmp_path, monkeypatch):
+    """The judge is paid once, whoever answered and however many; at the next start what it could not say is asked."""
+    monkeypatch.setattr(lookup("benchmark", "mmvet"), "new_tokens", 4)
+    node = {**MAKERS["mmvet"](tmp_path / "mmvet"), "judge": options(tmp_path, endpoint)}
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        f"name: r\nmodel: {{path: {saved_tiny(tmp_path / 'model')}}}\nbenchmarks: [{json.dumps(node)}]\n"
+        f"run: {{root: {tmp_path / 'runs'}}}\nevaluate: {{batch_size: 1}}\n"
+    )
+    recipe, view = load(path), tiny_view()
+    questions = len(benchmark("mmvet", tmp_path, endpoint).items())
+
+    def work(world):
+        world.lockstep = lockstep
+        with RunDir.open(tmp_path / "runs", "r", path, "", {"name": "r"}, world) as run:
+            rows, *_ = Suite(recipe.asked[0], recipe, None).run(run, view, Arm())
+        (tmp_path / f"{world.rank}.json").write_text(json.dumps(rows[0]["metrics"]["score"]))
+
+    for reply, times, score in ((None, 6, 0), ("0.25", 1, 0.25), ("0.75", 0, 0.25)):
+        endpoint.asked, endpoint.replies = [], [says(reply, {"prompt_tokens": 7, "completion_tokens": 1})]
+        ended = as_ranks(2, work, tmp_path)
+        assert (ended.codes, len(endpoint.asked)) == ([0, 0], times * questions), ended.err
+        assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)] == [score, score]
+        spent = f"{times * questions:,} requests, {7 * times * questions:,} tokens read"
+        assert ended.out.replace("\n", " ").count(spent) == (times > 0)
 
 
 def test_a_busy_endpoint_is_waited_for(endpoint, tmp_path):
