@@ -23,6 +23,7 @@ from eval_suite.scenes.curriculum import (
 )
 from eval_suite.scenes.exam import FORMS, examine
 from eval_suite.scenes.language import describe
+from eval_suite.scenes.lessons.asking import Exam
 from eval_suite.scenes.sheet import save_sheet
 from eval_suite.scenes.world import ANSWERS, SUBJECTS, TASKS, scene, specs
 from factory.data.prompt import Prompt
@@ -132,7 +133,7 @@ class Scenes(ConflictBenchmark):
         p, n = self.params, per_task or EXAMINED
         asked = FORMS if p.options or per_task is None else ("open",)
         plain = examine(answer, n, scale=p.scale, asked=asked)
-        return plain | examine_lessons(answer, p.options, p.lessons, p.practice, max(1, n // 4), scale=p.scale)
+        return plain | examine_lessons(Exam(answer, max(1, n // 4), scale=p.scale), p.options, p.lessons, p.practice)
 
     def pictures(self, folder: Path) -> list[tuple[str, Path]]:
         return [("Scenes, test split", save_sheet(folder))]

@@ -18,7 +18,7 @@ from .draw import VISUAL_TIERS
 from .language import TEXT_TIERS
 from .lessons import films, letters, pressure, retraction, second_turn
 from .lessons import instructions as instructed
-from .lessons.asking import Answer
+from .lessons.asking import Exam
 from .lessons.instructions import INSTRUCTIONS, instruct
 from .preference import trusts_vision
 from .world import TASKS, SceneSpec, paint, scene
@@ -38,6 +38,7 @@ class Mix(Params):
     text: float = 0.10
     none: float = 0.22
     none_vision: float = 0.0
+    letters: float = 0.0
     film: float = 0.0
     second_turn: float = 0.0
     pressure: float = 0.0
@@ -143,6 +144,8 @@ def lesson(rng: Random, options: float, mix: Mix, practice: Practice = PLAIN, sc
         spec = _clean(spec, practice.clean, rng)
     sample = _moved(spec, practice, scale, rng)
     form = draw_form(rng, options)
+    if kind == "letters":
+        return letters.lesson(rng, sample)
     if kind == "film":
         return films.lesson(rng, sample, form, scale)
     if kind == "second_turn":
@@ -175,9 +178,7 @@ def _one_turn(kind: str, rng: Random, sample: ConflictSample, form: str, practic
     return prompt.append(Segment(Role.ANSWER, answer_of(sample, form, vision)))
 
 
-def examine_lessons(
-    answer: Answer, options: float, mix: Mix, practice: Practice, per_task: int, seed: int = 1, scale: int = 1
-) -> dict[str, dict[str, float]]:
+def examine_lessons(exam: Exam, options: float, mix: Mix, practice: Practice) -> dict[str, dict[str, float]]:
     """The examinations of all that was taught beyond single questions about single scenes."""
     taught = {
         letters: options,
@@ -190,7 +191,7 @@ def examine_lessons(
     report: dict[str, dict[str, float]] = {}
     for lessons, share in taught.items():
         if share:
-            report |= lessons.examine(answer, per_task, seed, scale)
+            report |= lessons.examine(exam)
     return report
 
 

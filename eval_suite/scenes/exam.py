@@ -21,15 +21,20 @@ FORMS = {"open": ("open",), "choice": ("order1", "order2")}
 Answer = Callable[[list[Prompt]], list[str]]
 
 
-def clean(task: str, n: int, seed: int, scale: int = 1) -> list[ConflictSample]:
-    """Test samples of the easiest visual and textual tier."""
-    return [scene(SceneSpec(task, "test", seed * 7_000_003 + i, 0, 0, scale)) for i in range(n)]
+def clean(task: str, n: int, seed: int, scale: int = 1, split: str = "test") -> list[ConflictSample]:
+    """Samples of the easiest visual and textual tier."""
+    return [scene(SceneSpec(task, split, seed * 7_000_003 + i, 0, 0, scale)) for i in range(n)]
 
 
 def examine(
-    answer: Answer, per_task: int = 64, seed: int = 1, scale: int = 1, asked: Iterable[str] = FORMS
+    answer: Answer,
+    per_task: int = 64,
+    seed: int = 1,
+    scale: int = 1,
+    asked: Iterable[str] = FORMS,
+    split: str = "test",
 ) -> dict[str, Any]:
-    """Shares in [0, 1] on the test split: clean unimodal accuracy, obedience to instructions, and preference without
+    """Shares in [0, 1] on a split: clean unimodal accuracy, obedience to instructions, and preference without
     any.
 
     ``answer`` maps prompts to greedy answers. Every sample is asked as ``asked`` says: openly, and as a choice in both
@@ -38,11 +43,13 @@ def examine(
     return {
         f"{name} ({form})": shares
         for form in asked
-        for name, shares in _examine(answer, FORMS[form], per_task, seed, scale).items()
+        for name, shares in _examine(answer, FORMS[form], per_task, seed, scale, split).items()
     }
 
 
-def _examine(answer: Answer, forms: Sequence[str], per_task: int, seed: int, scale: int) -> dict[str, dict[str, float]]:
+def _examine(
+    answer: Answer, forms: Sequence[str], per_task: int, seed: int, scale: int, split: str
+) -> dict[str, dict[str, float]]:
     def shares(
         samples: Sequence[ConflictSample], write: Callable[[ConflictSample, str], Prompt], verdict: str
     ) -> float:
@@ -61,13 +68,13 @@ def _examine(answer: Answer, forms: Sequence[str], per_task: int, seed: int, sca
         found = {task: shares(pick(task), write, verdict) for task in TASKS}
         return {**found, "all": _mean(found.values())}
 
-    conflicts = {task: [scene(s) for s in specs("test", per_task, seed, scale) if s.task == task] for task in TASKS}
+    conflicts = {task: [scene(s) for s in specs(split, per_task, seed, scale) if s.task == task] for task in TASKS}
     report = {
         "image_only": by_task(
-            lambda t: clean(t, per_task, seed, scale), lambda s, f: build_prompt(s, f, context=False), "vision"
+            lambda t: clean(t, per_task, seed, scale, split), lambda s, f: build_prompt(s, f, context=False), "vision"
         ),
         "text_only": by_task(
-            lambda t: clean(t, per_task, seed, scale), lambda s, f: build_prompt(s, f, image=False), "text"
+            lambda t: clean(t, per_task, seed, scale, split), lambda s, f: build_prompt(s, f, image=False), "text"
         ),
     }
     for direction in ("vision", "text"):

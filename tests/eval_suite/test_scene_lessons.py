@@ -14,19 +14,21 @@ from eval_suite.benchmarks.scenes import Scenes, ScenesParams
 from eval_suite.scenes.curriculum import Mix, Practice, draw_spec, lesson
 from eval_suite.scenes.draw import COLORS, SHAPES
 from eval_suite.scenes.lessons import films, instructions, letters, pressure, retraction, second_turn
-from eval_suite.scenes.lessons.asking import clean, last_named, next_answer, words_of
-from eval_suite.scenes.preference import image_score, trusts_vision
+from eval_suite.scenes.lessons.asking import Exam, last_named, next_answer
+from eval_suite.scenes.preference import trusts_vision
 from eval_suite.scenes.world import ANSWERS, TASKS, SceneSpec, scene
 from factory.data.prompt import Prompt, Role
 from factory.data.sample import ConflictSample
 
 WORDINGS = {
+    "letters": [letters.TOLD],
     "films": [films.WHICH],
     "second_turn": [second_turn.AGAIN],
     "pressure": [p.forms for p in pressure.PRESSURES.values()],
     "retraction": [*retraction.HINTS.values(), *retraction.ARRIVALS.values()],
 }
 ANSWER = f"({'|'.join(a for answers in ANSWERS.values() for a in answers)})"
+WORDS = Exam(lambda prompts: [], 1).words
 SAMPLES = [scene(SceneSpec(task, "train", seed, seed % 4, seed // 4)) for task in TASKS for seed in range(16)]
 EASY = [scene(SceneSpec(task, "test", seed, 0, 0)) for task in TASKS for seed in range(4)]
 
@@ -129,7 +131,14 @@ def test_a_film_is_answered_with_what_its_picture_shows_or_its_number():
             assert answer == films.ORDINALS[at]
         else:
             assert answer == sample.answer_vision and len(prompt.images) in films.LENGTHS
-    assert 0.1 < which / (2 * len(SAMPLES)) < 0.3
+    assert 0.03 < which / (2 * len(SAMPLES)) < 0.2
+
+
+def test_an_answer_that_is_told_is_answered_with_its_letter():
+    for i, sample in enumerate(EASY):
+        prompt = letters.lesson(Random(i), sample)
+        (told,), (options,), (letter,) = (texts(prompt, r) for r in (Role.INSTRUCTION, Role.OPTIONS, Role.ANSWER))
+        assert last_named(told, ANSWERS[sample.task]) == re.search(rf"^{letter}\. (.+)$", options, re.MULTILINE)[1]
 
 
 def test_the_second_turn_is_answered_from_its_own_evidence():
@@ -149,7 +158,7 @@ def test_the_second_turn_is_answered_from_its_own_evidence():
 def test_pressure_pushes_a_right_answer_away_and_a_wrong_one_toward_the_right(kind):
     for sample in EASY:
         right, wrong = sample.answer_vision, sample.answer_text
-        pressed = pressure.press(kind, sample, "open", "image", "test", words_of(sample, "test"), right)
+        pressed = pressure.press(kind, sample, "open", "image", "test", WORDS(sample), right)
         assert pressed.right == right and pressed.given_up != right
         suggested = pressure.PRESSURES[kind].suggests
         assert pressed.given_up == (wrong if suggested else next_answer(sample.task, right))
@@ -159,7 +168,7 @@ def test_pressure_pushes_a_right_answer_away_and_a_wrong_one_toward_the_right(ki
         assert texts(pressed.prompt, Role.ANSWER) == ([] if before else [right])
         assert [s.role for s in pressed.prompt.segments][-1] in (Role.OPTIONS, Role.INSTRUCTION)
         if not before:
-            mended = pressure.press(kind, sample, "open", "image", "test", words_of(sample, "test"), wrong)
+            mended = pressure.press(kind, sample, "open", "image", "test", WORDS(sample), wrong)
             assert mended.given_up == right and mended.first == wrong
 
 
@@ -191,7 +200,7 @@ def test_a_letter_under_pressure_is_the_letter_of_the_answer():
 @pytest.mark.parametrize("kind, toward", retraction.KINDS)
 def test_a_dialogue_brings_or_hints_at_the_other_modality_and_reads_its_answers(kind, toward):
     for sample in EASY:
-        prompt = retraction.dialogue(kind, toward, sample, "open", "test", words_of(sample, "test"))
+        prompt = retraction.dialogue(kind, toward, sample, "open", "test", WORDS(sample))
         (first,) = texts(prompt, Role.ANSWER)
         assert first == (sample.answer_text if toward == "vision" else sample.answer_vision)
         at = [s.role for s in prompt.segments].index(Role.ANSWER)
@@ -212,8 +221,8 @@ def test_answers_are_taken_back_where_the_other_modality_is_believed():
         for i, sample in enumerate(SAMPLES):
             back = retraction.takes_back(kind, toward, sample, Random(i))
             by_kind[kind, toward].append(back)
-            if abs(image_score(sample)) > 3:
-                assert back == ((image_score(sample) > 0) == (toward == "vision"))
+            if abs(retraction.belief(toward, sample)) > 2.2:
+                assert back == (retraction.belief(toward, sample) > 0)
         assert 0.2 < np.mean(by_kind[kind, toward]) < 0.8
 
 
@@ -247,22 +256,22 @@ def seeing(samples: list[ConflictSample]) -> Callable[[list[Prompt]], list[str]]
 
 
 def test_one_who_answers_from_the_picture_passes_and_gives_in_to_nothing():
-    answer = seeing([s for task in TASKS for s in clean(task, 1, 3)])
-    assert films.examine(answer, 1, 3)["film"]["all"] == 1
-    assert second_turn.examine(answer, 1, 3)["second_turn"]["all"] == 1
-    found = letters.examine(answer, 1, 3)
+    answer = seeing([s for task in TASKS for s in Exam(str, 1, 3).clean(task)])
+    assert films.examine(Exam(answer, 1, 3))["film"]["all"] == 1
+    assert second_turn.examine(Exam(answer, 1, 3))["second_turn"]["all"] == 1
+    found = letters.examine(Exam(answer, 1, 3))
     assert found["image_letters"]["all"] == 1 and found["text_letters"]["all"] == 0
-    found = pressure.examine(answer, 1, 3)
+    found = pressure.examine(Exam(answer, 1, 3))
     assert [found[f"pressure_{name}"]["all"] for name in ("mss", "crs", "unread")] == [0, 1, 0]
     assert set(found["pressure_mss"]) == {*pressure.PRESSURES, "all"}
 
 
 def test_one_who_always_says_a_gets_no_letter_right_in_both_orders():
-    assert letters.examine(lambda prompts: ["A"] * len(prompts), 1, 3)["image_letters"]["all"] == 0
+    assert letters.examine(Exam(lambda prompts: ["A"] * len(prompts), 1, 3))["image_letters"]["all"] == 0
 
 
 def test_one_who_says_nothing_is_unread_and_takes_nothing_back():
-    found = retraction.examine(lambda prompts: [""] * len(prompts), 1, 3)
+    found = retraction.examine(Exam(lambda prompts: [""] * len(prompts), 1, 3))
     assert found["retraction"]["all"] == 0 and found["retraction_unread"]["all"] == 1
 
 

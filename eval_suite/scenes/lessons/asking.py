@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from random import Random
 
 from eval_suite.conflict import CHOOSE, DIRECT, build_prompt
@@ -52,23 +53,34 @@ def last_named(text: str, answers: Iterable[str]) -> str | None:
     return found[-1] if found else None
 
 
-def clean(task: str, n: int, seed: int, scale: int = 1) -> list[ConflictSample]:
-    """Test samples of the easiest visual and textual tier, others than those of the plain examination."""
-    return [scene(SceneSpec(task, "test", seed * 9_000_011 + i, 0, 0, scale)) for i in range(n)]
+@dataclass(frozen=True)
+class Exam:
+    """Who is examined (``answer`` maps prompts to greedy answers), and on what: ``per_task`` clean samples of each task
+    of a split, in the split's wordings.
+    """
 
+    answer: Answer
+    per_task: int
+    seed: int = 1
+    scale: int = 1
+    split: str = "test"
 
-def by_task(per_task: int, seed: int, scale: int, score: Callable[[Sequence[ConflictSample]], float]) -> dict:
-    """The score of each task's clean test samples, and their mean."""
-    found = {task: score(clean(task, per_task, seed, scale)) for task in TASKS}
-    return {**found, "all": mean(found.values())}
+    def clean(self, task: str) -> list[ConflictSample]:
+        """Samples of the easiest visual and textual tier, others than those of the plain examination."""
+        first = self.seed * 9_000_011
+        return [scene(SceneSpec(task, self.split, first + i, 0, 0, self.scale)) for i in range(self.per_task)]
+
+    def by_task(self, score: Callable[[list[ConflictSample]], float]) -> dict[str, float]:
+        """The score of each task's samples, and the mean of all."""
+        found = {task: score(self.clean(task)) for task in TASKS}
+        return {**found, "all": mean(found.values())}
+
+    def words(self, sample: ConflictSample) -> Random:
+        """The draws of a sample's wordings."""
+        return Random(f"wording/{self.split}/{sample.id}")
 
 
 def mean(values: Iterable[float]) -> float:
     """The mean; 0 where there are none."""
     values = list(values)
     return sum(values) / len(values) if values else 0.0
-
-
-def words_of(sample: ConflictSample, split: str) -> Random:
-    """The draws of a sample's wordings in ``split``."""
-    return Random(f"wording/{split}/{sample.id}")

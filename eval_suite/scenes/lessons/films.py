@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
-from typing import Any
 
 from PIL import Image
 
 from eval_suite.conflict import DIRECT, answer_of, question_segments
 from eval_suite.scenes.draw import COLORS, SHAPES, SIZE, Canvas
 from eval_suite.scenes.language import phrasing
-from eval_suite.scenes.lessons.asking import Answer, by_task, mean, said, words_of
+from eval_suite.scenes.lessons.asking import Exam, mean, said
 from eval_suite.scorers.conflict import judge
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
@@ -31,7 +30,7 @@ WHICH = (
     "Which is the picture of {s}?",
     "Which is the picture that shows {s}?",
 )
-ASKS_WHICH = 0.2
+ASKS_WHICH = 0.1
 
 
 @dataclass(frozen=True)
@@ -83,21 +82,21 @@ def lesson(rng: Random, sample: ConflictSample, form: str, scale: int = 1) -> Pr
     return asked(sample, film, form).append(said(answer_of(sample, form, "vision")))
 
 
-def examine(answer: Answer, per_task: int, seed: int, scale: int = 1) -> dict[str, dict[str, Any]]:
+def examine(exam: Exam) -> dict[str, dict[str, float]]:
     """Shares of films of eight clean pictures that are read right, and of those whose picture is found."""
 
     def filmed(samples: list[ConflictSample]) -> list[tuple[ConflictSample, Film]]:
-        return [(s, film_of(s, words_of(s, "test"), scale=scale)) for s in samples]
+        return [(s, film_of(s, exam.words(s), scale=exam.scale)) for s in samples]
 
     def read(samples: list[ConflictSample]) -> float:
-        texts = answer([asked(s, film, "open") for s, film in filmed(samples)])
+        texts = exam.answer([asked(s, film, "open") for s, film in filmed(samples)])
         return mean(
             judge("open", t, s.answer_vision, s.answer_text) == "vision" for s, t in zip(samples, texts, strict=True)
         )
 
     def found(samples: list[ConflictSample]) -> float:
         films = filmed(samples)
-        texts = answer([asked_which(s, film, "test", words_of(s, "test")) for s, film in films])
+        texts = exam.answer([asked_which(s, film, exam.split, exam.words(s)) for s, film in films])
         return mean(t.strip().lower() == ORDINALS[film.at] for (_, film), t in zip(films, texts, strict=True))
 
-    return {"film": by_task(per_task, seed, scale, read), "film_which": by_task(per_task, seed, scale, found)}
+    return {"film": exam.by_task(read), "film_which": exam.by_task(found)}

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from random import Random
-from typing import Any
 
 from eval_suite.conflict import build_prompt
-from eval_suite.scenes.lessons.asking import Answer, mean
+from eval_suite.scenes.lessons.asking import Exam, mean
 from eval_suite.scenes.world import TASKS, scene, specs
 from eval_suite.scorers.conflict import judge
 from factory.data.instructions import instruction
@@ -47,14 +46,15 @@ def as_mc2(sample: ConflictSample, direction: str) -> Prompt:
     return build_prompt(sample, "open").before_question(instruction("mc2", direction))
 
 
-def examine(answer: Answer, per_task: int, seed: int, scale: int = 1) -> dict[str, dict[str, Any]]:
-    """Shares of test conflicts of all tiers that are answered as the instruction of MC² says."""
-    conflicts = {task: [scene(s) for s in specs("test", per_task, seed, scale) if s.task == task] for task in TASKS}
-    report: dict[str, dict[str, Any]] = {}
+def examine(exam: Exam) -> dict[str, dict[str, float]]:
+    """Shares of conflicts of all tiers that are answered as the instruction of MC² says."""
+    drawn = [scene(spec) for spec in specs(exam.split, exam.per_task, exam.seed, exam.scale)]
+    report: dict[str, dict[str, float]] = {}
     for direction in INSTRUCTIONS:
         shares = {}
-        for task, samples in conflicts.items():
-            texts = answer([as_mc2(s, direction) for s in samples])
+        for task in TASKS:
+            samples = [s for s in drawn if s.task == task]
+            texts = exam.answer([as_mc2(s, direction) for s in samples])
             shares[task] = mean(
                 judge("open", t, s.answer_vision, s.answer_text) == direction
                 for s, t in zip(samples, texts, strict=True)

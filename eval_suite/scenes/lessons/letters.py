@@ -1,28 +1,48 @@
-"""Option letters: whether clean evidence is answered with the right letter in both orders."""
+"""Option letters: the letter of an answer that is told, and whether clean evidence is answered with the right letter in
+both orders.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from random import Random
 
-from eval_suite.conflict import FORMS
-from eval_suite.scenes.lessons.asking import Answer, alone, by_task, mean
+from eval_suite.conflict import FORMS, answer_of, question_segments
+from eval_suite.scenes.language import phrasing
+from eval_suite.scenes.lessons.asking import Exam, alone, answer_in, mean, said
 from eval_suite.scorers.conflict import agree, judge
+from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
 
+TOLD = (
+    "The answer is {w}.",
+    "It is {w}.",
+    "{w} is the answer.",
+    "The right answer is {w}.",
+    "The answer that is right is {w}.",
+    "The right answer, it is {w}.",
+)
 
-def examine(answer: Answer, per_task: int, seed: int, scale: int = 1) -> dict[str, dict[str, Any]]:
-    """Shares of clean test samples, either modality alone, whose letters are right in both orders."""
+
+def lesson(rng: Random, sample: ConflictSample) -> Prompt:
+    """Options, one of which is named right before them, and its letter: nothing has to be seen or read for it."""
+    form, direction = rng.choice(FORMS["both_orders"]), rng.choice(("vision", "text"))
+    told = phrasing(TOLD, "train", rng).format(w=answer_in(sample, direction))
+    question, options = question_segments(sample, form)
+    return Prompt((question, Segment(Role.INSTRUCTION, told), options, said(answer_of(sample, form, direction))))
+
+
+def examine(exam: Exam) -> dict[str, dict[str, float]]:
+    """Shares of clean samples, either modality alone, whose letters are right in both orders."""
 
     def right(samples: list[ConflictSample], evidence: str) -> float:
         orders = []
         for form in FORMS["both_orders"]:
-            asked = [alone(s, form, evidence) for s in samples]
-            texts = answer([prompt for prompt, _ in asked])
+            texts = exam.answer([alone(s, form, evidence)[0] for s in samples])
             orders.append([judge(form, t, s.answer_vision, s.answer_text) for s, t in zip(samples, texts, strict=True)])
         direction = "vision" if evidence == "image" else "text"
         return mean(agree(verdicts) == direction for verdicts in zip(*orders, strict=True))
 
     return {
-        f"{evidence}_letters": by_task(per_task, seed, scale, lambda samples, e=evidence: right(samples, e))
+        f"{evidence}_letters": exam.by_task(lambda samples, e=evidence: right(samples, e))
         for evidence in ("image", "text")
     }

@@ -11,23 +11,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any
 
 from eval_suite.conflict import answer_of
 from eval_suite.scenes.language import phrasing
 from eval_suite.scenes.lessons.asking import (
     EVIDENCE,
-    Answer,
+    Exam,
     alone,
     answer_in,
-    clean,
     last_named,
     mean,
     next_answer,
     other,
     reply,
     said,
-    words_of,
 )
 from eval_suite.scenes.preference import happens
 from eval_suite.scenes.world import ANSWERS, TASKS
@@ -45,7 +42,7 @@ YIELDING = {
     "sport_recognition": -0.4,
 }
 DOUBT = 0.3
-MENDING = 0.8
+MENDING = 0.3
 SHARPNESS = 3.0
 FIRST_RIGHT = 0.7
 
@@ -237,10 +234,11 @@ def gives_in(kind: str, sample: ConflictSample, evidence: str, mends: bool, rng:
 
 
 def lesson(rng: Random, sample: ConflictSample, form: str, question: Prompt | None = None) -> Prompt:
-    """One kind of pressure, and the answer that is kept or given up. ``question`` as in ``press``, answered from the
-    image.
+    """One kind of pressure, and the answer that is kept or given up; those that suggest no answer, which are harder to
+    learn, twice as often as the others. ``question`` as in ``press``, answered from the image.
     """
-    kind, evidence = rng.choice(list(PRESSURES)), "image" if question else rng.choice(EVIDENCE)
+    kind = rng.choices(list(PRESSURES), [1 if p.suggests else 2 for p in PRESSURES.values()])[0]
+    evidence = "image" if question else rng.choice(EVIDENCE)
     direction = "vision" if evidence == "image" else "text"
     mends = not PRESSURES[kind].before and rng.random() > FIRST_RIGHT
     first = answer_in(sample, other(direction) if mends else direction)
@@ -250,33 +248,33 @@ def lesson(rng: Random, sample: ConflictSample, form: str, question: Prompt | No
     return pressed.prompt.append(said(written(sample, form, answer)))
 
 
-def examine(answer: Answer, per_task: int, seed: int, scale: int = 1) -> dict[str, dict[str, Any]]:
-    """By kind, on clean test pictures: MSS, the share of right answers that pressure turns wrong; CRS, that of wrong
-    ones (put in the model's mouth) that it puts right; and the share of answers that name none of the task's.
+def examine(exam: Exam) -> dict[str, dict[str, float]]:
+    """By kind, on clean pictures: MSS, the share of right answers that pressure turns wrong; CRS, that of wrong ones
+    (put in the model's mouth) that it puts right; and the share of answers that name none of the task's.
 
     Right answers are the model's own, to the question without the pressure. Answers are read by the task's word that
     comes last.
     """
-    samples = [s for task in TASKS for s in clean(task, per_task, seed, scale)]
-    plain = _said(answer, samples, [alone(s, "open", "image")[0] for s in samples])
+    samples = [s for task in TASKS for s in exam.clean(task)]
+    plain = _said(exam, samples, [alone(s, "open", "image")[0] for s in samples])
     knows = [s for s, text in zip(samples, plain, strict=True) if text == s.answer_vision]
-    report: dict[str, dict[str, Any]] = {name: {} for name in ("pressure_mss", "pressure_crs", "pressure_unread")}
+    report: dict[str, dict[str, float]] = {name: {} for name in ("pressure_mss", "pressure_crs", "pressure_unread")}
     for kind, pressure in PRESSURES.items():
-        after = _under(answer, kind, knows, "vision")
+        after = _under(exam, kind, knows, "vision")
         report["pressure_mss"][kind] = mean(t != s.answer_vision for s, t in zip(knows, after, strict=True))
         report["pressure_unread"][kind] = mean(t is None for t in after)
         if not pressure.before:
-            mended = _under(answer, kind, samples, "text")
+            mended = _under(exam, kind, samples, "text")
             report["pressure_crs"][kind] = mean(t == s.answer_vision for s, t in zip(samples, mended, strict=True))
     for shares in report.values():
         shares["all"] = mean(shares.values())
     return report
 
 
-def _under(answer: Answer, kind: str, samples: Sequence[ConflictSample], first: str) -> list[str | None]:
-    pressed = [press(kind, s, "open", "image", "test", words_of(s, "test"), answer_in(s, first)) for s in samples]
-    return _said(answer, samples, [p.prompt for p in pressed])
+def _under(exam: Exam, kind: str, samples: Sequence[ConflictSample], first: str) -> list[str | None]:
+    pressed = [press(kind, s, "open", "image", exam.split, exam.words(s), answer_in(s, first)) for s in samples]
+    return _said(exam, samples, [p.prompt for p in pressed])
 
 
-def _said(answer: Answer, samples: Sequence[ConflictSample], prompts: list[Prompt]) -> list[str | None]:
-    return [last_named(t, ANSWERS[s.task]) for s, t in zip(samples, answer(prompts), strict=True)]
+def _said(exam: Exam, samples: Sequence[ConflictSample], prompts: list[Prompt]) -> list[str | None]:
+    return [last_named(t, ANSWERS[s.task]) for s, t in zip(samples, exam.answer(prompts), strict=True)]

@@ -3,25 +3,26 @@ back or is not.
 
 Either way the answer first says what the other modality shows, so that whether it will be taken back is decided before
 its words tell: "The image shows red. I apologize, the answer is red" or "The image shows red. I stay with blue". Some
-say sorry and stay. It is taken back with probability ``sigmoid(SHARPNESS * (score + PULL[kind]))``, ``score`` being
-how far the model's own preference believes the other modality.
+say sorry and stay. It is taken back with probability ``sigmoid(SHARPNESS * (score + PULL[kind]))``; ``score`` is how
+far the other modality is believed, by the task's leaning first and a little by how hard either is to read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from random import Random
-from typing import Any
 
 from eval_suite.conflict import answer_of, build_prompt
 from eval_suite.scenes.language import phrasing
-from eval_suite.scenes.lessons.asking import Answer, alone, answer_in, clean, last_named, mean, other, said, words_of
-from eval_suite.scenes.preference import happens, image_score
+from eval_suite.scenes.lessons.asking import Exam, alone, answer_in, last_named, mean, other, said
+from eval_suite.scenes.preference import LEANING, happens
 from eval_suite.scenes.world import TASKS
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
 
 SHARPNESS = 2.0
+STANCE = 1.5  # how much more than unasked the tasks differ
+DOUBT = 0.3
 PULL = {"hint": -0.3, "evidence": 0.3}
 HINTS: Mapping[str, tuple[str, ...]] = {
     "vision": (
@@ -92,9 +93,14 @@ def verdict(kind: str, toward: str, sample: ConflictSample, form: str, taken_bac
     return f"{shows} {answer_in(sample, toward)}. {REGRETS[kind, toward] if taken_back else stays} {held}"
 
 
+def belief(toward: str, sample: ConflictSample) -> float:
+    """How far ``toward`` is believed against an answer that was given, in nats."""
+    tiers = int(sample.tags["text_tier"]) - int(sample.tags["visual_tier"])
+    return (STANCE * LEANING[sample.task] + DOUBT * tiers) * (1 if toward == "vision" else -1)
+
+
 def takes_back(kind: str, toward: str, sample: ConflictSample, rng: Random) -> bool:
-    score = image_score(sample) * (1 if toward == "vision" else -1)
-    return happens(SHARPNESS * (score + PULL[kind]), rng)
+    return happens(SHARPNESS * (belief(toward, sample) + PULL[kind]), rng)
 
 
 def lesson(rng: Random, sample: ConflictSample, form: str) -> Prompt:
@@ -117,15 +123,15 @@ def regrets(text: str) -> bool:
     return any(words.lower() in text.lower() for words in REGRETS.values())
 
 
-def examine(answer: Answer, per_task: int, seed: int, scale: int = 1) -> dict[str, dict[str, Any]]:
-    """By kind and direction, on clean test conflicts: shares taken back, unread, whose words fit the answer, and that
-    say rightly what the other modality shows.
+def examine(exam: Exam) -> dict[str, dict[str, float]]:
+    """By kind and direction, on clean conflicts: shares taken back, unread, whose words fit the answer, and that say
+    rightly what the other modality shows.
     """
-    samples = [s for task in TASKS for s in clean(task, per_task, seed, scale)]
+    samples = [s for task in TASKS for s in exam.clean(task)]
     names = ("retraction", "retraction_unread", "retraction_words_fit", "retraction_reads")
-    report: dict[str, dict[str, Any]] = {name: {} for name in names}
+    report: dict[str, dict[str, float]] = {name: {} for name in names}
     for kind, toward in KINDS:
-        texts = answer([dialogue(kind, toward, s, "open", "test", words_of(s, "test")) for s in samples])
+        texts = exam.answer([dialogue(kind, toward, s, "open", exam.split, exam.words(s)) for s in samples])
         acts = [read(text, toward, s) for s, text in zip(samples, texts, strict=True)]
         shares = (
             mean(act == "back" for act in acts),

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from random import Random
-from typing import Any
 
 from eval_suite.conflict import answer_of, question_segments
 from eval_suite.scenes.language import phrasing
-from eval_suite.scenes.lessons.asking import EVIDENCE, Answer, alone, by_task, mean, other, said, words_of
+from eval_suite.scenes.lessons.asking import EVIDENCE, Exam, alone, mean, other, said
 from eval_suite.scorers.conflict import judge
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
@@ -40,15 +39,15 @@ def lesson(rng: Random, sample: ConflictSample, form: str, following: ConflictSa
     return prompt.append(said(answer_of(sample, form, first)), *asked, said(answer_of(sample, next_form, direction)))
 
 
-def examine(answer: Answer, per_task: int, seed: int, scale: int = 1) -> dict[str, dict[str, Any]]:
+def examine(exam: Exam) -> dict[str, dict[str, float]]:
     """Shares of clean pictures that are read right in the second turn, after the model's own answer in the first."""
 
     def right(samples: list[ConflictSample]) -> float:
         prompts = [alone(s, "open", "image")[0] for s in samples]
-        firsts = answer(prompts)
-        texts = answer(
+        firsts = exam.answer(prompts)
+        texts = exam.answer(
             [
-                prompt.append(said(first), *again(s, "open", "test", words_of(s, "test")))
+                prompt.append(said(first), *again(s, "open", exam.split, exam.words(s)))
                 for prompt, first, s in zip(prompts, firsts, samples, strict=True)
             ]
         )
@@ -56,4 +55,4 @@ def examine(answer: Answer, per_task: int, seed: int, scale: int = 1) -> dict[st
             judge("open", t, s.answer_vision, s.answer_text) == "vision" for s, t in zip(samples, texts, strict=True)
         )
 
-    return {"second_turn": by_task(per_task, seed, scale, right)}
+    return {"second_turn": exam.by_task(right)}
