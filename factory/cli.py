@@ -41,6 +41,7 @@ usage: {me} RECIPE [KEY=VALUE ...] [--limit N] [--debug]
   show RECIPE --sample N      one training sample: its tokens, their roles, and which are learnt
   convert NAME FOLDER OUT     a released dataset to LLaVA-JSON (bash launch.sh list converter)
   compare RUN RUN ...         finished runs in one table, with paired tests
+  docs [serve|build]          the documents as a site
   new-plugin KIND NAME        write a plugin file to start from
   test [PYTEST ARGUMENTS]     run the project's tests
 

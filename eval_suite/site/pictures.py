@@ -1,13 +1,16 @@
 """The pictures of README and docs, drawn from a finished run: ``python -m eval_suite.site.pictures runs/amps_tiny``.
 
 ``idea.svg``: one test sample of the run, with the model's answers without and with steering. ``strength.svg``:
-following and error rate over strength. ``scenes.png``: a sheet of the benchmark. All have a light background of their
-own, so that they can be read on a dark page too.
+following and error rate over strength. ``scenes.png``: a sheet of the benchmark. ``report.png``: the head of the run's
+report, where a Chromium is installed. All have a light background of their own, so that they can be read on a dark page
+too.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
+import subprocess
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,7 +43,20 @@ def draw(run: factory.Run, folder: Path) -> list[Path]:
     sheet = save_sheet(folder)
     Image.open(sheet).quantize(64, dither=Image.Dither.NONE).save(folder / "scenes.png", optimize=True)
     sheet.unlink()
-    return [*(folder / name for name in drawn), folder / "scenes.png"]
+    return [*(folder / name for name in drawn), folder / "scenes.png", *photographed(run, folder / "report.png")]
+
+
+def photographed(run: factory.Run, picture: Path) -> list[Path]:
+    """The head of a run's report as a browser shows it; none where there is no Chromium."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        print("report.png is left as it is: no Chromium was found")
+        return []
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1000,1250"]
+    words = [browser, *options, f"--screenshot={picture}", run.report.absolute().as_uri()]
+    subprocess.run(words, check=True, capture_output=True, timeout=120)
+    Image.open(picture).quantize(64, dither=Image.Dither.NONE).save(picture, optimize=True)
+    return [picture]
 
 
 def turned(run: factory.Run, task: str = "color") -> tuple[ConflictSample, str, str]:

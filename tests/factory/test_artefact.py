@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,7 +20,6 @@ from factory.steer.where import Where
 from tests.contract.cases import Case, logits, steering
 from tests.tiny import conflict_prompts, tiny_view
 
-README = Path(__file__).parents[2] / "README.md"
 AMPS = Case("amps", (("apply_to", "from_index:5"),))
 
 
@@ -160,22 +158,15 @@ def test_odd_json_is_one_line(text, folder):
     assert len(str(told.value)) < 400 and "\n" not in str(told.value)
 
 
-def run_example(text: str) -> None:
-    """Run the one Python block of ``text`` that loads an artefact, as it is printed."""
-    [code] = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "artefact.load" in block]
-    exec(compile(code, "example", "exec"), {})  # noqa: S102  README's and the card's own
-
-
-def test_the_examples_run_as_printed(tmp_path, monkeypatch, capsys):
+def test_the_cards_example_runs_as_printed(tmp_path, monkeypatch, capsys):
     view = load(ModelSpec(zoo="tiny"))
-    folder = tmp_path / "runs/amps_tiny/artefacts/amps-vision"
     state = {"v": torch.randn(view.width, generator=torch.Generator().manual_seed(0))}
     static = lookup("steering", "static")
-    artefact.save(str(folder), Steering(static(static.Params()), state, Where(layer=1), 2.0), view)
-    for place, text in ((tmp_path, README.read_text()), (folder, (folder / "README.md").read_text())):
-        monkeypatch.chdir(place)
-        run_example(text)
-        assert capsys.readouterr().out.strip()
+    folder = artefact.save(tmp_path / "vector", Steering(static(static.Params()), state, Where(layer=1), 2.0), view)
+    monkeypatch.chdir(folder)
+    [code] = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    exec(compile(code, "example", "exec"), {})  # noqa: S102  the card's own
+    assert capsys.readouterr().out.strip()
 
 
 def test_missing_tensors_are_refused(folder):

@@ -1,0 +1,43 @@
+"""``docs [build|serve]``: the documents as a site, with a generated page for every plugin."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from eval_suite.commands import Command
+from factory.errors import UserError
+from factory.registry import register
+
+ROOT = Path(__file__).parents[2]
+
+
+@register("command", "docs")
+class Docs(Command):
+    """Build the documents' site, or serve it on this machine."""
+
+    @staticmethod
+    def arguments(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("do", nargs="?", choices=("serve", "build"), default="serve", help="default: serve")
+        parser.add_argument("--to", type=Path, metavar="FOLDER", help="where build writes; default: site")
+        parser.add_argument("--port", type=int, default=8000, help="where serve listens, on this machine alone")
+
+    @staticmethod
+    def run(args: argparse.Namespace) -> int:
+        if not (ROOT / "mkdocs.yml").is_file():
+            raise UserError("this installation carries no documents; build them from a checkout of the project")
+        if lacking := [name for name in ("mkdocs", "material", "mkdocstrings") if not importlib.util.find_spec(name)]:
+            install = f"{sys.executable} -m pip install -c constraints.txt -e '.[docs]'"
+            raise UserError(f"the documents need {', '.join(lacking)}, the extra 'docs'; in {ROOT}: {install}")
+        config = ["--config-file", str(ROOT / "mkdocs.yml"), "--strict"]
+        if args.do == "build":
+            more = ["--site-dir", str((args.to or ROOT / "site").absolute())]
+        else:
+            more = ["--dev-addr", f"127.0.0.1:{args.port}"]
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        words = [sys.executable, "-m", "mkdocs", args.do, *config, *more]
+        return subprocess.run(words, check=False, env={**os.environ, "PYTHONPATH": path}).returncode
