@@ -13,7 +13,6 @@ import torch
 
 from factory import files
 from factory.bench import asked_forms
-from factory.benchmark import Conflicts
 from factory.data.prompt import Prompt
 from factory.data.sample import ConflictSample
 from factory.faults import concerning
@@ -22,12 +21,13 @@ from factory.run import inputs, progress
 from factory.run.arms import Arm
 from factory.run.choose import Choice, choose, oracle
 from factory.run.collect import measured_in
-from factory.run.evaluate import Fitted, ask, cells, contrast, looks, placed, sweep, trunk_of, verdicts_by_strength
+from factory.run.evaluate import Fitted, ask, cells, contrast, looks, placed, sweep, trunk_of
 from factory.run.labels import changes_nothing, labels
 from factory.run.rundir import Stage
 from factory.run.study import Rows, Study
 from factory.steer import LogitsMethod, PromptMethod, Steerer, Trials, artefact
 from factory.steer.base import Tensors, sound
+from factory.stopwatch import part
 
 UNREPORTED = "(unsteered)"  # measured, but not reported, where the recipe has no method that changes nothing
 Methods = Mapping[str, PromptMethod | LogitsMethod | Steerer]
@@ -43,15 +43,6 @@ def prompters(methods: Methods) -> dict[str, PromptMethod]:
     given = {label: m for label, m in methods.items() if isinstance(m, PromptMethod)}
     base = unsteered(methods)
     return given if base in given or len(given) == len(methods) else {**given, base: PromptMethod(Params())}
-
-
-def examples(
-    benchmark: Conflicts, train: Sequence[ConflictSample], sample: ConflictSample, form: str, direction: str, shots: int
-) -> list[Prompt]:
-    """``shots`` answered training prompts of the sample's task; which ones is decided by its id."""
-    pool = [s for s in train if s.task == sample.task]
-    first = int(hashlib.sha256(sample.id.encode()).hexdigest(), 16) % max(1, len(pool))
-    return [benchmark.example(pool[(first + i) % len(pool)], form, direction) for i in range(min(shots, len(pool)))]
 
 
 class Comparison:
@@ -95,29 +86,34 @@ class Comparison:
             "fit", {"collect": collected, "methods": nodes, "directions": self.directions, "diagnostics": found}
         )
 
-    @cached_property
-    def fitted(self) -> list[Fitted]:
-        """Every method, direction and variant, fitted on training states and, where it wants them, training trials."""
-        unfitted = [
+    @property
+    def unfitted(self) -> list[Fitted]:
+        """Every method, direction and variant."""
+        return [
             Fitted(label, direction, variant, steerer, {})
             for label, method in self.steerers.items()
             for direction in self.directions
             for variant, steerer in (method.variants() or {"": method}).items()
         ]
-        prompts = len(self.study.collected["base"])
-        states = progress.gather(self.fit_stage, {f.name: partial(self._fit, f) for f in unfitted})
+
+    @cached_property
+    def fitted(self) -> list[Fitted]:
+        """Every method, direction and variant, fitted on training states and, where it wants them, training trials."""
+        unfitted, prompts = self.unfitted, len(self.study.collected["base"])
+        states = progress.gather(self.fit_stage, {f.name: partial(self.fit, f) for f in unfitted})
         if not self.fit_stage.done:
             self.fit_stage.finish({"fitted": len(states), "prompts": prompts})
         return [replace(f, state=state) for f, state in zip(unfitted, states, strict=True)]
 
-    def _fit(self, f: Fitted) -> Tensors:
+    def fit(self, f: Fitted) -> Tensors:
+        """The state of a method, fitted on the training states toward its direction."""
         states = self.study.states(f.direction)
-        with concerning(f.told):
+        with concerning(f.told), part("fit", f.label):
             return sound(f.steerer.fit(states), f"{f.told}: fit")
 
     def _calibrate(self, f: Fitted, chunks: Sequence[Tensors]) -> Tensors:
         trials = self._trials(f, chunks)
-        with concerning(f.told):
+        with concerning(f.told), part("calibration", f.label):
             return sound(f.steerer.calibrate(f.state, trials), f"{f.told}: calibrate")
 
     @cached_property
@@ -142,13 +138,13 @@ class Comparison:
         asked = asked_forms(bench, samples)
         trunk = trunk_of(bench, asked)
         for f in want:
-            columns = verdicts_by_strength(
-                cells(bench, asked, trunk, [f], f.steerer.trial_strengths), f.steerer.trial_strengths
-            )
-            out[f"{f.name}.verdicts"] = torch.tensor(
-                [[{f.direction: 1, "error": 2}.get(v, 0) for v in column] for column in columns]
-            ).T.contiguous()
-            out[f"{f.name}.looks"] = looks(bench, trunk, f)
+            with part("trials", f.label):
+                strengths, scores = f.steerer.trial_strengths, {f.direction: 1, "error": 2}
+                rows = cells(bench, asked, trunk, f, strengths)
+                columns = [[v for row in rows if row["strength"] == s for v in row["verdicts"]] for s in strengths]
+                verdicts = torch.tensor([[scores.get(v, 0) for v in column] for column in columns])
+                out[f"{f.name}.verdicts"] = verdicts.T.contiguous()
+                out[f"{f.name}.looks"] = looks(bench, trunk, f)
         return out
 
     def _trials(self, f: Fitted, chunks: Sequence[Tensors]) -> Trials:
@@ -171,8 +167,11 @@ class Comparison:
         return self.study.folder.stage(name, {**about, **how, **parts})
 
     def examples(self, sample: ConflictSample, form: str, direction: str, shots: int) -> list[Prompt]:
-        """Answered training prompts of the sample's task, the same ones for every start of a run."""
-        return examples(self.study.benchmark, self.study.samples["train"], sample, form, direction, shots)
+        """``shots`` answered training prompts of the sample's task; which ones is decided by its id."""
+        pool = [s for s in self.study.samples["train"] if s.task == sample.task]
+        first = int(hashlib.sha256(sample.id.encode()).hexdigest(), 16) % max(1, len(pool))
+        chosen = [pool[(first + i) % len(pool)] for i in range(min(shots, len(pool)))]
+        return [self.study.benchmark.example(s, form, direction) for s in chosen]
 
     def _scored(self, split: str, fitted: Sequence[Fitted], parts: dict[str, Any]) -> tuple[Rows, Stage]:
         """Predictions of the prompt methods, and of the decoding-time methods and ``fitted`` at every strength."""
@@ -183,9 +182,11 @@ class Comparison:
         def compute(samples: list[ConflictSample]) -> Rows:
             rows = []
             for label, method in self.prompters.items():
-                rows += ask(bench, samples, label, method, self.directions, self.examples)
+                with part("ask", label):
+                    rows += ask(bench, samples, label, method, self.directions, self.examples)
             for label, method in self.decoders.items():
-                rows += contrast(bench, samples, label, method, self.directions, self.strengths)
+                with part("ask", label):
+                    rows += contrast(bench, samples, label, method, self.directions, self.strengths)
             return rows + (sweep(bench, samples, fitted, self.strengths) if fitted else [])
 
         chunks = self.study.chunks(stage, split, self.recipe.evaluate.batch_size, compute)
@@ -211,7 +212,7 @@ class Comparison:
         self.kept, self.choices, self.scored = kept, choices, stage.digest
         if self.study.folder.world.first:
             self._save(kept, variants)
-        return finished(dev, test, choices, self.unsteered, self.labels.reference), choices
+        return _finished(dev, test, choices, self.unsteered, self.labels.reference), choices
 
     def arms(self) -> list[Arm]:
         """The model as it is, then every method at the strength chosen on dev. Methods that show worked examples are
@@ -246,7 +247,7 @@ class Comparison:
             )
 
 
-def finished(dev: Rows, test: Rows, choices: Sequence[Choice], base: str, reference: str | None) -> Rows:
+def _finished(dev: Rows, test: Rows, choices: Sequence[Choice], base: str, reference: str | None) -> Rows:
     """All predictions worth reporting, of chosen variants and the oracle, with ``chosen`` and the hash of all prompts
     of their cell; ``base`` is the method that changes nothing, ``reference`` the one whose strengths the oracle chooses
     among."""

@@ -16,6 +16,7 @@ from factory.steer import LogitsMethod, PromptMethod, Steerer, Steering
 from factory.steer.base import Tensors
 from factory.steer.logits import contrasted
 from factory.steer.sweep import Trunk, look_ahead, run_cell, run_trunk
+from factory.stopwatch import further, part
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,16 @@ def sweep(
     trunks: dict[tuple[str, ...], tuple[list[Asked], Trunk]] = {}
     rows = []
     for method in fitted:
-        asked = asked_by(bench, samples, method)
-        digests = tuple(prompt.digest for *_, prompt in asked)
-        if digests not in trunks:
-            trunks[digests] = asked, trunk_of(bench, asked)
-        rows += cells(bench, *trunks[digests], [method], strengths)
+        with part("sweep", method.label):
+            asked = _asked_by(bench, samples, method)
+            digests = tuple(prompt.digest for *_, prompt in asked)
+            if digests not in trunks:
+                trunks[digests] = asked, trunk_of(bench, asked)
+            rows += cells(bench, *trunks[digests], method, strengths)
     return rows
 
 
-def asked_by(bench: Bench, samples: Sequence[ConflictSample], method: Fitted) -> list[Asked]:
+def _asked_by(bench: Bench, samples: Sequence[ConflictSample], method: Fitted) -> list[Asked]:
     """Each sample with each of its forms as a method wants them asked."""
     plain = asked_forms(bench, samples)
     with concerning(method.told):
@@ -64,33 +66,25 @@ def asked_by(bench: Bench, samples: Sequence[ConflictSample], method: Fitted) ->
 
 def trunk_of(bench: Bench, asked: Sequence[Asked]) -> Trunk:
     """What all cells on these prompts share."""
-    return run_trunk(bench.view, bench.view.encode([prompt for *_, prompt in asked]), bench.layer)
+    with part("trunk", ""):
+        return run_trunk(bench.view, bench.view.encode([prompt for *_, prompt in asked]), bench.layer)
 
 
 def cells(
-    bench: Bench, asked: Sequence[Asked], trunk: Trunk, fitted: Sequence[Fitted], strengths: Sequence[float]
+    bench: Bench, asked: Sequence[Asked], trunk: Trunk, method: Fitted, strengths: Sequence[float]
 ) -> list[dict[str, Any]]:
-    """Predictions of every fitted method at every strength on the prompts of a trunk."""
-    rows = []
-    for method in fitted:
-        steering = placed(method, bench.layer)
-        for strength in strengths:
-            steering.strength = strength
+    """Predictions of a fitted method at every strength on the prompts of a trunk."""
+    rows: list[dict[str, Any]] = []
+    about = {"method": method.label, "direction": method.direction, "variant": method.variant}
+    steering = placed(method, bench.layer)
+    for strength in strengths:
+        steering.strength = strength
+        with further(rows):
             with concerning(method.told):
                 tokens = run_cell(bench.view, trunk, steering, bench.max_new_tokens, bench.among)
-            cell = {
-                "method": method.label,
-                "direction": method.direction,
-                "variant": method.variant,
-                "strength": strength,
-            }
+            cell = {**about, "strength": strength}
             rows += _predictions(bench, asked, decode_texts(bench.view, tokens), cell)
     return rows
-
-
-def verdicts_by_strength(rows: Sequence[dict[str, Any]], strengths: Sequence[float]) -> list[list[str]]:
-    """Of predictions at several strengths, each strength's verdicts in the order of the prompts."""
-    return [[v for row in rows if row["strength"] == s for v in row["verdicts"]] for s in strengths]
 
 
 def placed(method: Fitted, layer: int, strength: float = 1.0) -> Steering:

@@ -81,8 +81,8 @@ def measure(
     if why := too_small(recipe.model, found.model.bytes):
         raise UserError(why)
     view, loading = timed(lambda: load(recipe.model, fetch=False), clock=clock)
-    done = rehearse(recipe, view, found.layer, found.methods, limit, clock)
-    done.seconds["start", ""] = waited + loading
+    done = rehearse(recipe, view, found.methods, limit, clock)
+    done.seconds["check", ("start", "")] = waited + loading
     return done
 
 
@@ -230,7 +230,8 @@ def _stages(recipe: Recipe, found: Estimate, measured: Rehearsal | None) -> Tabl
             no_wrap=column in ("stage", "time"),
         )
     total = 0.0
-    for s in found.stages:
+    beside = measured.beside if measured else []
+    for s in [*found.stages[:-1], *beside, found.stages[-1]]:
         seconds = measured.of(s) if measured else math.nan
         total += seconds
         also = (

@@ -1,15 +1,19 @@
-"""Doing each part of a comparison on a batch or a few, by the model itself, to turn counted work into seconds.
+"""A run on a batch or a few, by the model itself, to turn counted work into seconds.
 
-Every part runs as the run will run it, in batches of the run's size where the model is fast enough. Methods are fitted
-on the states of the rehearsed batch, so that steered answers are about as long as they will be.
+It is the run itself (``Study``, ``Comparison``, the report) in a folder of its own that is gone afterwards, of a recipe
+with two strengths and each method's first variant. Every part of every stage is timed, and scaled by how often the
+whole run does it. Methods are fitted on the states of these samples, so that steered answers are about as long as they
+will be.
 """
 
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,266 +21,168 @@ from typing import Any
 
 import torch
 
-from factory import files
-from factory.bench import Bench, asked_forms, conflicts
+from factory.bench import conflicts
+from factory.benchmark import Conflicts
 from factory.data.sample import ConflictSample
-from factory.diagnose import facts
 from factory.errors import UserError
+from factory.model.prefix import prefill
 from factory.model.view import ModelView
 from factory.recipe import Recipe
-from factory.run.choose import choose
-from factory.run.collect import ASKS, Plan, collect, joined, measured_in, states_toward
-from factory.run.comparison import examples, finished, prompters, unsteered
-from factory.run.environment import about_run
+from factory.run.comparison import Comparison
 from factory.run.estimate import LOOKED_AT, own_words
-from factory.run.evaluate import Fitted, ask, asked_by, cells, contrast, looks, trunk_of, verdicts_by_strength
-from factory.run.labels import labels
-from factory.run.samples import SPLITS, fault, fitting, thin
-from factory.run.study import Rows, reads_tails
+from factory.run.pipeline import conclude
+from factory.run.rundir import RunDir
+from factory.run.samples import SPLITS, checks, faults, thin
+from factory.run.study import Rows, Study
 from factory.run.timing import Clock, timed
-from factory.run.work import Method, Part, Stage
-from factory.steer import LogitsMethod, States, Steerer, Trials
-from factory.steer.base import sound
+from factory.run.work import OWN, Method, Stage, stages
+from factory.stopwatch import Part, Stopwatch, chunk
 
 FORWARD_SECONDS, PROMPTS = 2.0, 48  # of the forwards of what is rehearsed of a split, and how many prompts at most
+LIKE = {"dev": "test", "cost": "test"}  # stages that do what another does, and are not timed for themselves
+
+Samples = Mapping[str, Sequence[ConflictSample]]
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """``seconds`` of each part, per unit of work: a prompt, a sample or a fit. ``prompts`` were asked, of
-    ``prompt_tokens`` tokens on average and ``longest`` at most."""
+    """``seconds`` of each part of each stage, for each time that it is done. ``prompts`` were asked, of
+    ``prompt_tokens`` tokens on average and ``longest`` at most. ``beside``: stages that the run has and the count of
+    its work does not know."""
 
     prompts: int
     prompt_tokens: int
     longest: int
-    seconds: dict[Part, float] = field(default_factory=dict)
+    seconds: dict[tuple[str, Part], float]
+    beside: list[Stage] = field(default_factory=list)
 
     def of(self, stage: Stage) -> float:
         """Seconds of a stage; not a number where a part of it could not be rehearsed."""
-        return sum(times * self.seconds.get(part, float("nan")) for part, times in stage.parts.items() if times)
-
-
-class _Stage:
-    """The rehearsal under way."""
-
-    def __init__(self, recipe: Recipe, view: ModelView, layer: int, limit: int | None, clock: Clock) -> None:
-        self.recipe, self.view, self.layer, self.limit, self.clock = recipe, view, layer, limit, clock
-        self.benchmark, self.most = conflicts(recipe.data), 1
-        self.bench = Bench(view, self.benchmark, layer, recipe.evaluate.max_new_tokens)
-        self.fit = fitting(view, self.benchmark, recipe.collect.instructions)
-        self.taken: dict[Part, tuple[float, float]] = {}
-        self.rows: Rows = []
-        self.diagnosed: dict[str, Rows] = {}
-
-    def time(self, part: Part, units: float, job: Any) -> Any:
-        """Do ``units`` of a part, beside those done before."""
-        value, seconds = timed(job, self.view.device, self.clock)
-        self.note(part, units, seconds)
-        return value
-
-    def note(self, part: Part, units: float, seconds: float) -> None:
-        before, done = self.taken.get(part, (0.0, 0.0))
-        self.taken[part] = before + seconds, done + units
-
-    @property
-    def seconds(self) -> dict[Part, float]:
-        return {part: seconds / units for part, (seconds, units) in self.taken.items() if units}
-
-    def batches(self, split: str, rows: int) -> list[list[ConflictSample]]:
-        """Batches of usable samples of a split that make ``rows`` prompts each, or fewer where those take too long."""
-        forms = len(self.benchmark.forms)
-        size = max(1, min(rows, self.most) // forms)
-        drawn = thin(self.benchmark.samples(split), self.limit)
-        gone = set(self.benchmark.absent(drawn)[0])
-        there = [s for s in drawn if s.id not in gone]
-        some = thin(there, size * max(1, self.most // (size * forms)))
-        some = [
-            s for s in some if self.time(("check", ""), 1, lambda s=s: fault(s, self.view.writing, self.fit)) is None
-        ] or there[:1]
-        return [some[i : i + size] for i in range(0, len(some), size)]
-
-    def longest(self) -> int:
-        """Tokens of the prompts whose samples say most."""
-        drawn = [s for split in SPLITS for s in thin(self.benchmark.samples(split), self.limit)]
-        gone = set(self.benchmark.absent(drawn)[0])
-        wordy = sorted((s for s in drawn if s.id not in gone), key=own_words)[-LOOKED_AT:]
-        there = [s for s in wordy if fault(s, self.view.writing, self.fit) is None]
-        return self.view.encode([p for *_, p in asked_forms(self.bench, there)]).input_ids.shape[1]
-
-    def warm_up(self) -> None:
-        """Set how many prompts are rehearsed by one prompt's forward, once everything is in place."""
-        sample, form, prompt = asked_forms(self.bench, self.batches("test", 1)[0])[0]
-        run = lambda: trunk_of(self.bench, [(sample, form, prompt)])
-        run()
-        self.most = max(1, min(PROMPTS, int(FORWARD_SECONDS / timed(run, self.view.device)[1])))
+        name = LIKE.get(stage.name, stage.name)
+        return sum(n * self.seconds.get((name, part), float("nan")) for part, n in stage.work.items() if n)
 
 
 def rehearse(
     recipe: Recipe,
     view: ModelView,
-    layer: int,
     methods: Sequence[Method],
     limit: int | None = None,
     clock: Clock = time.perf_counter,
 ) -> Rehearsal:
-    """Time every part of a comparison on a batch of its own samples."""
-    r = _Stage(recipe, view, layer, limit, clock)
-    r.warm_up()
-    train, test = r.batches("train", recipe.collect.batch_size), r.batches("test", recipe.evaluate.batch_size)
-    states = _collected(r, train)
-    _investigated(r)
-    named = {node.label: node.make() for node in recipe.steering}
-    for batch in test:
-        _asked(r, named, batch, [s for some in train for s in some])
-    if steerers := {label: m for label, m in named.items() if isinstance(m, Steerer)}:
-        _steered(r, steerers, states, r.batches("train", recipe.evaluate.batch_size)[0], test)
-    r.time(("report", ""), 1, lambda: _reported(r, unsteered(named)))
-    fits = {("fit", m.label): m.fit_seconds for m in methods if m.fit_seconds is not None}
-    fits |= {("calibration", m.label): m.calibration_seconds for m in methods if m.trials}
-    length = view.encode([p for batch in test for *_, p in asked_forms(r.bench, batch)]).attention_mask.sum(-1)
-    return Rehearsal(len(length), int(length.float().mean()), r.longest(), {**r.seconds, **fits})
+    """Time every part of a comparison on a batch of its own samples, or a few."""
+    benchmark, small = conflicts(recipe.data), thinned(recipe)
+    drawn, watch = _drawn(benchmark, limit), Stopwatch(clock, partial(timed, lambda: None, view.device))
+    usable = partial(_usable, small, view, benchmark, drawn)
+    with redirect_stdout(StringIO()), TemporaryDirectory(prefix="steering-factory-") as root:
+        first = usable(1)
+        _in_air(small, view, first, Path(root) / "warm", Study.diagnosed)
+        most = _most(view, benchmark.prompt(first["test"][0], benchmark.forms[0]))
+        with watch.running():
+            few = usable(most)
+            _in_air(small, view, few, Path(root) / "timed", _run)
+    ids = {split: [s.id for s in samples] for split, samples in few.items()}
+    known = stages(small, ids, len(benchmark.forms), [replace(m, variants=1) for m in methods], 1.0)
+    more = {split: len(drawn[split]) / len(few[split]) for split in SPLITS}
+    seconds, beside = _scaled(watch.seconds, {s.name: s for s in known}, more)
+    seconds |= {("fit", ("fit", m.label)): m.fit_seconds for m in methods if m.fit_seconds is not None}
+    seconds |= {("trials", ("calibration", m.label)): m.calibration_seconds for m in methods if m.trials}
+    length = _encoded(view, benchmark, few["test"]).attention_mask.sum(-1)
+    return Rehearsal(len(length), int(length.float().mean()), _longest(small, view, benchmark, drawn), seconds, beside)
 
 
-def _collected(r: _Stage, batches: Sequence[Sequence[ConflictSample]]) -> dict[str, Any]:
-    """States and tasks of training prompts, and their numbers, collected and, in one wording or in all, diagnosed."""
-    diagnostic, how = r.recipe.diagnostic.make() if r.recipe.diagnostic else None, r.recipe.collect
-    chunks: list[dict[str, Any]] = []
-    tasks: list[str] = []
-    for samples in batches:
-        asked = asked_forms(r.bench, samples)
-        keys = [f"{s.id}/{form}" for s, form, _ in asked]
-        for wordings in (ASKS, ASKS[:1]) if diagnostic else ((),):
-            plan = Plan(r.layer, how.position, how.instructions, wordings, reads_tails(r.recipe))
-            if not chunks:
-                collect(r.view, [asked[0][-1]], plan, diagnostic, keys[:1])
-            work = lambda plan=plan, asked=asked, keys=keys: collect(
-                r.view, [p for *_, p in asked], plan, diagnostic, keys
-            )
-            states, found = r.time(("collect", str(len(wordings))), len(asked), work)
-            if len(wordings) > 1:
-                named = {f"{s.id}/{form}/{a}": facts(s, form, a) for s, form, _ in asked for a in wordings}
-                r.diagnosed.setdefault("", []).extend(
-                    {**row, **named[row["sample"]], "split": "test"} for rows in found.values() for row in rows
-                )
-        chunks.append(states)
-        tasks += [s.task for s, *_ in asked]
-    return {**joined(chunks), "tasks": tasks}
+def thinned(recipe: Recipe) -> Recipe:
+    """The recipe with a small and a middling strength, of which the second stands for all after the first."""
+    ordered = sorted(recipe.evaluate.strengths, key=abs)
+    strengths = tuple(dict.fromkeys((ordered[len(ordered) // 4], ordered[len(ordered) // 2])))
+    evaluate = recipe.evaluate.model_copy(update={"strengths": strengths, "cost": False})
+    return recipe.model_copy(update={"evaluate": evaluate})
 
 
-def _investigated(r: _Stage) -> None:
-    """The further diagnostics, each told what those before it saw of the training split."""
-    for node in r.recipe.diagnostics:
-        diagnostic, rows = node.make(), []
+def _drawn(benchmark: Conflicts, limit: int | None) -> Samples:
+    """The samples of the whole run whose pictures are there."""
+    drawn = {split: thin(benchmark.samples(split), limit) for split in SPLITS}
+    gone = set(benchmark.absent([s for samples in drawn.values() for s in samples])[0])
+    return {split: [s for s in samples if s.id not in gone] for split, samples in drawn.items()}
+
+
+def _usable(recipe: Recipe, view: ModelView, benchmark: Conflicts, drawn: Samples, prompts: int) -> Samples:
+    """Samples that make so many ``prompts`` of each split, in whole batches of the run's where there is more than one,
+    less those that cannot be used. Of dev, on which a strength is chosen, one will do."""
+    found = {}
+    for split, batch in ("train", recipe.collect.batch_size), ("test", recipe.evaluate.batch_size):
+        size, most = max(1, batch // len(benchmark.forms)), max(1, prompts // len(benchmark.forms))
+        some = thin(drawn[split], most - most % size if most > size else most)
+        with chunk("check", split):
+            bad = {row["sample"] for row in faults(some, split, 1.0, *checks(recipe, view, benchmark))}
+        found[split] = [s for s in some if s.id not in bad] or some[:1]
+    return {**found, "dev": found["test"][:1]}
+
+
+def _most(view: ModelView, prompt: Any) -> int:
+    """How many prompts are rehearsed, by one prompt's forward once everything is in place."""
+    with torch.no_grad():
+        _, seconds = [timed(lambda: prefill(view, view.encode([prompt])), view.device)[1] for _ in range(2)]
+    return max(1, min(PROMPTS, int(FORWARD_SECONDS / seconds)))
+
+
+def _in_air(recipe: Recipe, view: ModelView, samples: Samples, root: Path, work: Any) -> None:
+    """Do some ``work`` on a study of the samples in a run folder that no one else has."""
+    source = recipe.source_path or Path("plan.yaml")
+    with RunDir.open(root, recipe.name, source, recipe.text, recipe.resolved()) as folder:
+        work(Study(recipe, folder, view, None, ({split: list(some) for split, some in samples.items()}, [])))
+
+
+def _run(study: Study) -> None:
+    """The run, less the diagnostics and methods that need more than these samples."""
+    diagnostics, study.investigated = study.diagnosed(), _investigated(study)
+    told = tuple(node for node in study.recipe.diagnostics if study.investigated.get(node.label))
+    study.recipe = study.recipe.model_copy(update={"diagnostics": told})
+    comparison = Comparison(study)
+    for label, method in comparison.steerers.items():
+        comparison.methods[label] = next(iter(method.variants().values()), method)
+    for f in comparison.unfitted:
         try:
-            diagnostic.learn([row for found in r.diagnosed.values() for row in found if row["split"] == "train"])
+            comparison.fit_stage.chunk(f.name, partial(comparison.fit, f))
+        except UserError:
+            comparison.methods.pop(f.label, None)
+    predictions, choices = comparison.run()
+    with chunk("report", ""):
+        conclude(study, (diagnostics, study.investigated), predictions, choices, ([], []), (), ())
+
+
+def _investigated(study: Study) -> dict[str, Rows]:
+    found: dict[str, Rows] = {}
+    for node in study.recipe.diagnostics:
+        try:
+            diagnostic = study.taught(node, found)
         except UserError:
             continue
-        for split in diagnostic.splits:
-            for samples in r.batches(split, r.recipe.collect.batch_size):
-                measured = len(diagnostic.chosen([s.id for s in samples]))
-                found = r.time(
-                    ("diagnose", node.label), measured, lambda d=diagnostic, s=samples: d.on_samples(r.bench, s)
-                )
-                rows += [{**row, "split": split} for row in found]
-        r.diagnosed[node.label] = rows
+        found[node.label] = study.investigate(node, diagnostic, found)
+    return found
 
 
-def _asked(
-    r: _Stage, named: Mapping[str, Any], samples: Sequence[ConflictSample], pool: Sequence[ConflictSample]
-) -> None:
-    """Methods on prompts, and decoding-time methods at every strength."""
-    e, prompts = r.recipe.evaluate, len(samples) * len(r.benchmark.forms)
-    worked = lambda *which: examples(r.benchmark, pool, *which)
-    for label, method in prompters(named).items():
-        r.rows += r.time(
-            ("ask", label), prompts, lambda m=method, label=label: ask(r.bench, samples, label, m, e.directions, worked)
-        )
-    for label, method in named.items():
-        if isinstance(method, LogitsMethod):
-            r.rows += r.time(
-                ("ask", label),
-                prompts,
-                lambda m=method, label=label: contrast(r.bench, samples, label, m, e.directions, e.strengths),
-            )
+def _scaled(
+    taken: Mapping[tuple[Part, Part], float], known: Mapping[str, Stage], more: Mapping[str, float]
+) -> tuple[dict[tuple[str, Part], float], list[Stage]]:
+    """Seconds for each time that a part is done; and the stages that are not ``known``, whose chunks of a split take as
+    many times ``more`` as the whole split has more samples."""
+    seconds: defaultdict[tuple[str, Part], float] = defaultdict(float)
+    for ((stage, key), part), took in taken.items():
+        if stage in known:
+            seconds[stage, OWN if part == (stage, key) else part] += took
+        else:
+            seconds[stage, OWN] += took * more.get(key.rpartition("-")[0], 1.0)
+    beside = [Stage(name, 0, parts={OWN: 1}) for name, _ in seconds if name not in known]
+    done = {(s.name, part): n for s in (*known.values(), *beside) for part, n in s.work.items() if n}
+    return {at: took / done[at] for at, took in seconds.items() if at in done}, beside
 
 
-def _steered(
-    r: _Stage,
-    steerers: Mapping[str, Steerer],
-    collected: Mapping[str, Any],
-    train: Sequence[ConflictSample],
-    test: Sequence[Sequence[ConflictSample]],
-) -> None:
-    """Each method's first variant, tried on training prompts where it wants that, and then on test prompts."""
-    tried = asked_forms(r.bench, train)
-    of_train = r.time(("trunk", ""), len(tried), lambda: trunk_of(r.bench, tried))
-    for label, method in steerers.items():
-        for direction in r.recipe.evaluate.directions:
-            variant, steerer = next(iter((method.variants() or {"": method}).items()))
-            try:
-                state = r.time(("fit", label), 1, lambda s=steerer, d=direction: s.fit(_states(r, collected, d)))
-                sound(state, f"steering '{label}': fit")
-            except UserError:
-                break
-            f = Fitted(label, direction, variant, steerer, state)
-            if steerer.trial_strengths:
-                trials = r.time(
-                    ("trials", label), len(tried), lambda f=f: _tried(r, tried, of_train, f, measured_in(collected))
-                )
-                f = Fitted(label, direction, variant, steerer, steerer.calibrate(f.state, trials))
-            for batch in test:
-                asked = asked_by(r.bench, batch, f)
-                trunk = r.time(("trunk", ""), len(asked), lambda asked=asked: trunk_of(r.bench, asked))
-                _swept(r, f, asked, trunk)
+def _encoded(view: ModelView, benchmark: Conflicts, samples: Sequence[ConflictSample]) -> Any:
+    return view.encode([benchmark.prompt(s, form) for s in samples for form in benchmark.forms])
 
 
-def _swept(r: _Stage, f: Fitted, asked: Sequence[Any], trunk: Any) -> None:
-    """A method's cells at a small and a large strength; of a controller first the look that serves all strengths."""
-    looking = 0.0
-    if f.steerer.trial_strengths:
-        _, looking = timed(lambda: looks(r.bench, trunk, f), r.view.device, r.clock)
-        r.note(("look", f.label), len(asked), looking)
-    ordered = sorted(r.recipe.evaluate.strengths, key=abs)
-    strengths = dict.fromkeys((ordered[len(ordered) // 4], ordered[3 * len(ordered) // 4]))
-    rows, seconds = timed(lambda: cells(r.bench, asked, trunk, [f], list(strengths)), r.view.device, r.clock)
-    r.note(("cell", f.label), len(asked) * len(strengths), max(0.0, seconds - looking))
-    first = [row for row in rows if row["strength"] == next(iter(strengths))]
-    r.rows += [{**row, "strength": s} for s in ordered for row in first]  # a report of as many rows as it will have
-
-
-def _states(r: _Stage, collected: Mapping[str, Any], direction: str) -> States:
-    found = [row for rows in r.diagnosed.values() for row in rows if row["split"] == "train"]
-    return states_toward(direction, collected, collected["tasks"], r.recipe.seed, found)
-
-
-def _tried(r: _Stage, asked: Sequence[Any], trunk: Any, f: Fitted, known: Mapping[str, Any]) -> Trials:
-    strengths, n = f.steerer.trial_strengths, len(asked)
-    columns = verdicts_by_strength(cells(r.bench, asked, trunk, [f], strengths), strengths)
-    follow, error = (
-        torch.tensor([[v == what for v in column] for column in columns]).T for what in (f.direction, "error")
-    )
-    measured = {metric: values.mean().expand(n) for metric, values in known.items()}
-    return Trials(follow, error, looks(r.bench, trunk, f), trunk.last.cpu(), measured, torch.arange(n), r.recipe.seed)
-
-
-def _reported(r: _Stage, base: str) -> None:
-    """The results and the report of what was rehearsed, drawn into nothing."""
-    recipe, bench = r.recipe, r.benchmark
-    summaries = {
-        node.label: node.make().summary(r.diagnosed.get(node.label, []))
-        for node in recipe.diagnostics
-        if r.diagnosed.get(node.label)
-    }
-    dev, test = ([{**row, "split": split} for row in r.rows] for split in ("dev", "test"))
-    predictions = finished(dev, test, choose(dev, recipe.evaluate.error_budget, base), base, labels(recipe).reference)
-    told = [summary.under(label) for label, summary in summaries.items() if summary is not None]
-    results = {
-        "schema": 1,
-        "run": {**about_run(recipe, r.view, []), "skipped": []},
-        "rows": bench.rows(predictions, seed=recipe.seed, skipped=0),
-    }
-    rows = [row for found in r.diagnosed.values() for row in found]
-    with TemporaryDirectory() as folder, redirect_stdout(StringIO()):
-        files.write_json(Path(folder) / "results.json", results)
-        bench.keep(Path(folder), predictions, recipe.seed)
-        bench.report(Path(folder), results, rows, predictions, "", recipe.report.plots, told)
+def _longest(recipe: Recipe, view: ModelView, benchmark: Conflicts, drawn: Samples) -> int:
+    """Tokens of the prompts whose samples say most."""
+    wordy = sorted((s for samples in drawn.values() for s in samples), key=own_words)[-LOOKED_AT:]
+    bad = {row["sample"] for row in faults(wordy, "all", 1.0, *checks(recipe, view, benchmark))}
+    return _encoded(view, benchmark, [s for s in wordy if s.id not in bad]).input_ids.shape[1]

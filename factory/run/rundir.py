@@ -37,6 +37,7 @@ from factory.launch.world import World
 from factory.run import chunks
 from factory.run.chunks import Value
 from factory.run.environment import environment
+from factory.stopwatch import chunk
 from factory.terminal import warn
 
 SEEN_WITHIN = 30.0  # seconds until a shared file system has to show on one host what another has written
@@ -233,7 +234,10 @@ class Stage:
         CPU and in the order of their names, tuples as lists. A damaged file is noted in the events and computed again.
         """
         stored = self._load(key)
-        return self._store(key, compute()) if stored is None else stored
+        if stored is not None:
+            return stored
+        with chunk(self.name, str(key)):
+            return self._store(key, compute())
 
     def gather(
         self, work: Mapping[str, Callable[[], Value]], progressed: Callable[[int], None] | None = None

@@ -122,9 +122,11 @@ def usable_samples(recipe: Recipe, benchmark: Conflicts, folder: RunDir, limit: 
     if absent and not stage.done and folder.world.first:
         warn(line)
     usable, skipped = {}, []
-    checks = (view.writing, fitting(view, benchmark, recipe.collect.instructions), Shapes(view))
     found = stage.gather(
-        {split: partial(faults, samples, split, allowed, *checks) for split, samples in splits.items()}
+        {
+            split: partial(faults, samples, split, allowed, *checks(recipe, view, benchmark))
+            for split, samples in splits.items()
+        }
     )
     for (split, samples), bad in zip(splits.items(), found, strict=True):
         names = {row["sample"] for row in bad}
@@ -133,6 +135,11 @@ def usable_samples(recipe: Recipe, benchmark: Conflicts, folder: RunDir, limit: 
     if not stage.done:
         stage.finish({"usable": {split: len(s) for split, s in usable.items()}, "skipped": len(skipped)})
     return usable, skipped
+
+
+def checks(recipe: Recipe, view: ModelView, benchmark: Conflicts) -> tuple[Writing, Fit, Shapes]:
+    """What ``faults`` is told of a model: ``view`` needs no weights."""
+    return view.writing, fitting(view, benchmark, recipe.collect.instructions), Shapes(view)
 
 
 def faults(

@@ -42,12 +42,6 @@ def steered_layer(recipe: Recipe, depth: int, card: Card | None) -> int:
     return layer
 
 
-def reads_tails(recipe: Recipe) -> bool:
-    """Whether a method of the recipe is fitted on the means over the prompts' tails."""
-    methods = [node.make() for node in recipe.steering]
-    return any(isinstance(method, Steerer) and method.reads_tails for method in methods)
-
-
 class Study:
     """One model put to one benchmark, with its stages; ``checked`` are its samples where they were looked at before the
     weights were read.
@@ -61,7 +55,7 @@ class Study:
         self.diagnostic: Diagnostic | None = recipe.diagnostic.make() if recipe.diagnostic else None
         self.card = card_for(recipe.model, view.model.config)
         self.layer = steered_layer(recipe, view.depth, self.card)
-        self.tails = reads_tails(recipe)
+        self.tails = any(isinstance(m, Steerer) and m.reads_tails for m in (node.make() for node in recipe.steering))
         self.samples, self.skipped = checked or usable_samples(recipe, self.benchmark, folder, limit, view)
         self.bench = Bench(view, self.benchmark, self.layer, recipe.evaluate.max_new_tokens)
         self.inputs = {
@@ -158,12 +152,19 @@ class Study:
         """Rows of each of the recipe's further diagnostics, by label; each may learn from those before it."""
         found: dict[str, Rows] = {}
         for node in self.recipe.diagnostics:
-            found[node.label] = self._investigate(node, found)
+            found[node.label] = self.investigate(node, self.taught(node, found), found)
         return found
 
-    def _investigate(self, node: Node, earlier: Mapping[str, Rows]) -> Rows:
-        diagnostic, batch = node.make(), self.recipe.collect.batch_size
+    def taught(self, node: Node, earlier: Mapping[str, Rows]) -> Diagnostic:
+        """A further diagnostic that has learnt from the training rows of those before it. Raises ``UserError`` where
+        they are not what it needs."""
+        diagnostic: Diagnostic = node.make()
         diagnostic.learn([row for rows in earlier.values() for row in rows if row["split"] == "train"])
+        return diagnostic
+
+    def investigate(self, node: Node, diagnostic: Diagnostic, earlier: Mapping[str, Rows]) -> Rows:
+        """Rows of a further diagnostic that comes after the ``earlier`` ones."""
+        batch = self.recipe.collect.batch_size
         before = [inputs.with_code(n) for n in self.recipe.diagnostics[: len(earlier)]]
         scored = {"scoring": self.scoring} if code.asks(type(diagnostic), inputs.SCORING) else {}
         stage = self.folder.stage(

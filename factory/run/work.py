@@ -11,9 +11,10 @@ from typing import Literal
 from factory.recipe import Recipe
 from factory.run.collect import ASKS
 from factory.run.cost import REPEATS, SAMPLES
+from factory.stopwatch import Part
 
-Part = tuple[str, str]
-"""What is done, and by which method or diagnostic: the unit in which a rehearsal is timed."""
+OWN: Part = ("own", "")
+"""What a stage does beside its named parts."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Stage:
     """Predicted work: ``trunk`` whole-prompt passes, ``cells`` and ``looks`` (a controller's, ahead) passes of the
     blocks above the steered one alone, ``share`` of all blocks that these are, ``hidings`` passes of all blocks without
     the images', ``tokens`` generated at most, prompts ``diagnosed`` (once for each wording), ``parts`` how often each
-    part of it is done.
+    part of it is done; what is in none of them is done once for each prompt.
     """
 
     name: str
@@ -74,6 +75,11 @@ class Stage:
     def passes(self) -> float:
         return self.trunk + self.hidings + (self.cells + self.looks) * self.share
 
+    @property
+    def work(self) -> Mapping[Part, float]:
+        """How often everything in it is done."""
+        return {OWN: self.prompts, **self.parts}
+
 
 def stages(
     recipe: Recipe, ids: Mapping[str, Sequence[str]], forms: int, methods: Sequence[Method], share: float
@@ -86,7 +92,7 @@ def stages(
     prompts = {split: len(each) * forms for split, each in ids.items()}
     directions, train = len(recipe.evaluate.directions), prompts["train"]
     steerers = [m for m in methods if m.steers]
-    out = [Stage("check", 0, parts={("start", ""): 1, ("check", ""): sum(map(len, ids.values()))})]
+    out = [Stage("check", 0, parts={("start", ""): 1, OWN: sum(map(len, ids.values()))})]
     out += [_collected("diagnose", prompts["test"], len(ASKS))] if recipe.diagnostic else []
     out += [_investigated(node.label, node.make(), ids, forms) for node in recipe.diagnostics]
     if steerers:
@@ -94,9 +100,9 @@ def stages(
         times = {m: directions * m.variants for m in steerers}
         out.append(Stage("fit", train, fits=sum(times.values()), parts={("fit", m.label): n for m, n in times.items()}))
     if tried := {m: directions * m.variants for m in steerers if m.trials}:
-        parts = {("trials", m.label): n * train for m, n in tried.items()} | {
-            ("calibration", m.label): n for m, n in tried.items()
-        }
+        parts = {("trials", m.label): n * train for m, n in tried.items()}
+        parts |= {("further", m.label): n * train * (m.trials - 1) for m, n in tried.items()}
+        parts |= {("calibration", m.label): n for m, n in tried.items()}
         of = lambda count: sum(n * train * count(m) for m, n in tried.items())
         cells = of(lambda m: m.trials)
         passes = {"trunk": train, "cells": cells, "looks": of(lambda m: m.looks), "hidings": of(lambda m: m.hidings)}
@@ -114,12 +120,12 @@ def stages(
     out.append(_scored("test", recipe, prompts["test"], methods, share, {m.label: 1 for m in steerers}))
     if recipe.evaluate.cost:
         out.append(_priced(recipe, min(len(ids["test"]), SAMPLES) * forms, methods, share))
-    return [*out, Stage("report", 0, parts={("report", ""): 1})]
+    return [*out, Stage("report", 0, parts={OWN: 1})]
 
 
 def _collected(name: str, prompts: int, asks: int) -> Stage:
     """A shared prefix for each prompt, then short ends; ``asks`` wordings of it are diagnosed."""
-    return Stage(name, prompts, prompts, diagnosed=asks * prompts, parts={("collect", str(asks)): prompts})
+    return Stage(name, prompts, prompts, diagnosed=asks * prompts)
 
 
 def _investigated(label: str, diagnostic: object, ids: Mapping[str, Sequence[str]], forms: int) -> Stage:
@@ -128,7 +134,7 @@ def _investigated(label: str, diagnostic: object, ids: Mapping[str, Sequence[str
         f"diagnose-{label}",
         len(seen) * forms,
         diagnostic.whole_prompts(seen) * forms,
-        parts={("diagnose", label): len(diagnostic.chosen(seen))},
+        parts={OWN: len(diagnostic.chosen(seen))},
     )
 
 
@@ -145,6 +151,7 @@ def _scored(
             count["trunk"] += prompts * m.rows * m.runs
             count["tokens"] += prompts * answers * m.answer
             parts["ask", m.label] = prompts
+            parts["further", m.label] = prompts * (strengths - 1) if m.kind == "logits" else 0
             continue
         swept = directions * prompts * variants[m.label]  # a controller looks once, whatever the strengths
         cells = swept * strengths
@@ -152,9 +159,7 @@ def _scored(
         count["looks"] += swept * m.looks
         count["hidings"] += swept * m.hidings
         count["tokens"] += cells * m.answer
-        parts["cell", m.label] = cells
-        if m.looks or m.hidings:
-            parts["look", m.label] = swept
+        parts["sweep", m.label], parts["further", m.label] = swept, swept * (strengths - 1)
     trunks = len({asks for m in methods for asks in m.asks})
     count["trunk"] += trunks * prompts
     return Stage(split, prompts, **count, share=share, parts={**parts, ("trunk", ""): trunks * prompts})
@@ -169,15 +174,10 @@ def _priced(recipe: Recipe, prompts: int, methods: Iterable[Method], share: floa
     )
     rows = sum(m.rows if m.kind == "logits" else directions for m in named)
     tokens = again * prompts * sum((m.rows if m.kind == "logits" else directions) * m.answer for m in named)
-    of_all = {
-        "prompt": lambda m: directions / m.rows,
-        "logits": lambda m: 1 / len(recipe.evaluate.strengths),
-        "steerer": lambda m: directions,
-    }
+    of_all = {"prompt": lambda m: directions / m.rows, "logits": lambda m: 1, "steerer": lambda m: directions}
     parts: dict[Part, float] = {
-        ("cell" if m.steers else "ask", m.label): again * prompts * of_all[m.kind](m) for m in named
+        ("sweep" if m.steers else "ask", m.label): again * prompts * of_all[m.kind](m) for m in named
     }
-    parts |= {("look", m.label): again * prompts * directions for m in named if m.looks or m.hidings}
     parts["trunk", ""] = again * prompts * directions * sum(m.steers for m in named)
     return Stage(
         "cost", prompts, again * prompts * rows, looks=looks, hidings=hidings, share=share, tokens=tokens, parts=parts

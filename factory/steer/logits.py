@@ -13,6 +13,7 @@ from factory.data.prompt import Prompt
 from factory.model.prefix import at_last, decode_texts, greedy, prefill
 from factory.model.view import ModelView
 from factory.steer.base import Direction, LogitsMethod
+from factory.stopwatch import further
 
 
 @torch.no_grad()
@@ -37,14 +38,14 @@ def contrasted(
     batch.images = method.images(batch.images, direction, blocks)
     answers = []
     for group in [list(strengths)] if method.shares_prompt else [[s] for s in strengths]:
-        with method.running(view, direction, blocks, group[0]):
+        with further(answers), method.running(view, direction, blocks, group[0]):
             hidden, prefix = prefill(view, batch)
             first = view.logits(at_last(hidden, batch.attention_mask))
             for strength in group:
-                tokens = greedy(
-                    view, prefix.fork(), first, max_new_tokens, among, _one_for_all(method, direction, blocks, strength)
-                )
-                answers.append(decode_texts(view, tokens[: len(prompts)]))
+                pick = _one_for_all(method, direction, blocks, strength)
+                with further(answers):
+                    tokens = greedy(view, prefix.fork(), first, max_new_tokens, among, pick)
+                    answers.append(decode_texts(view, tokens[: len(prompts)]))
     return answers
 
 

@@ -98,8 +98,10 @@ def test_every_part_of_a_run_is_rehearsed_on_a_spread_model(tmp_path):
     recipe = load(path, [])
     found = estimate(recipe)
     with spread(fresh_view()) as view:
-        done = rehearse(recipe, view, found.layer, found.methods)
-    assert {("trials", "dose"), ("look", "dose"), ("cell", "dsas")} <= done.seconds.keys()
+        done = rehearse(recipe, view, found.methods)
+    assert {("trials", ("trials", "dose")), ("test", ("sweep", "dose")), ("test", ("further", "dsas"))} <= set(
+        done.seconds
+    )
 
 
 def loss_of(view) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from dataclasses import replace
@@ -15,6 +16,7 @@ from factory.registry import lookup
 from factory.run.estimate import estimate, memory
 from factory.run.plan import measure
 from factory.run.practice import training_memory, training_phases
+from factory.run.study import Study
 from factory.run.training import build
 from tests.tiny import SMALL, saved_tiny, tiny_view
 
@@ -114,8 +116,39 @@ def test_a_rehearsal_times_every_part_of_every_stage(recipe_file, folder):
     measured = measure(recipe, found, waited=100.0)
     assert all(measured.of(s) > 0 for s in found.stages)
     assert measured.of(found.stages[0]) > 100
-    half = [replace(s, parts={part: times / 2 for part, times in s.parts.items()}) for s in found.stages]
+    half = [replace(s, prompts=s.prompts / 2, parts={p: n / 2 for p, n in s.parts.items()}) for s in found.stages]
     assert [measured.of(s) / 2 for s in found.stages] == pytest.approx([measured.of(s) for s in half])
+
+
+def test_what_needs_more_than_a_few_samples_is_unknown_and_the_rest_is_timed(recipe_file, folder):
+    """A diagnostic that learns from rows which no other gave, and a method that is fitted on them."""
+    given = ["diagnostics=[intervention, lmar]", "steering=[none, static, heads]", "data.scoring=open_ended"]
+    recipe = load(recipe_file(RECIPE, folder=folder), given)
+    found = estimate(recipe)
+    measured = measure(recipe, found)
+    unknown = {s.name for s in found.stages if math.isnan(measured.of(s))}
+    assert unknown == {"diagnose-intervention", "fit", "dev", "test"}
+
+
+def test_a_stage_that_the_count_does_not_know_is_planned_too(recipe_file, folder, capsys, monkeypatch):
+    """It is timed on 2 of 8 test samples, in chunks of one; the plan's table has it before the report."""
+    plain, seconds = Study.diagnosed, 0.1
+
+    def diagnosed(study):
+        stage = study.folder.stage("lineage", {})
+        study.chunks(stage, "test", 1, lambda samples: time.sleep(seconds * len(samples)) or [{"n": 1}])
+        return plain(study)
+
+    monkeypatch.setattr(Study, "diagnosed", diagnosed)
+    monkeypatch.setattr("factory.run.rehearse.PROMPTS", 2)
+    given = ["steering=[none, static]", "diagnostic=null", "data.scoring=open_ended", "evaluate.strengths=[1]"]
+    path = recipe_file(RECIPE, folder=folder)
+    assert main(["plan", str(path), *given]) == 0
+    names = ("check", "collect", "fit", "dev", "test", "lineage", "report")
+    rows = {words[0]: words for words in map(str.split, capsys.readouterr().out.splitlines()) if words}
+    assert [name for name in rows if name in names] == list(names)
+    samples = len(load(path, given).data.make().samples("test"))
+    assert samples == 8 and seconds * samples <= float(rows["lineage"][1]) < 2 * seconds * samples
 
 
 def test_passes_count_the_share_of_blocks_above_the_site(recipe_file, folder):
