@@ -172,6 +172,10 @@ class Questions(Benchmark):
 class Harness(Benchmark):
     """Questions that an evaluation harness of its own asks, of the model as it stands in memory or on disk."""
 
+    def made_of(self) -> Any:
+        """What its questions come from, as far as that lies in files of the user's (JSON-able)."""
+        return None
+
     def harness(self, job: Any) -> list[dict[str, Any]]:
         """One result for each task of a ``factory.run.harness.Job``: name, metrics, intervals, n, protocol, records; a
         task's ``part`` ("all" where it is left out) and the metrics shown ``beside`` the main one."""

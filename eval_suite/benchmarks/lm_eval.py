@@ -12,6 +12,7 @@ from pydantic import Field, PositiveInt
 
 from eval_suite.benchmark import Reported
 from eval_suite.bridges.results import measured, record, share_interval
+from eval_suite.bridges.task_files import made_of
 from factory.benchmark import Harness
 from factory.errors import UserError
 from factory.registry import Params, register
@@ -52,6 +53,9 @@ class LmEval(Reported, Harness):
     @property
     def protocol(self) -> str:
         return f"lm-eval/{self.version}"
+
+    def made_of(self) -> dict[str, str] | None:
+        return made_of(self.params.include)
 
     def harness(self, job: Job) -> list[dict[str, Any]]:
         """One result per task: name, metrics, intervals, n, protocol, and per-question records. A group that lm-eval

@@ -14,6 +14,7 @@ from pydantic import Field, PositiveInt
 
 from eval_suite.benchmark import Reported
 from eval_suite.bridges.results import measured, record, share_interval
+from eval_suite.bridges.task_files import made_of
 from eval_suite.released import read_jsonl
 from factory.benchmark import Harness
 from factory.errors import UserError
@@ -60,6 +61,9 @@ class LmmsEval(Reported, Harness):
     @property
     def protocol(self) -> str:
         return f"lmms-eval/{self.version}"
+
+    def made_of(self) -> dict[str, str] | None:
+        return made_of(self.params.include)
 
     def harness(self, job: Job) -> list[dict[str, Any]]:
         """One result per task: name, metrics, intervals, n, protocol, and per-question records. Raises ``UserError``

@@ -4,6 +4,8 @@ The prompts [I,T], [I,T,P+] and [I,T,P-] of a sample agree up to the end of the 
 by comparing token ids, prefilled once, and extended by the three short suffixes as rows of one pass. Cost per sample:
 one prefill, one pass over 3 suffixes of some ten tokens, and the diagnosis on the cache. A model whose prompt tokens
 see what follows them shares nothing: there the three are run whole.
+
+Learn-to-steer contrasts completions instead: P+ and P- are then the beginnings of an answer of the model's own.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from factory.data.instructions import Style, instruction
-from factory.data.prompt import USER_TEXT, Prompt, Role
+from factory.data.prompt import USER_TEXT, Prompt, Role, Segment
 from factory.diagnose import Diagnostic, Row, once_a_prompt
+from factory.errors import UserError
 from factory.model.encode import Encoded
 from factory.model.prefix import Prefix, extend, last_index, prefill
 from factory.model.view import ModelView
@@ -49,14 +52,21 @@ def asked(prompt: Prompt, ask: str, style: Style) -> Prompt:
 
 @torch.no_grad()
 def collect(
-    view: ModelView, prompts: Sequence[Prompt], plan: Plan, diagnostic: Diagnostic | None, keys: Sequence[str]
+    view: ModelView,
+    prompts: Sequence[Prompt],
+    plan: Plan,
+    diagnostic: Diagnostic | None,
+    keys: Sequence[str],
+    completions: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, list[Row]]]:
     """States {ask: [B, d] float32 on the CPU} for the asks base, vision and text, and diagnostic rows by ask.
+
+    ``completions`` {ask: text of each prompt} begin the model's answer in place of P (learn-to-steer); base has none.
 
     ``ask.tail`` is the mean state of the prompt's last tokens, a tenth of them, three to eight; ``measured.metric`` [B]
     what the diagnostic gives once a prompt without instruction, where it is diagnosed.
     """
-    run = (_apart if view.family.bidirectional_prompt else _shared)(view, prompts, plan)
+    run = (_apart if view.family.bidirectional_prompt else _shared)(view, _asks(prompts, plan, completions), plan)
     chosen = read_position(run.states, run.whole.mask, run.whole.roles, plan.position).float().cpu().chunk(len(ASKS))
     tensors = dict(zip(ASKS, chosen, strict=True))
     if plan.tails:
@@ -95,6 +105,20 @@ def states_toward(
     return States(direction, c["base"], c[direction], c[other], measured_in(c), tasks, seed, tails, found)
 
 
+Asks = Mapping[str, Sequence[Prompt]]
+
+
+def _asks(prompts: Sequence[Prompt], plan: Plan, completions: Mapping[str, Sequence[str]] | None) -> Asks:
+    """The prompts of each ask."""
+    if completions is None:
+        return {ask: [asked(prompt, ask, plan.style) for prompt in prompts] for ask in ASKS}
+    begun = {
+        ask: [p.append(Segment(Role.ANSWER, text)) for p, text in zip(prompts, texts, strict=True)]
+        for ask, texts in completions.items()
+    }
+    return {"base": list(prompts), **begun}
+
+
 @dataclass(frozen=True)
 class _Pass:
     """The three asks of all prompts, run: their ids [3 B, T], the cache they lie in, and the layer's output [3 B, T,
@@ -113,9 +137,11 @@ class _Pass:
         return self.ids[rows], self.whole.fork(rows), torch.cat([hidden[at[rows]] for hidden, at in self.final], 1)
 
 
-def _shared(view: ModelView, prompts: Sequence[Prompt], plan: Plan) -> _Pass:
+def _shared(view: ModelView, asks: Asks, plan: Plan) -> _Pass:
     """The three asks of each prompt, from what they share."""
-    encoded, images = _encode(view, prompts, plan.style)
+    prompts = asks["base"]
+    images, counts = view.images_of(prompts)
+    encoded = {ask: view.tokens(asks[ask], counts) for ask in ASKS}
     shared = [_common(row) for row in zip(*encoded.values(), strict=True)]
     heads = [Encoded(e.ids[:n], e.roles[:n], "") for e, n in zip(encoded["base"], shared, strict=True)]
     tails = [Encoded(e.ids[n:], e.roles[n:], "") for ask in ASKS for e, n in zip(encoded[ask], shared, strict=True)]
@@ -129,19 +155,17 @@ def _shared(view: ModelView, prompts: Sequence[Prompt], plan: Plan) -> _Pass:
     return _Pass(ids, whole, states, ((of_head, rows), (of_tail, every)))
 
 
-def _apart(view: ModelView, prompts: Sequence[Prompt], plan: Plan) -> _Pass:
+def _apart(view: ModelView, asks: Asks, plan: Plan) -> _Pass:
     """The three asks as prompts of their own, for models whose prompt tokens see what follows them."""
-    batch = view.encode([asked(p, ask, plan.style) for ask in ASKS for p in prompts])
+    if any(prompt.answered for prompt in asks["text"]):
+        raise UserError(
+            f"collect.completion: the prompt's tokens of {type(view.model).__name__} see what follows them, so that a"
+            " begun answer would not be read as it is written; contrast instructions there"
+        )
+    batch = view.encode([prompt for ask in ASKS for prompt in asks[ask]])
     with _output_of(view, plan.layer) as seen:
         hidden, whole = prefill(view, batch)
     return _Pass(batch.input_ids, whole, seen[0], ((hidden, torch.arange(batch.size, device=view.device)),))
-
-
-def _encode(
-    view: ModelView, prompts: Sequence[Prompt], style: Style
-) -> tuple[dict[str, list[Encoded]], dict[str, Tensor]]:
-    images, counts = view.images_of(prompts)
-    return {ask: view.tokens([asked(p, ask, style) for p in prompts], counts) for ask in ASKS}, images
 
 
 def _common(row: Sequence[Encoded]) -> int:
@@ -174,7 +198,7 @@ def _tail_mean(states: Tensor, mask: Tensor) -> Tensor:
 
 def read_position(states: Tensor, mask: Tensor, roles: Tensor, position: str) -> Tensor:
     """One state per row [R, d] from [R, T, d] at a position of SPEC A14 (mean_prompt: the mean over P; without P, the
-    last user token).
+    last user token), or over the answer that has begun (mean_completion; without one, the last token).
     """
     rows = torch.arange(len(states), device=states.device)
     user = (
@@ -186,6 +210,12 @@ def read_position(states: Tensor, mask: Tensor, roles: Tensor, position: str) ->
         if position == "second_last":
             rest[rows, last_index(mask)] = 0
         return states[rows, last_index(rest)]
+    if position == "mean_completion":
+        said = roles == Role.ANSWER
+        before = last_index((mask.bool() & ~said).long())[:, None]
+        said = said & mask.bool() & (torch.arange(roles.shape[1], device=roles.device) > before)
+        mean = (states.float() * said[..., None]).sum(1) / said.sum(1, keepdim=True).clamp_min(1)
+        return torch.where(said.any(1, keepdim=True), mean, states[rows, last_index(mask)].float())
     last_user = states[rows, last_index(user.long())]
     if position == "last_user_token":
         return last_user

@@ -56,6 +56,7 @@ class HarnessSuite:
             "code": version("steering-factory"),
             "benchmark": with_code(self.node),
             "protocol": self.benchmark.protocol,
+            "items": self.benchmark.made_of(),
             "limit": self.limit,
             "seed": self.recipe.seed,
         }

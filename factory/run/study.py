@@ -4,7 +4,7 @@ folder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any
@@ -21,6 +21,7 @@ from factory.model.view import ModelView
 from factory.model.zoo import Card
 from factory.recipe import Recipe
 from factory.recipe.schema import Node
+from factory.recipe.sections.steering import ANSWER
 from factory.run import inputs, progress
 from factory.run.collect import ASKS, Plan, collect, joined, states_toward
 from factory.run.rundir import RunDir, Stage
@@ -86,9 +87,17 @@ class Study:
         keys = [f"{s.id}/{form}" for s, form in asked]
         how = self.recipe.collect
         plan = Plan(self.layer, how.position, how.instructions, asks, tails)
-        states, found = collect(self.view, [self.benchmark.prompt(s, f) for s, f in asked], plan, self.diagnostic, keys)
+        prompts = [self.benchmark.prompt(s, f) for s, f in asked]
+        states, found = collect(self.view, prompts, plan, self.diagnostic, keys, self._completions(asked))
         named = {f"{key}/{a}": facts(s, form, a) for key, (s, form) in zip(keys, asked, strict=True) for a in asks}
         return states, [{**row, **named[row["sample"]]} for rows in found.values() for row in rows]
+
+    def _completions(self, asked: Sequence[tuple[ConflictSample, str]]) -> dict[Direction, list[str]] | None:
+        """How an answer toward each side begins, where the recipe contrasts completions."""
+        if (completion := self.recipe.collect.completion) is None:
+            return None
+        answer = lambda s, form, side: self.benchmark.example(s, form, side).segments[-1].text
+        return {side: [completion.replace(ANSWER, answer(s, f, side)) for s, f in asked] for side in ("vision", "text")}
 
     def collect_stage(self, name: str) -> Stage:
         parts = {"collect": self.recipe.collect.model_dump(), "layer": self.layer}

@@ -29,8 +29,8 @@ class RegressorParams(Params):
     ``schedule`` cosine: the rate rises over ``warmup`` epochs and falls to 0 along a cosine, step by step. ``balance``
     task: the loss of a batch is the mean of its tasks' own losses, 0 for a task that the batch lacks. The released POPE
     training is loss l2s_pope, schedule cosine, warmup 50, learning_rate 5e-5 and balance task, its tasks being the
-    questions whose answer is yes and those whose answer is no; its targets, means over the tokens of a completion that
-    is given, are not made here.
+    questions whose answer is yes and those whose answer is no; its targets are means over the tokens of a completion:
+    ``collect: {completion: "{answer}, the image", position: mean_completion}``.
     """
 
     hidden: PositiveInt = 100

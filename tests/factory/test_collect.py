@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ import torch
 from factory.data.instructions import INSTRUCTIONS
 from factory.data.prompt import Prompt, Role
 from factory.diagnose import Diagnostic, Row
+from factory.errors import UserError
 from factory.model.prefix import prefill
+from factory.recipe import loads
 from factory.registry import Params, lookup
 from factory.run.collect import ASKS, Plan, asked, collect, joined, states_toward
 from tests.contract.cases import close, traces
@@ -151,3 +154,42 @@ def test_asking_is_the_instruction_after_the_prompt():
     assert asked(prompt, "base", "mc2") is prompt
     assert asked(prompt, "text", "mc2").segments[-1].text == INSTRUCTIONS["mc2"]["text"]
     assert asked(prompt, "vision", "mc2").segments[:-1] == prompt.segments
+
+
+@pytest.mark.parametrize("position", ["last", "second_last", "mean_completion"])
+def test_completions_are_read_as_begun_answers(position):
+    """Against learn-to-steer's own way: the prompt and its completion in one plain forward, the tokens after the
+    prompt's last one counted from the end (SPEC 2.4)."""
+    view, prompts = tiny_view(), conflict_prompts(3)
+    texts = {"vision": ["red, the image", "two, the image", "a dog"], "text": ["blue, the text", "three", "no, it is"]}
+    states, _ = collect(view, prompts, Plan(1, position), None, KEYS[:3], texts)
+    for i, prompt in enumerate(prompts):
+        for ask in ASKS:
+            base = view.encode([prompt])
+            ids, seen = base.input_ids, []
+            if ask != "base":
+                more = view.tokenizer(f" {texts[ask][i]}", add_special_tokens=False, return_tensors="pt")["input_ids"]
+                ids = torch.cat([ids, more], -1)
+            handle = view.layers[1].register_forward_hook(lambda module, args, output, seen=seen: seen.append(output))
+            with torch.no_grad():
+                view.model(input_ids=ids, pixel_values=base["pixel_values"])
+            handle.remove()
+            n = ids.shape[1] - base.input_ids.shape[1]
+            wanted = {"last": seen[0][0, -1], "second_last": seen[0][0, -2]}
+            wanted["mean_completion"] = seen[0][0, -n:].mean(0) if n else seen[0][0, -1]
+            assert close(states[ask][i], wanted[position]), (ask, i)
+
+
+@pytest.mark.parametrize(
+    "said, told",
+    [
+        ("position: mean_completion", "mean_completion needs a completion"),
+        ("completion: Yes", "should hold {answer}"),
+        ("{completion: '{answer}', position: mean_prompt}", "is before the completion"),
+    ],
+)
+def test_what_cannot_be_contrasted_is_refused_in_the_recipe(said, told, tmp_path):
+    node = said if said.startswith("{") else "{" + said + "}"
+    text = f"name: x\nmodel: {{zoo: tiny}}\ndata: {{type: scenes}}\nsteering: [static]\ncollect: {node}\n"
+    with pytest.raises(UserError, match=re.escape(told)):
+        loads(text, path=tmp_path / "x.yaml")

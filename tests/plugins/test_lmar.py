@@ -76,6 +76,7 @@ def test_maps_of_the_written_answer_are_the_eager_rows_of_each_of_its_tokens():
         else pytest.fail("choose bins that divide the image's tokens")
     )
     view.model.set_attn_implementation("eager")
+    tenth, on_top = -(-len(image) // 10), torch.zeros(view.depth)
     for step in range(3):
         with torch.no_grad():
             out = view.model(
@@ -85,9 +86,11 @@ def test_maps_of_the_written_answer_are_the_eager_rows_of_each_of_its_tokens():
             )
         for layer, attention in enumerate(out.attentions):
             row = attention[0, :, -1, :n].mean(0)
+            on_top[layer] += row[image].sort().values[-tenth:].sum() / row[image].sum() / 3
             for j, stretch in enumerate(stretches):
                 assert found[0, f"step_{step}_image_{j}", layer] == pytest.approx(float(row[stretch].mean()), rel=1e-4)
         ids = torch.cat([ids, out.logits[:, -1].argmax(-1)[:, None]], 1)
+    assert [found[0, "image_top_tenth", i] for i in range(view.depth)] == pytest.approx(on_top.tolist(), rel=1e-4)
 
 
 def test_it_holds_for_a_composed_model_too():
@@ -160,7 +163,10 @@ def test_models_side_by_side_keep_their_numbers_apart():
     assert [row[:2] for row in summary.tables[0].rows] == [("none", None), ("mores", 100)]
     assert summary.findings[0].values["mores"] == pytest.approx(2 * summary.findings[0].values["none"])
     draw(summary)
-    draw(diagnostic.summary([{**row, "split": "test"} for row in rows]))
+    alone = diagnostic.summary([{**row, "split": "test"} for row in rows])
+    draw(alone)
+    tops = [row[-1] for row in alone.tables[0].rows]
+    assert alone.findings[1].values["layers_mostly_on_a_tenth"] == sum(top > 0.5 for top in tops)
     assert "lmar_steps" in {figure.name for figure in diagnostic.summary(rows).figures}
     assert diagnostic.beside({"none": []}, {}) is None
 

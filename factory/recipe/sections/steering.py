@@ -2,27 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, FiniteFloat, PositiveInt
+from pydantic import AfterValidator, Field, FiniteFloat, PositiveInt, model_validator
 
 from factory.data.instructions import Style
 from factory.recipe.nodes import Spec, distinct
 from factory.recipe.sections.words import Direction, Layer, Text
 
 DEFAULT_STRENGTHS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)  # SPEC A19
-Position = Literal["last", "second_last", "last_user_token", "mean_prompt"]
+Position = Literal["last", "second_last", "last_user_token", "mean_prompt", "mean_completion"]
+ANSWER = "{answer}"
+
+
+def _holds_the_answer(completion: str) -> str:
+    if ANSWER not in completion:
+        raise ValueError(f"should hold {ANSWER}, which stands for a sample's answer toward each side")
+    return completion
 
 
 class CollectSpec(Spec):
     """Where hidden states are read; ``layer`` null takes the model's own, then its card's. ``instructions`` words P+
     and P-.
+
+    ``completion`` contrasts beginnings of the model's own answer in place of instructions, as learn-to-steer does:
+    "{answer}, the image" puts each sample's answer toward the image against that toward the text. It is read at its
+    last tokens, or over all of them (``mean_completion``, as on POPE), and the prompt without it at its last token.
     """
 
     layer: Layer | None = None
     instructions: Style = "amps_eq9"
     position: Position = "last"
     batch_size: PositiveInt = 32
+    completion: Annotated[Text, AfterValidator(_holds_the_answer)] | None = None
+
+    @model_validator(mode="after")
+    def _position_is_there(self) -> Self:
+        if self.completion is None and self.position == "mean_completion":
+            raise ValueError("position: mean_completion needs a completion, as in completion: '{answer}'")
+        if self.completion is not None and self.position in ("last_user_token", "mean_prompt"):
+            raise ValueError(f"position: {self.position} is before the completion; use last or mean_completion")
+        return self
 
 
 class EvaluateSpec(Spec):

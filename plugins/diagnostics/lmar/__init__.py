@@ -35,11 +35,13 @@ from .summary import beside_of, summary_of
 
 WORDS = (Role.SYSTEM, Role.CONTEXT, Role.QUESTION, Role.OPTIONS, Role.INSTRUCTION)
 OTHERS = (*WORDS, Role.TEMPLATE, Role.ANSWER)
+TENTH = 10
 
 
 class LmarParams(Params):
     """``tokens``: how many tokens of the model's own greedy answer look (1: the one that writes the first); with more
-    than one there is also a map of every layer, answer token by answer token (figure 8).
+    than one there is also a map of every layer, answer token by answer token (figure 8), and how much of the image's
+    attention is on the tenth of its tokens that is looked at most (A.6: "only a few tokens").
 
     ``bins``: into how many stretches, in reading order, the image's tokens and the text's are put for heat maps.
     """
@@ -57,9 +59,10 @@ class Looks:
     how many steps each row looked.
     """
 
-    def __init__(self, groups: Tensor, depth: int) -> None:
-        self.groups, self.depth = groups, depth
+    def __init__(self, groups: Tensor, depth: int, ranked: bool = False) -> None:
+        self.groups, self.depth, self.ranked = groups, depth, ranked
         self.seen: list[Tensor] = []
+        self.peaks = groups.new_zeros(depth, groups.shape[1])
         self.looked = groups.new_zeros(groups.shape[1])
         self.looking = torch.ones_like(self.looked)
 
@@ -86,7 +89,17 @@ class Looks:
         alpha = scores.softmax(-1).mean((1, 2)).to(self.groups.device)
         prompt = self.groups.shape[-1]
         self.seen[-1][module.layer_idx] = torch.einsum("grt,rt->gr", self.groups, alpha[:, :prompt]) * self.looking
+        if self.ranked:
+            self.peaks[module.layer_idx] += _on_top(alpha[:, :prompt] * self.groups[0], self.groups[0]) * self.looking
         return sdpa_attention_forward(module, q, k, v, mask, scaling=scaling, **options)
+
+
+def _on_top(alpha: Tensor, image: Tensor) -> Tensor:
+    """The share [R] of the image's attention ``alpha`` [R, T] that the most looked-at tenth of its tokens has."""
+    ranked = alpha.sort(-1, descending=True).values
+    tenth = (image.sum(-1, keepdim=True) / TENTH).ceil()
+    top = ranked * (torch.arange(alpha.shape[-1], device=alpha.device) < tenth)
+    return top.sum(-1) / ranked.sum(-1)
 
 
 @register("diagnostic", "lmar")
@@ -128,7 +141,8 @@ class Lmar(Diagnostic):
             roles,
             torch.tensor([int(r) for r in (WORDS if self.params.text == "words" else OTHERS)], device=roles.device),
         )
-        return Looks(torch.stack([image, text, *self._binned(image), *self._binned(text)]).float(), view.depth)
+        groups = torch.stack([image, text, *self._binned(image), *self._binned(text)]).float()
+        return Looks(groups, view.depth, ranked=self.params.tokens > 1)
 
     def _rows(self, looks: Looks, keys: Sequence[str]) -> list[Row]:
         counts, bins = looks.groups.sum(-1), self.params.bins
@@ -142,6 +156,8 @@ class Lmar(Diagnostic):
         }
         values |= {"attention_image": sums[:, 0], "attention_text": sums[:, 1]}
         values |= {f"attention_{name}": per_token[:, 2 + j] for j, name in enumerate(stretches[:bins])}
+        if looks.ranked:
+            values["image_top_tenth"] = looks.peaks / looks.looked
         for step, seen in enumerate(looks.seen if self.params.tokens > 1 else ()):
             one = torch.where(looks.looked > step, self._per_token(seen, counts), torch.nan)
             values |= {f"step_{step}_{name}": one[:, 2 + j] for j, name in enumerate(stretches)}

@@ -21,6 +21,7 @@ Rows = Sequence[Mapping[str, Any]]
 Means = Mapping[str, Mapping[int, float]]
 IMAGE, TEXT = "#44519e", "#c65d6b"
 MARKERS = "osD^vP*X<>"
+TOP = "image's attention on its top tenth"
 STRETCH = "stretch of image tokens, in reading order"
 
 
@@ -47,6 +48,10 @@ def summary_of(rows: Rows, bins: int, tokens: int) -> Summary | None:
     )
     columns = ("layer", "LMAR", "ratio of means", "attention to the image", "attention to text")
     lines = tuple((i, lmar[i], pooled[i], means["attention_image"][i], means["attention_text"][i]) for i in lmar)
+    findings = [finding]
+    if peaks := means["image_top_tenth"]:
+        findings.append(_sparse(peaks, tokens, n))
+        columns, lines = (*columns, TOP), tuple((*line, peaks[line[0]]) for line in lines)
     caption = f"attention per image token over that per text token, {n} samples; 1 is balance"
     figures = [
         Figure(
@@ -73,9 +78,20 @@ def summary_of(rows: Rows, bins: int, tokens: int) -> Summary | None:
         figures.append(_steps_figure(means, list(lmar), bins, tokens, n))
     return Summary(
         "Layer-wise modality attention ratio",
-        (finding,),
+        tuple(findings),
         (Table("lmar", "Attention by layer", columns, lines),),
         tuple(figures),
+    )
+
+
+def _sparse(peaks: Mapping[int, float], tokens: int, n: int) -> Finding:
+    """Whether few image tokens have most of the attention (LLaVA Steering, A.6)."""
+    most = [layer for layer, share in peaks.items() if share > 1 / 2]
+    return Finding(
+        f"as the answer's first tokens are written ({tokens} at most, {n} samples), a tenth of the image's tokens has"
+        f" {100 * median(peaks.values()):.0f} % of what the image gets in the median layer, and more than half of it in"
+        f" {len(most)} of {len(peaks)} layers; evenly spread it would have 10 %",
+        values={"median_image_top_tenth": median(peaks.values()), "layers_mostly_on_a_tenth": len(most)},
     )
 
 
