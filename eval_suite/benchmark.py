@@ -11,22 +11,18 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from eval_suite.report import build, print_findings, print_tables
 from eval_suite.scorers.reading import Reading
-from factory.benchmark import Benchmark, Item, Questions, Record
-from factory.diagnose.summary import Summary
+from factory.benchmark import Item, Questions, Record
 from factory.errors import UserError
 from factory.registry import Params
 from factory.run.samples import thin
 from factory.statistics.intervals import bootstrap_sums, wilson
-from factory.terminal import Console
 
-__all__ = ["LETTER", "SHORT", "AnswerBenchmark", "Item", "Record", "Reported", "Sums", "divide", "prompt_hash"]
+__all__ = ["LETTER", "SHORT", "AnswerBenchmark", "Item", "Record", "Sums", "divide", "prompt_hash"]
 
 SHORT = "Answer the question using a single word or phrase."
 LETTER = "Answer with the option's letter from the given choices directly."
@@ -52,22 +48,7 @@ def divide(above: Any, below: Any) -> Any:
     )
 
 
-class Reported(Benchmark):
-    """A benchmark that can report a run which has question benchmarks alone."""
-
-    def report(
-        self, run_dir: Path, results: dict, recipe_yaml: str, plots: bool = True, summaries: Sequence[Summary] = ()
-    ) -> Path:
-        """Write report/ of a run that has question benchmarks alone, and print its table and what ``summaries`` found;
-        returns the page's path.
-        """
-        page = build(run_dir, results, [], [], recipe_yaml, plots=plots, summaries=summaries)
-        print_tables(results, Console())
-        print_findings(summaries, Console())
-        return page
-
-
-class AnswerBenchmark(Reported, Questions):
+class AnswerBenchmark(Questions):
     """Base of the benchmarks that ask questions and score answers.
 
     A subclass gives ``profile`` (its named prompt protocol), ``scorer`` (rule and version), ``main`` (the metric that

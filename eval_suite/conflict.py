@@ -6,20 +6,13 @@ Layout and instruction strings are those of the authors' script (SPEC.md 3.2); s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import ClassVar, Literal
 
-from eval_suite.report import build, print_findings, print_published, print_tables
-from eval_suite.report.explain import explain
-from eval_suite.report.rows import labels
 from eval_suite.results import result_rows
 from eval_suite.scorers.conflict import RULE, agree, outcome, read
-from factory import files
 from factory.benchmark import Conflicts
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
-from factory.diagnose.summary import Summary
-from factory.terminal import Console
 
 Scoring = Literal["both_orders", "order1", "loglik_forced", "open_ended"]
 TASKS = (
@@ -126,51 +119,3 @@ class ConflictBenchmark(Conflicts):
         """Rows of results.json from per-sample predictions."""
         about = {"benchmark": self.name, "protocol": self.protocol, "scorer": self.scorer}
         return result_rows(predictions, self.forms, **about, **context)
-
-    def keep(self, run_dir: Path, predictions: Sequence[dict], seed: int) -> None:
-        """Write the test predictions at the reported strengths, one file per method and direction."""
-        about = {"benchmark": self.name, "label": self.name, "protocol": self.protocol, "seed": seed}
-        cells: dict[str, list[dict]] = {}
-        for p in predictions:
-            if p["split"] == "test" and p["chosen"]:
-                record = {
-                    **about,
-                    **p,
-                    "tasks": [p["task"]],
-                    "value": float(p["outcome"] == "follow"),
-                    "failed": "error" in p["verdicts"],
-                }
-                cells.setdefault(files.file_name(f"{p['method']}-{p['direction']}"), []).append(record)
-        for name, records in cells.items():
-            files.write_jsonl(run_dir / "predictions" / self.name / f"{name}.jsonl", records)
-
-    def report(
-        self,
-        run_dir: Path,
-        results: dict,
-        diagnostics: list[dict],
-        predictions: list[dict],
-        recipe_yaml: str,
-        plots: bool = True,
-        summaries: Sequence[Summary] = (),
-    ) -> Path:
-        """Write report/ and print the main table; returns the page's path."""
-        offered = [predictor for summary in summaries for predictor in summary.predictors]
-        summaries = [*summaries, *explain(diagnostics, predictions, labels(results)[0], offered)]
-        page = build(
-            run_dir,
-            results,
-            diagnostics,
-            predictions,
-            recipe_yaml,
-            self.pictures(run_dir / "report" / "pictures"),
-            plots,
-            summaries,
-        )
-        console = Console()
-        print_tables(results, console)
-        print_published(results, console)
-        for warning in self.warnings:
-            console.print(warning, style="yellow", markup=False, highlight=False, soft_wrap=True)
-        print_findings(summaries, console)
-        return page

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 from pydantic import Field, PositiveInt
 
-from eval_suite.benchmark import Reported
 from eval_suite.bridges.results import measured, record, share_interval
 from eval_suite.bridges.task_files import made_of
 from factory.benchmark import Harness
@@ -33,7 +32,7 @@ class LmEvalParams(Params):
 
 
 @register("benchmark", "lm_eval")
-class LmEval(Reported, Harness):
+class LmEval(Harness):
     """Text tasks of lm-eval: log-likelihood and generation with the model, steered or not, as it stands in memory."""
 
     Params = LmEvalParams

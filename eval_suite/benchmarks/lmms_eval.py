@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 
 from pydantic import Field, PositiveInt
 
-from eval_suite.benchmark import Reported
 from eval_suite.bridges.results import measured, record, share_interval
 from eval_suite.bridges.task_files import made_of
 from eval_suite.released import read_jsonl
@@ -38,7 +37,7 @@ class LmmsEvalParams(Params):
 
 
 @register("benchmark", "lmms_eval")
-class LmmsEval(Reported, Harness):
+class LmmsEval(Harness):
     """Multimodal tasks of lmms-eval 0.7; its exit code says nothing, so its results file is what counts."""
 
     Params = LmmsEvalParams

@@ -32,7 +32,7 @@ ANEW = {
     "diagnostic": ("summary", "beside"),
     "benchmark": (
         *("rows", "metrics", "unit_sums", "submission", "main", "beside", "shares", "without_interval"),
-        *("report", "keep", "pictures", "warnings"),
+        *("pictures", "warnings"),
     ),
 }
 """By kind, what is computed at every start from what the stages keep: no stage's inputs hold its code."""

@@ -14,6 +14,7 @@ _IN_A_RECIPE = {
     "diagnostic": "diagnostic: {name}",
     "tuner": "tune: {{tuner: {name}, data: {{lessons: scenes, take: 800}}}}",
     "benchmark": "data: {name}",
+    "report": "report: {{also: [{name}]}}",
     "family": "model: {{path: FOLDER}}   # of a model whose configuration the family names",
     "vision_encoder": "model: {{compose: {{vision_encoder: {{type: {name}, source: FOLDER}}, connector: …, llm: …}}}}",
     "connector": "model: {{compose: {{vision_encoder: …, connector: {name}, llm: …}}}}",

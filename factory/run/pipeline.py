@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from factory import files
+from factory import files, report
 from factory.bench import conflicts
 from factory.diagnose.claims import judged
 from factory.diagnose.summary import Summary
@@ -23,7 +23,6 @@ from factory.model.source import find
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import Source
-from factory.registry import lookup
 from factory.run.arms import Arm
 from factory.run.choose import Choice
 from factory.run.comparison import Comparison
@@ -71,7 +70,7 @@ def run_seeds(recipe: Recipe, limit: int | None, world: World) -> Path:
         run(one.made_from(Source(recipe.source_path, recipe.text, recipe.overrides)), limit, world) for one in single
     ]
     folder = Path(recipe.run.root) / (recipe.name if limit is None else f"{recipe.name}-limit{limit}")
-    return lookup("command", "compare").over(paths, folder) if world.first else folder
+    return report.page().beside(paths, folder) if world.first else folder
 
 
 def _work(recipe: Recipe, asked: Sequence[Suite], notes: list[str]) -> Callable[[Recipe, RunDir, int | None], object]:
@@ -139,12 +138,10 @@ def conclude(
     results["run"]["skipped"] += answered[1]
     files.write_json(folder.path / "results.json", results)
     items = each_sample(s for samples in study.samples.values() for s in samples)
-    study.benchmark.keep(folder.path, [{**p, "item": items[p["sample"]]} for p in predictions], recipe.seed)
-    recipe_yaml = (folder.path / "resolved.yaml").read_text(encoding="utf-8")
     rows = diagnostics + [row for rows in further.values() for row in rows]
-    page = study.benchmark.report(
-        folder.path, results, rows, predictions, recipe_yaml, recipe.report.plots, [*summaries.values(), *costs]
-    )
+    told = [*summaries.values(), *costs]
+    found = report.Finished(folder.path, results, study.benchmark, recipe.report.plots, told, rows, predictions, items)
+    page = report.write(found, recipe.report.also)
     Console().print(f"results: {folder.path / 'results.json'}\nreport:  {page}", soft_wrap=True)
 
 
@@ -216,9 +213,8 @@ def examine(recipe: Recipe, folder: RunDir, limit: int | None, asked: Sequence[S
         return
     results = {"schema": 1, "run": {**about_run(recipe, view, notes), "skipped": skipped}, "rows": rows}
     files.write_json(folder.path / "results.json", results)
-    recipe_yaml = (folder.path / "resolved.yaml").read_text(encoding="utf-8")
-    page = asked[0].benchmark.report(folder.path, results, recipe_yaml, recipe.report.plots)
-    lookup("command", "compare").over([folder.path], folder.path / "comparison")
+    found = report.Finished(folder.path, results, asked[0].benchmark, recipe.report.plots)
+    page = report.write(found, recipe.report.also)
     Console().print(f"results: {folder.path / 'results.json'}\nreport:  {page}", soft_wrap=True)
 
 

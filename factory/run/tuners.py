@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from factory import files
+from factory import files, report
 from factory.data.prompt import Prompt
 from factory.diagnose import Diagnostic
 from factory.diagnose.summary import Summary
@@ -22,7 +22,6 @@ from factory.model.load import load
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import ContenderSpec, Node, TaskSpec
-from factory.registry import lookup
 from factory.run import progress
 from factory.run.arms import Arm
 from factory.run.environment import about_run
@@ -267,14 +266,9 @@ class Contest:
         }
         files.write_json(folder / "results.json", results)
         own = summaries_of(self.spec, records, self.rows, prices, self.unsteered)
-        page = self.suites[self.spec.tasks[0].score[0].label].benchmark.report(
-            folder,
-            results,
-            (folder / "resolved.yaml").read_text(encoding="utf-8"),
-            recipe.report.plots,
-            [*own, *seen.values()],
-        )
-        lookup("command", "compare").over([folder], folder / "comparison")
+        first = self.suites[self.spec.tasks[0].score[0].label].benchmark
+        found = report.Finished(folder, results, first, recipe.report.plots, [*own, *seen.values()])
+        page = report.write(found, recipe.report.also)
         for summary in own:
             Console().print(in_terminal(summary))
         Console().print(f"results: {folder / 'results.json'}\nreport:  {page}", soft_wrap=True)

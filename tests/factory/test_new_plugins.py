@@ -36,6 +36,7 @@ CONTRACT = ("steering", "diagnostics", "tuners", "families")
 def written(tmp_path_factory) -> Path:
     """A folder with a file of every kind, all of them loaded; what was told of each lies beside it."""
     folder = tmp_path_factory.mktemp("written")
+    lookup("report", "run_page")  # what every run imports stays registered
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "_registered", dict(registry._registered))
         patch.chdir(folder)
@@ -97,6 +98,7 @@ def test_the_lines_for_a_recipe_are_a_recipes(written, tmp_path, kind):
         "diagnostic": "model: {zoo: tiny}\ndata: scenes\nsteering: [static]\n",
         "tuner": "model: {zoo: tiny}\n",
         "benchmark": "model: {zoo: tiny}\nsteering: [static]\n",
+        "report": "model: {zoo: tiny}\ndata: scenes\nsteering: [static]\n",
     }.get(kind, "data: scenes\nsteering: [static]\n")
     (tmp_path / "said.yaml").write_text(f"name: said\n{said}{beside}")
     recipe = read_recipe(tmp_path / "said.yaml")
@@ -104,18 +106,25 @@ def test_the_lines_for_a_recipe_are_a_recipes(written, tmp_path, kind):
 
 
 def test_a_method_a_diagnostic_and_a_benchmark_make_a_run_and_a_command_reads_it(written, tmp_path, capsys):
-    model, kinds = saved_tiny(tmp_path / "model"), ("benchmark", "steering", "diagnostic", "command")
+    model, kinds = saved_tiny(tmp_path / "model"), ("benchmark", "steering", "diagnostic", "report", "command")
     recipe = tmp_path / "written.yaml"
     files = ", ".join(f"{written / NAMES[kind]}.py" for kind in kinds)
     recipe.write_text(
         f"name: written\nmodel: {{path: {model}, layer: 1}}\nplugins: [{files}]\n"
         f"data: {NAMES['benchmark']}\ndiagnostic: {NAMES['diagnostic']}\nsteering: [{NAMES['steering']}]\n"
-        "evaluate: {strengths: [1], max_new_tokens: 2}\nreport: {plots: false}\n"
+        "evaluate: {strengths: [1], max_new_tokens: 2}\n"
+        f"report: {{plots: false, also: [{NAMES['report']}]}}\n"
         f"run: {{root: {tmp_path / 'runs'}}}\n"
     )
     assert cli.main([str(recipe), "--limit", "4"]) == 0
     capsys.readouterr()
     (run,) = (tmp_path / "runs").iterdir()
+    told = (run / "report" / f"{NAMES['report']}.txt").read_text()
+    chosen = [
+        r for r in json.loads((run / "results.json").read_text())["rows"] if r["task"] == "all" and r.get("chosen")
+    ]
+    assert [line.split()[1] for line in told.splitlines()] == [r["method"] for r in chosen] and len(chosen) > 2
+    assert (run / "report" / "index.html").is_file()
     assert cli.main([f"{written / NAMES['command']}.py", str(run)]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = [

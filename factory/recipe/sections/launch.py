@@ -6,14 +6,17 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
-from factory.recipe.nodes import Spec, distinct
+from factory.recipe.nodes import Node, Spec, distinct, distinct_labels, plugin
 from factory.recipe.sections.words import Text
 
 
 class ReportSpec(Spec):
-    """What the report shows."""
+    """What the report shows; ``also`` are reports that are written beside the page which every run has."""
 
     plots: bool = True
+    also: Annotated[tuple[Annotated[Node, plugin("report")], ...], AfterValidator(distinct_labels)] = Field(
+        (), exclude_if=lambda nodes: not nodes
+    )
 
 
 class RunSpec(Spec):

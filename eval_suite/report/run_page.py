@@ -1,0 +1,60 @@
+"""The report that every run has: the page and its tables and figures, and for questions the comparison of the arms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from eval_suite.report import build, print_findings, print_published, print_tables
+from eval_suite.report.explain import explain
+from eval_suite.report.rows import labels
+from factory import files
+from factory.benchmark import Conflicts
+from factory.registry import register
+from factory.report import Finished, Report
+from factory.terminal import Console
+
+
+@register("report", "run_page")
+class RunPage(Report):
+    """One page with tables and figures; the main table is printed. Of methods on conflicts the predictions are kept, of
+    questions the arms are compared with paired tests."""
+
+    def write(self, run: Finished) -> Path:
+        of_conflicts, console = isinstance(run.benchmark, Conflicts), Console()
+        offered = [predictor for summary in run.summaries for predictor in summary.predictors]
+        explained = explain(run.diagnostics, run.predictions, labels(run.results)[0], offered)
+        summaries = [*run.summaries, *explained]
+        pictures = run.benchmark.pictures(run.folder / "report" / "pictures")
+        keep(run)
+        page = build(
+            run.folder, run.results, run.diagnostics, run.predictions, run.recipe, pictures, run.plots, summaries
+        )
+        print_tables(run.results, console)
+        if of_conflicts:
+            print_published(run.results, console)
+        for warning in run.benchmark.warnings:
+            console.print(warning, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        print_findings(summaries, console)
+        if not of_conflicts:
+            self.beside([run.folder], run.folder / "comparison")
+        return page
+
+    def beside(self, runs: Sequence[Path], out: Path) -> Path:
+        from eval_suite.commands.compare import Compare  # here, so that printing a table does not load matplotlib
+
+        return Compare.over(runs, out)
+
+
+def keep(run: Finished) -> None:
+    """Write the test predictions at the reported strengths, one file per method and direction."""
+    b, seed, cells = run.benchmark, run.results["run"]["seed"], dict[str, list[dict[str, Any]]]()
+    about = {"benchmark": b.name, "label": b.name, "protocol": b.protocol, "seed": seed}
+    for p in run.predictions:
+        if p["split"] == "test" and p["chosen"]:
+            scored = {"value": float(p["outcome"] == "follow"), "failed": "error" in p["verdicts"]}
+            record = {**about, **p, "item": run.items[p["sample"]], "tasks": [p["task"]], **scored}
+            cells.setdefault(files.file_name(f"{p['method']}-{p['direction']}"), []).append(record)
+    for name, records in cells.items():
+        files.write_jsonl(run.folder / "predictions" / b.name / f"{name}.jsonl", records)

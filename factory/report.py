@@ -1,0 +1,68 @@
+"""The contract of a report: what is written and said of a run that has all its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from factory.benchmark import Benchmark, Rows
+from factory.diagnose.summary import Summary
+from factory.recipe.nodes import Node
+from factory.registry import Plugin, lookup
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that has all its numbers, those of ``results`` (results.json), in its ``folder``.
+
+    ``benchmark`` hands in pictures and warnings; ``summaries`` are what diagnostics and other measurements say by
+    themselves. A comparison of methods on conflicts has ``predictions`` too, one record a sample, method, direction and
+    strength, the digests of their ``items`` by sample, and tidy rows of ``diagnostics``. Without ``plots`` no figure is
+    drawn.
+    """
+
+    folder: Path
+    results: Mapping[str, Any]
+    benchmark: Benchmark
+    plots: bool = True
+    summaries: Sequence[Summary] = ()
+    diagnostics: Rows = field(default_factory=list)
+    predictions: Rows = field(default_factory=list)
+    items: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def recipe(self) -> str:
+        """The text of the recipe, with every default filled in."""
+        return (self.folder / "resolved.yaml").read_text(encoding="utf-8")
+
+
+class Report(Plugin):
+    """Base of the reports. A subclass defines ``write``, and ``beside`` where it can show several runs."""
+
+    def write(self, run: Finished) -> Path:
+        """Write about a run, below its folder's ``report/``, and print what a person should see at once; returns the
+        file to open.
+        """
+        raise TypeError(f"{type(self).__name__} must define write(run)")
+
+    def beside(self, runs: Sequence[Path], out: Path) -> Path:
+        """Write about finished runs, by their folders, side by side, into the folder ``out``, and print what should be
+        seen; returns ``out``.
+        """
+        raise TypeError(f"{type(self).__name__} must define beside(runs, out)")
+
+
+def page() -> Report:
+    """The report that every run has."""
+    cls: type[Report] = lookup("report", "run_page")
+    return cls(cls.Params())
+
+
+def write(run: Finished, also: Sequence[Node] = ()) -> Path:
+    """Have the page written about a run, and what its recipe wants ``also``; returns the page's path."""
+    path = page().write(run)
+    for node in also:
+        lookup(node.kind, node.type)(node.params).write(run)
+    return path
