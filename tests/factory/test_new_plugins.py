@@ -36,9 +36,7 @@ CONTRACT = ("steering", "diagnostics", "tuners", "families")
 def written(tmp_path_factory) -> Path:
     """A folder with a file of every kind, all of them loaded; what was told of each lies beside it."""
     folder = tmp_path_factory.mktemp("written")
-    lookup("report", "run_page")  # what every run imports stays registered
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "_registered", dict(registry._registered))
         patch.chdir(folder)
         from factory.new_plugin import write_plugin
 
@@ -46,6 +44,8 @@ def written(tmp_path_factory) -> Path:
             (folder / f"{name}.told").write_text(write_plugin(kind, name, folder))
             load_plugins([f"{name}.py"])
         yield folder
+    for kind, name in NAMES.items():
+        registry._registered.pop((kind, name), None)
 
 
 def program(*words: str | Path, **options) -> subprocess.CompletedProcess:
