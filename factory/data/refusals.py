@@ -23,7 +23,7 @@ Size = tuple[int, int]
 SMALL, LONG = 32, 20  # pictures with a shorter side than that, or thinner than 1 to that, are asked about
 THINNEST = 500  # image processors that scale the shorter side would make more than a billion pixels of a thinner one
 REFUSED = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)  # what image processors raise
-TRIED = ((336, 336), (60, 40), (640, 480), (1280, 240), (240, 1280), (1344, 1344), (1792, 1344))
+TRIED, LARGE = ((336, 336), (60, 40), (640, 480), (1280, 240), (240, 1280)), ((1344, 1344), (1792, 1344))
 ASKED = 300_000_000  # pixels, for which an image processor takes some seconds
 SPELT, OF_TEMPLATE = "special token in a text", "refused by the chat template"
 OF_IMAGE, TOO_LONG = "refused by the image processor", "too long"
@@ -65,7 +65,10 @@ class Lengths:
 
     @cached_property
     def tried(self) -> dict[Size, str]:
+        """What stands for pictures of some sizes; large ones are left out where all others are alike."""
         texts = {size: self._asked(size) for size in TRIED}
+        if len(set(texts.values())) > 1 or None in texts.values():
+            texts |= {size: self._asked(size) for size in LARGE}
         return {size: text for size, text in texts.items() if text is not None}
 
     @cached_property
@@ -78,11 +81,16 @@ class Lengths:
         """Tokens of a picture, roughly and rather too many."""
         area, largest = size[0] * size[1], max(self._tokens, default=1)
         tokens = max((n for other, n in self._tokens.items() if other >= min(area, largest)), default=math.inf)
-        return tokens * max(1.0, area / largest)
+        return tokens * (1.0 if self.alike else max(1.0, area / largest))
+
+    @cached_property
+    def alike(self) -> bool:
+        """Whether pictures of all sizes take the same."""
+        return len(self.tried) == len(TRIED) and len(set(self.tried.values())) == 1
 
     def text(self, size: Size) -> str | None:
         """Image tokens and what is written between them; None where too much was asked about already."""
-        if len(self.tried) == len(TRIED) and len(set(self.tried.values())) == 1:
+        if self.alike:
             return self.tried[TRIED[0]]
         if size not in self._told and self.left > 0:
             self.left -= size[0] * size[1]
