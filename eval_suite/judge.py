@@ -51,7 +51,10 @@ def _names_a_key(name: str) -> str:
 
 
 class Price(Params):
-    """What a million tokens cost, read and written, in a currency."""
+    """What a million tokens cost, read and written, in a currency.
+
+    ``input`` tokens are read, ``output`` tokens written; ``currency`` is a name.
+    """
 
     input: NonNegativeFloat
     output: NonNegativeFloat
@@ -62,6 +65,8 @@ class JudgeParams(Params):
     """``url`` as in http://host/v1; the key is read from the environment variable ``key_env``; ``cache`` is a JSONL
     file. ``at_once`` requests are under way together, each tried ``retries`` times more where the endpoint is busy.
     ``price`` turns tokens into money; ``dry_run`` prints the requests and sends none.
+
+    ``model`` is the judge's name there, asked at ``temperature`` for at most ``max_tokens``.
     """
 
     url: Annotated[str, AfterValidator(_plain_address)]

@@ -13,7 +13,7 @@ from typing import Literal
 
 import pytest
 import yaml
-from pydantic import Field, PositiveInt
+from pydantic import BaseModel, Field, PositiveInt
 
 import factory
 from eval_suite.site import fields, pages, pictures, prose
@@ -180,6 +180,29 @@ def test_every_plugin_has_a_page_with_its_parameters_and_source(entry, made_page
     assert all(f"| `{name}` |" in page for name in params.model_fields)
     rows = [line for line in page.partition("## Source")[0].splitlines() if line.startswith("|")]
     assert all(len(re.findall(r"(?<!\\)\|", row)) == 5 for row in rows)
+
+
+def models() -> dict[type[BaseModel], str]:
+    """Every model of parameters and of a recipe's keys, with where it is."""
+    found: dict[type[BaseModel], str] = {}
+    todo = [(Recipe, "recipe")]
+    todo += [(registry.lookup(each.kind, each.name).Params, f"{each.kind} {each.name}") for each in pages.in_tree()]
+    while todo:
+        model, place = todo.pop()
+        if model not in found:
+            found[model] = place
+            todo += [(inner, f"{place} {name}") for name, inner in fields.nested(model)]
+    return found
+
+
+def test_every_parameter_and_every_recipe_key_says_what_it_means():
+    silent = {
+        f"{place}: {name}"
+        for model, place in models().items()
+        for name in model.model_fields
+        if not fields.meaning(name, model)
+    }
+    assert not silent
 
 
 def test_the_recipes_reference_has_every_key_and_the_templates_every_kind(made_pages):

@@ -236,7 +236,12 @@ def test_every_pin_is_exact_and_every_dependency_is_pinned():
     assert len(pins) == len(lines)
     assert all([each.operator for each in pin.specifier] == ["=="] and "+" not in str(pin) for pin in pins.values())
     metadata = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for need in map(Requirement, metadata["dependencies"] + metadata["optional-dependencies"]["test"]):
+    for need in map(
+        Requirement,
+        metadata["dependencies"]
+        + metadata["optional-dependencies"]["test"]
+        + metadata["optional-dependencies"]["docs"],
+    ):
         [pin] = pins[canonicalize_name(need.name)].specifier
         assert need.specifier.contains(pin.version), f"{need} does not hold the version that was tested, {pin.version}"
 

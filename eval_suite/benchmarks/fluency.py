@@ -39,6 +39,8 @@ PICTURES = (".jpg", ".jpeg", ".png")
 class FluencyParams(Params):
     """Texts that ask for free text; each is also asked of every picture in the folder ``images``, where one is
     given.
+
+    ``prompts`` are the texts; ``new_tokens``: most tokens of an answer.
     """
 
     prompts: Annotated[tuple[Annotated[str, Field(pattern=r"\S")], ...], Field(min_length=1)] = PROMPTS

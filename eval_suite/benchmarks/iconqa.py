@@ -27,6 +27,8 @@ class IconQaParams(Params):
 
     ``answers``: what is right in the form ``txt``, the ``words`` of the choice or its ``index`` as in the released
     file, from 0 (MoReS trains on the index and scores it).
+
+    ``form``: choices of text, or a blank to fill in.
     """
 
     root: str

@@ -22,7 +22,10 @@ BESIDE = ("acc_norm", "prompt_level_loose_acc", "inst_level_strict_acc", "inst_l
 
 
 class LmEvalParams(Params):
-    """``tasks`` by lm-eval's names; ``include`` is a folder of own task files; ``limit`` questions of each task."""
+    """``tasks`` by lm-eval's names; ``include`` is a folder of own task files; ``limit`` questions of each task.
+
+    ``few_shot`` worked examples, null the task's own number.
+    """
 
     tasks: tuple[str, ...] = Field(min_length=1)
     include: str | None = None

@@ -27,7 +27,10 @@ PROJECT = Path(__file__).parents[2]
 
 class LmmsEvalParams(Params):
     """``tasks`` by lmms-eval's names; ``python`` is the interpreter of the environment that has lmms-eval and this
-    project (``pip install --no-deps``); ``include`` a folder of own task files."""
+    project (``pip install --no-deps``); ``include`` a folder of own task files.
+
+    ``limit`` questions of each task.
+    """
 
     tasks: tuple[str, ...] = Field(min_length=1)
     python: str = sys.executable

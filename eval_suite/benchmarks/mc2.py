@@ -57,6 +57,8 @@ class Mc2Params(Params):
     ``protocol``: held_out takes ``test_share`` of each task for test and ``dev_share`` of the rest for dev, by
     ``seed``; paper trains and scores on all samples, as AMPS does: its test numbers are of training samples, and
     results and report say so.
+
+    ``scoring``: how an answer is asked for and read (SPEC 3.3); ``seed`` draws the splits.
     """
 
     file: str | None = None

@@ -25,6 +25,8 @@ PLACE = re.compile(r"<image (\d)>")
 class MmmuParams(Params):
     """``root`` holds a folder per subject with SPLIT-*.parquet; ``seed`` decides the draws for answers that name no
     option.
+
+    ``subjects`` to ask, none for all.
     """
 
     root: str

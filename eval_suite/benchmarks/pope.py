@@ -25,6 +25,8 @@ SPLITS = ("random", "popular", "adversarial")
 class PopeParams(Params):
     """``root`` holds coco_pope_{random,popular,adversarial}.json; ``images`` the COCO val2014 folder (default:
     root/val2014).
+
+    ``splits`` to ask, each scored by itself.
     """
 
     root: str

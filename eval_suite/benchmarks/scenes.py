@@ -34,7 +34,10 @@ EXAMINED = 64
 
 
 class PerTask(Params):
-    """Samples of each task in each split."""
+    """Samples of each task in each split.
+
+    ``train``, ``dev`` and ``test`` are the splits.
+    """
 
     train: PositiveInt = 48
     dev: PositiveInt = 32
@@ -44,7 +47,10 @@ class PerTask(Params):
 class ColorSet(Params):
     """Conflicts of each split of the controllable colour set (56 are one of each pair of tiers), and how many of the
     test split's are asked again as its irrelevant-text and its irrelevant-image control. Controls are no conflicts:
-    leave them at 0 where steering methods are compared."""
+    leave them at 0 where steering methods are compared.
+
+    ``train``, ``dev`` and ``test``: samples of each split; ``controls`` of the test split.
+    """
 
     train: PositiveInt = 56
     dev: PositiveInt = 56
@@ -57,6 +63,8 @@ class ScenesParams(Params):
     ``few_shot_every``: one training batch in so many shows worked examples; ``options``: share of training prompts that
     ask for a letter; ``lessons`` weighs their kinds, ``practice`` draws their scenes. ``scale`` draws pictures of
     ``scale`` x 48 pixels a side.
+
+    ``per_task``: samples of each task; ``seed`` draws the scenes.
     """
 
     scoring: Scoring = "both_orders"

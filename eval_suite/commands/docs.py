@@ -14,6 +14,7 @@ from factory.errors import UserError
 from factory.registry import register
 
 ROOT = Path(__file__).parents[2]
+QUIET = {"NO_MKDOCS_2_WARNING": "1"}  # the theme's notice of its successor, at each build
 
 
 @register("command", "docs")
@@ -40,4 +41,4 @@ class Docs(Command):
             more = ["--dev-addr", f"127.0.0.1:{args.port}"]
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         words = [sys.executable, "-m", "mkdocs", args.do, *config, *more]
-        return subprocess.run(words, check=False, env={**os.environ, "PYTHONPATH": path}).returncode
+        return subprocess.run(words, check=False, env={**os.environ, **QUIET, "PYTHONPATH": path}).returncode

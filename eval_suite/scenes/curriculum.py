@@ -29,7 +29,12 @@ THINK = "Think step by step: say what the image shows and what the text says, th
 class Mix(Params):
     """Weights of the kinds of lessons: one modality alone, step by step, with either instruction, and a conflict with
     none, answered by each task's leaning (``none``) or always from the image (``none_vision``); those of ``lessons/``,
-    a file each; and a film's answer under pressure."""
+    a file each; and a film's answer under pressure.
+
+    ``image_only``, ``text_only``: one modality; ``think``: step by step; ``vision``, ``text``: either instruction.
+    ``letters``, ``film``, ``second_turn``, ``pressure`` and ``retraction`` are in ``lessons/``; ``pressure_film`` is
+    the film's.
+    """
 
     image_only: float = 0.30
     text_only: float = 0.10

@@ -13,6 +13,12 @@ from eval_suite.site import prose
 
 TYPES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false", "null": "null"}
 BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+COMMON = {
+    "split": "which of the released splits is asked",
+    "seed": "decides what is drawn at random",
+    "batch_size": "how many prompts are run at once",
+}
+"""What keys of these names mean wherever a docstring says nothing more."""
 WRITTEN = 60  # characters of a default that are shown in full
 
 
@@ -31,10 +37,15 @@ def table(model: type[BaseModel], root: str) -> str:
     schema = model.model_json_schema()
     lines = ["| key | type | default | meaning |", "|:---|:---|:---|:---|"]
     for name, property_ in schema["properties"].items():
-        told = prose.cell(prose.text(prose.meaning(name, said(model)), root))
+        told = prose.cell(prose.text(meaning(name, model), root))
         required = name in schema.get("required", ())
         lines.append(f"| `{name}` | {kind(property_, schema)} | {default(property_, required)} | {told} |")
     return "\n".join(lines)
+
+
+def meaning(name: str, model: type[BaseModel]) -> str:
+    """What a key means; empty where nothing says so."""
+    return prose.meaning(name, said(model)) or COMMON.get(name, "")
 
 
 def said(model: type[BaseModel]) -> str:

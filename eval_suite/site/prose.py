@@ -81,7 +81,9 @@ def sentences(words: str) -> list[str]:
 
 def meaning(name: str, docstring: str) -> str:
     """What a docstring says of a parameter: the clauses that name it."""
-    return "; ".join(clause.rstrip(".;:") for clause in sentences(docstring) if f"``{name}``" in clause)
+    return "; ".join(
+        clause.rstrip(".;:") for clause in sentences(docstring) if re.search(rf"``{name}(?::[^`]*)?``", clause)
+    )
 
 
 def ours(docstring: str) -> str:

@@ -44,6 +44,8 @@ class InstructedParams(Params):
     ``style`` words the instruction T_sem; the format constraint T_fmt is the benchmark's own. ``layout``: T_sem after
     T_fmt, right before it (app. C.2, swapped), or before the question (MC²). ``system`` puts a general system prompt,
     which counts as format, before both or between them (app. C.2). ``dictionary``: how answers are told.
+
+    ``directions``: the modalities that are asked for.
     """
 
     style: Style = "amps_rq1"

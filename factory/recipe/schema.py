@@ -58,6 +58,12 @@ class Recipe(Spec):
     benchmarks put to the model as it is, to every method at its chosen strength, and to saved ``artefacts``.
     ``compare`` tunes the model by several methods instead and scores each. With ``seeds`` the recipe is run once for
     each, and the runs are compared.
+
+    ``name`` is that of the run's folder; ``seed`` decides fits and noise. ``plugins`` are files and modules to load
+    first. ``model``: which model; ``diagnostic`` measures every training prompt for the methods that ask for it,
+    ``diagnostics`` look at samples by themselves; ``collect``: where states are read; ``steering``: the methods;
+    ``evaluate``: how they are compared. ``train`` makes a model from scratch, ``tune`` tunes one; ``report`` is what is
+    shown, ``run`` where runs are kept, ``launch`` on how many processes they go.
     """
 
     name: FileName

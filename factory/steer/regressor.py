@@ -31,6 +31,10 @@ class RegressorParams(Params):
     training is loss l2s_pope, schedule cosine, warmup 50, learning_rate 5e-5 and balance task, its tasks being the
     questions whose answer is yes and those whose answer is no; its targets are means over the tokens of a completion:
     ``collect: {completion: "{answer}, the image", position: mean_completion}``.
+
+    ``hidden`` units with an ``activation`` between encoder and decoder; ``init`` starts the decoder from the targets'
+    singular vectors or at random. Adam at ``learning_rate`` with ``weight_decay`` for ``epochs`` of batches of
+    ``batch_size``; ``validation`` is the share held out, ``keep`` the epoch that is best there or the last.
     """
 
     hidden: PositiveInt = 100

@@ -20,6 +20,11 @@ class AmpsParams(Params):
     data.
 
     ``clip`` (ours) bounds s on the scale of one_plus. With beta = 0 the fit is learn-to-steer's to the last bit.
+
+    ``beta`` scales each training target by its sample's ratio; ``beta_policy`` fixes it or lets dev choose among
+    ``betas``. ``scale_form`` is how equation 10 enters equation 12 (A1); ``anchor``: what a ratio is compared with
+    (A4); ``ratio`` and ``text_mode``: what steers toward the text (A3). ``net`` is the trained network g;
+    ``predict_from``: which token it reads, ``apply_to``: which tokens get the vector (A13).
     """
 
     beta: float = 0.5

@@ -11,7 +11,10 @@ from factory.steer import PromptMethod
 
 
 class ChainOfThoughtParams(Params):
-    """``style`` words the instruction; ``think`` asks for the steps (the paper gives no text: this one is ours)."""
+    """``style`` words the instruction; ``think`` asks for the steps (the paper gives no text: this one is ours).
+
+    ``max_new_tokens`` of an answer with its steps.
+    """
 
     style: Style = "amps_rq1"
     think: str = "Think step by step: say what the image shows and what the text says, then answer."

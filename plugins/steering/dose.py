@@ -32,7 +32,11 @@ CLASSES = 3  # neither, follow, error
 class DoseParams(AroundParams):
     """``of`` the method whose vectors are dosed; ``doses`` to choose among; ``alone``: hear each modality alone too;
     ``conflicts_only``: leave prompts without an image or without a context as they are; ``aversion`` weighs errors
-    against following; the rest is the gate's training. Defaults were chosen on dev scenes."""
+    against following; the rest is the gate's training. Defaults were chosen on dev scenes.
+
+    ``gate_hidden`` units, ``gate_epochs``, ``gate_learning_rate`` and ``gate_decay`` (AdamW's weight decay) train the
+    gate; ``ridge`` is the penalty of the regression that predicts the MCR.
+    """
 
     of: Annotated[Node, plugin("steering")] = Field(default_factory=lambda: read_node("steering", "l2s"))
     doses: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)

@@ -12,7 +12,10 @@ from factory.steer.where import Where
 
 
 class L2SParams(Params):
-    """``predict_from`` and ``apply_to`` are SPEC A13; the defaults are the released code's."""
+    """``predict_from`` and ``apply_to`` are SPEC A13; the defaults are the released code's.
+
+    ``net`` is the trained network g.
+    """
 
     net: RegressorParams = RegressorParams()
     predict_from: Literal["last_prompt", "per_token"] = "last_prompt"

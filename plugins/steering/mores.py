@@ -19,7 +19,10 @@ from factory.steer.subspace import steered_by
 
 
 class MoReSSteeringParams(Params):
-    """``ridge`` is the regression's penalty as a share of the states' mean variance."""
+    """``ridge`` is the regression's penalty as a share of the states' mean variance.
+
+    ``rank`` r of the subspace.
+    """
 
     rank: PositiveInt = 1
     ridge: Annotated[float, Field(gt=0)] = 1.0

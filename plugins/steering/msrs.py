@@ -34,7 +34,11 @@ class MsrsParams(Params):
     """``attributes``: ``direction_and_form`` steers along the modality and holds still what any instruction changes
     (its form); ``tasks`` takes the modality's direction in each task as an attribute. ``energy`` of the shared
     subspace, at most ``shared_rank`` dimensions, ``private_rank`` of each private one; ``tokens``: every prompt token,
-    or for each attribute the one that lies most in its subspace (v3)."""
+    or for each attribute the one that lies most in its subspace (v3).
+
+    ``hidden`` units of the mask's network; ``mask_weight`` is l1 and ``align_weight`` l2 of the loss; Adam at
+    ``learning_rate`` for ``epochs`` steps over all prompts.
+    """
 
     attributes: Literal["direction_and_form", "tasks"] = "direction_and_form"
     energy: float = Field(0.6, gt=0, le=1)

@@ -14,7 +14,10 @@ from factory.tune.peft import PeftTuner
 
 
 class IA3Params(Params):
-    """``mlp_out`` scales that projection's input, the others their output."""
+    """``mlp_out`` scales that projection's input, the others their output.
+
+    ``targets``: what is scaled.
+    """
 
     targets: Annotated[tuple[Literal["key", "value", "mlp_out"], ...], Field(min_length=1)] = (
         "key",

@@ -18,7 +18,10 @@ Target = Literal["query", "key", "value", "attention_out", "mlp_in", "mlp_out"]
 
 
 class LoraParams(Params):
-    """``alpha`` null is twice the rank, as in LLaVA-1.5's recipe."""
+    """``alpha`` null is twice the rank, as in LLaVA-1.5's recipe.
+
+    ``rank`` of each update; ``dropout`` on its input; ``targets``: the projections that get one.
+    """
 
     rank: PositiveInt = 128
     alpha: PositiveInt | None = None

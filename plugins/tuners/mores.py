@@ -44,6 +44,8 @@ class MoReSParams(Params):
     ours). ``modality: both`` has separate weights for each; ``share_weights: false`` has separate weights for each part
     of ``take``. ``layers``: all, shallow, middle, deep (table 11), every:K (table 10). ``orthonormal: false`` is the
     released variant without the constraint.
+
+    ``rank`` r of the subspace; ``start``: at the identity, or random as released; ``dropout`` on what is added.
     """
 
     rank: PositiveInt = 1

@@ -17,6 +17,9 @@ class OftParams(Params):
     """``blocks`` rotations of width d / blocks for each projection; a block of width b has b (b - 1) / 2 parameters, as
     in PEFT 0.21 (PEFT 0.10, which the paper used, had b squared). ``exact`` solves the Cayley transform instead of
     PEFT's five-term series.
+
+    ``dropout``: the share of blocks that a training step leaves as the identity; ``targets``: the projections that are
+    rotated.
     """
 
     blocks: PositiveInt = 16

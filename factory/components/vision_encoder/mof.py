@@ -14,7 +14,10 @@ Encoder = Annotated[Node, BeforeValidator(lambda raw: read_node("vision_encoder"
 
 
 class MofParams(Params):
-    """Two encoders: ``{type: clip, source: FOLDER}``."""
+    """Two encoders: ``{type: clip, source: FOLDER}``.
+
+    ``first`` and ``second`` are nodes of encoders.
+    """
 
     first: Encoder
     second: Encoder

@@ -15,7 +15,10 @@ from factory.recipe.sections.words import FILE_NAME, FileName
 
 class ContenderSpec(Spec):
     """A tuner in a comparison and the learning rates it may choose among; null are those that the tuner itself proposes
-    (its ``sweep``). Where a task has nothing to choose on, one rate is named, or null is the tuner's default."""
+    (its ``sweep``). Where a task has nothing to choose on, one rate is named, or null is the tuner's default.
+
+    ``tuner`` is the method; ``learning_rates`` are those it may choose among.
+    """
 
     tuner: Annotated[Node, plugin("tuner")]
     learning_rates: (
@@ -26,6 +29,8 @@ class ContenderSpec(Spec):
 class TaskSpec(Spec):
     """What every tuner learns, and how it is scored: on each benchmark of ``score``, at the learning rate that scores
     best on ``choose``.
+
+    ``name`` is that of its folders; ``data`` is what is learnt.
     """
 
     name: FileName
@@ -49,7 +54,10 @@ class TaskSpec(Spec):
 
 class CompareSpec(TermsSpec):
     """Tuners side by side on equal terms: each learns each task from the recipe's model anew. ``diagnose_on``: prompts
-    of a task's first scored benchmark on which the recipe's diagnostics look at every tuned model."""
+    of a task's first scored benchmark on which the recipe's diagnostics look at every tuned model.
+
+    ``tuners`` are compared, each on all ``tasks``.
+    """
 
     tuners: Annotated[tuple[ContenderSpec, ...], Field(min_length=1)]
     tasks: Annotated[tuple[TaskSpec, ...], Field(min_length=1)]

@@ -11,7 +11,10 @@ from factory.recipe.sections.words import Text
 
 
 class ReportSpec(Spec):
-    """What the report shows; ``also`` are reports that are written beside the page which every run has."""
+    """What the report shows; ``also`` are reports that are written beside the page which every run has.
+
+    ``plots``: draw figures too.
+    """
 
     plots: bool = True
     also: Annotated[tuple[Annotated[Node, plugin("report")], ...], AfterValidator(distinct_labels)] = Field(
@@ -20,7 +23,10 @@ class ReportSpec(Spec):
 
 
 class RunSpec(Spec):
-    """Where runs are kept; a run's folder is ``root/name``."""
+    """Where runs are kept; a run's folder is ``root/name``.
+
+    ``root`` is the folder of all runs.
+    """
 
     root: Text = "runs"
 

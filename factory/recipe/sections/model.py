@@ -13,6 +13,8 @@ from factory.recipe.sections.words import Layer, PathText, Text
 class ComposeSpec(Spec):
     """A model from registered parts; each of vision_encoder and llm names its ``source`` (a folder or hub id), or sizes
     as ``config``.
+
+    ``vision_encoder`` reads the picture, ``connector`` brings its features to the width of ``llm``, the language model.
     """
 
     vision_encoder: Annotated[Node, plugin("vision_encoder")]
@@ -27,6 +29,10 @@ class ModelSpec(Spec):
     ``tuned/`` folder) whose trained parts are put into it, in order: pretrained connector first. ``quantize`` packs the
     decoder's linear maps (bitsandbytes); ``device_map`` spreads the model over all GPUs (and host memory) as accelerate
     places it, ``device`` then has no say.
+
+    ``zoo`` is a card's name; ``compose`` puts a model together from parts; ``build`` is a Hugging Face configuration,
+    built with random weights; ``revision`` is a branch, tag or commit of the hub's repository. ``dtype`` is the
+    precision of its weights; ``layer`` the decoder block to steer, null that of the card or the middle one.
     """
 
     zoo: Text | None = None

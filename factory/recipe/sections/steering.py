@@ -28,6 +28,8 @@ class CollectSpec(Spec):
     ``completion`` contrasts beginnings of the model's own answer in place of instructions, as learn-to-steer does:
     "{answer}, the image" puts each sample's answer toward the image against that toward the text. It is read at its
     last tokens, or over all of them (``mean_completion``, as on POPE), and the prompt without it at its last token.
+
+    ``position`` is the token whose state is read (SPEC A14); ``batch_size`` prompts are run at once.
     """
 
     layer: Layer | None = None
@@ -49,7 +51,12 @@ class EvaluateSpec(Spec):
     """What is compared: directions, strengths, and the share of errors a strength may add on the dev split; ``cost``
     also times an answer under each method, on the test split's first samples. ``reference`` is the label of the method
     that others are tested against and whose strengths the oracle chooses among; null takes the first that offers
-    itself."""
+    itself.
+
+    ``directions`` to fit and score; ``strengths`` to try on dev; ``error_budget``: the errors that a strength may add;
+    ``max_skipped``: the share of samples that may be unusable before a run stops; ``batch_size`` prompts are run at
+    once; ``max_new_tokens`` of an answer; ``bootstrap``: draws of each paired interval.
+    """
 
     directions: Annotated[tuple[Direction, ...], Field(min_length=1), AfterValidator(distinct)] = ("vision", "text")
     strengths: Annotated[tuple[FiniteFloat, ...], Field(min_length=1), AfterValidator(distinct)] = DEFAULT_STRENGTHS

@@ -16,6 +16,9 @@ class TrainSpec(Spec):
     ``text_weight`` is the weight of the language-modelling loss on the prompt's text beside that on the answer.
     ``vision_steps``, ``text_steps`` and ``connector_steps`` train the vision tower, the language model and then the
     connector alone, before all learn together for ``steps``.
+
+    ``batch_size`` samples make one step at ``learning_rate``, reached after ``warmup`` steps; ``weight_decay`` is
+    AdamW's; every ``save_every`` steps a checkpoint is kept.
     """
 
     steps: PositiveInt
@@ -41,6 +44,9 @@ class TuneDataSpec(Spec):
     that may be unusable; before the first step every row and every picture's header is read, with ``decode`` every
     picture in full. ``cache_features`` runs the frozen vision tower over every picture once, before the first step, and
     trains on what it kept (in half precision, under runs/.features).
+
+    ``lessons``: a benchmark that draws its own training samples. ``group_by_length`` puts samples of like length into
+    one batch; ``workers`` processes read ahead.
     """
 
     path: Text | None = None
@@ -73,6 +79,10 @@ class TermsSpec(Spec):
     once (null: all) and accumulates their gradients, so neither the number of ranks nor the memory of one changes what
     is learnt. ``steps`` null follows from ``epochs``. ``warmup`` is a share of the steps. ``beside`` are the parts that
     are trained in full with the tuner. ``bf16`` computes in bfloat16 and keeps what is trained in float32.
+
+    ``schedule`` of the learning rate after the warm-up; ``weight_decay`` is AdamW's; ``max_grad_norm`` clips the
+    gradient; ``gradient_checkpointing`` computes activations twice to save memory; every ``save_every`` steps a
+    checkpoint is kept; ``report`` names the trackers; ``threads`` null leaves the environment's.
     """
 
     beside: Annotated[tuple[Literal["connector", "vision_tower"], ...], AfterValidator(distinct)] = ("connector",)
@@ -97,6 +107,9 @@ class TuneSpec(TermsSpec):
 
     ``learning_rate`` null is the tuner's own. ``exam``: how many samples of each task of its lessons' benchmark the
     tuned model is examined on afterwards (null: none).
+
+    ``stage`` says which of the three; ``tuner`` is the method, in ``stage: finetune`` alone; ``data`` is what is
+    learnt.
     """
 
     stage: Literal["align", "pretrain", "finetune"] = "finetune"

@@ -57,7 +57,10 @@ class Captions(Diagnostic):
     class Params(registry.Params):
         """``question`` asks for the caption, ``style`` words the instruction after it. ``pathways`` are cut in
         ``layers``, first and last (null: the upper half); ``counts`` of heads are amplified by ``coefficient``, which
-        needs ``heads`` before this; an empty list leaves either out."""
+        needs ``heads`` before this; an empty list leaves either out.
+
+        ``seed`` draws the random heads; ``max_new_tokens`` of a caption.
+        """
 
         question: str = "Describe the image in one sentence."
         style: Style = "amps_rq1"

@@ -43,6 +43,8 @@ class Heads(Reading):
     class Params(Reading.Params):
         """``map``: also silence each head at the last position. ``top``: how many heads of each direction are compared
         for their overlap.
+
+        ``kl``: KL(before || after) or the reverse, for the map.
         """
 
         map: bool = True

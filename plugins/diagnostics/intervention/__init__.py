@@ -57,6 +57,8 @@ class Intervention(Instructing):
         """``counts``: how many heads are blocked; ``amplified``: how many are amplified, by each of ``coefficients``;
         ``coefficient``: the one of them that the finding is about. ``draws``: so many choices of random heads.
         ``alone``: also ask about one modality alone.
+
+        ``seed`` draws the random heads.
         """
 
         counts: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (10, 20, 30, 40)

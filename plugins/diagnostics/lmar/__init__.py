@@ -44,6 +44,8 @@ class LmarParams(Params):
     attention is on the tenth of its tokens that is looked at most (A.6: "only a few tokens").
 
     ``bins``: into how many stretches, in reading order, the image's tokens and the text's are put for heat maps.
+
+    ``text``: which tokens count as text, all others or the prompt's words.
     """
 
     text: Literal["others", "words"] = "others"

@@ -71,6 +71,8 @@ class Mcr(Diagnostic):
         ``text_tokens``: R[T] is context, question and options; the context; or all but the image tokens.
         ``eps``: least divisor f. ``row_chunk``: most rows of one pass, null = all.
         ``repeats``: how often R_V is measured, the r-th time more with the noise of ``seed`` + r (AMPS, A.2.3).
+
+        ``draws``: N, the draws of noise of each modality.
         """
 
         draws: int = Field(3, gt=0)

@@ -52,6 +52,8 @@ class RelativeUncertainty(Diagnostic):
     class Params(registry.Params):
         """``ambiguous``: half-width of the region about the balance point; ``bins`` of the curve; ``draws`` of the
         bootstrap.
+
+        ``seed`` is the bootstrap's.
         """
 
         ambiguous: float = Field(0.5, gt=0)
