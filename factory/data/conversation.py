@@ -46,10 +46,11 @@ OF_RECORD: dict[str, tuple[Any, ...]] = (
     OF_LOSS
     | OF_MEDIA
     | dict.fromkeys(
-        ("system", "system_prompt", "tools", "functions", "history", "kto_tag", "chosen", "rejected")
+        ("system", "system_prompt", "history", "kto_tag", "chosen", "rejected")
         + ("rejected_response", "rejected_messages", "rejected_images", "chat_template_kwargs"),
         (),
     )
+    | dict.fromkeys(("tools", "functions"), ("[]", "{}"))  # tables of text hold them as JSON
 )
 UNWANTED = "label"  # False beside an answer that should not be given (KTO); anything else is a note of its author's
 IN_ITEM = ("image", "path", "url")  # the first that says something is the picture

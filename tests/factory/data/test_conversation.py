@@ -162,6 +162,7 @@ def test_keys_that_ask_for_what_is_done_anyway_are_taken():
     row = {
         "loss": True,
         "weight": 1.0,
+        "tools": "[]",
         "source": "coco",
         "conversations": [{**first, "loss": True}, {**last, "weight": 1}],
     }
