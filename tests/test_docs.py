@@ -59,6 +59,21 @@ def made_pages() -> pages.Pages:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_link_to_a_place_on_a_page_leads_to_one(page):
+    for target, place in re.findall(r"\]\(([^)#:\s]+\.md)#([^)]+)\)", page.read_text(encoding="utf-8")):
+        text = (page.parent / target).read_text(encoding="utf-8")
+        headings = {prose.slug(heading) for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+        assert place in headings | set(re.findall(r'<a id="([^"]+)">', text)), f"{target}#{place}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_a_sentence_holds_at_most_three_numbers(page):
+    prose_alone = re.sub(r"(?ms)^```.*?^```$|^\|[^\n]*$|`[^`]*`|\]\([^)]*\)", "", page.read_text(encoding="utf-8"))
+    for sentence in re.split(r"(?<=[.:;!?])\s+|\n\n|\n(?=[-#\d])", prose_alone):
+        assert len(re.findall(r"(?<![\w.])[−+-]?\d[\d,.]*", sentence)) <= 3, sentence
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_every_link_to_a_file_leads_to_one(page, made_pages):
     for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         if (made := re.search(r"(?:^|\.\./)((?:reference|adding)/.*)", target)) and page != ROOT / "README.md":
@@ -239,6 +254,7 @@ def test_a_docstring_keeps_its_formulas_and_its_words():
     assert "```text\nx_1 = a * b\n```" in told
     assert "`rho`: see [arXiv 2510.10205](https://arxiv.org/abs/2510.10205) \\| here." in told
     assert prose.markdown("SPEC.md 1.4", "").endswith("(SPEC.md#14-choices)")
+    assert prose.cell(prose.text("u = v/|v|, `a|b`", "")) == r"u = v/\|v\|, `a\|b`"
 
 
 def test_the_pictures_show_a_sample_that_steering_turns(tmp_path):

@@ -152,12 +152,12 @@ def _defined(base: str) -> str:
 
 def models() -> str:
     """The zoo: what each card knows of its model."""
-    lines = ["| card | model | parameters | layer | licence | weights |", "|:---|:---|---:|---:|:---|:---|"]
+    lines = ["| card | model | parameters | layer |", "|:---|:---|---:|---:|"]
     for name in cards():
         card = read_card(name)
         size = f"{card.parameters / 1e9:.2f} B" if card.parameters else ""
-        about, place = prose.cell(prose.text(card.about, "../")), card.hub or "in the project"
-        layer = "" if card.layer is None else card.layer
-        lines.append(f"| `{name}` | {about} | {size} | {layer} | {card.licence} | {place} |")
+        place = f"`{card.hub}`" if card.hub else "in the project"
+        about = prose.cell(f"{prose.text(card.about, '../')} {place} · {prose.text(card.licence, '../')}")
+        lines.append(f"| `{name}` | {about} | {size} | {'' if card.layer is None else card.layer} |")
     told = "`bash launch.sh fetch` prints the same; `model: {zoo: NAME}` names one in a recipe."
     return "\n\n".join(["# Models of the zoo", told, "\n".join(lines)]) + "\n"

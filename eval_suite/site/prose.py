@@ -45,7 +45,7 @@ def text(words: str, root: str) -> str:
 
 def cell(words: str) -> str:
     """Words that do not end the cell of a table."""
-    return words.replace("|", "\\|").replace("\n", " ")
+    return re.sub(r"(?<!\\)\|", r"\|", words).replace("\n", " ")
 
 
 def _escaped(words: str) -> str:
@@ -66,10 +66,11 @@ def _anchor(choice: str, number: str) -> str:
 def _places() -> dict[str, str]:
     """Each section's number, and the name that its heading has in a link."""
     headings = re.findall(r"^#+ ((\d+(?:\.\d+)?) .*)$", SPECIFICATION.read_text(encoding="utf-8"), re.MULTILINE)
-    return {number: _slug(heading) for heading, number in headings}
+    return {number: slug(heading) for heading, number in headings}
 
 
-def _slug(heading: str) -> str:
+def slug(heading: str) -> str:
+    """What a heading is called in a link to it."""
     plain = normalize("NFKD", heading).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", plain)).strip("-")
 
