@@ -192,7 +192,7 @@ def asked(image: Path | None, *parts: tuple[Role, str]) -> Callable[[], Prompt]:
     texts = [Segment(role, text) for role, text in parts if text]
 
     def make() -> Prompt:
-        shown = [Segment(Role.IMAGE, image=pictures.read(image))] if image else []
+        shown = [Segment(Role.IMAGE, image=pictures.load(image))] if image else []
         return Prompt((*shown, *texts))
 
     return Question(tuple((int(segment.role), segment.text) for segment in texts), make)

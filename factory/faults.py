@@ -30,7 +30,7 @@ def concerning(what: str) -> Iterator[None]:
         raise
 
 
-def told(fault: BaseException) -> str | None:
+def told_of(fault: BaseException) -> str | None:
     """One line on a fault that came out of a plugin; None for any other, and where the traceback is asked for."""
     if os.environ.get(DEBUG) or (found := _frame(fault.__traceback__)) is None:
         return None

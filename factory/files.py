@@ -2,7 +2,7 @@
 
 Every write goes to a temporary file in the same folder, is flushed to the disk and renamed over the target: a process
 killed at any moment leaves the old file or the new one, never a part. All that a kill can leave behind is the temporary
-file (`.NAME.PID.partial`); `sweep` removes those.
+file (`.NAME.PID.partial`); `remove_temporary` removes those.
 """
 
 import errno
@@ -151,7 +151,7 @@ def plain_bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def read(path: Path, at_most: int = LARGEST) -> bytes:
+def read_bytes(path: Path, at_most: int = LARGEST) -> bytes:
     """The bytes of a plain file; `UserError` where it is missing, something that never ends, or of more bytes than
     `at_most`, before any is read.
     """
@@ -171,25 +171,25 @@ def read(path: Path, at_most: int = LARGEST) -> bytes:
 def read_text(path: Path, at_most: int = LARGEST) -> str:
     """The text of a file in UTF-8; `UserError` where it cannot be read or is none."""
     with _readable(path, "text"):
-        return read(path, at_most).decode()
+        return read_bytes(path, at_most).decode()
 
 
 def read_json(path: Path, at_most: int = LARGEST) -> Any:
     """The value of a JSON file; `UserError` where it is missing or malformed."""
     with _readable(path, "JSON"):
-        return decode_json(read(path, at_most))
+        return decode_json(read_bytes(path, at_most))
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSONL file; `UserError` where it is missing or malformed."""
     with _readable(path, "JSONL"):
-        return decode_jsonl(read(path))
+        return decode_jsonl(read_bytes(path))
 
 
 def read_safetensors(path: Path) -> dict[str, "Tensor"]:
     """The tensors of a safetensors file, on the CPU; `UserError` where it is missing or malformed."""
     with _readable(path, "safetensors"):
-        return decode_safetensors(read(path))
+        return decode_safetensors(read_bytes(path))
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -203,7 +203,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def sweep(folder: Path) -> None:
+def remove_temporary(folder: Path) -> None:
     """Remove the temporary files a killed process left anywhere under `folder`. Nobody may be writing there."""
     for leftover in folder.rglob(f".*{PARTIAL}"):
         with explained(leftover, "remove"):

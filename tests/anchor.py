@@ -15,7 +15,7 @@ from factory.data.answers import Dictionary, DictionaryParams
 from factory.data.prompt import Prompt, Role
 from factory.data.sample import ConflictSample
 from factory.diagnose import attention
-from factory.diagnose.instructed import Asked, Instructed, InstructedParams, ask, instructed
+from factory.diagnose.instructed import Asked, Instructed, InstructedParams, ask_instructed, instructed
 from factory.model.encode import Batch
 from factory.model.view import ModelView
 from tests.tiny import text_first, tiny_view, two_images
@@ -45,7 +45,7 @@ def mixed_items(
 
 def asked_mix(view: ModelView | None = None, n: int = 4) -> tuple[Bench, Asked]:
     bench, samples = scenes_bench(view)
-    return bench, ask(bench, mixed_items(bench, samples)[:n])
+    return bench, ask_instructed(bench, mixed_items(bench, samples)[:n])
 
 
 def role_sets(batch: Batch, direction: str) -> dict[str, set[int]]:

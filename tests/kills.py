@@ -160,7 +160,7 @@ class Trial:
     def reached(self, name: str) -> str:
         """What a killed run had on the disk."""
         folders = [
-            f for stage in ("tune", "train") for f in checkpoint.there(self.folder / name / stage / "checkpoints")
+            f for stage in ("tune", "train") for f in checkpoint.present(self.folder / name / stage / "checkpoints")
         ]
         rooms = [room for room in ("tuned", "model") if (self.folder / name / room).is_dir()]
         return ", ".join([f.name for f in folders] + rooms) or "nothing yet"
@@ -247,7 +247,7 @@ def _tried(kind: str, trial: Trial, asked: argparse.Namespace) -> int:
     )
     found = 0, []
     for stage in ("tune", "train"):
-        for made in checkpoint.there(trial.folder / "whole" / stage / "checkpoints"):
+        for made in checkpoint.present(trial.folder / "whole" / stage / "checkpoints"):
             found = unfound(made, asked.damage, random)
     print(f"{kind}: {found[0] - len(found[1])} of {found[0]} damages of a checkpoint found", *found[1])
     return len(same) - sum(same) + len(found[1])

@@ -218,7 +218,7 @@ class Mc2(ConflictBenchmark):
         if path is None:
             raise FileNotFoundError(f"no picture {quoted(image_id)} in {self.folder}")
         try:
-            return pictures.read(path)
+            return pictures.load(path)
         except pictures.Unreadable as error:
             raise OSError(f"{error}; download it again") from error
 
@@ -254,7 +254,7 @@ def read(path: Path) -> list[Entry]:
     naming what is wrong.
     """
     try:
-        data = files.decode_json(files.read(path))
+        data = files.decode_json(files.read_bytes(path))
     except ValueError as error:
         raise UserError(f"{path}: not a whole JSON file ({error}); download it again") from error
     if not isinstance(data, list) or not data:

@@ -67,7 +67,7 @@ def read(path: str | Path, view: ModelView) -> list[Steering]:
 
 def _content(path: Path) -> dict[Any, Any]:
     """What a file of ``torch.save`` holds: nothing in it is run, and it unpacks to no more than such files do."""
-    data = io.BytesIO(files.read(path, LARGEST))
+    data = io.BytesIO(files.read_bytes(path, LARGEST))
     try:
         if zipfile.is_zipfile(data) and sum(each.file_size for each in zipfile.ZipFile(data).infolist()) > LARGEST:
             raise UserError(f"{path}: unpacks to more than {LARGEST:,} bytes, which no vector file does")

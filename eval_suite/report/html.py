@@ -16,7 +16,7 @@ from eval_suite.report.rows import DASH, Predictions
 from eval_suite.report.style import Figure
 from eval_suite.report.summary import comparisons, summarise
 from eval_suite.report.tables import METRIC_HEADINGS, main_tables, metric_lines, other_rows
-from factory.data.pictures import read
+from factory.data.pictures import load
 
 _WIDEST = 1800  # pixels; a larger picture only makes the page heavy
 
@@ -80,7 +80,7 @@ def _pictures(pictures: Sequence[tuple[str, Path]]) -> tuple[list[tuple[str, str
     shown, unreadable = [], []
     for title, path in pictures:
         try:
-            image = read(Path(path))
+            image = load(Path(path))
             image.thumbnail((_WIDEST, _WIDEST * 4))
             out = io.BytesIO()
             image.save(out, format="PNG", optimize=True)

@@ -28,7 +28,7 @@ from factory.data.answers import Pair
 from factory.data.instructions import instruction
 from factory.diagnose import Diagnostic, attention
 from factory.diagnose.branch import run_stem
-from factory.diagnose.instructed import Asked, Instructed, asked_of, instruct, look
+from factory.diagnose.instructed import Asked, Instructed, asked_of, instruct, look_at
 from factory.diagnose.lens import restricted_logits
 from factory.diagnose.nssd import nssd
 from factory.model.encode import Batch
@@ -161,7 +161,7 @@ def measure(view: ModelView, batch: int = 2, repeats: int = 3, anew: bool = True
         diagnostic = made(name, **({"map": False} if name == "heads" else {}))
 
         def job() -> object:
-            stem, anchor = look(view, encoded)
+            stem, anchor = look_at(view, encoded)
             return diagnostic.read(view, asked_of(view, items, stem, []), anchor)
 
         return job

@@ -23,7 +23,7 @@ from factory.model.parts import Parts
 from factory.model.source import family_of
 from factory.model.view import ModelView
 from factory.model.zoo import read_card
-from factory.run.facts import facts, gigabytes
+from factory.run.facts import gigabytes, sizes_of
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' }}{% for c in m['content'] %}{{"
@@ -59,7 +59,7 @@ def shaped(card_name: str, device: str, dtype: str = "bfloat16", layers: int | N
             config.vision_config.fullatt_block_indexes = [layers - 1]
         if types := getattr(config.get_text_config(), "layer_types", None):
             config.get_text_config().layer_types = types[:layers]
-    size = facts(config, family, number)
+    size = sizes_of(config, family, number)
     told = f"--shape {card_name}: {size.parameters / 1e9:.1f} B parameters, {gigabytes(size.bytes)} in {dtype}"
     if place.type == "cpu" and not layers:
         raise UserError(

@@ -28,7 +28,7 @@ from eval_suite.speed import timing
 from factory.data.prompt import Role, Segment
 from factory.model.view import ModelView
 from factory.registry import lookup
-from factory.train.lessons import Collator
+from factory.train.lessons import LessonCollator
 
 TUNERS = {
     "mores": {},
@@ -46,7 +46,7 @@ def measure(
     view: ModelView, batch: int = 8, repeats: int = 5, tuners: Sequence[str] = tuple(TUNERS), peak: float | None = None
 ) -> timing.Result:
     prompts = [prompt.append(Segment(Role.ANSWER, "red")) for prompt in timing.conflicts(batch)]
-    inputs = {key: value for key, value in Collator(view)(prompts).items() if key != "text_labels"}
+    inputs = {key: value for key, value in LessonCollator(view)(prompts).items() if key != "text_labels"}
     steps = {"frozen": _step(view, None, inputs), **{name: _step(view, name, inputs) for name in tuners}}
     kept = {name: kept_bytes(step) for name, step in steps.items()}
     times = timing.interleaved(steps, repeats, view.device)

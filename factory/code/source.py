@@ -53,7 +53,7 @@ class Form(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def read(name: str, path: Path, stamp: object) -> Module:
+def parsed(name: str, path: Path, stamp: object) -> Module:
     """The module ``name`` in the file ``path``, read again where its ``stamp`` is another. Raises SyntaxError where it
     does not parse.
     """

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from factory.code.source import Module, Used, dotted, is_register, members, own_names, read
+from factory.code.source import Module, Used, dotted, is_register, members, own_names, parsed
 from factory.registry import KINDS
 
 GROUND = ("factory.errors", "factory.registry", "factory.recipe")
@@ -98,7 +98,7 @@ class Tree:
             if path is None or stamp is None:
                 return None
             try:
-                self._read[name] = stamp, read(name, path, stamp)
+                self._read[name] = stamp, parsed(name, path, stamp)
             except (SyntaxError, ValueError):  # no Python: a compiled module, or a file that nothing imports
                 return None
         return self._read[name][1]

@@ -88,7 +88,7 @@ class FrozenNorm(nn.BatchNorm2d):
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
 
 
-class Block(nn.Module):
+class MBConv(nn.Module):
     """Inverted bottleneck: widen (unless by 1), depthwise convolution, narrow; the input is added where shapes
     agree.
     """
@@ -122,7 +122,7 @@ class EfficientNetLite(PreTrainedModel):
     def __init__(self, config: EfficientNetLiteConfig) -> None:
         super().__init__(config)
         self.conv_stem, self.bn0 = SameConv(3, config.stem, 3, 2), FrozenNorm(config.stem, EPS)
-        self.blocks = nn.ModuleList(Block(*sizes) for sizes in config.blocks)
+        self.blocks = nn.ModuleList(MBConv(*sizes) for sizes in config.blocks)
         self.conv_head, self.bn1 = (
             SameConv(config.blocks[-1][-1], config.hidden_size, 1),
             FrozenNorm(config.hidden_size, EPS),

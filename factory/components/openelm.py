@@ -97,12 +97,12 @@ class OpenELMConfig(PreTrainedConfig):
         if self.num_attention_heads is None:
             group = self.head_dim * num_gqa_groups
             self.num_attention_heads = num_query_heads or [
-                divisible(d * m, group) // self.head_dim for m in spread(qkv_multipliers, N)
+                divisible(d * m, group) // self.head_dim for m in spread_evenly(qkv_multipliers, N)
             ]
         if self.num_key_value_heads is None:
             self.num_key_value_heads = num_kv_heads or [heads // num_gqa_groups for heads in self.num_attention_heads]
         if self.intermediate_size is None:
-            self.intermediate_size = [divisible(d * m, ffn_dim_divisor) for m in spread(ffn_multipliers, N)]
+            self.intermediate_size = [divisible(d * m, ffn_dim_divisor) for m in spread_evenly(ffn_multipliers, N)]
         if {len(self.num_attention_heads), len(self.num_key_value_heads), len(self.intermediate_size)} != {N}:
             raise ValueError(f"heads, key-value heads and feed-forward widths should be {N} numbers each, one a block")
         self.layer_types = ["full_attention"] * N
@@ -111,7 +111,7 @@ class OpenELMConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
 
-def spread(multipliers: Any, n: int) -> list[float]:
+def spread_evenly(multipliers: Any, n: int) -> list[float]:
     """``n`` multipliers: those given, or two bounds and what lies evenly between them, to two digits as released."""
     values = list(multipliers)
     if len(values) != 2 or n == 2:

@@ -255,6 +255,6 @@ def _check_order(roles: Iterable[Role]) -> None:
 
 def _read(folder: Path, picture: str | bytes) -> Image.Image:
     try:
-        return pictures.decode(picture, IN_ROW) if isinstance(picture, bytes) else pictures.read(folder / picture)
+        return pictures.decode(picture, IN_ROW) if isinstance(picture, bytes) else pictures.load(folder / picture)
     except pictures.Unreadable as error:
         raise Unusable(f"its image cannot be read: {error}", "image cannot be read") from error

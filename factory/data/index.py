@@ -91,7 +91,7 @@ class Marks:
 
 def _told_by(path: Path) -> str:
     try:
-        return pictures.fingerprint(path)
+        return pictures.stamp(path)
     except pictures.Unreadable:
         return "unread"
 
@@ -177,7 +177,7 @@ def _sizes(conversation: Conversation, folder: Path, marks: Marks, audit: Audit,
     lost = [name for name in conversation.images if isinstance(name, str) and not marks.add(name)]
     audit.missing += len(lost)
     if lost:
-        raise Unusable(f"its image {pictures.named(lost[0])} is missing", MISSING)
+        raise Unusable(f"its image {pictures.short_name(lost[0])} is missing", MISSING)
     try:
         return [_size(folder, picture, decode) for picture in conversation.images]
     except pictures.Unreadable as error:
@@ -187,7 +187,7 @@ def _sizes(conversation: Conversation, folder: Path, marks: Marks, audit: Audit,
 def _size(folder: Path, picture: str | bytes, decode: bool) -> Size:
     if isinstance(picture, bytes):
         return pictures.decode(picture, IN_ROW).size if decode else pictures.size_of(picture, IN_ROW)
-    return pictures.read(folder / picture).size if decode else pictures.size(folder / picture)
+    return pictures.load(folder / picture).size if decode else pictures.size(folder / picture)
 
 
 def _digest(path: Path) -> str:

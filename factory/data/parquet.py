@@ -22,7 +22,7 @@ def is_parquet(path: Path) -> bool:
         return False
 
 
-def scan(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
+def scan_rows(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
     """Number, 0 and value of each row. Raises ``UserError`` for a damaged file, and where pyarrow is not installed."""
     number = 0
     with _told(path):
@@ -39,7 +39,7 @@ class RowReader:
         self.path, self._process, self._group = path, 0, -1
 
     def read(self, offset: int, size: int) -> dict[str, Any]:
-        """The row of a number that ``scan`` gave. Raises ``UserError`` where the file has changed since."""
+        """The row of a number that ``scan_rows`` gave. Raises ``UserError`` where the file has changed since."""
         with _told(self.path):
             if self._process != os.getpid():
                 self._process, self._group, self._file = os.getpid(), -1, _opened(self.path)

@@ -75,7 +75,7 @@ class PhotoFolder:
             fault = _fault(self._conversation(path, label), self.folder, label, beside, check, decode)
             audit.add(str(path), len(self.question) + len(label or ""), 1, fault)
             usable += [i] if fault is None else []
-        good = [[str(photos[i][0]), photos[i][1], pictures.fingerprint(self.folder / photos[i][0])] for i in usable]
+        good = [[str(photos[i][0]), photos[i][1], pictures.stamp(self.folder / photos[i][0])] for i in usable]
         audit.digest = files.digest([good, self.question, pictures.PROTOCOL])
         return audit, usable
 
@@ -138,7 +138,7 @@ def _fault(
         )
         return Unusable(why, "no label")
     try:
-        size = pictures.read(path).size if decode else pictures.size(path)
+        size = pictures.load(path).size if decode else pictures.size(path)
         if check is not None:
             check(photo, [size])
     except pictures.Unreadable as error:

@@ -33,9 +33,9 @@ class Unreadable(OSError):
     """A picture that cannot be read; the message names it and says why, in one line."""
 
 
-def read(path: Path) -> Image.Image:
+def load(path: Path) -> Image.Image:
     """The RGB picture in a file. Raises ``Unreadable``."""
-    with _told(named(path)):
+    with _told(short_name(path)):
         _check_file(path)
         with _opened(path) as image:
             return rgb(image)
@@ -49,7 +49,7 @@ def decode(data: bytes, name: str) -> Image.Image:
 
 def size(path: Path) -> tuple[int, int]:
     """Width and height that a file's header says; its pixels are not decoded. Raises ``Unreadable``."""
-    with _told(named(path)):
+    with _told(short_name(path)):
         _check_file(path)
         with _opened(path) as image:
             return image.size
@@ -61,12 +61,12 @@ def size_of(data: bytes, name: str) -> tuple[int, int]:
         return image.size
 
 
-def fingerprint(path: Path) -> str:
+def stamp(path: Path) -> str:
     """What tells a file from others however often it is copied or touched: its size, and a digest of its first and last
     ``EDGE`` bytes, which are all of a small file; another picture, or the same saved anew, differs in them. Raises
     ``Unreadable``.
     """
-    with _told(named(path)):
+    with _told(short_name(path)):
         _check_file(path)
         with path.open("rb") as file:
             length = os.fstat(file.fileno()).st_size
@@ -125,15 +125,17 @@ def _check_file(path: Path) -> None:
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError as error:
-        raise Unreadable(f"{named(path)}: not found") from error
+        raise Unreadable(f"{short_name(path)}: not found") from error
     except (OSError, ValueError) as error:  # a name that is too long, or holds NUL or half a character
-        raise Unreadable(f"{named(path)}: cannot be opened ({getattr(error, 'strerror', None) or error})") from error
+        raise Unreadable(
+            f"{short_name(path)}: cannot be opened ({getattr(error, 'strerror', None) or error})"
+        ) from error
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
-        raise Unreadable(f"{named(path)}: is {kind}, not a picture")
+        raise Unreadable(f"{short_name(path)}: is {kind}, not a picture")
 
 
-def named(path: Path | str) -> str:
+def short_name(path: Path | str) -> str:
     """A path as messages show it; of a long one, its end."""
     name = str(path)
     name = name if len(name) <= LONGEST_NAME else "…" + name[-LONGEST_NAME:]

@@ -52,7 +52,7 @@ def scan(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
     kind it says which.
     """
     if parquet.is_parquet(path):
-        yield from parquet.scan(path)
+        yield from parquet.scan_rows(path)
         return
     _check_kind(path)
     decode = json.JSONDecoder().raw_decode

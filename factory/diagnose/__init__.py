@@ -86,7 +86,7 @@ class Diagnostic(Plugin):
         """Rows about some samples, each with its sample's id under ``sample``, its task, tags, form and prompt. Here
         those of ``measure`` on every form of the benchmark's prompt."""
         asked = [(s, form) for s in samples for form in bench.benchmark.forms]
-        named = {f"{s.id}/{form}": facts(s, form, "base") for s, form in asked}
+        named = {f"{s.id}/{form}": about(s, form, "base") for s, form in asked}
         rows = self.measure(
             bench.view, bench.view.encode([bench.benchmark.prompt(s, form) for s, form in asked]), list(named)
         )
@@ -118,7 +118,7 @@ class Diagnostic(Plugin):
         return None
 
 
-def facts(sample: ConflictSample, form: str, prompt: str) -> dict[str, Any]:
+def about(sample: ConflictSample, form: str, prompt: str) -> dict[str, Any]:
     """What a row tells of its sample: its id, task and tags, and which form and prompt was measured."""
     return {"sample": sample.id, "task": sample.task, "form": form, "prompt": prompt, **sample.tags}
 

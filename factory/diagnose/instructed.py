@@ -19,7 +19,7 @@ from factory.data.answers import Dictionary, DictionaryParams, Pair
 from factory.data.instructions import Style, instruction
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
-from factory.diagnose import Diagnostic, facts
+from factory.diagnose import Diagnostic, about
 from factory.diagnose.branch import Stem, run_stem
 from factory.diagnose.lens import Pool, Readout
 from factory.diagnose.residual import Residuals, columns_of, residuals
@@ -68,7 +68,7 @@ class Instructed:
     @property
     def facts(self) -> dict[str, Any]:
         """What every row about it says."""
-        return {**facts(self.sample, self.form, self.direction), "direction": self.direction}
+        return {**about(self.sample, self.form, self.direction), "direction": self.direction}
 
 
 @dataclass(frozen=True)
@@ -133,15 +133,15 @@ def instructed(
     bench: Bench, samples: Sequence[ConflictSample], params: InstructedParams, dictionary: Dictionary
 ) -> tuple[list[Instructed], list[dict[str, Any]]]:
     """Every sample, form and direction that the dictionary covers, and a row for each that it does not."""
-    items, left_out = [], []
+    items, told_left_out = [], []
     for sample in samples:
         for form in bench.benchmark.forms:
             answers = {d: bench.benchmark.answer(sample, form, d) for d in ("vision", "text")}
             pair = dictionary.pair(answers["vision"], answers["text"])
             if isinstance(pair, str):
-                left_out.append(
+                told_left_out.append(
                     {
-                        **facts(sample, form, ""),
+                        **about(sample, form, ""),
                         "metric": LEFT_OUT,
                         "layer": None,
                         "head": None,
@@ -155,10 +155,10 @@ def instructed(
                 own = pair if direction == "vision" else Pair(pair.compete, pair.comply)
                 whole = instruct(prompt, instruction(params.style, direction), params.layout, params.system)
                 items.append(Instructed(sample, form, direction, whole, own))
-    return items, left_out
+    return items, told_left_out
 
 
-def left_out(rows: Sequence[Mapping[str, Any]]) -> Finding:
+def told_left_out(rows: Sequence[Mapping[str, Any]]) -> Finding:
     """How many prompts a run left out for their dictionaries, and why."""
     why = Counter(r["reason"] for r in rows if r["metric"] == LEFT_OUT)
     text = f"{why.total()} prompts left out for their dictionaries" + (
@@ -168,20 +168,20 @@ def left_out(rows: Sequence[Mapping[str, Any]]) -> Finding:
 
 
 @torch.no_grad()
-def ask(bench: Bench, items: Sequence[Instructed]) -> Asked:
+def ask_instructed(bench: Bench, items: Sequence[Instructed]) -> Asked:
     """Run instructed prompts once, and see what the model answers."""
     return _answered(bench, items, run_stem(bench.view, bench.view.encode([item.prompt for item in items])))
 
 
 @torch.no_grad()
 def ask_and_look(bench: Bench, items: Sequence[Instructed]) -> tuple[Asked, Anchor]:
-    """``ask``, keeping the residual stream at instruction tokens and at the last one of the same run."""
-    stem, anchor = look(bench.view, bench.view.encode([item.prompt for item in items]))
+    """``ask_instructed``, keeping the residual stream at instruction tokens and at the last one of the same run."""
+    stem, anchor = look_at(bench.view, bench.view.encode([item.prompt for item in items]))
     return _answered(bench, items, stem), anchor
 
 
 @torch.no_grad()
-def look(view: ModelView, batch: Batch) -> tuple[Stem, Anchor]:
+def look_at(view: ModelView, batch: Batch) -> tuple[Stem, Anchor]:
     """Run prompts once, keeping the residual stream at instruction tokens and at the last one."""
     at, mask = columns_of(batch.mask(Role.INSTRUCTION))
     with residuals(view, torch.cat([at, last_index(batch.attention_mask)[:, None]], -1)) as found:

@@ -72,7 +72,7 @@ def held_out_layer(profile: Profile, best: Callable[[np.ndarray], Any] = np.argm
     return np.where(odd, profile.values[:, layers[1]], profile.values[:, layers[0]])
 
 
-class Estimate(NamedTuple):
+class Mean(NamedTuple):
     """A mean over ``n`` samples with its 95 % interval, and the two-sided p that it is the null."""
 
     mean: float
@@ -98,16 +98,16 @@ def by_sample(values: Sequence[float] | np.ndarray, keys: Sequence[tuple[str, st
     return np.array([np.mean(v) for v in of_sample.values()])
 
 
-def estimate(values: Sequence[float] | np.ndarray, keys: Sequence[tuple[str, str]]) -> Estimate:
+def mean_of(values: Sequence[float] | np.ndarray, keys: Sequence[tuple[str, str]]) -> Mean:
     """Mean with a bootstrap interval, and the p of random sign flips that it is 0."""
     units = by_sample(values, keys)
-    return Estimate(float(units.mean()), bootstrap_mean(units), sign_flip_p(units), len(units))
+    return Mean(float(units.mean()), bootstrap_mean(units), sign_flip_p(units), len(units))
 
 
-def share(values: Sequence[float] | np.ndarray, keys: Sequence[tuple[str, str]], null: float = 0.5) -> Estimate:
+def share_of(values: Sequence[float] | np.ndarray, keys: Sequence[tuple[str, str]], null: float = 0.5) -> Mean:
     """Share of ones with Wilson's interval, and the p that it is ``null``."""
     units = by_sample(values, keys)
-    return Estimate(float(units.mean()), wilson(float(units.sum()), len(units)), sign_flip_p(units - null), len(units))
+    return Mean(float(units.mean()), wilson(float(units.sum()), len(units)), sign_flip_p(units - null), len(units))
 
 
 def curve(ax: Axes, profile: Profile, label: str, **look: Any) -> None:

@@ -37,7 +37,7 @@ def telling(fault: Exception) -> tuple[int, str] | None:
 
     if files.full(fault):
         return 2, f"error: the disk is full ({' '.join(str(fault).split())[:200]}). {files.MAKE_ROOM}."
-    return (1, f"error: {line}") if (line := faults.told(fault)) else None
+    return (1, f"error: {line}") if (line := faults.told_of(fault)) else None
 
 
 class World:

@@ -20,10 +20,10 @@ def fingerprint(view: ModelView, without: Sequence[str] = ()) -> str:
     """
     if view.identity and not without:
         return view.identity
-    return fingerprint_of(view.model, left_out(view, without))
+    return fingerprint_of(view.model, tensors_of(view, without))
 
 
-def left_out(view: ModelView, without: Sequence[str]) -> set[int]:
+def tensors_of(view: ModelView, without: Sequence[str]) -> set[int]:
     """The ``id`` of every tensor in the parts ``without``."""
     return {id(p) for part in without for p in getattr(view, part).state_dict(keep_vars=True).values()}
 

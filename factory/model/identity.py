@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
 from factory import files
-from factory.model.fingerprint import fingerprint, left_out
+from factory.model.fingerprint import fingerprint, tensors_of
 from factory.model.view import ModelView
 from factory.model.weights import at_hand, packed_values
 
@@ -76,7 +76,7 @@ class Group(BaseModel):
         return bool(((a == b) | (a.to(others).float() == b) | (a == b.to(dtype).float()) | near).all())
 
 
-class Identity(BaseModel):
+class ModelIdentity(BaseModel):
     """A model by class, fingerprint, precision, a hash of its tokenizer's words, and sizes and sampled values of its
     tensors, by name. Manifests of earlier versions have class and fingerprint alone.
     """
@@ -94,11 +94,11 @@ class Identity(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_defaults=True) | {"class": self.kind}
 
 
-def identity(view: ModelView, without: Sequence[str] = ()) -> Identity:
+def identity_of(view: ModelView, without: Sequence[str] = ()) -> ModelIdentity:
     """The identity of a model, the parts ``without`` left aside."""
     if view.described and not without:  # a model that is cut over ranks is read by all of them together, once
         return view.described
-    return Identity(
+    return ModelIdentity(
         kind=type(view.model).__name__,
         fingerprint=fingerprint(view, without),
         dtype=str(view.dtype).removeprefix("torch."),
@@ -107,7 +107,7 @@ def identity(view: ModelView, without: Sequence[str] = ()) -> Identity:
     )
 
 
-def differences(theirs: Identity, view: ModelView, without: Sequence[str] = ()) -> list[Difference]:
+def differences(theirs: ModelIdentity, view: ModelView, without: Sequence[str] = ()) -> list[Difference]:
     """In what the model of ``view`` is not the one that ``theirs`` describes, the parts ``without`` left aside; nothing
     where it is that one, in whatever precision.
     """
@@ -119,7 +119,7 @@ def differences(theirs: Identity, view: ModelView, without: Sequence[str] = ()) 
     if not theirs.tensors:
         why = "its weights or their precision are others; the manifest, of an earlier version, tells no more"
         return [Difference(why, kin=True)]
-    own = identity(view, without)
+    own = identity_of(view, without)
     if unlike := _sizes(theirs.tensors, own.tensors):
         return [Difference(unlike, kin=False)]
     found = []
@@ -141,7 +141,7 @@ def differences(theirs: Identity, view: ModelView, without: Sequence[str] = ()) 
 
 def _groups(view: ModelView, without: Sequence[str]) -> dict[str, Group]:
     found: dict[str, list[tuple[list[int], bool, Tensor]]] = defaultdict(list)
-    for name, shape, packed, values in _tensors(view, left_out(view, without)):
+    for name, shape, packed, values in _tensors(view, tensors_of(view, without)):
         found[NUMBER.sub("*", name)].append((shape, packed, values))
     groups = {}
     for name, members in sorted(found.items()):

@@ -20,9 +20,9 @@ from factory.model.checks import self_check
 from factory.model.compose import components, compose, parts_of
 from factory.model.family import Family, frozen
 from factory.model.fingerprint import fingerprint, fingerprint_of
-from factory.model.identity import identity
+from factory.model.identity import identity_of
 from factory.model.packages import fetch_part, needed
-from factory.model.source import Source, family_of, find, known, spelt_out, tuned_folder
+from factory.model.source import FoundModel, family_of, find, known, spelt_out, tuned_folder
 from factory.model.stored import pointer
 from factory.model.view import ModelView
 from factory.model.zero import load_cut
@@ -139,7 +139,7 @@ def lacking(spec: ModelSpec) -> list[str]:
     return missing
 
 
-def _processor(source: Source) -> Any:
+def _processor(source: FoundModel) -> Any:
     for what, names in PROCESSOR_FILES.items():
         if not any((source.folder / name).is_file() for name in names):
             raise UserError(
@@ -181,7 +181,7 @@ def load(spec: ModelSpec, zero: int = 0, fetch: bool = True) -> ModelView:
     view.layer = asked.layer if asked.layer is not None or not source.card else source.card.layer
     view.parts += components(model.config) + ([spec.compose.llm.make()] if spec.compose else [])
     if zero == 3:
-        view.identity, view.described = fingerprint(view), identity(view)
+        view.identity, view.described = fingerprint(view), identity_of(view)
     self_check(view)
     _tune(view, spec.tuned)
     return view
@@ -207,7 +207,7 @@ def _tune(view: ModelView, folders: Sequence[str]) -> None:
             tuner.settle(view)
 
 
-def _read(source: Source, spec: ModelSpec, zero: int, options: dict[str, Any]) -> tuple[Any, Any]:
+def _read(source: FoundModel, spec: ModelSpec, zero: int, options: dict[str, Any]) -> tuple[Any, Any]:
     dtype = getattr(torch, spec.dtype)
     read = partial(
         source.family.hf_class().from_pretrained,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from factory import files
 from factory.errors import UserError
-from factory.model.identity import Identity, differences
+from factory.model.identity import ModelIdentity, differences
 from factory.model.view import ModelView
 from factory.recipe.explain import explain
 from factory.registry import lookup
@@ -34,7 +34,7 @@ class Manifest(BaseModel):
     form: int = Field(alias="schema")
     type: str
     params: dict[str, Any]
-    base_model: Identity
+    base_model: ModelIdentity
     sha256: str | None = None
     about: dict[str, Any] = {}
 
@@ -42,7 +42,7 @@ class Manifest(BaseModel):
 Form = TypeVar("Form", bound=Manifest)
 
 
-def read(path: Path, form: type[Form], what: str) -> Form:
+def read_form(path: Path, form: type[Form], what: str) -> Form:
     """The manifest of ``what`` in a file. Raises ``UserError`` where it is none, or of a later version's form."""
     content = files.read_json(path, LARGEST)
     schema = content.get("schema") if isinstance(content, dict) else None
@@ -58,7 +58,7 @@ def read(path: Path, form: type[Form], what: str) -> Form:
 def read_tensors(path: Path, manifest: Manifest) -> dict[str, Tensor]:
     """The tensors beside a manifest. Raises ``UserError`` where they are not the ones that it was written with, or hold
     what is no number."""
-    data = files.read(path)
+    data = files.read_bytes(path)
     if manifest.sha256 is not None and files.digest_bytes(data) != manifest.sha256:
         raise UserError(f"{path}: damaged or exchanged: its checksum is not the one in the manifest. Make it again.")
     try:
@@ -77,7 +77,7 @@ def not_finite(tensors: dict[str, Tensor]) -> str | None:
 
 
 def check_base(
-    folder: Path, theirs: Identity, view: ModelView, without: Sequence[str] = (), strict: bool = True
+    folder: Path, theirs: ModelIdentity, view: ModelView, without: Sequence[str] = (), strict: bool = True
 ) -> None:
     """Raises ``UserError`` where ``view``, the parts ``without`` left aside, is not the model that ``theirs`` tells of;
     without ``strict`` one of the same architecture and sizes is let through with a warning.

@@ -14,14 +14,14 @@ from factory.errors import UserError
 from factory.model.compose import account_parts, composed_config
 from factory.model.decoding import left_out
 from factory.model.family import Family
-from factory.model.stored import Tensors, account, cached, held, pointer, told, weight_files
+from factory.model.stored import Tensors, account, cached, held, in_one_line, pointer, weight_files
 from factory.model.zoo import Card, card_folder, command, read_card, shipped
 from factory.recipe.schema import ComposeSpec, ModelSpec
 from factory.registry import available, lookup
 
 
 @dataclass(frozen=True)
-class Source:
+class FoundModel:
     """A model that was found but not loaded: its folder (None where it is composed), configuration, family, the bytes
     of its weights, its ``card`` where the weights are those that the card describes, and ``notes`` of what has to be
     known of it beside the numbers.
@@ -44,7 +44,7 @@ def spelt_out(spec: ModelSpec) -> ModelSpec:
     return spec.model_copy(update={"compose": ComposeSpec.model_validate(card.compose), "tuned": trained + spec.tuned})
 
 
-def find(spec: ModelSpec) -> Source:
+def find(spec: ModelSpec) -> FoundModel:
     """Locate a model and check its files without loading weights.
 
     Raises ``UserError`` for weights that are not on this machine (with what they are and the command that gets them), a
@@ -56,7 +56,7 @@ def find(spec: ModelSpec) -> Source:
     if spec.compose:
         config = composed_config(spec.compose)
         account_parts(spec.compose)
-        return Source(None, config, family_of(config), card_for(spec, config), 0)
+        return FoundModel(None, config, family_of(config), card_for(spec, config), 0)
     folder = _folder(spec)
     if folder is None:
         raise UserError(_absent(spec))
@@ -68,7 +68,7 @@ def find(spec: ModelSpec) -> Source:
     account(family.hf_class(), config, tensors, f"model folder {folder}")
     card = card_for(spec, config)
     unlike = [] if card or spec.zoo is None else [_unlike(spec.zoo, config, folder)]
-    return Source(folder, config, family, card, tensors.bytes, (*unlike, *left_out(folder)))
+    return FoundModel(folder, config, family, card, tensors.bytes, (*unlike, *left_out(folder)))
 
 
 def _weights(spec: ModelSpec, folder: Path, config: Any) -> Tensors:
@@ -212,7 +212,7 @@ def _config(folder: Path) -> Any:
     except UserError:
         raise
     except Exception as error:  # each configuration checks its keys in a way of its own
-        raise UserError(f"{path}: cannot be read: {pointer(path) or told(error)}") from error
+        raise UserError(f"{path}: cannot be read: {pointer(path) or in_one_line(error)}") from error
 
 
 def family_of(config: Any) -> Family:

@@ -132,7 +132,7 @@ def _pickled(path: Path) -> Iterator[tuple[str, tuple[tuple[int, ...], bool]]]:
     yield from found
 
 
-def told(error: Exception) -> str:
+def in_one_line(error: Exception) -> str:
     """What an error of a library says, on one line."""
     return " ".join(str(error).split())[:300] or type(error).__name__
 
@@ -163,7 +163,7 @@ def account(cls: type[nn.Module], config: Any, tensors: Tensors, where: str, ins
     try:
         compared = _compared(cls, config, tensors)
     except Exception as error:  # whatever a class raises at sizes that do not go together
-        raise UserError(f"{where}: no {cls.__name__} can be made by its config.json: {told(error)}") from error
+        raise UserError(f"{where}: no {cls.__name__} can be made by its config.json: {in_one_line(error)}") from error
     if wrong := compared.told(inside):
         loose = _prefix(cls, config, tensors) if compared.unknown else None
         raise UserError(f"{where}: its weights are not those of {cls.__name__}: {loose or wrong}")
@@ -172,12 +172,12 @@ def account(cls: type[nn.Module], config: Any, tensors: Tensors, where: str, ins
 
 def missing(cls: type[nn.Module], found: Mapping[str, Any], where: str, inside: bool = False) -> None:
     """Refuse by what ``from_pretrained`` reports (``output_loading_info``), where it alone finds or reads the files."""
-    if wrong := Comparison.of(found).told(inside):
+    if wrong := Discrepancies.of(found).told(inside):
         raise UserError(f"{where}: its weights are not those of {cls.__name__}: {wrong}")
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Discrepancies:
     """Tensors by name: those that a class lacks, those it does not know, (name, shape in the file, shape in the class)
     of those that do not fit, and those stored as integers that are none."""
 
@@ -187,7 +187,7 @@ class Comparison:
     integers: Sequence[str] = ()
 
     @classmethod
-    def of(cls, found: Mapping[str, Any], integers: Iterable[str] = ()) -> Comparison:
+    def of(cls, found: Mapping[str, Any], integers: Iterable[str] = ()) -> Discrepancies:
         """What transformers tells of a load; of integers, those named as what is learnt."""
         missing, unknown, unlike = (sorted(found[f"{kind}_keys"]) for kind in ("missing", "unexpected", "mismatched"))
         return cls(missing, unknown, unlike, sorted(n for n in integers if n.endswith(("weight", "bias"))))
@@ -203,7 +203,7 @@ class Comparison:
         )
         return "; ".join(_counted(names, one if len(names) == 1 else many) for names, one, many in kinds if names)
 
-    def as_stored(self, model: PreTrainedModel) -> Comparison:
+    def as_stored(self, model: PreTrainedModel) -> Discrepancies:
         """The same with the names that the layout of the files has for them."""
         state = model.state_dict()
         if any(not isinstance(each, PrefixChange) for each in model._weight_conversions):  # an older layout, all of it
@@ -216,7 +216,7 @@ class Comparison:
         unlike = [(own[name], *shapes) for name, *shapes in self.unlike]
         return replace(self, missing=[own[name] for name in self.missing], unlike=unlike)
 
-    def of_packed(self, model: nn.Module) -> Comparison:
+    def of_packed(self, model: nn.Module) -> Discrepancies:
         """What is left where matrices may be packed by a quantisation, whose formats only its library knows."""
         linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
         packed = {name for name in linear if any(other.startswith(f"{name}.") for other in self.unknown)}
@@ -224,7 +224,7 @@ class Comparison:
         def within(name: str, modules: Collection[str]) -> bool:
             return any(name.startswith(f"{module}.") for module in modules)
 
-        return Comparison(
+        return Discrepancies(
             [name for name in self.missing if not within(name, packed)],
             [name for name in self.unknown if not within(name, packed)],
             [each for each in self.unlike if not within(each[0], linear)],
@@ -237,7 +237,7 @@ def _counted(names: Sequence[str], what: str) -> str:
     return f"{len(names)} {tensors} {what} ({', '.join(names[:NAMED])}{more})"
 
 
-def _compared(cls: Any, config: Any, tensors: Tensors) -> Comparison:
+def _compared(cls: Any, config: Any, tensors: Tensors) -> Discrepancies:
     """What transformers would miss, leave and refuse of such tensors."""
     config = deepcopy(config)
     quantised = config.__dict__.pop("quantization_config", None)
@@ -252,7 +252,7 @@ def _compared(cls: Any, config: Any, tensors: Tensors) -> Comparison:
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    compared = Comparison.of(found, tensors.integers)
+    compared = Discrepancies.of(found, tensors.integers)
     return (compared if quantised is None else compared.of_packed(model)).as_stored(model)
 
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from factory.errors import UserError
 from factory.recipe import yaml_nodes
 from factory.recipe.explain import explain, located
-from factory.recipe.schema import Node, Recipe, Source
+from factory.recipe.schema import Node, Origin, Recipe
 from factory.recipe.slots import kind_at
 from factory.recipe.yaml_nodes import Document, Mistake, Place
 from factory.registry import load_plugins
@@ -57,7 +57,7 @@ def loads(text: str, source: str = "recipe", overrides: Sequence[str] = (), path
     mistakes: list[Mistake] = []
     root = _overridden(_compose(text, source), overrides, path, mistakes)
     try:
-        document = yaml_nodes.read(root)
+        document = yaml_nodes.to_document(root)
     except Mistake as mistake:
         raise RecipeError([*mistakes, mistake]) from mistake
     mistakes += document.mistakes
@@ -65,7 +65,7 @@ def loads(text: str, source: str = "recipe", overrides: Sequence[str] = (), path
     recipe = _validate(document, mistakes)
     if mistakes:
         raise RecipeError(mistakes)
-    return recipe.made_from(Source(path, text, tuple(overrides)))
+    return recipe.made_from(Origin(path, text, tuple(overrides)))
 
 
 def dump(recipe: Recipe) -> str:
@@ -75,7 +75,7 @@ def dump(recipe: Recipe) -> str:
 
 def _compose(text: str, source: str) -> yaml.Node:
     try:
-        return yaml_nodes.compose(text, source)
+        return yaml_nodes.parse_nodes(text, source)
     except Mistake as mistake:
         raise RecipeError([mistake]) from mistake
 
@@ -94,13 +94,13 @@ def _override(root: yaml.Node, text: str, path: Path | None) -> yaml.Node:
     key, equals, value = text.partition("=")
     if not equals or not all(key.split(".")):
         raise Mistake(place, "should read KEY=VALUE, as in steering.2.beta=0.5")
-    node = yaml_nodes.compose(value, place.source, whole_source=True)
+    node = yaml_nodes.parse_nodes(value, place.source, whole_source=True)
     return yaml_nodes.override(root, tuple(key.split(".")), node, place, lambda at: _is_plugin(root, at, path))
 
 
 def _is_plugin(root: yaml.Node, at: yaml_nodes.Path, path: Path | None) -> bool:
     """Whether a bare word at ``at`` names a plugin, and so stands for ``{type: word}``."""
-    kind = partial(kind_at, Recipe, at, partial(yaml_nodes.named, root))
+    kind = partial(kind_at, Recipe, at, partial(yaml_nodes.named_node, root))
     try:
         return kind() is not None
     except UserError:  # the recipe's own list may hold the plugin
@@ -133,4 +133,4 @@ def _validate(document: Document, mistakes: list[Mistake]) -> Recipe | None:
 
 
 def _at(document: Document, loc: tuple[str | int, ...], message: str) -> Mistake:
-    return Mistake(document.places[loc], f"{yaml_nodes.dotted(loc)}: {message}")
+    return Mistake(document.places[loc], f"{yaml_nodes.dotted_path(loc)}: {message}")

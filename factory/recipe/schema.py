@@ -29,10 +29,10 @@ __all__ = [
     "LaunchSpec",
     "ModelSpec",
     "Node",
+    "Origin",
     "Recipe",
     "ReportSpec",
     "RunSpec",
-    "Source",
     "TaskSpec",
     "TermsSpec",
     "TrainSpec",
@@ -43,7 +43,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Source:
+class Origin:
     """Where a recipe came from. No field is compared: two recipes that say the same are equal wherever they stand."""
 
     path: Path | None = field(default=None, compare=False)
@@ -86,7 +86,7 @@ class Recipe(Spec):
     run: RunSpec = RunSpec()
     launch: LaunchSpec = LaunchSpec()
 
-    _source: Source = PrivateAttr(Source())
+    _source: Origin = PrivateAttr(Origin())
 
     @model_validator(mode="after")
     def _has_one_job(self) -> Recipe:
@@ -165,7 +165,7 @@ class Recipe(Spec):
         """The ``a.b=c`` that were applied over the text, in order."""
         return self._source.overrides
 
-    def made_from(self, source: Source) -> Recipe:
+    def made_from(self, source: Origin) -> Recipe:
         """The same recipe, knowing where it came from."""
         copy = self.model_copy()
         copy._source = source

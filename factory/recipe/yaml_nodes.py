@@ -110,7 +110,7 @@ for _name, (_pattern, _first) in _SCALARS.items():
         _class.add_implicit_resolver(_TAG + _name, re.compile(rf"(?:{_pattern})\Z"), _first)
 
 
-def compose(text: str, source: str, whole_source: bool = False) -> Node:
+def parse_nodes(text: str, source: str, whole_source: bool = False) -> Node:
     """The YAML node tree of ``text``; ``whole_source`` leaves lines and columns out of its places.
 
     Raises Mistake at the place of a syntax error.
@@ -138,14 +138,14 @@ def override(root: Node, path: Path, value: Node, place: Place, promote: Callabl
     return _set(root, (), path, value, place, promote)
 
 
-def read(root: Node) -> Document:
+def to_document(root: Node) -> Document:
     """Plain data from a node tree. Raises Mistake where its aliases make too much of it."""
     document = Document()
     document.data = _construct(root, (), document, ())
     return document
 
 
-def named(root: Node, path: Path) -> str | None:
+def named_node(root: Node, path: Path) -> str | None:
     """The plugin that the node at ``path`` names: a bare word, or a mapping's ``type``."""
     node: Node | None = root
     for step in path:
@@ -233,7 +233,7 @@ def _opened(node: Node, done: Path, place: Place, promote: Callable[[Path], bool
     elif promote(done):
         pairs = [(_word("type", node.place), node)]
     else:
-        raise Mistake(place, f"{dotted(done)}: is the value {node.value!r}, which holds no keys")
+        raise Mistake(place, f"{dotted_path(done)}: is the value {node.value!r}, which holds no keys")
     opened = MappingNode(_TAG + "map", pairs)
     opened.place = node.place
     return opened
@@ -242,7 +242,7 @@ def _opened(node: Node, done: Path, place: Place, promote: Callable[[Path], bool
 def _index(step: str | int, length: int, done: Path, place: Place) -> int:
     if re.fullmatch(r"[0-9]+", str(step)) and int(step) < length:
         return int(step)
-    raise Mistake(place, f"{dotted(done)}: is a list of {length}, counted from 0, and has no item {step}")
+    raise Mistake(place, f"{dotted_path(done)}: is a list of {length}, counted from 0, and has no item {step}")
 
 
 def _word(text: str | int, place: Place) -> ScalarNode:
@@ -257,29 +257,29 @@ def _null(place: Place) -> ScalarNode:
     return node
 
 
-def dotted(path: Path) -> str:
+def dotted_path(path: Path) -> str:
     """``("steering", 2, "beta")`` as ``steering.2.beta``."""
     return ".".join(map(_plain, path)) or "the recipe"
 
 
-def shown(text: str) -> str:
+def excerpt(text: str) -> str:
     """A value as a message shows it: in quotes, its beginning alone where it is long."""
     return ascii(text) if len(text) <= 60 else f"{ascii(text[:57])[:-1]}...'"
 
 
 def _plain(step: str | int) -> str:
     text = str(step)
-    return text if text.isprintable() and len(text) <= 60 else shown(text)
+    return text if text.isprintable() and len(text) <= 60 else excerpt(text)
 
 
 def _construct(node: Node, path: Path, document: Document, above: tuple[int, ...]) -> Any:
     document.places.setdefault(path, node.place)
     document.left -= 1
     if id(node) in above:
-        document.mistakes.append(Mistake(node.place, f"{dotted(path)}: the alias holds itself"))
+        document.mistakes.append(Mistake(node.place, f"{dotted_path(path)}: the alias holds itself"))
         return None
     if document.left < 0 or len(above) > DEEPEST:
-        raise Mistake(node.place, f"{dotted(path)}: {_TOO_MUCH}")
+        raise Mistake(node.place, f"{dotted_path(path)}: {_TOO_MUCH}")
     above = (*above, id(node))
     if isinstance(node, SequenceNode) and node.tag == _TAG + "seq":
         return [_construct(item, (*path, index), document, above) for index, item in enumerate(node.value)]
@@ -287,7 +287,7 @@ def _construct(node: Node, path: Path, document: Document, above: tuple[int, ...
         return _construct_mapping(node, path, document, above)
     if isinstance(node, ScalarNode) and node.tag.removeprefix(_TAG) in _CONVERT:
         return _construct_scalar(node, path, document)
-    document.mistakes.append(Mistake(node.place, f"{dotted(path)}: the tag {node.tag} is not for recipes"))
+    document.mistakes.append(Mistake(node.place, f"{dotted_path(path)}: the tag {node.tag} is not for recipes"))
     return None
 
 
@@ -295,10 +295,10 @@ def _construct_mapping(node: MappingNode, path: Path, document: Document, above:
     result = {}
     for key, value in node.value:
         if not isinstance(key, ScalarNode) or not _is_text(key.value):
-            document.mistakes.append(Mistake(key.place, f"{dotted(path)}: a key must be a single word"))
+            document.mistakes.append(Mistake(key.place, f"{dotted_path(path)}: a key must be a single word"))
         elif key.value in result:
             first = document.places[(*path, key.value)]
-            message = f"{dotted((*path, key.value))}: duplicate key, set already at {first}"
+            message = f"{dotted_path((*path, key.value))}: duplicate key, set already at {first}"
             document.mistakes.append(Mistake(key.place, message))
         else:
             document.places[(*path, key.value)] = key.place
@@ -311,9 +311,11 @@ def _construct_scalar(node: ScalarNode, path: Path, document: Document) -> Any:
     try:
         return _CONVERT[kind](node.value)
     except ValueError:
-        document.mistakes.append(Mistake(node.place, f"{dotted(path)}: {shown(node.value)} is no {kind}"))
+        document.mistakes.append(Mistake(node.place, f"{dotted_path(path)}: {excerpt(node.value)} is no {kind}"))
     except OverflowError:
-        document.mistakes.append(Mistake(node.place, f"{dotted(path)}: {shown(node.value)} is too large a number"))
+        document.mistakes.append(
+            Mistake(node.place, f"{dotted_path(path)}: {excerpt(node.value)} is too large a number")
+        )
     return None
 
 

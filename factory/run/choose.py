@@ -24,7 +24,7 @@ class Choice:
     within_budget: bool
 
 
-def share(predictions: Sequence[Prediction], outcome: str) -> float:
+def outcome_share(predictions: Sequence[Prediction], outcome: str) -> float:
     return sum(p["outcome"] == outcome for p in predictions) / len(predictions)
 
 
@@ -37,14 +37,20 @@ def choose(dev: Sequence[Prediction], budget: float, unsteered: str) -> list[Cho
     cells: dict[tuple, list[Prediction]] = defaultdict(list)
     for p in dev:
         cells[p["method"], p["direction"], p["variant"], p["strength"]].append(p)
-    base = {d: share(rows, "error") for (method, d, _, _), rows in cells.items() if method == unsteered}
+    base = {d: outcome_share(rows, "error") for (method, d, _, _), rows in cells.items() if method == unsteered}
     best: dict[tuple[str, str], Choice] = {}
     for (method, direction, variant, strength), rows in cells.items():
         if strength is None:
             continue
-        error = share(rows, "error")
+        error = outcome_share(rows, "error")
         choice = Choice(
-            method, direction, variant, strength, share(rows, "follow"), error, error <= base[direction] + budget
+            method,
+            direction,
+            variant,
+            strength,
+            outcome_share(rows, "follow"),
+            error,
+            error <= base[direction] + budget,
         )
         key = (method, direction)
         if key not in best or _merit(choice) > _merit(best[key]):

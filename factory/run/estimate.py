@@ -25,7 +25,7 @@ from factory.run.facts import ModelFacts, find_facts
 from factory.run.samples import SPLITS, fault, thin
 from factory.run.study import steered_layer
 from factory.run.timing import Clock, timed
-from factory.run.work import Method, Stage, stages
+from factory.run.work import Expected, Method, stages
 from factory.steer import Context, LogitsMethod, PromptMethod, States, Steerer, Trials
 from factory.steer.base import sound
 
@@ -79,7 +79,7 @@ class Estimate:
     prompt_tokens: int | None = None
     longest: int | None = None
     methods: list[Method] = field(default_factory=list)
-    stages: list[Stage] = field(default_factory=list)
+    stages: list[Expected] = field(default_factory=list)
 
     @property
     def missing(self) -> list[str]:
@@ -101,7 +101,7 @@ def estimate(recipe: Recipe, limit: int | None = None, clock: Clock = time.perf_
             layer = steered_layer(recipe, model.depth, card)
         except UserError as error:
             lacking.append(str(error))
-    data = look(recipe, limit)
+    data = look_at_data(recipe, limit)
     methods = {node.label: node.make() for node in recipe.steering}
     kinds = {node.label: node.type for node in recipe.steering}
     described = [
@@ -127,7 +127,7 @@ def estimate(recipe: Recipe, limit: int | None = None, clock: Clock = time.perf_
     )
 
 
-def look(recipe: Recipe, limit: int | None = None) -> Data:
+def look_at_data(recipe: Recipe, limit: int | None = None) -> Data:
     """Count the samples and look at some of each split; a benchmark whose file is not there may know what it would
     hold.
     """
@@ -284,7 +284,7 @@ def ahead(asked: list[str], rows: int, seed: int) -> Context:
             asked.append(what)
             return torch.randn(rows, 2 * TRIED_ON, generator=draw)
 
-        return look
+        return look_at_data
 
     return Context(layer=0, probe=noting("above"), hiding=noting("hiding"))
 

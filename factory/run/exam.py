@@ -15,7 +15,7 @@ from factory.terminal import Console
 EXAM = "exam.json"
 
 
-def answering(view: ModelView, benchmark: WithExam, rows: int) -> Answer:
+def answerer(view: ModelView, benchmark: WithExam, rows: int) -> Answer:
     """The model's greedy answers to prompts, as the benchmark wants them and as long as it has them, ``rows`` at a
     time; a prompt that was asked before is not asked again.
     """

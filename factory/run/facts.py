@@ -54,7 +54,7 @@ class ModelFacts:
         return (self.parameters - packed) * self.bytes_per_value + round(packed * QUANTISED.get(self.quantize, 0))
 
 
-def facts(config: Any, family: Family, dtype: torch.dtype) -> ModelFacts:
+def sizes_of(config: Any, family: Family, dtype: torch.dtype) -> ModelFacts:
     """A model's sizes from its configuration; its weights are neither read nor allocated."""
     return facts_of(family.skeleton(config), family, dtype)
 
@@ -116,7 +116,7 @@ def find_facts(spec: ModelSpec) -> tuple[ModelFacts | None, Card | None, list[st
             lacking.append(str(error))
     try:
         config, card = known(spec)
-        found = facts(config, family_of(config), getattr(torch, spec.dtype))
+        found = sizes_of(config, family_of(config), getattr(torch, spec.dtype))
     except UserError as error:
         return None, None, lacking or [str(error)]
     return replace(found, quantize=spec.quantize, image_tokens=card.image_tokens if card else None), card, lacking

@@ -56,7 +56,7 @@ def refuse_other(stage: Path, inputs: Mapping[str, Any]) -> None:
     """Raises ``UserError`` where the stage in folder ``stage`` is finished, or has a checkpoint, and learnt from other
     values than ``inputs`` has; these may be some of them, known before a model is loaded.
     """
-    if not ((stage / "summary.json").is_file() or checkpoint.there(stage / CHECKPOINTS)):
+    if not ((stage / "summary.json").is_file() or checkpoint.present(stage / CHECKPOINTS)):
         return
     try:
         old = dict(_flat(files.decode_json(files.plain_bytes(stage / "inputs.json"))["inputs"]))
@@ -88,7 +88,7 @@ def last_of(stage: Stage, out: Path) -> Path:
 
     Raises ``UserError`` where that is gone or damaged too.
     """
-    last = checkpoint.name_of((stage.summary or {})["steps"])
+    last = checkpoint.folder_name((stage.summary or {})["steps"])
     newest = checkpoint.newest(stage.path / CHECKPOINTS)
     if newest is None or newest.name != last:
         raise UserError(

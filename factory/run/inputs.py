@@ -69,7 +69,7 @@ def answering(view: ModelView) -> dict[str, Any]:
     return {**running(view), "ends": view.end_ids}
 
 
-def identity(view: ModelView) -> str:
+def running_digest(view: ModelView) -> str:
     """Digest of ``running``."""
     return files.digest(running(view))[:SHORT]
 

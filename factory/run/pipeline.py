@@ -22,7 +22,7 @@ from factory.model.load import get_parts, load, outline, placement
 from factory.model.source import find
 from factory.model.view import ModelView
 from factory.recipe import Recipe
-from factory.recipe.schema import Source
+from factory.recipe.schema import Origin
 from factory.run.arms import Arm
 from factory.run.choose import Choice
 from factory.run.comparison import Comparison
@@ -49,7 +49,7 @@ def run(recipe: Recipe, limit: int | None = None, world: World | None = None) ->
     _check_launch(recipe, world)
     if recipe.seeds:
         return run_seeds(recipe, limit, world)
-    notes = [] if recipe.train else prepare(recipe, world.first)
+    notes = [] if recipe.train else preflight(recipe, world.first)
     asked = suites(recipe, limit)
     source = recipe.source_path or Path(f"{recipe.name}.yaml")
     name = recipe.name if limit is None else f"{recipe.name}-limit{limit}"
@@ -67,7 +67,7 @@ def run_seeds(recipe: Recipe, limit: int | None, world: World) -> Path:
         for seed in recipe.seeds
     ]
     paths = [
-        run(one.made_from(Source(recipe.source_path, recipe.text, recipe.overrides)), limit, world) for one in single
+        run(one.made_from(Origin(recipe.source_path, recipe.text, recipe.overrides)), limit, world) for one in single
     ]
     folder = Path(recipe.run.root) / (recipe.name if limit is None else f"{recipe.name}-limit{limit}")
     return report.page().beside(paths, folder) if world.first else folder
@@ -133,7 +133,7 @@ def conclude(
     diagnostics, further = diagnosed
     recipe, folder = study.recipe, study.folder
     summaries = judged(_summaries(study, diagnostics, further))
-    results = gather(study, predictions, choices, summaries, notes)
+    results = results_of(study, predictions, choices, summaries, notes)
     results["rows"] += answered[0]
     results["run"]["skipped"] += answered[1]
     files.write_json(folder.path / "results.json", results)
@@ -156,7 +156,7 @@ def _summaries(study: Study, diagnostics: Rows, further: Mapping[str, Rows]) -> 
     return {label: summary.under(label) for label, summary in found.items() if summary is not None}
 
 
-def prepare(recipe: Recipe, told: bool = True) -> list[str]:
+def preflight(recipe: Recipe, told: bool = True) -> list[str]:
     """Check what can be checked without weights or a run folder: files, device, layer, artefacts. Returns what has to
     be known beside the numbers, and prints it where it is to be ``told``.
 
@@ -192,7 +192,7 @@ def check_names(recipe: Recipe) -> None:
         *(f"{node.label}-{way}" for node in recipe.steering for way in recipe.evaluate.directions),
     }
     for i, folder in enumerate(recipe.artefacts):
-        if (name := named(Path(folder))) in own:
+        if (name := arm_name(Path(folder))) in own:
             raise UserError(
                 f"artefacts.{i}: {folder} is named after its folder, and another row is called '{name}' too; give a"
                 " copy of the folder another name"
@@ -200,7 +200,7 @@ def check_names(recipe: Recipe) -> None:
         own.add(name)
 
 
-def named(folder: Path) -> str:
+def arm_name(folder: Path) -> str:
     """What the arm of a saved artefact is called."""
     return folder.expanduser().absolute().name
 
@@ -223,13 +223,13 @@ def saved_arms(recipe: Recipe, view: ModelView) -> list[Arm]:
     model.
     """
     return [
-        Arm(named(path), None, s.strength, "", s)
+        Arm(arm_name(path), None, s.strength, "", s)
         for path in map(Path, recipe.artefacts)
         for s in [artefact.load(path.expanduser(), view)]
     ]
 
 
-def gather(
+def results_of(
     study: Study, predictions: Rows, choices: list[Choice], summaries: Mapping[str, Summary], notes: Sequence[str]
 ) -> dict[str, Any]:
     """The content of results.json; nothing in it depends on when or how often the run was started."""

@@ -13,7 +13,7 @@ from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.run.timing import timed
 from factory.run.training import curriculum
-from factory.train.lessons import IGNORE, Collator, Lessons
+from factory.train.lessons import IGNORE, LessonCollator, LessonStream
 
 ADAM_COPIES = 4  # of each parameter: itself, its gradient and Adam's two moments
 
@@ -77,8 +77,8 @@ def _backward(states: torch.Tensor) -> torch.Tensor:
 
 
 def _lessons(name: str, view: ModelView, draw: Callable[[int, int, int], Prompt], steps: int, rows: int) -> Phase:
-    lessons = Lessons(draw, rows, steps)
-    batch = Collator(view)([lessons[steps // 2 * rows + i] for i in range(rows)])
+    lessons = LessonStream(draw, rows, steps)
+    batch = LessonCollator(view)([lessons[steps // 2 * rows + i] for i in range(rows)])
     inputs = {k: v for k, v in batch.items() if k not in ("labels", "text_labels")}
 
     def step() -> None:

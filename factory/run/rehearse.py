@@ -35,7 +35,7 @@ from factory.run.rundir import RunDir
 from factory.run.samples import SPLITS, checks, faults, thin
 from factory.run.study import Rows, Study
 from factory.run.timing import Clock, timed
-from factory.run.work import OWN, Method, Stage, stages
+from factory.run.work import OWN, Expected, Method, stages
 from factory.stopwatch import Part, Stopwatch, chunk
 
 FORWARD_SECONDS, PROMPTS = 2.0, 48  # of the forwards of what is rehearsed of a split, and how many prompts at most
@@ -54,9 +54,9 @@ class Rehearsal:
     prompt_tokens: int
     longest: int
     seconds: dict[tuple[str, Part], float]
-    beside: list[Stage] = field(default_factory=list)
+    beside: list[Expected] = field(default_factory=list)
 
-    def of(self, stage: Stage) -> float:
+    def of(self, stage: Expected) -> float:
         """Seconds of a stage; not a number where a part of it could not be rehearsed."""
         name = LIKE.get(stage.name, stage.name)
         return sum(n * self.seconds.get((name, part), float("nan")) for part, n in stage.work.items() if n)
@@ -70,7 +70,7 @@ def rehearse(
     clock: Clock = time.perf_counter,
 ) -> Rehearsal:
     """Time every part of a comparison on a batch of its own samples, or a few."""
-    benchmark, small = conflicts(recipe.data), thinned(recipe)
+    benchmark, small = conflicts(recipe.data), thinned_recipe(recipe)
     drawn, watch = _drawn(benchmark, limit), Stopwatch(clock, partial(timed, lambda: None, view.device))
     usable = partial(_usable, small, view, benchmark, drawn)
     with redirect_stdout(StringIO()), TemporaryDirectory(prefix="steering-factory-") as root:
@@ -90,7 +90,7 @@ def rehearse(
     return Rehearsal(len(length), int(length.float().mean()), _longest(small, view, benchmark, drawn), seconds, beside)
 
 
-def thinned(recipe: Recipe) -> Recipe:
+def thinned_recipe(recipe: Recipe) -> Recipe:
     """The recipe with a small and a middling strength, of which the second stands for all after the first."""
     ordered = sorted(recipe.evaluate.strengths, key=abs)
     strengths = tuple(dict.fromkeys((ordered[len(ordered) // 4], ordered[len(ordered) // 2])))
@@ -162,8 +162,8 @@ def _investigated(study: Study) -> dict[str, Rows]:
 
 
 def _scaled(
-    taken: Mapping[tuple[Part, Part], float], known: Mapping[str, Stage], more: Mapping[str, float]
-) -> tuple[dict[tuple[str, Part], float], list[Stage]]:
+    taken: Mapping[tuple[Part, Part], float], known: Mapping[str, Expected], more: Mapping[str, float]
+) -> tuple[dict[tuple[str, Part], float], list[Expected]]:
     """Seconds for each time that a part is done; and the stages that are not ``known``, whose chunks of a split take as
     many times ``more`` as the whole split has more samples."""
     seconds: defaultdict[tuple[str, Part], float] = defaultdict(float)
@@ -172,7 +172,7 @@ def _scaled(
             seconds[stage, OWN if part == (stage, key) else part] += took
         else:
             seconds[stage, OWN] += took * more.get(key.rpartition("-")[0], 1.0)
-    beside = [Stage(name, 0, parts={OWN: 1}) for name, _ in seconds if name not in known]
+    beside = [Expected(name, 0, parts={OWN: 1}) for name, _ in seconds if name not in known]
     done = {(s.name, part): n for s in (*known.values(), *beside) for part, n in s.work.items() if n}
     return {at: took / done[at] for at, took in seconds.items() if at in done}, beside
 

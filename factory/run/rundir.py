@@ -59,7 +59,7 @@ _watcher: ContextVar[Callable[["Stage", str], None] | None] = ContextVar("watche
 
 
 @contextmanager
-def watched(watcher: Callable[["Stage", str], None]) -> Iterator[None]:
+def watched_stores(watcher: Callable[["Stage", str], None]) -> Iterator[None]:
     """Within the block ``watcher(stage, key)`` is called before each computed chunk is stored, on the rank that stores
     it; what it raises ends the run there.
     """
@@ -189,7 +189,7 @@ class RunDir:
         raise UserError(f"{self.path}: this run belongs to another recipe, {other}. Add name=OTHER to the command.")
 
     def _clean(self) -> None:
-        files.sweep(self.path)
+        files.remove_temporary(self.path)
         for discarded in self.path.glob(_DISCARDED + "*"):
             _remove(discarded)
 

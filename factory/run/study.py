@@ -14,7 +14,7 @@ from torch import Tensor
 from factory import code, files
 from factory.bench import Bench, conflicts
 from factory.data.sample import ConflictSample
-from factory.diagnose import Diagnostic, facts
+from factory.diagnose import Diagnostic, about
 from factory.errors import UserError
 from factory.model.source import card_for
 from factory.model.view import ModelView
@@ -89,7 +89,7 @@ class Study:
         plan = Plan(self.layer, how.position, how.instructions, asks, tails)
         prompts = [self.benchmark.prompt(s, f) for s, f in asked]
         states, found = collect(self.view, prompts, plan, self.diagnostic, keys, self._completions(asked))
-        named = {f"{key}/{a}": facts(s, form, a) for key, (s, form) in zip(keys, asked, strict=True) for a in asks}
+        named = {f"{key}/{a}": about(s, form, a) for key, (s, form) in zip(keys, asked, strict=True) for a in asks}
         return states, [{**row, **named[row["sample"]]} for rows in found.values() for row in rows]
 
     def _completions(self, asked: Sequence[tuple[ConflictSample, str]]) -> dict[Direction, list[str]] | None:

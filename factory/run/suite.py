@@ -18,7 +18,7 @@ import torch
 from factory import files
 from factory.benchmark import Harness, Questions
 from factory.data.conversation import halved
-from factory.data.pictures import named
+from factory.data.pictures import short_name
 from factory.data.prompt import Prompt
 from factory.data.refusals import Shapes
 from factory.errors import UserError
@@ -53,7 +53,7 @@ class Suite:
             items = [replace(i, prompt=i.pictures_first or i.prompt) for i in items]
             self.protocol += "/pictures-first"
         absent = [
-            {"sample": i.id, "reason": f"its image is missing: {named(p)}"}
+            {"sample": i.id, "reason": f"its image is missing: {short_name(p)}"}
             for i in items
             for p in i.images
             if not isfile(p)

@@ -21,13 +21,13 @@ from factory.model.source import family_of
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import TrainSpec
-from factory.run.exam import EXAM, answering, tell
+from factory.run.exam import EXAM, answerer, tell
 from factory.run.going_on import CHECKPOINTS, is_kept, last_of, learnt, refuse_other, sums_of
 from factory.run.inputs import running, with_code
 from factory.run.rundir import RunDir, Stage
 from factory.terminal import Console
-from factory.train.lessons import Lessons
-from factory.train.trainer import train
+from factory.train.lessons import LessonStream
+from factory.train.trainer import train_lessons
 from factory.train.vision import pretrain_connector, pretrain_vision
 
 EXAM_BATCH = 96
@@ -93,14 +93,14 @@ def train_model(recipe: Recipe, folder: RunDir, limit: int | None = None) -> Non
 
     def learn() -> dict[str, str]:
         torch.manual_seed(recipe.seed)
-        lessons = Lessons(benchmark.lesson, spec.batch_size, spec.steps)
-        train(view, lessons, spec, spec.steps, recipe.seed, together.path / CHECKPOINTS)
+        lessons = LessonStream(benchmark.lesson, spec.batch_size, spec.steps)
+        train_lessons(view, lessons, spec, spec.steps, recipe.seed, together.path / CHECKPOINTS)
         return _save(view, out)
 
     if not together.done:
         _apart(view, benchmark, spec, recipe.seed, folder, inputs)
         saved = learn()
-        exam = benchmark.examine(answering(view, benchmark, EXAM_BATCH))
+        exam = benchmark.examine(answerer(view, benchmark, EXAM_BATCH))
         together.finish({"exam": exam, "steps": spec.steps, "model": saved})
     elif not is_kept(out, together.summary.get("model")):
         last_of(together, out)  # where there is nothing left to learn
@@ -123,9 +123,9 @@ def _apart(
 
     def text(checkpoints: Path) -> None:
         torch.manual_seed(seed)
-        train(
+        train_lessons(
             view,
-            Lessons(benchmark.text_lesson, spec.batch_size, spec.text_steps),
+            LessonStream(benchmark.text_lesson, spec.batch_size, spec.text_steps),
             spec,
             spec.text_steps,
             seed,

@@ -27,7 +27,7 @@ from factory.run.arms import Arm
 from factory.run.environment import about_run
 from factory.run.going_on import refuse_other
 from factory.run.harness import HarnessSuite
-from factory.run.inputs import answering, identity, of_items, with_code
+from factory.run.inputs import answering, of_items, running_digest, with_code
 from factory.run.labels import labels
 from factory.run.opening import shared_source
 from factory.run.rundir import RunDir, Stage
@@ -117,7 +117,7 @@ class Contest:
         self._refuse_other()
         self.base = load(recipe.model)
         self.unsteered = labels(recipe).unsteered
-        self.model = identity(self.base)
+        self.model = running_digest(self.base)
         self.tried: list[Tuned] = []
         self.chosen: list[Tuned] = []
         self.rows: Rows = []

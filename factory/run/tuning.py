@@ -28,9 +28,9 @@ from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import ModelSpec, TuneSpec
 from factory.run import progress
-from factory.run.exam import answering, tell
+from factory.run.exam import answerer, tell
 from factory.run.going_on import CHECKPOINTS, is_kept, last_of, learnt, refuse_other, sums_of
-from factory.run.inputs import identity, learning, with_code
+from factory.run.inputs import learning, running_digest, with_code
 from factory.run.opening import digest_of, failed, may_fail, shared_source, times_of
 from factory.run.rundir import RunDir, Stage
 from factory.terminal import Console
@@ -69,7 +69,7 @@ def tune_model(recipe: Recipe, folder: RunDir, limit: int | None = None) -> Path
     source = shared_source(recipe, folder)
     refuse_other(folder.path / "tune", inputs_of(recipe, source, limit))
     view = load(recipe.model)
-    stage = tune_on(recipe, folder, "tune", source, identity(view), lambda: view, folder.path / TUNED, limit)
+    stage = tune_on(recipe, folder, "tune", source, running_digest(view), lambda: view, folder.path / TUNED, limit)
     if recipe.tune.exam:
         _examine(recipe, folder)
     Console().print(f"tuned part: {folder.path / TUNED}\nloss:       {stage.path / 'loss.png'}", soft_wrap=True)
@@ -165,7 +165,7 @@ def _tune(recipe: Recipe, view: ModelView, tuner: Tuner, source: Source, steps: 
             watching,
             objective,
         )
-    values = zero.whole(tuner.trainable)
+    values = zero.whole_values(tuner.trainable)
     lost = failed(skipped, source, allowed)
     found = {"steps": steps, "loss": log[-1]["loss"], "parameters": tuner.counts(), "skipped": lost}
     if not isinstance(source, Lessons):
@@ -207,9 +207,7 @@ def _examine(recipe: Recipe, folder: RunDir) -> None:
             "per_task": spec.exam,
         },
     )
-    (exam,) = stage.gather(
-        {"exam": lambda: benchmark.examine(answering(load(model), benchmark, EXAM_BATCH), spec.exam)}
-    )
+    (exam,) = stage.gather({"exam": lambda: benchmark.examine(answerer(load(model), benchmark, EXAM_BATCH), spec.exam)})
     if not stage.done:
         stage.finish({"samples": spec.exam})
     if folder.owner:

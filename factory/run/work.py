@@ -52,7 +52,7 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Stage:
+class Expected:
     """Predicted work: ``trunk`` whole-prompt passes, ``cells`` and ``looks`` (a controller's, ahead) passes of the
     blocks above the steered one alone, ``share`` of all blocks that these are, ``hidings`` passes of all blocks without
     the images', ``tokens`` generated at most, prompts ``diagnosed`` (once for each wording), ``parts`` how often each
@@ -83,7 +83,7 @@ class Stage:
 
 def stages(
     recipe: Recipe, ids: Mapping[str, Sequence[str]], forms: int, methods: Sequence[Method], share: float
-) -> list[Stage]:
+) -> list[Expected]:
     """The stages of a comparison in the order in which they run; ``ids`` are the samples' by split, ``share`` of the
     blocks lie above the steered one.
     """
@@ -92,13 +92,15 @@ def stages(
     prompts = {split: len(each) * forms for split, each in ids.items()}
     directions, train = len(recipe.evaluate.directions), prompts["train"]
     steerers = [m for m in methods if m.steers]
-    out = [Stage("check", 0, parts={("start", ""): 1, OWN: sum(map(len, ids.values()))})]
+    out = [Expected("check", 0, parts={("start", ""): 1, OWN: sum(map(len, ids.values()))})]
     out += [_collected("diagnose", prompts["test"], len(ASKS))] if recipe.diagnostic else []
     out += [_investigated(node.label, node.make(), ids, forms) for node in recipe.diagnostics]
     if steerers:
         out.append(_collected("collect", train, 1 if recipe.diagnostic else 0))
         times = {m: directions * m.variants for m in steerers}
-        out.append(Stage("fit", train, fits=sum(times.values()), parts={("fit", m.label): n for m, n in times.items()}))
+        out.append(
+            Expected("fit", train, fits=sum(times.values()), parts={("fit", m.label): n for m, n in times.items()})
+        )
     if tried := {m: directions * m.variants for m in steerers if m.trials}:
         parts = {("trials", m.label): n * train for m, n in tried.items()}
         parts |= {("further", m.label): n * train * (m.trials - 1) for m, n in tried.items()}
@@ -107,7 +109,7 @@ def stages(
         cells = of(lambda m: m.trials)
         passes = {"trunk": train, "cells": cells, "looks": of(lambda m: m.looks), "hidings": of(lambda m: m.hidings)}
         out.append(
-            Stage(
+            Expected(
                 "trials",
                 train,
                 **passes,
@@ -120,17 +122,17 @@ def stages(
     out.append(_scored("test", recipe, prompts["test"], methods, share, {m.label: 1 for m in steerers}))
     if recipe.evaluate.cost:
         out.append(_priced(recipe, min(len(ids["test"]), SAMPLES) * forms, methods, share))
-    return [*out, Stage("report", 0, parts={OWN: 1})]
+    return [*out, Expected("report", 0, parts={OWN: 1})]
 
 
-def _collected(name: str, prompts: int, asks: int) -> Stage:
+def _collected(name: str, prompts: int, asks: int) -> Expected:
     """A shared prefix for each prompt, then short ends; ``asks`` wordings of it are diagnosed."""
-    return Stage(name, prompts, prompts, diagnosed=asks * prompts)
+    return Expected(name, prompts, prompts, diagnosed=asks * prompts)
 
 
-def _investigated(label: str, diagnostic: object, ids: Mapping[str, Sequence[str]], forms: int) -> Stage:
+def _investigated(label: str, diagnostic: object, ids: Mapping[str, Sequence[str]], forms: int) -> Expected:
     seen = [i for split in diagnostic.splits for i in ids[split]]
-    return Stage(
+    return Expected(
         f"diagnose-{label}",
         len(seen) * forms,
         diagnostic.whole_prompts(seen) * forms,
@@ -140,7 +142,7 @@ def _investigated(label: str, diagnostic: object, ids: Mapping[str, Sequence[str
 
 def _scored(
     split: str, recipe: Recipe, prompts: int, methods: Sequence[Method], share: float, variants: Mapping[str, int]
-) -> Stage:
+) -> Expected:
     """A scored split: prompt methods answer in full; methods that steer the same prompts share a trunk."""
     directions, strengths = len(recipe.evaluate.directions), len(recipe.evaluate.strengths)
     count = dict.fromkeys(("trunk", "cells", "looks", "hidings", "tokens"), 0)
@@ -162,10 +164,10 @@ def _scored(
         parts["sweep", m.label], parts["further", m.label] = swept, swept * (strengths - 1)
     trunks = len({asks for m in methods for asks in m.asks})
     count["trunk"] += trunks * prompts
-    return Stage(split, prompts, **count, share=share, parts={**parts, ("trunk", ""): trunks * prompts})
+    return Expected(split, prompts, **count, share=share, parts={**parts, ("trunk", ""): trunks * prompts})
 
 
-def _priced(recipe: Recipe, prompts: int, methods: Iterable[Method], share: float) -> Stage:
+def _priced(recipe: Recipe, prompts: int, methods: Iterable[Method], share: float) -> Expected:
     """What an answer costs: every method answers some prompts from nothing, once counted and then timed."""
     again, directions = 1 + REPEATS, len(recipe.evaluate.directions)
     named = [m for m in methods if m.type]
@@ -179,6 +181,6 @@ def _priced(recipe: Recipe, prompts: int, methods: Iterable[Method], share: floa
         ("sweep" if m.steers else "ask", m.label): again * prompts * of_all[m.kind](m) for m in named
     }
     parts["trunk", ""] = again * prompts * directions * sum(m.steers for m in named)
-    return Stage(
+    return Expected(
         "cost", prompts, again * prompts * rows, looks=looks, hidings=hidings, share=share, tokens=tokens, parts=parts
     )

@@ -16,7 +16,7 @@ from pydantic import FiniteFloat
 from factory import files
 from factory.errors import UserError
 from factory.model import made_for
-from factory.model.identity import identity
+from factory.model.identity import identity_of
 from factory.model.view import ModelView
 from factory.steer.base import Context, Steerer
 from factory.steer.runtime import Steering, check, check_steerer
@@ -27,7 +27,7 @@ FILES = (MANIFEST, TENSORS, "README.md")
 LIBRARIES = ("torch", "transformers", "safetensors", "steering-factory")
 
 
-class Manifest(made_for.Manifest):
+class ArtefactManifest(made_for.Manifest):
     """What ``steering_config.json`` says: beside all that is common, where is steered, and how strongly."""
 
     where: Where
@@ -57,7 +57,7 @@ def save(folder: str | Path, steering: Steering, view: ModelView, about: dict[st
         "where": steering.where.model_dump(),
         "strength": steering.strength,
         "sha256": files.digest_bytes(data),
-        "base_model": identity(view).record(),
+        "base_model": identity_of(view).record(),
         "libraries": {name: version(name) for name in LIBRARIES},
         "about": about or {},
     }
@@ -165,9 +165,9 @@ def _hub(repo: str, action: str) -> Iterator[None]:
         ) from error
 
 
-def _manifest(folder: Path) -> Manifest:
+def _manifest(folder: Path) -> ArtefactManifest:
     check_folder(folder)
-    return made_for.read(folder / MANIFEST, Manifest, "a steering artefact")
+    return made_for.read_form(folder / MANIFEST, ArtefactManifest, "a steering artefact")
 
 
 CARD = """\

@@ -32,12 +32,12 @@ class Damaged(ValueError):
     """What is wrong with a checkpoint."""
 
 
-def name_of(step: int) -> str:
+def folder_name(step: int) -> str:
     """The folder of the checkpoint that is written after optimiser step ``step``."""
     return f"checkpoint-{step}"
 
 
-def there(folder: Path) -> list[Path]:
+def present(folder: Path) -> list[Path]:
     """Checkpoints in ``folder``, whole or not, the newest first."""
     steps = {path: path.name.removeprefix("checkpoint-") for path in folder.glob("checkpoint-*")}
     return sorted((path for path, step in steps.items() if step.isdecimal()), key=lambda p: -int(steps[p]))
@@ -83,7 +83,7 @@ def check(checkpoint: Path) -> None:
 
 def newest(folder: Path) -> Path | None:
     """The newest whole checkpoint in ``folder``; newer ones are named, with what is wrong with them, and removed."""
-    for checkpoint in there(folder):
+    for checkpoint in present(folder):
         try:
             check(checkpoint)
         except Damaged as damage:

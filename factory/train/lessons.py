@@ -17,7 +17,7 @@ GROUP = 4
 IMAGE_LENGTH = 150
 
 
-class Lessons(Dataset):
+class LessonStream(Dataset):
     """Prompts of ``steps`` batches, ``draw(index, batch, total)`` each; every ``GROUP`` batches are sorted by length
     and cut anew.
     """
@@ -57,7 +57,7 @@ def answer_labels(ids: Tensor, roles: Tensor, eos: int) -> Tensor:
     return torch.where((answer | ends) & last, ids, IGNORE)
 
 
-class Collator:
+class LessonCollator:
     """Prompts to a padded training batch with ``labels``, and ``text_labels`` over the prompt's words."""
 
     def __init__(self, view: ModelView) -> None:

@@ -71,7 +71,7 @@ class Resuming(Trainer):
             return newest
         step = int(newest.name.rpartition("-")[2]) if newest else -1
         step = int(broadcast(torch.tensor([step], device=self.args.device))[0])
-        return Path(self.args.output_dir) / checkpoint.name_of(step) if step >= 0 else None
+        return Path(self.args.output_dir) / checkpoint.folder_name(step) if step >= 0 else None
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> SequentialSampler:
         return SequentialSampler(self.train_dataset)
@@ -81,9 +81,9 @@ class Resuming(Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             folder = Path(self.args.output_dir)
-            current = folder / checkpoint.name_of(self.state.global_step)
+            current = folder / checkpoint.folder_name(self.state.global_step)
             checkpoint.seal(current, {"step": self.state.global_step, **self.about})
-            for old in checkpoint.there(folder):
+            for old in checkpoint.present(folder):
                 if old != current:
                     checkpoint.remove(old)
 

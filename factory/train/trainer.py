@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 
 from factory.model.view import ModelView
 from factory.recipe.schema import TrainSpec
-from factory.train.lessons import IGNORE, Collator, Lessons
+from factory.train.lessons import IGNORE, LessonCollator, LessonStream
 from factory.train.resume import OneDevice, Resuming
 
 FLOOR = 0.03
@@ -73,7 +73,7 @@ def arguments(
     )
 
 
-def train(view: ModelView, lessons: Lessons, spec: TrainSpec, steps: int, seed: int, folder: Path) -> None:
+def train_lessons(view: ModelView, lessons: LessonStream, spec: TrainSpec, steps: int, seed: int, folder: Path) -> None:
     """Train every parameter of ``view.model`` in place on ``lessons``; gone on from the newest whole checkpoint in
     ``folder`` after a kill.
     """
@@ -83,7 +83,11 @@ def train(view: ModelView, lessons: Lessons, spec: TrainSpec, steps: int, seed: 
         folder, steps, spec.batch_size, spec.learning_rate, spec.warmup, spec.weight_decay, spec.save_every, seed, cpu
     )
     trainer = LessonTrainer(
-        model=view.model, args=args, train_dataset=lessons, data_collator=Collator(view), text_weight=spec.text_weight
+        model=view.model,
+        args=args,
+        train_dataset=lessons,
+        data_collator=LessonCollator(view),
+        text_weight=spec.text_weight,
     )
     trainer.go_on()
     view.model.eval().requires_grad_(False)

@@ -111,8 +111,8 @@ class TuneTrainer(Resuming):
         )  # the ranks' gradients are averaged
 
     def weights(self) -> dict[str, Tensor]:
-        passing = zero.whole({PASSING + name: p for name, p in self.passing.items()})
-        return zero.whole(self.tuner.trainable) | passing
+        passing = zero.whole_values({PASSING + name: p for name, p in self.passing.items()})
+        return zero.whole_values(self.tuner.trainable) | passing
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
         self.tuner.fill(_lasting(tensors))
@@ -155,7 +155,7 @@ def refuse_other_shape(folder: Path, about: Mapping[str, Any]) -> None:
     """Raises ``UserError`` where the checkpoints in ``folder`` were written by a training whose optimiser states were
     cut otherwise than ``about`` says (``cut_by``).
     """
-    for each in checkpoint.there(folder):
+    for each in checkpoint.present(folder):
         with suppress(checkpoint.Damaged):
             manifest = checkpoint.read_manifest(each)
             if different := [key for key in about if manifest.get(key) != about[key]]:
@@ -196,7 +196,7 @@ def train(
         )
     shape, config = Shape.of(spec, zero.world_size()), zero.configuration(launch)
     cpu = view.device.type == "cpu"
-    zero.prepare(cpu, config is not None)
+    zero.ready_deepspeed(cpu, config is not None)
     about = cut_by(launch)
     refuse_other_shape(folder, about)
     _ready(view, tuner, spec)

@@ -73,7 +73,7 @@ class Questioned(nn.Module):
         }
 
 
-class Aligned(Questioned):
+class ConnectorProbe(Questioned):
     """The head of the connector's pretraining: image tokens against the word embeddings of the answers."""
 
     def __init__(self, view: ModelView, words: Sequence[str], kinds: Sequence[Sequence[str]]) -> None:
@@ -115,7 +115,7 @@ def pretrain_connector(view: ModelView, benchmark: WithPictures, spec: TrainSpec
     _train(
         view,
         benchmark,
-        Aligned(view, benchmark.question_words, benchmark.answers),
+        ConnectorProbe(view, benchmark.question_words, benchmark.answers),
         spec,
         spec.connector_steps,
         seed,

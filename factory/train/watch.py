@@ -36,7 +36,7 @@ class Finite(TrainerCallback):
 
 def diverged(why: str, folder: str) -> str:
     """That a training was stopped, what is left of it, and what to do."""
-    kept = checkpoint.there(Path(folder))
+    kept = checkpoint.present(Path(folder))
     left = f"the last good checkpoint is kept, {kept[0]}" if kept else "no checkpoint had been written yet"
     return (
         f"{why}: stopped, and {left}. Start afresh with a lower learning rate or a longer warm-up (and name=OTHER), and"

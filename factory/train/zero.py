@@ -53,7 +53,7 @@ def configuration(launch: LaunchSpec) -> dict[str, Any] | None:
     }
 
 
-def prepare(cpu: bool, used: bool) -> None:
+def ready_deepspeed(cpu: bool, used: bool) -> None:
     """Make DeepSpeed usable here: without a launcher it needs a world of one, and on the CPU its shared-memory
     operation would be compiled for minutes to no avail."""
     if cpu:
@@ -87,7 +87,7 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def whole(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+def whole_values(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     """The values of parameters on the CPU, put together where ZeRO-3 has cut them over the ranks; all ranks must call
     it.
     """

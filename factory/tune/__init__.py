@@ -3,6 +3,6 @@ has.
 """
 
 from factory.tune.base import Part, Tuner
-from factory.tune.checkpoint import account, is_saved, load, save
+from factory.tune.checkpoint import account_tuned, is_saved, load, save
 
-__all__ = ["Part", "Tuner", "account", "is_saved", "load", "save"]
+__all__ = ["Part", "Tuner", "account_tuned", "is_saved", "load", "save"]

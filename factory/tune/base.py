@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from factory.errors import UserError
-from factory.model.identity import Identity, identity
+from factory.model.identity import ModelIdentity, identity_of
 from factory.model.view import ModelView
 from factory.registry import Plugin
 from factory.tune.roles import Roles
@@ -47,7 +47,7 @@ class Tuner(Plugin):
 
     def __init__(self, params: Any) -> None:
         super().__init__(params)
-        self.base: Identity | None = None
+        self.base: ModelIdentity | None = None
         self.beside: tuple[Part, ...] = ()
         self.own: dict[str, nn.Parameter] = {}
         self.parts: dict[str, nn.Parameter] = {}
@@ -73,7 +73,7 @@ class Tuner(Plugin):
         """
         if self._handles:
             raise RuntimeError(f"tuner '{self.name}' is applied already; remove it first")
-        self.base, self.beside = identity(view, beside) if view.device.type != "meta" else None, tuple(beside)
+        self.base, self.beside = identity_of(view, beside) if view.device.type != "meta" else None, tuple(beside)
         view.model.requires_grad_(False)
         known = {id(module) for module in view.model.modules()}
         roles = Roles(view)

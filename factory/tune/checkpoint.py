@@ -56,7 +56,7 @@ def is_saved(folder: str | Path) -> bool:
     return (Path(folder) / MANIFEST).is_file()
 
 
-class Manifest(made_for.Manifest):
+class TunerManifest(made_for.Manifest):
     """What ``tuner_config.json`` says: beside all that is common, the parts that were trained with the tuner."""
 
     beside: tuple[Part, ...]
@@ -71,7 +71,7 @@ def load(folder: str | Path, view: ModelView, strict: bool = True) -> Tuner:
     folder = Path(folder)
     if not is_saved(folder):
         raise UserError(f"{folder}: not a tuner's folder (it has no {MANIFEST})")
-    manifest = made_for.read(folder / MANIFEST, Manifest, "a tuner")
+    manifest = made_for.read_form(folder / MANIFEST, TunerManifest, "a tuner")
     made_for.check_base(folder, manifest.base_model, view, manifest.beside, strict)
     tuner = made_for.revive(folder / MANIFEST, "tuner", manifest)
     tensors = made_for.read_tensors(folder / TENSORS, manifest)
@@ -85,12 +85,12 @@ def load(folder: str | Path, view: ModelView, strict: bool = True) -> Tuner:
     return tuner
 
 
-def account(folder: str | Path, view: ModelView) -> None:
+def account_tuned(folder: str | Path, view: ModelView) -> None:
     """Refuse a folder whose tensors are not those that its method trains on ``view``, by their header; ``view`` needs
     no weights, and is left with the method applied, so that the next folder is accounted for on top of it.
     """
     folder = Path(folder)
-    manifest = made_for.read(folder / MANIFEST, Manifest, "a tuner")
+    manifest = made_for.read_form(folder / MANIFEST, TunerManifest, "a tuner")
     tuner = made_for.revive(folder / MANIFEST, "tuner", manifest)
     tuner.apply(view, manifest.beside)
     try:

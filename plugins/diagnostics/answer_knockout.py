@@ -16,8 +16,8 @@ from pydantic import Field, PositiveInt
 from factory.bench import Bench
 from factory.data.answers import Dictionary
 from factory.data.sample import ConflictSample
-from factory.diagnose.instructed import InstructedParams, Instructing, ask, instructed, left_out
-from factory.diagnose.profiles import Estimate, estimate, matching, share
+from factory.diagnose.instructed import InstructedParams, Instructing, ask_instructed, instructed, told_left_out
+from factory.diagnose.profiles import Mean, matching, mean_of, share_of
 from factory.diagnose.resume import answers, around, deep_layers, held_back, severed
 from factory.diagnose.roles import Pathway
 from factory.diagnose.summary import Figure, Finding, Summary, Table
@@ -60,7 +60,7 @@ class AnswerKnockout(Instructing):
         items, rows = instructed(bench, samples, p, Dictionary(view.tokenizer, p.dictionary))
         if not items:
             return rows
-        asked = ask(bench, items)
+        asked = ask_instructed(bench, items)
         for pathway in p.pathways:
             rest = held_back(view, asked.stem, [pathway.split("->")[1]], asked.directions)
             for layer, layers in cut.items():
@@ -95,7 +95,7 @@ class AnswerKnockout(Instructing):
             else {}
         )
         findings = [_mediated(followed, d) for d in directions if {STRONG, WEAK} <= set(p.pathways)]
-        findings.append(left_out(rows))
+        findings.append(told_left_out(rows))
         table = Table(
             "answer_knockout",
             "MFR of generated answers while a pathway is cut, on prompts that follow (before: 1)",
@@ -119,9 +119,9 @@ def _follows(rows: Rows, direction: str, pathway: str, layer: int | None = None)
     }
 
 
-def _share(rows: Rows, direction: str, pathway: str, layer: int | None = None) -> Estimate:
+def _share(rows: Rows, direction: str, pathway: str, layer: int | None = None) -> Mean:
     of = _follows(rows, direction, pathway, layer)
-    return share(list(of.values()), list(of))
+    return share_of(list(of.values()), list(of))
 
 
 def _mediated(rows: Rows, direction: str) -> Finding:
@@ -131,9 +131,9 @@ def _mediated(rows: Rows, direction: str) -> Finding:
     strong, weak = (_follows(rows, direction, path) for path in (STRONG, WEAK))
     keys = list(strong)
     s, w, difference = (
-        share(list(strong.values()), keys),
-        share([weak[k] for k in keys], keys),
-        estimate([weak[k] - strong[k] for k in keys], keys),
+        share_of(list(strong.values()), keys),
+        share_of([weak[k] for k in keys], keys),
+        mean_of([weak[k] - strong[k] for k in keys], keys),
     )
     text = (
         f"{direction}: the decision reaches the answer through the instruction: MFR 1.000 to {s} with {STRONG} cut, to"
@@ -151,7 +151,7 @@ def _mediated(rows: Rows, direction: str) -> Finding:
     return Finding(text, holds, values, difference.p, "anchor 2/mediated")
 
 
-def _figure(shares: dict[str, dict[str, Estimate]], where: str) -> Figure:
+def _figure(shares: dict[str, dict[str, Mean]], where: str) -> Figure:
     def draw(figure: matplotlib.figure.Figure) -> None:
         ax = figure.subplots()
         height = 0.8 / len(shares)

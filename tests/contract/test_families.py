@@ -16,7 +16,7 @@ from factory.model.view import ModelView
 from factory.recipe.schema import ModelSpec
 from factory.registry import available, lookup
 from factory.run.collect import Plan, asked, collect
-from factory.run.facts import facts, facts_of
+from factory.run.facts import facts_of, sizes_of
 from factory.steer import steer
 from factory.steer.ahead import Ahead, spoken
 from factory.steer.sweep import run_cell, run_trunk
@@ -76,7 +76,7 @@ def test_a_prompt_whose_context_is_hidden_is_the_prompt_without_it(view):
 
 
 def test_its_sizes_are_known_without_weights(view):
-    found = facts(view.model.config, view.family, view.dtype)
+    found = sizes_of(view.model.config, view.family, view.dtype)
     assert (
         found == facts_of(view.model, view.family, view.dtype)
         and found.linear

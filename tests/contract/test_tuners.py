@@ -14,7 +14,7 @@ from factory.errors import UserError
 from factory.model.load import fingerprint
 from factory.model.prefix import at_last
 from factory.registry import lookup
-from factory.train.lessons import Collator
+from factory.train.lessons import LessonCollator
 from tests.contract import cases
 from tests.tiny import conflict_prompts, mixed_prompts, no_image
 
@@ -39,7 +39,7 @@ def logits(view, prompts, side="left"):
 
 def lessons(view, images=True):
     prompts = [p.append(Segment(Role.ANSWER, "red")) for p in conflict_prompts(3)]
-    batch = Collator(view)(prompts if images else [no_image(p) for p in prompts])
+    batch = LessonCollator(view)(prompts if images else [no_image(p) for p in prompts])
     return {key: value for key, value in batch.items() if key != "text_labels"}
 
 

@@ -298,7 +298,7 @@ def test_answers_come_from_the_cache_of_another_run(asked, tmp_path, monkeypatch
 @pytest.mark.parametrize("stop", [3])
 def test_a_killed_run_ends_with_the_same_results(asked, tmp_path, stop):
     recipe, run = asked
-    with rundir.watched(interrupts(stop)):
+    with rundir.watched_stores(interrupts(stop)):
         assert main([str(recipe), f"run.root={tmp_path}"]) == 130
     assert main([str(recipe), f"run.root={tmp_path}"]) == 0
     assert (tmp_path / "asked" / "results.json").read_bytes() == (run / "results.json").read_bytes()

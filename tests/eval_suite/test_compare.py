@@ -336,7 +336,7 @@ def test_a_comparison_recipe_makes_the_table(every):
 
 @pytest.mark.parametrize("stop", [12])
 def test_a_killed_comparison_ends_with_the_same_results(every, tmp_path, stop):
-    with rundir.watched(interrupts(stop)):
+    with rundir.watched_stores(interrupts(stop)):
         assert main([str(every[0]), f"run.root={tmp_path}"]) == 130
     assert main([str(every[0]), f"run.root={tmp_path}"]) == 0
     for seed in (0, 1):

@@ -14,7 +14,7 @@ import torch
 
 from factory.errors import UserError
 from factory.model.family import frozen
-from factory.model.identity import identity
+from factory.model.identity import identity_of
 from factory.model.load import load
 from factory.model.view import ModelView
 from factory.recipe.schema import ModelSpec
@@ -147,4 +147,4 @@ def test_artefacts_of_earlier_versions_still_load(tmp_path):
 
 
 def test_what_a_manifest_says_of_a_model_stays_small():
-    assert len(identity(tiny_view()).model_dump_json()) < 20_000
+    assert len(identity_of(tiny_view()).model_dump_json()) < 20_000

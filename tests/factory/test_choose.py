@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from factory.run.choose import choose, oracle, share
+from factory.run.choose import choose, oracle, outcome_share
 
 OUTCOMES = {"f": "follow", "c": "compete", "g": "flags", "o": "other", "e": "error"}
 
@@ -69,7 +69,7 @@ def test_variants_compete_and_prompt_methods_need_no_choice():
 
 
 def test_nobody_can_do_worse_than_the_budget_allows_by_design():
-    assert share(cell("m", "ffce"), "follow") == 0.5 and share(cell("m", "ffce"), "error") == 0.25
+    assert outcome_share(cell("m", "ffce"), "follow") == 0.5 and outcome_share(cell("m", "ffce"), "error") == 0.25
 
 
 def test_the_oracle_takes_each_samples_best_outcome():
@@ -84,7 +84,8 @@ def test_the_oracle_is_an_upper_bound_in_every_direction_that_was_swept():
     dev = cell("none", "cc") + cell("none", "ff", direction="text") + cell("m", "cf", 1.0)
     rows = oracle(dev, "m", "none")
     assert {r["direction"] for r in rows} == {"vision"}
-    assert share(rows, "follow") >= max(share(cell("m", "cf"), "follow"), share(cell("none", "cc"), "follow"))
+    followed = [outcome_share(cell(*of), "follow") for of in (("m", "cf"), ("none", "cc"))]
+    assert outcome_share(rows, "follow") >= max(followed)
     assert oracle(cell("none", "cc"), "m", "none") == []
 
 

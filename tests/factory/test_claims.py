@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from factory.diagnose.claims import judged
-from factory.diagnose.profiles import Profile, estimate, held_out_layer, share
+from factory.diagnose.profiles import Profile, held_out_layer, mean_of, share_of
 from factory.diagnose.summary import Claim, Finding, Summary
 
 
@@ -64,11 +64,11 @@ def test_a_claim_is_what_all_that_hand_it_in_say_of_it_and_no_other_is_known():
 def test_two_forms_of_a_sample_are_one_unit():
     keys = [(str(i), form) for i in range(20) for form in ("order1", "order2")]
     values = [float(i % 2) for i in range(20) for _ in range(2)]
-    assert estimate(values, keys) == estimate(values[::2], keys[::2]) and share(values, keys).n == 20
+    assert mean_of(values, keys) == mean_of(values[::2], keys[::2]) and share_of(values, keys).n == 20
 
 
 def test_one_sample_shows_nothing():
-    assert estimate([5.0], [("a", "open")]).p == 1.0 and share([1.0], [("a", "open")]).interval[0] < 0.5
+    assert mean_of([5.0], [("a", "open")]).p == 1.0 and share_of([1.0], [("a", "open")]).interval[0] < 0.5
 
 
 def test_the_layer_is_chosen_on_the_other_half():

@@ -12,7 +12,7 @@ from factory.recipe import load
 from factory.registry import lookup
 from factory.run.estimate import estimate
 from factory.run.rehearse import rehearse
-from factory.train.lessons import Collator
+from factory.train.lessons import LessonCollator
 from factory.train.trainer import OneDevice
 from factory.train.tune import Answers, train
 from tests.anchor import scenes_bench
@@ -105,7 +105,7 @@ def test_every_part_of_a_run_is_rehearsed_on_a_spread_model(tmp_path):
 
 
 def loss_of(view) -> torch.Tensor:
-    batch = Collator(view)([answered_example(p) for p in conflict_prompts(2)])
+    batch = LessonCollator(view)([answered_example(p) for p in conflict_prompts(2)])
     with torch.no_grad():
         return Answers(view)(**{name: value for name, value in batch.items() if name != "text_labels"})
 

@@ -174,5 +174,5 @@ def test_a_torn_log_line_spoils_only_itself(tmp_path, torn):
 def test_sweep_removes_what_kills_left_and_nothing_else(tmp_path):
     files.write_text(tmp_path / "deep" / "kept.txt", "x")
     (tmp_path / "deep" / ".kept.txt.123.partial").write_text("torn")
-    files.sweep(tmp_path)
+    files.remove_temporary(tmp_path)
     assert os.listdir(tmp_path / "deep") == ["kept.txt"]

@@ -281,7 +281,7 @@ def test_what_watches_a_run_sees_every_chunk_before_it_is_stored(tmp_path):
 
     with rundir.RunDir.open(tmp_path, "r", tmp_path / "r.yaml", "", {}) as run:
         stage = run.stage("s", {})
-        with pytest.raises(KeyboardInterrupt), rundir.watched(watcher):
+        with pytest.raises(KeyboardInterrupt), rundir.watched_stores(watcher):
             stage.gather({"a": lambda: {"x": 1}, "b": lambda: {"x": 2}})
         assert seen == [("s", "a", True), ("s", "b", True)] and stage.missing(["a", "b"]) == ["b"]
         stage.gather({"a": lambda: {"x": 1}, "b": lambda: {"x": 2}})

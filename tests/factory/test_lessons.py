@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from factory.data.prompt import Prompt, Role, Segment
-from factory.train.lessons import GROUP, IGNORE, Collator, Lessons, answer_labels
+from factory.train.lessons import GROUP, IGNORE, LessonCollator, LessonStream, answer_labels
 from factory.train.trainer import per_row_loss
 from tests.tiny import conflict_prompts, tiny_view
 
@@ -62,7 +62,7 @@ def test_labels_of_real_batches_decode_to_the_answers():
     a, b, c = conflict_prompts(3)
     many = Prompt((*a.segments, Segment(Role.ANSWER, "yes"), *b.segments, Segment(Role.ANSWER, "a blue star")))
     prompts = [many, c.append(Segment(Role.ANSWER, "B")), b]
-    batch = Collator(view)(prompts)
+    batch = LessonCollator(view)(prompts)
     texts = [view.tokenizer.decode(row[row != IGNORE]) for row in batch["labels"]]
     assert texts == [" a blue star</s>", " B</s>", ""]
     assert batch["attention_mask"][1].tolist() == sorted(batch["attention_mask"][1].tolist(), reverse=True), (
@@ -96,13 +96,13 @@ def draw(index: int, batch: int, total: int) -> Prompt:
     )
 
 
-def order(lessons: Lessons, indices) -> list[int]:
+def order(lessons: LessonStream, indices) -> list[int]:
     return [int(lessons[i].segments[-1].text) for i in indices]
 
 
 @pytest.mark.parametrize("batch, steps", [(4, 9), (3, 1), (1, 6), (8, 8)])
 def test_every_lesson_is_taken_once_and_batches_are_alike_in_length(batch, steps):
-    lessons = Lessons(draw, batch, steps)
+    lessons = LessonStream(draw, batch, steps)
     found = order(lessons, range(len(lessons)))
     assert len(lessons) == batch * steps and sorted(found) == list(range(batch * steps))
     size = batch * GROUP
@@ -113,7 +113,7 @@ def test_every_lesson_is_taken_once_and_batches_are_alike_in_length(batch, steps
 
 
 def test_sorting_pays():
-    lessons = Lessons(draw, 8, 4)
+    lessons = LessonStream(draw, 8, 4)
     lengths = [len(lessons[i].segments[-2].text) + 150 * len(lessons[i].images) for i in range(32)]
     waste = sum(max(lengths[i : i + 8]) * 8 - sum(lengths[i : i + 8]) for i in range(0, 32, 8))
     plain = [Random(i).randrange(200) + 150 * (i % 3 == 0) for i in range(32)]
@@ -121,6 +121,6 @@ def test_sorting_pays():
 
 
 def test_a_resumed_run_sees_the_same_lessons():
-    whole = order(Lessons(draw, 4, 10), range(40))
-    assert order(Lessons(draw, 4, 10), range(17, 40)) == whole[17:]
-    assert order(Lessons(draw, 4, 10), reversed(range(40))) == whole[::-1]
+    whole = order(LessonStream(draw, 4, 10), range(40))
+    assert order(LessonStream(draw, 4, 10), range(17, 40)) == whole[17:]
+    assert order(LessonStream(draw, 4, 10), reversed(range(40))) == whole[::-1]

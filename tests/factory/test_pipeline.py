@@ -132,7 +132,7 @@ def test_a_second_start_does_no_work(whole, monkeypatch):
 
     for name in ("sweep", "cells", "ask", "looks"):
         monkeypatch.setattr(comparison, name, worked)
-    with rundir.watched(worked):
+    with rundir.watched_stores(worked):
         assert pipeline.run(load(whole[1])) == whole[0]
     assert (whole[0] / "results.json").read_bytes() == before
 
@@ -140,7 +140,7 @@ def test_a_second_start_does_no_work(whole, monkeypatch):
 @pytest.mark.parametrize("stop", [1, 7, 12, 20])
 def test_an_interrupted_run_ends_with_the_same_results(whole, tmp_path, stop):
     recipe = load(whole[1], [f"run.root={tmp_path}"])
-    with rundir.watched(interrupts(stop)), pytest.raises(KeyboardInterrupt):
+    with rundir.watched_stores(interrupts(stop)), pytest.raises(KeyboardInterrupt):
         pipeline.run(recipe)
     path = pipeline.run(recipe)
     assert (path / "results.json").read_bytes() == (whole[0] / "results.json").read_bytes()

@@ -85,7 +85,7 @@ def test_a_rank_killed_in_a_stage_ends_the_run_and_the_next_start_ends_it_with_t
         if stage.name == "trials":
             time.sleep(0.2)
 
-    with rundir.watched(watcher):
+    with rundir.watched_stores(watcher):
         ended = in_ranks(home, tmp_path)
     assert ended.codes == [1, -signal.SIGKILL]
     (line,) = ended.said

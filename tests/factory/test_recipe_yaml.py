@@ -23,7 +23,7 @@ def toys():
 
 
 def read(text: str):
-    return yaml_nodes.read(yaml_nodes.compose(text, "x.yaml")).data
+    return yaml_nodes.to_document(yaml_nodes.parse_nodes(text, "x.yaml")).data
 
 
 def mistakes(text: str, *overrides: str) -> list[str]:

@@ -20,7 +20,7 @@ from factory.model.zoo import read_card, read_part, shipped
 from factory.recipe.schema import ModelSpec
 from factory.registry import lookup
 from factory.run.estimate import find_facts
-from factory.run.exam import answering
+from factory.run.exam import answerer
 
 SMOL, FOLDER = ModelSpec(zoo="smol"), shipped("smol")
 
@@ -74,7 +74,7 @@ def test_it_reads_pictures_and_texts(users_cache):
         if not is_fetched(read_part(part)):
             pytest.skip(f"part {part} is not fetched (steering-factory fetch smol)")
     view = load(SMOL)
-    answer = answering(
+    answer = answerer(
         view, lookup("benchmark", "scenes")(lookup("benchmark", "scenes").Params(scoring="open_ended")), 16
     )
     samples = [

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from factory.data.prompt import Role
-from factory.diagnose.instructed import ask
+from factory.diagnose.instructed import ask_instructed
 from factory.diagnose.resume import answers, deep_layers, held_back, severed
 from factory.errors import UserError
 from factory.model.encode import Encoded
@@ -51,7 +51,7 @@ def slow_answer(view, item, pathway: str, layers, n: int) -> str:
 def test_answers_are_those_of_whole_runs(view):
     bench, samples = scenes_bench(view)
     items = mixed_items(bench, samples)[:3]
-    asked, layers = ask(bench, items), range(1, 3)
+    asked, layers = ask_instructed(bench, items), range(1, 3)
     plain = answers(view, held_back(view, asked.stem, ["generated"], asked.directions), 4)
     changed = 0
     for pathway in PATHWAYS:
@@ -83,9 +83,9 @@ def test_image_tokens_that_cannot_be_run_again_are_refused(name):
     view = family_view(name)
     bench, samples = scenes_bench(view)
     items = mixed_items(bench, samples)[:2]
-    held_back(view, ask(bench, items[:1]).stem, ["context"], ["vision"])
+    held_back(view, ask_instructed(bench, items[:1]).stem, ["context"], ["vision"])
     with pytest.raises(UserError, match="put the image before"):
-        held_back(view, ask(bench, items[1:]).stem, ["context"], ["text"])
+        held_back(view, ask_instructed(bench, items[1:]).stem, ["context"], ["text"])
 
 
 def rows_of(strong: float, weak: float, n: int = 40) -> list[dict]:
@@ -131,7 +131,7 @@ def test_a_window_gives_a_curve_by_layer_beside_the_deep_cut():
 def test_a_model_whose_attention_stays_its_own_is_refused(monkeypatch):
     view = tiny_view()
     bench, samples = scenes_bench(view)
-    rest = held_back(view, ask(bench, mixed_items(bench, samples)[:1]).stem, ["generated"], ["vision"])
+    rest = held_back(view, ask_instructed(bench, mixed_items(bench, samples)[:1]).stem, ["generated"], ["vision"])
     monkeypatch.setattr("factory.diagnose.resume.attention", lambda view, attend: nullcontext())
     with pytest.raises(UserError, match="cannot be replaced"), severed(view, rest, "cues->generated", [1]):
         answers(view, rest, 2)

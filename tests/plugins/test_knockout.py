@@ -9,7 +9,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from factory.diagnose.instructed import ask, instructed, left_out
+from factory.diagnose.instructed import ask_instructed, instructed, told_left_out
 from factory.diagnose.lens import restricted
 from factory.diagnose.nssd import nssd
 from factory.registry import lookup
@@ -71,7 +71,7 @@ def test_how_much_runs_at_once_and_how_prompts_are_padded_does_not_matter():
     whole = effects(view, asked, SOME, 1)
     pieces = effects(view, asked, SOME, 1, tokens=1)
     for i, item in enumerate(asked.items):
-        alone = effects(view, ask(bench, [item]), SOME, 1)
+        alone = effects(view, ask_instructed(bench, [item]), SOME, 1)
         for pathway in SOME:
             assert torch.allclose(whole.by_pathway[pathway][0], pieces.by_pathway[pathway][0], atol=1e-5)
             assert torch.allclose(whole.by_pathway[pathway][0][i], alone.by_pathway[pathway][0][0], atol=1e-5)
@@ -154,7 +154,7 @@ def test_left_out_samples_are_counted():
 
     items, rows = instructed(bench, samples, Knockout.Params(), Same())
     assert not items and [r["reason"] for r in rows] == ["overlap"] * len(samples)
-    finding = left_out([*rows, {**rows[0], "reason": "no coverage"}])
+    finding = told_left_out([*rows, {**rows[0], "reason": "no coverage"}])
     assert (
         finding.text.endswith(f"(no coverage 1, overlap {len(samples)})")
         and finding.values["left_out"] == len(samples) + 1

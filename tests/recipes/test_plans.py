@@ -13,7 +13,7 @@ from factory.recipe import load
 from factory.run import estimate as estimating
 from factory.run import facts as sizing
 from factory.run.estimate import estimate, memory
-from factory.run.facts import facts
+from factory.run.facts import sizes_of
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 PATHS = [path for path in sorted(RECIPES.rglob("*.yaml")) if load(path).train is None]
@@ -27,7 +27,7 @@ def once(config, *rest):
     """Each model is built once for all recipes."""
     key = repr(config)
     if key not in known:
-        known[key] = facts(config, *rest)
+        known[key] = sizes_of(config, *rest)
     return known[key]
 
 
@@ -40,7 +40,7 @@ def bare(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("eval_suite.benchmarks.mc2.PROJECT", tmp_path / "project")
     monkeypatch.setattr(estimating, "FIT_ON", 4)
-    monkeypatch.setattr(sizing, "facts", once)
+    monkeypatch.setattr(sizing, "sizes_of", once)
     monkeypatch.chdir(tmp_path)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from factory.diagnose.profiles import curve, estimate, profile
+from factory.diagnose.profiles import curve, mean_of, profile
 from factory.diagnose.summary import Figure, Finding, Summary, Table
 from plugins.diagnostics._anchor import CLAIMS
 
@@ -49,7 +49,7 @@ def _toward_instruction(rows: Rows, direction: str, outcome: str) -> Finding:
     )
     layers = {name: float((p.mean > 0).mean()) for name, p in (("attention", attention), ("mlp", mlp))}
     sums = [p.values.sum(1) for p in (attention, mlp)]
-    a, m, more = (estimate(values, attention.keys) for values in (*sums, sums[0] - sums[1]))
+    a, m, more = (mean_of(values, attention.keys) for values in (*sums, sums[0] - sums[1]))
     text = (
         f"{direction}, {OUTCOMES[outcome]}: attention moves the margin toward the instruction, more than the MLP does:"
         f" in {layers['attention']:.0%} of layers against {layers['mlp']:.0%}, summed over layers {a} against {m}"
@@ -80,9 +80,9 @@ def _buffer_then_arbiter(rows: Rows, direction: str) -> Finding:
     effect = profile(rows, metric="attention_margin", direction=direction, outcome="follow")
     half = effect.values.shape[1] // 2
     shallow, deep = effect.pick(slice(0, half)), effect.pick(slice(half, None))
-    s, d = estimate(shallow, effect.keys), estimate(deep, effect.keys)
+    s, d = mean_of(shallow, effect.keys), mean_of(deep, effect.keys)
     beyond = [
-        estimate(NEAR_ZERO * deep + sign * shallow, effect.keys) for sign in (1, -1)
+        mean_of(NEAR_ZERO * deep + sign * shallow, effect.keys) for sign in (1, -1)
     ]  # |mean shallow| < NEAR_ZERO mean deep
     text = (
         f"{direction}: shallow attention buffers, deep attention decides: its mean effect on the margin per layer is"

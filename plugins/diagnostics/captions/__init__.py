@@ -21,7 +21,7 @@ from factory.bench import Bench
 from factory.data.instructions import Style, instruction
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
-from factory.diagnose import Diagnostic, facts
+from factory.diagnose import Diagnostic, about
 from factory.diagnose.branch import run_stem
 from factory.diagnose.resume import Rest, answers, deep_layers, held_back, severed
 from factory.diagnose.roles import Pathway
@@ -102,7 +102,7 @@ class Captions(Diagnostic):
         stem = run_stem(view, view.encode([self.prompt(bench, s) for s in samples]))
         rows = [
             {
-                **facts(s, "caption", "vision"),
+                **about(s, "caption", "vision"),
                 **Cell("")._asdict(),
                 "metric": "references",
                 "layer": None,
@@ -140,7 +140,7 @@ def _judged(bench: Bench, sample: ConflictSample, cell: Cell, text: str) -> Iter
     verdict = bench.benchmark.judge(sample, "open", text)
     for metric, wanted in (("follows", "vision"), ("misled", "text")):
         yield {
-            **facts(sample, "caption", "vision"),
+            **about(sample, "caption", "vision"),
             **cell._asdict(),
             "metric": metric,
             "layer": None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from factory.diagnose.profiles import Estimate, estimate, matching, share
+from factory.diagnose.profiles import Mean, matching, mean_of, share_of
 from factory.diagnose.summary import Figure, Finding, Summary, Table
 from factory.registry import lookup
 
@@ -49,15 +49,15 @@ def _of(rows: Rows, metric: str, cell: Cell) -> dict[tuple[str, str], Mapping[st
     return {(r["sample"], r["form"]): r for r in matching(rows, metric=metric, **cell._asdict())}
 
 
-def _share(rows: Rows, metric: str, cell: Cell) -> Estimate:
+def _share(rows: Rows, metric: str, cell: Cell) -> Mean:
     of = _of(rows, metric, cell)
-    return share([r["value"] for r in of.values()], list(of))
+    return share_of([r["value"] for r in of.values()], list(of))
 
 
-def _difference(rows: Rows, a: Cell, b: Cell) -> Estimate:
+def _difference(rows: Rows, a: Cell, b: Cell) -> Mean:
     """Share that follows with ``a`` minus that with ``b``, paired by sample."""
     first, second = (_of(rows, "follows", cell) for cell in (a, b))
-    return estimate([first[key]["value"] - second[key]["value"] for key in first], list(first))
+    return mean_of([first[key]["value"] - second[key]["value"] for key in first], list(first))
 
 
 def _cut(rows: Rows, cells: Sequence[Cell]) -> list[Finding]:
@@ -122,7 +122,7 @@ def _scores(rows: Rows, cells: Sequence[Cell]) -> tuple[Mapping[Cell, Mapping[st
     return {cell: scorer.score(own, references) for cell, own in captions.items()}, scorer.lacking()
 
 
-def _table(shares: Mapping[Cell, Mapping[str, Estimate]], scored: Mapping[Cell, Mapping[str, float]]) -> Table:
+def _table(shares: Mapping[Cell, Mapping[str, Mean]], scored: Mapping[Cell, Mapping[str, float]]) -> Table:
     names = [name for name in SCORES if any(name in own for own in scored.values())]
     rows: tuple[tuple[Any, ...], ...] = tuple(
         (
@@ -141,7 +141,7 @@ def _table(shares: Mapping[Cell, Mapping[str, Estimate]], scored: Mapping[Cell, 
     )
 
 
-def _figure(shares: Mapping[Cell, Mapping[str, Estimate]]) -> Figure:
+def _figure(shares: Mapping[Cell, Mapping[str, Mean]]) -> Figure:
     def draw(figure: matplotlib.figure.Figure) -> None:
         ax = figure.subplots()
         at = np.arange(len(shares))

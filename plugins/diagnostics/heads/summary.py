@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from factory.diagnose.profiles import Profile, estimate, matching
+from factory.diagnose.profiles import Profile, matching, mean_of
 from factory.diagnose.summary import Figure, Finding, Summary, Table
 from factory.statistics.association import spearman
 from factory.steer.heads import few
@@ -82,7 +82,7 @@ def _sparse(learnt: np.ndarray, m: Profile, direction: str) -> Finding:
     top = [np.unravel_index(i, learnt.shape) for i in np.argsort(-learnt, axis=None)[:k]]
     positive, chance = m.mean.clip(min=0).sum(), k / learnt.size
     held = np.stack([m.values[:, layer, head] for layer, head in top], 1).sum(1) / (positive or np.inf)
-    part, above = estimate(held, m.keys), estimate(held - chance, m.keys)
+    part, above = mean_of(held, m.keys), mean_of(held - chance, m.keys)
     deep = float(np.mean([layer >= len(learnt) / 2 for layer, _ in top]))
     text = (
         f"{direction}: few, deep heads do most: the {k} largest of {learnt.size} heads on training prompts hold {part}"
@@ -128,7 +128,7 @@ def _table(m: Profile, direction: str, top: int) -> Table:
     rows = []
     for i in np.argsort(-m.mean, axis=None)[: min(top, m.mean.size)]:
         layer, head = (int(x) for x in np.unravel_index(i, m.mean.shape))
-        value = estimate(m.values[:, layer, head], m.keys)
+        value = mean_of(m.values[:, layer, head], m.keys)
         rows.append((layer, head, value.mean, *value.interval))
     return Table(
         f"heads_{direction}",

@@ -19,7 +19,7 @@ from factory.data.answers import Dictionary
 from factory.data.prompt import Role
 from factory.data.sample import ConflictSample
 from factory.diagnose.branch import run_stem
-from factory.diagnose.instructed import Asked, InstructedParams, Instructing, ask, instructed
+from factory.diagnose.instructed import Asked, InstructedParams, Instructing, ask_instructed, instructed
 from factory.diagnose.resume import Rest, answers, held_back
 from factory.diagnose.summary import Summary
 from factory.registry import register
@@ -96,7 +96,7 @@ class Intervention(Instructing):
         items, rows = instructed(bench, samples, p, Dictionary(bench.view.tokenizer, p.dictionary))
         if not items:
             return rows
-        asked = ask(bench, items)
+        asked = ask_instructed(bench, items)
         rest = held_back(bench.view, asked.stem, ["instruction"], asked.directions)
         for direction in p.directions:
             own = [i for i, item in enumerate(items) if item.direction == direction]

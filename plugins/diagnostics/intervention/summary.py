@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from factory.diagnose.profiles import Estimate, estimate, matching, share
+from factory.diagnose.profiles import Mean, matching, mean_of, share_of
 from factory.diagnose.summary import Figure, Finding, Summary, Table
 from factory.steer.heads import few
 from plugins.diagnostics._anchor import CLAIMS
@@ -55,7 +55,7 @@ def following(rows: Rows, metric: str = "follows", **facts: Any) -> dict[tuple[s
     return {key: float(np.mean(values)) for key, values in found.items()}
 
 
-def _moved(rows: Rows, **facts: Any) -> tuple[Estimate, Estimate, Estimate, int] | None:
+def _moved(rows: Rows, **facts: Any) -> tuple[Mean, Mean, Mean, int] | None:
     """MFR with the top heads, with as many random ones, the difference, and how many heads the model has; None without
     such prompts.
     """
@@ -64,7 +64,7 @@ def _moved(rows: Rows, **facts: Any) -> tuple[Estimate, Estimate, Estimate, int]
         return None
     keys = sorted(top)
     a, b = np.array([top[k] for k in keys]), np.array([random[k] for k in keys])
-    return share(a, keys), share(b, keys), estimate(a - b, keys), len(keys)
+    return share_of(a, keys), share_of(b, keys), mean_of(a - b, keys), len(keys)
 
 
 def claimed(rows: Rows, params: Intervention.Params) -> int:
@@ -133,7 +133,8 @@ def _alone(rows: Rows, direction: str, params: Intervention.Params) -> Finding |
     able = sorted(key for key in conflict if before and before[key] == 1)
     if not able:
         return None
-    kept, more = share([after[key] for key in able], able), estimate([after[key] - conflict[key] for key in able], able)
+    kept = share_of([after[key] for key in able], able)
+    more = mean_of([after[key] - conflict[key] for key in able], able)
     text = (
         f"{direction}: blocking those heads leaves what needs no decision: of prompts with that modality alone {kept}"
         f" are still answered, {more} more than of the same samples in conflict (needs {1 - LITTLE / 2} or more, and"
@@ -152,7 +153,7 @@ def _table(rows: Rows) -> Table:
             ).append(r)
     out = []
     for key in sorted(cells):
-        rate = share([r["value"] for r in cells[key]], [(r["sample"], r["form"]) for r in cells[key]])
+        rate = share_of([r["value"] for r in cells[key]], [(r["sample"], r["form"]) for r in cells[key]])
         out.append((*key, rate.n, rate.mean, *rate.interval))
     columns = ("metric", "direction", "action", "choice", "heads", "coefficient", "n", "share", "low", "high")
     return Table(

@@ -24,7 +24,7 @@ from factory.bench import Bench
 from factory.data.answers import Dictionary
 from factory.data.sample import ConflictSample
 from factory.diagnose.branch import Cuts, branch, tail_of
-from factory.diagnose.instructed import Asked, InstructedParams, Instructing, ask, instructed, thinned
+from factory.diagnose.instructed import Asked, InstructedParams, Instructing, ask_instructed, instructed, thinned
 from factory.diagnose.lens import restricted_logits
 from factory.diagnose.nssd import KL, mass, nssd
 from factory.diagnose.resume import around
@@ -81,7 +81,7 @@ class Knockout(Instructing):
         )
         if not items:
             return rows
-        asked = ask(bench, items)
+        asked = ask_instructed(bench, items)
         found = self.cut(bench.view, asked)
         for i in range(len(items)):
             named = asked.facts(i)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from factory.diagnose.instructed import left_out
-from factory.diagnose.profiles import curve, estimate, held_out_layer, matching, profile, together
+from factory.diagnose.instructed import told_left_out
+from factory.diagnose.profiles import curve, held_out_layer, matching, mean_of, profile, together
 from factory.diagnose.summary import Figure, Finding, Summary, Table
 from plugins.diagnostics._anchor import CLAIMS
 
@@ -58,7 +58,7 @@ def summarise(rows: Rows, params: Knockout.Params) -> Summary:
         for d in directions
         if d in ways and (f := _compared(followed, d, part, *claim)) is not None
     ]
-    findings.append(left_out(rows))
+    findings.append(told_left_out(rows))
     title = (
         f"Attention knockout (window {params.window}, {params.style}, {params.layout}, system prompt {params.system})"
     )
@@ -79,8 +79,8 @@ def _compared(rows: Rows, direction: str, part: str | None, claim: str, strong: 
         return None
     pair = together(*pair)
     (s, w), keys = map(held_out_layer, pair), pair[0].keys
-    of_strong, of_weak = estimate(s, keys), estimate(w, keys)
-    beyond = [estimate(sign * w - MARGINAL * s, keys) for sign in (1, -1)]  # |mean w| < MARGINAL |mean s|
+    of_strong, of_weak = mean_of(s, keys), mean_of(w, keys)
+    beyond = [mean_of(sign * w - MARGINAL * s, keys) for sign in (1, -1)]  # |mean w| < MARGINAL |mean s|
     text = (
         f"{direction}: {claim}: NSSD {of_strong} of cutting {strong} against {of_weak} of cutting {weak} "
         f"(needs {PRONOUNCED} or less, and the other below {MARGINAL:g} of it; n={of_strong.n})"
@@ -109,7 +109,7 @@ def _table(rows: Rows, params: Knockout.Params, directions: Sequence[str]) -> Ta
             effect, leads = (profile(rows, metric=m, direction=direction, pathway=pathway) for m in ("nssd", "leads"))
             if effect.n:
                 at = int(np.argmin(effect.mean))
-                there = estimate(effect.values[:, at], effect.keys)
+                there = mean_of(effect.values[:, at], effect.keys)
                 out.append(
                     (direction, pathway, effect.n, at, there.mean, *there.interval, float(leads.values[:, at].mean()))
                 )

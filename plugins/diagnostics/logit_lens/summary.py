@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from factory.diagnose.instructed import left_out
-from factory.diagnose.profiles import Profile, curve, estimate, held_out_layer, profile, share, together
+from factory.diagnose.instructed import told_left_out
+from factory.diagnose.profiles import Profile, curve, held_out_layer, mean_of, profile, share_of, together
 from factory.diagnose.summary import Figure, Finding, Summary, Table
 from plugins.diagnostics._anchor import CLAIMS
 
@@ -27,7 +27,7 @@ CHANCE, DECIDED, ALIKE = 0.5, 0.95, 0.9  # the paper's numbers: sec. 3.3.3
 def summarise(rows: Rows, params: LogitLens.Params) -> Summary:
     directions = [d for d in params.directions if decided(rows, d).n]
     findings = [f for d in directions for f in _findings(rows, d)]
-    findings.append(left_out(rows))
+    findings.append(told_left_out(rows))
     title = f"Logit lens at instruction tokens (k {params.k}, {params.pool}, {params.style}, {params.layout})"
     return Summary(
         title, tuple(findings), tuple(_table(rows, d) for d in directions), tuple(_figures(rows, directions)), CLAIMS
@@ -58,9 +58,9 @@ def _findings(rows: Rows, direction: str) -> list[Finding]:
     ldar, alike = decided(rows, direction), profile(rows, metric="synchronised", direction=direction)
     best = held_out_layer(ldar, np.argmax)
     first, deep, rise = (
-        share(ldar.values[:, 0], ldar.keys, CHANCE),
-        share(best, ldar.keys, CHANCE),
-        estimate(best - ldar.values[:, 0], ldar.keys),
+        share_of(ldar.values[:, 0], ldar.keys, CHANCE),
+        share_of(best, ldar.keys, CHANCE),
+        mean_of(best - ldar.values[:, 0], ldar.keys),
     )
     text = (
         f"{direction}: the decision stands at the instruction tokens in the end: LDAR goes from {first} in the first"
@@ -74,7 +74,7 @@ def _findings(rows: Rows, direction: str) -> list[Finding]:
         )
     ]
     peak = int(np.argmax(ldar.mean))
-    same = share(alike.values[:, peak], alike.keys, CHANCE)
+    same = share_of(alike.values[:, peak], alike.keys, CHANCE)
     text = (
         f"{direction}: instruction tokens and the last token lean the same way in layer {peak}, where LDAR is highest:"
         f" {same} of prompts (needs {ALIKE} or more; n={alike.n})"
@@ -90,7 +90,7 @@ def _table(rows: Rows, direction: str) -> Table:
     ldar, alike = decided(rows, direction), profile(rows, metric="synchronised", direction=direction)
     out = []
     for layer in range(ldar.values.shape[1]):
-        at = share(ldar.values[:, layer], ldar.keys)
+        at = share_of(ldar.values[:, layer], ldar.keys)
         out.append((layer, ldar.n, at.mean, *at.interval, float(alike.mean[layer])))
     return Table(
         f"ldar_{direction}",

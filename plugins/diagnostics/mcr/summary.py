@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from factory.diagnose.profiles import estimate
+from factory.diagnose.profiles import mean_of
 from factory.diagnose.summary import Figure, Finding, Predictor, Summary, Table
 from factory.statistics.association import bootstrap, interval, spearman
 
@@ -63,7 +63,7 @@ def _shifts(rows: Rows) -> Iterator[tuple[Finding, tuple[Any, ...]]]:
         keys = [key for key in by_prompt[to] if key in by_prompt[start]]
         if not keys:
             continue
-        shift = estimate([by_prompt[to][key] - by_prompt[start][key] for key in keys], keys)
+        shift = mean_of([by_prompt[to][key] - by_prompt[start][key] for key in keys], keys)
         low, high = shift.interval
         text = (
             f"R_V is {'higher' if sign > 0 else 'lower'} under {SAID[to]} than under {SAID[start]}: mean difference"

@@ -25,7 +25,7 @@ from factory import registry
 from factory.bench import Bench, asked_forms
 from factory.data.prompt import Prompt, Role
 from factory.data.sample import ConflictSample
-from factory.diagnose import Diagnostic, facts
+from factory.diagnose import Diagnostic, about
 from factory.diagnose.summary import Summary
 from factory.errors import UserError
 from factory.model.prefix import at_last, decode_texts, greedy, prefill
@@ -93,14 +93,14 @@ class RelativeUncertainty(Diagnostic):
                 "confidence": confidence[i],
                 "oscillations": float(oscillations(layers, *answers)),
             }
-            about = facts(sample, form, "base")
+            named = about(sample, form, "base")
             rows += [
-                {**about, "metric": name, "layer": None, "head": None, "value": value}
+                {**named, "metric": name, "layer": None, "head": None, "value": value}
                 for name, value in measured.items()
             ]
             rows += [
                 {
-                    **about,
+                    **named,
                     "metric": "logit_difference",
                     "layer": layer,
                     "head": None,

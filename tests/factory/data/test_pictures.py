@@ -22,7 +22,7 @@ DEEP = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(8, 32)
 
 
 def pixels(path) -> np.ndarray:
-    picture = pictures.read(path)
+    picture = pictures.load(path)
     assert picture.mode == "RGB"
     return np.asarray(picture).astype(int)
 
@@ -172,7 +172,7 @@ def broken(tmp_path):
 
 def test_what_is_no_picture_is_told_in_one_line_that_names_it(tmp_path, broken):
     for name, why in broken.items():
-        for look in (pictures.read, pictures.size):
+        for look in (pictures.load, pictures.size):
             with pytest.raises(Unreadable, match=why) as told:
                 look(tmp_path / name)
             assert name in str(told.value) and "\n" not in str(told.value)
@@ -220,4 +220,4 @@ def test_training_and_benchmarks_see_the_same_pixels(tmp_path):
 def test_a_plain_photo_is_left_as_it_is(tmp_path):
     Image.fromarray(PHOTO).save(tmp_path / "a.jpg")
     with Image.open(tmp_path / "a.jpg") as image:
-        assert ImageOps.exif_transpose(image).convert("RGB").tobytes() == pictures.read(tmp_path / "a.jpg").tobytes()
+        assert ImageOps.exif_transpose(image).convert("RGB").tobytes() == pictures.load(tmp_path / "a.jpg").tobytes()

@@ -137,7 +137,7 @@ def tuned(
         callbacks,
         objective and objective(view),
     )
-    return [row["loss"] for row in log], zero.whole(method.trainable)
+    return [row["loss"] for row in log], zero.whole_values(method.trainable)
 
 
 def main(cases: list[dict[str, Any]]) -> None:

@@ -17,8 +17,8 @@ from eval_suite.scenes.curriculum import Mix, lesson
 from factory.errors import UserError
 from factory.recipe.schema import TrainSpec
 from factory.train import checkpoint, zero
-from factory.train.lessons import GROUP, Lessons
-from factory.train.trainer import train
+from factory.train.lessons import GROUP, LessonStream
+from factory.train.trainer import train_lessons
 from tests.factory.ranks import as_ranks
 from tests.factory.train.case import Interrupted, main, tuned, write_data
 from tests.kills import unfound
@@ -179,7 +179,7 @@ def test_zero_runs_no_pickle(data, tmp_path):
         assert "cannot be read as data (UnpicklingError" in (Path(each["folder"]) / "told.txt").read_text()
 
 
-def lessons(stop: int | None = None) -> Lessons:
+def lessons(stop: int | None = None) -> LessonStream:
     """Drawn lessons; an interruption at one of them."""
 
     def draw(index: int, batch: int, total: int):
@@ -187,7 +187,7 @@ def lessons(stop: int | None = None) -> Lessons:
             raise Interrupted
         return lesson(Random(index), 0.5, Mix())
 
-    return Lessons(draw, 2, STEPS)
+    return LessonStream(draw, 2, STEPS)
 
 
 def test_a_training_from_scratch_goes_on_from_the_newest_whole_checkpoint(tmp_path, capsys):
@@ -195,13 +195,13 @@ def test_a_training_from_scratch_goes_on_from_the_newest_whole_checkpoint(tmp_pa
     spec = TrainSpec(steps=STEPS, batch_size=2, save_every=1)
     torch.manual_seed(0)
     undisturbed, again = fresh_view(), fresh_view()
-    train(undisturbed, lessons(), spec, STEPS, 0, tmp_path / "whole")
+    train_lessons(undisturbed, lessons(), spec, STEPS, 0, tmp_path / "whole")
     with pytest.raises(Interrupted):
-        train(fresh_view(), lessons(stop=2 * GROUP), spec, STEPS, 0, tmp_path / "stopped")
+        train_lessons(fresh_view(), lessons(stop=2 * GROUP), spec, STEPS, 0, tmp_path / "stopped")
     (made,) = (tmp_path / "stopped").glob("checkpoint-*")
     partial = made.with_name(f"checkpoint-{STEPS}")
     shutil.copytree(made, partial, ignore=shutil.ignore_patterns("manifest.json", "optimizer.pt"))
-    train(again, lessons(), spec, STEPS, 0, tmp_path / "stopped")
+    train_lessons(again, lessons(), spec, STEPS, 0, tmp_path / "stopped")
     assert "its writing was interrupted; passed over" in capsys.readouterr().err
     ends = undisturbed.model.state_dict(), again.model.state_dict()
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])

@@ -11,7 +11,7 @@ from factory import files
 from factory.errors import UserError
 from factory.registry import lookup
 from factory.run import exam as examining
-from factory.run.exam import answering
+from factory.run.exam import answerer
 from factory.run.pipeline import run
 from tests.factory.train.test_align import recipe
 from tests.tiny import conflict_prompts, tiny_tokenizer, tiny_view
@@ -24,7 +24,7 @@ def test_a_prompt_is_asked_once(monkeypatch):
         "answer_prompts",
         lambda view, prompts, *how: asked.append(len(prompts)) or [p.digest for p in prompts],
     )
-    answer = answering(tiny_view(), lookup("benchmark", "scenes")(lookup("benchmark", "scenes").Params()), 3)
+    answer = answerer(tiny_view(), lookup("benchmark", "scenes")(lookup("benchmark", "scenes").Params()), 3)
     prompts = conflict_prompts(5)
     assert answer([*prompts, prompts[0]]) == [p.digest for p in (*prompts, prompts[0])] and asked == [3, 2]
     assert answer(prompts[2:]) == [p.digest for p in prompts[2:]] and asked == [3, 2]

@@ -12,9 +12,9 @@ from factory import files
 from factory.errors import UserError
 from factory.recipe.schema import TrainSpec
 from factory.train import checkpoint
-from factory.train.lessons import Lessons
+from factory.train.lessons import LessonStream
 from factory.train.resume import WEIGHTS
-from factory.train.trainer import train
+from factory.train.trainer import train_lessons
 from tests.factory.train.case import Breaking, tuned, write_data
 from tests.tiny import fresh_view
 
@@ -54,9 +54,9 @@ def test_the_first_loss_or_gradient_that_is_no_number_stops_the_training(data, t
 def test_between_two_checkpoints_it_is_found_before_the_next_is_saved(tmp_path):
     """A training from scratch reads its loss from the device every so many steps alone."""
     spec = TrainSpec(steps=8, batch_size=2, save_every=2, learning_rate=1e30)
-    lessons = Lessons(lambda index, batch, total: lesson(Random(index), 0.5, Mix()), 2, 8)
+    lessons = LessonStream(lambda index, batch, total: lesson(Random(index), 0.5, Mix()), 2, 8)
     with pytest.raises(UserError, match="at step 2: stopped, and no checkpoint had been written yet"):
-        train(fresh_view(), lessons, spec, 8, 0, tmp_path / "c")
+        train_lessons(fresh_view(), lessons, spec, 8, 0, tmp_path / "c")
     assert not list((tmp_path / "c").glob("checkpoint-*"))
 
 
