@@ -19,20 +19,20 @@ from factory.errors import UserError, did_you_mean
 from factory.model.load import load as load_model
 from factory.model.prefix import prefill
 from factory.model.view import ModelView
-from factory.model.zoo import cards
 from factory.recipe import Recipe
 from factory.recipe import load as load_recipe
 from factory.recipe.nodes import read_node
 from factory.recipe.schema import Direction, ModelSpec
 from factory.recipe.sections.steering import Position
-from factory.run.collect import Plan, collect, joined, read_position, states_toward
-from factory.run.comparison import Comparison
-from factory.run.evaluate import placed
+from factory.run.methods.cells import placed
+from factory.run.methods.comparison import Comparison
+from factory.run.methods.study import Study
 from factory.run.pipeline import run
 from factory.run.rundir import RunDir
-from factory.run.study import Study
 from factory.steer import Steerer, Steering, Strength, artefact, steer
+from factory.steer.collect import Plan, collect, joined, read_position, states_toward
 from factory.steer.where import ROLES, RoleName, Where
+from factory.zoo.cards import cards
 
 Source = str | Mapping[str, Any] | Sequence[Prompt]
 """Prompts of one's own, or a benchmark: its name or its node, as in ``{"type": "mc2", "images": "data/coco"}``."""

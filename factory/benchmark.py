@@ -177,8 +177,8 @@ class Harness(Benchmark):
         return None
 
     def harness(self, job: Any) -> list[dict[str, Any]]:
-        """One result for each task of a ``factory.run.harness.Job``: name, metrics, intervals, n, protocol, records; a
-        task's ``part`` ("all" where it is left out) and the metrics shown ``beside`` the main one."""
+        """One result for each task of a ``factory.run.questions.harness.Job``: name, metrics, intervals, n, protocol,
+        records; a task's ``part`` ("all" where it is left out) and the metrics shown ``beside`` the main one."""
         raise TypeError(f"{type(self).__name__} must define harness(job)")
 
 

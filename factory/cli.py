@@ -137,7 +137,7 @@ def _plan(parser: _Parser, argv: list[str]) -> None:
     _add_recipe(parser)
     args = _parse_run(parser, argv)
     recipe = _load(args.recipe, args.overrides)
-    from factory.run.plan import plan
+    from factory.run.plan.plan import plan
 
     plan(recipe, args.limit, time.perf_counter() - STARTED)
 
@@ -188,7 +188,7 @@ def _show(parser: _Parser, argv: list[str]) -> None:
 
     recipe = _load(args.recipe, args.overrides) if Path(args.recipe).suffix in RECIPE_SUFFIXES else None
     if args.sample is not None:
-        from factory.run.tuning_plan import show
+        from factory.run.plan.tuning_plan import show
 
         show(_load(args.recipe, args.overrides), args.sample)
         return
@@ -221,7 +221,7 @@ def _benchmark(name: str) -> Node:
 
 
 def _show_prompts(recipe: Recipe) -> None:
-    from factory.run.suite import dry_run
+    from factory.run.questions.suite import dry_run
 
     for suite, prompts in dry_run(recipe):
         bench = suite.benchmark
@@ -240,7 +240,7 @@ def _convert(parser: _Parser, argv: list[str]) -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="the file to write, such as scienceqa.jsonl")
     parser.add_argument("--split", default="train", help="default: train")
     args = parser.parse_args(argv)
-    from factory.data.convert import convert
+    from factory.corpus.convert import convert
 
     name = _loaded(args.name) if Path(args.name).suffix == ".py" else args.name
     say(f"{args.out}: {convert(name, args.folder, args.split, args.out)} samples; images in {args.folder}")

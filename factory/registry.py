@@ -40,7 +40,7 @@ KINDS = {
     "vision_encoder": "factory.components.vision_encoder",
     "connector": "factory.components.connector",
     "llm": "factory.components.llm",
-    "converter": "factory.data.converters",
+    "converter": "factory.corpus.converters",
 }
 BASES: dict[str, tuple[str, ...]] = {
     "steering": ("factory.steer.Steerer", "factory.steer.PromptMethod", "factory.steer.LogitsMethod"),
@@ -58,7 +58,7 @@ BASES: dict[str, tuple[str, ...]] = {
     "vision_encoder": ("factory.components.vision.VisionEncoder",),
     "connector": ("factory.components.connect.Connector",),
     "llm": ("factory.components.language.Llm",),
-    "converter": ("factory.data.convert.Converter",),
+    "converter": ("factory.corpus.convert.Converter",),
 }
 """What a plugin of each kind inherits, one of these, as it is imported (it may be defined deeper in that package)."""
 ENTRY_POINT_GROUP = "steering_factory.plugins"

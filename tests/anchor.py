@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from eval_suite.benchmarks.scenes import Scenes
 from factory.bench import Bench
-from factory.data.answers import Dictionary, DictionaryParams
 from factory.data.prompt import Prompt, Role
 from factory.data.sample import ConflictSample
 from factory.diagnose import attention
-from factory.diagnose.instructed import Asked, Instructed, InstructedParams, ask_instructed, instructed
+from factory.instruments.answers import Dictionary, DictionaryParams
+from factory.instruments.instructed import Asked, Instructed, InstructedParams, ask_instructed, instructed
 from factory.model.encode import Batch
 from factory.model.view import ModelView
 from tests.tiny import text_first, tiny_view, two_images

@@ -12,11 +12,11 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from factory.components.templates import CHATML, GEMMA, VICUNA
-from factory.model.build import CHAT_TEMPLATE, TinyLlava, build_llava
 from factory.model.families.llava import Llava
 from factory.model.families.paligemma import PaliGemma
 from factory.model.family import frozen
 from factory.model.view import ModelView
+from factory.train.scratch.build import CHAT_TEMPLATE, TinyLlava, build_llava
 from tests.replicas import DEEPSEEK_HUB, GEMMA_HUB, LLAVA_HUB, ONEVISION_HUB, llama_tokenizer
 from tests.tiny import IN_ORDER, SMALL, conflict_prompts, tiny_tokenizer
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from factory.model.packages import cache_folder
+from factory.zoo.packages import cache_folder
 
 torch.set_num_threads(1)  # threads of several processes spin against each other on small machines
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start, too

@@ -27,7 +27,7 @@ import deepspeed  # noqa: F401  imported once, for all the processes that are fo
 import matplotlib.backends.backend_agg  # noqa: F401
 
 import factory.run.pipeline
-import factory.train.tune  # noqa: F401
+import factory.train.loop  # noqa: F401
 from factory.cli import main as command
 from factory.train import checkpoint
 from tests.tiny import SMALL

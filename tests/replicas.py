@@ -8,10 +8,10 @@ from functools import cache
 from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from factory.model.build import TinyLlava, build_llava
 from factory.model.families.llava import Llava
 from factory.model.family import frozen
 from factory.model.view import ModelView
+from factory.train.scratch.build import TinyLlava, build_llava
 from tests.tiny import SMALL, conflict_prompts
 
 # chat_template of llava-hf/llava-1.5-*: each turn's images first, then its texts, each with a space after it.

@@ -92,26 +92,26 @@ def test_no_import_runs_in_a_circle_not_even_one_inside_a_function():
 
 NAMED = {  # words of the engine that are also a plugin's name: in which files, and what they say there
     ("none", "a role of tokens, or a choice of nothing"): (
-        *("api.py", "run/estimate.py", "steer/places.py", "steer/where.py", "steer/regressor.py"),
-        *("diagnose/instructed.py", "run/labels.py"),
+        *("api.py", "run/plan/estimate.py", "steer/places.py", "steer/where.py", "steer/regressor.py"),
+        *("instruments/instructed.py", "run/labels.py"),
     ),
     ("none", "what is printed of an empty list"): (
-        *("data/conversation.py", "recipe/schema.py", "registry.py", "run/plan.py"),
+        *("corpus/conversation.py", "recipe/schema.py", "registry.py", "run/plan/plan.py"),
     ),
-    ("none", "an option of a library"): ("run/tuners_summary.py", "train/trainer.py", "train/tune.py"),
-    ("instruction", "a role of tokens"): ("diagnose/roles.py", "steer/heads.py", "steer/where.py"),
-    ("heads", "a site"): ("steer/block.py", "steer/heads.py", "steer/where.py"),
+    ("none", "an option of a library"): ("run/tuners/contest_summary.py", "train/scratch/trainer.py", "train/loop.py"),
+    ("instruction", "a role of tokens"): ("instruments/pathways.py", "instruments/heads.py", "steer/where.py"),
+    ("heads", "a site"): ("steer/block.py", "instruments/heads.py", "steer/where.py"),
     ("connector", "a part of a model, or its kind of plugins"): (
-        *("model/compose.py", "new_plugin/__init__.py", "recipe/sections/model.py", "registry.py", "run/facts.py"),
-        *("run/practice.py", "run/training.py", "tune/base.py"),
+        *("model/compose.py", "new_plugin/__init__.py", "recipe/sections/model.py", "registry.py", "model/facts.py"),
+        *("run/plan/practice.py", "run/tuners/scratch.py", "tune/base.py"),
     ),
     ("connector", "a recipe key: what tune.beside and tune.tuner are where a recipe leaves them out"): (
         "recipe/sections/training.py",
     ),
     ("mc2", "a recipe key: the wording of collect.instructions"): ("data/instructions.py",),
     ("full", "an option of a library"): ("model/compose.py",),
-    ("scienceqa", "a converter's own name"): ("data/converters/scienceqa.py",),
-    ("vizwiz", "a converter's own name"): ("data/converters/vizwiz.py",),
+    ("scienceqa", "a converter's own name"): ("corpus/converters/scienceqa.py",),
+    ("vizwiz", "a converter's own name"): ("corpus/converters/vizwiz.py",),
 }
 
 
@@ -138,6 +138,49 @@ def test_the_engine_names_no_plugin():
     allowed = {(name, file) for (name, _), files in NAMED.items() for file in files}
     assert found == allowed, "a name in the engine, or one in NAMED that is no longer there"
     assert plugins_named("def f(node):\n    'mcr'\n    return node.type == 'l2s' or node.of('none')") >= {"l2s", "mcr"}
+
+
+FLOORS = (
+    {"errors", "files", "plain", "terminal", "faults", "registry", "statistics", "progress", "stopwatch", "factory"},
+    {"recipe", "data", "code"},
+    {"components", "model", "zoo"},
+    {"launch"},
+    {"corpus", "tune", "bench", "benchmark"},
+    {"diagnose", "steer", "train"},
+    {"instruments", "run", "report"},
+    {"api", "cli", "new_plugin"},
+)
+DOWNSTAIRS = {("model", "tune"): "a model node may name tuned parts, which loading puts in"}
+
+
+def floor(module: str) -> int:
+    room = module.split(".")[1] if "." in module else module
+    return next(i for i, rooms in enumerate(FLOORS) if room in rooms)
+
+
+def test_a_room_imports_only_from_its_own_floor_and_those_below():
+    against = {
+        tuple(name.split(".")[1] if "." in name else name for name in (module, other))
+        for module in MODULES
+        if module.startswith("factory")
+        for other in imports(module)
+        if other.startswith("factory") and floor(other) > floor(module)
+    }
+    assert against == set(DOWNSTAIRS)
+
+
+SHARED = {"load", "save", "check", "dump"}
+
+
+def test_no_two_public_names_are_alike_in_the_factory():
+    homes: dict[str, set[str]] = {}
+    for module, path in MODULES.items():
+        if module.startswith("factory"):
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+                    homes.setdefault(node.name, set()).add(module)
+    assert len(homes) > 500
+    assert {name: sorted(found) for name, found in homes.items() if len(found) > 1 and name not in SHARED} == {}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -19,11 +19,11 @@ import factory
 from eval_suite.site import fields, pages, pictures, prose
 from factory import cli, registry
 from factory.errors import UserError
-from factory.model.zoo import read_card
 from factory.recipe import dump
 from factory.recipe import load as read_recipe
 from factory.recipe.nodes import read_node
 from factory.recipe.schema import Recipe
+from factory.zoo.cards import read_card
 from tests.eval_suite.synthetic_report import synthetic
 
 ROOT = Path(__file__).parents[1]

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from eval_suite.benchmarks import mc2
 from eval_suite.bridges import steered_files
 from eval_suite.compare.load import load as compared
-from factory.data.source import ConversationFile
+from factory.corpus.source import ConversationFile
 from factory.errors import UserError
 from factory.files import file_name
 from factory.recipe import load as load_recipe

@@ -14,10 +14,10 @@ from eval_suite.conflict import build_prompt
 from eval_suite.scenes.curriculum import Mix, lesson
 from eval_suite.scenes.world import TASKS, SceneSpec, scene
 from factory.data.prompt import Prompt, Role
-from factory.model.build import TinyLlava, build_llava, train_tokenizer
 from factory.model.families.llava import Llava
 from factory.model.family import frozen
 from factory.model.view import ModelView
+from factory.train.scratch.build import TinyLlava, build_llava, train_tokenizer
 
 SMALL = {
     "image_size": 48,

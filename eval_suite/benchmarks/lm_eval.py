@@ -15,7 +15,7 @@ from eval_suite.bridges.task_files import made_of
 from factory.benchmark import Harness
 from factory.errors import UserError
 from factory.registry import Params, register
-from factory.run.harness import Job
+from factory.run.questions.harness import Job
 
 MAIN = ("acc", "exact_match", "prompt_level_strict_acc")
 BESIDE = ("acc_norm", "prompt_level_loose_acc", "inst_level_strict_acc", "inst_level_loose_acc")

@@ -19,7 +19,7 @@ from factory.benchmark import Harness
 from factory.errors import UserError
 from factory.model.load import find
 from factory.registry import Params, register
-from factory.run.harness import Job
+from factory.run.questions.harness import Job
 from factory.steer import artefact
 
 PROJECT = Path(__file__).parents[2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from eval_suite.report.diagnostics import print_findings
+from eval_suite.report.findings import print_findings
 from eval_suite.report.published import print_published
 from eval_suite.report.tables import main_tables, print_tables
 from factory import files
@@ -33,7 +33,7 @@ def build(
     What was not measured is left out, and the page says so.
     """
     # Imported here so that printing a table does not load matplotlib.
-    from eval_suite.report import diagnostics as own
+    from eval_suite.report import findings as own
     from eval_suite.report import html, initial, outcomes, table_files
     from eval_suite.report.plots import draw_all
     from eval_suite.report.rows import Predictions

@@ -10,12 +10,12 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from eval_suite.report import outcomes, sections
-from eval_suite.report.diagnostics import Section
+from eval_suite.report.findings import Section
 from eval_suite.report.published import beside
 from eval_suite.report.rows import DASH, Predictions
 from eval_suite.report.style import Figure
-from eval_suite.report.summary import comparisons, summarise
 from eval_suite.report.tables import METRIC_HEADINGS, main_tables, metric_lines, other_rows
+from eval_suite.report.verdict import comparisons, summarise
 from factory.data.pictures import load
 
 _WIDEST = 1800  # pixels; a larger picture only makes the page heavy

@@ -16,7 +16,7 @@ from eval_suite.report.rows import (
     percent,
     strength_text,
 )
-from eval_suite.report.summary import Comparison
+from eval_suite.report.verdict import Comparison
 
 
 def error_budget(results: Mapping, recipe_yaml: str) -> float | None:

@@ -16,9 +16,9 @@ from pydantic import BaseModel
 
 from eval_suite.site import fields, prose
 from factory import new_plugin
-from factory.model.zoo import cards, read_card
 from factory.recipe.schema import Recipe
 from factory.registry import BASES, KINDS, Entry, available, lookup
+from factory.zoo.cards import cards, read_card
 
 ROOT = Path(__file__).parents[2]
 TITLES = {"steering": "Steering methods", "llm": "Language models", "family": "Model families"}

@@ -24,13 +24,13 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from eval_suite.speed import timing
 from eval_suite.speed.mcr import plain_forward
 from eval_suite.speed.plan import peak_memory
-from factory.data.answers import Pair
 from factory.data.instructions import instruction
 from factory.diagnose import Diagnostic, attention
-from factory.diagnose.branch import run_stem
-from factory.diagnose.instructed import Asked, Instructed, asked_of, instruct, look_at
-from factory.diagnose.lens import restricted_logits
-from factory.diagnose.nssd import nssd
+from factory.instruments.answers import Pair
+from factory.instruments.branch import run_stem
+from factory.instruments.instructed import Asked, Instructed, asked_of, instruct, look_at
+from factory.instruments.lens import restricted_logits
+from factory.instruments.nssd import nssd
 from factory.model.encode import Batch
 from factory.model.prefix import at_last
 from factory.model.view import ModelView

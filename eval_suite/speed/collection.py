@@ -4,7 +4,7 @@ published.
 python -m eval_suite.speed.collection --width 384 --layers 8 --batch 8
 
 one forward   the base prompts to next-token logits, tokenised and prepared anew, no gradient (the baseline)
-collection    factory.run.collect: one shared prefix, three suffixes, MCR on the cache
+collection    factory.steer.collect: one shared prefix, three suffixes, MCR on the cache
 states        the same without the diagnosis
 published     a forward of the whole prompt for each of [I,T], [I,T,P+], [I,T,P-], then MCR as Algorithm 1 prints it
 """
@@ -17,7 +17,7 @@ from eval_suite.speed import timing
 from eval_suite.speed.mcr import plain_forward, sequential
 from factory.model.view import ModelView
 from factory.registry import lookup
-from factory.run.collect import ASKS, Plan, asked, collect
+from factory.steer.collect import ASKS, Plan, asked, collect
 
 TARGET = 2.0
 

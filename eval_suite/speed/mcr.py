@@ -30,13 +30,13 @@ from eval_suite.scenes.curriculum import Mix, lesson
 from eval_suite.scenes.world import TASKS, SceneSpec, scene
 from factory.data.prompt import USER_TEXT, Role
 from factory.diagnose import Diagnostic, Query, hold_back
-from factory.model.build import TinyLlava, build_llava, train_tokenizer
 from factory.model.encode import Batch
 from factory.model.families.llava import Llava
 from factory.model.family import frozen
 from factory.model.prefix import Prefix, at_last, extend, prefill
 from factory.model.view import ModelView
 from factory.registry import lookup
+from factory.train.scratch.build import TinyLlava, build_llava, train_tokenizer
 
 
 def random_llava(

@@ -37,8 +37,8 @@ from factory.model.view import ModelView
 from factory.recipe import Recipe, load, loads
 from factory.run import pipeline
 from factory.run.environment import environment
-from factory.run.estimate import estimate, memory
-from factory.run.plan import measure
+from factory.run.plan.estimate import estimate, memory
+from factory.run.plan.plan import measure
 from factory.run.rundir import RunDir
 
 RECIPE = """\

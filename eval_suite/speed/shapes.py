@@ -16,14 +16,14 @@ from transformers import PreTrainedTokenizerFast
 
 from eval_suite.scenes.curriculum import Mix, lesson
 from factory.errors import UserError
-from factory.model.build import CHAT_TEMPLATE, train_tokenizer
+from factory.model.facts import gigabytes, sizes_of
 from factory.model.family import frozen
 from factory.model.load import device_for
 from factory.model.parts import Parts
 from factory.model.source import family_of
 from factory.model.view import ModelView
-from factory.model.zoo import read_card
-from factory.run.facts import gigabytes, sizes_of
+from factory.train.scratch.build import CHAT_TEMPLATE, train_tokenizer
+from factory.zoo.cards import read_card
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' }}{% for c in m['content'] %}{{"

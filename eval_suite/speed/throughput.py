@@ -20,7 +20,7 @@ from eval_suite.speed.mcr import plain_forward
 from factory.model.prefix import at_last, greedy, prefill
 from factory.model.view import ModelView
 from factory.registry import lookup
-from factory.run.collect import Plan, collect
+from factory.steer.collect import Plan, collect
 
 DENSE = {
     "H200": 989e12,

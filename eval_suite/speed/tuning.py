@@ -28,7 +28,7 @@ from eval_suite.speed import timing
 from factory.data.prompt import Role, Segment
 from factory.model.view import ModelView
 from factory.registry import lookup
-from factory.train.lessons import LessonCollator
+from factory.train.scratch.lessons import LessonCollator
 
 TUNERS = {
     "mores": {},

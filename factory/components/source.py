@@ -17,10 +17,10 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 
 from factory.errors import UserError
-from factory.model.packages import is_fetched, needed
 from factory.model.stored import account, cached, held, missing, weight_files
-from factory.model.zoo import parts, read_part
 from factory.registry import Params, lookup
+from factory.zoo.cards import parts, read_part
+from factory.zoo.packages import is_fetched, needed
 
 _planned: ContextVar[bool] = ContextVar("planned", default=False)
 

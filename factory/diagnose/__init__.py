@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, TypedDict
 
 import torch
-from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import sdpa_mask
+from torch import Tensor
 
 from factory.bench import Bench
 from factory.data.sample import ConflictSample
 from factory.diagnose.summary import Summary
+from factory.model.attention import attention
 from factory.model.encode import Batch
 from factory.model.prefix import Prefix, last_index, prefill
 from factory.model.view import ModelView
 from factory.registry import Plugin
+
+__all__ = ["Diagnostic", "Query", "Row", "about", "attention", "hold_back"]
 
 
 class Row(TypedDict):
@@ -151,38 +150,3 @@ def hold_back(
     query = Query(ids.gather(-1, at).masked_fill(mask == 0, view.pad_id), mask, whole.roles.gather(-1, at) * mask)
     prefix = Prefix(whole.cache, whole.mask * ~queried, whole.roles * ~queried, whole.next_position - queried.sum(-1))
     return prefix, query, hidden[torch.arange(len(at), device=at.device)[:, None], at]
-
-
-Attend = Callable[..., tuple[Tensor, Tensor | None]]
-_attend: ContextVar[Attend] = ContextVar("attend")
-
-
-def _delegate(module: nn.Module, *args: Tensor, **options: object) -> tuple[Tensor, Tensor | None]:
-    return _attend.get()(module, *args, **options)
-
-
-AttentionInterface.register("steering_factory", _delegate)
-AttentionMaskInterface.register("steering_factory", sdpa_mask)
-
-
-@contextmanager
-def attention(view: ModelView, attend: Attend, of: nn.Module | None = None) -> Iterator[None]:
-    """The attention of the decoder (or of the part ``of``) computed by
-    ``attend(module, q, k, v, mask, scaling=..., ...)``, as in transformers' interface.
-
-    q [B, heads, t, d], k and v [B, kv_heads, T, d], mask [B, 1, t, T] booleans (True = seen) or None; it returns
-    ([B, t, heads, d], None).
-    """
-    configs: Iterable[Any] = {
-        id(m.config): m.config for m in (of or view.decoder).modules() if hasattr(m, "config")
-    }.values()
-    before = [config._attn_implementation for config in configs]
-    token = _attend.set(attend)
-    try:
-        for config in configs:
-            config._attn_implementation = "steering_factory"
-        yield
-    finally:
-        for config, name in zip(configs, before, strict=True):
-            config._attn_implementation = name
-        _attend.reset(token)

@@ -12,11 +12,11 @@ from huggingface_hub.errors import GatedRepoError, HFValidationError, Repository
 
 from factory.errors import UserError, did_you_mean
 from factory.model.compose import parts_of
-from factory.model.packages import cache_folder, fetch_part, is_fetched, part_folder
 from factory.model.source import find
-from factory.model.zoo import Card, cards, parts, read_card, read_part
 from factory.recipe.schema import ComposeSpec, ModelSpec
 from factory.terminal import Console
+from factory.zoo.cards import Card, cards, parts, read_card, read_part
+from factory.zoo.packages import cache_folder, fetch_part, is_fetched, part_folder
 
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 SPARE = 1.05  # room on the disk, over the weights' own size

@@ -21,12 +21,12 @@ from factory.model.compose import components, compose, parts_of
 from factory.model.family import Family, frozen
 from factory.model.fingerprint import fingerprint, fingerprint_of
 from factory.model.identity import identity_of
-from factory.model.packages import fetch_part, needed
 from factory.model.source import FoundModel, family_of, find, known, spelt_out, tuned_folder
 from factory.model.stored import pointer
 from factory.model.view import ModelView
 from factory.model.zero import load_cut
 from factory.recipe.schema import ModelSpec
+from factory.zoo.packages import fetch_part, needed
 
 __all__ = [
     "device_for",

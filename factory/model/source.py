@@ -15,9 +15,9 @@ from factory.model.compose import account_parts, composed_config
 from factory.model.decoding import left_out
 from factory.model.family import Family
 from factory.model.stored import Tensors, account, cached, held, in_one_line, pointer, weight_files
-from factory.model.zoo import Card, card_folder, command, read_card, shipped
 from factory.recipe.schema import ComposeSpec, ModelSpec
 from factory.registry import available, lookup
+from factory.zoo.cards import Card, card_folder, command, read_card, shipped
 
 
 @dataclass(frozen=True)

@@ -18,23 +18,23 @@ from factory.diagnose.claims import judged
 from factory.diagnose.summary import Summary
 from factory.errors import UserError
 from factory.launch.world import World
+from factory.model.facts import find_facts, too_small
 from factory.model.load import get_parts, load, outline, placement
 from factory.model.source import find
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import Origin
-from factory.run.arms import Arm
-from factory.run.choose import Choice
-from factory.run.comparison import Comparison
-from factory.run.cost import measure_costs
 from factory.run.environment import about_run
-from factory.run.facts import find_facts, too_small
 from factory.run.inputs import each_sample
 from factory.run.labels import labels
+from factory.run.methods.choose import Choice
+from factory.run.methods.comparison import Comparison
+from factory.run.methods.cost import measure_costs
+from factory.run.methods.study import Rows, Study, steered_layer
+from factory.run.questions.arms import Arm
+from factory.run.questions.suite import Suite, put, suites
 from factory.run.rundir import RunDir
 from factory.run.samples import usable_samples
-from factory.run.study import Rows, Study, steered_layer
-from factory.run.suite import Suite, put, suites
 from factory.steer import artefact
 from factory.terminal import Console, warn
 
@@ -79,9 +79,9 @@ def _work(recipe: Recipe, asked: Sequence[Suite], notes: list[str]) -> Callable[
     """
     if recipe.train or recipe.tune or recipe.compare:
         # Here, and not above: the trainers' libraries are a quarter of the time that a run without training starts in.
-        from factory.run.training import train_model
-        from factory.run.tuners import compare_tuners
-        from factory.run.tuning import tune_model
+        from factory.run.tuners.contest import compare_tuners
+        from factory.run.tuners.scratch import train_model
+        from factory.run.tuners.tuning import tune_model
 
         if recipe.train or recipe.tune:
             return train_model if recipe.train else tune_model

@@ -9,18 +9,18 @@ from typing import Any, TypeVar
 
 from factory import files
 from factory.benchmark import Conflicts
-from factory.data.conversation import halved
+from factory.corpus.conversation import halved
+from factory.corpus.refusals import Shapes
 from factory.data.instructions import Style
 from factory.data.pictures import PROTOCOL
-from factory.data.refusals import Shapes
 from factory.data.sample import ConflictSample
 from factory.errors import UserError
 from factory.model.encode import Writing
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.run import inputs
-from factory.run.collect import ASKS, asked
 from factory.run.rundir import RunDir
+from factory.steer.collect import ASKS, asked
 from factory.terminal import warn
 
 SPLITS = ("train", "dev", "test")

@@ -15,7 +15,7 @@ from pydantic import FiniteFloat
 
 from factory import files
 from factory.errors import UserError
-from factory.model import made_for
+from factory.model import manifest as made_for
 from factory.model.identity import identity_of
 from factory.model.view import ModelView
 from factory.steer.base import Context, Steerer

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from factory.data.prompt import Prompt
 from factory.errors import UserError
-from factory.model.made_for import not_finite
+from factory.model.manifest import not_finite
 from factory.model.view import ModelView
 from factory.registry import Plugin
 from factory.steer.where import Where

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from factory.data.labels import IGNORE, Example
-from factory.data.prepared import Prepared
+from factory.corpus.labels import IGNORE, Example
+from factory.corpus.prepared import Prepared
 from factory.data.prompt import Role
 from factory.errors import UserError
 from factory.model.view import ModelView

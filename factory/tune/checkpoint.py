@@ -11,7 +11,7 @@ from torch import Tensor
 
 from factory import files
 from factory.errors import UserError
-from factory.model import made_for
+from factory.model import manifest as made_for
 from factory.model.stored import held
 from factory.model.view import ModelView
 from factory.tune.base import Part, Tuner

@@ -14,13 +14,13 @@ import numpy as np
 from pydantic import Field, PositiveInt
 
 from factory.bench import Bench
-from factory.data.answers import Dictionary
 from factory.data.sample import ConflictSample
-from factory.diagnose.instructed import InstructedParams, Instructing, ask_instructed, instructed, told_left_out
 from factory.diagnose.profiles import Mean, matching, mean_of, share_of
-from factory.diagnose.resume import answers, around, deep_layers, held_back, severed
-from factory.diagnose.roles import Pathway
 from factory.diagnose.summary import Figure, Finding, Summary, Table
+from factory.instruments.answers import Dictionary
+from factory.instruments.instructed import InstructedParams, Instructing, ask_instructed, instructed, told_left_out
+from factory.instruments.pathways import Pathway
+from factory.instruments.resume import answers, around, deep_layers, held_back, severed
 from factory.registry import register
 from plugins.diagnostics._anchor import CLAIMS
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from factory.data.prompt import Role
 from factory.diagnose import Diagnostic, Query, Row
-from factory.diagnose.focus import by_layer, liae
 from factory.diagnose.summary import Finding, Summary, Table
+from factory.instruments.focus import by_layer, liae
 from factory.model.prefix import Prefix
 from factory.model.view import ModelView
 from factory.registry import register

@@ -27,8 +27,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from factory.data.prompt import Prompt
 from factory.diagnose import attention
-from factory.diagnose.focus import applied, visible, weights
 from factory.errors import UserError
+from factory.instruments.focus import applied, visible, weights
 from factory.model.view import ModelView
 from factory.registry import Params, register
 from factory.steer import LogitsMethod

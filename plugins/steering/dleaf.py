@@ -22,7 +22,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from factory.data.prompt import Prompt, Role
 from factory.diagnose import attention
-from factory.diagnose.focus import applied, iaf, liae, visible, weights
+from factory.instruments.focus import applied, iaf, liae, visible, weights
 from factory.model.prefix import Step, last_index
 from factory.model.view import ModelView
 from factory.registry import Params, register

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from factory.data.instructions import Style, instruction
 from factory.data.prompt import Prompt
-from factory.diagnose.instructed import Layout, instruct
 from factory.errors import UserError
+from factory.instruments.heads import HeadScaler, choose_heads, coefficients, scores
+from factory.instruments.instructed import Layout, instruct
 from factory.registry import Params, register
 from factory.steer import States
-from factory.steer.heads import HeadScaler, choose_heads, coefficients, scores
 from factory.steer.where import RoleName
 
 

@@ -10,15 +10,15 @@ import torch
 from factory.data.prompt import Prompt, Role, Segment
 from factory.model.checks import self_check
 from factory.model.encode import Encoded, images_first
+from factory.model.facts import facts_of, sizes_of
 from factory.model.load import fingerprint, load
 from factory.model.prefix import at_last, extend, greedy, prefill
 from factory.model.view import ModelView
 from factory.recipe.schema import ModelSpec
 from factory.registry import available, lookup
-from factory.run.collect import Plan, asked, collect
-from factory.run.facts import facts_of, sizes_of
 from factory.steer import steer
 from factory.steer.ahead import Ahead, spoken
+from factory.steer.collect import Plan, asked, collect
 from factory.steer.sweep import run_cell, run_trunk
 from tests.contract.cases import Case, answers, close, logits, recompute, steering
 from tests.plugins.test_mcr import run as mcr

@@ -14,7 +14,7 @@ from factory.errors import UserError
 from factory.model.load import fingerprint
 from factory.model.prefix import at_last
 from factory.registry import lookup
-from factory.train.lessons import LessonCollator
+from factory.train.scratch.lessons import LessonCollator
 from tests.contract import cases
 from tests.tiny import conflict_prompts, mixed_prompts, no_image
 

@@ -16,7 +16,7 @@ from factory.errors import UserError
 from factory.recipe.schema import read_node
 from factory.registry import lookup
 from factory.run import rundir
-from factory.run.arms import Arm
+from factory.run.questions.arms import Arm
 from tests.eval_suite.released_files import MAKERS, mmmu_rows
 from tests.tiny import interrupts, saved_tiny, tiny_view
 
@@ -290,7 +290,7 @@ def test_answers_come_from_the_cache_of_another_run(asked, tmp_path, monkeypatch
     def worked(*args, **kwargs):
         raise AssertionError("an answer was generated again")
 
-    monkeypatch.setattr("factory.run.arms.answer_prompts", worked)
+    monkeypatch.setattr("factory.run.questions.arms.answer_prompts", worked)
     assert main([str(recipe), f"run.root={tmp_path}", "name=other"]) == 0
     assert rows_of(tmp_path / "other") == rows_of(run)
 

@@ -16,9 +16,9 @@ from factory.errors import UserError
 from factory.recipe import load
 from factory.recipe.schema import read_node
 from factory.registry import lookup
-from factory.run.arms import Arm
+from factory.run.questions.arms import Arm
+from factory.run.questions.suite import Suite
 from factory.run.rundir import RunDir
-from factory.run.suite import Suite
 from tests.eval_suite.released_files import MAKERS
 from tests.factory.ranks import as_ranks
 from tests.tiny import saved_tiny, tiny_view

@@ -11,8 +11,8 @@ import torch
 
 from factory.recipe.schema import ModelSpec
 from factory.registry import lookup
-from factory.run.arms import Arm
-from factory.run.harness import Job
+from factory.run.questions.arms import Arm
+from factory.run.questions.harness import Job
 from factory.statistics.intervals import wilson
 from factory.steer import Steering
 from factory.steer.where import Where

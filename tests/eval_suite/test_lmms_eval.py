@@ -16,7 +16,7 @@ from PIL import Image
 from factory.errors import UserError
 from factory.recipe.schema import ModelSpec
 from factory.registry import lookup
-from factory.run.harness import Job
+from factory.run.questions.harness import Job
 from factory.steer import Steering, artefact
 from factory.steer.where import Where
 from tests.tiny import saved_tiny

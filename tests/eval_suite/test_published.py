@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from eval_suite.report.published import beside, print_published, published
-from factory.model.zoo import cards
+from factory.zoo.cards import cards
 
 
 def total(method: str, direction: str, follow: float, task: str = "all") -> dict:

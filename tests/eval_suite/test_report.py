@@ -9,9 +9,9 @@ from rich.console import Console
 from eval_suite.report import print_tables, style
 from eval_suite.report.outcomes import HEADINGS, outcome_lines
 from eval_suite.report.rows import Predictions, groups
-from eval_suite.report.summary import comparisons, summarise
 from eval_suite.report.table_files import latex_escape, to_csv, to_latex, to_markdown
 from eval_suite.report.tables import main_tables
+from eval_suite.report.verdict import comparisons, summarise
 from tests.eval_suite.synthetic_report import outcome_records, results, simple, synthetic, two_methods
 
 

@@ -12,8 +12,8 @@ import torch
 
 from eval_suite.speed import __main__ as everything
 from eval_suite.speed import anchor, collection, generation, lmar, shapes, sweep, throughput, timing, tuning
-from factory.model.zoo import read_card
 from factory.steer.runtime import Steering
+from factory.zoo.cards import read_card
 from tests.tiny import tiny_view
 
 SIZES = [

@@ -11,9 +11,9 @@ import copy
 import pytest
 
 from factory.components.templates import CHATML
-from factory.data.labels import IGNORE, labelled
+from factory.corpus.labels import IGNORE, labelled
+from factory.corpus.source import Sample
 from factory.data.prompt import Prompt, Role, Segment
-from factory.data.source import Sample
 from factory.model.view import ModelView
 from tests.answer_layouts import (
     ANSWERS,

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory.data import answers
-from factory.data.answers import Dictionary, DictionaryParams
 from factory.errors import UserError
+from factory.instruments import answers
+from factory.instruments.answers import Dictionary, DictionaryParams
 from tests.tiny import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer(400)

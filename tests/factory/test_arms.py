@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from factory.registry import lookup
-from factory.run.arms import Arm
+from factory.run.questions.arms import Arm
 from factory.steer.logits import contrasted
 from tests.tiny import conflict_prompts, tiny_view
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from factory.run.choose import choose, oracle, outcome_share
+from factory.run.methods.choose import choose, oracle, outcome_share
 
 OUTCOMES = {"f": "follow", "c": "compete", "g": "flags", "o": "other", "e": "error"}
 

@@ -39,7 +39,7 @@ def runs(monkeypatch) -> list:
     pipeline = types.SimpleNamespace(run=lambda recipe, limit, world: asked.append((recipe, limit)))
     plan = types.SimpleNamespace(plan=lambda recipe, limit, waited: asked.append((recipe, "plan")))
     monkeypatch.setitem(sys.modules, "factory.run.pipeline", pipeline)
-    monkeypatch.setitem(sys.modules, "factory.run.plan", plan)
+    monkeypatch.setitem(sys.modules, "factory.run.plan.plan", plan)
     return asked
 
 

@@ -15,7 +15,7 @@ from factory.errors import UserError
 from factory.model.prefix import prefill
 from factory.recipe import loads
 from factory.registry import Params, lookup
-from factory.run.collect import ASKS, Plan, asked, collect, joined, states_toward
+from factory.steer.collect import ASKS, Plan, asked, collect, joined, states_toward
 from tests.contract.cases import close, traces
 from tests.tiny import conflict_prompts, mixed_prompts, tiny_view
 
@@ -143,7 +143,7 @@ def test_nothing_is_left_behind_when_it_fails(monkeypatch):
     before = traces(view)
     collect(view, conflict_prompts(2), Plan(1), mcr(), KEYS[:2])
     assert traces(view) == before
-    monkeypatch.setattr("factory.run.collect.extend", lambda *_: 1 / 0)
+    monkeypatch.setattr("factory.steer.collect.extend", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         collect(view, conflict_prompts(2), Plan(1), None, KEYS[:2])
     assert traces(view) == before

@@ -10,11 +10,11 @@ from factory.errors import UserError
 from factory.model.checks import self_check
 from factory.recipe import load
 from factory.registry import lookup
-from factory.run.estimate import estimate
-from factory.run.rehearse import rehearse
-from factory.train.lessons import LessonCollator
-from factory.train.trainer import OneDevice
-from factory.train.tune import Answers, train
+from factory.run.plan.estimate import estimate
+from factory.run.plan.rehearse import rehearse
+from factory.train.loop import Answers, train
+from factory.train.scratch.lessons import LessonCollator
+from factory.train.scratch.trainer import OneDevice
 from tests.anchor import scenes_bench
 from tests.contract.cases import Case, answered_example, close, logits, steering
 from tests.elsewhere import DEVICES, spread

@@ -19,8 +19,8 @@ from factory.components.efficientnet_lite import (
     our_names,
 )
 from factory.components.vision_encoder.efficientnet_lite0 import EfficientNetLite0, LiteParams
-from factory.model.packages import is_fetched, needed
-from factory.model.zoo import read_part
+from factory.zoo.cards import read_part
+from factory.zoo.packages import is_fetched, needed
 
 PICTURE = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from factory.data.prompt import Prompt, Role, Segment
-from factory.train.lessons import GROUP, IGNORE, LessonCollator, LessonStream, answer_labels
-from factory.train.trainer import per_row_loss
+from factory.train.scratch.lessons import GROUP, IGNORE, LessonCollator, LessonStream, answer_labels
+from factory.train.scratch.trainer import per_row_loss
 from tests.tiny import conflict_prompts, tiny_view
 
 EOS = 2

@@ -19,8 +19,8 @@ from factory.model.decoding import LEFT_OUT as TABLE
 from factory.model.load import device_for, fingerprint, load
 from factory.model.source import family_of, find
 from factory.model.view import ModelView
-from factory.model.zoo import cards, read_card
 from factory.recipe.schema import ModelSpec
+from factory.zoo.cards import cards, read_card
 from tests.contract.cases import fresh_view, logits, traces
 from tests.tiny import conflict_prompts, tiny_view
 from tests.tiny_families import BUILDERS

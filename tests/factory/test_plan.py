@@ -13,11 +13,11 @@ from eval_suite.speed.plan import Measured
 from factory.cli import main
 from factory.recipe import load
 from factory.registry import lookup
-from factory.run.estimate import estimate, memory
-from factory.run.plan import measure
-from factory.run.practice import training_memory, training_phases
-from factory.run.study import Study
-from factory.run.training import build
+from factory.run.methods.study import Study
+from factory.run.plan.estimate import estimate, memory
+from factory.run.plan.plan import measure
+from factory.run.plan.practice import training_memory, training_phases
+from factory.run.tuners.scratch import build
 from tests.tiny import SMALL, saved_tiny, tiny_view
 
 RECIPE = """\
@@ -140,7 +140,7 @@ def test_a_stage_that_the_count_does_not_know_is_planned_too(recipe_file, folder
         return plain(study)
 
     monkeypatch.setattr(Study, "diagnosed", diagnosed)
-    monkeypatch.setattr("factory.run.rehearse.PROMPTS", 2)
+    monkeypatch.setattr("factory.run.plan.rehearse.PROMPTS", 2)
     given = ["steering=[none, static]", "diagnostic=null", "data.scoring=open_ended", "evaluate.strengths=[1]"]
     path = recipe_file(RECIPE, folder=folder)
     assert main(["plan", str(path), *given]) == 0

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from factory.run import progress
+from factory import progress
 
 
 class Terminal(io.StringIO):

@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import nn
 
+from factory.model.facts import facts_of
 from factory.model.load import load
 from factory.model.view import ModelView
 from factory.model.weights import weight_of
 from factory.recipe.schema import ModelSpec
 from factory.registry import lookup
-from factory.run.facts import facts_of
 from tests.contract.cases import Case, close, logits, steering
 from tests.contract.test_families import NAMES, READING, prompts_of
 from tests.contract.test_tuners import learn

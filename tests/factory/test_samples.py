@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 from transformers import AddedToken, LlavaConfig
 
+from factory.corpus.refusals import Shapes
 from factory.data.prompt import Prompt, Role, Segment
-from factory.data.refusals import Shapes
 from factory.data.sample import ConflictSample
 from factory.errors import UserError
 from factory.registry import lookup
-from factory.run.collect import ASKS, asked
 from factory.run.samples import check_share, fault, fitting, thin
+from factory.steer.collect import ASKS, asked
 from tests.tiny import tiny_view
 from tests.tiny_families import family_view
 

@@ -14,13 +14,13 @@ from factory import files
 from factory.cli import main
 from factory.errors import UserError
 from factory.model.load import load, outline
-from factory.model.packages import is_fetched
 from factory.model.source import find, known, spelt_out
-from factory.model.zoo import read_card, read_part, shipped
 from factory.recipe.schema import ModelSpec
 from factory.registry import lookup
-from factory.run.estimate import find_facts
-from factory.run.exam import answerer
+from factory.run.plan.estimate import find_facts
+from factory.run.tuners.exam import answerer
+from factory.zoo.cards import read_card, read_part, shipped
+from factory.zoo.packages import is_fetched
 
 SMOL, FOLDER = ModelSpec(zoo="smol"), shipped("smol")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from factory.diagnose.lens import columns
+from factory.instruments.lens import columns
 from factory.model.weights import weight_of
 from tests.contract.cases import fresh_view
 from tests.tiny import tiny_view

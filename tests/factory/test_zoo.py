@@ -15,14 +15,14 @@ from factory.cli import main
 from factory.errors import UserError
 from factory.model import fetch as fetching
 from factory.model.checks import self_check
+from factory.model.facts import find_facts
 from factory.model.fetch import fetch
 from factory.model.load import fingerprint, load, placement
 from factory.model.source import card_for, find, known
-from factory.model.zoo import Card, cards, read_card
 from factory.recipe.nodes import read_node
 from factory.recipe.schema import ModelSpec
 from factory.registry import available
-from factory.run.facts import find_facts
+from factory.zoo.cards import Card, cards, read_card
 from tests.contract.cases import fresh_view, logits
 from tests.tiny import conflict_prompts, saved_tiny, tiny_view
 

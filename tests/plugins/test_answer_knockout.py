@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from factory.data.prompt import Role
-from factory.diagnose.instructed import ask_instructed
-from factory.diagnose.resume import answers, deep_layers, held_back, severed
 from factory.errors import UserError
+from factory.instruments.instructed import ask_instructed
+from factory.instruments.resume import answers, deep_layers, held_back, severed
 from factory.model.encode import Encoded
 from factory.model.prefix import decode_texts
 from factory.registry import lookup
@@ -132,6 +132,6 @@ def test_a_model_whose_attention_stays_its_own_is_refused(monkeypatch):
     view = tiny_view()
     bench, samples = scenes_bench(view)
     rest = held_back(view, ask_instructed(bench, mixed_items(bench, samples)[:1]).stem, ["generated"], ["vision"])
-    monkeypatch.setattr("factory.diagnose.resume.attention", lambda view, attend: nullcontext())
+    monkeypatch.setattr("factory.instruments.resume.attention", lambda view, attend: nullcontext())
     with pytest.raises(UserError, match="cannot be replaced"), severed(view, rest, "cues->generated", [1]):
         answers(view, rest, 2)

@@ -12,8 +12,8 @@ from eval_suite.benchmarks.mc2 import Mc2, Mc2Params
 from eval_suite.scorers.captions import Captions as Scorer
 from factory.data.prompt import Role
 from factory.errors import UserError
+from factory.instruments.heads import chosen_heads
 from factory.registry import lookup
-from factory.steer.heads import chosen_heads
 from tests.anchor import scenes_bench
 from tests.contract import cases
 from tests.contract.cases import answers

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from factory.data.prompt import Role
-from factory.diagnose.focus import iaf, liae, weights
 from factory.errors import UserError
+from factory.instruments.focus import iaf, liae, weights
 from factory.registry import lookup
 from factory.steer.logits import contrasted
 from plugins.steering.dleaf import Dleaf, DleafParams, corrected

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from factory.data.answers import Dictionary, DictionaryParams
 from factory.data.prompt import Role
-from factory.diagnose.instructed import InstructedParams, instructed
 from factory.errors import UserError
+from factory.instruments.answers import Dictionary, DictionaryParams
+from factory.instruments.heads import HeadScaler, choose_heads, coefficients, scores
+from factory.instruments.instructed import InstructedParams, instructed
 from factory.model.prefix import at_last, decode_texts, prefill
 from factory.registry import lookup
 from factory.steer import Steering, steer
-from factory.steer.heads import HeadScaler, choose_heads, coefficients, scores
 from tests.anchor import mixed_items, scenes_bench, slow_forward
 from tests.contract.cases import answers, random_states
 from tests.tiny import tiny_view

@@ -9,9 +9,9 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from factory.diagnose.instructed import ask_instructed, instructed, told_left_out
-from factory.diagnose.lens import restricted
-from factory.diagnose.nssd import nssd
+from factory.instruments.instructed import ask_instructed, instructed, told_left_out
+from factory.instruments.lens import restricted
+from factory.instruments.nssd import nssd
 from factory.registry import lookup
 from plugins.diagnostics.knockout import PATHWAYS, effects, windows
 from tests.anchor import asked_mix, mixed_items, role_sets, scenes_bench, slow_forward

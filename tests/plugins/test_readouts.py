@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from factory.data.prompt import Role
-from factory.diagnose.instructed import ask_and_look
+from factory.instruments.instructed import ask_and_look
 from factory.model.prefix import prefill
 from factory.model.view import ModelView
 from factory.registry import lookup
@@ -228,7 +228,7 @@ def test_cuts_and_silence_of_other_families_equal_whole_runs(name):
 def test_the_plan_counts_the_whole_prompts_that_are_run(name, params, monkeypatch):
     run = []
     monkeypatch.setattr(
-        "factory.diagnose.branch.prefill", lambda view, batch: run.append(batch.size) or prefill(view, batch)
+        "factory.instruments.branch.prefill", lambda view, batch: run.append(batch.size) or prefill(view, batch)
     )
     bench, samples = scenes_bench()
     cls = lookup("diagnostic", name)

@@ -9,11 +9,11 @@ import pytest
 from huggingface_hub import constants
 
 from factory.cli import main
+from factory.model import facts as sizing
+from factory.model.facts import sizes_of
 from factory.recipe import load
-from factory.run import estimate as estimating
-from factory.run import facts as sizing
-from factory.run.estimate import estimate, memory
-from factory.run.facts import sizes_of
+from factory.run.plan import estimate as estimating
+from factory.run.plan.estimate import estimate, memory
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 PATHS = [path for path in sorted(RECIPES.rglob("*.yaml")) if load(path).train is None]

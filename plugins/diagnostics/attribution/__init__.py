@@ -16,8 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from factory.diagnose.instructed import Anchor, Asked, Reading
 from factory.diagnose.summary import Summary
+from factory.instruments.instructed import Anchor, Asked, Reading
 from factory.model.view import ModelView
 from factory.registry import register
 

@@ -22,14 +22,14 @@ from factory.data.instructions import Style, instruction
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
 from factory.diagnose import Diagnostic, about
-from factory.diagnose.branch import run_stem
-from factory.diagnose.resume import Rest, answers, deep_layers, held_back, severed
-from factory.diagnose.roles import Pathway
 from factory.diagnose.summary import Summary
+from factory.instruments.branch import run_stem
+from factory.instruments.heads import Choice, chosen_heads, learnt_scores
+from factory.instruments.pathways import Pathway
+from factory.instruments.resume import Rest, answers, deep_layers, held_back, severed
 from factory.model.view import ModelView
 from factory.registry import register
 from factory.steer import steer
-from factory.steer.heads import Choice, chosen_heads, learnt_scores
 
 from .summary import summarise
 

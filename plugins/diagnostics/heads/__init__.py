@@ -17,10 +17,10 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from factory.diagnose.instructed import Anchor, Asked, Reading
-from factory.diagnose.lens import restricted_logits
-from factory.diagnose.nssd import KL, nssd
 from factory.diagnose.summary import Summary
+from factory.instruments.instructed import Anchor, Asked, Reading
+from factory.instruments.lens import restricted_logits
+from factory.instruments.nssd import KL, nssd
 from factory.model.prefix import at_last
 from factory.model.view import ModelView
 from factory.registry import register

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
-from factory.diagnose.branch import Stem, run_tail
+from factory.instruments.branch import Stem, run_tail
 from factory.model.prefix import fork_cache, last_index
 from factory.model.view import ModelView
 

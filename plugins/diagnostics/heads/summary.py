@@ -9,8 +9,8 @@ import numpy as np
 
 from factory.diagnose.profiles import Profile, matching, mean_of
 from factory.diagnose.summary import Figure, Finding, Summary, Table
+from factory.instruments.heads import few
 from factory.statistics.association import spearman
-from factory.steer.heads import few
 from plugins.diagnostics._anchor import CLAIMS
 
 if TYPE_CHECKING:

@@ -15,16 +15,16 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from factory.bench import Bench
-from factory.data.answers import Dictionary
 from factory.data.prompt import Role
 from factory.data.sample import ConflictSample
-from factory.diagnose.branch import run_stem
-from factory.diagnose.instructed import Asked, InstructedParams, Instructing, ask_instructed, instructed
-from factory.diagnose.resume import Rest, answers, held_back
 from factory.diagnose.summary import Summary
+from factory.instruments.answers import Dictionary
+from factory.instruments.branch import run_stem
+from factory.instruments.heads import Choice, chosen_heads, learnt_scores
+from factory.instruments.instructed import Asked, InstructedParams, Instructing, ask_instructed, instructed
+from factory.instruments.resume import Rest, answers, held_back
 from factory.registry import register
 from factory.steer import steer
-from factory.steer.heads import Choice, chosen_heads, learnt_scores
 
 from .summary import summarise
 

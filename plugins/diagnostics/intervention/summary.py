@@ -11,7 +11,7 @@ import numpy as np
 
 from factory.diagnose.profiles import Mean, matching, mean_of, share_of
 from factory.diagnose.summary import Figure, Finding, Summary, Table
-from factory.steer.heads import few
+from factory.instruments.heads import few
 from plugins.diagnostics._anchor import CLAIMS
 
 if TYPE_CHECKING:

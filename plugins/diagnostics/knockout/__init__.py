@@ -8,7 +8,7 @@ The window's size is lost in our copy of the paper (9 in the work it follows); t
 sign is taken on P~ are reconstructed (SPEC section 5).
 
 Cost beside one prefill: a pathway changes nothing before its first target token, so only the prompt's end from there on
-is run again, all layers and pathways as branches over one cache (``factory.diagnose.branch``), under SDPA.
+is run again, all layers and pathways as branches over one cache (``factory.instruments.branch``), under SDPA.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from factory.bench import Bench
-from factory.data.answers import Dictionary
 from factory.data.sample import ConflictSample
-from factory.diagnose.branch import Cuts, branch, tail_of
-from factory.diagnose.instructed import Asked, InstructedParams, Instructing, ask_instructed, instructed, thinned
-from factory.diagnose.lens import restricted_logits
-from factory.diagnose.nssd import KL, mass, nssd
-from factory.diagnose.resume import around
-from factory.diagnose.roles import Pathway, first_target
 from factory.diagnose.summary import Summary
+from factory.instruments.answers import Dictionary
+from factory.instruments.branch import Cuts, branch, tail_of
+from factory.instruments.instructed import Asked, InstructedParams, Instructing, ask_instructed, instructed, thinned
+from factory.instruments.lens import restricted_logits
+from factory.instruments.nssd import KL, mass, nssd
+from factory.instruments.pathways import Pathway, first_target
+from factory.instruments.resume import around
 from factory.model.prefix import last_index
 from factory.model.view import ModelView
 from factory.registry import register

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from factory.diagnose.instructed import told_left_out
 from factory.diagnose.profiles import curve, held_out_layer, matching, mean_of, profile, together
 from factory.diagnose.summary import Figure, Finding, Summary, Table
+from factory.instruments.instructed import told_left_out
 from plugins.diagnostics._anchor import CLAIMS
 
 if TYPE_CHECKING:

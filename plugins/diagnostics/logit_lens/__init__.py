@@ -16,9 +16,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from factory.diagnose.instructed import Anchor, Asked, Reading
-from factory.diagnose.lens import Readout
 from factory.diagnose.summary import Summary
+from factory.instruments.instructed import Anchor, Asked, Reading
+from factory.instruments.lens import Readout
 from factory.model.view import ModelView
 from factory.registry import register
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from factory.data.conversation import Unusable, parse
+from factory.corpus.conversation import Unusable, parse
 from factory.data.prompt import Role
 
 Q, A, S, I = Role.QUESTION, Role.ANSWER, Role.SYSTEM, Role.IMAGE

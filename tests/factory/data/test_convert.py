@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from factory import cli
-from factory.data.source import ConversationFile
+from factory.corpus.source import ConversationFile
 from factory.errors import UserError
 from factory.registry import available, lookup
 

@@ -16,9 +16,10 @@ from PIL import Image
 
 import factory
 from factory import code
-from factory.data import index, pictures
-from factory.data.index import indexed
-from factory.data.source import ConversationFile
+from factory.corpus import index
+from factory.corpus.index import indexed
+from factory.corpus.source import ConversationFile
+from factory.data import pictures
 from factory.errors import UserError
 from factory.files import digest, digest_bytes
 
@@ -140,7 +141,7 @@ def test_a_cut_missing_or_misshapen_cache_is_built_again(folder, name, built):
     assert len(list((folder / "cache").glob("*.aside/inside"))) == 1, "nothing is deleted"
 
 
-READING = (("factory.data.index", "build_index"), ("factory.data.refusals", "Refusals"))
+READING = (("factory.corpus.index", "build_index"), ("factory.corpus.refusals", "Refusals"))
 
 
 def summed(record: dict) -> str:

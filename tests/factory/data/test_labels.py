@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
-from factory.data.collate import Collator
-from factory.data.conversation import Unusable
-from factory.data.labels import IGNORE, encode_samples, labelled
+from factory.corpus.collate import Collator
+from factory.corpus.conversation import Unusable
+from factory.corpus.labels import IGNORE, encode_samples, labelled
+from factory.corpus.show import show_sample
+from factory.corpus.source import Sample
 from factory.data.prompt import Prompt, Role, Segment
-from factory.data.show import show_sample
-from factory.data.source import Sample
 from factory.errors import UserError
 from factory.files import read_jsonl
 from factory.model.view import ModelView

@@ -8,13 +8,13 @@ import json
 import pytest
 from PIL import Image
 
-from factory.data.collate import Collator
-from factory.data.conversation import parse
+from factory.corpus.collate import Collator
+from factory.corpus.conversation import parse
+from factory.corpus.source import ConversationFile
 from factory.data.prompt import Role
-from factory.data.source import ConversationFile
-from factory.model.build import CHAT_TEMPLATE
 from factory.model.encode import images_first
 from factory.model.view import ModelView
+from factory.train.scratch.build import CHAT_TEMPLATE
 from tests.compose import LLMS, composed, llm
 from tests.tiny import IN_ORDER, tiny_view
 

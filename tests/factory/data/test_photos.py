@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from factory.corpus.photos import PhotoFolder
 from factory.data import pictures
-from factory.data.photos import PhotoFolder
 from factory.data.prompt import Role
 from factory.errors import UserError
 

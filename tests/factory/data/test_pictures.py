@@ -12,8 +12,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from eval_suite.released import asked
+from factory.corpus.conversation import parse
 from factory.data import pictures
-from factory.data.conversation import parse
 from factory.data.pictures import Unreadable
 
 NOISE = np.random.default_rng(0)

@@ -12,8 +12,8 @@ from importlib.util import find_spec
 import pytest
 from PIL import Image
 
-from factory.data.records import reader, scan
-from factory.data.source import ConversationFile
+from factory.corpus.records import reader, scan
+from factory.corpus.source import ConversationFile
 from factory.errors import UserError
 
 TEXT = b'{"conversations": [{"from": "human", "value": "2+2"}, {"from": "gpt", "value": "4"}]}\n'

@@ -11,13 +11,13 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from factory.data.collate import Collator, Refused
-from factory.data.conversation import Unusable, parse
-from factory.data.labels import IGNORE, encode_samples
-from factory.data.photos import PhotoFolder
+from factory.corpus.collate import Collator, Refused
+from factory.corpus.conversation import Unusable, parse
+from factory.corpus.labels import IGNORE, encode_samples
+from factory.corpus.photos import PhotoFolder
+from factory.corpus.refusals import Refusals, Shapes
+from factory.corpus.source import ConversationFile, Sample
 from factory.data.prompt import Prompt, Role, Segment
-from factory.data.refusals import Refusals, Shapes
-from factory.data.source import ConversationFile, Sample
 from factory.errors import UserError
 from factory.files import read_jsonl
 from factory.model.encode import images_first, render

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from factory.data import records
-from factory.data.conversation import Unusable
-from factory.data.index import build_index
-from factory.data.order import Order, subset
-from factory.data.records import RecordReader, scan
-from factory.data.source import ConversationFile
+from factory.corpus import records
+from factory.corpus.conversation import Unusable
+from factory.corpus.index import build_index
+from factory.corpus.order import Order, subset
+from factory.corpus.records import RecordReader, scan
+from factory.corpus.source import ConversationFile
 from factory.errors import UserError
 
 
@@ -127,7 +127,7 @@ def test_a_damaged_image_is_told_when_its_sample_is_read(folder):
 def test_the_index_is_built_once_and_anew_when_the_file_changes(folder, monkeypatch):
     path = written(folder / "d.json", [record(i) for i in range(5)], "array")
     first = ConversationFile(path, folder, folder / "cache")
-    monkeypatch.setattr("factory.data.index.build_index", lambda *_: pytest.fail("the index was at hand"))
+    monkeypatch.setattr("factory.corpus.index.build_index", lambda *_: pytest.fail("the index was at hand"))
     again = ConversationFile(path, folder, folder / "cache")
     assert np.array_equal(first.index, again.index) and again.conversation(3) == first.conversation(3)
     monkeypatch.undo()

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from factory import files
-from factory.data.collate import Collator, Places
-from factory.data.order import Order
-from factory.data.source import ConversationFile
+from factory.corpus.collate import Collator, Places
+from factory.corpus.order import Order
+from factory.corpus.source import ConversationFile
 from factory.errors import UserError
 from factory.model.view import ModelView
 from factory.recipe.schema import LaunchSpec, TuneSpec
 from factory.train import zero
-from factory.train.tune import Answers, train
+from factory.train.loop import Answers, train
 from tests.tiny import fresh_view
 
 STEPS, BATCH = 4, 4

@@ -9,20 +9,19 @@ import pytest
 import torch
 from PIL import Image
 
-from factory import files
-from factory.data.collate import Collator
-from factory.data.labels import IGNORE
-from factory.data.prepared import CHUNK, PreparedCollator, chunks, prepare
-from factory.data.source import ConversationFile
+from factory import files, progress
+from factory.corpus.collate import Collator
+from factory.corpus.labels import IGNORE
+from factory.corpus.prepared import CHUNK, PreparedCollator, chunks, prepare
+from factory.corpus.source import ConversationFile
 from factory.errors import UserError
 from factory.launch.world import World
 from factory.model.load import load
 from factory.recipe import loads
 from factory.recipe.schema import ModelSpec
-from factory.run import progress
 from factory.run.pipeline import run
 from factory.train.align import AlignCollator, Aligned
-from factory.train.tune import Answers
+from factory.train.loop import Answers
 from tests.compose import composed, encoder, llm
 from tests.factory.train.case import COLOURS, Interrupted, stops_at, write_data
 from tests.tiny import tiny_tokenizer, tiny_view

@@ -17,8 +17,8 @@ from eval_suite.scenes.curriculum import Mix, lesson
 from factory.errors import UserError
 from factory.recipe.schema import TrainSpec
 from factory.train import checkpoint, zero
-from factory.train.lessons import GROUP, LessonStream
-from factory.train.trainer import train_lessons
+from factory.train.scratch.lessons import GROUP, LessonStream
+from factory.train.scratch.trainer import train_lessons
 from tests.factory.ranks import as_ranks
 from tests.factory.train.case import Interrupted, main, tuned, write_data
 from tests.kills import unfound

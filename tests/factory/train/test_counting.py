@@ -11,15 +11,15 @@ import torch
 from PIL import Image, ImageDraw
 
 from factory import files
-from factory.data.collate import Collator, Places
-from factory.data.order import Order
+from factory.corpus.collate import Collator, Places
+from factory.corpus.order import Order
+from factory.corpus.source import ConversationFile
 from factory.data.prompt import Prompt, Role, Segment
-from factory.data.source import ConversationFile
 from factory.model.load import load
 from factory.model.view import ModelView
 from factory.recipe.schema import LaunchSpec, ModelSpec, TuneSpec
 from factory.registry import lookup
-from factory.train.tune import train
+from factory.train.loop import train
 from tests.answer_layouts import TOKENIZERS
 
 BATCH, RATE, QUESTION = 8, 1e-3, "How many squares are there?"

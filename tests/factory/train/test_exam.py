@@ -10,9 +10,9 @@ from eval_suite.scenes.exam import examine
 from factory import files
 from factory.errors import UserError
 from factory.registry import lookup
-from factory.run import exam as examining
-from factory.run.exam import answerer
 from factory.run.pipeline import run
+from factory.run.tuners import exam as examining
+from factory.run.tuners.exam import answerer
 from tests.factory.train.test_align import recipe
 from tests.tiny import conflict_prompts, tiny_tokenizer, tiny_view
 

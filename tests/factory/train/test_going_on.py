@@ -16,8 +16,8 @@ from factory import files, tune
 from factory.errors import UserError
 from factory.recipe import loads
 from factory.recipe.schema import LaunchSpec, TrainSpec, TuneDataSpec, TuneSpec
-from factory.run.going_on import OTHER, SAME, TOLD
 from factory.run.pipeline import run
+from factory.run.tuners.going_on import OTHER, SAME, TOLD
 from tests.factory.train.case import Interrupted, Stop, write_data
 from tests.tiny import SMALL, fresh_view, saved_tiny
 
@@ -32,7 +32,7 @@ def project(tmp_path_factory) -> Path:
     saved_tiny(root / "model")
     run(recipe(root, "whole"))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("factory.run.tuning._Progress", lambda shown, name: Stop(3, kill=False))
+        patched.setattr("factory.run.tuners.tuning._Progress", lambda shown, name: Stop(3, kill=False))
         with pytest.raises(Interrupted):
             run(recipe(root, "stopped"))
     return root

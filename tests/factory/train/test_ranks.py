@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from factory import files
-from factory.data.order import Order
-from factory.data.source import ConversationFile
+from factory.corpus.order import Order
+from factory.corpus.source import ConversationFile
 from tests.factory.ranks import Ended, as_ranks
 from tests.factory.train.case import BATCH, STEPS, main, tuned, write_data
 

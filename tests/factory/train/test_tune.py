@@ -17,22 +17,21 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from factory import files, tune
-from factory.data.collate import Collator
-from factory.data.labels import IGNORE
-from factory.data.order import Order
-from factory.data.source import ConversationFile
+from factory import files, progress, tune
+from factory.corpus.collate import Collator
+from factory.corpus.labels import IGNORE
+from factory.corpus.order import Order
+from factory.corpus.source import ConversationFile
 from factory.errors import UserError
 from factory.recipe import loads
 from factory.recipe.schema import TuneSpec
 from factory.registry import lookup
-from factory.run import progress
 from factory.run.pipeline import run
-from factory.run.plan import plan
+from factory.run.plan.plan import plan
 from factory.train import checkpoint
+from factory.train.loop import Answers, Shape, refuse_other_shape
 from factory.train.losses import smoothed
 from factory.train.resume import WEIGHTS
-from factory.train.tune import Answers, Shape, refuse_other_shape
 from tests.factory.train.case import STEPS, Interrupted, stops_at, tuned, write_data
 from tests.tiny import fresh_view, saved_tiny, tiny_view
 

@@ -14,9 +14,10 @@ from eval_suite.benchmarks.plain_scenes import PlainScenes
 from factory import files
 from factory.cli import main
 from factory.recipe import RecipeError, loads
-from factory.run import tuners, tuning
 from factory.run.pipeline import run
-from factory.run.tuners import Tuned, best
+from factory.run.tuners import contest as tuners
+from factory.run.tuners import tuning
+from factory.run.tuners.contest import Tuned, best
 from tests.factory.ranks import as_ranks
 from tests.tiny import saved_tiny
 

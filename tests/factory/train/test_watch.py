@@ -12,9 +12,9 @@ from factory import files
 from factory.errors import UserError
 from factory.recipe.schema import TrainSpec
 from factory.train import checkpoint
-from factory.train.lessons import LessonStream
 from factory.train.resume import WEIGHTS
-from factory.train.trainer import train_lessons
+from factory.train.scratch.lessons import LessonStream
+from factory.train.scratch.trainer import train_lessons
 from tests.factory.train.case import Breaking, tuned, write_data
 from tests.tiny import fresh_view
 

@@ -1,0 +1,99 @@
+"""What the reading of a data file before anything heavy finds: how many rows cannot be used, why, and the first of each
+kind.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from factory.corpus.conversation import Unusable
+from factory.errors import UserError
+
+NAMED = 20
+MISSING = "image is missing"
+
+
+@dataclass
+class Audit:
+    """Counts over a file's rows, filled row by row with ``add``; ``troubles`` are the kinds of rows that cannot be
+    used, each with its count and the first of them. ``named`` are the first such rows, ``digest`` is that of what
+    the file and its pictures hold, ``times`` that of the pictures' sizes and times.
+    """
+
+    samples: int = 0
+    images: int = 0
+    missing: int = 0
+    without: int = 0
+    longest: int = 0
+    longest_name: str = ""
+    troubles: dict[str, tuple[int, str]] = field(default_factory=dict)
+    named: list[str] = field(default_factory=list)
+    digest: str = ""
+    times: str = ""
+
+    def add(self, name: str, characters: int, images: int, fault: Unusable | None) -> None:
+        """One row: its characters, its pictures and, where it cannot be used, why."""
+        self.samples += 1
+        self.images += images
+        self.without += fault is None and not images
+        if characters > self.longest:
+            self.longest, self.longest_name = characters, name
+        if fault is not None:
+            said = f"sample {name}: {fault}"
+            count, first = self.troubles.get(fault.kind, (0, said))
+            self.troubles[fault.kind] = (count + 1, first)
+            if len(self.named) < NAMED:
+                self.named.append(said)
+
+    @property
+    def unusable(self) -> int:
+        return sum(count for count, _ in self.troubles.values())
+
+    @property
+    def share(self) -> float:
+        """The share of the rows that cannot be used."""
+        return self.unusable / self.samples if self.samples else 0.0
+
+    def message(self, path: Path, folder: Path) -> str:
+        if not self.samples:
+            return f"{path}: holds no sample"
+        shown = "; ".join(self.named[:3])
+        lost = f", and {self.missing} of the {self.images} images named are not under {folder}" if self.missing else ""
+        return f"{path}: {self.unusable} of {self.samples} samples cannot be used{lost}. The first: {shown}"
+
+    def allow(self, share: float, path: Path, folder: Path) -> None:
+        """Raises ``UserError`` where more than ``share`` of the rows cannot be used, or none can."""
+        if self.unusable == self.samples or self.unusable > share * self.samples:
+            raise UserError(f"{self.message(path, folder)} (tune.data.max_skipped={share:g})")
+
+    def table(self, path: Path) -> Table:
+        """All of it, for a person."""
+        table = Table("data", "rows", "", title=Text(str(path)), title_justify="left", box=box.SIMPLE_HEAD)
+        table.add_row(
+            "read", f"{self.samples:,}", Text(f"the longest, {self.longest_name}: {self.longest:,} characters")
+        )
+        without = f"{100 * self.without / max(self.samples - self.unusable, 1):.3g} % of the usable rows"
+        table.add_row("without a picture", f"{self.without:,}", without)
+        for kind, (count, first) in sorted(self.troubles.items(), key=lambda item: -item[1][0]):
+            table.add_row(Text(kind, "yellow"), f"{count:,}", Text(first))
+        return table
+
+    def record(self) -> dict[str, Any]:
+        """What is kept of it as JSON."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, record: Any) -> Audit:
+        """The audit that ``record`` gave. Raises ``ValueError`` or ``TypeError`` for anything else."""
+        audit = cls(**record)
+        audit.troubles = {str(kind): (int(count), str(first)) for kind, (count, first) in audit.troubles.items()}
+        counts = (audit.samples, audit.images, audit.missing, audit.without, audit.longest)
+        if not all(isinstance(n, int) for n in counts) or not isinstance(audit.digest + audit.times, str):
+            raise ValueError("not the record of an audit")
+        return audit

@@ -1,0 +1,48 @@
+"""Attention computed by a function of one's own, within a block of code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
+
+from factory.model.view import ModelView
+
+Attend = Callable[..., tuple[Tensor, Tensor | None]]
+_attend: ContextVar[Attend] = ContextVar("attend")
+
+
+def _delegate(module: nn.Module, *args: Tensor, **options: object) -> tuple[Tensor, Tensor | None]:
+    return _attend.get()(module, *args, **options)
+
+
+AttentionInterface.register("steering_factory", _delegate)
+AttentionMaskInterface.register("steering_factory", sdpa_mask)
+
+
+@contextmanager
+def attention(view: ModelView, attend: Attend, of: nn.Module | None = None) -> Iterator[None]:
+    """The attention of the decoder (or of the part ``of``) computed by
+    ``attend(module, q, k, v, mask, scaling=..., ...)``, as in transformers' interface.
+
+    q [B, heads, t, d], k and v [B, kv_heads, T, d], mask [B, 1, t, T] booleans (True = seen) or None; it returns
+    ([B, t, heads, d], None).
+    """
+    configs: Iterable[Any] = {
+        id(m.config): m.config for m in (of or view.decoder).modules() if hasattr(m, "config")
+    }.values()
+    before = [config._attn_implementation for config in configs]
+    token = _attend.set(attend)
+    try:
+        for config in configs:
+            config._attn_implementation = "steering_factory"
+        yield
+    finally:
+        for config, name in zip(configs, before, strict=True):
+            config._attn_implementation = name
+        _attend.reset(token)

@@ -1,0 +1,267 @@
+"""The comparison of steering methods: fit on train, choose on dev, score on test."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from factory import files, progress
+from factory.bench import asked_forms
+from factory.data.prompt import Prompt
+from factory.data.sample import ConflictSample
+from factory.faults import concerning
+from factory.registry import Params
+from factory.run import inputs
+from factory.run.labels import changes_nothing, labels
+from factory.run.methods.cells import Fitted, ask, cells, contrast, looks, placed, sweep, trunk_of
+from factory.run.methods.choose import Choice, choose, oracle
+from factory.run.methods.study import Rows, Study
+from factory.run.questions.arms import Arm
+from factory.run.rundir import Stage
+from factory.steer import LogitsMethod, PromptMethod, Steerer, Trials, artefact
+from factory.steer.base import Tensors, sound
+from factory.steer.collect import measured_in
+from factory.stopwatch import part
+
+UNREPORTED = "(unsteered)"  # measured, but not reported, where the recipe has no method that changes nothing
+Methods = Mapping[str, PromptMethod | LogitsMethod | Steerer]
+
+
+def unsteered(methods: Methods) -> str:
+    """The label of the method that changes nothing, as a recipe has it."""
+    return next((label for label, m in methods.items() if changes_nothing(type(m))), UNREPORTED)
+
+
+def prompters(methods: Methods) -> dict[str, PromptMethod]:
+    """The prompt methods, among them one that leaves the prompt alone: what has strengths is measured against it."""
+    given = {label: m for label, m in methods.items() if isinstance(m, PromptMethod)}
+    base = unsteered(methods)
+    return given if base in given or len(given) == len(methods) else {**given, base: PromptMethod(Params())}
+
+
+class Comparison:
+    """All methods of a recipe, in all its directions, on one study."""
+
+    def __init__(self, study: Study) -> None:
+        self.study, self.recipe = study, study.recipe
+        self.labels = labels(self.recipe)
+        self.methods = {node.label: node.make() for node in self.recipe.steering}
+        self.directions, self.strengths = self.recipe.evaluate.directions, self.recipe.evaluate.strengths
+        self.kept: list[Fitted] = []
+        self.choices: list[Choice] = []
+        self.scored: str = ""
+
+    @property
+    def steerers(self) -> dict[str, Steerer]:
+        return {label: m for label, m in self.methods.items() if isinstance(m, Steerer)}
+
+    @property
+    def decoders(self) -> dict[str, LogitsMethod]:
+        return {label: m for label, m in self.methods.items() if isinstance(m, LogitsMethod)}
+
+    @property
+    def prompters(self) -> dict[str, PromptMethod]:
+        """The prompt methods, among them one that leaves the prompt alone: what has strengths is measured against
+        it.
+        """
+        return prompters(self.methods)
+
+    @cached_property
+    def unsteered(self) -> str:
+        """The label of the method that changes nothing, as the recipe has it."""
+        return unsteered(self.methods)
+
+    @cached_property
+    def fit_stage(self) -> Stage:
+        nodes = [inputs.with_code(n) for n in self.recipe.steering if n.label in self.steerers]
+        found = [inputs.with_code(n) for n in self.recipe.diagnostics]
+        collected = self.study.collect_stage("collect").digest
+        return self.study.folder.stage(
+            "fit", {"collect": collected, "methods": nodes, "directions": self.directions, "diagnostics": found}
+        )
+
+    @property
+    def unfitted(self) -> list[Fitted]:
+        """Every method, direction and variant."""
+        return [
+            Fitted(label, direction, variant, steerer, {})
+            for label, method in self.steerers.items()
+            for direction in self.directions
+            for variant, steerer in (method.variants() or {"": method}).items()
+        ]
+
+    @cached_property
+    def fitted(self) -> list[Fitted]:
+        """Every method, direction and variant, fitted on training states and, where it wants them, training trials."""
+        unfitted, prompts = self.unfitted, len(self.study.collected["base"])
+        states = progress.gather(self.fit_stage, {f.name: partial(self.fit, f) for f in unfitted})
+        if not self.fit_stage.done:
+            self.fit_stage.finish({"fitted": len(states), "prompts": prompts})
+        return [replace(f, state=state) for f, state in zip(unfitted, states, strict=True)]
+
+    def fit(self, f: Fitted) -> Tensors:
+        """The state of a method, fitted on the training states toward its direction."""
+        states = self.study.states(f.direction)
+        with concerning(f.told), part("fit", f.label):
+            return sound(f.steerer.fit(states), f"{f.told}: fit")
+
+    def _calibrate(self, f: Fitted, chunks: Sequence[Tensors]) -> Tensors:
+        trials = self._trials(f, chunks)
+        with concerning(f.told), part("calibration", f.label):
+            return sound(f.steerer.calibrate(f.state, trials), f"{f.told}: calibrate")
+
+    @cached_property
+    def ready(self) -> list[Fitted]:
+        """The fitted methods, those with a controller calibrated on what their strengths do to the training prompts."""
+        want = [f for f in self.fitted if f.steerer.trial_strengths]
+        if not want:
+            return self.fitted
+        stage = self._stage("trials", {"fit": self.fit_stage.digest})
+        chunks = self.study.chunks(
+            stage, "train", self.recipe.evaluate.batch_size, lambda samples: self._try(samples, want)
+        )
+        calibrated = stage.gather({f"{f.name}-calibrated": partial(self._calibrate, f, chunks) for f in want})
+        states = {f.name: state for f, state in zip(want, calibrated, strict=True)}
+        if not stage.done:
+            stage.finish({"calibrated": sorted(states)})
+        return [replace(f, state=states.get(f.name, f.state)) for f in self.fitted]
+
+    def _try(self, samples: list[ConflictSample], want: Sequence[Fitted]) -> Tensors:
+        """Verdicts (1 follows, 2 error, 0 neither) [n, S] and looks [n, S, F] of every method, by name."""
+        bench, out = self.study.bench, {}
+        asked = asked_forms(bench, samples)
+        trunk = trunk_of(bench, asked)
+        for f in want:
+            with part("trials", f.label):
+                strengths, scores = f.steerer.trial_strengths, {f.direction: 1, "error": 2}
+                rows = cells(bench, asked, trunk, f, strengths)
+                columns = [[v for row in rows if row["strength"] == s for v in row["verdicts"]] for s in strengths]
+                verdicts = torch.tensor([[scores.get(v, 0) for v in column] for column in columns])
+                out[f"{f.name}.verdicts"] = verdicts.T.contiguous()
+                out[f"{f.name}.looks"] = looks(bench, trunk, f)
+        return out
+
+    def _trials(self, f: Fitted, chunks: Sequence[Tensors]) -> Trials:
+        verdicts, seen = (torch.cat([c[f"{f.name}.{what}"] for c in chunks]) for what in ("verdicts", "looks"))
+        collected, groups = self.study.collected, torch.arange(len(verdicts)) // len(self.study.benchmark.forms)
+        measured = measured_in(collected)
+        return Trials(verdicts == 1, verdicts == 2, seen, collected["base"], measured, groups, self.recipe.seed)
+
+    def _stage(self, name: str, parts: dict[str, Any]) -> Stage:
+        e = self.recipe.evaluate
+        how = {
+            "strengths": e.strengths,
+            "max_new_tokens": e.max_new_tokens,
+            "batch_size": e.batch_size,
+            "directions": e.directions,
+            "scorer": self.study.benchmark.scorer,
+        }
+        ends = self.study.view.end_ids
+        about = {**self.study.inputs, "scoring": self.study.scoring, "layer": self.study.layer, "ends": ends}
+        return self.study.folder.stage(name, {**about, **how, **parts})
+
+    def examples(self, sample: ConflictSample, form: str, direction: str, shots: int) -> list[Prompt]:
+        """``shots`` answered training prompts of the sample's task; which ones is decided by its id."""
+        pool = [s for s in self.study.samples["train"] if s.task == sample.task]
+        first = int(hashlib.sha256(sample.id.encode()).hexdigest(), 16) % max(1, len(pool))
+        chosen = [pool[(first + i) % len(pool)] for i in range(min(shots, len(pool)))]
+        return [self.study.benchmark.example(s, form, direction) for s in chosen]
+
+    def _scored(self, split: str, fitted: Sequence[Fitted], parts: dict[str, Any]) -> tuple[Rows, Stage]:
+        """Predictions of the prompt methods, and of the decoding-time methods and ``fitted`` at every strength."""
+        nodes = [inputs.with_code(n) for n in self.recipe.steering]
+        stage = self._stage(split, {"methods": nodes, "unsteered": self.unsteered, **parts})
+        bench = self.study.bench
+
+        def compute(samples: list[ConflictSample]) -> Rows:
+            rows = []
+            for label, method in self.prompters.items():
+                with part("ask", label):
+                    rows += ask(bench, samples, label, method, self.directions, self.examples)
+            for label, method in self.decoders.items():
+                with part("ask", label):
+                    rows += contrast(bench, samples, label, method, self.directions, self.strengths)
+            return rows + (sweep(bench, samples, fitted, self.strengths) if fitted else [])
+
+        chunks = self.study.chunks(stage, split, self.recipe.evaluate.batch_size, compute)
+        return [{**row, "split": split} for chunk in chunks for row in chunk], stage
+
+    def run(self) -> tuple[Rows, list[Choice]]:
+        """All predictions worth reporting (dev and test, chosen variants, the oracle) and the choices made on dev.
+
+        Afterwards ``kept`` are the fitted methods in their chosen variants, ``choices`` the choices, ``scored`` the
+        test stage's digest.
+        """
+        dev, stage = self._scored("dev", self.ready, {"fit": self.fit_stage.digest})
+        choices = choose(dev, self.recipe.evaluate.error_budget, self.unsteered)
+        if not stage.done:
+            stage.finish({"choices": [asdict(c) for c in choices]})
+        variants = {(c.method, c.direction): c for c in choices}
+        kept = [f for f in self.ready if variants[f.label, f.direction].variant == f.variant]
+        test, stage = self._scored(
+            "test", kept, {"fit": self.fit_stage.digest, "choices": [asdict(c) for c in choices]}
+        )
+        if not stage.done:
+            stage.finish({"predictions": len(test)})
+        self.kept, self.choices, self.scored = kept, choices, stage.digest
+        if self.study.folder.world.first:
+            self._save(kept, variants)
+        return _finished(dev, test, choices, self.unsteered, self.labels.reference), choices
+
+    def arms(self) -> list[Arm]:
+        """The model as it is, then every method at the strength chosen on dev. Methods that show worked examples are
+        left out: those are examples of this benchmark."""
+        prompted = [
+            (label, m)
+            for label, m in self.methods.items()
+            if isinstance(m, PromptMethod) and label != self.unsteered and not m.shots
+        ]
+        asked = [Arm(label, d, rewrite=m) for label, m in prompted for d in self.directions]
+        at = {(c.method, c.direction): c.strength for c in self.choices}
+        steered = [
+            Arm(f.label, f.direction, s, f.variant, placed(f, self.study.layer, s))
+            for f in self.kept
+            for s in [at[f.label, f.direction]]
+        ]
+        contrasted = [
+            Arm(label, d, at[label, d], contrast=m) for label, m in self.decoders.items() for d in self.directions
+        ]
+        return [Arm(self.labels.unsteered), *asked, *steered, *contrasted]
+
+    def _save(self, kept: Sequence[Fitted], choices: dict[tuple[str, str], Choice]) -> None:
+        """One artefact per method and direction, at its chosen strength."""
+        for f in kept:
+            steering = placed(f, self.study.layer, choices[f.label, f.direction].strength)
+            folder: Path = self.study.folder.path / "artefacts" / files.file_name(f"{f.label}-{f.direction}")
+            artefact.save(
+                folder,
+                steering,
+                self.study.view,
+                {"direction": f.direction, "variant": f.variant, "run": self.recipe.name},
+            )
+
+
+def _finished(dev: Rows, test: Rows, choices: Sequence[Choice], base: str, reference: str | None) -> Rows:
+    """All predictions worth reporting, of chosen variants and the oracle, with ``chosen`` and the hash of all prompts
+    of their cell; ``base`` is the method that changes nothing, ``reference`` the one whose strengths the oracle chooses
+    among."""
+    chosen_of = {(c.method, c.direction): c for c in choices}
+    dev = [r for r in dev if r["strength"] is None or chosen_of[r["method"], r["direction"]].variant == r["variant"]]
+    upper = oracle(dev, reference, base) + oracle(test, reference, base) if reference is not None else []
+    rows = [row for row in dev + test + upper if row["method"] != UNREPORTED]
+    prompts: dict[tuple, list[str]] = {}
+    for r in rows:
+        prompts.setdefault((r["split"], r["method"], r["direction"]), []).extend(r["prompts"])
+    hashes = {key: hashlib.sha256(" ".join(sorted(set(p))).encode()).hexdigest()[:16] for key, p in prompts.items()}
+
+    def chosen(r: dict[str, Any]) -> bool:
+        choice = chosen_of.get((r["method"], r["direction"]))
+        return choice is None or choice.strength == r["strength"]
+
+    return [{**r, "chosen": chosen(r), "prompt_hash": hashes[r["split"], r["method"], r["direction"]]} for r in rows]

@@ -1,0 +1,142 @@
+"""What an answer costs under each method: seconds, and decoder work beside the unsteered answer's, measured on some
+test prompts.
+
+Every method answers the same prompts from nothing, in one batch, at its chosen strength; no pass is shared with another
+method. Seconds differ from run to run, so they are kept with the run and shown in its report, and results.json has none
+of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+
+from factory import progress
+from factory.bench import Asked, answer_prompts, asked_forms
+from factory.diagnose.summary import Summary, Table
+from factory.model.view import ModelView
+from factory.run.methods.cells import placed
+from factory.run.methods.comparison import Comparison
+from factory.run.samples import thin
+from factory.run.timing import timed
+from factory.steer import LogitsMethod, PromptMethod, steer
+from factory.steer.logits import contrasted
+
+SAMPLES, REPEATS = 8, 3
+
+
+def measure_costs(comparison: Comparison) -> Summary:
+    """The table of costs, of every method in every direction; measured once per run folder."""
+    study = comparison.study
+    stage = study.folder.stage("cost", {"scored": comparison.scored})
+    prompts = asked_forms(study.bench, thin(study.samples["test"], SAMPLES))
+    rows = progress.gather(
+        stage,
+        {
+            name: lambda job=job, name=name: {"name": name, **_measured(study.view, job, len(prompts))}
+            for name, job in _jobs(comparison, prompts)
+        },
+    )
+    if not stage.done:
+        stage.finish({"measured": len(rows)})
+    return _summary(rows, comparison.labels.unsteered)
+
+
+def _jobs(comparison: Comparison, asked: Sequence[Asked]) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """What answers the prompts, by method and direction."""
+    study, bench = comparison.study, comparison.study.bench
+    prompts, most = [p for *_, p in asked], bench.max_new_tokens
+    strengths = {(c.method, c.direction): c.strength for c in comparison.choices}
+    for label, method in comparison.methods.items():
+        for direction in comparison.directions:
+            name = f"{label}-{direction}"
+            if isinstance(method, PromptMethod):
+                rewritten = [
+                    method.rewrite(p, direction, comparison.examples(s, form, direction, method.shots))
+                    for s, form, p in asked
+                ]
+                yield (
+                    name,
+                    lambda r=rewritten, m=method: answer_prompts(bench.view, r, m.max_new_tokens or most, bench.among),
+                )
+            elif isinstance(method, LogitsMethod):
+                strength = strengths[label, direction]
+                yield (
+                    name,
+                    lambda m=method, d=direction, s=strength: contrasted(
+                        bench.view, m, prompts, d, [s], most, bench.among
+                    ),
+                )
+    for f in comparison.kept:
+        steering = placed(f, study.layer, strengths[f.label, f.direction])
+
+        def steered(steering: Any = steering) -> None:
+            with steer(bench.view, steering):
+                answer_prompts(bench.view, prompts, most, bench.among)
+
+        yield f"{f.label}-{f.direction}", steered
+
+
+@contextmanager
+def decoder_work(view: ModelView) -> Iterator[list[int]]:
+    """Collects tokens processed by each call of each decoder block, padding included."""
+    calls: list[int] = []
+
+    def count(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
+        calls.append(output.shape[0] * output.shape[1])
+
+    handles = [layer.register_forward_hook(count) for layer in view.layers]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _measured(view: ModelView, job: Callable[[], Any], answers: int) -> dict[str, float]:
+    with decoder_work(view) as calls:
+        job()
+    return {
+        "seconds": median(timed(job, view.device)[1] for _ in range(REPEATS)) / answers,
+        "work": sum(calls) / view.depth / answers,
+    }
+
+
+def _summary(rows: list[dict[str, Any]], unsteered: str) -> Summary:
+    base = [r for r in rows if r["name"].rpartition("-")[0] == unsteered]
+
+    def beside(r: dict[str, Any], what: str) -> float | None:
+        return r[what] / (sum(b[what] for b in base) / len(base)) if base else None
+
+    lines = []
+    for r in rows:
+        method, _, direction = r["name"].rpartition("-")
+        work = beside(r, "work")
+        lines.append(
+            (method, direction, r["seconds"], beside(r, "seconds"), r["work"], None if work is None else work - 1)
+        )
+    columns = (
+        "method",
+        "toward",
+        "seconds an answer",
+        "x unsteered",
+        "decoder tokens an answer",
+        "extra forwards an answer",
+    )
+    return Summary(
+        "What an answer costs",
+        tables=(
+            Table(
+                "cost",
+                f"Cost, measured on {SAMPLES} test samples or all, in one batch; extra forwards in units of an"
+                " unsteered answer's decoder work",
+                columns,
+                tuple(lines),
+            ),
+        ),
+    )

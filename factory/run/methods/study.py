@@ -1,0 +1,200 @@
+"""What a run knows of its model and data: usable samples, training states, diagnosis. Each is a stage of the run
+folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from importlib.metadata import version
+from typing import Any
+
+from torch import Tensor
+
+from factory import code, files, progress
+from factory.bench import Bench, conflicts
+from factory.data.sample import ConflictSample
+from factory.diagnose import Diagnostic, about
+from factory.errors import UserError
+from factory.model.source import card_for
+from factory.model.view import ModelView
+from factory.recipe import Recipe
+from factory.recipe.schema import Node
+from factory.recipe.sections.steering import ANSWER
+from factory.run import inputs
+from factory.run.rundir import RunDir, Stage
+from factory.run.samples import Checked, usable_samples
+from factory.steer import States, Steerer
+from factory.steer.base import Direction
+from factory.steer.collect import ASKS, Plan, collect, joined, states_toward
+from factory.zoo.cards import Card
+
+Rows = list[dict[str, Any]]
+
+
+def steered_layer(recipe: Recipe, depth: int, card: Card | None) -> int:
+    """The recipe's layer, else the zoo card's, else the middle one of ``depth`` blocks. Raises ``UserError`` for one
+    the model lacks.
+    """
+    named = [recipe.collect.layer, recipe.model.layer, card.layer if card else None]
+    layer = next((layer for layer in named if layer is not None), depth // 2)
+    if layer >= depth:
+        raise UserError(f"layer {layer} is out of range: the model has decoder blocks 0 to {depth - 1}")
+    return layer
+
+
+class Study:
+    """One model put to one benchmark, with its stages; ``checked`` are its samples where they were looked at before the
+    weights were read.
+    """
+
+    def __init__(
+        self, recipe: Recipe, folder: RunDir, view: ModelView, limit: int | None, checked: Checked | None = None
+    ) -> None:
+        self.recipe, self.folder, self.view, self.limit = recipe, folder, view, limit
+        self.benchmark = conflicts(recipe.data)
+        self.diagnostic: Diagnostic | None = recipe.diagnostic.make() if recipe.diagnostic else None
+        self.card = card_for(recipe.model, view.model.config)
+        self.layer = steered_layer(recipe, view.depth, self.card)
+        self.tails = any(isinstance(m, Steerer) and m.reads_tails for m in (node.make() for node in recipe.steering))
+        self.samples, self.skipped = checked or usable_samples(recipe, self.benchmark, folder, limit, view)
+        self.bench = Bench(view, self.benchmark, self.layer, recipe.evaluate.max_new_tokens)
+        self.inputs = {
+            "code": version("steering-factory"),
+            "seed": recipe.seed,
+            **inputs.running(view),
+            "data": inputs.asking(recipe.data),
+            "limit": limit,
+            "samples": inputs.of_samples(s for split in self.samples.values() for s in split),
+        }
+        self.scoring = inputs.scoring(recipe.data, self.benchmark.scorer)
+
+    def chunks(self, stage: Stage, split: str, rows: int, compute: Callable[[list[ConflictSample]], Any]) -> list[Any]:
+        """All chunks of ``stage`` over a split, ``rows`` prompts at a time; those stored before are only read."""
+        return progress.gather(stage, {key: lambda b=batch: compute(b) for key, batch in self._batches(split, rows)})
+
+    def _batches(self, split: str, rows: int) -> Iterator[tuple[str, list[ConflictSample]]]:
+        size = max(1, rows // len(self.benchmark.forms))
+        samples = self.samples[split]
+        for i in range(0, len(samples), size):
+            yield f"{split}-{i:05d}", samples[i : i + size]
+
+    def _collect(
+        self, samples: list[ConflictSample], asks: tuple[str, ...], tails: bool = False
+    ) -> tuple[dict[str, Tensor], Rows]:
+        """States and tidy diagnostic rows of all forms of some samples."""
+        asked = [(s, form) for s in samples for form in self.benchmark.forms]
+        keys = [f"{s.id}/{form}" for s, form in asked]
+        how = self.recipe.collect
+        plan = Plan(self.layer, how.position, how.instructions, asks, tails)
+        prompts = [self.benchmark.prompt(s, f) for s, f in asked]
+        states, found = collect(self.view, prompts, plan, self.diagnostic, keys, self._completions(asked))
+        named = {f"{key}/{a}": about(s, form, a) for key, (s, form) in zip(keys, asked, strict=True) for a in asks}
+        return states, [{**row, **named[row["sample"]]} for rows in found.values() for row in rows]
+
+    def _completions(self, asked: Sequence[tuple[ConflictSample, str]]) -> dict[Direction, list[str]] | None:
+        """How an answer toward each side begins, where the recipe contrasts completions."""
+        if (completion := self.recipe.collect.completion) is None:
+            return None
+        answer = lambda s, form, side: self.benchmark.example(s, form, side).segments[-1].text
+        return {side: [completion.replace(ANSWER, answer(s, f, side)) for s, f in asked] for side in ("vision", "text")}
+
+    def collect_stage(self, name: str) -> Stage:
+        parts = {"collect": self.recipe.collect.model_dump(), "layer": self.layer}
+        parts |= {"tails": self.tails} if name == "collect" else {}
+        diagnostic = self.recipe.diagnostic and inputs.with_code(self.recipe.diagnostic)
+        if self.recipe.diagnostic:
+            parts |= {
+                "ends": self.view.end_ids,
+                **self._defaults(self.recipe.diagnostic),
+            }  # it may let the model answer
+        return self.folder.stage(name, {**self.inputs, **parts, "diagnostic": diagnostic})
+
+    def _defaults(self, node: Node) -> dict[str, Any]:
+        """What the model's card says a diagnostic does where the recipe leaves it open, as a stage's inputs have it."""
+        return {"defaults": self.view.defaults[node.type]} if node.type in self.view.defaults else {}
+
+    @cached_property
+    def collected(self) -> dict[str, Tensor]:
+        """h_[I,T], h_[I,T,Pv], h_[I,T,Pt] of the training prompts [n, d], and what the diagnostic gives once a prompt
+        [n] (see ``factory.steer.collect``).
+        """
+        stage = self.collect_stage("collect")
+        chunks = self.chunks(
+            stage,
+            "train",
+            self.recipe.collect.batch_size,
+            lambda samples: self._collect(samples, ("base",), self.tails)[0],
+        )
+        tensors = joined(chunks)
+        if not stage.done:
+            stage.finish({"prompts": len(tensors["base"])})
+        return tensors
+
+    def states(self, direction: Direction) -> States:
+        """What a method is fitted on toward ``direction``."""
+        return states_toward(direction, self.collected, self.train_tasks, self.recipe.seed, self.found)
+
+    @property
+    def found(self) -> Rows:
+        """What the further diagnostics saw of the training split."""
+        return [row for rows in self.investigated.values() for row in rows if row["split"] == "train"]
+
+    @property
+    def train_tasks(self) -> list[str]:
+        return [s.task for s in self.samples["train"] for _ in self.benchmark.forms]
+
+    def diagnosed(self) -> Rows:
+        """Diagnostic rows of the test prompts under no, the vision and the text instruction (AMPS figures 5 and 6)."""
+        if self.diagnostic is None:
+            return []
+        stage = self.collect_stage("diagnose")
+        chunks = self.chunks(
+            stage, "test", self.recipe.collect.batch_size, lambda samples: self._collect(samples, ASKS)[1]
+        )
+        if not stage.done:
+            stage.finish({"rows": sum(map(len, chunks))})
+        return [{**row, "split": "test"} for chunk in chunks for row in chunk]
+
+    @cached_property
+    def investigated(self) -> dict[str, Rows]:
+        """Rows of each of the recipe's further diagnostics, by label; each may learn from those before it."""
+        found: dict[str, Rows] = {}
+        for node in self.recipe.diagnostics:
+            found[node.label] = self.investigate(node, self.taught(node, found), found)
+        return found
+
+    def taught(self, node: Node, earlier: Mapping[str, Rows]) -> Diagnostic:
+        """A further diagnostic that has learnt from the training rows of those before it. Raises ``UserError`` where
+        they are not what it needs."""
+        diagnostic: Diagnostic = node.make()
+        diagnostic.learn([row for rows in earlier.values() for row in rows if row["split"] == "train"])
+        return diagnostic
+
+    def investigate(self, node: Node, diagnostic: Diagnostic, earlier: Mapping[str, Rows]) -> Rows:
+        """Rows of a further diagnostic that comes after the ``earlier`` ones."""
+        batch = self.recipe.collect.batch_size
+        before = [inputs.with_code(n) for n in self.recipe.diagnostics[: len(earlier)]]
+        scored = {"scoring": self.scoring} if code.asks(type(diagnostic), inputs.SCORING) else {}
+        stage = self.folder.stage(
+            files.file_name(f"diagnose-{node.label}"),
+            {
+                **self.inputs,
+                **scored,
+                **self._defaults(node),
+                "ends": self.view.end_ids,
+                "diagnostic": inputs.with_code(node),
+                "batch": batch,
+                "max_new_tokens": self.recipe.evaluate.max_new_tokens,
+                "layer": self.layer,
+                "after": before,
+            },
+        )
+        found = {
+            split: self.chunks(stage, split, batch, lambda samples: diagnostic.on_samples(self.bench, samples))
+            for split in diagnostic.splits
+        }
+        rows = [{**row, "split": split} for split, chunks in found.items() for chunk in chunks for row in chunk]
+        if not stage.done:
+            stage.finish({"rows": len(rows)})
+        return rows

@@ -1,0 +1,201 @@
+"""What a comparison of tuners would cost, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from statistics import median
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from factory.corpus.collate import Collator
+from factory.corpus.source import Source
+from factory.errors import UserError
+from factory.model.load import lacking, load, sizes
+from factory.model.view import ModelView
+from factory.recipe import Recipe
+from factory.recipe.schema import CompareSpec, ContenderSpec, TaskSpec
+from factory.run.questions.arms import Arm
+from factory.run.questions.suite import Suite, suite_of
+from factory.run.timing import timed
+from factory.run.tuners.opening import planned_source
+from factory.run.tuners.tuning import steps_of
+from factory.terminal import Console
+from factory.train.loop import Answers, Shape
+from factory.tune import Tuner
+
+TIMED_STEPS, TIMED_ANSWERS = 2, 8
+
+
+def plan_tuners(recipe: Recipe, console: Console, limit: int | None = None) -> None:
+    """Print tunings, parameters, answers asked, and the time where the weights are on this machine; what is missing is
+    a line of the plan.
+    """
+    said: list[str] = []
+
+    def tried(make: Callable[[], Any]) -> Any:
+        try:
+            return make()
+        except UserError as error:
+            if str(error) not in said:
+                said.append(str(error))
+                console.print("missing:", str(error), style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+    spec = recipe.compare
+    sources = {
+        task.name: tried(lambda task=task: planned_source(recipe, task.data, spec.batch_size)) for task in spec.tasks
+    }
+    suites = {node.label: tried(lambda node=node: suite_of(node)(node, recipe, limit)) for node in recipe.asked}
+    missing = lacking(recipe.model)
+    for why in missing:
+        console.print("missing:", why, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    counted = tried(lambda: _counts(recipe))
+    _say_tunings(spec, console, sources, counted, limit)
+    _say_answers(recipe, console, suites)
+    if not missing and all(sources.values()) and all(suites.values()):
+        _say_time(recipe, console, sources, suites, limit)
+    else:
+        console.print("time: unknown until the model and the data are there", highlight=False)
+    if recipe.seeds:
+        console.print(f"once for each of {len(recipe.seeds)} seeds; the above is for one", highlight=False)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", padding=(0, 1, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _applied(contender: ContenderSpec, spec: CompareSpec, view: ModelView) -> Tuner:
+    tuner = contender.tuner.make()
+    tuner.apply(view, spec.beside)
+    return tuner
+
+
+def _counts(recipe: Recipe) -> dict[str, dict[str, int]]:
+    """Trained parameters of each tuner, from sizes alone."""
+    return {c.tuner.label: _applied(c, recipe.compare, sizes(recipe.model)).counts() for c in recipe.compare.tuners}
+
+
+def _steps(spec: CompareSpec, contender: ContenderSpec, task: TaskSpec, source: Source, limit: int | None) -> int:
+    steps = steps_of(spec.tune(contender, task, 1.0), len(source))
+    return min(steps, limit or steps)
+
+
+def _say_tunings(
+    spec: CompareSpec,
+    console: Console,
+    sources: dict[str, Source | None],
+    counts: dict[str, dict[str, int]] | None,
+    limit: int | None,
+) -> None:
+    methods = _table(
+        "methods", "method", "parameters", f"with {' and '.join(spec.beside) or 'nothing'}", "learning rates"
+    )
+    for contender in spec.tuners:
+        label, rates = contender.tuner.label, _by_rates(spec, contender)
+        own, whole = (
+            (f"{counts[label]['tuner']:,}", f"{sum(counts[label].values()):,}") if counts else ("unknown", "unknown")
+        )
+        said = [
+            ", ".join(f"{r:g}" for r in each) + (f" ({', '.join(names)})" if len(rates) > 1 else "")
+            for each, names in rates.items()
+        ]
+        methods.add_row(label, own, whole, "; ".join(said))
+    console.print(methods)
+    tasks = _table("tasks", "task", "samples", "steps of each", "tunings", "rates chosen on", "scored on")
+    for task in spec.tasks:
+        source = sources[task.name]
+        n, steps = (
+            (f"{len(source):,}", f"{_steps(spec, spec.tuners[0], task, source, limit):,}")
+            if source
+            else ("unknown", "unknown")
+        )
+        tunings = sum(len(spec.rates(c, task)) for c in spec.tuners)
+        tasks.add_row(
+            task.name,
+            n,
+            steps,
+            str(tunings),
+            task.choose.label if task.choose else "nothing",
+            ", ".join(node.label for node in task.score),
+        )
+    console.print(tasks)
+
+
+def _asks(spec: CompareSpec) -> dict[str, int]:
+    """How many models each benchmark is put to."""
+    asks: dict[str, int] = {}
+    for task in spec.tasks:
+        asks |= {node.label: 1 + len(spec.tuners) for node in task.score}
+        if task.choose:
+            asks[task.choose.label] = sum(len(spec.rates(c, task)) for c in spec.tuners)
+    return asks
+
+
+def _by_rates(spec: CompareSpec, contender: ContenderSpec) -> dict[tuple[float, ...], list[str]]:
+    """The tasks on which a tuner has the same learning rates."""
+    tasks: dict[tuple[float, ...], list[str]] = {}
+    for task in spec.tasks:
+        tasks.setdefault(spec.rates(contender, task), []).append(task.name)
+    return tasks
+
+
+def _say_answers(recipe: Recipe, console: Console, suites: dict[str, Any]) -> None:
+    table = _table("scoring", "benchmark", "questions", "models", "answers")
+    for label, models in _asks(recipe.compare).items():
+        suite = suites[label]
+        n = len(suite.items) if isinstance(suite, Suite) else None
+        table.add_row(
+            label, "unknown" if n is None else f"{n:,}", str(models), "unknown" if n is None else f"{n * models:,}"
+        )
+    console.print(table)
+
+
+def _say_time(
+    recipe: Recipe, console: Console, sources: dict[str, Source], suites: dict[str, Any], limit: int | None
+) -> None:
+    spec, training = recipe.compare, 0.0
+    for task in spec.tasks:
+        for contender in spec.tuners:
+            each = _steps(spec, contender, task, sources[task.name], limit) * _step_seconds(
+                recipe, contender, task, sources[task.name]
+            )
+            training += each * len(spec.rates(contender, task))
+    view = load(recipe.model)
+    asked = {label: suite for label, suite in suites.items() if isinstance(suite, Suite)}
+    answers = sum(
+        len(suite.items) * _asks(spec)[label] * _answer_seconds(view, suite) for label, suite in asked.items()
+    )
+    clock = lambda seconds: str(timedelta(seconds=round(seconds)))
+    console.print(
+        f"time: tuning {clock(training)}, scoring {clock(answers)}, from some steps of every method and some answers to"
+        " every benchmark, timed just now in one process; loading and diagnostics come on top",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _step_seconds(recipe: Recipe, contender: ContenderSpec, task: TaskSpec, source: Source) -> float:
+    """Seconds of one optimiser step's forward and backward passes, all its micro-batches in one process."""
+    spec, view = recipe.compare, load(recipe.model)
+    shape = Shape.of(spec.tune(contender, task, 1.0), recipe.launch.processes)
+    _applied(contender, spec, view)
+    view.model.train()
+    collate, objective = Collator(view, source, task.data.max_tokens, None), Answers(view)
+    batch = {
+        name: value.to(view.device) for name, value in collate([i % len(source) for i in range(shape.micro)]).items()
+    }
+    return (
+        shape.accumulate
+        * shape.ranks
+        * median(timed(lambda: objective(**batch).backward(), view.device)[1] for _ in range(1 + TIMED_STEPS))
+    )
+
+
+def _answer_seconds(view: ModelView, suite: Suite) -> float:
+    prompts = [item.prompt() for item in suite.items[:TIMED_ANSWERS]]
+    return timed(lambda: Arm().answer(view, prompts, suite.benchmark.new_tokens), view.device)[1] / len(prompts)

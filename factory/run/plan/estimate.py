@@ -1,0 +1,364 @@
+"""Counting what a run would do, from the recipe and the model's configuration alone: no weights are read or allocated.
+
+A prompt pass is one forward of a whole prompt through all blocks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from factory.bench import conflicts
+from factory.data.prompt import Prompt, Role, Segment
+from factory.data.sample import ConflictSample
+from factory.errors import UserError
+from factory.model.facts import ModelFacts, find_facts
+from factory.recipe import Recipe
+from factory.run.methods.comparison import prompters
+from factory.run.methods.study import steered_layer
+from factory.run.plan.work import Expected, Method, stages
+from factory.run.samples import SPLITS, fault, thin
+from factory.run.timing import Clock, timed
+from factory.steer import Context, LogitsMethod, PromptMethod, States, Steerer, Trials
+from factory.steer.base import sound
+from factory.steer.collect import ASKS
+
+LOOKED_AT = 16
+FIT_ON = 128
+TRIED_ON = 4
+STAND_IN = Prompt(
+    (
+        Segment(Role.IMAGE, image=Image.new("RGB", (1, 1))),
+        Segment(Role.CONTEXT, "context"),
+        Segment(Role.QUESTION, "question"),
+    )
+)  # where no sample is there
+TOKENS_A_WORD, TEMPLATE_TOKENS = (
+    1.35,
+    30,
+)  # for a tokenizer that is not there; English under a vocabulary of 32,000 or more
+
+
+@dataclass(frozen=True)
+class Data:
+    """Ids of the samples by split (made up where the file is not there), the forms each is asked in, one of the
+    prompts, the words of a prompt and of the ``longest``, and what is wrong with the samples looked at."""
+
+    ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    forms: tuple[str, ...] = ()
+    prompt: Prompt | None = None
+    words: float = 0.0
+    longest: float = 0.0
+    missing: tuple[str, ...] = ()
+
+    @property
+    def samples(self) -> dict[str, int]:
+        return {split: len(ids) for split, ids in self.ids.items()}
+
+    @property
+    def prompts(self) -> dict[str, int]:
+        return {split: n * len(self.forms) for split, n in self.samples.items()}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """All that is known of a run before it starts; None where something needed is missing, and what is ``lacking`` of
+    the model. ``prompt_tokens``, and those of the ``longest`` prompt, are guessed from words."""
+
+    name: str
+    lacking: list[str]
+    model: ModelFacts | None
+    layer: int | None
+    data: Data
+    prompt_tokens: int | None = None
+    longest: int | None = None
+    methods: list[Method] = field(default_factory=list)
+    stages: list[Expected] = field(default_factory=list)
+
+    @property
+    def missing(self) -> list[str]:
+        return [*self.lacking, *self.data.missing]
+
+    @property
+    def passes(self) -> float:
+        return sum(stage.passes for stage in self.stages)
+
+
+def estimate(recipe: Recipe, limit: int | None = None, clock: Clock = time.perf_counter) -> Estimate:
+    """Count a comparison's work, of at most ``limit`` samples of each split. Nothing is loaded; what is missing becomes
+    a line, not an error.
+    """
+    model, card, lacking = find_facts(recipe.model)
+    layer = None
+    if model:
+        try:
+            layer = steered_layer(recipe, model.depth, card)
+        except UserError as error:
+            lacking.append(str(error))
+    data = look_at_data(recipe, limit)
+    methods = {node.label: node.make() for node in recipe.steering}
+    kinds = {node.label: node.type for node in recipe.steering}
+    described = [
+        describe(label, kinds.get(label), method, recipe, model, layer, data, clock)
+        for label, method in {**methods, **prompters(methods)}.items()
+    ]
+    share = (model.depth - layer - 1) / model.depth if layer is not None else 1.0
+    guess = lambda words: (
+        round(model.image_tokens + TOKENS_A_WORD * words + TEMPLATE_TOKENS)
+        if model and model.image_tokens and words
+        else None
+    )
+    return Estimate(
+        recipe.name,
+        lacking,
+        model,
+        layer,
+        data,
+        guess(data.words),
+        guess(data.longest),
+        described,
+        stages(recipe, data.ids, len(data.forms), described, share),
+    )
+
+
+def look_at_data(recipe: Recipe, limit: int | None = None) -> Data:
+    """Count the samples and look at some of each split; a benchmark whose file is not there may know what it would
+    hold.
+    """
+    benchmark = conflicts(recipe.data)
+    forms = tuple(benchmark.forms)
+    try:
+        splits = {split: thin(benchmark.samples(split), limit) for split in SPLITS}
+    except UserError as error:
+        expected = benchmark.expected
+        made_up = {
+            split: [f"{split}-{i}" for i in range(n if limit is None else min(n, limit))]
+            for split, n in expected.items()
+        }
+        return Data(
+            made_up,
+            forms,
+            words=benchmark.typical_words,
+            longest=benchmark.longest_words,
+            missing=(str(error),),
+        )
+    absent, line = benchmark.absent([s for samples in splits.values() for s in samples])
+    gone = set(absent)
+    looked_at = [s for samples in splits.values() for s in thin([s for s in samples if s.id not in gone], LOOKED_AT)]
+    faults = {s.id: why for s in looked_at if (why := fault(s))}
+    usable = next((s for s in looked_at if s.id not in faults), None)
+    prompt = benchmark.prompt(usable, forms[0]) if usable else None
+    lost = [line] if absent else []
+    if faults:
+        lost.append(
+            f"{len(faults)} of {len(looked_at)} samples looked at cannot be used; the first:"
+            f" {': '.join(next(iter(faults.items())))}"
+        )
+    ids = {split: [s.id for s in samples] for split, samples in splits.items()}
+    if usable is None:
+        return Data(
+            ids,
+            forms,
+            words=benchmark.typical_words,
+            longest=benchmark.longest_words,
+            missing=tuple(lost),
+        )
+    words = sum(len(segment.text.split()) for segment in prompt.segments)
+    most = max(own_words(s) for samples in splits.values() for s in samples)
+    return Data(ids, forms, prompt, words, words + most - own_words(usable), tuple(lost))
+
+
+def own_words(sample: ConflictSample) -> int:
+    """Words that a sample brings into its prompt."""
+    return len(f"{sample.context} {sample.question}".split())
+
+
+def describe(
+    label: str,
+    kind: str | None,
+    method: Any,
+    recipe: Recipe,
+    model: ModelFacts | None,
+    layer: int | None,
+    data: Data,
+    clock: Clock,
+) -> Method:
+    """Where a method acts, what it runs, and what it learns: it is fitted on random states of the model's width.
+    ``kind`` is None for one that the recipe does not name."""
+    prompt, directions = data.prompt or STAND_IN, recipe.evaluate.directions
+    if isinstance(method, PromptMethod):
+        shots = f", {method.shots} worked example(s)" if method.shots else ""
+        asked = len(directions) if by_direction(method, prompt) else 1
+        return Method(
+            label,
+            kind,
+            f"the prompt{shots}",
+            1,
+            "prompt",
+            rows=asked,
+            answer=answer_length(recipe, method.max_new_tokens),
+        )
+    length = answer_length(recipe)
+    if isinstance(method, LogitsMethod):
+        copies = len(method.copies(prompt, "vision"))
+        place = (
+            f"the logits, beside {copies} altered copy(s) of the prompt"
+            if copies
+            else "the computation of the prompt and the answer"
+        )
+        rows = sum(1 + len(method.copies(prompt, d)) for d in directions)
+        runs = 1 if method.shares_prompt else len(recipe.evaluate.strengths)
+        return Method(label, kind, place, 1, "logits", rows=rows, runs=runs, answer=length)
+    where = method.where()
+    at = (
+        "no prompt token"
+        if where.role == "none"
+        else f"{where.role} prompt tokens" + (f" ({where.take})" if where.take != "all" else "")
+    )
+    place = at + (" and the answer's tokens" if where.generated else "")
+    variants = method.variants() or {"": method}
+    asks = tuple(method.rewrite(prompt, d).digest for d in directions)
+    known = Method(label, kind, place, len(variants), "steerer", asks=asks, whole=where.site != "block", answer=length)
+    if model is None or not data.prompts:
+        return known
+    return fitted(known, next(iter(variants.values())), model.width, layer, data.prompts["train"], recipe.seed, clock)
+
+
+def fitted(
+    known: Method, method: Steerer, width: int, layer: int | None, total: int, seed: int, clock: Clock
+) -> Method:
+    """What fitting a method on ``total`` random states shows of it. A method that needs what the diagnostics find shows
+    nothing.
+    """
+    n = max(2, min(FIT_ON, total))
+    try:
+        state, seconds = timed(lambda: method.fit(random_states(n, width, seed)), clock=clock)
+        sound(state, f"steering '{method.name}': fit")
+    except UserError:
+        return known
+    where = method.placed(state, layer or 0)
+    state, calibration = timed(lambda: calibrated(method, state, width, n, seed), clock=clock)
+    looks, hidings = count_looks(method, state, width, seed)
+    more = max(1.0, total / n)
+    return replace(
+        known,
+        parameters=sum(t.numel() for t in state.values()),
+        fit_seconds=seconds * more,
+        calibration_seconds=calibration * more,
+        looks=looks,
+        hidings=hidings,
+        trials=len(method.trial_strengths),
+        whole=where.site != "block" or where.blocks != (layer or 0,),
+    )
+
+
+def calibrated(method: Steerer, state: dict[str, Tensor], width: int, n: int, seed: int) -> dict[str, Tensor]:
+    """The state of a method whose trial strengths had random outcomes on ``n`` prompts."""
+    if not (strengths := method.trial_strengths):
+        return state
+    draw, states = torch.Generator().manual_seed(seed), random_states(n, width, seed)
+    follow = torch.rand(n, len(strengths), generator=draw) < 0.5
+    looks = method.look(states.base, state, ahead([], n, seed))
+    return method.calibrate(state, Trials(follow, ~follow, looks, states.base, states.measured, torch.arange(n), seed))
+
+
+def count_looks(method: Steerer, state: dict[str, Tensor], width: int, seed: int) -> tuple[int, int]:
+    """How often a calibrated method's controller runs the blocks above the site, and all blocks, ahead on a prompt."""
+    asked: list[str] = []
+    method.gain(random_states(TRIED_ON, width, seed).base, state, ahead(asked, TRIED_ON, seed))
+    return asked.count("above"), asked.count("hiding")
+
+
+def ahead(asked: list[str], rows: int, seed: int) -> Context:
+    """A look ahead that shows random logits of some ``rows``, and notes in ``asked`` what was asked of it."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def noting(what: str) -> Callable[[Tensor], Tensor]:
+        def look(_: Tensor) -> Tensor:
+            asked.append(what)
+            return torch.randn(rows, 2 * TRIED_ON, generator=draw)
+
+        return look_at_data
+
+    return Context(layer=0, probe=noting("above"), hiding=noting("hiding"))
+
+
+class Anything(Mapping[str, Tensor]):
+    """The same numbers under every name: which one a method will ask for is its own affair."""
+
+    def __init__(self, numbers: Tensor) -> None:
+        self.numbers = numbers
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.numbers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+def random_states(n: int, width: int, seed: int) -> States:
+    draw = torch.Generator().manual_seed(seed)
+    base, toward, away, *tails = torch.randn(6, n, width, generator=draw)
+    measured = Anything(torch.rand(n, generator=draw) + 0.1)
+    return States("vision", base, toward, away, measured, ["all"] * n, seed, tuple(tails))
+
+
+def answer_length(recipe: Recipe, own: int | None = None) -> int:
+    """Most tokens of an answer, of a method with a limit of its ``own``; one where the benchmark forces a choice."""
+    return 1 if conflicts(recipe.data).letters else own or recipe.evaluate.max_new_tokens
+
+
+def by_direction(method: PromptMethod, prompt: Prompt) -> bool:
+    """Whether the method's prompts depend on the direction; with worked examples they do, through the examples'
+    answers.
+    """
+    return bool(method.shots) or method.rewrite(prompt, "vision", []) != method.rewrite(prompt, "text", [])
+
+
+def memory(recipe: Recipe, model: ModelFacts, tokens: tuple[int, int], prompts: Mapping[str, int]) -> int:
+    """Bytes at the fullest moment, about: weights, and caches, states and widest activations of one batch of prompts,
+    of which there are ``prompts`` in each split; ``tokens`` of a usual and of the longest prompt.
+
+    Of a collected prompt the cache is held for itself, for each wording and for what the diagnostic says it holds. Of
+    an evaluated one it is held for the trunk and for the cell, and of a further diagnostic's, which asks toward each
+    direction, also for the ends that are run again. A prompt with worked examples is as much longer as those usually
+    are.
+    ``eval_suite.speed.plan`` holds this against what a run allocates.
+    """
+    usual, longest = tokens
+    b = model.bytes_per_value
+    cache = 2 * model.depth * model.kv_width * b
+    state = model.width * b
+
+    def forward(tokens: int) -> int:
+        """A prompt's cache and the widest moment of a block: its MLP, or its attention with a mask of booleans and one
+        of numbers.
+        """
+        return tokens * (cache + max((3 * model.mlp + 4 * model.width) * b, 6 * state + tokens * (1 + b)))
+
+    collecting, evaluating = (
+        min(batch, max(prompts.values(), default=batch))
+        for batch in (recipe.collect.batch_size, recipe.evaluate.batch_size)
+    )
+    wordings = len(ASKS)
+    held = 1 + wordings
+    if recipe.diagnostic:
+        held += recipe.diagnostic.make().rows_held(collecting) / collecting
+    collected = max(forward(longest), longest * (held * cache + (1 + wordings) * state))
+    swept = forward(longest) + longest * (cache + 2 * model.width * (4 + b)) + 4 * model.vocabulary
+    shots = max(
+        (method.shots for node in recipe.steering if isinstance(method := node.make(), PromptMethod)), default=0
+    )
+    asked = forward(longest + shots * usual) + 4 * model.vocabulary
+    toward = max((len(getattr(node.params, "directions", "1")) for node in recipe.diagnostics), default=0)
+    investigated = toward * (forward(longest) + 2 * longest * cache)
+    return model.bytes + round(max(collecting * max(collected, investigated), evaluating * max(swept, asked)))

@@ -1,0 +1,263 @@
+"""What a run would do, before it does anything: model, sites, stages with their forwards, memory, time; and what is
+missing.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from datetime import timedelta
+
+from rich import box
+from rich.table import Table
+
+from factory.errors import UserError
+from factory.model.facts import ModelFacts, facts_of, gigabytes, too_small
+from factory.model.load import device_for, load
+from factory.recipe import Recipe
+from factory.run.plan.contest_plan import plan_tuners
+from factory.run.plan.estimate import Data, Estimate, estimate, memory
+from factory.run.plan.practice import training_memory, training_phases
+from factory.run.plan.rehearse import Rehearsal, rehearse
+from factory.run.plan.tuning_plan import plan_tuning
+from factory.run.questions.suite import Suite, suite_of
+from factory.run.timing import Clock, timed
+from factory.run.tuners.scratch import build, curriculum
+from factory.steer import Steerer
+from factory.terminal import Console
+
+
+def plan(recipe: Recipe, limit: int | None = None, waited: float = 0.0) -> None:
+    """Print what ``run`` would do with a recipe. What is missing is a line of the plan, not an error. ``waited``:
+    seconds that it took to get here, which a run takes as well."""
+    console = Console(markup=False)
+    console.print(f"plan of {recipe.name}", style="bold", highlight=False)
+    _say_benchmarks(recipe, console)
+    if recipe.train or recipe.tune:
+        (_plan_training if recipe.train else plan_tuning)(recipe, console)
+    elif recipe.compare:
+        plan_tuners(recipe, console, limit)
+    elif recipe.data:
+        _plan_comparison(recipe, console, limit, waited)
+
+
+def _say_benchmarks(recipe: Recipe, console: Console) -> None:
+    """The question benchmarks: how many answers they ask of how many arms."""
+    if not recipe.benchmarks:
+        return
+    steered = sum(issubclass(node.plugin, Steerer) for node in recipe.steering)
+    arms = 1 + len(recipe.artefacts) + steered * len(recipe.evaluate.directions)
+    table = Table(
+        "benchmark",
+        "questions",
+        "protocol",
+        "answers at least",
+        "new tokens at most",
+        title=f"question benchmarks, {arms} arms or more",
+        title_justify="left",
+    )
+    for node in recipe.benchmarks:
+        try:
+            suite = suite_of(node)(node, recipe, None)
+        except UserError as error:
+            console.print("missing:", error, style="yellow", markup=False, highlight=False, soft_wrap=True)
+            continue
+        if not isinstance(suite, Suite):
+            table.add_row(node.label, "as its harness has it", suite.benchmark.protocol, "", "")
+            continue
+        n, b = len(suite.items), suite.benchmark
+        table.add_row(node.label, f"{n:,}", suite.protocol, f"{n * arms:,}", str(b.new_tokens))
+    console.print(table)
+    if recipe.seeds:
+        console.print(f"once for each of {len(recipe.seeds)} seeds; what follows is for one", highlight=False)
+
+
+def measure(
+    recipe: Recipe, found: Estimate, limit: int | None = None, waited: float = 0.0, clock: Clock = time.perf_counter
+) -> Rehearsal:
+    """A rehearsal of the recipe on its model. Raises ``UserError`` where the model cannot be loaded or is too large for
+    the device.
+    """
+    if why := too_small(recipe.model, found.model.bytes):
+        raise UserError(why)
+    view, loading = timed(lambda: load(recipe.model, fetch=False), clock=clock)
+    done = rehearse(recipe, view, found.methods, limit, clock)
+    done.seconds["check", ("start", "")] = waited + loading
+    return done
+
+
+def _plan_comparison(recipe: Recipe, console: Console, limit: int | None, waited: float) -> None:
+    found = estimate(recipe, limit)
+    missing, measured = list(found.missing), None
+    if found.model and found.data.prompt and not found.lacking:
+        try:
+            measured = measure(recipe, found, limit, waited)
+        except UserError as error:
+            missing.append(str(error))
+    for line in missing:
+        console.print("missing:", line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    _say_model(console, found.model, recipe)
+    if found.layer is not None:
+        above = found.model.depth - found.layer - 1
+        console.print(
+            f"steered: the output of decoder block {found.layer} (0 to {found.model.depth - 1}); {above} blocks lie"
+            " above it",
+            highlight=False,
+        )
+    _say_data(console, recipe, found.data)
+    if found.methods:
+        console.print(_methods(found))
+    if not found.stages:
+        return
+    console.print(_stages(recipe, found, measured))
+    tokens = (measured.prompt_tokens, measured.longest) if measured else (found.prompt_tokens, found.longest)
+    if found.model and all(tokens):
+        needed = memory(recipe, found.model, tokens, found.data.prompts)
+        guess = (
+            ""
+            if measured
+            else f" (prompts of up to about {tokens[1]} tokens, guessed from their words and the card's image tokens)"
+        )
+        console.print(
+            f"memory: about {gigabytes(needed)} at the fullest moment, beside the libraries{guess}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        if why := too_small(recipe.model, needed):
+            console.print(f"too large: {why}; use smaller batches", style="yellow", highlight=False)
+    if measured:
+        n = "1 prompt" if measured.prompts == 1 else f"{measured.prompts} prompts"
+        console.print(
+            f"time: each part was done just now, by the model itself, on {n} of about {measured.prompt_tokens} tokens",
+            highlight=False,
+        )
+    else:
+        console.print(
+            f"time{'' if found.model and all(tokens) else ' and memory'}: unknown until the model and the data are"
+            " there",
+            highlight=False,
+        )
+    console.print(
+        "prompt pass: one forward of a whole prompt; a strength's, and a controller's look ahead, run the blocks above"
+        " the site alone, which are here counted as their share"
+    )
+
+
+def _plan_training(recipe: Recipe, console: Console) -> None:
+    try:
+        benchmark = curriculum(recipe)
+    except UserError as error:
+        console.print("missing:", error, style="yellow", highlight=False)
+        return
+    view = build(recipe, benchmark)
+    _say_model(console, facts_of(view.model, view.family, view.dtype), recipe)
+    console.print(
+        f"trained: all parameters, from random weights (seed {recipe.seed}), on lessons of {recipe.data.type}",
+        highlight=False,
+    )
+    phases = training_phases(recipe, view)
+    table = Table(
+        "phase", "steps", "rows a step", "tokens a step", "with padding", "forward and backward passes", "time"
+    )
+    for p in phases:
+        counts = (p.steps, p.rows, p.tokens, p.padded, p.steps * p.rows)
+        table.add_row(p.name, *(f"{n:,}" for n in counts), _clock(p.steps * p.seconds))
+    console.print(table)
+    console.print(
+        f"memory: about {gigabytes(training_memory(view, phases))} for weights, gradients, Adam's moments and"
+        " activations",
+        highlight=False,
+    )
+    console.print(
+        "time: from one batch of each phase, timed just now; then an examination on the test split", highlight=False
+    )
+
+
+def _say_model(console: Console, model: ModelFacts | None, recipe: Recipe) -> None:
+    if model is None:
+        console.print("model: unknown", highlight=False)
+        return
+    parts = ", ".join(f"{name} {_millions(n)}" for name, n in model.parts.items())
+    console.print(
+        f"model: {model.cls} (family {model.family}), {_millions(model.parameters)} parameters: {parts}",
+        highlight=False,
+    )
+    console.print(f"       {model.dtype}, {gigabytes(model.bytes)} of weights, on {_device(recipe)}", highlight=False)
+
+
+def _device(recipe: Recipe) -> str:
+    try:
+        return str(device_for(recipe.model.device))
+    except UserError as error:
+        return str(error)
+
+
+def _say_data(console: Console, recipe: Recipe, data: Data) -> None:
+    if not data.samples:
+        return
+    splits = ", ".join(f"{split} {n:,}" for split, n in data.samples.items())
+    asked = " and ".join(data.forms)
+    console.print(
+        f"data: {recipe.data.type}; samples: {splits}; each asked {len(data.forms)} time(s): {asked}", highlight=False
+    )
+
+
+def _methods(found: Estimate) -> Table:
+    table = Table("method", "acts on", "variants", "fitted parameters of each", title="methods", title_justify="left")
+    for m in (m for m in found.methods if m.type):
+        name = m.label if m.label == m.type else f"{m.label} ({m.type})"
+        parameters = "none" if not m.steers else "unknown" if m.parameters is None else f"{m.parameters:,}"
+        table.add_row(name, m.place, str(m.variants) if m.steers else "", parameters)
+    return table
+
+
+def _stages(recipe: Recipe, found: Estimate, measured: Rehearsal | None) -> Table:
+    e = recipe.evaluate
+    directions, strengths = f"{len(e.directions)} direction(s)", f"{len(e.strengths)} strengths"
+    columns = ("stage", "prompts", "prompt passes", "above the site", "new tokens", "also", "time")
+    table = Table(
+        title=f"stages; {directions}, {strengths}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_footer=True,
+    )
+    for column in columns:
+        table.add_column(
+            column,
+            overflow="fold",
+            justify="left" if column in ("stage", "also") else "right",
+            no_wrap=column in ("stage", "time"),
+        )
+    total = 0.0
+    beside = measured.beside if measured else []
+    for s in [*found.stages[:-1], *beside, found.stages[-1]]:
+        seconds = measured.of(s) if measured else math.nan
+        total += seconds
+        also = (
+            f"{s.diagnosed:,} {recipe.diagnostic.type}"
+            if s.diagnosed
+            else f"{s.fits} fits"
+            if s.fits
+            else f"{s.looks:,} looks ahead"
+            if s.looks
+            else ""
+        )
+        counts = (s.prompts, s.passes, s.share * (s.cells + s.looks), s.tokens)
+        table.add_row(s.name, *(f"{n:,.0f}" if n else "" for n in counts), also, _clock(seconds))
+    table.columns[0].footer, table.columns[2].footer, table.columns[-1].footer = (
+        "all",
+        f"{found.passes:,.0f}",
+        _clock(total),
+    )
+    return table
+
+
+def _millions(n: int) -> str:
+    return f"{n / 1e9:.2f} B" if n >= 1e9 else f"{n / 1e6:.2f} M"
+
+
+def _clock(seconds: float) -> str:
+    if math.isnan(seconds):
+        return "unknown"
+    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))

@@ -1,0 +1,67 @@
+"""A tuning before it is run: its plan, and a training sample as the model will be taught it."""
+
+from __future__ import annotations
+
+from factory.corpus.collate import Collator
+from factory.corpus.show import show_sample
+from factory.errors import UserError
+from factory.model.load import lacking, outline, sizes
+from factory.recipe import Recipe
+from factory.recipe.schema import TuneSpec
+from factory.run.tuners.opening import open_source, planned_source
+from factory.run.tuners.tuning import check_precision, show_trainable, steps_of
+from factory.terminal import Console
+from factory.train.loop import Shape
+
+
+def plan_tuning(recipe: Recipe, console: Console) -> None:
+    """Print what a tuning would train, on what, for how many steps; what is missing is a line of the plan."""
+    spec = recipe.tune
+    assert spec is not None, "a recipe without `tune:` has no such plan"
+    try:
+        source = planned_source(recipe, spec.data, spec.batch_size)
+        steps, ranks = steps_of(spec, len(source)), recipe.launch.processes
+        shape = Shape.of(spec, ranks)
+        check_precision(spec, recipe.model)
+        console.print(
+            f"data: {len(source):,} samples, {steps:,} steps of {spec.batch_size} ({ranks} rank(s) x {shape.accumulate}"
+            f" x {shape.micro}), {steps * spec.batch_size / len(source):.2f} epochs",
+            highlight=False,
+        )
+    except UserError as error:
+        console.print("missing:", str(error), style="yellow", markup=False, highlight=False, soft_wrap=True)
+    for why in lacking(recipe.model):
+        console.print("missing:", why, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    try:
+        view = sizes(recipe.model)
+        tuner = spec.method.make()
+        tuner.apply(view, spec.beside)
+        show_trainable(view, tuner)
+        console.print(
+            f"learning rate: {spec.learning_rate or tuner.learning_rate:g}; ZeRO stage {recipe.launch.zero}",
+            highlight=False,
+        )
+    except UserError as error:
+        console.print("missing:", str(error), style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def show(recipe: Recipe, number: int) -> None:
+    """Print training sample ``number`` of a recipe, of each of its tasks where it compares tuners, as the model will be
+    taught it (``show RECIPE --sample N``).
+    """
+    spec = recipe.tune or recipe.compare
+    if spec is None:
+        raise UserError(
+            f"recipe '{recipe.name}' tunes nothing, so it has no training samples; --sample needs its key 'tune' or"
+            " 'compare'"
+        )
+    view = outline(recipe.model)
+    tasks = {"": spec.data} if isinstance(spec, TuneSpec) else {task.name: task.data for task in spec.tasks}
+    for task, data in tasks.items():
+        source = open_source(recipe, data, spec.batch_size, view, quiet=True)
+        if not 0 <= number < len(source):
+            raise UserError(
+                f"--sample {number}: the samples{task and f' of {task}'} are numbered 0 to {len(source) - 1}"
+            )
+        (example,), _ = Collator(view, source, data.max_tokens, None).examples([number], blank=False)
+        show_sample(view, f"{number}{task and f' of {task}'} ({source.name(number)})", example, Console())

@@ -1,0 +1,186 @@
+"""The stages of a comparison and the work of each: prompt passes, new tokens, and how often each of its parts is
+done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from factory.recipe import Recipe
+from factory.run.methods.cost import REPEATS, SAMPLES
+from factory.steer.collect import ASKS
+from factory.stopwatch import Part
+
+OWN: Part = ("own", "")
+"""What a stage does beside its named parts."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method of the comparison, as it works on each prompt.
+
+    ``rows``: prompts and copies that a method on prompts or logits runs, over all directions, ``runs`` times each. Of a
+    ``steerer``: ``variants`` among which dev decides; ``asks`` the prompt that it has for each direction, by digest;
+    ``whole`` if a strength runs all blocks and not those above the site alone; ``looks`` and ``hidings``, its
+    controller's passes ahead of the blocks above the site and, with a modality hidden, of all; ``trials``, the
+    strengths it tries on training prompts. ``parameters`` are the fitted numbers of one variant toward one direction,
+    and the seconds those of one fit. ``answer``: most tokens of an answer.
+    """
+
+    label: str
+    type: str | None
+    place: str
+    variants: int
+    kind: Literal["prompt", "logits", "steerer"]
+    rows: int = 0
+    runs: int = 1
+    asks: tuple[str, ...] = ()
+    whole: bool = False
+    looks: int = 0
+    hidings: int = 0
+    trials: int = 0
+    parameters: int | None = None
+    fit_seconds: float | None = None
+    calibration_seconds: float = 0.0
+    answer: int = 0
+
+    @property
+    def steers(self) -> bool:
+        return self.kind == "steerer"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Predicted work: ``trunk`` whole-prompt passes, ``cells`` and ``looks`` (a controller's, ahead) passes of the
+    blocks above the steered one alone, ``share`` of all blocks that these are, ``hidings`` passes of all blocks without
+    the images', ``tokens`` generated at most, prompts ``diagnosed`` (once for each wording), ``parts`` how often each
+    part of it is done; what is in none of them is done once for each prompt.
+    """
+
+    name: str
+    prompts: int
+    trunk: int = 0
+    cells: int = 0
+    looks: int = 0
+    hidings: int = 0
+    share: float = 1.0
+    tokens: int = 0
+    diagnosed: int = 0
+    fits: int = 0
+    parts: Mapping[Part, float] = field(default_factory=dict)
+
+    @property
+    def passes(self) -> float:
+        return self.trunk + self.hidings + (self.cells + self.looks) * self.share
+
+    @property
+    def work(self) -> Mapping[Part, float]:
+        """How often everything in it is done."""
+        return {OWN: self.prompts, **self.parts}
+
+
+def stages(
+    recipe: Recipe, ids: Mapping[str, Sequence[str]], forms: int, methods: Sequence[Method], share: float
+) -> list[Expected]:
+    """The stages of a comparison in the order in which they run; ``ids`` are the samples' by split, ``share`` of the
+    blocks lie above the steered one.
+    """
+    if not ids:
+        return []
+    prompts = {split: len(each) * forms for split, each in ids.items()}
+    directions, train = len(recipe.evaluate.directions), prompts["train"]
+    steerers = [m for m in methods if m.steers]
+    out = [Expected("check", 0, parts={("start", ""): 1, OWN: sum(map(len, ids.values()))})]
+    out += [_collected("diagnose", prompts["test"], len(ASKS))] if recipe.diagnostic else []
+    out += [_investigated(node.label, node.make(), ids, forms) for node in recipe.diagnostics]
+    if steerers:
+        out.append(_collected("collect", train, 1 if recipe.diagnostic else 0))
+        times = {m: directions * m.variants for m in steerers}
+        out.append(
+            Expected("fit", train, fits=sum(times.values()), parts={("fit", m.label): n for m, n in times.items()})
+        )
+    if tried := {m: directions * m.variants for m in steerers if m.trials}:
+        parts = {("trials", m.label): n * train for m, n in tried.items()}
+        parts |= {("further", m.label): n * train * (m.trials - 1) for m, n in tried.items()}
+        parts |= {("calibration", m.label): n for m, n in tried.items()}
+        of = lambda count: sum(n * train * count(m) for m, n in tried.items())
+        cells = of(lambda m: m.trials)
+        passes = {"trunk": train, "cells": cells, "looks": of(lambda m: m.looks), "hidings": of(lambda m: m.hidings)}
+        out.append(
+            Expected(
+                "trials",
+                train,
+                **passes,
+                share=share,
+                tokens=cells * next(iter(tried)).answer,
+                parts={("trunk", ""): train, **parts},
+            )
+        )
+    out.append(_scored("dev", recipe, prompts["dev"], methods, share, {m.label: m.variants for m in steerers}))
+    out.append(_scored("test", recipe, prompts["test"], methods, share, {m.label: 1 for m in steerers}))
+    if recipe.evaluate.cost:
+        out.append(_priced(recipe, min(len(ids["test"]), SAMPLES) * forms, methods, share))
+    return [*out, Expected("report", 0, parts={OWN: 1})]
+
+
+def _collected(name: str, prompts: int, asks: int) -> Expected:
+    """A shared prefix for each prompt, then short ends; ``asks`` wordings of it are diagnosed."""
+    return Expected(name, prompts, prompts, diagnosed=asks * prompts)
+
+
+def _investigated(label: str, diagnostic: object, ids: Mapping[str, Sequence[str]], forms: int) -> Expected:
+    seen = [i for split in diagnostic.splits for i in ids[split]]
+    return Expected(
+        f"diagnose-{label}",
+        len(seen) * forms,
+        diagnostic.whole_prompts(seen) * forms,
+        parts={OWN: len(diagnostic.chosen(seen))},
+    )
+
+
+def _scored(
+    split: str, recipe: Recipe, prompts: int, methods: Sequence[Method], share: float, variants: Mapping[str, int]
+) -> Expected:
+    """A scored split: prompt methods answer in full; methods that steer the same prompts share a trunk."""
+    directions, strengths = len(recipe.evaluate.directions), len(recipe.evaluate.strengths)
+    count = dict.fromkeys(("trunk", "cells", "looks", "hidings", "tokens"), 0)
+    parts: dict[Part, float] = {}
+    for m in methods:
+        if not m.steers:
+            answers = m.rows * (strengths if m.kind == "logits" else 1)
+            count["trunk"] += prompts * m.rows * m.runs
+            count["tokens"] += prompts * answers * m.answer
+            parts["ask", m.label] = prompts
+            parts["further", m.label] = prompts * (strengths - 1) if m.kind == "logits" else 0
+            continue
+        swept = directions * prompts * variants[m.label]  # a controller looks once, whatever the strengths
+        cells = swept * strengths
+        count["trunk" if m.whole else "cells"] += cells
+        count["looks"] += swept * m.looks
+        count["hidings"] += swept * m.hidings
+        count["tokens"] += cells * m.answer
+        parts["sweep", m.label], parts["further", m.label] = swept, swept * (strengths - 1)
+    trunks = len({asks for m in methods for asks in m.asks})
+    count["trunk"] += trunks * prompts
+    return Expected(split, prompts, **count, share=share, parts={**parts, ("trunk", ""): trunks * prompts})
+
+
+def _priced(recipe: Recipe, prompts: int, methods: Iterable[Method], share: float) -> Expected:
+    """What an answer costs: every method answers some prompts from nothing, once counted and then timed."""
+    again, directions = 1 + REPEATS, len(recipe.evaluate.directions)
+    named = [m for m in methods if m.type]
+    looks, hidings = (
+        again * prompts * directions * sum(getattr(m, what) for m in named) for what in ("looks", "hidings")
+    )
+    rows = sum(m.rows if m.kind == "logits" else directions for m in named)
+    tokens = again * prompts * sum((m.rows if m.kind == "logits" else directions) * m.answer for m in named)
+    of_all = {"prompt": lambda m: directions / m.rows, "logits": lambda m: 1, "steerer": lambda m: directions}
+    parts: dict[Part, float] = {
+        ("sweep" if m.steers else "ask", m.label): again * prompts * of_all[m.kind](m) for m in named
+    }
+    parts["trunk", ""] = again * prompts * directions * sum(m.steers for m in named)
+    return Expected(
+        "cost", prompts, again * prompts * rows, looks=looks, hidings=hidings, share=share, tokens=tokens, parts=parts
+    )

@@ -1,0 +1,1 @@
+"""Question benchmarks, put to a model and to its steered forms."""

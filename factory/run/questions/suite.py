@@ -1,0 +1,274 @@
+"""Question benchmarks (``benchmarks:`` of a recipe) put to every arm of a run: answered in batches, scored, kept as
+predictions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from importlib.metadata import version
+from os.path import isfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from factory import files, progress
+from factory.benchmark import Harness, Questions
+from factory.corpus.conversation import halved
+from factory.corpus.refusals import Shapes
+from factory.data.pictures import short_name
+from factory.data.prompt import Prompt
+from factory.errors import UserError
+from factory.model.encode import Writing, images_first, render
+from factory.model.load import outline
+from factory.model.view import ModelView
+from factory.recipe import Recipe
+from factory.recipe.schema import Node
+from factory.run.inputs import answering, each_item, with_code
+from factory.run.questions.arms import Arm
+from factory.run.questions.harness import HarnessSuite
+from factory.run.questions.responses import Responses
+from factory.run.rundir import RunDir, Stage
+from factory.run.samples import check_share
+from factory.terminal import warn
+
+Rows = list[dict[str, Any]]
+UNREAD = "its image cannot be read"
+
+
+class Suite:
+    """One benchmark of a recipe with its questions. Making it reads its files, so that what is missing is told at
+    once.
+    """
+
+    def __init__(self, node: Node, recipe: Recipe, limit: int | None) -> None:
+        self.node, self.recipe, self.limit = node, recipe, limit
+        self.benchmark: Questions = node.make()
+        items, self.protocol = self.benchmark.questions(limit), self.benchmark.protocol
+        if any(i.pictures_first for i in items) and images_first(outline(recipe.model).writing):
+            items = [replace(i, prompt=i.pictures_first or i.prompt) for i in items]
+            self.protocol += "/pictures-first"
+        absent = [
+            {"sample": i.id, "reason": f"its image is missing: {short_name(p)}"}
+            for i in items
+            for p in i.images
+            if not isfile(p)
+        ]
+        check_share(absent, len(items), recipe.evaluate.max_skipped)
+        self.absent = absent
+        names = {row["sample"] for row in absent}
+        self.items = [item for item in items if item.id not in names]
+
+    @cached_property
+    def asked(self) -> dict[str, str]:
+        """Of each question what tells its content: what is asked, what is right, its pictures."""
+        return each_item(self.items)
+
+    def run(self, folder: RunDir, view: ModelView, arm: Arm) -> tuple[Rows, Rows, dict[str, Any]]:
+        """Rows of results.json, skipped samples, and what the arm cost on this benchmark; predictions go to files."""
+        bench, size = self.benchmark, self.recipe.evaluate.batch_size
+        new_tokens = arm.new_tokens(bench.new_tokens)
+        made_by = {
+            **answering(view),
+            **precision(view, size),
+            "device": view.device.type,
+            "steering": arm.about,
+            "new_tokens": new_tokens,
+        }
+        inputs = {
+            **made_by,
+            "code": version("steering-factory"),
+            "arm": {**arm.facts, "asking": arm.asking},
+            "benchmark": with_code(self.node),
+            "items": files.digest(list(self.asked.items())),
+            "scorer": bench.scorer,
+            "protocol": self.protocol,
+            "limit": self.limit,
+            "batch_size": size,
+        }
+        stage = folder.stage(files.file_name("bench", self.node.label, arm.name), inputs)
+        known = Responses(Path(self.recipe.run.root), made_by)
+        if known.damaged and folder.world.first:
+            _tell_damaged(folder, known)
+        batches = {f"{i:06d}": self.items[i : i + size] for i in range(0, len(self.items), size)}
+        work = {
+            key: lambda items=items: list(self._answers(view, arm, known, items, new_tokens))
+            for key, items in batches.items()
+        }
+        chunks = progress.gather(stage, work)
+        answers = [row for chunk in chunks for row in chunk]
+        skipped = self.absent + [{"sample": a["sample"], "reason": a["unread"]} for a in answers if a.get("unread")]
+        check_share(skipped, len(self.items) + len(self.absent), self.recipe.evaluate.max_skipped)
+        records = self._scored_once(stage, answers, folder)
+        if any(record.get("again") for record in records):
+            folder.world.meet(f"the scores of stage {stage.name} are known to all")
+            stage.forget("scored")
+        elif not stage.done:
+            stage.finish({"answers": len(records), "skipped": len(skipped)})
+        if folder.world.first:
+            self._keep(folder.path, arm, records)
+        rows = bench.rows(
+            records,
+            **arm.facts,
+            protocol=self.protocol,
+            label=self.node.label,
+            seed=self.recipe.seed,
+            chosen=True,
+            skipped=len(skipped),
+        )
+        for row in rows:
+            row["generation"] = {"max_new_tokens": new_tokens, "do_sample": False, **precision(view, size)}
+        return rows, [{**s, "benchmark": self.node.label} for s in skipped], cost(arm, answers, view)
+
+    def _answers(
+        self, view: ModelView, arm: Arm, known: Responses, items: Sequence[Any], new_tokens: int
+    ) -> Iterator[dict[str, Any]]:
+        prompts: dict[str, Prompt] = {}
+        shapes = Shapes(view)
+        for item in items:
+            try:
+                prompt = arm.prompt(item.prompt())
+            except OSError as error:
+                yield {"sample": item.id, "unread": f"{UNREAD}: {error}"}
+                continue
+            if why := _refused(prompt, shapes):
+                yield {"sample": item.id, "unread": why}
+            else:
+                prompts[item.id] = prompt
+        todo = [p for p in prompts.values() if known.get(p.digest) is None]
+        began = time.perf_counter()
+        for prompt, text in zip(todo, arm.answer(view, todo, new_tokens) if todo else [], strict=True):
+            known.put(prompt.digest, text)
+        seconds = (time.perf_counter() - began) / len(todo) if todo else 0.0
+        texts = [known.known[p.digest] for p in prompts.values()]
+        facts = self.benchmark.inspect(view, list(prompts.values()), texts)
+        fresh = {p.digest for p in todo}
+        for (sample, prompt), text, seen in zip(prompts.items(), texts, facts, strict=True):
+            yield {
+                "sample": sample,
+                "text": text,
+                "prompt": written(view.writing, prompt),
+                "prompt_digest": prompt.digest,
+                "seconds": seconds if prompt.digest in fresh else None,
+                **seen,
+            }
+
+    def _scored_once(self, stage: Stage, answers: Rows, folder: RunDir) -> Rows:
+        """The records, made by the first rank alone: a judge is paid once, and what it cost is printed."""
+        if folder.world.first:
+            stage.chunk("scored", lambda: self._scored(answers))
+        folder.world.meet(f"the answers of stage {stage.name} are scored")
+        return stage.chunk("scored", lambda: self._scored(answers))
+
+    def _scored(self, answers: Rows) -> Rows:
+        items = {item.id: item for item in self.items}
+        told = [a for a in answers if "text" in a]
+        self.benchmark.consult([(items[a["sample"]], a["text"]) for a in told])
+        return list(
+            self.benchmark.settle([{**a, **self.benchmark.record(items[a["sample"]], a["text"])} for a in told])
+        )
+
+    def _keep(self, folder: Path, arm: Arm, records: Rows) -> None:
+        about = {
+            "benchmark": self.benchmark.name,
+            "label": self.node.label,
+            "protocol": self.protocol,
+            "seed": self.recipe.seed,
+            **arm.facts,
+        }
+        label, own = files.file_name(self.node.label), files.file_name(arm.name)
+        files.write_jsonl(
+            folder / "predictions" / label / f"{own}.jsonl",
+            [{**about, **r, "item": self.asked[r["sample"]]} for r in records],
+        )
+        if handed_in := self.benchmark.submission(records):
+            name, content = handed_in
+            files.write_json(folder / "submissions" / label / own / name, content)
+
+
+def _refused(prompt: Prompt, shapes: Shapes) -> str | None:
+    """Why a prompt cannot be put to the model; None where it can."""
+    halves = (half and f"its text holds {half}" for half in (halved(s.text) for s in prompt.segments))
+    sizes = (shapes.refusal(image.size) for image in prompt.images)
+    return next(filter(None, (*halves, *sizes)), None)
+
+
+def _tell_damaged(folder: RunDir, known: Responses) -> None:
+    folder.event("answers_damaged", file=known.path.name, entries=known.damaged)
+    line = f"{known.path}: {known.damaged} damaged entries are not used; what they held is answered again"
+    warn(line)
+    known.strike()
+
+
+def suites(recipe: Recipe, limit: int | None) -> list[Suite | HarnessSuite]:
+    """The recipe's benchmarks. Raises ``UserError`` for missing files, before anything heavy starts."""
+    return [suite_of(node)(node, recipe, limit) for node in recipe.asked]
+
+
+def suite_of(node: Node) -> type[Suite | HarnessSuite]:
+    """How a benchmark is put: question by question here, or as a whole by a harness of its own."""
+    cls = node.plugin
+    for base, suite in ((Questions, Suite), (Harness, HarnessSuite)):
+        if issubclass(cls, base):
+            return suite
+    raise UserError(f"benchmarks: '{node.type}' sets an image against a text and belongs under 'data:'")
+
+
+def put(
+    folder: RunDir, view: ModelView, asked: Sequence[Suite | HarnessSuite], arms: Sequence[Arm]
+) -> tuple[Rows, Rows]:
+    """Every benchmark to every arm: rows of results.json and skipped samples; costs go to costs.json, as no two runs
+    cost the same.
+    """
+    rows: Rows = []
+    skipped: Rows = []
+    costs: dict[str, Any] = {}
+    for suite in asked:
+        for arm in arms:
+            measured, left_out, price = suite.run(folder, view, arm)
+            rows += measured
+            skipped += [s for s in left_out if s not in skipped]
+            costs |= {f"{label}/{arm.name}": price for label in dict.fromkeys(row["label"] for row in measured)}
+    if folder.world.first:
+        files.write_json(folder.path / "costs.json", costs)
+    return rows, skipped
+
+
+def precision(view: ModelView, batch_size: int) -> dict[str, Any]:
+    """The dtype and, where it is not float32, the batch size: padding then changes roundings, and with them an answer
+    now and then.
+    """
+    dtype = str(view.dtype).removeprefix("torch.")
+    return {"dtype": dtype} if dtype == "float32" else {"dtype": dtype, "batch_size": batch_size}
+
+
+def cost(arm: Arm, answers: Rows, view: ModelView) -> dict[str, Any]:
+    """Fitted parameters, seconds an answer (over those generated here, not taken from the cache) and peak memory of all
+    GPUs that hold the model in bytes.
+    """
+    seconds = [a["seconds"] for a in answers if a.get("seconds") is not None]
+    gpus = {p.device for p in view.model.parameters() if p.device.type == "cuda"}
+    peak = sum(torch.cuda.max_memory_allocated(gpu) for gpu in gpus) if gpus else None
+    return {
+        "parameters": arm.parameters,
+        "generated": len(seconds),
+        "seconds_per_answer": sum(seconds) / len(seconds) if seconds else None,
+        "peak_bytes": peak,
+    }
+
+
+def written(writing: Writing, prompt: Prompt) -> str:
+    """The prompt as the chat template renders it, one image token for each picture."""
+    return "".join(piece.text for piece in render(writing, prompt, [writing.image_token] * len(prompt.images)))
+
+
+def dry_run(recipe: Recipe, n: int = 3) -> Iterator[tuple[Suite, list[tuple[str, str]]]]:
+    """Each benchmark with its first ``n`` prompts as the model would read them, by sample; the model's weights are not
+    read.
+    """
+    writing = outline(recipe.model).writing
+    for suite in (s for s in suites(recipe, None) if isinstance(s, Suite)):
+        yield suite, [(item.id, written(writing, item.prompt())) for item in suite.items[:n]]

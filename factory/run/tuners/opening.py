@@ -1,0 +1,121 @@
+"""A recipe's training samples: opened, every row checked against what its model can take, and what was found told in
+one table before any weight is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, cast
+
+from factory import files, progress
+from factory.benchmark import WithLessons
+from factory.corpus.audit import Audit
+from factory.corpus.index import Check
+from factory.corpus.photos import PhotoFolder
+from factory.corpus.refusals import Refusals
+from factory.corpus.source import Audited, ConversationFile, Lessons, Source
+from factory.errors import UserError
+from factory.model.load import lacking, outline
+from factory.model.view import ModelView
+from factory.recipe import Recipe
+from factory.recipe.schema import TuneDataSpec
+from factory.run.rundir import RunDir
+from factory.terminal import Console
+
+INDICES = ".index"  # of data files, beside the runs: many runs read one file
+
+
+def shared_source(recipe: Recipe, folder: RunDir) -> Source:
+    """The samples of ``recipe.tune``, indexed by the first rank and then taken from the index by the others."""
+    spec = recipe.tune
+    assert spec is not None, "a recipe without `tune:` has no samples to open"
+    view = outline(recipe.model) if spec.data.lessons is None else None
+    source = open_source(recipe, spec.data, spec.batch_size, view) if folder.owner else None
+    folder.world.meet("the data are indexed")
+    return source or open_source(recipe, spec.data, spec.batch_size, view, quiet=True)
+
+
+def planned_source(recipe: Recipe, data: TuneDataSpec, batch: int) -> Source:
+    """The samples as ``shared_source`` would have them; unchecked by the model where that is not on this machine."""
+    checked = data.lessons is None and not lacking(recipe.model)
+    return open_source(recipe, data, batch, outline(recipe.model) if checked else None)
+
+
+def open_source(
+    recipe: Recipe, spec: TuneDataSpec, batch: int, view: ModelView | None = None, quiet: bool = False
+) -> Source:
+    """The samples of a recipe; with a ``view`` of its model, which needs no weights, rows that this cannot take are
+    unusable too. What was found is printed, unless it should be ``quiet``.
+
+    Raises ``UserError`` where more samples than ``max_skipped`` allows cannot be used.
+    """
+    if spec.lessons is not None:
+        benchmark = spec.lessons.make()
+        if not isinstance(benchmark, WithLessons):
+            raise UserError(
+                f"tune.data.lessons: benchmark '{spec.lessons.type}' has no lessons to train on; use scenes"
+            )
+        return Lessons(benchmark, batch, spec.take or 0)
+    path = Path(spec.photos or spec.path or "").expanduser()
+    check: Check | None = Refusals(view, spec.max_tokens) if view is not None else None
+    tell = (lambda _: None) if quiet else (lambda audit: _tell(audit, path))
+    cache, drawn = Path(recipe.run.root) / INDICES, (spec.max_skipped, spec.take, spec.seed)
+    if spec.photos is not None:
+        return PhotoFolder(path, spec.question, *drawn, check, spec.decode, tell, cache)
+    images = Path(spec.images).expanduser() if spec.images else path.parent
+    with ExitStack() as shown:
+        return ConversationFile(path, images, cache, *drawn, _reading(path, shown), check, spec.decode, tell)
+
+
+def digest_of(source: Source) -> str | int:
+    """What tells other samples from these, for the stage's inputs; a copied or touched file has the same."""
+    if isinstance(source, Lessons):
+        return len(source)
+    audited = cast(Audited, source)
+    return files.digest([audited.audit.digest, audited.numbers.tolist()])
+
+
+def times_of(source: Source) -> str:
+    """What tells pictures that were changed in any way since, for what is made of them and can be made again."""
+    return "" if isinstance(source, Lessons) else cast(Audited, source).audit.times
+
+
+def may_fail(source: Source, allowed: float) -> int:
+    """How many samples of ``source`` may still be found unusable: the share ``allowed``, less that of the rows that the
+    audit has left out already.
+    """
+    gone = 0.0 if isinstance(source, Lessons) else cast(Audited, source).audit.share
+    return int(max(allowed - gone, 0.0) * len(source) + 1e-9)
+
+
+def failed(path: Path, source: Source, allowed: float) -> list[dict[str, Any]]:
+    """Samples that were left out while training, once each. Raises ``UserError`` where they are more than
+    ``may_fail``.
+    """
+    rows = {row.get("number", row["sample"]): row for row in (files.read_log(path) if path.is_file() else ())}
+    if len(rows) > may_fail(source, allowed):
+        first = next(iter(rows.values()))
+        raise UserError(
+            f"{len(rows)} of {len(source)} samples could not be used, more than tune.data.max_skipped={allowed:g}"
+            f" allows beside those left out before; the first: {first['sample']}: {first['reason']}"
+        )
+    return list(rows.values())
+
+
+def _tell(audit: Audit, path: Path) -> None:
+    Console().print(audit.table(path))
+
+
+def _reading(path: Path, shown: ExitStack) -> Callable[[int], None]:
+    """A bar over the bytes of a file that takes more than a moment to read."""
+    state: dict[str, Any] = {"at": 0}
+
+    def tick(at: int) -> None:
+        if "bar" not in state:
+            state["bar"] = shown.enter_context(progress.stage("data", total=path.stat().st_size))
+        state["bar"].advance(at - state["at"])
+        state["at"] = at
+
+    return tick

@@ -1,0 +1,320 @@
+"""The tuning stage of a run: data checked, parameters shown, training gone on with, the trained part saved."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.table import Table
+from torch import Tensor
+from transformers import TrainerCallback
+
+from factory import files, progress, tune
+from factory.benchmark import WithExam
+from factory.corpus.collate import NOTHING, Collator, Places
+from factory.corpus.order import Order
+from factory.corpus.prepared import Prepared, PreparedCollator, chunks, prepare, there
+from factory.corpus.source import Lessons, Source
+from factory.data.prompt import Role, Segment
+from factory.errors import UserError
+from factory.model.load import fingerprint_of, load
+from factory.model.view import ModelView
+from factory.recipe import Recipe
+from factory.recipe.schema import ModelSpec, TuneSpec
+from factory.run.inputs import learning, running_digest, with_code
+from factory.run.rundir import RunDir, Stage
+from factory.run.tuners.exam import answerer, tell
+from factory.run.tuners.going_on import CHECKPOINTS, is_kept, last_of, learnt, refuse_other, sums_of
+from factory.run.tuners.opening import digest_of, failed, may_fail, shared_source, times_of
+from factory.terminal import Console
+from factory.train import zero
+from factory.train.align import AlignCollator, Aligned
+from factory.train.loop import Shape, cut_by, refuse_other_shape, train, trained_in
+from factory.train.losses import plot_losses
+from factory.train.meter import Meter
+from factory.tune import Tuner
+from factory.tune.checkpoint import FILES, TENSORS
+
+CHARACTERS_PER_TOKEN = 4
+TUNED = "tuned"
+COST = "cost.json"  # in a tuning's stage folder; no two trainings cost the same
+FEATURES = ".features"  # beside the runs: many runs read one file
+EXAM_BATCH = 32
+# Tokens; among rows nearly as long as each other a batch is drawn freely: rows of one question are all of one length.
+ALIKE = 16
+OF_TRAINING = {
+    "group_by_length",
+    "cache_features",
+    "max_skipped",
+    "decode",
+    "workers",
+}  # keys of the data that do not change a sample
+
+
+def tune_model(recipe: Recipe, folder: RunDir, limit: int | None = None) -> Path:
+    """Tune the recipe's model; the trained part goes to ``tuned/`` in the run folder. ``limit`` bounds the number of
+    optimiser steps.
+
+    Raises ``UserError``, before the model is loaded, for data that cannot be used, a batch that cannot be shared out to
+    the ranks and a missing logger; and before the first step where nothing is trainable.
+    """
+    check(recipe.tune, recipe.model)
+    source = shared_source(recipe, folder)
+    refuse_other(folder.path / "tune", inputs_of(recipe, source, limit))
+    view = load(recipe.model)
+    stage = tune_on(recipe, folder, "tune", source, running_digest(view), lambda: view, folder.path / TUNED, limit)
+    if recipe.tune.exam:
+        _examine(recipe, folder)
+    Console().print(f"tuned part: {folder.path / TUNED}\nloss:       {stage.path / 'loss.png'}", soft_wrap=True)
+    return folder.path / TUNED
+
+
+def tune_on(
+    recipe: Recipe,
+    folder: RunDir,
+    name: str,
+    source: Source,
+    model: str,
+    load_view: Callable[[], ModelView],
+    out: Path,
+    limit: int | None = None,
+) -> Stage:
+    """The stage ``name`` of a run, in which the recipe's tuner learns from ``source``; the trained part goes to
+    ``out``.
+
+    ``model`` is the identity of the view that ``load_view`` gives, which is asked for it only where there is work to
+    do.
+    """
+    spec, inputs = recipe.tune, {"model": model, **inputs_of(recipe, source, limit)}
+    refuse_other(folder.path / name, inputs)
+    stage = folder.stage(name, inputs)
+    if stage.done and folder.world.agree(f"{name} is kept", folder.owner and is_kept(out, stage.summary.get(TUNED))):
+        progress.skipped(name)
+        return stage
+    tuner = spec.method.make()
+    if not stage.done:
+        refuse_other_shape(stage.path / CHECKPOINTS, cut_by(recipe.launch))
+        _tune(recipe, load_view(), tuner, source, inputs["steps"], stage, out)
+    elif folder.owner:
+        _restore(recipe, load_view(), tuner, stage, out)
+    folder.world.meet(f"stage {name} is written")
+    return stage
+
+
+def inputs_of(recipe: Recipe, source: Source, limit: int | None) -> dict[str, Any]:
+    """What the result of a tuning follows from, beside its model's fingerprint."""
+    return {
+        "precision": [recipe.model.dtype, recipe.model.quantize],
+        "code": learning(recipe.tune),
+        "tune": learnt(recipe.tune),
+        "data": digest_of(source),
+        "steps": min(steps_of(recipe.tune, len(source)), limit or math.inf),
+        "seed": recipe.seed,
+    }
+
+
+def _tune(recipe: Recipe, view: ModelView, tuner: Tuner, source: Source, steps: int, stage: Stage, out: Path) -> None:
+    spec = recipe.tune
+    torch.manual_seed(recipe.seed)  # a tuner draws its starting values
+    tuner.apply(view, spec.beside)
+    show_trainable(view, tuner)
+    skipped = (_features(recipe, view, source) if spec.data.cache_features else stage.path) / "skipped.jsonl"
+    allowed = spec.data.max_skipped
+    most = may_fail(source, allowed)
+    collator = Collator(view, source, spec.data.max_tokens, skipped if allowed else None, most)
+    lengths, objective = None, None
+    if spec.data.cache_features:
+        prepared = _prepared(source, view, collator, stage.run, skipped.parent)
+        failed(skipped, source, allowed)
+        lengths, collator = -(-prepared.lengths() // ALIKE), PreparedCollator(view, prepared)
+    elif spec.data.group_by_length:
+        lengths = source.lengths(CHARACTERS_PER_TOKEN * image_tokens(view))
+    if spec.stage == "align":
+        lengths, collator = None, AlignCollator(view, prepared)
+        objective = Aligned(view, collator.answers)
+    order = Order(len(source), spec.batch_size, recipe.seed, lengths if spec.data.group_by_length else None)
+    console = Console()
+    shape = Shape.of(spec, zero.world_size())
+    console.print(
+        f"{spec.stage} with {tuner.name}: {steps} steps of {spec.batch_size} samples ({shape.ranks} rank(s) x"
+        f" {shape.accumulate} x {shape.micro}), {len(source)} samples, learning rate"
+        f" {spec.learning_rate or tuner.learning_rate:g}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    meter = Meter(view.device)
+    with ExitStack() as shown:
+        watching = [_Progress(shown, stage.name), meter]
+        log = train(
+            view,
+            tuner,
+            Places(order, steps),
+            collator,
+            spec,
+            recipe.launch,
+            steps,
+            recipe.seed,
+            stage.path / CHECKPOINTS,
+            watching,
+            objective,
+        )
+    values = zero.whole_values(tuner.trainable)
+    lost = failed(skipped, source, allowed)
+    found = {"steps": steps, "loss": log[-1]["loss"], "parameters": tuner.counts(), "skipped": lost}
+    if not isinstance(source, Lessons):
+        found["data"] = source.audit.record()
+    if stage.run.owner:
+        _save(recipe, view, tuner, found, out, values)
+        files.write_jsonl(stage.path / "log.jsonl", log)
+        plot_losses(log, f"{recipe.name}: {spec.stage} with {tuner.name}", stage.path / "loss.png")
+        files.write_json(stage.path / COST, meter.record())
+        found[TUNED] = sums_of(out, FILES)
+    stage.finish(found)
+
+
+def _save(
+    recipe: Recipe, view: ModelView, tuner: Tuner, found: dict[str, Any], out: Path, values: dict[str, Tensor]
+) -> None:
+    about = {"stage": recipe.tune.stage, "run": recipe.name, "steps": found["steps"], "loss": found["loss"]}
+    tune.save(out, tuner, view, about, values)
+
+
+def _restore(recipe: Recipe, view: ModelView, tuner: Tuner, stage: Stage, out: Path) -> None:
+    """Write the trained part of a finished tuning anew, from its last checkpoint."""
+    values = trained_in(last_of(stage, out))
+    tuner.apply(view, recipe.tune.beside)
+    _save(recipe, view, tuner, stage.summary, out, values)
+    stage.finish(stage.summary | {TUNED: sums_of(out, FILES)})
+
+
+def _examine(recipe: Recipe, folder: RunDir) -> None:
+    """Put the examination of the lessons' benchmark to the tuned model, as anyone would load it."""
+    spec, tuned = recipe.tune, folder.path / TUNED
+    benchmark, tuned_parts = examiner(spec), (*recipe.model.tuned, str(tuned))
+    model = recipe.model.model_copy(update={"tuned": tuned_parts})
+    stage = folder.stage(
+        "exam",
+        {
+            "tuned": files.digest_file(tuned / TENSORS),
+            "data": with_code(spec.data.lessons),
+            "per_task": spec.exam,
+        },
+    )
+    (exam,) = stage.gather({"exam": lambda: benchmark.examine(answerer(load(model), benchmark, EXAM_BATCH), spec.exam)})
+    if not stage.done:
+        stage.finish({"samples": spec.exam})
+    if folder.owner:
+        tell(exam, tuned)
+
+
+def _features(recipe: Recipe, view: ModelView, source: Source) -> Path:
+    """The folder, beside the runs, of the samples' features: it is told by the tower, the words' writing and the
+    data.
+    """
+    data = recipe.tune.data.model_dump(mode="json", exclude=OF_TRAINING)
+    about = {
+        "tower": fingerprint_of(view.vision_tower),
+        "pictures": view.processor.image_processor.to_dict(),
+        "image": view.model.config.image_seq_length,
+        "words": [len(view.tokenizer), view.writing.template, view.end_ids],
+        "data": data,
+        "batch": recipe.tune.batch_size,
+        "found": [digest_of(source), times_of(source)],
+    }
+    return files.make_folder(Path(recipe.run.root) / FEATURES / files.digest(about)[:16])
+
+
+def _prepared(source: Source, view: ModelView, collator: Collator, folder: RunDir, kept: Path) -> Prepared:
+    """The samples with their pictures' features, in folder ``kept``."""
+    shown = done = there(kept)
+    with progress.stage("features", chunks(len(source)), done) as bar:
+
+        def show(now: int) -> None:
+            nonlocal shown
+            bar.advance(now - shown)
+            shown = now
+
+        return prepare(view, collator, len(source), kept, folder.world, show)
+
+
+def check(spec: TuneSpec, model: ModelSpec, section: str = "tune") -> None:
+    """What can be checked before data and model are read; also takes up the recipe's number of threads."""
+    if spec.threads:
+        torch.set_num_threads(spec.threads)
+    Shape.of(spec, zero.world_size())
+    if spec.exam:
+        examiner(spec)
+    check_precision(spec, model, section)
+    if "wandb" in spec.report and find_spec("wandb") is None:
+        raise UserError("tune.report names wandb, which is not installed: pip install wandb, or leave it out")
+
+
+def examiner(spec: TuneSpec) -> WithExam:
+    """Who examines the tuned model: the benchmark of its lessons. Raises ``UserError`` where that has no exam."""
+    assert spec.data.lessons is not None, "a recipe with an exam names the benchmark that it learns from"
+    benchmark = spec.data.lessons.make()
+    if not isinstance(benchmark, WithExam):
+        raise UserError(f"tune.exam: benchmark '{spec.data.lessons.type}' has no examination; leave tune.exam out")
+    return benchmark
+
+
+def check_precision(spec: TuneSpec, model: ModelSpec, section: str = "tune") -> None:
+    """Raises ``UserError`` for a model whose precision no gradient can be computed in: what is trained is float32."""
+    if model.dtype == "float16":
+        raise UserError(
+            f"model.dtype=float16: gradients overflow in float16; tune in bfloat16 (model.dtype=bfloat16"
+            f" {section}.bf16=true) or in float32"
+        )
+    if model.dtype == "bfloat16" and not spec.bf16:
+        raise UserError(
+            f"model.dtype=bfloat16: what is trained is float32, so computing has to be mixed: add {section}.bf16=true,"
+            " or use model.dtype=float32"
+        )
+
+
+def steps_of(spec: TuneSpec, samples: int) -> int:
+    """Optimiser steps; the last one of the last epoch is filled up from a next."""
+    return spec.steps or math.ceil(spec.epochs * samples / spec.batch_size)
+
+
+def image_tokens(view: ModelView) -> int:
+    """Tokens of a square image of a common size."""
+    prompt = NOTHING.prepend(Segment(Role.IMAGE, image=Image.new("RGB", (336, 336))))
+    _, written = view.images_of([prompt])
+    return view.tokens([prompt], written)[0].roles.count(int(Role.IMAGE))
+
+
+def show_trainable(view: ModelView, tuner: Tuner) -> None:
+    """Print what is trained, part by part. Raises ``UserError`` where that is nothing."""
+    total = sum(p.numel() for p in view.model.parameters())
+    if not any(p.requires_grad and p.numel() for p in view.model.parameters()):
+        raise UserError(
+            f"tuner '{tuner.name}' with tune.beside={list(tuner.beside)} leaves nothing to train; name a part or"
+            " another tuner"
+        )
+    table = Table("trained", "tensors", "parameters", "share", box=None, pad_edge=False)
+    for name, tensors in tuner.by_part(view).items():
+        n = sum(p.numel() for p in tensors.values())
+        table.add_row(name, str(len(tensors)), f"{n:,}", f"{100 * n / total:.3g} %")
+    n = sum(p.numel() for p in tuner.trainable.values())
+    table.add_row("all", str(len(tuner.trainable)), f"{n:,}", f"{100 * n / total:.3g} % of {total:,}")
+    Console().print(table)
+
+
+class _Progress(TrainerCallback):
+    """The run's own progress bar over optimiser steps."""
+
+    def __init__(self, shown: ExitStack, name: str) -> None:
+        self.shown, self.name = shown, name
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar = self.shown.enter_context(progress.stage(self.name, total=state.max_steps, done=state.global_step))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar.advance()

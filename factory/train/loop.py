@@ -1,0 +1,260 @@
+"""Instruction tuning and connector pretraining: the Hugging Face Trainer over a tuner's parameters, alone or under
+DeepSpeed.
+
+One trajectory whatever the number of ranks: the samples of an optimiser step depend on the step alone, and the loss is
+the mean over all labelled tokens of the step, whichever rank and micro-batch they fall to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from torch.utils.tensorboard import SummaryWriter
+from transformers import PrinterCallback, TrainerCallback
+from transformers.integrations import TensorBoardCallback
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+from factory import files
+from factory.corpus.labels import IGNORE
+from factory.errors import UserError
+from factory.model.view import ModelView
+from factory.recipe.schema import LaunchSpec, TuneSpec
+from factory.train import checkpoint, zero
+from factory.train.resume import WEIGHTS, OneDevice, Resuming
+from factory.train.watch import Learning
+from factory.tune import Tuner
+
+PASSING = "objective."  # in front of the names of parameters that are trained and thrown away
+
+
+class Answers(nn.Module):
+    """A model as the Trainer runs it: from a batch with ``labels`` [B, T] to the summed cross entropy of the labelled
+    tokens.
+    """
+
+    def __init__(self, view: ModelView) -> None:
+        super().__init__()
+        self.model, self.view = view.model, view
+
+    def forward(self, labels: Tensor, **batch: Tensor) -> Tensor:
+        """Unembeds the positions that predict a label in some row; the others' logits, most of a long batch's memory,
+        are never made.
+        """
+        targets = labels[:, 1:]
+        kept = (targets != IGNORE).any(0).nonzero()[:, 0]
+        kept = kept if len(kept) else kept.new_zeros(1)
+        hidden = self.view.core(**batch, use_cache=False).last_hidden_state.to(labels.device)
+        return F.cross_entropy(
+            self.view.logits(hidden[:, kept]).flatten(0, 1),
+            targets[:, kept].flatten(),
+            ignore_index=IGNORE,
+            reduction="sum",
+        )
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How an optimiser step is cut: ``micro`` samples at once on each of ``ranks``, ``accumulate`` times."""
+
+    ranks: int
+    micro: int
+    accumulate: int
+
+    @classmethod
+    def of(cls, spec: TuneSpec, ranks: int) -> Shape:
+        """Raises ``UserError`` where the batch cannot be shared out evenly: a sample more on one rank would change what
+        is learnt.
+        """
+        share, odd = divmod(spec.batch_size, ranks)
+        if odd:
+            raise UserError(
+                f"tune.batch_size={spec.batch_size} cannot be shared out to {ranks} ranks; choose a multiple of {ranks}"
+            )
+        micro = min(spec.micro_batch or share, share)
+        if share % micro:
+            raise UserError(
+                f"tune.micro_batch={micro} does not divide the {share} samples that each of {ranks} ranks takes of"
+                f" tune.batch_size={spec.batch_size}"
+            )
+        return cls(ranks, micro, share // micro)
+
+
+class TuneTrainer(Resuming):
+    """Normalises by the labelled tokens of the whole step, and keeps checkpoints that hold the trained part alone."""
+
+    def __init__(self, tuner: Tuner, about: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.tuner, self.about = tuner, about
+        ours = {id(p) for p in tuner.trainable.values()}
+        self.passing = {name: p for name, p in self.model.named_parameters() if p.requires_grad and id(p) not in ours}
+        self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = (
+            True  # asks for the token count of the step, which compute_loss divides by
+        )
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Tensor:
+        return (
+            model(**inputs) * self.accelerator.num_processes / num_items_in_batch.clamp_min(1)
+        )  # the ranks' gradients are averaged
+
+    def weights(self) -> dict[str, Tensor]:
+        passing = zero.whole_values({PASSING + name: p for name, p in self.passing.items()})
+        return zero.whole_values(self.tuner.trainable) | passing
+
+    def fill(self, tensors: Mapping[str, Tensor]) -> None:
+        self.tuner.fill(_lasting(tensors))
+        with torch.no_grad():
+            for name, p in self.passing.items():
+                p.copy_(tensors[PASSING + name])
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_deepspeed_enabled:
+            return super()._save_optimizer_and_scheduler(output_dir)
+        zero.save(self.model_wrapped, output_dir)
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
+        if not self.is_deepspeed_enabled or resume_from_checkpoint is None:
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        with checkpoint.read_as_data(resume_from_checkpoint):
+            zero.load(self.model_wrapped, resume_from_checkpoint)
+        self._load_optimizer_and_scheduler(resume_from_checkpoint)
+        return prepared
+
+
+def cut_by(launch: LaunchSpec) -> dict[str, Any]:
+    """What optimiser states are cut by, JSON-able."""
+    return {"ranks": zero.world_size(), "zero": launch.zero, "offload": list(launch.offload)}
+
+
+def _lasting(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in tensors.items() if not name.startswith(PASSING)}
+
+
+def trained_in(folder: Path) -> dict[str, Tensor]:
+    """What a tuner has trained, by name, as a checkpoint holds it."""
+    return _lasting(files.read_safetensors(folder / WEIGHTS))
+
+
+def refuse_other_shape(folder: Path, about: Mapping[str, Any]) -> None:
+    """Raises ``UserError`` where the checkpoints in ``folder`` were written by a training whose optimiser states were
+    cut otherwise than ``about`` says (``cut_by``).
+    """
+    for each in checkpoint.present(folder):
+        with suppress(checkpoint.Damaged):
+            manifest = checkpoint.read_manifest(each)
+            if different := [key for key in about if manifest.get(key) != about[key]]:
+                saved, now = ({key: side.get(key) for key in different} for side in (manifest, about))
+                raise UserError(
+                    f"{each}: written by a training with {saved}; this one has {now}. Go on with the former, or start"
+                    " afresh with name=OTHER"
+                )
+
+
+def train(
+    view: ModelView,
+    tuner: Tuner,
+    data: Dataset,
+    collator: Callable[[Sequence[int]], dict[str, Tensor]],
+    spec: TuneSpec,
+    launch: LaunchSpec,
+    steps: int,
+    seed: int,
+    folder: Path,
+    callbacks: Sequence[TrainerCallback] = (),
+    objective: nn.Module | None = None,
+) -> list[dict[str, Any]]:
+    """Train what ``tuner``, applied to ``view``, makes trainable, for ``steps`` optimiser steps; returns the log, a row
+    a step.
+
+    ``objective`` takes a batch of ``collator`` to a summed loss over its labels; by default ``Answers``. Parameters of
+    its own are trained with it, and kept in checkpoints alone.
+
+    Goes on from the newest whole checkpoint in ``folder``, with the same result as an uninterrupted training. Under
+    ZeRO-3 the weights stay cut over the ranks; ``zero.whole`` puts them together. Raises ``UserError`` for a model that
+    lies in host memory in part.
+    """
+    if any(p.is_meta for p in view.model.parameters()):
+        raise UserError(
+            "model.device_map: the GPUs do not hold the whole model, and no gradient passes what lies in host memory;"
+            " use model.quantize=4bit, launch.zero=3 or more GPUs"
+        )
+    shape, config = Shape.of(spec, zero.world_size()), zero.configuration(launch)
+    cpu = view.device.type == "cpu"
+    zero.ready_deepspeed(cpu, config is not None)
+    about = cut_by(launch)
+    refuse_other_shape(folder, about)
+    _ready(view, tuner, spec)
+    args = OneDevice(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=shape.micro,
+        gradient_accumulation_steps=shape.accumulate,
+        learning_rate=spec.learning_rate or tuner.learning_rate,
+        lr_scheduler_type="constant_with_warmup" if spec.schedule == "constant" else spec.schedule,
+        warmup_steps=round(spec.warmup * steps),
+        weight_decay=spec.weight_decay,
+        max_grad_norm=spec.max_grad_norm,
+        optim="adamw_torch",
+        bf16=spec.bf16,
+        save_steps=spec.save_every,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        report_to=[name for name in spec.report if name != "tensorboard"] or "none",
+        seed=seed,
+        remove_unused_columns=False,
+        use_cpu=cpu,
+        dataloader_num_workers=spec.data.workers,
+        dataloader_pin_memory=not cpu,
+        disable_tqdm=True,
+        deepspeed=config,
+        log_level="error",
+        run_name="-".join(folder.parts[-3:-1]),
+    )
+    trainer = TuneTrainer(
+        tuner,
+        about,
+        model=objective or Answers(view),
+        args=args,
+        train_dataset=data,
+        data_collator=collator,
+        callbacks=[*callbacks, Learning({name: list(part.values()) for name, part in tuner.by_part(view).items()})],
+    )
+    trainer.remove_callback(PrinterCallback)
+    if "tensorboard" in spec.report and zero.is_first():
+        trainer.add_callback(
+            TensorBoardCallback(SummaryWriter(folder.parent / "tensorboard"))
+        )  # one folder, however often it is started
+    trainer.go_on()
+    if "wandb" in spec.report and zero.is_first():
+        import wandb
+
+        wandb.finish()  # the next training of this process is a run of its own
+    unset_hf_deepspeed_config()  # under ZeRO-3 transformers would cut whatever model is loaded next
+    view.model.eval()
+    return [row for row in trainer.state.log_history if "loss" in row]
+
+
+def _ready(view: ModelView, tuner: Tuner, spec: TuneSpec) -> None:
+    """What is trained in float32 (and contiguous, as DeepSpeed wants it), and the decoder's blocks recomputed where
+    that is asked for.
+    """
+    for p in tuner.trainable.values():
+        p.data = p.data.float().contiguous()
+    if spec.gradient_checkpointing:
+        view.model.activation_checkpointing_enable({"use_reentrant": False})

@@ -1,0 +1,1 @@
+"""Training a small model of the zoo from nothing."""
