@@ -36,6 +36,7 @@ def sections(summaries: Sequence[Summary], plots: bool) -> list[Section]:
             _drawn(summary) if plots else [],
         )
         for summary in summaries
+        if summary.shown
     ]
 
 

@@ -86,6 +86,11 @@ class Summary:
     claims: Mapping[str, Claim] = field(default_factory=dict)
     predictors: tuple[Predictor, ...] = ()
 
+    @property
+    def shown(self) -> bool:
+        """Whether it has anything for a reader; one that offers predictors alone has not."""
+        return bool(self.findings or self.tables or self.figures)
+
     def under(self, label: str) -> Summary:
         """The same with file names of its own: those of several diagnostics of one type must not meet."""
         own = lambda parts: tuple(replace(part, name=f"{label}-{part.name}") for part in parts)

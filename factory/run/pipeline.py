@@ -246,5 +246,5 @@ def results_of(
         "schema": 1,
         "run": about,
         "rows": rows,
-        "diagnostics": {label: summary.record() for label, summary in summaries.items()},
+        "diagnostics": {label: summary.record() for label, summary in summaries.items() if summary.shown},
     }

@@ -124,13 +124,13 @@ def test_a_damaged_image_is_told_when_its_sample_is_read(folder):
         source[0]
 
 
-def test_the_index_is_built_once_and_anew_when_the_file_changes(folder, monkeypatch):
+def test_the_index_is_built_once_and_anew_when_the_file_changes(folder):
     path = written(folder / "d.json", [record(i) for i in range(5)], "array")
     first = ConversationFile(path, folder, folder / "cache")
-    monkeypatch.setattr("factory.corpus.index.build_index", lambda *_: pytest.fail("the index was at hand"))
+    written_at = {p: p.stat().st_mtime_ns for p in (folder / "cache").iterdir()}
     again = ConversationFile(path, folder, folder / "cache")
     assert np.array_equal(first.index, again.index) and again.conversation(3) == first.conversation(3)
-    monkeypatch.undo()
+    assert written_at == {p: p.stat().st_mtime_ns for p in (folder / "cache").iterdir()}, "the index was at hand"
     written(path, [record(i) for i in range(6)], "array")
     assert len(ConversationFile(path, folder, folder / "cache")) == 6
 
