@@ -220,6 +220,13 @@ def test_every_parameter_and_every_recipe_key_says_what_it_means():
     assert not silent
 
 
+def test_a_plugins_page_shows_its_equations_what_is_ours_and_its_recipes(made_pages):
+    page = made_pages["reference/steering/amps.md"].partition("## Source")[0]
+    assert "```text\ns = 1 + beta" in page and "[A1](../../SPEC.md#a1)" in page
+    assert '!!! note "What is ours"' in page and "`clip` (ours) bounds s" in page
+    assert "- `recipes/amps_tiny.yaml`" in page
+
+
 def test_the_recipes_reference_has_every_key_and_the_templates_every_kind(made_pages):
     page = made_pages["reference/recipe.md"]
     for model in (Recipe, *(inner for _, inner in fields.nested(Recipe))):
@@ -254,6 +261,7 @@ def test_a_docstring_keeps_its_formulas_and_its_words():
     assert "```text\nx_1 = a * b\n```" in told
     assert "`rho`: see [arXiv 2510.10205](https://arxiv.org/abs/2510.10205) \\| here." in told
     assert prose.markdown("SPEC.md 1.4", "").endswith("(SPEC.md#14-choices)")
+    assert prose.text("(A4), A100, A.7", "") == "([A4](SPEC.md#a4)), A100, A.7"
     assert prose.cell(prose.text("u = v/|v|, `a|b`", "")) == r"u = v/\|v\|, `a\|b`"
 
 

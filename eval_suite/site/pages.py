@@ -62,10 +62,11 @@ def plugin(entry: Entry) -> str:
     path = Path(inspect.getfile(cls)).relative_to(ROOT)
     parts = [f"# {entry.name}", f"*{title(entry.kind)}* · `{path}` · [how to add one](../../adding/{entry.kind}.md)"]
     parts += [prose.markdown(cls.__doc__, root), prose.markdown(module.__doc__, root)]
-    own = prose.ours(f"{module.__doc__ or ''}\n\n{cls.__doc__ or ''}")
+    params = getattr(cls, "Params", None)
+    own = prose.ours("\n\n".join(filter(None, (module.__doc__, cls.__doc__, params and params.__doc__))))
     if own:
         parts.append(f'!!! note "What is ours"\n    {prose.text(own, root)}')
-    parts += ["## Parameters", *_parameters(getattr(cls, "Params", None), root)]
+    parts += ["## Parameters", *_parameters(params, root)]
     if used := recipes(entry.name):
         parts += ["## Recipes that use it", "\n".join(f"- `{name}`" for name in used)]
     source = prose.fenced(Path(inspect.getfile(cls)).read_text(encoding="utf-8").rstrip(), "python")

@@ -9,7 +9,7 @@ from pathlib import Path
 from unicodedata import normalize
 
 SPECIFICATION = Path(__file__).parents[2] / "docs" / "SPEC.md"
-SPEC = re.compile(r"\bSPEC(?:\.md)?(?: section)?\s+(A?)(\d+(?:\.\d+)?)")
+SPEC = re.compile(r"\bSPEC(?:\.md)?(?: section)?\s+(A?)(\d+(?:\.\d+)?)|\b(A)((?:1\d|20|[1-9])(?![\d.]))\b")
 ARXIV = re.compile(r"arXiv (\d{4}\.\d{4,5})")
 CODE = re.compile(r"(``?[^`]+``?)")
 
@@ -53,7 +53,7 @@ def _escaped(words: str) -> str:
 
 
 def _linked(words: str, root: str) -> str:
-    words = SPEC.sub(lambda m: f"[{m[0]}]({root}SPEC.md{_anchor(m[1], m[2])})", words)
+    words = SPEC.sub(lambda m: f"[{m[0]}]({root}SPEC.md{_anchor(m[1] or m[3], m[2] or m[4])})", words)
     return ARXIV.sub(lambda m: f"[{m[0]}](https://arxiv.org/abs/{m[1]})", words)
 
 

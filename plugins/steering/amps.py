@@ -1,5 +1,10 @@
 """AMPS: Adaptive Modality Preference Steering via Functional Entropy. Equations 9-14; options are those of SPEC.md
 1.4.
+
+    s = 1 + beta (r - rbar) / rbar                      (10), as A1 has it; rbar: the mean ratio of the task
+    v = s (h_[I,T,P+] - h_[I,T,P-])                     (12)
+    Theta* = argmin E || v - g_Theta(h_[I,T]) ||^2      (13)
+    h <- h + alpha g_Theta*(h)                          (14), alpha the strength
 """
 
 from collections.abc import Sequence

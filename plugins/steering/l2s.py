@@ -1,4 +1,8 @@
-"""Learn-to-Steer (Parekh et al., NeurIPS 2025, arXiv 2508.12815): an input-dependent vector, one strength for all."""
+"""Learn-to-Steer (Parekh et al., NeurIPS 2025, arXiv 2508.12815): an input-dependent vector, one strength for all.
+
+Theta* = argmin E || (h_[I,T,P+] - h_[I,T,P-]) - g_Theta(h_[I,T]) ||^2
+h <- h + alpha g_Theta*(h)                          alpha: the strength
+"""
 
 from typing import Literal
 
