@@ -245,10 +245,13 @@ def _columns(roles: Tensor, first: int, ids: Tensor) -> Step | None:
     rows, t = ids.shape
     if rows % roles.shape[0]:
         return None
-    roles, beams = roles.to(ids.device), rows // roles.shape[0]
+    beams = rows // roles.shape[0]
+    if first >= roles.shape[1]:
+        return Step(torch.full_like(ids, int(Role.ANSWER)), True, beams)
+    roles = roles.to(ids.device)
     rest = roles[:, first : first + t]
     whole = F.pad(rest, (0, t - rest.shape[1]), value=int(Role.ANSWER)).repeat_interleave(beams, 0)
-    return Step(whole, first >= roles.shape[1], beams)
+    return Step(whole, False, beams)
 
 
 def instead(module: nn.Module, name: str, run: Callable[..., Any]) -> Callable[[], None]:

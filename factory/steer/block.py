@@ -116,6 +116,8 @@ class Block:
             if not self._acts():
                 return output
             step = self._step()
+            if step.generated:
+                return steering.apply(output, step)
             prompt = (step.prompt != Role.PAD).long()
             return steering.apply(output, step, Ahead(view, layer, view.steps.here.call or {}, prompt, self._rest))
 
@@ -144,8 +146,9 @@ def refuse(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
     if kwargs.get("custom_generate") is not None:
         raise UserError("custom_generate is code that steering cannot follow: leave it out")
     ids = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs"))
-    roles = roles_of(ids) if isinstance(ids, Tensor) else None
-    if roles is not None and bool(torch.any(roles[:, -1] == Role.PAD)):
+    roles, mask = roles_of(ids) if isinstance(ids, Tensor) else None, kwargs.get("attention_mask")
+    padded = roles is not None and bool(torch.any(roles[:, -1] == Role.PAD))
+    if padded or (isinstance(mask, Tensor) and mask.ndim == 2 and not bool(mask[:, -1].all())):
         raise UserError(
             "the batch is padded on the right, where its answers would begin: view.encode(prompts) pads on the left"
         )

@@ -23,19 +23,19 @@ def finite(view: ModelView, steerings: Sequence[Steering]) -> Iterator[None]:
 
     Nothing waits for the device before.
     """
-    seen: list[Tensor] = []
+    seen: list[Tensor] = []  # the largest size so far; what is no number stays none
 
     def look(module: nn.Module, args: tuple, output: Tensor) -> None:
         if steerings and not view.steps.here.resting:
-            fine = torch.isfinite(output.detach()[..., -1, :]).all()
-            seen[:] = [seen[0] & fine if seen else fine]
+            largest = torch.linalg.vector_norm(output.detach()[..., -1, :], torch.inf)
+            seen[:] = [torch.maximum(seen[0], largest) if seen else largest]
 
     handle = view.norm.register_forward_hook(look)
     try:
         yield
     finally:
         handle.remove()
-    if seen and not seen[0]:
+    if seen and not torch.isfinite(seen[0]):
         named = ", ".join(
             f"'{getattr(s.steerer, 'name', type(s.steerer).__name__)}' at strength {_told(s.strength)}"
             for s in steerings

@@ -7,10 +7,11 @@ device.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from numbers import Real
+from operator import is_
 from typing import Any
 
 import torch
@@ -35,11 +36,13 @@ NOTHING = -0.0  # x + -0.0 has the bits of x for every x; with +0.0 a negative z
 
 @dataclass
 class _Prompts:
-    """What a steering knows of the prompts that a thread runs: a block's output, their vectors and gains."""
+    """What a steering knows of the prompts that a thread runs: a block's output, their vectors and gains, and what is
+    added to every token of their answers, with what it was made from."""
 
     vector: Tensor | None = None
     gain: Tensor | None = None
     prompt: Tensor | None = None
+    answers: tuple[tuple[Any, ...], Tensor] | None = None
 
 
 class _Threads:
@@ -78,6 +81,7 @@ class Steering:
     vector = _of_thread("vector")
     gain = _of_thread("gain")
     prompt = _of_thread("prompt")
+    answers = _of_thread("answers")
 
     @property
     def layer(self) -> int:
@@ -111,6 +115,7 @@ class Steering:
             raise UserError("steering began in the middle of a generation: enter `steer` before the prompt is run")
         if step.generated:
             return self._on_answer(h, step) if self.where.generated else h
+        self.answers = None
         mask = self._mask(h, step)
         if self.prompt is not h:  # a sweep brings the same prompts again with another strength
             self.vector = self._prompt_vector(h, mask, step)
@@ -129,9 +134,19 @@ class Steering:
     def _on_answer(self, h: Tensor, step: Step) -> Tensor:
         if self.steerer.reads == "per_token":
             vector = self._read_tokens(torch.zeros_like(h, dtype=torch.float32), h, step.answer, generated=True)
-        else:
-            vector = _per_row(self.vector, h.shape[0])
-        return _moved(h, step.answer, vector, _per_row(self._strength(h), h.shape[0]))
+            return _moved(h, step.answer, vector, _per_row(self._strength(h), h.shape[0]))
+        return _with(h, step.answer, self._for_answers(h))
+
+    def _for_answers(self, h: Tensor) -> Tensor:
+        """What is added to each token of the answers [R, 1, d]: made at their first step, and for all."""
+        made_from, known = (self.vector, self.gain, self.strength), self.answers
+        fits = known is not None and (known[1].shape[0], known[1].device) == (h.shape[0], h.device)
+        if known is not None and fits and all(map(is_, known[0], made_from)):
+            return known[1]
+        added = _added(_per_row(self.vector, h.shape[0]), _per_row(self._strength(h), h.shape[0]))
+        if not added.requires_grad:  # a graph is gone through once
+            self.answers = (made_from, added)
+        return added
 
     def context(self, h: Tensor, step: Step, ahead: Ahead | None) -> Context:
         """What a controller may know of the prompts in ``h``, for which the vector is known."""
@@ -196,8 +211,15 @@ def _moved(h: Tensor, mask: Tensor, vector: Tensor, scale: Tensor) -> Tensor:
     """``h + scale * vector`` on the masked tokens, ``scale`` [R]; elsewhere, and where either is 0, the very bits of
     ``h``.
     """
+    return _with(h, mask, _added(vector, scale))
+
+
+def _added(vector: Tensor, scale: Tensor) -> Tensor:
     scale = scale[:, None, None]
-    added = torch.where((scale != 0) & (vector != 0), scale * vector, NOTHING)
+    return torch.where((scale != 0) & (vector != 0), scale * vector, NOTHING)
+
+
+def _with(h: Tensor, mask: Tensor, added: Tensor) -> Tensor:
     return (h.float() + torch.where(mask[..., None], added, NOTHING)).to(h.dtype)
 
 
@@ -224,7 +246,7 @@ def steer(view: ModelView, steerings: Sequence[Steering] | Steering) -> Iterator
     a prompt is run whole, whatever ``prefill_chunk_size``. Raises ``UserError`` for tokens of unknown roles, for right
     padding, classifier-free guidance, and while another thread steers this model in a block of its own.
     """
-    steerings = [steerings] if isinstance(steerings, Steering) else list(steerings)
+    steerings = list(steerings) if isinstance(steerings, Iterable) else [steerings]
     for s in steerings:
         check(s, view)
     with Block(view, steerings, knowing=False).entered(), finite(view, steerings):

@@ -209,6 +209,10 @@ def test_generation_from_right_padding_is_refused():
     view = tiny_view()
     with pytest.raises(UserError, match="padded on the right"), steer(view, bend()):
         greedy(view, view.encode(mixed_prompts(), "right"))
+    masked = view.encode(conflict_prompts(1))
+    masked["attention_mask"][:, -1] = 0
+    with pytest.raises(UserError, match="padded on the right"), steer(view, bend()):
+        view.model.generate(**masked, max_new_tokens=2)
     with torch.no_grad(), steer(view, bend()):
         greedy(view, view.encode(mixed_prompts()[:1], "right"))
 
@@ -217,6 +221,8 @@ def test_a_method_that_adds_no_vectors_is_refused_in_one_line(tmp_path):
     view, cls = tiny_view(), lookup("steering", "vcd")
     vcd = cls(cls.Params())
     for given in (Steering(vcd, {}, Where(layer=1)), vcd):
+        with pytest.raises(UserError, match="'vcd' adds no vectors to states"), steer(view, given):
+            pass
         with pytest.raises(UserError, match="'vcd' adds no vectors to states"), steer(view, [given]):
             pass
         with pytest.raises(UserError, match="'vcd' adds no vectors to states"):
