@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,9 @@ ANEW = {
 """By kind, what is computed at every start from what the stages keep: no stage's inputs hold its code."""
 
 
-def of(plugin: type, only: Collection[str] = (), leave: Collection[str] = ()) -> str:
-    """Digest, 16 hex digits, of the code of a plugin class: that of its members ``only``, or all but those to
-    ``leave``; "unknown" of a class whose source is not at hand (one defined at a prompt)."""
+def of(plugin: type | Callable[..., Any], only: Collection[str] = (), leave: Collection[str] = ()) -> str:
+    """Digest, 16 hex digits, of the code of a plugin class, or of a function: that of its members ``only``, or all but
+    those to ``leave``; "unknown" of a class whose source is not at hand (one defined at a prompt)."""
     tree, start = _place(plugin)
     return tree.digest(*start, only, (*leave, *ANEW.get(getattr(plugin, "kind", ""), ()))) if tree else "unknown"
 
@@ -51,7 +51,7 @@ def asks(plugin: type, names: Collection[str]) -> bool:
     return tree is None or tree.asks(*start, names, ANEW.get(getattr(plugin, "kind", ""), ()))
 
 
-def _place(plugin: type) -> tuple[Tree | None, Place]:
+def _place(plugin: type | Callable[..., Any]) -> tuple[Tree | None, Place]:
     """Where the code of a class is; no tree where it is not at hand."""
     start = (plugin.__module__, plugin.__qualname__.partition(".")[0])
     file = getattr(sys.modules.get(plugin.__module__), "__file__", None)

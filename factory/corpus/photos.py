@@ -54,9 +54,9 @@ class PhotoFolder:
         about = [str(folder.resolve()), question, code.of(PhotoFolder), check and check.identity, decode]
         states = files.digest([[str(path), label, _state(folder / path)] for path, label in photos])
         kept = cache and cache / f"photos-{files.digest(about)[:16]}.json"
-        found = _kept(kept, states, len(photos))
-        self.audit, usable = found or self._audited(photos, beside, check, decode, states)
-        if kept and not found:
+        known = _kept(kept, states, len(photos))
+        self.audit, usable = known or self._audited(photos, beside, check, decode, states)
+        if kept and not known:
             clear(kept)
             record = {"states": states, "usable": usable, "audit": self.audit.record()}
             files.write_json(kept, record | {"sum": files.digest(record)})

@@ -36,7 +36,7 @@ def contrasted(
     blocks = 1 + len(copies)
     batch = view.encode([*prompts, *(p for copy in copies for p in copy)])
     batch.images = method.images(batch.images, direction, blocks)
-    answers = []
+    answers: list[list[str]] = []
     for group in [list(strengths)] if method.shares_prompt else [[s] for s in strengths]:
         with further(answers), method.running(view, direction, blocks, group[0]):
             hidden, prefix = prefill(view, batch)

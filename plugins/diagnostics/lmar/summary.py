@@ -46,8 +46,10 @@ def summary_of(rows: Rows, bins: int, tokens: int) -> Summary | None:
             "samples": n,
         },
     )
-    columns = ("layer", "LMAR", "ratio of means", "attention to the image", "attention to text")
-    lines = tuple((i, lmar[i], pooled[i], means["attention_image"][i], means["attention_text"][i]) for i in lmar)
+    columns: tuple[str, ...] = ("layer", "LMAR", "ratio of means", "attention to the image", "attention to text")
+    lines: tuple[tuple[Any, ...], ...] = tuple(
+        (i, lmar[i], pooled[i], means["attention_image"][i], means["attention_text"][i]) for i in lmar
+    )
     findings = [finding]
     if peaks := means["image_top_tenth"]:
         findings.append(_sparse(peaks, tokens, n))
