@@ -220,4 +220,5 @@ def test_a_killed_run_ends_with_the_undisturbed_runs_bytes(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert "write0: killed; the same: True" in done.stdout and "1 of 1 killed runs" in done.stdout
+    assert "write0: ended with -9 at write" in done.stdout and "the same: True" in done.stdout
+    assert "1 of 1 killed runs" in done.stdout
