@@ -111,7 +111,7 @@ def indexed(
         "size": stat.st_size,
         "mtime": stat.st_mtime_ns,
         "folder": str(folder.resolve()),
-        "code": code.of(build_index),
+        "code": code.of(READER),
         "check": check and check.identity,
         "decode": decode,
         "pictures": pictures.PROTOCOL,
@@ -170,6 +170,9 @@ def build_index(
     audit.digest = files.digest([digest, marks.contents(), pictures.PROTOCOL])
     audit.times = marks.times()
     return index, audit, marks
+
+
+READER = build_index  # an index is that of its code
 
 
 def _sizes(conversation: Conversation, folder: Path, marks: Marks, audit: Audit, decode: bool) -> list[Size]:
