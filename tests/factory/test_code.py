@@ -5,14 +5,13 @@ from __future__ import annotations
 import ast
 import re
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from factory import code
-from factory.code import ANEW, Tree
+from factory.code import ANEW, Tree, tree
 from factory.recipe.nodes import read_node
 from factory.registry import KINDS, load_plugins, lookup
 
@@ -276,16 +275,16 @@ def test_a_class_without_a_file_says_so():
     assert code.of(type("Typed", (), {"__module__": "nowhere"})) == "unknown"
 
 
-def test_a_run_asks_for_its_digests_in_a_moment():
+def test_a_file_is_read_once_for_all_digests_of_a_run(monkeypatch):
     classes = [lookup("steering", n) for n in ("none", "static", "l2s", "amps", "dose")] + [
         lookup("benchmark", "scenes")
     ]
+    read = []
+    parsed = tree.parsed
+    monkeypatch.setattr(tree, "parsed", lambda name, *args: read.append(name) or parsed(name, *args))
     code._tree_of_rooms.cache_clear()
     code._tree.cache_clear()
-    began = time.process_time()
-    for cls in classes:
-        code.of(cls)
-    first, began = time.process_time() - began, time.process_time()
-    for cls in classes:
-        code.of(cls)
-    assert first < 1 and time.process_time() - began < 0.1
+    digests = [code.of(cls) for cls in classes]
+    assert len(read) == len(set(read)) > 20
+    read.clear()
+    assert digests == [code.of(cls) for cls in classes] and not read
