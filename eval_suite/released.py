@@ -45,12 +45,13 @@ def _keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    return [row for _, row in _numbered(path)]
+    return [row for _, row in numbered(path)]
 
 
-def _numbered(path: Path) -> Iterator[tuple[int, Any]]:
+def numbered(path: Path) -> Iterator[tuple[int, Any]]:
+    """The values of a file with one on each line, and their lines, from 1."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # no other mark ends a line of JSON
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # no other mark ends a line of JSON
     except (ValueError, OSError) as error:
         raise UserError(f"{path}: cannot be read as lines of JSON: {error}") from error
     for number, line in enumerate(lines, 1):
@@ -145,7 +146,7 @@ def _shown(value: Any) -> str:
 
 def lines_of(path: Path) -> list[Row]:
     """The entries of a file with one on each line."""
-    return [Row(f"{path}:{number}", row) for number, row in _numbered(path)]
+    return [Row(f"{path}:{number}", row) for number, row in numbered(path)]
 
 
 def entries_of(path: Path, *, under: str | None = None) -> list[Row]:

@@ -15,7 +15,8 @@ class ConflictSample:
 
     ``load_image`` returns the RGB picture and raises ``OSError`` when it cannot be read, so that one
     unreadable file is counted and named instead of ending a run. ``tags`` are tidy facts for the report. ``images``
-    are the files that it reads, where it reads any: a mended one makes another sample.
+    are the files that it reads, where it reads any: a mended one makes another sample. ``place`` is where it stands
+    (file:line), for messages, and ``flaw`` why it cannot be used, both where its reader knows.
     """
 
     id: str
@@ -27,3 +28,5 @@ class ConflictSample:
     load_image: Callable[[], Image.Image]
     tags: Mapping[str, int | str] = field(default_factory=dict)
     images: tuple[Path, ...] = ()
+    place: str = ""
+    flaw: str = ""

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from factory.errors import UserError
 from factory.recipe import yaml_nodes
 from factory.recipe.explain import explain, located
+from factory.recipe.paths import FOLDER
 from factory.recipe.schema import Node, Origin, Recipe
 from factory.recipe.slots import kind_at
 from factory.recipe.yaml_nodes import Document, Mistake, Place
@@ -62,7 +63,7 @@ def loads(text: str, source: str = "recipe", overrides: Sequence[str] = (), path
         raise RecipeError([*mistakes, mistake]) from mistake
     mistakes += document.mistakes
     _load_named_plugins(document, path, mistakes)
-    recipe = _validate(document, mistakes)
+    recipe = _validate(document, path, mistakes)
     if mistakes:
         raise RecipeError(mistakes)
     return recipe.made_from(Origin(path, text, tuple(overrides)))
@@ -123,10 +124,11 @@ def _load_named_plugins(document: Document, path: Path | None, mistakes: list[Mi
             mistakes.append(_at(document, ("plugins", index), str(error)))
 
 
-def _validate(document: Document, mistakes: list[Mistake]) -> Recipe | None:
+def _validate(document: Document, path: Path | None, mistakes: list[Mistake]) -> Recipe | None:
     data: Any = {} if document.data is None else document.data
     try:
-        return Recipe.model_validate_json(json.dumps(data), strict=True)
+        context = {FOLDER: path.parent if path else None}
+        return Recipe.model_validate_json(json.dumps(data), strict=True, context=context)
     except ValidationError as error:
         mistakes += [_at(document, loc, text) for loc, text in located(explain(error, Recipe), document.written)]
         return None

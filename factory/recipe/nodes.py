@@ -46,8 +46,10 @@ class Node(Spec):
         return head | self.params.model_dump(mode="json")
 
 
-def read_node(kind: str, raw: Any) -> Node:
-    """The plugin node that ``raw`` describes. Raises pydantic's ValidationError with every mistake in it."""
+def read_node(kind: str, raw: Any, context: Any = None) -> Node:
+    """The plugin node that ``raw`` describes; ``context`` is pydantic's, for the validators of its parameters. Raises
+    pydantic's ValidationError with every mistake in it.
+    """
     if isinstance(raw, Node):
         return raw
     options = {"type": raw} if isinstance(raw, str) else dict(raw) if isinstance(raw, dict) else {}
@@ -61,7 +63,7 @@ def read_node(kind: str, raw: Any) -> Node:
         raise refusal([(("type",), str(error))]) from error
     mistakes = [(("as",), why)] if (why := label_fault(label)) else []
     try:
-        params = model.model_validate_json(json.dumps(options), strict=True)
+        params = model.model_validate_json(json.dumps(options), strict=True, context=context)
     except ValidationError as error:
         mistakes += explain(error, model)
     if mistakes:
@@ -89,7 +91,7 @@ class PluginNode(BeforeValidator):
 
 def plugin(kind: str) -> PluginNode:
     """The annotation of a plugin node of a kind."""
-    return PluginNode(lambda raw: read_node(kind, raw), kind=kind)
+    return PluginNode(lambda raw, info: read_node(kind, raw, info.context), kind=kind)
 
 
 def distinct_labels(nodes: tuple[Node, ...]) -> tuple[Node, ...]:

@@ -37,6 +37,11 @@ def fault(
     tokens, with ``fit`` where the sample's prompts are too long for it, and with ``shapes`` where its picture is of a
     size that the model refuses.
     """
+    why = _fault(sample, writing, fit, shapes)
+    return f"{sample.place}: {why}" if why and sample.place else why
+
+
+def _fault(sample: ConflictSample, writing: Writing | None, fit: Fit | None, shapes: Shapes | None) -> str | None:
     for field in ("context", "question", "answer_vision", "answer_text"):
         text = getattr(sample, field)
         if not text.strip():
@@ -45,6 +50,8 @@ def fault(
             return f"its {field} holds {half}"
         if writing and (spelt := writing.reserved(text)):
             return f"its {field} spells the model's special token '{spelt}'"
+    if sample.flaw:
+        return sample.flaw
     try:
         image = sample.load_image()
     except OSError as error:
