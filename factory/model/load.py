@@ -193,7 +193,7 @@ def _account(spec: ModelSpec) -> None:
 
     view = sizes(spec)
     for folder in spec.tuned:
-        tune.account(tuned_folder(folder), view)
+        tune.account_tuned(tuned_folder(folder), view)
 
 
 def _tune(view: ModelView, folders: Sequence[str]) -> None:

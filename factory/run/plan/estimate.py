@@ -284,7 +284,7 @@ def ahead(asked: list[str], rows: int, seed: int) -> Context:
             asked.append(what)
             return torch.randn(rows, 2 * TRIED_ON, generator=draw)
 
-        return look_at_data
+        return look
 
     return Context(layer=0, probe=noting("above"), hiding=noting("hiding"))
 
