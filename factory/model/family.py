@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -57,9 +58,11 @@ class Family:
         return getattr(transformers, self.model_class)
 
     def skeleton(self, config: Any) -> nn.Module:
-        """A model of this configuration without weights: its parameters are on the meta device."""
+        """A model of this configuration without weights: its parameters are on the meta device. It has a copy of its
+        own, as models write to their configuration.
+        """
         with torch.device("meta"):
-            return self.hf_class()._from_config(config)
+            return self.hf_class()._from_config(deepcopy(config))
 
     def core(self, model: nn.Module) -> nn.Module:
         """The model without its unembedding; called like the model, it returns ``last_hidden_state`` after the norm."""

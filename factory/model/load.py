@@ -21,7 +21,7 @@ from factory.model.compose import components, compose, parts_of
 from factory.model.family import Family, frozen
 from factory.model.fingerprint import fingerprint, fingerprint_of
 from factory.model.identity import identity_of
-from factory.model.source import FoundModel, family_of, find, known, spelt_out, tuned_folder
+from factory.model.source import FoundModel, Wanted, family_of, find, known, tuned_folder
 from factory.model.stored import pointer
 from factory.model.view import ModelView
 from factory.model.zero import load_cut
@@ -58,12 +58,13 @@ def device_for(name: str) -> torch.device:
     return device
 
 
-def placement(spec: ModelSpec) -> dict[str, Any]:
+def placement(model: ModelSpec | Wanted) -> dict[str, Any]:
     """What ``from_pretrained`` is told of devices and quantisation. Raises ``UserError`` where it cannot be done."""
+    model, spec = Wanted.of(model), Wanted.of(model).asked
     device = device_for(spec.device)
     if not (spec.device_map or spec.quantize):
         return {}
-    if spelt_out(spec).compose:
+    if model.spec.compose:
         key = "quantize" if spec.quantize else "device_map"
         raise UserError(
             f"model.{key}: parts are put together whole, on one device; leave it out, or name a saved composed model"
@@ -95,45 +96,46 @@ def kept_whole(config: Any, family: Family) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module not in packed]
 
 
-def get_parts(spec: ModelSpec, get: Callable[[str], Path] = fetch_part) -> None:
+def get_parts(model: ModelSpec | Wanted, get: Callable[[str], Path] = fetch_part) -> None:
     """Fetch the parts of the zoo that a model is composed of, where it is and where they are not here yet."""
-    spec = spelt_out(spec)
-    for name in parts_of(spec.compose) if spec.compose else ():
+    model = Wanted.of(model)
+    for name in parts_of(model.spec.compose) if model.spec.compose else ():
         get(name)
+        model.parts_came()
 
 
-def outline(spec: ModelSpec) -> ModelView:
+def outline(model: ModelSpec | Wanted) -> ModelView:
     """A view without weights (its parameters are on the meta device): enough to tokenize prompts, whatever the model's
     size.
     """
-    source, spec = find(spec), spelt_out(spec)
+    source, spec = find(model := Wanted.of(model)), model.spec
     if spec.compose:
         with torch.device("meta"):
-            model, processor = compose(spec.compose)
-        return ModelView(frozen(model), processor, source.family)
-    model = source.family.skeleton(source.config)
+            composed, processor = compose(spec.compose)
+        return ModelView(frozen(composed), processor, source.family)
+    hollow = source.family.skeleton(source.config)
     if (source.folder / "generation_config.json").is_file():
-        model.generation_config = transformers.GenerationConfig.from_pretrained(source.folder, local_files_only=True)
-    return ModelView(frozen(model), _processor(source), source.family)
+        hollow.generation_config = transformers.GenerationConfig.from_pretrained(source.folder, local_files_only=True)
+    return ModelView(frozen(hollow), _processor(source), source.family)
 
 
-def sizes(spec: ModelSpec) -> ModelView:
+def sizes(model: ModelSpec | Wanted) -> ModelView:
     """A view for counting alone: no weights, no tokenizer, and nothing fetched. Raises ``UserError`` where neither
     files, nor the card, nor the recipe tell the model's sizes."""
     with planned():
-        config, _ = known(spec)
+        config, _ = known(model)
     family = family_of(config)
     return ModelView(frozen(family.skeleton(config)), None, family)
 
 
-def lacking(spec: ModelSpec) -> list[str]:
+def lacking(model: ModelSpec | Wanted) -> list[str]:
     """What of a model is not on this machine; nothing is fetched to find out."""
-    spec = spelt_out(spec)
-    parts = (spec.compose.vision_encoder, spec.compose.llm) if spec.compose else ()
+    composed = (model := Wanted.of(model)).spec.compose
+    parts = (composed.vision_encoder, composed.llm) if composed else ()
     missing = [why for part in parts if isinstance(part.params, Sourced) and (why := part.params.absent())]
     try:
         with planned():
-            find(spec)
+            find(model)
     except UserError as error:
         missing.append(str(error))
     return missing
@@ -157,29 +159,31 @@ def _processor(source: FoundModel) -> Any:
         ) from error
 
 
-def load(spec: ModelSpec, zero: int = 0, fetch: bool = True) -> ModelView:
+def load(model: ModelSpec | Wanted, zero: int = 0, fetch: bool = True) -> ModelView:
     """A frozen, self-checked view of the model that a recipe names; with ``zero`` 3 cut over the ranks. Parts that it
     composes of sizes alone get random weights; those of the zoo are fetched first, or asked for where ``fetch`` is off.
     """
-    source, options, asked, spec = find(spec), placement(spec), spec, spelt_out(spec)
+    source, options = find(model := Wanted.of(model)), placement(model)
+    asked, spec = model.asked, model.spec
     if zero == 3 and (spec.compose or options):
         raise UserError(
             "launch.zero: 3 cuts a model that is read whole from a folder: leave model.compose, model.quantize and"
             " model.device_map out"
         )
-    get_parts(spec, fetch_part if fetch else needed)
+    get_parts(model, fetch_part if fetch else needed)
     if spec.tuned:
-        _account(spec)
-    model, processor = (
+        _account(model)
+    whole, processor = (
         compose(spec.compose, dtype=getattr(torch, spec.dtype)) if spec.compose else _read(source, spec, zero, options)
     )
-    placed = frozen(model) if zero == 3 or "device_map" in options else frozen(model).to(device_for(spec.device))
+    placed = frozen(whole) if zero == 3 or "device_map" in options else frozen(whole).to(device_for(spec.device))
     view = ModelView(placed, processor, source.family)
+    view.card = source.card
     view.defaults = source.card.defaults if source.card else {}
-    model.generation_config.eos_token_id = view.end_ids  # `generate` stops where an answer ends, whatever its settings
+    whole.generation_config.eos_token_id = view.end_ids  # `generate` stops where an answer ends, whatever its settings
     view.origin = asked.origin or view.origin
     view.layer = asked.layer if asked.layer is not None or not source.card else source.card.layer
-    view.parts += components(model.config) + ([spec.compose.llm.make()] if spec.compose else [])
+    view.parts += components(whole.config) + ([spec.compose.llm.make()] if spec.compose else [])
     if zero == 3:
         view.identity, view.described = fingerprint(view), identity_of(view)
     self_check(view)
@@ -187,12 +191,12 @@ def load(spec: ModelSpec, zero: int = 0, fetch: bool = True) -> ModelView:
     return view
 
 
-def _account(spec: ModelSpec) -> None:
+def _account(model: Wanted) -> None:
     """Refuse trained parts that are not those of their methods on this model, before a weight is read."""
     from factory import tune
 
-    view = sizes(spec)
-    for folder in spec.tuned:
+    view = sizes(model)
+    for folder in model.spec.tuned:
         tune.account_tuned(tuned_folder(folder), view)
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import transformers
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from factory.components.source import is_planned
 from factory.errors import UserError
 from factory.model.compose import account_parts, composed_config
 from factory.model.decoding import left_out
@@ -35,6 +38,63 @@ class FoundModel:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """The model that a recipe's node asks for, to be handed on: what the node tells is looked up once, when it is first
+    asked for, and each question raises what the function of the same meaning here does.
+
+    ``asked`` is the node as it is written. Sizes that stand in for parts in a plan are kept apart from the true ones.
+    """
+
+    asked: ModelSpec
+    _seen: dict[tuple[Any, bool], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, model: ModelSpec | Wanted) -> Wanted:
+        """The model of a recipe's node; a model that was handed on is itself."""
+        return model if isinstance(model, Wanted) else cls(model)
+
+    @cached_property
+    def card(self) -> Card | None:
+        """The card that is named, whether or not it describes the weights that are there (``card_for``)."""
+        return read_card(self.asked.zoo) if self.asked.zoo else None
+
+    @cached_property
+    def spec(self) -> ModelSpec:
+        """The node spelt out."""
+        return spelt_out(self.asked)
+
+    @cached_property
+    def folder(self) -> Path | None:
+        """The folder that the node names, whether or not it exists; None for a hub model that is not in the cache."""
+        if self.asked.path:
+            return Path(self.asked.path).expanduser()
+        if self.card and self.card.folder:
+            return card_folder(self.card)
+        repo, revision = _hub_id(self)
+        return cached(repo, revision) if repo else None
+
+    @property
+    def config(self) -> Any:
+        """The configuration that the model's files, or the parts that it is composed of, tell."""
+        return self._once(_config)
+
+    @property
+    def source(self) -> FoundModel:
+        """What ``find`` gives."""
+        return self._once(_find)
+
+    def _once(self, look: Callable[[Wanted], Any]) -> Any:
+        key = look, is_planned() and self.spec.compose is not None
+        if key not in self._seen:
+            self._seen[key] = look(self)
+        return self._seen[key]
+
+    def parts_came(self) -> None:
+        """Parts may lie here that were not here before: what was told of the model is looked up again."""
+        self._seen.clear()
+
+
 def spelt_out(spec: ModelSpec) -> ModelSpec:
     """A model node whose zoo card names parts, with those parts and what was trained on them; any other as it is."""
     card = read_card(spec.zoo) if spec.zoo else None
@@ -44,34 +104,37 @@ def spelt_out(spec: ModelSpec) -> ModelSpec:
     return spec.model_copy(update={"compose": ComposeSpec.model_validate(card.compose), "tuned": trained + spec.tuned})
 
 
-def find(spec: ModelSpec) -> FoundModel:
+def find(model: ModelSpec | Wanted) -> FoundModel:
     """Locate a model and check its files without loading weights.
 
     Raises ``UserError`` for weights that are not on this machine (with what they are and the command that gets them), a
     missing folder or file, an unfinished download, an unknown family, or a damaged safetensors file.
     """
-    spec = spelt_out(spec)
-    for named in spec.tuned:
+    return Wanted.of(model).source
+
+
+def _find(model: Wanted) -> FoundModel:
+    for named in model.spec.tuned:
         tuned_folder(named)
-    if spec.compose:
-        config = composed_config(spec.compose)
-        account_parts(spec.compose)
-        return FoundModel(None, config, family_of(config), card_for(spec, config), 0)
-    folder = _folder(spec)
+    if model.spec.compose:
+        config = model.config
+        account_parts(model.spec.compose)
+        return FoundModel(None, config, family_of(config), card_for(model, config), 0)
+    folder = model.folder
     if folder is None:
-        raise UserError(_absent(spec))
+        raise UserError(_absent(model))
     if not folder.is_dir():
         raise UserError(f"model folder {folder}: not found. Give the folder that holds config.json: model.path=FOLDER")
-    config = _config(folder)
+    config = model.config
     family = family_of(config)
-    tensors = _weights(spec, folder, config)
+    tensors = _weights(model, folder, config)
     account(family.hf_class(), config, tensors, f"model folder {folder}")
-    card = card_for(spec, config)
-    unlike = [] if card or spec.zoo is None else [_unlike(spec.zoo, config, folder)]
+    card = card_for(model, config)
+    unlike = [] if card or model.card is None else [_unlike(model.card.name, config, folder)]
     return FoundModel(folder, config, family, card, tensors.bytes, (*unlike, *left_out(folder)))
 
 
-def _weights(spec: ModelSpec, folder: Path, config: Any) -> Tensors:
+def _weights(model: Wanted, folder: Path, config: Any) -> Tensors:
     """What a folder's weight files hold by their headers."""
     if (folder / "adapter_config.json").is_file():
         raise UserError(
@@ -80,32 +143,27 @@ def _weights(spec: ModelSpec, folder: Path, config: Any) -> Tensors:
         )
     files = weight_files(folder, getattr(config, "transformers_weights", None))
     if lacking := [path.name for path in files if not path.is_file()]:
-        raise UserError(_incomplete(spec, folder, lacking, len(files)))
+        raise UserError(_incomplete(model, folder, lacking, len(files)))
     return held(files)
 
 
-def known(spec: ModelSpec) -> tuple[Any, Card | None]:
+def known(model: ModelSpec | Wanted) -> tuple[Any, Card | None]:
     """A model's configuration and card as far as they can be known without its weights: from its folder, else from its
     card.
 
     Raises ``UserError`` where neither tells.
     """
-    spec = spelt_out(spec)
-    if spec.compose:
-        config = composed_config(spec.compose)
-        return config, card_for(spec, config)
-    folder = _folder(spec)
-    if folder is not None and (folder / "config.json").is_file():
-        config = _config(folder)
-        return config, card_for(spec, config)
-    card = read_card(spec.zoo) if spec.zoo else None
-    if card is None or not card.config:
+    model = Wanted.of(model)
+    folder = None if model.spec.compose else model.folder
+    if model.spec.compose or (folder is not None and (folder / "config.json").is_file()):
+        return model.config, card_for(model, model.config)
+    if model.card is None or not model.card.config:
         raise UserError(
-            _absent(spec)
+            _absent(model)
             if folder is None
             else f"model folder {folder}: has no config.json, so that its sizes are not known"
         )
-    return card.hf_config(), card
+    return model.card.hf_config(), model.card
 
 
 def tuned_folder(named: str) -> Path:
@@ -123,29 +181,17 @@ def tuned_folder(named: str) -> Path:
     )
 
 
-def _folder(spec: ModelSpec) -> Path | None:
-    """The folder that a recipe's model node names, whether or not it exists; None for a hub model that is not in the
-    cache.
-    """
-    if spec.path:
-        return Path(spec.path).expanduser()
-    card = read_card(spec.zoo) if spec.zoo else None
-    if card and card.folder:
-        return card_folder(card)
-    repo, revision = hub_id(spec)
-    return cached(repo, revision) if repo else None
-
-
-def hub_id(spec: ModelSpec) -> tuple[str | None, str | None]:
+def _hub_id(model: Wanted) -> tuple[str | None, str | None]:
     """The hub id and revision that a model node asks for."""
-    card = read_card(spec.zoo) if spec.zoo else None
+    spec, card = model.asked, model.card
     return (
         (spec.hub, spec.revision) if spec.hub else (card.hub, spec.revision or card.revision) if card else (None, None)
     )
 
 
-def _absent(spec: ModelSpec) -> str:
-    repo, _ = hub_id(spec)
+def _absent(model: Wanted) -> str:
+    spec, card = model.asked, model.card
+    repo, _ = _hub_id(model)
     if repo is None:
         return (
             f"model '{spec.zoo or spec.path}': no weights and no hub id are known of it; give its folder:"
@@ -153,7 +199,6 @@ def _absent(spec: ModelSpec) -> str:
         )
     from huggingface_hub import constants
 
-    card = read_card(spec.zoo) if spec.zoo else None
     size = f" of about {card.download_bytes / 1e9:.1f} GB in all" if card and card.download_bytes else ""
     files = f"{card.weight_files} safetensors files" if card and card.weight_files else "the safetensors files"
     gate = "; its licence has to be accepted on its hub page before" if card and card.gated else ""
@@ -164,25 +209,25 @@ def _absent(spec: ModelSpec) -> str:
     )
 
 
-def _incomplete(spec: ModelSpec, folder: Path, lacking: list[str], total: int) -> str:
-    if spec.path or (spec.zoo and read_card(spec.zoo).folder):
+def _incomplete(model: Wanted, folder: Path, lacking: list[str], total: int) -> str:
+    if model.asked.path or (model.card and model.card.folder):
         if list(folder.glob("pytorch_model*.bin*")):
             return (
                 f"model folder {folder}: its weights are PyTorch files, which are not read here: write them again with"
                 " save_pretrained, which gives model.safetensors"
             )
         return f"model folder {folder}: {lacking[0]} is missing; copy it there or download the model again"
-    repo, _ = hub_id(spec)
+    name = model.asked.zoo or _hub_id(model)[0] or ""
     there = f"{total - len(lacking)} of {total} weight files are there"
     return (
-        f"model {spec.zoo or repo}: its download is not finished ({there}; next: {lacking[0]}). Go on with"
-        f" `{command('fetch', spec.zoo or repo)}`"
+        f"model {name}: its download is not finished ({there}; next: {lacking[0]}). Go on with"
+        f" `{command('fetch', name)}`"
     )
 
 
-def card_for(spec: ModelSpec, config: Any) -> Card | None:
+def card_for(model: ModelSpec | Wanted, config: Any) -> Card | None:
     """The card that a recipe names, if a model of this configuration is the card's."""
-    card = read_card(spec.zoo) if spec.zoo else None
+    card = Wanted.of(model).card
     return card if card and card.describes(config) else None
 
 
@@ -194,7 +239,11 @@ def _unlike(name: str, config: Any, folder: Path) -> str:
     return f"{folder} holds {held}, not {name}: the card's layer, its defaults and its published numbers are left aside"
 
 
-def _config(folder: Path) -> Any:
+def _config(model: Wanted) -> Any:
+    return composed_config(model.spec.compose) if model.spec.compose else _read_config(model.folder or Path())
+
+
+def _read_config(folder: Path) -> Any:
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"model folder {folder}: has no config.json; is it a folder written by save_pretrained?")

@@ -13,6 +13,7 @@ from factory.errors import UserError
 from factory.model.encode import Batch, Encoded, PaddingSide, Writing, encode_one, pad
 from factory.model.family import Family, device_of
 from factory.model.steps import Step, Steps
+from factory.zoo.cards import Card
 
 
 class ModelView:
@@ -32,6 +33,7 @@ class ModelView:
         self.identity: str | None = None  # its fingerprint, where only all ranks together can take it
         self.origin = 'path="FOLDER"'  # what a ``ModelSpec`` of it says, for cards
         self.layer: int | None = None  # the block to steer, as the recipe's model or its card says
+        self.card: Card | None = None  # the zoo's, where its weights are those that it describes
         self.defaults: Mapping[str, Mapping[str, Any]] = {}  # its card's, by diagnostic
         self.described: Any = None  # what factory.model.identity says of it, where the same holds
         self.steps = Steps(self)

@@ -20,7 +20,7 @@ from factory.errors import UserError
 from factory.launch.world import World
 from factory.model.facts import find_facts, too_small
 from factory.model.load import get_parts, load, outline, placement
-from factory.model.source import find
+from factory.model.source import Wanted, find
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import Origin
@@ -49,13 +49,14 @@ def run(recipe: Recipe, limit: int | None = None, world: World | None = None) ->
     _check_launch(recipe, world)
     if recipe.seeds:
         return run_seeds(recipe, limit, world)
-    notes = [] if recipe.train else preflight(recipe, world.first)
-    asked = suites(recipe, limit)
+    model = Wanted.of(recipe.model)
+    notes = [] if recipe.train else preflight(recipe, model, world.first)
+    asked = suites(recipe, limit, model)
     source = recipe.source_path or Path(f"{recipe.name}.yaml")
     name = recipe.name if limit is None else f"{recipe.name}-limit{limit}"
     with RunDir.open(Path(recipe.run.root), name, source, recipe.text, recipe.resolved(), world) as folder:
         Console().print(f"run folder: {folder.path}", soft_wrap=True)
-        _work(recipe, asked, notes)(recipe, folder, limit)
+        _work(recipe, model, asked, notes)(recipe, folder, limit)
         world.meet("the end of the run")
     return folder.path
 
@@ -73,7 +74,9 @@ def run_seeds(recipe: Recipe, limit: int | None, world: World) -> Path:
     return report.page().beside(paths, folder) if world.first else folder
 
 
-def _work(recipe: Recipe, asked: Sequence[Suite], notes: list[str]) -> Callable[[Recipe, RunDir, int | None], object]:
+def _work(
+    recipe: Recipe, model: Wanted, asked: Sequence[Suite], notes: list[str]
+) -> Callable[[Recipe, RunDir, int | None], object]:
     """What a recipe asks for: training from scratch, tuning, a comparison of tuners or of steering methods, or question
     benchmarks alone.
     """
@@ -84,9 +87,9 @@ def _work(recipe: Recipe, asked: Sequence[Suite], notes: list[str]) -> Callable[
         from factory.run.tuners.tuning import tune_model
 
         if recipe.train or recipe.tune:
-            return train_model if recipe.train else tune_model
-        return partial(compare_tuners, asked=asked, notes=notes)
-    return partial(compare if recipe.data else examine, asked=asked, notes=notes)
+            return train_model if recipe.train else partial(tune_model, model=model)
+        return partial(compare_tuners, model=model, asked=asked, notes=notes)
+    return partial(compare if recipe.data else examine, model=model, asked=asked, notes=notes)
 
 
 def _check_launch(recipe: Recipe, world: World) -> None:
@@ -100,14 +103,14 @@ def _check_launch(recipe: Recipe, world: World) -> None:
 
 
 def compare(
-    recipe: Recipe, folder: RunDir, limit: int | None, asked: Sequence[Suite] = (), notes: Sequence[str] = ()
+    recipe: Recipe, folder: RunDir, limit: int | None, model: Wanted, asked: Sequence[Suite], notes: Sequence[str]
 ) -> None:
     """Diagnose, fit, choose on dev, score on test; write results.json and the report."""
     checked = usable_samples(
-        recipe, conflicts(recipe.data), folder, limit, outline(recipe.model)
+        recipe, conflicts(recipe.data), folder, limit, outline(model)
     )  # told before weights are read
     torch.manual_seed(recipe.seed)
-    study = Study(recipe, folder, load(recipe.model, recipe.launch.zero), limit, checked)
+    study = Study(recipe, folder, load(model, recipe.launch.zero), limit, checked)
     diagnostics, further = study.diagnosed(), study.investigated
     comparison = Comparison(study)
     predictions, choices = comparison.run()
@@ -156,21 +159,17 @@ def _summaries(study: Study, diagnostics: Rows, further: Mapping[str, Rows]) -> 
     return {label: summary.under(label) for label, summary in found.items() if summary is not None}
 
 
-def preflight(recipe: Recipe, told: bool = True) -> list[str]:
+def preflight(recipe: Recipe, model: Wanted, told: bool = True) -> list[str]:
     """Check what can be checked without weights or a run folder: files, device, layer, artefacts. Returns what has to
     be known beside the numbers, and prints it where it is to be ``told``.
 
     Raises ``UserError`` for whatever would stop the run.
     """
-    source = find(recipe.model)
-    placement(recipe.model)
+    source = find(model)
+    placement(model)
     steered_layer(recipe, source.config.get_text_config().num_hidden_layers, source.card)
-    get_parts(recipe.model)
-    if (
-        torch.cuda.is_available()
-        and (model := find_facts(recipe.model)[0])
-        and (why := too_small(recipe.model, model.bytes))
-    ):
+    get_parts(model)
+    if torch.cuda.is_available() and (facts := find_facts(model)[0]) and (why := too_small(recipe.model, facts.bytes)):
         raise UserError(
             f"model: {why} for its weights alone; use model.quantize=4bit, model.device_map=auto over several GPUs, or"
             " a smaller model"
@@ -205,9 +204,11 @@ def arm_name(folder: Path) -> str:
     return folder.expanduser().absolute().name
 
 
-def examine(recipe: Recipe, folder: RunDir, limit: int | None, asked: Sequence[Suite], notes: Sequence[str]) -> None:
+def examine(
+    recipe: Recipe, folder: RunDir, limit: int | None, model: Wanted, asked: Sequence[Suite], notes: Sequence[str]
+) -> None:
     """Put question benchmarks to the model as it is and to saved artefacts; write results.json and the report."""
-    view = load(recipe.model, recipe.launch.zero)
+    view = load(model, recipe.launch.zero)
     rows, skipped = put(folder, view, asked, [Arm(labels(recipe).unsteered), *saved_arms(recipe, view)])
     if not folder.world.first:
         return

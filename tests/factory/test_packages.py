@@ -14,7 +14,9 @@ from factory.components.efficientnet_lite import EfficientNetLite, EfficientNetL
 from factory.components.source import Sourced
 from factory.errors import UserError
 from factory.model.compose import composed_config, parts_of
-from factory.recipe.schema import ComposeSpec
+from factory.model.load import get_parts
+from factory.model.source import Wanted, find
+from factory.recipe.schema import ComposeSpec, ModelSpec
 from factory.registry import lookup
 from factory.zoo import packages
 from factory.zoo.cards import Part, parts, read_part
@@ -145,6 +147,17 @@ def test_sizes_are_known_before_anything_is_fetched():
         match=r"part smollm2-135m-instruct: not fetched yet \(93 MB .*steering-factory fetch smollm2-135m-instruct",
     ):
         lookup("llm", "smollm2")(spec.llm.params).tokenizer()
+
+
+def test_a_model_is_looked_up_again_once_its_parts_came(monkeypatch, tmp_path):
+    monkeypatch.setenv("STEERING_FACTORY_CACHE", str(tmp_path))
+    small = EfficientNetLite(EfficientNetLiteConfig(**ENCODERS["efficientnet_lite0"]))
+    spec = ModelSpec.model_validate({"compose": SMOL | {"llm": llm()}})
+    model = Wanted.of(spec)
+    told = find(model)
+    assert find(Wanted.of(model)) is told and told.config.image_seq_length == 49
+    get_parts(model, lambda name: small.save_pretrained(part_folder(read_part(name))))
+    assert find(model).config.image_seq_length == find(spec).config.image_seq_length == 36
 
 
 def test_a_part_must_be_of_the_components_kind():

@@ -125,7 +125,7 @@ def test_a_run_leaves_a_report_and_artefacts_that_load(whole):
         assert artefact.load(whole[0] / "artefacts" / name, tiny_view()).where.layer == 1
 
 
-def test_a_second_start_does_no_work(whole, monkeypatch):
+def test_a_second_start_does_no_work_and_looks_the_model_up_once(whole, folder, monkeypatch):
     before = (whole[0] / "results.json").read_bytes()
 
     def worked(*args, **kwargs):
@@ -133,9 +133,12 @@ def test_a_second_start_does_no_work(whole, monkeypatch):
 
     for name in ("sweep", "cells", "ask", "looks"):
         monkeypatch.setattr(comparison, name, worked)
+    opened, opens = [], Path.open
+    monkeypatch.setattr(Path, "open", lambda path, *how, **keys: opened.append(path) or opens(path, *how, **keys))
     with rundir.watched_stores(worked):
         assert pipeline.run(load(whole[1])) == whole[0]
     assert (whole[0] / "results.json").read_bytes() == before
+    assert opened.count(folder / "model.safetensors") == 1, "a header was read again"
 
 
 @pytest.mark.parametrize("stop", [1, 7, 12, 20])

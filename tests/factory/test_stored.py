@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, CLIPConfig, CLIPModel, LlamaConfig
 
 from factory.errors import UserError
-from factory.model.load import load
-from factory.model.source import find
+from factory.model.load import lacking, load, sizes
+from factory.model.source import Wanted, find
 from factory.model.stored import Tensors, account, held, weight_files
 from factory.recipe.schema import ModelSpec
 from tests.compose import VIT, llm
@@ -165,6 +165,17 @@ def test_the_parts_of_a_composed_model_are_accounted_for(parts, tmp_path):
     assert "llm: its weights are not those of LlamaForCausalLM: 1 tensor is missing (lm_head.weight)" in refusal(
         ModelSpec(compose=parts)
     )
+
+
+def test_sizes_that_stand_in_for_a_part_serve_in_plans_alone(parts):
+    parts["llm"] |= llm(num_hidden_layers=5)
+    model = Wanted.of(ModelSpec(compose=parts))
+    for _ in range(2):
+        view = sizes(model)
+        assert view.depth == 5 and not lacking(model)
+        view.model.config.text_config.num_hidden_layers = 4  # a view's own
+        assert find(model).config.text_config.num_hidden_layers == 3
+    assert load(model).depth == 3
 
 
 def test_a_part_of_a_larger_model_has_to_be_whole(parts, tmp_path):

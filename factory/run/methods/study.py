@@ -16,7 +16,6 @@ from factory.bench import Bench, conflicts
 from factory.data.sample import ConflictSample
 from factory.diagnose import Diagnostic, about
 from factory.errors import UserError
-from factory.model.source import card_for
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import Node
@@ -54,7 +53,7 @@ class Study:
         self.recipe, self.folder, self.view, self.limit = recipe, folder, view, limit
         self.benchmark = conflicts(recipe.data)
         self.diagnostic: Diagnostic | None = recipe.diagnostic.make() if recipe.diagnostic else None
-        self.card = card_for(recipe.model, view.model.config)
+        self.card = view.card
         self.layer = steered_layer(recipe, view.depth, self.card)
         self.tails = any(isinstance(m, Steerer) and m.reads_tails for m in (node.make() for node in recipe.steering))
         self.samples, self.skipped = checked or usable_samples(recipe, self.benchmark, folder, limit, view)

@@ -14,6 +14,7 @@ from factory.corpus.collate import Collator
 from factory.corpus.source import Source
 from factory.errors import UserError
 from factory.model.load import lacking, load, sizes
+from factory.model.source import Wanted
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import CompareSpec, ContenderSpec, TaskSpec
@@ -29,7 +30,7 @@ from factory.tune import Tuner
 TIMED_STEPS, TIMED_ANSWERS = 2, 8
 
 
-def plan_tuners(recipe: Recipe, console: Console, limit: int | None = None) -> None:
+def plan_tuners(recipe: Recipe, model: Wanted, console: Console, limit: int | None = None) -> None:
     """Print tunings, parameters, answers asked, and the time where the weights are on this machine; what is missing is
     a line of the plan.
     """
@@ -45,17 +46,18 @@ def plan_tuners(recipe: Recipe, console: Console, limit: int | None = None) -> N
 
     spec = recipe.compare
     sources = {
-        task.name: tried(lambda task=task: planned_source(recipe, task.data, spec.batch_size)) for task in spec.tasks
+        task.name: tried(lambda task=task: planned_source(recipe, task.data, spec.batch_size, model))
+        for task in spec.tasks
     }
-    suites = {node.label: tried(lambda node=node: suite_of(node)(node, recipe, limit)) for node in recipe.asked}
-    missing = lacking(recipe.model)
+    suites = {node.label: tried(lambda node=node: suite_of(node)(node, recipe, limit, model)) for node in recipe.asked}
+    missing = lacking(model)
     for why in missing:
         console.print("missing:", why, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    counted = tried(lambda: _counts(recipe))
+    counted = tried(lambda: _counts(recipe, model))
     _say_tunings(spec, console, sources, counted, limit)
     _say_answers(recipe, console, suites)
     if not missing and all(sources.values()) and all(suites.values()):
-        _say_time(recipe, console, sources, suites, limit)
+        _say_time(recipe, model, console, sources, suites, limit)
     else:
         console.print("time: unknown until the model and the data are there", highlight=False)
     if recipe.seeds:
@@ -75,9 +77,9 @@ def _applied(contender: ContenderSpec, spec: CompareSpec, view: ModelView) -> Tu
     return tuner
 
 
-def _counts(recipe: Recipe) -> dict[str, dict[str, int]]:
+def _counts(recipe: Recipe, model: Wanted) -> dict[str, dict[str, int]]:
     """Trained parameters of each tuner, from sizes alone."""
-    return {c.tuner.label: _applied(c, recipe.compare, sizes(recipe.model)).counts() for c in recipe.compare.tuners}
+    return {c.tuner.label: _applied(c, recipe.compare, sizes(model)).counts() for c in recipe.compare.tuners}
 
 
 def _steps(spec: CompareSpec, contender: ContenderSpec, task: TaskSpec, source: Source, limit: int | None) -> int:
@@ -156,16 +158,21 @@ def _say_answers(recipe: Recipe, console: Console, suites: dict[str, Any]) -> No
 
 
 def _say_time(
-    recipe: Recipe, console: Console, sources: dict[str, Source], suites: dict[str, Any], limit: int | None
+    recipe: Recipe,
+    model: Wanted,
+    console: Console,
+    sources: dict[str, Source],
+    suites: dict[str, Any],
+    limit: int | None,
 ) -> None:
     spec, training = recipe.compare, 0.0
     for task in spec.tasks:
         for contender in spec.tuners:
             each = _steps(spec, contender, task, sources[task.name], limit) * _step_seconds(
-                recipe, contender, task, sources[task.name]
+                recipe, model, contender, task, sources[task.name]
             )
             training += each * len(spec.rates(contender, task))
-    view = load(recipe.model)
+    view = load(model)
     asked = {label: suite for label, suite in suites.items() if isinstance(suite, Suite)}
     answers = sum(
         len(suite.items) * _asks(spec)[label] * _answer_seconds(view, suite) for label, suite in asked.items()
@@ -179,9 +186,9 @@ def _say_time(
     )
 
 
-def _step_seconds(recipe: Recipe, contender: ContenderSpec, task: TaskSpec, source: Source) -> float:
+def _step_seconds(recipe: Recipe, model: Wanted, contender: ContenderSpec, task: TaskSpec, source: Source) -> float:
     """Seconds of one optimiser step's forward and backward passes, all its micro-batches in one process."""
-    spec, view = recipe.compare, load(recipe.model)
+    spec, view = recipe.compare, load(model)
     shape = Shape.of(spec.tune(contender, task, 1.0), recipe.launch.processes)
     _applied(contender, spec, view)
     view.model.train()

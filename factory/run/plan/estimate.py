@@ -19,6 +19,7 @@ from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
 from factory.errors import UserError
 from factory.model.facts import ModelFacts, find_facts
+from factory.model.source import Wanted
 from factory.recipe import Recipe
 from factory.run.methods.comparison import prompters
 from factory.run.methods.study import steered_layer
@@ -90,11 +91,13 @@ class Estimate:
         return sum(stage.passes for stage in self.stages)
 
 
-def estimate(recipe: Recipe, limit: int | None = None, clock: Clock = time.perf_counter) -> Estimate:
+def estimate(
+    recipe: Recipe, limit: int | None = None, clock: Clock = time.perf_counter, wanted: Wanted | None = None
+) -> Estimate:
     """Count a comparison's work, of at most ``limit`` samples of each split. Nothing is loaded; what is missing becomes
     a line, not an error.
     """
-    model, card, lacking = find_facts(recipe.model)
+    model, card, lacking = find_facts(wanted or recipe.model)
     layer = None
     if model:
         try:

@@ -14,6 +14,7 @@ from rich.table import Table
 from factory.errors import UserError
 from factory.model.facts import ModelFacts, facts_of, gigabytes, too_small
 from factory.model.load import device_for, load
+from factory.model.source import Wanted
 from factory.recipe import Recipe
 from factory.run.plan.contest_plan import plan_tuners
 from factory.run.plan.estimate import Data, Estimate, estimate, memory
@@ -32,16 +33,19 @@ def plan(recipe: Recipe, limit: int | None = None, waited: float = 0.0) -> None:
     seconds that it took to get here, which a run takes as well."""
     console = Console(markup=False)
     console.print(f"plan of {recipe.name}", style="bold", highlight=False)
-    _say_benchmarks(recipe, console)
-    if recipe.train or recipe.tune:
-        (_plan_training if recipe.train else plan_tuning)(recipe, console)
+    model = Wanted.of(recipe.model)
+    _say_benchmarks(recipe, model, console)
+    if recipe.train:
+        _plan_training(recipe, console)
+    elif recipe.tune:
+        plan_tuning(recipe, model, console)
     elif recipe.compare:
-        plan_tuners(recipe, console, limit)
+        plan_tuners(recipe, model, console, limit)
     elif recipe.data:
-        _plan_comparison(recipe, console, limit, waited)
+        _plan_comparison(recipe, model, console, limit, waited)
 
 
-def _say_benchmarks(recipe: Recipe, console: Console) -> None:
+def _say_benchmarks(recipe: Recipe, model: Wanted, console: Console) -> None:
     """The question benchmarks: how many answers they ask of how many arms."""
     if not recipe.benchmarks:
         return
@@ -58,7 +62,7 @@ def _say_benchmarks(recipe: Recipe, console: Console) -> None:
     )
     for node in recipe.benchmarks:
         try:
-            suite = suite_of(node)(node, recipe, None)
+            suite = suite_of(node)(node, recipe, None, model)
         except UserError as error:
             console.print("missing:", error, style="yellow", markup=False, highlight=False, soft_wrap=True)
             continue
@@ -73,25 +77,30 @@ def _say_benchmarks(recipe: Recipe, console: Console) -> None:
 
 
 def measure(
-    recipe: Recipe, found: Estimate, limit: int | None = None, waited: float = 0.0, clock: Clock = time.perf_counter
+    recipe: Recipe,
+    found: Estimate,
+    limit: int | None = None,
+    waited: float = 0.0,
+    clock: Clock = time.perf_counter,
+    wanted: Wanted | None = None,
 ) -> Rehearsal:
     """A rehearsal of the recipe on its model. Raises ``UserError`` where the model cannot be loaded or is too large for
     the device.
     """
     if why := too_small(recipe.model, found.model.bytes):
         raise UserError(why)
-    view, loading = timed(lambda: load(recipe.model, fetch=False), clock=clock)
+    view, loading = timed(lambda: load(wanted or recipe.model, fetch=False), clock=clock)
     done = rehearse(recipe, view, found.methods, limit, clock)
     done.seconds["check", ("start", "")] = waited + loading
     return done
 
 
-def _plan_comparison(recipe: Recipe, console: Console, limit: int | None, waited: float) -> None:
-    found = estimate(recipe, limit)
+def _plan_comparison(recipe: Recipe, model: Wanted, console: Console, limit: int | None, waited: float) -> None:
+    found = estimate(recipe, limit, wanted=model)
     missing, measured = list(found.missing), None
     if found.model and found.data.prompt and not found.lacking:
         try:
-            measured = measure(recipe, found, limit, waited)
+            measured = measure(recipe, found, limit, waited, wanted=model)
         except UserError as error:
             missing.append(str(error))
     for line in missing:

@@ -6,6 +6,7 @@ from factory.corpus.collate import Collator
 from factory.corpus.show import show_sample
 from factory.errors import UserError
 from factory.model.load import lacking, outline, sizes
+from factory.model.source import Wanted
 from factory.recipe import Recipe
 from factory.recipe.schema import TuneSpec
 from factory.run.tuners.opening import open_source, planned_source
@@ -14,12 +15,12 @@ from factory.terminal import Console
 from factory.train.loop import Shape
 
 
-def plan_tuning(recipe: Recipe, console: Console) -> None:
+def plan_tuning(recipe: Recipe, model: Wanted, console: Console) -> None:
     """Print what a tuning would train, on what, for how many steps; what is missing is a line of the plan."""
     spec = recipe.tune
     assert spec is not None, "a recipe without `tune:` has no such plan"
     try:
-        source = planned_source(recipe, spec.data, spec.batch_size)
+        source = planned_source(recipe, spec.data, spec.batch_size, model)
         steps, ranks = steps_of(spec, len(source)), recipe.launch.processes
         shape = Shape.of(spec, ranks)
         check_precision(spec, recipe.model)
@@ -30,10 +31,10 @@ def plan_tuning(recipe: Recipe, console: Console) -> None:
         )
     except UserError as error:
         console.print("missing:", str(error), style="yellow", markup=False, highlight=False, soft_wrap=True)
-    for why in lacking(recipe.model):
+    for why in lacking(model):
         console.print("missing:", why, style="yellow", markup=False, highlight=False, soft_wrap=True)
     try:
-        view = sizes(recipe.model)
+        view = sizes(model)
         tuner = spec.method.make()
         tuner.apply(view, spec.beside)
         show_trainable(view, tuner)

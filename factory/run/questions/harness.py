@@ -11,6 +11,7 @@ from typing import Any
 
 from factory import files, progress
 from factory.benchmark import Harness
+from factory.model.source import Wanted
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import ModelSpec, Node
@@ -40,8 +41,9 @@ class HarnessSuite:
     methods do not apply.
     """
 
-    def __init__(self, node: Node, recipe: Recipe, limit: int | None) -> None:
+    def __init__(self, node: Node, recipe: Recipe, limit: int | None, model: Wanted | None = None) -> None:
         self.node, self.recipe, self.limit = node, recipe, limit
+        self.model = model.asked if model else recipe.model
         self.benchmark: Harness = node.make()
 
     def run(self, folder: RunDir, view: ModelView, arm: Arm) -> tuple[Rows, Rows, dict[str, Any] | None]:
@@ -60,7 +62,7 @@ class HarnessSuite:
             "seed": self.recipe.seed,
         }
         stage = folder.stage(files.file_name("bench", self.node.label, arm.name), inputs)
-        job = Job(view, self.recipe.model, arm.steering, stage.path, self.limit, self.recipe.seed)
+        job = Job(view, self.model, arm.steering, stage.path, self.limit, self.recipe.seed)
         [results] = progress.gather(stage, {"results": lambda: self._evaluate(job, arm)})
         if not stage.done:
             stage.finish({"tasks": [r["task"] for r in results if _whole(r)]})

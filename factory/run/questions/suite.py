@@ -24,6 +24,7 @@ from factory.data.prompt import Prompt
 from factory.errors import UserError
 from factory.model.encode import Writing, images_first, render
 from factory.model.load import outline
+from factory.model.source import Wanted
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import Node
@@ -44,11 +45,11 @@ class Suite:
     once.
     """
 
-    def __init__(self, node: Node, recipe: Recipe, limit: int | None) -> None:
+    def __init__(self, node: Node, recipe: Recipe, limit: int | None, model: Wanted | None = None) -> None:
         self.node, self.recipe, self.limit = node, recipe, limit
         self.benchmark: Questions = node.make()
         items, self.protocol = self.benchmark.questions(limit), self.benchmark.protocol
-        if any(i.pictures_first for i in items) and images_first(outline(recipe.model).writing):
+        if any(i.pictures_first for i in items) and images_first(outline(model or recipe.model).writing):
             items = [replace(i, prompt=i.pictures_first or i.prompt) for i in items]
             self.protocol += "/pictures-first"
         absent = [
@@ -203,9 +204,9 @@ def _tell_damaged(folder: RunDir, known: Responses) -> None:
     known.strike()
 
 
-def suites(recipe: Recipe, limit: int | None) -> list[Suite | HarnessSuite]:
+def suites(recipe: Recipe, limit: int | None, model: Wanted | None = None) -> list[Suite | HarnessSuite]:
     """The recipe's benchmarks. Raises ``UserError`` for missing files, before anything heavy starts."""
-    return [suite_of(node)(node, recipe, limit) for node in recipe.asked]
+    return [suite_of(node)(node, recipe, limit, model) for node in recipe.asked]
 
 
 def suite_of(node: Node) -> type[Suite | HarnessSuite]:
@@ -269,6 +270,7 @@ def dry_run(recipe: Recipe, n: int = 3) -> Iterator[tuple[Suite, list[tuple[str,
     """Each benchmark with its first ``n`` prompts as the model would read them, by sample; the model's weights are not
     read.
     """
-    writing = outline(recipe.model).writing
-    for suite in (s for s in suites(recipe, None) if isinstance(s, Suite)):
+    model = Wanted.of(recipe.model)
+    writing = outline(model).writing
+    for suite in (s for s in suites(recipe, None, model) if isinstance(s, Suite)):
         yield suite, [(item.id, written(writing, item.prompt())) for item in suite.items[:n]]

@@ -19,6 +19,7 @@ from factory.diagnose import Diagnostic
 from factory.diagnose.summary import Summary
 from factory.errors import UserError
 from factory.model.load import load
+from factory.model.source import Wanted
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import ContenderSpec, Node, TaskSpec
@@ -91,10 +92,15 @@ def best(tried: Sequence[Tuned]) -> Tuned:
 
 
 def compare_tuners(
-    recipe: Recipe, folder: RunDir, limit: int | None, asked: Sequence[Suite | HarnessSuite], notes: Sequence[str]
+    recipe: Recipe,
+    folder: RunDir,
+    limit: int | None,
+    model: Wanted,
+    asked: Sequence[Suite | HarnessSuite],
+    notes: Sequence[str],
 ) -> None:
     """Tune, choose, score and diagnose; write results.json, the report and the comparison with its tests."""
-    contest = Contest(recipe, folder, limit, asked)
+    contest = Contest(recipe, folder, limit, model, asked)
     contest.run()
     if folder.world.first:
         contest.conclude(notes)
@@ -104,17 +110,19 @@ class Contest:
     """The comparison as it goes; ``tried`` are all tunings, ``rows`` those of results.json."""
 
     def __init__(
-        self, recipe: Recipe, folder: RunDir, limit: int | None, asked: Sequence[Suite | HarnessSuite]
+        self, recipe: Recipe, folder: RunDir, limit: int | None, model: Wanted, asked: Sequence[Suite | HarnessSuite]
     ) -> None:
         self.recipe, self.folder, self.limit, self.spec = recipe, folder, limit, recipe.compare
+        self.wanted = model
         self.suites = {suite.node.label: suite for suite in asked}
         self.diagnostics = {node.label: node.make() for node in recipe.diagnostics}
         self._check()
         self.sources = {
-            task.name: shared_source(self._single(self.spec.tuners[0], task, 1.0), folder) for task in self.spec.tasks
+            task.name: shared_source(self._single(self.spec.tuners[0], task, 1.0), folder, model)
+            for task in self.spec.tasks
         }
         self._refuse_other()
-        self.base = load(recipe.model)
+        self.base = load(model)
         self.unsteered = labels(recipe).unsteered
         self.model = running_digest(self.base)
         self.tried: list[Tuned] = []
@@ -178,7 +186,7 @@ class Contest:
             f"tune-{name}",
             self.sources[task.name],
             self.model,
-            lambda: load(self.recipe.model),
+            lambda: load(self.wanted),
             out,
             self.limit,
         )

@@ -18,6 +18,7 @@ from factory.corpus.refusals import Refusals
 from factory.corpus.source import Audited, ConversationFile, Lessons, Source
 from factory.errors import UserError
 from factory.model.load import lacking, outline
+from factory.model.source import Wanted
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import TuneDataSpec
@@ -27,20 +28,20 @@ from factory.terminal import Console
 INDICES = ".index"  # of data files, beside the runs: many runs read one file
 
 
-def shared_source(recipe: Recipe, folder: RunDir) -> Source:
+def shared_source(recipe: Recipe, folder: RunDir, model: Wanted) -> Source:
     """The samples of ``recipe.tune``, indexed by the first rank and then taken from the index by the others."""
     spec = recipe.tune
     assert spec is not None, "a recipe without `tune:` has no samples to open"
-    view = outline(recipe.model) if spec.data.lessons is None else None
+    view = outline(model) if spec.data.lessons is None else None
     source = open_source(recipe, spec.data, spec.batch_size, view) if folder.owner else None
     folder.world.meet("the data are indexed")
     return source or open_source(recipe, spec.data, spec.batch_size, view, quiet=True)
 
 
-def planned_source(recipe: Recipe, data: TuneDataSpec, batch: int) -> Source:
+def planned_source(recipe: Recipe, data: TuneDataSpec, batch: int, model: Wanted) -> Source:
     """The samples as ``shared_source`` would have them; unchecked by the model where that is not on this machine."""
-    checked = data.lessons is None and not lacking(recipe.model)
-    return open_source(recipe, data, batch, outline(recipe.model) if checked else None)
+    checked = data.lessons is None and not lacking(model)
+    return open_source(recipe, data, batch, outline(model) if checked else None)
 
 
 def open_source(

@@ -24,6 +24,7 @@ from factory.corpus.source import Lessons, Source
 from factory.data.prompt import Role, Segment
 from factory.errors import UserError
 from factory.model.load import fingerprint_of, load
+from factory.model.source import Wanted
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import ModelSpec, TuneSpec
@@ -57,7 +58,7 @@ OF_TRAINING = {
 }  # keys of the data that do not change a sample
 
 
-def tune_model(recipe: Recipe, folder: RunDir, limit: int | None = None) -> Path:
+def tune_model(recipe: Recipe, folder: RunDir, limit: int | None, model: Wanted) -> Path:
     """Tune the recipe's model; the trained part goes to ``tuned/`` in the run folder. ``limit`` bounds the number of
     optimiser steps.
 
@@ -65,9 +66,9 @@ def tune_model(recipe: Recipe, folder: RunDir, limit: int | None = None) -> Path
     the ranks and a missing logger; and before the first step where nothing is trainable.
     """
     check(recipe.tune, recipe.model)
-    source = shared_source(recipe, folder)
+    source = shared_source(recipe, folder, model)
     refuse_other(folder.path / "tune", inputs_of(recipe, source, limit))
-    view = load(recipe.model)
+    view = load(model)
     stage = tune_on(recipe, folder, "tune", source, running_digest(view), lambda: view, folder.path / TUNED, limit)
     if recipe.tune.exam:
         _examine(recipe, folder)
