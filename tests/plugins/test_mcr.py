@@ -40,6 +40,7 @@ def run(
 def written_out(view: ModelView, prompt: Prompt, key: str, **options) -> dict[str, float]:
     """Algorithm 1 for one prompt: no batch, no padding, every gradient of its own forward on its own cache."""
     p = Mcr.Params(**options)
+    published = K_SIGMA if view.family.name in ("llava", "steering_factory_composed") else 0.1  # AMPS, appendix A.1
     batch = view.encode([prompt])
     roles, T = batch.roles[0].tolist(), batch.input_ids.shape[1]
     cut = (
@@ -97,7 +98,7 @@ def written_out(view: ModelView, prompt: Prompt, key: str, **options) -> dict[st
                     if p.sigma_scope == "global"
                     else past[at][j][:, :, over]
                 )
-                sigma[at, j] = (K_SIGMA if p.k_sigma is None else p.k_sigma) * float(spread.double().std())
+                sigma[at, j] = (published if p.k_sigma is None else p.k_sigma) * float(spread.double().std())
                 g = torch.Generator().manual_seed(noise_seed(p.seed, key, m, at, "KV"[j]))
                 heads, d = z[at][j].shape[1], z[at][j].shape[3]
                 z[at][j][:, :, tokens] += sigma[at, j] * torch.randn(heads, p.draws, len(tokens), d, generator=g)[:, i]
