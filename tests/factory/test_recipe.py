@@ -168,8 +168,8 @@ def test_non_finite_numbers_are_refused(number):
 
 def test_choices_are_named_with_the_nearest():
     assert only_mistake("collect: {position: lats}") == (
-        "x.yaml:7:11 collect.position: should be 'last', 'second_last', 'last_user_token', 'mean_prompt' or 'mean_completion', "
-        "got the string 'lats'. Did you mean last?"
+        "x.yaml:7:11 collect.position: should be 'last', 'second_last', 'last_user_token', 'mean_prompt' or "
+        "'mean_completion', got the string 'lats'. Did you mean last?"
     )
 
 

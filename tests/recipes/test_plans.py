@@ -17,7 +17,7 @@ from factory.run.plan.estimate import estimate, memory
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 PATHS = [path for path in sorted(RECIPES.rglob("*.yaml")) if load(path).train is None]
-OF_MC2 = [path for path in PATHS if (data := load(path).data) and data.type == "mc2"]
+OF_MC2 = [path for path in PATHS if (r := load(path)).model.zoo and r.data and r.data.type == "mc2"]
 
 
 known = {}
