@@ -89,7 +89,7 @@ def choose_heads(
     return sorted(Random(f"{seed}/{direction}/{k}").sample(others, min(k, len(others))))
 
 
-def _top(score: Tensor, k: int) -> Sequence[Head]:
+def _top(score: Tensor, k: int) -> list[Head]:
     order = score.flatten().argsort(descending=True, stable=True)[:k].tolist()
     return [divmod(i, score.shape[1]) for i in order]
 

@@ -10,7 +10,7 @@ from unicodedata import normalize
 from pydantic import BeforeValidator, SerializeAsAny, ValidationError, model_serializer
 
 from factory.errors import UserError
-from factory.recipe.explain import explain, refusal
+from factory.recipe.explain import Loc, explain, refusal
 from factory.registry import Params, lookup
 
 LONGEST = 80  # characters of a label: rows and file names hold it beside other words
@@ -61,7 +61,7 @@ def read_node(kind: str, raw: Any, context: Any = None) -> Node:
         model = lookup(kind, plugin).Params
     except UserError as error:
         raise refusal([(("type",), str(error))]) from error
-    mistakes = [(("as",), why)] if (why := label_fault(label)) else []
+    mistakes: list[tuple[Loc, str]] = [(("as",), why)] if (why := label_fault(label)) else []
     try:
         params = model.model_validate_json(json.dumps(options), strict=True, context=context)
     except ValidationError as error:

@@ -97,12 +97,12 @@ def _git() -> dict[str, Any] | None:
     if not (PROJECT / ".git").exists():
         return None
     commit = _git_output("rev-parse", "HEAD")
-    return commit and {"commit": commit, "dirty": bool(_git_output("status", "--porcelain"))}
+    return {"commit": commit, "dirty": bool(_git_output("status", "--porcelain"))} if commit else None
 
 
 def _git_output(*arguments: str) -> str | None:
     try:
-        command = ["git", "--no-optional-locks", "-C", PROJECT, *arguments]
+        command = ["git", "--no-optional-locks", "-C", str(PROJECT), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return None

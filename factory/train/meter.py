@@ -20,7 +20,8 @@ class Meter(TrainerCallback):
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.seconds = device, []
+        self.device = device
+        self.seconds: list[float] = []
         gc.collect()
         self.before = self._restart()
 

@@ -33,7 +33,7 @@ def projections(view: ModelView, kinds: Sequence[str]) -> dict[str, nn.Module]:
     """
     blocks = {id(module) for block in view.layers for module in block.modules()}
     inside = {name: module for name, module in view.model.named_modules() if id(module) in blocks and name}
-    found = {}
+    found: dict[str, nn.Module] = {}
     for kind in kinds:
         mine = {
             name: module

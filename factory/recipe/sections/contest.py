@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
-from factory.recipe.explain import refusal
+from factory.recipe.explain import Loc, refusal
 from factory.recipe.nodes import Node, Spec, distinct, plugin
 from factory.recipe.sections.training import TermsSpec, TuneDataSpec, TuneSpec
 from factory.recipe.sections.words import FILE_NAME, FileName
@@ -66,7 +66,7 @@ class CompareSpec(TermsSpec):
     @model_validator(mode="after")
     def _names_are_apart(self) -> CompareSpec:
         labels, names = [c.tuner.label for c in self.tuners], [task.name for task in self.tasks]
-        mistakes = [
+        mistakes: list[tuple[Loc, str]] = [
             (("tuners", i, "tuner"), f"another one is called '{label}' too; name one with 'as:'")
             for i, label in enumerate(labels)
             if label in labels[:i]
