@@ -13,6 +13,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -36,7 +37,8 @@ usage: {me} RECIPE [KEY=VALUE ...] [--limit N] [--debug]
   RECIPE, run RECIPE          run a recipe, a file or the name of a bundled one; started again, it skips what is done
   plan RECIPE                 print what would run, and what it needs
   fetch [MODEL]               download a model of the zoo or of the hub; without MODEL, the models there are
-  list [KIND]                 the plugins there are
+  list [KIND [NAME]]          the plugins there are; of one, its parameters and what it does
+  recipe [NAME]               a bundled recipe's text, to keep as a file of your own; without NAME, what there is
   show BENCHMARK|RECIPE       draw some of a benchmark's samples
   show RECIPE --sample N      one training sample: its tokens, their roles, and which are learnt
   convert NAME FOLDER OUT     a released dataset to LLaVA-JSON (bash launch.sh list converter)
@@ -47,14 +49,16 @@ usage: {me} RECIPE [KEY=VALUE ...] [--limit N] [--debug]
 
   KEY=VALUE overrides a key of the recipe: {me} recipes/NAME.yaml seed=1 steering.2.beta=0.5
   --debug shows the traceback where a plugin raises, which is told in one line otherwise.
-  {me} COMMAND --help tells more of a command."""
+  --version says which version this is. {me} COMMAND --help tells more of a command."""
 
 
 class _Parser(argparse.ArgumentParser):
     world: World
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see {self.prog} --help")
+        unknown = message.partition("unrecognized arguments: ")[2].split(" ")
+        near = (did_you_mean(word, self._option_string_actions) for word in unknown if word.startswith("--"))
+        raise UserError(f"{message}; see {self.prog} --help.{next(filter(None, near), '')}".removesuffix("."))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,6 +76,9 @@ def _dispatch(argv: list[str], world: World) -> int:
     me = os.environ.get("STEERING_FACTORY_COMMAND", "steering-factory")
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(HELP.format(me=me))
+        return 0
+    if argv[0] == "--version":
+        print(f"steering-factory {version('steering-factory')}")
         return 0
     name, rest = argv[0], argv[1:]
     parser = _Parser(prog=f"{me} {name}")
@@ -159,9 +166,16 @@ def _fetch(parser: _Parser, argv: list[str]) -> None:
 
 
 def _list(parser: _Parser, argv: list[str]) -> None:
-    """List the plugins there are, in-tree and out."""
+    """List the plugins there are, in-tree and out; or tell all of one: what it does, its parameters, a node."""
     parser.add_argument("kind", nargs="?", metavar="KIND")
-    kind = parser.parse_args(argv).kind
+    parser.add_argument("name", nargs="?", metavar="NAME")
+    args = parser.parse_args(argv)
+    kind = args.kind
+    if args.name:
+        from factory.describe import describe_plugin
+
+        say(describe_plugin(kind, args.name))
+        return
     from factory.registry import available
 
     entries = available(kind)
@@ -173,6 +187,19 @@ def _list(parser: _Parser, argv: list[str]) -> None:
             say(f"  {entry.name:<{width}}  {entry.summary}{origin}".rstrip())
     if not entries:
         print(f"no {kind or ''} plugins".replace("  ", " "))
+
+
+def _recipe(parser: _Parser, argv: list[str]) -> None:
+    """Print a bundled recipe; without a name, list them with their first lines."""
+    parser.add_argument("name", nargs="?", metavar="NAME")
+    name = parser.parse_args(argv).name
+    if name is None:
+        for path in _recipes():
+            say(f"{path.stem:<24}{path.read_text('utf-8').splitlines()[0].strip('# ')}")
+        return
+    if not (found := _bundled(name.removesuffix(".yaml"))):
+        raise UserError(f"no bundled recipe '{name}'.{did_you_mean(name, [path.stem for path in _recipes()])}")
+    print(found[0].read_text("utf-8"), end="")
 
 
 def _show(parser: _Parser, argv: list[str]) -> None:
@@ -270,6 +297,7 @@ COMMANDS: dict[str, Callable[[_Parser, list[str]], int | None]] = {
     "plan": _plan,
     "fetch": _fetch,
     "list": _list,
+    "recipe": _recipe,
     "show": _show,
     "convert": _convert,
     "new-plugin": _new_plugin,

@@ -8,11 +8,13 @@ import shlex
 import subprocess
 import sys
 import types
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from factory import cli
+from factory.recipe import loads
 from factory.registry import load_plugins, lookup
 
 ROOT = Path(__file__).parents[2]
@@ -121,7 +123,9 @@ def test_recipe_mistakes_are_one_line_each(recipe, capsys):
         (["plan"], "error: the following arguments are required: RECIPE; see steering-factory plan --help"),
         (["good.yaml", "--limit", "0"], "error: argument --limit: '0' should be a whole number of 1 or more"),
         (["good.yaml", "--limit", "few"], "error: argument --limit: 'few' should be a whole number of 1 or more"),
-        (["good.yaml", "--lmit", "1"], "error: "),
+        (["good.yaml", "--lmit", "1"], "see steering-factory run --help. Did you mean --limit?"),
+        (["list", "steering", "toy_pusch"], "error: no steering plugin 'toy_pusch'. Did you mean toy_push?"),
+        (["recipe", "amps_tinny"], "error: no bundled recipe 'amps_tinny'. Did you mean amps_tiny"),
         (["good.yaml", "seed"], "error: override 'seed' should read KEY=VALUE"),
         (["list", "steerin"], "error: unknown plugin kind 'steerin'. Did you mean steering?"),
         (["show", "toy_bensh"], "error: no benchmark plugin 'toy_bensh'. Did you mean toy_bench?"),
@@ -161,6 +165,26 @@ def test_list(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "diagnostic"
     assert f"toy_ratio A diagnostic. [{Path(__file__).with_name('toys.py')}]" in " ".join(" ".join(lines).split())
+
+
+def test_list_tells_all_of_one_plugin(capsys):
+    """Its parameters, those inside a mapping too, and a node that a recipe takes."""
+    assert cli.main(["list", "steering", "amps"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("steering amps, in ") and "equation 10" in said
+    assert "  beta           " in said and "default 0.5; number" in said and "  net.epochs" in said
+    node = said.rpartition("In a recipe:\n")[2]
+    text = f"name: told\nmodel: {{zoo: tiny}}\ndata: scenes\ndiagnostic: mcr\n{node.strip()}\n"
+    assert [method.type for method in loads(text).steering] == ["none", "amps"]
+
+
+def test_a_bundled_recipe_is_copied_and_the_version_told(capsys):
+    assert cli.main(["recipe", "amps_tiny"]) == 0
+    assert capsys.readouterr().out == (ROOT / "recipes" / "amps_tiny.yaml").read_text(encoding="utf-8")
+    assert cli.main(["recipe"]) == 0
+    assert "amps_tiny " in capsys.readouterr().out
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"steering-factory {version('steering-factory')}\n"
 
 
 @pytest.mark.parametrize("what", ["toy_bench", "good.yaml"])
