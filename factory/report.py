@@ -64,5 +64,5 @@ def write(run: Finished, also: Sequence[Node] = ()) -> Path:
     """Have the page written about a run, and what its recipe wants ``also``; returns the page's path."""
     path = page().write(run)
     for node in also:
-        lookup(node.kind, node.type)(node.params).write(run)
+        node.make().write(run)
     return path
