@@ -137,7 +137,8 @@ class Ranks(World):
         self._host = socket.gethostname()
         self._peers: dict[int, Any] = {}
         self._pulses: dict[int, Any] = {}
-        self._over, self._code = threading.Event(), TERMINATED
+        self._over, self._ended, self._code = threading.Event(), threading.Event(), TERMINATED
+        self._ending = threading.RLock()  # re-entrant: the signal may come while this very thread holds it
         store.set(f"peer {rank}", json.dumps([self._host, os.getpid()]))
         signal.signal(signal.SIGTERM, self._terminated)
         threading.Thread(target=self._watch, daemon=True).start()
@@ -173,7 +174,9 @@ class Ranks(World):
         return json.loads(self.store.get(key))
 
     def last_word(self, code: int, message: str) -> int:
-        self._over.set()
+        if not self._claim():  # the watching thread has found out first, and says so
+            self._ended.wait(2 * PATIENCE)
+            return self._code
         if code == 1:  # a fault here may be nothing but the end of another
             code, word = self._verdict() or (code, message)
             message = word or ""
@@ -224,8 +227,7 @@ class Ranks(World):
 
     def _terminated(self, *_: object) -> None:
         """On SIGTERM, the launcher's or the watching thread's: if a rank has died say so; then leave in order."""
-        if not self._over.is_set():
-            self._over.set()
+        if self._claim():
             self._end(self._verdict() or (TERMINATED, None))
         self._exit_soon()
         signal.signal(
@@ -233,11 +235,18 @@ class Ranks(World):
         )  # a second one would find Python shutting down, and a traceback be its last word
         raise SystemExit(self._code)
 
+    def _claim(self) -> bool:
+        """Whether the caller is the first to end this process, and so the one who speaks for it."""
+        with self._ending:
+            first = not self._over.is_set()
+            self._over.set()
+            return first
+
     def _watch(self) -> None:
         while not self._over.wait(PULSE):
-            if verdict := self._verdict():
-                self._over.set()
+            if (verdict := self._verdict()) and self._claim():
                 self._end(verdict)
+                self._ended.set()
                 self._exit_soon()
                 os.kill(os.getpid(), signal.SIGTERM)
 

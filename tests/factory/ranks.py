@@ -65,13 +65,17 @@ def _fork(work: Callable[[World], object], folder: Path, env: dict[str, str], jo
         return pid
     code = 99
     try:
-        os.environ.update(env)
-        sys.stdout, sys.stderr = (open(folder / name, "a", buffering=1) for name in ("out", "err"))  # noqa: SIM115
-        world = join() if joining else World()
-        code = world.carry_out(lambda: work(world) or 0)
-    except SystemExit as ended:
+        try:
+            os.environ.update(env)
+            sys.stdout, sys.stderr = (open(folder / name, "a", buffering=1) for name in ("out", "err"))  # noqa: SIM115
+            world = join() if joining else World()
+            code = world.carry_out(lambda: work(world) or 0)
+        except SystemExit as ended:
+            code = ended.code
+        except BaseException:  # noqa: BLE001
+            traceback.print_exc()
+        sys.stderr.flush()
+    except SystemExit as ended:  # the signal came when the work was over
         code = ended.code
-    except BaseException:  # noqa: BLE001 - a forked child must never return into pytest
-        traceback.print_exc()
-    sys.stderr.flush()
-    os._exit(code)
+    finally:  # a forked child must never return into pytest
+        os._exit(code)
