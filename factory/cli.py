@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from factory.errors import DEBUG, UserError, did_you_mean
 from factory.launch.world import CONTINUE, World, join
@@ -94,7 +94,17 @@ def _dispatch(argv: list[str], world: World) -> int:
     return COMMANDS[name](parser, rest) or 0
 
 
-def _registered(word: str) -> type | None:
+class _Command(Protocol):
+    """What a plugin of the kind "command" is."""
+
+    @staticmethod
+    def arguments(parser: argparse.ArgumentParser) -> None: ...
+
+    @staticmethod
+    def run(args: argparse.Namespace) -> int | None: ...
+
+
+def _registered(word: str) -> type[_Command] | None:
     """The command that a plugin adds under this name, or that a plugin file holds under its own."""
     if word.startswith("-") or Path(word).suffix in RECIPE_SUFFIXES:
         return None
@@ -134,6 +144,7 @@ def _run(parser: _Parser, argv: list[str]) -> int | None:
         from factory.run.pipeline import run
 
         run(recipe, args.limit, parser.world)
+        return None
     except Exception as fault:
         fault.add_note(f"The run stopped here; once the fault is mended, {CONTINUE}.")
         raise

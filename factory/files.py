@@ -29,7 +29,7 @@ ENDLESS = "a pipe, socket or device, and no file"  # of which a read may never e
 
 _ELSEWHERE = "choose another folder (for a run: run.root=FOLDER)"
 MAKE_ROOM = "Free some space and start again (finished work is kept), or " + _ELSEWHERE
-_EXPLANATIONS = {
+_EXPLANATIONS: dict[int | None, str] = {
     errno.ENOSPC: "the disk is full. " + MAKE_ROOM,
     errno.EDQUOT: "your disk quota is used up. " + MAKE_ROOM,
     errno.EROFS: "the file system is read-only. Mount it writable, or " + _ELSEWHERE,

@@ -31,10 +31,10 @@ class Order:
         if self.lengths is None:
             return order
         run = self.batch * max(1, min(GROUP, self.n // (4 * self.batch)))
-        return np.concatenate([self._grouped(order[i : i + run], rng) for i in range(0, self.n, run)])
+        return np.concatenate([self._grouped(order[i : i + run], self.lengths, rng) for i in range(0, self.n, run)])
 
-    def _grouped(self, part: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        part = part[np.argsort(self.lengths[part], kind="stable")]
+    def _grouped(self, part: np.ndarray, lengths: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        part = part[np.argsort(lengths[part], kind="stable")]
         batches = [part[i : i + self.batch] for i in range(0, len(part), self.batch)]
         return np.concatenate([batches[i] for i in rng.permutation(len(batches))])
 

@@ -20,6 +20,7 @@ from factory.corpus.collate import Collator, collate
 from factory.corpus.labels import Example
 from factory.errors import UserError
 from factory.launch.world import World
+from factory.model.compose import VisionTower
 from factory.model.encode import Encoded
 from factory.model.view import ModelView
 
@@ -42,8 +43,7 @@ def prepare(
     ``show`` is told now and then how many of the ``chunks(n)`` are there.
     Raises ``UserError`` for a model whose pictures cannot be replaced by features.
     """
-    if not hasattr(view.vision_tower, "pack"):
-        raise UserError("tune.data.cache_features needs a model of model.compose; leave it out for this one")
+    packing_tower(view)
     show(there(folder))
     for chunk in world.share(range(chunks(n))):
         numbers = range(chunk * CHUNK, min((chunk + 1) * CHUNK, n))
@@ -52,6 +52,13 @@ def prepare(
             show(there(folder))
     world.meet("the samples are made ready")
     return Prepared(folder, n)
+
+
+def packing_tower(view: ModelView) -> VisionTower:
+    """The view's vision tower, whose features can be kept. Raises ``UserError`` for a model whose features cannot."""
+    if not isinstance(tower := view.vision_tower, VisionTower):
+        raise UserError("tune.data.cache_features needs a model of model.compose; leave it out for this one")
+    return tower
 
 
 def chunks(n: int) -> int:
@@ -104,7 +111,7 @@ def _flat(rows: Sequence[Sequence[int]]) -> Tensor:
 
 @torch.no_grad()
 def _features(view: ModelView, pixels: Tensor) -> Tensor:
-    tower = view.vision_tower
+    tower = packing_tower(view)
     return tower.pack(tower(pixels.to(view.device, view.dtype))).to("cpu", KEPT)
 
 

@@ -71,8 +71,9 @@ def _scan(path: Path, file: Any, decode: Any) -> Iterator[tuple[int, int, dict[s
         at, offset = 1, 3
     array, closed = None, False
     while True:
-        stop = _SEPARATORS.match(buffer, at).end()
-        at, offset = stop, offset + stop - at
+        separators = _SEPARATORS.match(buffer, at)
+        assert separators is not None, "no separator is a match too"
+        at, offset = separators.end(), offset + separators.end() - at
         if at == len(buffer):
             buffer, at = file.read(CHUNK), 0
             if not buffer:

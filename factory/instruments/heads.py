@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from random import Random
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ class HeadScaler(Steerer):
     1 leaves its bits.
     """
 
-    reads: ClassVar[Literal["per_token"]] = "per_token"
+    reads = "per_token"
 
     def __init__(self, params: Any = None, role: RoleName = "instruction", generated: bool = False) -> None:
         super().__init__(params)

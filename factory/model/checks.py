@@ -106,7 +106,10 @@ def _refusal(view: ModelView, what: str) -> str:
 
 def _prompts(view: ModelView) -> list[Prompt]:
     image = Image.linear_gradient("L").convert("RGB")
-    words = (Segment(Role.CONTEXT, "Text context: the box is red."), Segment(Role.QUESTION, "What color is the box?"))
+    words: tuple[Segment, ...] = (
+        Segment(Role.CONTEXT, "Text context: the box is red."),
+        Segment(Role.QUESTION, "What color is the box?"),
+    )
     if view.family.bidirectional_prompt:
         words += (Segment(Role.ANSWER, "The box in the image is red."),)
     return [Prompt((Segment(Role.IMAGE, image=image), *words)), Prompt(words[1:])]

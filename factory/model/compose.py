@@ -8,6 +8,7 @@ generation, the cache) is inherited. Saved by ``save_pretrained`` with its parts
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Any, ClassVar
 
 import torch
@@ -21,6 +22,7 @@ from transformers import (
     LlavaModel,
     LlavaProcessor,
     PreTrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -43,8 +45,8 @@ class ComposedConfig(PreTrainedConfig):
     model_type = MODEL_TYPE
     sub_configs: ClassVar[dict[str, type]] = {"text_config": AutoConfig}
 
-    vision: list[dict[str, Any]] | None = None
-    connector: dict[str, Any] | None = None
+    vision: list[dict[str, Any]] = field(default_factory=list)
+    connector: dict[str, Any] = field(default_factory=dict)
     text_config: dict[str, Any] | PreTrainedConfig | None = None
     image_token_id: int = 0
     image_seq_length: int = 0
@@ -114,7 +116,8 @@ class ComposedModel(LlavaModel):
         )
         self.language_model = language_model
         for module in self.multi_modal_projector.modules():
-            module._is_hf_initialized = True  # a connector starts as it was built: transformers would draw it anew
+            # A connector starts as it was built: transformers would draw it anew.
+            module._is_hf_initialized = True  # type: ignore[assignment]  # torch's stubs know no plain attribute
         self.post_init()
 
     def get_image_features(self, pixel_values: Tensor, **_: Any) -> BaseModelOutputWithPooling:
@@ -136,7 +139,7 @@ class ComposedForConditionalGeneration(LlavaForConditionalGeneration):
     config_class = ComposedConfig
 
     def __init__(
-        self, config: ComposedConfig, models: list[nn.Module] | None = None, causal: nn.Module | None = None
+        self, config: ComposedConfig, models: list[nn.Module] | None = None, causal: PreTrainedModel | None = None
     ) -> None:
         super(LlavaForConditionalGeneration, self).__init__(config)
         for record in config.vision:
@@ -158,7 +161,7 @@ def compose(
     seed: int = 0,
     tokenizer: PreTrainedTokenizerBase | None = None,
     dtype: torch.dtype = torch.float32,
-) -> tuple[nn.Module, LlavaProcessor]:
+) -> tuple[PreTrainedModel, LlavaProcessor]:
     """The model that ``spec`` describes and its processor; what has no source gets random weights from ``seed``.
 
     ``tokenizer`` stands in for the language model's own (it must have the image token). Raises ``UserError`` where

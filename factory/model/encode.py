@@ -94,8 +94,8 @@ class Batch(Mapping[str, Tensor]):
 
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """The batch with its tensors of tokens changed."""
-        parts = (self.input_ids, self.attention_mask, self.roles, self.position_ids)
-        return Batch(*map(change, parts), self.images, {k: change(v) for k, v in self.of_tokens.items()})
+        ids, mask, roles, positions = map(change, (self.input_ids, self.attention_mask, self.roles, self.position_ids))
+        return Batch(ids, mask, roles, positions, self.images, {k: change(v) for k, v in self.of_tokens.items()})
 
 
 @dataclass(frozen=True)

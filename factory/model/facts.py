@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from factory.errors import UserError
 from factory.model.family import Family
@@ -50,8 +51,10 @@ class ModelFacts:
 
     @property
     def bytes(self) -> int:
-        packed = self.linear if self.quantize else 0
-        return (self.parameters - packed) * self.bytes_per_value + round(packed * QUANTISED.get(self.quantize, 0))
+        if self.quantize is None:
+            return self.parameters * self.bytes_per_value
+        packed = round(self.linear * QUANTISED[self.quantize])
+        return (self.parameters - self.linear) * self.bytes_per_value + packed
 
 
 def sizes_of(config: Any, family: Family, dtype: torch.dtype) -> ModelFacts:
@@ -64,7 +67,7 @@ def _largest(size: int | list[int] | None) -> int | None:
     return max(size) if isinstance(size, list) else size
 
 
-def shares(model: nn.Module, family: Family) -> dict[str, int]:
+def shares(model: PreTrainedModel, family: Family) -> dict[str, int]:
     """Parameters by part, each counted once: a connector that lies inside the vision tower is not counted there, tied
     embeddings are the decoder's, and what belongs to no part is ``other``. They add up to the model's.
     """
@@ -81,7 +84,7 @@ def shares(model: nn.Module, family: Family) -> dict[str, int]:
     return {name: n for name, n in counts.items() if n}
 
 
-def facts_of(model: nn.Module, family: Family, dtype: torch.dtype) -> ModelFacts:
+def facts_of(model: PreTrainedModel, family: Family, dtype: torch.dtype) -> ModelFacts:
     text = model.config.get_text_config()
     heads, kv_heads, inner = (
         _largest(getattr(text, name, None))
@@ -89,7 +92,8 @@ def facts_of(model: nn.Module, family: Family, dtype: torch.dtype) -> ModelFacts
     )
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
     kv_width = (kv_heads or heads) * head_dim
-    linear = sum(m.weight.numel() for m in family.decoder(model).modules() if isinstance(m, nn.Linear))
+    maps = [m for m in family.decoder(model).modules() if isinstance(m, nn.Linear)]
+    widest = max((m.out_features for m in maps), default=0)
     return ModelFacts(
         type(model).__name__,
         family.name,
@@ -97,10 +101,10 @@ def facts_of(model: nn.Module, family: Family, dtype: torch.dtype) -> ModelFacts
         text.num_hidden_layers,
         text.hidden_size,
         kv_width,
-        inner,
+        inner or widest,  # OPT, for one, calls it otherwise
         text.vocab_size,
         str(dtype).removeprefix("torch."),
-        linear,
+        sum(m.weight.numel() for m in maps),
     )
 
 

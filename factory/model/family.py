@@ -11,6 +11,7 @@ import torch
 import transformers
 from PIL import Image
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from factory.errors import UserError
 from factory.model.masks import sliding_window
@@ -27,8 +28,9 @@ class Family:
     processor needs packages that only serve video: the image processor and the tokenizer are then used by themselves.
     """
 
+    name: ClassVar[str]
     config_class: ClassVar[str]
-    model_class: ClassVar[str]
+    model_class: str
     processor_class: ClassVar[str | None] = None
     vision_path: ClassVar[str] = "model.vision_tower"
     connector_path: ClassVar[str] = "model.multi_modal_projector"
@@ -53,29 +55,29 @@ class Family:
         loader = getattr(transformers, self.processor_class) if self.processor_class else Parts
         return loader.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
-    def hf_class(self) -> type[nn.Module]:
+    def hf_class(self) -> type[PreTrainedModel]:
         """The model's Hugging Face class."""
         return getattr(transformers, self.model_class)
 
-    def skeleton(self, config: Any) -> nn.Module:
+    def skeleton(self, config: Any) -> PreTrainedModel:
         """A model of this configuration without weights: its parameters are on the meta device. It has a copy of its
         own, as models write to their configuration.
         """
         with torch.device("meta"):
             return self.hf_class()._from_config(deepcopy(config))
 
-    def core(self, model: nn.Module) -> nn.Module:
+    def core(self, model: PreTrainedModel) -> PreTrainedModel:
         """The model without its unembedding; called like the model, it returns ``last_hidden_state`` after the norm."""
         return model.model
 
-    def decoder(self, model: nn.Module) -> nn.Module:
+    def decoder(self, model: PreTrainedModel) -> PreTrainedModel:
         """The language decoder: the module with the blocks (``layers_name``) and the output norm (``norm_name``)."""
         return model.get_decoder()
 
-    def vision_tower(self, model: nn.Module) -> nn.Module:
+    def vision_tower(self, model: PreTrainedModel) -> nn.Module:
         return model.get_submodule(self.vision_path)
 
-    def connector(self, model: nn.Module) -> nn.Module:
+    def connector(self, model: PreTrainedModel) -> nn.Module:
         return model.get_submodule(self.connector_path)
 
     def attention(self, block: nn.Module) -> nn.Module:
@@ -88,10 +90,10 @@ class Family:
         """
         return block.get_submodule(self.output_projection_path)
 
-    def image_token_id(self, model: nn.Module) -> int:
+    def image_token_id(self, model: PreTrainedModel) -> int:
         return model.config.image_token_id
 
-    def placeholder(self, model: nn.Module, processor: Any) -> str:
+    def placeholder(self, model: PreTrainedModel, processor: Any) -> str:
         """What the chat template writes for an image."""
         return processor.tokenizer.convert_ids_to_tokens(self.image_token_id(model))
 
@@ -104,27 +106,27 @@ class Family:
         """
         return dict(processor.image_processor(images=list(images), return_tensors="pt")) if images else {}
 
-    def image_texts(self, model: nn.Module, processor: Any, inputs: dict[str, Any], n_images: int) -> list[str]:
+    def image_texts(self, model: PreTrainedModel, processor: Any, inputs: dict[str, Any], n_images: int) -> list[str]:
         """What stands in the prompt for each image: image tokens, and what the model is used to see around them.
 
         Here as transformers' processor of the model writes it.
         """
         return [processor.replace_image_token(inputs, i) for i in range(n_images)]
 
-    def model_inputs(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, Tensor]:
+    def model_inputs(self, model: PreTrainedModel, inputs: dict[str, Any]) -> dict[str, Tensor]:
         """What of ``image_inputs`` the model takes."""
         return {name: value for name, value in inputs.items() if name not in self.bookkeeping}
 
-    def repeated(self, model: nn.Module, processor: Any, counts: Iterable[int]) -> list[str]:
+    def repeated(self, model: PreTrainedModel, processor: Any, counts: Iterable[int]) -> list[str]:
         """The image token so many times for each image."""
         token = processor.tokenizer.convert_ids_to_tokens(self.image_token_id(model))
         return [token * int(n) for n in counts]
 
-    def token_inputs(self, model: nn.Module, ids: Tensor, roles: Tensor) -> dict[str, Tensor]:
+    def token_inputs(self, model: PreTrainedModel, ids: Tensor, roles: Tensor) -> dict[str, Tensor]:
         """Further inputs [B, T] of a prefill, one value per token."""
         return {}
 
-    def position_ids(self, model: nn.Module, ids: Tensor, mask: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+    def position_ids(self, model: PreTrainedModel, ids: Tensor, mask: Tensor, inputs: dict[str, Tensor]) -> Tensor:
         """Position of each token, [B, T] or, for a rotary embedding of several axes, [axes, B, T]: padding does not
         count.
 
@@ -143,7 +145,7 @@ class Family:
             return told
         return max(told, int((before or told) * factor))  # where ``before`` is told, ``told`` may count what is gained
 
-    def attention_mask(self, decoder: nn.Module, mask: Tensor, new: int) -> Any:
+    def attention_mask(self, decoder: PreTrainedModel, mask: Tensor, new: int) -> Any:
         """What the model takes as attention mask for the last ``new`` columns of ``mask`` [R, T], the others being
         cached.
 
@@ -158,7 +160,7 @@ class Family:
         return mask
 
 
-def frozen(model: nn.Module) -> nn.Module:
+def frozen(model: PreTrainedModel) -> PreTrainedModel:
     """The model in evaluation mode with no parameter asking for a gradient."""
     return model.eval().requires_grad_(False)
 
@@ -169,6 +171,6 @@ def device_of(module: nn.Module) -> torch.device:
     """
     hook = getattr(module, "_hf_hook", None)
     for each in getattr(hook, "hooks", (hook,)):
-        if getattr(each, "execution_device", None) is not None:
-            return torch.device(each.execution_device)
+        if (device := getattr(each, "execution_device", None)) is not None:
+            return torch.device(device)
     return next(module.parameters()).device

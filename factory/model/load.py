@@ -114,8 +114,8 @@ def outline(model: ModelSpec | Wanted) -> ModelView:
             composed, processor = compose(spec.compose)
         return ModelView(frozen(composed), processor, source.family)
     hollow = source.family.skeleton(source.config)
-    if (source.folder / "generation_config.json").is_file():
-        hollow.generation_config = transformers.GenerationConfig.from_pretrained(source.folder, local_files_only=True)
+    if (source.files / "generation_config.json").is_file():
+        hollow.generation_config = transformers.GenerationConfig.from_pretrained(source.files, local_files_only=True)
     return ModelView(frozen(hollow), _processor(source), source.family)
 
 
@@ -143,16 +143,16 @@ def lacking(model: ModelSpec | Wanted) -> list[str]:
 
 def _processor(source: FoundModel) -> Any:
     for what, names in PROCESSOR_FILES.items():
-        if not any((source.folder / name).is_file() for name in names):
+        if not any((source.files / name).is_file() for name in names):
             raise UserError(
                 f"model folder {source.folder}: has no {' and no '.join(names)}, which hold its {what}; save its"
                 " processor there too, or download the model again"
             )
-    for path in (source.folder / name for names in PROCESSOR_FILES.values() for name in names):
+    for path in (source.files / name for names in PROCESSOR_FILES.values() for name in names):
         if why := pointer(path):
             raise UserError(f"{path}: {why}")
     try:
-        return source.family.load_processor(source.folder)
+        return source.family.load_processor(source.files)
     except Exception as error:  # the tokenizers' own library raises plain ones
         raise UserError(
             f"model folder {source.folder}: its processor cannot be loaded: {' '.join(str(error).split())[:300]}"

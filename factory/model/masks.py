@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from factory.errors import UserError
 
@@ -19,7 +20,7 @@ def sliding_window(config: Any) -> int | None:
     return window if window and used else None
 
 
-def by_layer_type(decoder: nn.Module, mask: Tensor, new: int) -> dict[str, Tensor]:
+def by_layer_type(decoder: PreTrainedModel, mask: Tensor, new: int) -> dict[str, Tensor]:
     """Masks [R, 1, new, T] of full and of sliding attention for the last ``new`` columns of ``mask`` [R, T].
 
     A window counts tokens, not columns: transformers' own masks would count the padding between tokens as well.
@@ -52,7 +53,7 @@ def closed_up(positions: Tensor, hidden: Tensor) -> Tensor:
     return positions - taken
 
 
-def _as_taken(decoder: nn.Module, seen: Tensor) -> Tensor:
+def _as_taken(decoder: PreTrainedModel, seen: Tensor) -> Tensor:
     """Booleans for SDPA and this project's own attention, numbers to add for the eager one."""
     name = decoder.config._attn_implementation
     if name in ("sdpa", "steering_factory"):

@@ -48,7 +48,9 @@ def fork_cache(cache: Cache, rows: Tensor | None = None) -> Cache:
     """A cache whose layers can be replaced or extended without touching the original's."""
     new = copy.copy(cache)
     new.layers = [copy.copy(layer) for layer in cache.layers]
-    for layer in new.layers if rows is not None else ():
+    if rows is None:
+        return new
+    for layer in new.layers:
         here = rows.to(layer.keys.device)  # a block's cache lies on the block's device
         layer.keys, layer.values = layer.keys.index_select(0, here), layer.values.index_select(0, here)
     return new

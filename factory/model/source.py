@@ -37,6 +37,12 @@ class FoundModel:
     bytes: int
     notes: tuple[str, ...] = ()
 
+    @property
+    def files(self) -> Path:
+        """The folder of a model that is read from one."""
+        assert self.folder is not None, "a composed model has no folder, and is put together instead"
+        return self.folder
+
 
 @dataclass(frozen=True)
 class Wanted:

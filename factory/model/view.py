@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from factory.data.prompt import Prompt
 from factory.errors import UserError
@@ -24,7 +25,7 @@ class ModelView:
     cache.
     """
 
-    def __init__(self, model: nn.Module, processor: Any, family: Family) -> None:
+    def __init__(self, model: PreTrainedModel, processor: Any, family: Family) -> None:
         self.model, self.processor, self.family = model, processor, family
         self.decoder = family.decoder(model)
         self.core = family.core(model)
@@ -52,7 +53,7 @@ class ModelView:
         return getattr(self.decoder, self.family.norm_name)
 
     @property
-    def unembed(self) -> nn.Module:
+    def unembed(self) -> nn.Linear:
         return self.model.get_output_embeddings()
 
     @property
@@ -78,12 +79,14 @@ class ModelView:
     @property
     def heads(self) -> int:
         """Query heads of every block. Raises ``UserError`` where blocks differ (OpenELM's)."""
-        return self._same("num_attention_heads")
+        return self._same(self.text_config.num_attention_heads)
 
     @property
     def kv_heads(self) -> int:
         """Key and value heads of every block. Raises ``UserError`` where blocks differ."""
-        return self._same("num_key_value_heads") or self.heads
+        return self._same(
+            getattr(self.text_config, "num_key_value_heads", None) or self.text_config.num_attention_heads
+        )
 
     @property
     def head_dim(self) -> int:
@@ -94,16 +97,15 @@ class ModelView:
         heads = self.text_config.num_attention_heads
         return heads[layer] if isinstance(heads, list) else heads
 
-    def _same(self, name: str) -> int | None:
-        value = getattr(self.text_config, name, None)
-        if isinstance(value, list):
-            if len(set(value)) > 1:
-                raise UserError(
-                    f"{type(self.model).__name__}: its blocks have {min(value)} to {max(value)} heads, and this needs"
-                    " the same number in each"
-                )
-            return value[0]
-        return value
+    def _same(self, heads: int | list[int]) -> int:
+        if not isinstance(heads, list):
+            return heads
+        if len(set(heads)) > 1:
+            raise UserError(
+                f"{type(self.model).__name__}: its blocks have {min(heads)} to {max(heads)} heads, and this needs"
+                " the same number in each"
+            )
+        return heads[0]
 
     def attention(self, layer: int) -> nn.Module:
         """Self-attention of block ``layer``. The self-check has seen that its ``o_proj`` takes ``heads * head_dim``

@@ -49,11 +49,11 @@ def weight_of(module: nn.Module, name: str = "weight") -> Iterator[Any]:
 @torch.no_grad()
 def packed_values(module: nn.Module, places: Tensor) -> Tensor:
     """Values [k] of a packed weight [out, in] at k ``places`` of its flattened form."""
-    rows, columns = places // module.in_features, places % module.in_features
+    width, device = _inputs(module)
+    rows, columns = places // width, places % width
     bias = getattr(module, "bias", None)
     dtype = torch.get_default_dtype() if bias is None else bias.dtype
-    device = module.weight.device
-    made = module(nn.functional.one_hot(columns.to(device), module.in_features).to(dtype))
+    made = module(nn.functional.one_hot(columns.to(device), width).to(dtype))
     return (made if bias is None else made - bias)[torch.arange(len(places), device=device), rows.to(device)]
 
 
@@ -62,5 +62,13 @@ def _unpacked(module: nn.Module) -> Tensor:
     """What a module with packed weights, whatever their format, makes of the identity."""
     bias = getattr(module, "bias", None)
     dtype = torch.get_default_dtype() if bias is None else bias.dtype
-    made = module(torch.eye(module.in_features, device=module.weight.device, dtype=dtype))
+    width, device = _inputs(module)
+    made = module(torch.eye(width, device=device, dtype=dtype))
     return (made if bias is None else made - bias).T
+
+
+def _inputs(module: nn.Module) -> tuple[int, torch.device]:
+    """How many values a module with packed weights takes, and where."""
+    width, weight = module.in_features, module.weight
+    assert isinstance(width, int) and isinstance(weight, Tensor), "what quantisation packs is a linear map"
+    return width, weight.device

@@ -90,15 +90,18 @@ def load(folder: str | Path, view: ModelView, strict: bool = True) -> Steering:
         steerer, made_for.read_tensors(folder / TENSORS, manifest), manifest.where, float(manifest.strength)
     )
     check(steering, view)
-    _check_tensors(folder / TENSORS, steering, view.width)
+    for part in steering.by_block():
+        _check_tensors(folder / TENSORS, part, view)
     return steering
 
 
 @torch.no_grad()
-def _check_tensors(path: Path, steering: Steering, width: int) -> None:
-    """Refuse tensors from which the method makes no vectors of the model's width."""
+def _check_tensors(path: Path, steering: Steering, view: ModelView) -> None:
+    """Refuse tensors from which the method makes no vectors of the width that it acts on."""
+    layer = steering.layer
+    width = view.width if steering.where.site == "block" else view.heads_of(layer) * view.head_dim
     try:
-        made = tuple(steering.steerer.delta(torch.zeros(2, width), steering.state, Context(steering.where.layer)).shape)
+        made = tuple(steering.steerer.delta(torch.zeros(2, width), steering.state, Context(layer)).shape)
     except KeyError as error:
         raise UserError(f"{path}: the tensor {error} of steering '{steering.steerer.name}' is missing") from error
     except (RuntimeError, IndexError, ValueError) as error:

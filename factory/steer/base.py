@@ -171,7 +171,7 @@ class Steerer(Plugin):
     reads_tails: bool = False
     yardstick: ClassVar[bool] = False  # what others are held against, where a recipe does not say
 
-    def variants(self) -> dict[str, Steerer]:
+    def variants(self) -> Mapping[str, Steerer]:
         """Methods of the same kind among which dev data decides, by name; empty where there is nothing to decide."""
         return {}
 

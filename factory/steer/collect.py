@@ -72,10 +72,11 @@ def collect(
     if plan.tails:
         means = _tail_mean(run.states, run.whole.mask).cpu().chunk(len(ASKS))
         tensors |= {f"{ask}.tail": mean for ask, mean in zip(ASKS, means, strict=True)}
-    found = {}
-    for ask in plan.diagnose if diagnostic else ():
-        rows = ASKS.index(ask) * len(prompts) + torch.arange(len(prompts), device=view.device)
-        found[ask] = diagnostic.on_whole(view, *run.pick(rows), [f"{key}/{ask}" for key in keys])
+    found: dict[str, list[Row]] = {}
+    if diagnostic is not None:
+        for ask in plan.diagnose:
+            rows = ASKS.index(ask) * len(prompts) + torch.arange(len(prompts), device=view.device)
+            found[ask] = diagnostic.on_whole(view, *run.pick(rows), [f"{key}/{ask}" for key in keys])
     once = once_a_prompt(found.get("base", ()), [f"{key}/base" for key in keys])
     return {**tensors, **{f"{MEASURED}{metric}": values for metric, values in once.items()}}, found
 

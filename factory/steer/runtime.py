@@ -150,6 +150,8 @@ class Steering:
 
     def context(self, h: Tensor, step: Step, ahead: Ahead | None) -> Context:
         """What a controller may know of the prompts in ``h``, for which the vector is known."""
+        if ahead is None:
+            return Context(self.layer, step.generated, roles=step.prompt)
         mask = self._mask(h, step)
 
         def probe(strength: Tensor) -> Tensor:
@@ -158,9 +160,7 @@ class Steering:
         def hiding(role: Tensor) -> Tensor:
             return ahead.hiding(spoken(step.roles, role), h).to(h.device)
 
-        return Context(
-            self.where.layer, step.generated, *((probe, hiding) if ahead else (None, None)), roles=step.prompt
-        )
+        return Context(self.layer, step.generated, probe, hiding, step.prompt)
 
     def look(self, h: Tensor, step: Step, ahead: Ahead) -> Tensor:
         """What the method's controller sees of its trial strengths [R, S, F]."""
@@ -174,14 +174,14 @@ class Steering:
         if self.steerer.reads == "per_token":
             vector = self._read_tokens(torch.zeros_like(h, dtype=torch.float32), h, mask, generated=False)
             return self._read_tokens(vector, h, step.answer, generated=True) if self.where.generated else vector
-        return self._delta(last_states(h, step), Context(self.where.layer))[:, None]
+        return self._delta(last_states(h, step), Context(self.layer))[:, None]
 
     def _read_tokens(self, vector: Tensor, h: Tensor, mask: Tensor, generated: bool) -> Tensor:
         """``vector`` [R, T, d] with that of each masked token in its place."""
         read = h[mask].float()
         if generated and not len(read):
             return vector
-        return vector.masked_scatter(mask[..., None], self._delta(read, Context(self.where.layer, generated)))
+        return vector.masked_scatter(mask[..., None], self._delta(read, Context(self.layer, generated)))
 
     def _delta(self, h: Tensor, ctx: Context) -> Tensor:
         return _shaped(self.steerer.delta(h, self.state, ctx), h.shape, self.steerer, "delta")

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from factory.corpus.labels import IGNORE, Example
-from factory.corpus.prepared import Prepared
+from factory.corpus.prepared import Prepared, packing_tower
 from factory.data.prompt import Role
 from factory.errors import UserError
 from factory.model.view import ModelView
@@ -39,7 +39,7 @@ class AlignCollator:
     def __init__(self, view: ModelView, prepared: Prepared) -> None:
         self.view, self.prepared = view, prepared
         texts = [_answer(view, prepared[i][0]) if len(prepared[i][1]) == 1 else None for i in range(len(prepared))]
-        self.answers = sorted(set(texts) - {None})
+        self.answers = sorted({text for text in texts if text is not None})
         self.labels = [IGNORE if text is None else self.answers.index(text) for text in texts]
         if not 1 < len(self.answers) <= MOST_ANSWERS:
             raise UserError(
@@ -77,9 +77,11 @@ class Aligned(nn.Module):
     to the summed cross entropy.
     """
 
+    names: Tensor  # mean word embedding of each answer [answers, d]
+
     def __init__(self, view: ModelView, answers: Sequence[str]) -> None:
         super().__init__()
-        self.connector, self._tower = view.connector, [view.vision_tower]
+        self.connector, self._tower = view.connector, [packing_tower(view)]
         embed = view.model.get_input_embeddings()
         ids = [view.tokenizer(" " + answer, add_special_tokens=False)["input_ids"] for answer in answers]
         self.register_buffer(

@@ -106,6 +106,7 @@ class TuneTrainer(Resuming):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
     ) -> Tensor:
+        assert num_items_in_batch is not None, "a trainer whose loss asks for the step's count is given it"
         return (
             model(**inputs) * self.accelerator.num_processes / num_items_in_batch.clamp_min(1)
         )  # the ranks' gradients are averaged

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from factory.steer.sweep import run_cell, run_trunk
 from tests.contract.cases import Case, answers, close, logits, recompute, steering
 from tests.plugins.test_mcr import run as mcr
 from tests.plugins.test_mcr import written_out
-from tests.tiny import mixed_prompts
+from tests.tiny import mixed_prompts, tiny_view
 from tests.tiny_families import BUILDERS, family_view
 
 NAMES = sorted(BUILDERS)
@@ -82,6 +83,14 @@ def test_its_sizes_are_known_without_weights(view):
         and found.linear
         and found.parameters == sum(p.numel() for p in view.model.parameters())
     )
+
+
+def test_an_mlp_that_the_configuration_calls_otherwise_is_measured(monkeypatch):
+    view = tiny_view()
+    text = vars(view.model.config.get_text_config()).copy()
+    text["ffn_dim"] = text.pop("intermediate_size")  # as OPT's
+    monkeypatch.setattr(type(view.model.config), "get_text_config", lambda _: SimpleNamespace(**text))
+    assert facts_of(view.model, view.family, view.dtype).mlp == text["ffn_dim"]
 
 
 def test_its_parts_add_up_each_parameter_in_one_of_them(view):

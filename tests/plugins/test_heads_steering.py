@@ -12,7 +12,7 @@ from factory.instruments.heads import HeadScaler, choose_heads, coefficients, sc
 from factory.instruments.instructed import InstructedParams, instructed
 from factory.model.prefix import at_last, decode_texts, prefill
 from factory.registry import lookup
-from factory.steer import Steering, steer
+from factory.steer import Steering, artefact, steer
 from tests.anchor import mixed_items, scenes_bench, slow_forward
 from tests.contract.cases import answers, random_states
 from tests.tiny import tiny_view
@@ -54,6 +54,20 @@ def test_blocking_is_a_zero_head_output_at_instruction_tokens():
         silent = {(layer, head, t) for layer, head in ((0, 1), (2, 3)) for t in tokens}
         expected = slow_forward(view, batch, lambda *_: False, silent)[-1]
         assert torch.allclose(state, expected, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_chosen_heads_come_back_from_their_artefact(tmp_path):
+    view, scaler = tiny_view(), Heads(Heads.Params())
+    bench, samples = scenes_bench(view)
+    prompts = [item.prompt for item in mixed_items(bench, samples)[:2]]
+    state = coefficients([(0, 1), (2, 3)], 2.0, (view.depth, view.heads))
+    saved = Steering(scaler, state, scaler.placed(state, 1), 1.5)
+    loaded = artefact.load(artefact.save(tmp_path / "whole", saved, view), view)
+    assert loaded.where.layers == (0, 2)
+    assert torch.equal(last_states(view, prompts, loaded), last_states(view, prompts, saved))
+    of_a_shallower_model = Steering(scaler, {"coefficient": state["coefficient"][:2]}, saved.where, 1.5)
+    with pytest.raises(UserError, match="its tensors do not fit a model of width 48"):
+        artefact.load(artefact.save(tmp_path / "cut", of_a_shallower_model, view), view)
 
 
 def test_heads_are_the_top_random_others_or_shared():

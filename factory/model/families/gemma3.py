@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from factory.model.family import Family
 from factory.model.masks import by_layer_type
@@ -22,11 +23,11 @@ class Gemma3(Family):
     processor_class = "Gemma3Processor"
     bookkeeping = ("num_crops",)
 
-    def placeholder(self, model: nn.Module, processor: Any) -> str:
+    def placeholder(self, model: PreTrainedModel, processor: Any) -> str:
         return processor.tokenizer.boi_token
 
-    def token_inputs(self, model: nn.Module, ids: Tensor, roles: Tensor) -> dict[str, Tensor]:
+    def token_inputs(self, model: PreTrainedModel, ids: Tensor, roles: Tensor) -> dict[str, Tensor]:
         return {"token_type_ids": (ids == self.image_token_id(model)).long()}
 
-    def attention_mask(self, decoder: nn.Module, mask: Tensor, new: int) -> dict[str, Tensor]:
+    def attention_mask(self, decoder: PreTrainedModel, mask: Tensor, new: int) -> dict[str, Tensor]:
         return by_layer_type(decoder, mask, new)

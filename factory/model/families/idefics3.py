@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
-from torch import nn
+from transformers import PreTrainedModel
 
 from factory.model.family import Family
 from factory.registry import register
@@ -24,7 +24,7 @@ class Idefics3(Family):
 
     config_class = "Idefics3Config"
     model_class = "Idefics3ForConditionalGeneration"
-    processor_class = "Idefics3Processor"
+    processor_class: ClassVar[str | None] = "Idefics3Processor"
     vision_path = "model.vision_model"
     connector_path = "model.connector"
     bookkeeping = ("rows", "cols")
@@ -45,7 +45,7 @@ class Idefics3(Family):
             inputs[name] = of_all
         return inputs
 
-    def image_texts(self, model: nn.Module, processor: Any, inputs: dict[str, Any], n_images: int) -> list[str]:
+    def image_texts(self, model: PreTrainedModel, processor: Any, inputs: dict[str, Any], n_images: int) -> list[str]:
         (one,) = self.repeated(model, processor, [model.model.image_seq_len])
         rows, columns = (list(chain.from_iterable(inputs[name])) if n_images else [] for name in self.bookkeeping)
         return [_written(one, r, c) for r, c in zip(rows, columns, strict=True)]

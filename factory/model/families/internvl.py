@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
-from torch import nn
+from transformers import PreTrainedModel
 
 from factory.model.family import Family
 from factory.registry import register
@@ -29,7 +29,7 @@ class InternVL(Family):
             else {}
         )
 
-    def image_texts(self, model: nn.Module, processor: Any, inputs: dict[str, Any], n_images: int) -> list[str]:
+    def image_texts(self, model: PreTrainedModel, processor: Any, inputs: dict[str, Any], n_images: int) -> list[str]:
         start, end = processor.tokenizer.start_image_token, processor.tokenizer.end_image_token
         tiles = inputs["num_patches"] if n_images else []
         return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from transformers import PreTrainedModel
 
 from factory.model.family import Family
 from factory.registry import register
@@ -18,7 +18,7 @@ class Llava(Family):
     model_class = "LlavaForConditionalGeneration"
     processor_class = "LlavaProcessor"
 
-    def image_texts(self, model: nn.Module, processor: Any, inputs: dict[str, Any], n_images: int) -> list[str]:
+    def image_texts(self, model: PreTrainedModel, processor: Any, inputs: dict[str, Any], n_images: int) -> list[str]:
         vision = model.config.vision_config
         patches = (vision.image_size // vision.patch_size) ** 2
         return self.repeated(

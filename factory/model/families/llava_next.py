@@ -7,7 +7,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 from factory.model.family import Family
@@ -22,7 +23,7 @@ class LlavaNext(Family):
     model_class = "LlavaNextForConditionalGeneration"
     processor_class = "LlavaNextProcessor"
 
-    def image_texts(self, model: nn.Module, processor: Any, inputs: dict[str, Any], n_images: int) -> list[str]:
+    def image_texts(self, model: PreTrainedModel, processor: Any, inputs: dict[str, Any], n_images: int) -> list[str]:
         if not n_images:
             return []
         strategy = model.config.vision_feature_select_strategy
@@ -33,7 +34,7 @@ class LlavaNext(Family):
         )
 
 
-def packed(model: nn.Module, sizes: Tensor, tiled: list[bool], **how: Any) -> list[int]:
+def packed(model: PreTrainedModel, sizes: Tensor, tiled: list[bool], **how: Any) -> list[int]:
     """How many features the model packs of images of ``sizes`` [n, 2]: its own packing, run on shapes alone."""
     config = model.config
     side = config.vision_config.image_size

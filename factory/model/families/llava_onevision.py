@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
-from torch import nn
+from transformers import PreTrainedModel
 
 from factory.model.families.llava_next import packed
 from factory.model.family import Family
@@ -29,7 +29,7 @@ class LlavaOnevision(Family):
         groups = [[next(left) for _ in range(n)] for n in per_prompt or [1] * len(images) if n]
         return dict(processor.image_processor(images=groups, return_tensors="pt")) if images else {}
 
-    def image_texts(self, model: nn.Module, processor: Any, inputs: dict[str, Any], n_images: int) -> list[str]:
+    def image_texts(self, model: PreTrainedModel, processor: Any, inputs: dict[str, Any], n_images: int) -> list[str]:
         if not n_images:
             return []
         tiled = [n == 1 for n in inputs["batch_num_images"].tolist() for _ in range(n)]

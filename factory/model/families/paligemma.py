@@ -4,7 +4,8 @@ causal.
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from factory.data.prompt import Role
 from factory.model.family import Family
@@ -29,11 +30,11 @@ class PaliGemma(Family):
         " %}{% endfor %}{{ '' if m['role'] == 'assistant' and loop.last else '\n' }}{% endfor %}"
     )
 
-    def token_inputs(self, model: nn.Module, ids: Tensor, roles: Tensor) -> dict[str, Tensor]:
+    def token_inputs(self, model: PreTrainedModel, ids: Tensor, roles: Tensor) -> dict[str, Tensor]:
         """0 in the prompt, 1 in an answer that nothing follows."""
         asked = ((roles != Role.PAD) & (roles != Role.ANSWER)).long()
         return {"token_type_ids": (asked.flip(-1).cumsum(-1).flip(-1) == 0).long()}
 
-    def position_ids(self, model: nn.Module, ids: Tensor, mask: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+    def position_ids(self, model: PreTrainedModel, ids: Tensor, mask: Tensor, inputs: dict[str, Tensor]) -> Tensor:
         """Counted from 1."""
         return mask.long().cumsum(-1)

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from factory.model.family import Family
 from factory.registry import register
@@ -21,13 +22,13 @@ class Qwen2VL(Family):
     vision_path = "model.visual"
     connector_path = "model.visual.merger"
 
-    def image_texts(self, model: nn.Module, processor: Any, inputs: dict[str, Any], n_images: int) -> list[str]:
+    def image_texts(self, model: PreTrainedModel, processor: Any, inputs: dict[str, Any], n_images: int) -> list[str]:
         merged = processor.image_processor.merge_size**2
         return self.repeated(model, processor, inputs["image_grid_thw"].prod(-1) // merged if n_images else [])
 
-    def token_inputs(self, model: nn.Module, ids: Tensor, roles: Tensor) -> dict[str, Tensor]:
+    def token_inputs(self, model: PreTrainedModel, ids: Tensor, roles: Tensor) -> dict[str, Tensor]:
         return {"mm_token_type_ids": (ids == self.image_token_id(model)).long()}
 
-    def position_ids(self, model: nn.Module, ids: Tensor, mask: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+    def position_ids(self, model: PreTrainedModel, ids: Tensor, mask: Tensor, inputs: dict[str, Tensor]) -> Tensor:
         grid = inputs.get("image_grid_thw")
         return model.model.get_rope_index(ids, inputs["mm_token_type_ids"], image_grid_thw=grid, attention_mask=mask)[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from transformers import PreTrainedModel
 
 from factory.model.compose import ComposedForConditionalGeneration
 from factory.model.family import Family
@@ -19,10 +19,10 @@ class Composed(Family):
     model_class = "ComposedForConditionalGeneration"
     processor_class = "LlavaProcessor"
 
-    def hf_class(self) -> type[nn.Module]:
+    def hf_class(self) -> type[PreTrainedModel]:
         return ComposedForConditionalGeneration
 
-    def decoder(self, model: nn.Module) -> nn.Module:
+    def decoder(self, model: PreTrainedModel) -> PreTrainedModel:
         decoder = model.get_decoder()
         self.norm_name = next(name for name in ("norm", "final_layernorm") if hasattr(decoder, name))
         self.output_projection_path = next(
@@ -30,5 +30,5 @@ class Composed(Family):
         )
         return decoder
 
-    def image_texts(self, model: nn.Module, processor: Any, inputs: dict[str, Any], n_images: int) -> list[str]:
+    def image_texts(self, model: PreTrainedModel, processor: Any, inputs: dict[str, Any], n_images: int) -> list[str]:
         return self.repeated(model, processor, [model.config.image_seq_length] * n_images)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from factory.errors import UserError
@@ -34,10 +35,10 @@ class Structural(Family):
     def of(cls, config: Any) -> Structural | None:
         return cls(config.model_type) if config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES else None
 
-    def core(self, model: nn.Module) -> nn.Module:
+    def core(self, model: PreTrainedModel) -> PreTrainedModel:
         return model.base_model
 
-    def decoder(self, model: nn.Module) -> nn.Module:
+    def decoder(self, model: PreTrainedModel) -> PreTrainedModel:
         text = model.config.get_text_config()
         for module, name in _lists(model, text.num_hidden_layers):
             if norm := _norm_beside(model, module, getattr(module, name)):
@@ -47,7 +48,7 @@ class Structural(Family):
                 return module
         raise _unknown(model, f"no list of {text.num_hidden_layers} blocks with an output norm that gives its logits")
 
-    def vision_tower(self, model: nn.Module) -> nn.Module:
+    def vision_tower(self, model: PreTrainedModel) -> nn.Module:
         wanted = type(model.config.vision_config)
         found = next(
             (m for m in model.modules() if m is not model and isinstance(getattr(m, "config", None), wanted)), None
@@ -56,37 +57,37 @@ class Structural(Family):
             raise _unknown(model, "no vision tower")
         return found
 
-    def connector(self, model: nn.Module) -> nn.Module:
+    def connector(self, model: PreTrainedModel) -> nn.Module:
         names = ("multi_modal_projector", "connector", "aligner", "merger", "mm_projector", "projector")
         found = next((m for path, m in model.named_modules() if path.rpartition(".")[2] in names), None)
         if found is None:
             raise _unknown(model, "no connector")
         return found
 
-    def image_token_id(self, model: nn.Module) -> int:
+    def image_token_id(self, model: PreTrainedModel) -> int:
         token = getattr(model.config, "image_token_id", None)
         if token is None:
             raise _unknown(model, "its configuration names no image token")
         return token
 
-    def model_inputs(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, Tensor]:
+    def model_inputs(self, model: PreTrainedModel, inputs: dict[str, Any]) -> dict[str, Tensor]:
         return {name: value for name, value in inputs.items() if name in self._taken(model)}
 
-    def token_inputs(self, model: nn.Module, ids: Tensor, roles: Tensor) -> dict[str, Tensor]:
+    def token_inputs(self, model: PreTrainedModel, ids: Tensor, roles: Tensor) -> dict[str, Tensor]:
         images = (ids == self.image_token_id(model)).long()
         return {name: images for name in ("mm_token_type_ids", "token_type_ids") if name in self._taken(model)}
 
-    def _taken(self, model: nn.Module) -> Sequence[str]:
+    def _taken(self, model: PreTrainedModel) -> Sequence[str]:
         return tuple(inspect.signature(self.core(model).forward).parameters)
 
 
-def _unknown(model: nn.Module, what: str) -> UserError:
+def _unknown(model: PreTrainedModel, what: str) -> UserError:
     return UserError(
         f"{type(model).__name__}: {what} was found; it needs a family of its own under factory/model/families"
     )
 
 
-def _lists(model: nn.Module, length: int) -> Iterator[tuple[nn.Module, str]]:
+def _lists(model: PreTrainedModel, length: int) -> Iterator[tuple[nn.Module, str]]:
     """Modules with a list of ``length`` modules, and its name; the language decoder's last, so these come in
     reverse.
     """
@@ -100,7 +101,7 @@ def _lists(model: nn.Module, length: int) -> Iterator[tuple[nn.Module, str]]:
 
 
 @torch.no_grad()
-def _norm_beside(model: nn.Module, parent: nn.Module, blocks: nn.ModuleList) -> str | None:
+def _norm_beside(model: PreTrainedModel, parent: nn.Module, blocks: nn.ModuleList) -> str | None:
     """The child of ``parent`` that turns the last block's output into what the unembedding takes; of a model without
     weights, the one whose shape lets it."""
     last: list[Tensor] = []
@@ -122,7 +123,7 @@ def _norm_beside(model: nn.Module, parent: nn.Module, blocks: nn.ModuleList) -> 
     return None
 
 
-def _output_projection(model: nn.Module, block: nn.Module, text: Any) -> str:
+def _output_projection(model: PreTrainedModel, block: nn.Module, text: Any) -> str:
     """Path of the last linear map of a block's attention that takes all heads and gives the block's width."""
     heads = text.num_attention_heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
     paths = [

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+from transformers import PreTrainedModel
 
 from factory.benchmark import WithPictures
 from factory.model.view import ModelView
@@ -40,14 +41,14 @@ class Pictures(Dataset):
 class Questioned(nn.Module):
     """A vision tower and the head that is thrown away after pretraining."""
 
-    def __init__(self, tower: nn.Module, layer: int, words: Sequence[str], answers: Sequence[str]) -> None:
+    def __init__(self, tower: PreTrainedModel, layer: int, words: Sequence[str], answers: Sequence[str]) -> None:
         super().__init__()
         self.tower, self.layer = tower, layer
         self.words = {w: i for i, w in enumerate(words)}
         self.answers = {a: i for i, a in enumerate(answers)}
         width = tower.config.hidden_size
         self.queries = nn.EmbeddingBag(len(words), width, mode="sum")
-        self.head = nn.Sequential(nn.LayerNorm(2 * width), nn.Linear(2 * width, len(answers)))
+        self.head: nn.Module = nn.Sequential(nn.LayerNorm(2 * width), nn.Linear(2 * width, len(answers)))
 
     def forward(self, pixel_values: Tensor, words: Tensor, offsets: Tensor, labels: Tensor) -> dict[str, Tensor]:
         states = self.tower(pixel_values, output_hidden_states=True).hidden_states[self.layer][:, 1:]
@@ -76,10 +77,13 @@ class Questioned(nn.Module):
 class ConnectorProbe(Questioned):
     """The head of the connector's pretraining: image tokens against the word embeddings of the answers."""
 
+    names: Tensor  # word embedding of each answer [answers, d]
+    same_kind: Tensor  # [answers, answers] booleans
+
     def __init__(self, view: ModelView, words: Sequence[str], kinds: Sequence[Sequence[str]]) -> None:
         answers = [answer for kind in kinds for answer in kind]
         super().__init__(view.vision_tower, view.model.config.vision_feature_layer, words, answers)
-        self.head, self.connector = None, view.connector.requires_grad_(True)
+        self.head, self.connector = nn.Identity(), view.connector.requires_grad_(True)
         ids = [view.tokenizer.encode(" " + answer, add_special_tokens=False)[0] for answer in answers]
         self.register_buffer("names", view.model.get_input_embeddings().weight[ids].clone())
         kind_of = torch.tensor([k for k, kind in enumerate(kinds) for _ in kind])
