@@ -121,3 +121,7 @@ class Lessons:
 
     def name(self, index: int) -> str:
         return f"{self.benchmark.name} {index}"
+
+
+Opened = Audited | Lessons
+"""What a recipe's samples are read from."""

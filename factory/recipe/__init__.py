@@ -64,7 +64,7 @@ def loads(text: str, source: str = "recipe", overrides: Sequence[str] = (), path
     mistakes += document.mistakes
     _load_named_plugins(document, path, mistakes)
     recipe = _validate(document, path, mistakes)
-    if mistakes:
+    if recipe is None or mistakes:
         raise RecipeError(mistakes)
     return recipe.made_from(Origin(path, text, tuple(overrides)))
 

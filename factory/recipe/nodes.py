@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from unicodedata import normalize
 
 from pydantic import BeforeValidator, SerializeAsAny, ValidationError, model_serializer
@@ -14,6 +14,9 @@ from factory.recipe.explain import Loc, explain, refusal
 from factory.registry import Params, lookup
 
 LONGEST = 80  # characters of a label: rows and file names hold it beside other words
+
+
+Section = TypeVar("Section")
 
 
 class Spec(Params):
@@ -44,6 +47,12 @@ class Node(Spec):
     def _as_written(self) -> dict[str, Any]:
         head = {"type": self.type} | ({"as": self.label} if self.label != self.type else {})
         return head | self.params.model_dump(mode="json")
+
+
+def given(section: Section | None) -> Section:
+    """A section that a recipe may leave out, where whoever asks is only called for recipes that have it."""
+    assert section is not None, "a recipe without this section has no such work"
+    return section
 
 
 def read_node(kind: str, raw: Any, context: Any = None) -> Node:

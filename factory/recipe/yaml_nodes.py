@@ -11,12 +11,14 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from yaml.reader import ReaderError
 
 Path = tuple[str | int, ...]
+AnyNode = TypeVar("AnyNode", bound=Node)
 
 DEEPEST, LARGEST = 64, 20_000  # levels and nodes of a recipe
 LONGEST = 1 << 18  # characters of a recipe
@@ -76,7 +78,7 @@ class Document:
 class _Loader(yaml.SafeLoader):
     """Ends a tree that is deeper or larger than any recipe's while it is read, before it fills stack or memory."""
 
-    yaml_implicit_resolvers: ClassVar[dict] = {}
+    yaml_implicit_resolvers: ClassVar[dict] = {}  # type: ignore[misc]  # the stubs have it as the instances' own
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -94,7 +96,7 @@ class _Loader(yaml.SafeLoader):
 class _Dumper(yaml.SafeDumper):
     """Quotes whatever YAML 1.1 or 1.2 would not read back as a string."""
 
-    yaml_implicit_resolvers: ClassVar[dict] = {
+    yaml_implicit_resolvers: ClassVar[dict] = {  # type: ignore[misc]  # as above
         first: list(rules) for first, rules in yaml.SafeDumper.yaml_implicit_resolvers.items()
     }
 
@@ -174,10 +176,9 @@ def dump(data: Any) -> str:
 
 
 def _line_and_column(fault: yaml.YAMLError, text: str) -> tuple[int, int]:
-    if isinstance(fault, yaml.MarkedYAMLError):
-        mark = fault.problem_mark or fault.context_mark
+    if isinstance(fault, yaml.MarkedYAMLError) and (mark := fault.problem_mark or fault.context_mark):
         return mark.line + 1, mark.column + 1
-    before = text[: fault.position]
+    before = text[: fault.position] if isinstance(fault, ReaderError) else ""
     return before.count("\n") + 1, len(before) - before.rfind("\n")
 
 
@@ -195,12 +196,21 @@ def _placed(node: Node, source: str, whole_source: bool) -> Node:
             continue
         seen.add(id(each))
         mark = each.start_mark
-        each.place = Place(source) if whole_source else Place(source, mark.line + 1, mark.column + 1)
+        _at(each, Place(source) if whole_source else Place(source, mark.line + 1, mark.column + 1))
         if isinstance(each, MappingNode):
             stack += [part for pair in each.value for part in pair]
         elif isinstance(each, SequenceNode):
             stack += each.value
     return node
+
+
+def _at(node: AnyNode, place: Place) -> AnyNode:
+    node.place = place  # type: ignore[attr-defined]  # PyYAML's nodes have no attribute for it, and take one
+    return node
+
+
+def _place(node: Node) -> Place:
+    return node.place  # type: ignore[attr-defined]  # as above
 
 
 def _set(node: Node, done: Path, rest: Path, value: Node, place: Place, promote: Callable[[Path], bool]) -> Node:
@@ -231,12 +241,10 @@ def _opened(node: Node, done: Path, place: Place, promote: Callable[[Path], bool
     if node.tag == _TAG + "null":
         pairs = []
     elif promote(done):
-        pairs = [(_word("type", node.place), node)]
+        pairs = [(_word("type", _place(node)), node)]
     else:
         raise Mistake(place, f"{dotted_path(done)}: is the value {node.value!r}, which holds no keys")
-    opened = MappingNode(_TAG + "map", pairs)
-    opened.place = node.place
-    return opened
+    return _at(MappingNode(_TAG + "map", pairs), _place(node))
 
 
 def _index(step: str | int, length: int, done: Path, place: Place) -> int:
@@ -246,15 +254,11 @@ def _index(step: str | int, length: int, done: Path, place: Place) -> int:
 
 
 def _word(text: str | int, place: Place) -> ScalarNode:
-    node = ScalarNode(_TAG + "str", str(text))
-    node.place = place
-    return node
+    return _at(ScalarNode(_TAG + "str", str(text)), place)
 
 
 def _null(place: Place) -> ScalarNode:
-    node = ScalarNode(_TAG + "null", "")
-    node.place = place
-    return node
+    return _at(ScalarNode(_TAG + "null", ""), place)
 
 
 def dotted_path(path: Path) -> str:
@@ -273,13 +277,13 @@ def _plain(step: str | int) -> str:
 
 
 def _construct(node: Node, path: Path, document: Document, above: tuple[int, ...]) -> Any:
-    document.places.setdefault(path, node.place)
+    document.places.setdefault(path, _place(node))
     document.left -= 1
     if id(node) in above:
-        document.mistakes.append(Mistake(node.place, f"{dotted_path(path)}: the alias holds itself"))
+        document.mistakes.append(Mistake(_place(node), f"{dotted_path(path)}: the alias holds itself"))
         return None
     if document.left < 0 or len(above) > DEEPEST:
-        raise Mistake(node.place, f"{dotted_path(path)}: {_TOO_MUCH}")
+        raise Mistake(_place(node), f"{dotted_path(path)}: {_TOO_MUCH}")
     above = (*above, id(node))
     if isinstance(node, SequenceNode) and node.tag == _TAG + "seq":
         return [_construct(item, (*path, index), document, above) for index, item in enumerate(node.value)]
@@ -287,7 +291,7 @@ def _construct(node: Node, path: Path, document: Document, above: tuple[int, ...
         return _construct_mapping(node, path, document, above)
     if isinstance(node, ScalarNode) and node.tag.removeprefix(_TAG) in _CONVERT:
         return _construct_scalar(node, path, document)
-    document.mistakes.append(Mistake(node.place, f"{dotted_path(path)}: the tag {node.tag} is not for recipes"))
+    document.mistakes.append(Mistake(_place(node), f"{dotted_path(path)}: the tag {node.tag} is not for recipes"))
     return None
 
 
@@ -295,13 +299,13 @@ def _construct_mapping(node: MappingNode, path: Path, document: Document, above:
     result = {}
     for key, value in node.value:
         if not isinstance(key, ScalarNode) or not _is_text(key.value):
-            document.mistakes.append(Mistake(key.place, f"{dotted_path(path)}: a key must be a single word"))
+            document.mistakes.append(Mistake(_place(key), f"{dotted_path(path)}: a key must be a single word"))
         elif key.value in result:
             first = document.places[(*path, key.value)]
             message = f"{dotted_path((*path, key.value))}: duplicate key, set already at {first}"
-            document.mistakes.append(Mistake(key.place, message))
+            document.mistakes.append(Mistake(_place(key), message))
         else:
-            document.places[(*path, key.value)] = key.place
+            document.places[(*path, key.value)] = _place(key)
             result[key.value] = _construct(value, (*path, key.value), document, above)
     return result
 
@@ -311,10 +315,10 @@ def _construct_scalar(node: ScalarNode, path: Path, document: Document) -> Any:
     try:
         return _CONVERT[kind](node.value)
     except ValueError:
-        document.mistakes.append(Mistake(node.place, f"{dotted_path(path)}: {excerpt(node.value)} is no {kind}"))
+        document.mistakes.append(Mistake(_place(node), f"{dotted_path(path)}: {excerpt(node.value)} is no {kind}"))
     except OverflowError:
         document.mistakes.append(
-            Mistake(node.place, f"{dotted_path(path)}: {excerpt(node.value)} is too large a number")
+            Mistake(_place(node), f"{dotted_path(path)}: {excerpt(node.value)} is too large a number")
         )
     return None
 

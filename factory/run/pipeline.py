@@ -32,7 +32,7 @@ from factory.run.methods.comparison import Comparison
 from factory.run.methods.cost import measure_costs
 from factory.run.methods.study import Rows, Study, steered_layer
 from factory.run.questions.arms import Arm
-from factory.run.questions.suite import Suite, put, suites
+from factory.run.questions.suite import AnySuite, put, suites
 from factory.run.rundir import RunDir
 from factory.run.samples import usable_samples
 from factory.steer import artefact
@@ -75,7 +75,7 @@ def run_seeds(recipe: Recipe, limit: int | None, world: World) -> Path:
 
 
 def _work(
-    recipe: Recipe, model: Wanted, asked: Sequence[Suite], notes: list[str]
+    recipe: Recipe, model: Wanted, asked: Sequence[AnySuite], notes: list[str]
 ) -> Callable[[Recipe, RunDir, int | None], object]:
     """What a recipe asks for: training from scratch, tuning, a comparison of tuners or of steering methods, or question
     benchmarks alone.
@@ -103,7 +103,7 @@ def _check_launch(recipe: Recipe, world: World) -> None:
 
 
 def compare(
-    recipe: Recipe, folder: RunDir, limit: int | None, model: Wanted, asked: Sequence[Suite], notes: Sequence[str]
+    recipe: Recipe, folder: RunDir, limit: int | None, model: Wanted, asked: Sequence[AnySuite], notes: Sequence[str]
 ) -> None:
     """Diagnose, fit, choose on dev, score on test; write results.json and the report."""
     checked = usable_samples(
@@ -205,7 +205,7 @@ def arm_name(folder: Path) -> str:
 
 
 def examine(
-    recipe: Recipe, folder: RunDir, limit: int | None, model: Wanted, asked: Sequence[Suite], notes: Sequence[str]
+    recipe: Recipe, folder: RunDir, limit: int | None, model: Wanted, asked: Sequence[AnySuite], notes: Sequence[str]
 ) -> None:
     """Put question benchmarks to the model as it is and to saved artefacts; write results.json and the report."""
     view = load(model, recipe.launch.zero)
@@ -223,11 +223,13 @@ def saved_arms(recipe: Recipe, view: ModelView) -> list[Arm]:
     """The recipe's artefacts, each named after its folder. Raises ``UserError`` for one that was made for another
     model.
     """
-    return [
-        Arm(arm_name(path), None, s.strength, "", s)
-        for path in map(Path, recipe.artefacts)
-        for s in [artefact.load(path.expanduser(), view)]
-    ]
+    return [_saved_arm(Path(folder), view) for folder in recipe.artefacts]
+
+
+def _saved_arm(folder: Path, view: ModelView) -> Arm:
+    steering = artefact.load(folder.expanduser(), view)
+    assert isinstance(steering.strength, float), "an artefact holds one number as its strength"
+    return Arm(arm_name(folder), None, steering.strength, "", steering)
 
 
 def results_of(

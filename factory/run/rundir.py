@@ -205,7 +205,7 @@ class RunDir:
 
 
 class Stage:
-    """One stage of a run: `path` (its folder), `digest` (of its inputs), `summary` (None until finished), chunks."""
+    """One stage of a run: `path` (its folder), `digest` (of its inputs), `summary` (once it is `done`), chunks."""
 
     def __init__(self, run: RunDir, name: str, inputs: Mapping[str, Any]):
         self.run = run
@@ -215,12 +215,18 @@ class Stage:
         stored = _state(self.path / "inputs.json")
         if stored is None or stored.get("digest") != self.digest:
             self._start(inputs, stored)
-        self.summary = _whole(_state(self.path / "summary.json"))
+        self._summary = _whole(_state(self.path / "summary.json"))
 
     @property
     def done(self) -> bool:
         """Whether the stage was finished with these very inputs."""
-        return self.summary is not None
+        return self._summary is not None
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What a finished stage has kept."""
+        assert self._summary is not None, f"stage {self.name} is not done"
+        return self._summary
 
     def missing(self, keys: Iterable[str | int]) -> list[str | int]:
         """The keys not stored yet, in order. Cheap: contents are verified when `chunk` reads them."""
@@ -266,12 +272,12 @@ class Stage:
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Mark the stage done and keep `summary` (JSON-able) for later starts."""
         if not self.run.owner:
-            self.summary = files.decode_json(files.encode_json(dict(summary)))
+            self._summary = files.decode_json(files.encode_json(dict(summary)))
             return
         path = self.path / "summary.json"
         kept = files.decode_json(files.encode_json(dict(summary)))
         files.write_json(path, {**kept, SUM: files.digest(kept)})
-        self.summary = _whole(files.read_json(path))
+        self._summary = _whole(files.read_json(path))
         self.run.event("stage_finished", stage=self.name, digest=self.digest)
 
     def _start(self, inputs: Mapping[str, Any], stored: Mapping[str, Any] | None) -> None:

@@ -18,6 +18,7 @@ from factory.errors import UserError
 from factory.model.encode import Writing
 from factory.model.view import ModelView
 from factory.recipe import Recipe
+from factory.recipe.nodes import given
 from factory.run import inputs
 from factory.run.rundir import RunDir
 from factory.steer.collect import ASKS, asked
@@ -107,7 +108,7 @@ def usable_samples(recipe: Recipe, benchmark: Conflicts, folder: RunDir, limit: 
         "check",
         {
             "code": version("steering-factory"),
-            "data": inputs.asking(recipe.data),
+            "data": inputs.asking(given(recipe.data)),
             "samples": inputs.of_samples(s for samples in splits.values() for s in samples),
             "limit": limit,
             "absent": files.digest(absent),

@@ -13,7 +13,7 @@ from factory.data.sample import ConflictSample
 from factory.faults import concerning
 from factory.model.prefix import decode_texts
 from factory.steer import LogitsMethod, PromptMethod, Steerer, Steering
-from factory.steer.base import Tensors
+from factory.steer.base import Direction, Tensors
 from factory.steer.logits import contrasted
 from factory.steer.sweep import Trunk, look_ahead, run_cell, run_trunk
 from factory.stopwatch import further, part
@@ -24,7 +24,7 @@ class Fitted:
     """A method ready to steer toward one direction."""
 
     label: str
-    direction: str
+    direction: Direction
     variant: str
     steerer: Steerer
     state: Tensors
@@ -105,7 +105,7 @@ def ask(
     samples: Sequence[ConflictSample],
     label: str,
     method: PromptMethod,
-    directions: Sequence[str],
+    directions: Sequence[Direction],
     examples: Example,
 ) -> list[dict[str, Any]]:
     """Predictions of a prompt method; where its prompts do not depend on the direction they are answered once."""
@@ -130,7 +130,7 @@ def contrast(
     samples: Sequence[ConflictSample],
     label: str,
     method: LogitsMethod,
-    directions: Sequence[str],
+    directions: Sequence[Direction],
     strengths: Sequence[float],
 ) -> list[dict[str, Any]]:
     """Predictions of a decoding-time method at every strength."""

@@ -180,13 +180,13 @@ class Comparison:
         bench = self.study.bench
 
         def compute(samples: list[ConflictSample]) -> Rows:
-            rows = []
+            rows: Rows = []
             for label, method in self.prompters.items():
                 with part("ask", label):
                     rows += ask(bench, samples, label, method, self.directions, self.examples)
-            for label, method in self.decoders.items():
+            for label, decoder in self.decoders.items():
                 with part("ask", label):
-                    rows += contrast(bench, samples, label, method, self.directions, self.strengths)
+                    rows += contrast(bench, samples, label, decoder, self.directions, self.strengths)
             return rows + (sweep(bench, samples, fitted, self.strengths) if fitted else [])
 
         chunks = self.study.chunks(stage, split, self.recipe.evaluate.batch_size, compute)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -35,13 +36,11 @@ def measure_costs(comparison: Comparison) -> Summary:
     study = comparison.study
     stage = study.folder.stage("cost", {"scored": comparison.scored})
     prompts = asked_forms(study.bench, thin(study.samples["test"], SAMPLES))
-    rows = progress.gather(
-        stage,
-        {
-            name: lambda job=job, name=name: {"name": name, **_measured(study.view, job, len(prompts))}
-            for name, job in _jobs(comparison, prompts)
-        },
-    )
+
+    def measured(name: str, job: Callable[[], Any]) -> dict[str, Any]:
+        return {"name": name, **_measured(study.view, job, len(prompts))}
+
+    rows = progress.gather(stage, {name: partial(measured, name, job) for name, job in _jobs(comparison, prompts)})
     if not stage.done:
         stage.finish({"measured": len(rows)})
     return _summary(rows, comparison.labels.unsteered)
@@ -60,18 +59,11 @@ def _jobs(comparison: Comparison, asked: Sequence[Asked]) -> Iterator[tuple[str,
                     method.rewrite(p, direction, comparison.examples(s, form, direction, method.shots))
                     for s, form, p in asked
                 ]
-                yield (
-                    name,
-                    lambda r=rewritten, m=method: answer_prompts(bench.view, r, m.max_new_tokens or most, bench.among),
-                )
+                length = method.max_new_tokens or most
+                yield name, partial(answer_prompts, bench.view, rewritten, length, bench.among)
             elif isinstance(method, LogitsMethod):
-                strength = strengths[label, direction]
-                yield (
-                    name,
-                    lambda m=method, d=direction, s=strength: contrasted(
-                        bench.view, m, prompts, d, [s], most, bench.among
-                    ),
-                )
+                at = [strengths[label, direction]]
+                yield name, partial(contrasted, bench.view, method, prompts, direction, at, most, bench.among)
     for f in comparison.kept:
         steering = placed(f, study.layer, strengths[f.label, f.direction])
 

@@ -5,7 +5,7 @@ folder.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from typing import Any
 
@@ -18,7 +18,7 @@ from factory.diagnose import Diagnostic, about
 from factory.errors import UserError
 from factory.model.view import ModelView
 from factory.recipe import Recipe
-from factory.recipe.schema import Node
+from factory.recipe.nodes import Node, given
 from factory.recipe.sections.steering import ANSWER
 from factory.run import inputs
 from factory.run.rundir import RunDir, Stage
@@ -51,7 +51,8 @@ class Study:
         self, recipe: Recipe, folder: RunDir, view: ModelView, limit: int | None, checked: Checked | None = None
     ) -> None:
         self.recipe, self.folder, self.view, self.limit = recipe, folder, view, limit
-        self.benchmark = conflicts(recipe.data)
+        data = given(recipe.data)
+        self.benchmark = conflicts(data)
         self.diagnostic: Diagnostic | None = recipe.diagnostic.make() if recipe.diagnostic else None
         self.card = view.card
         self.layer = steered_layer(recipe, view.depth, self.card)
@@ -62,15 +63,15 @@ class Study:
             "code": version("steering-factory"),
             "seed": recipe.seed,
             **inputs.running(view),
-            "data": inputs.asking(recipe.data),
+            "data": inputs.asking(data),
             "limit": limit,
             "samples": inputs.of_samples(s for split in self.samples.values() for s in split),
         }
-        self.scoring = inputs.scoring(recipe.data, self.benchmark.scorer)
+        self.scoring = inputs.scoring(data, self.benchmark.scorer)
 
     def chunks(self, stage: Stage, split: str, rows: int, compute: Callable[[list[ConflictSample]], Any]) -> list[Any]:
         """All chunks of ``stage`` over a split, ``rows`` prompts at a time; those stored before are only read."""
-        return progress.gather(stage, {key: lambda b=batch: compute(b) for key, batch in self._batches(split, rows)})
+        return progress.gather(stage, {key: partial(compute, batch) for key, batch in self._batches(split, rows)})
 
     def _batches(self, split: str, rows: int) -> Iterator[tuple[str, list[ConflictSample]]]:
         size = max(1, rows // len(self.benchmark.forms))
@@ -91,7 +92,7 @@ class Study:
         named = {f"{key}/{a}": about(s, form, a) for key, (s, form) in zip(keys, asked, strict=True) for a in asks}
         return states, [{**row, **named[row["sample"]]} for rows in found.values() for row in rows]
 
-    def _completions(self, asked: Sequence[tuple[ConflictSample, str]]) -> dict[Direction, list[str]] | None:
+    def _completions(self, asked: Sequence[tuple[ConflictSample, str]]) -> dict[str, list[str]] | None:
         """How an answer toward each side begins, where the recipe contrasts completions."""
         if (completion := self.recipe.collect.completion) is None:
             return None

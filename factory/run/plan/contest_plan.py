@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
+from functools import partial
 from statistics import median
-from typing import Any
+from typing import TypeVar
 
 from rich import box
 from rich.table import Table
@@ -17,9 +18,10 @@ from factory.model.load import lacking, load, sizes
 from factory.model.source import Wanted
 from factory.model.view import ModelView
 from factory.recipe import Recipe
-from factory.recipe.schema import CompareSpec, ContenderSpec, TaskSpec
+from factory.recipe.nodes import given
+from factory.recipe.schema import CompareSpec, ContenderSpec, Node, TaskSpec
 from factory.run.questions.arms import Arm
-from factory.run.questions.suite import Suite, suite_of
+from factory.run.questions.suite import AnySuite, Suite, suite_of
 from factory.run.timing import timed
 from factory.run.tuners.opening import planned_source
 from factory.run.tuners.tuning import steps_of
@@ -28,6 +30,8 @@ from factory.train.loop import Answers, Shape
 from factory.tune import Tuner
 
 TIMED_STEPS, TIMED_ANSWERS = 2, 8
+Made = TypeVar("Made")
+Suites = dict[str, AnySuite | None]
 
 
 def plan_tuners(recipe: Recipe, model: Wanted, console: Console, limit: int | None = None) -> None:
@@ -36,28 +40,32 @@ def plan_tuners(recipe: Recipe, model: Wanted, console: Console, limit: int | No
     """
     said: list[str] = []
 
-    def tried(make: Callable[[], Any]) -> Any:
+    def tried(make: Callable[[], Made]) -> Made | None:
         try:
             return make()
         except UserError as error:
             if str(error) not in said:
                 said.append(str(error))
                 console.print("missing:", str(error), style="yellow", markup=False, highlight=False, soft_wrap=True)
+            return None
 
-    spec = recipe.compare
+    def opened(node: Node) -> AnySuite:
+        return suite_of(node)(node, recipe, limit, model)
+
+    spec = given(recipe.compare)
     sources = {
-        task.name: tried(lambda task=task: planned_source(recipe, task.data, spec.batch_size, model))
-        for task in spec.tasks
+        task.name: tried(partial(planned_source, recipe, task.data, spec.batch_size, model)) for task in spec.tasks
     }
-    suites = {node.label: tried(lambda node=node: suite_of(node)(node, recipe, limit, model)) for node in recipe.asked}
+    suites = {node.label: tried(partial(opened, node)) for node in recipe.asked}
     missing = lacking(model)
     for why in missing:
         console.print("missing:", why, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    counted = tried(lambda: _counts(recipe, model))
+    counted = tried(lambda: _counts(spec, model))
     _say_tunings(spec, console, sources, counted, limit)
-    _say_answers(recipe, console, suites)
-    if not missing and all(sources.values()) and all(suites.values()):
-        _say_time(recipe, model, console, sources, suites, limit)
+    _say_answers(spec, console, suites)
+    there = {name: source for name, source in sources.items() if source}
+    if not missing and len(there) == len(sources) and all(suites.values()):
+        _say_time(recipe, spec, model, console, there, suites, limit)
     else:
         console.print("time: unknown until the model and the data are there", highlight=False)
     if recipe.seeds:
@@ -77,9 +85,9 @@ def _applied(contender: ContenderSpec, spec: CompareSpec, view: ModelView) -> Tu
     return tuner
 
 
-def _counts(recipe: Recipe, model: Wanted) -> dict[str, dict[str, int]]:
+def _counts(spec: CompareSpec, model: Wanted) -> dict[str, dict[str, int]]:
     """Trained parameters of each tuner, from sizes alone."""
-    return {c.tuner.label: _applied(c, recipe.compare, sizes(model)).counts() for c in recipe.compare.tuners}
+    return {c.tuner.label: _applied(c, spec, sizes(model)).counts() for c in spec.tuners}
 
 
 def _steps(spec: CompareSpec, contender: ContenderSpec, task: TaskSpec, source: Source, limit: int | None) -> int:
@@ -90,7 +98,7 @@ def _steps(spec: CompareSpec, contender: ContenderSpec, task: TaskSpec, source: 
 def _say_tunings(
     spec: CompareSpec,
     console: Console,
-    sources: dict[str, Source | None],
+    sources: Mapping[str, Source | None],
     counts: dict[str, dict[str, int]] | None,
     limit: int | None,
 ) -> None:
@@ -146,9 +154,9 @@ def _by_rates(spec: CompareSpec, contender: ContenderSpec) -> dict[tuple[float, 
     return tasks
 
 
-def _say_answers(recipe: Recipe, console: Console, suites: dict[str, Any]) -> None:
+def _say_answers(spec: CompareSpec, console: Console, suites: Suites) -> None:
     table = _table("scoring", "benchmark", "questions", "models", "answers")
-    for label, models in _asks(recipe.compare).items():
+    for label, models in _asks(spec).items():
         suite = suites[label]
         n = len(suite.items) if isinstance(suite, Suite) else None
         table.add_row(
@@ -159,17 +167,18 @@ def _say_answers(recipe: Recipe, console: Console, suites: dict[str, Any]) -> No
 
 def _say_time(
     recipe: Recipe,
+    spec: CompareSpec,
     model: Wanted,
     console: Console,
-    sources: dict[str, Source],
-    suites: dict[str, Any],
+    sources: Mapping[str, Source],
+    suites: Suites,
     limit: int | None,
 ) -> None:
-    spec, training = recipe.compare, 0.0
+    training = 0.0
     for task in spec.tasks:
         for contender in spec.tuners:
             each = _steps(spec, contender, task, sources[task.name], limit) * _step_seconds(
-                recipe, model, contender, task, sources[task.name]
+                recipe, spec, model, contender, task, sources[task.name]
             )
             training += each * len(spec.rates(contender, task))
     view = load(model)
@@ -186,9 +195,11 @@ def _say_time(
     )
 
 
-def _step_seconds(recipe: Recipe, model: Wanted, contender: ContenderSpec, task: TaskSpec, source: Source) -> float:
+def _step_seconds(
+    recipe: Recipe, spec: CompareSpec, model: Wanted, contender: ContenderSpec, task: TaskSpec, source: Source
+) -> float:
     """Seconds of one optimiser step's forward and backward passes, all its micro-batches in one process."""
-    spec, view = recipe.compare, load(model)
+    view = load(model)
     shape = Shape.of(spec.tune(contender, task, 1.0), recipe.launch.processes)
     _applied(contender, spec, view)
     view.model.train()

@@ -83,6 +83,11 @@ class Estimate:
     stages: list[Expected] = field(default_factory=list)
 
     @property
+    def tokens(self) -> tuple[int, int] | None:
+        """Of a usual prompt and of the longest, where both could be guessed."""
+        return (self.prompt_tokens, self.longest) if self.prompt_tokens and self.longest else None
+
+    @property
     def missing(self) -> list[str]:
         return [*self.lacking, *self.data.missing]
 
@@ -111,7 +116,7 @@ def estimate(
         describe(label, kinds.get(label), method, recipe, model, layer, data, clock)
         for label, method in {**methods, **prompters(methods)}.items()
     ]
-    share = (model.depth - layer - 1) / model.depth if layer is not None else 1.0
+    share = (model.depth - layer - 1) / model.depth if model and layer is not None else 1.0
     guess = lambda words: (
         round(model.image_tokens + TOKENS_A_WORD * words + TEMPLATE_TOKENS)
         if model and model.image_tokens and words
@@ -156,7 +161,6 @@ def look_at_data(recipe: Recipe, limit: int | None = None) -> Data:
     looked_at = [s for samples in splits.values() for s in thin([s for s in samples if s.id not in gone], LOOKED_AT)]
     faults = {s.id: why for s in looked_at if (why := fault(s))}
     usable = next((s for s in looked_at if s.id not in faults), None)
-    prompt = benchmark.prompt(usable, forms[0]) if usable else None
     lost = [line] if absent else []
     if faults:
         lost.append(
@@ -172,6 +176,7 @@ def look_at_data(recipe: Recipe, limit: int | None = None) -> Data:
             longest=benchmark.longest_words,
             missing=tuple(lost),
         )
+    prompt = benchmark.prompt(usable, forms[0])
     words = sum(len(segment.text.split()) for segment in prompt.segments)
     most = max(own_words(s) for samples in splits.values() for s in samples)
     return Data(ids, forms, prompt, words, words + most - own_words(usable), tuple(lost))

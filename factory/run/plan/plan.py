@@ -16,6 +16,7 @@ from factory.model.facts import ModelFacts, facts_of, gigabytes, too_small
 from factory.model.load import device_for, load
 from factory.model.source import Wanted
 from factory.recipe import Recipe
+from factory.recipe.nodes import given
 from factory.run.plan.contest_plan import plan_tuners
 from factory.run.plan.estimate import Data, Estimate, estimate, memory
 from factory.run.plan.practice import training_memory, training_phases
@@ -87,7 +88,7 @@ def measure(
     """A rehearsal of the recipe on its model. Raises ``UserError`` where the model cannot be loaded or is too large for
     the device.
     """
-    if why := too_small(recipe.model, found.model.bytes):
+    if found.model and (why := too_small(recipe.model, found.model.bytes)):
         raise UserError(why)
     view, loading = timed(lambda: load(wanted or recipe.model, fetch=False), clock=clock)
     done = rehearse(recipe, view, found.methods, limit, clock)
@@ -106,7 +107,7 @@ def _plan_comparison(recipe: Recipe, model: Wanted, console: Console, limit: int
     for line in missing:
         console.print("missing:", line, style="yellow", markup=False, highlight=False, soft_wrap=True)
     _say_model(console, found.model, recipe)
-    if found.layer is not None:
+    if found.model and found.layer is not None:
         above = found.model.depth - found.layer - 1
         console.print(
             f"steered: the output of decoder block {found.layer} (0 to {found.model.depth - 1}); {above} blocks lie"
@@ -119,8 +120,8 @@ def _plan_comparison(recipe: Recipe, model: Wanted, console: Console, limit: int
     if not found.stages:
         return
     console.print(_stages(recipe, found, measured))
-    tokens = (measured.prompt_tokens, measured.longest) if measured else (found.prompt_tokens, found.longest)
-    if found.model and all(tokens):
+    tokens = (measured.prompt_tokens, measured.longest) if measured else found.tokens
+    if found.model and tokens:
         needed = memory(recipe, found.model, tokens, found.data.prompts)
         guess = (
             ""
@@ -142,8 +143,7 @@ def _plan_comparison(recipe: Recipe, model: Wanted, console: Console, limit: int
         )
     else:
         console.print(
-            f"time{'' if found.model and all(tokens) else ' and memory'}: unknown until the model and the data are"
-            " there",
+            f"time{'' if found.model and tokens else ' and memory'}: unknown until the model and the data are there",
             highlight=False,
         )
     console.print(
@@ -161,7 +161,7 @@ def _plan_training(recipe: Recipe, console: Console) -> None:
     view = build(recipe, benchmark)
     _say_model(console, facts_of(view.model, view.family, view.dtype), recipe)
     console.print(
-        f"trained: all parameters, from random weights (seed {recipe.seed}), on lessons of {recipe.data.type}",
+        f"trained: all parameters, from random weights (seed {recipe.seed}), on lessons of {given(recipe.data).type}",
         highlight=False,
     )
     phases = training_phases(recipe, view)
@@ -207,7 +207,8 @@ def _say_data(console: Console, recipe: Recipe, data: Data) -> None:
     splits = ", ".join(f"{split} {n:,}" for split, n in data.samples.items())
     asked = " and ".join(data.forms)
     console.print(
-        f"data: {recipe.data.type}; samples: {splits}; each asked {len(data.forms)} time(s): {asked}", highlight=False
+        f"data: {given(recipe.data).type}; samples: {splits}; each asked {len(data.forms)} time(s): {asked}",
+        highlight=False,
     )
 
 
@@ -244,7 +245,7 @@ def _stages(recipe: Recipe, found: Estimate, measured: Rehearsal | None) -> Tabl
         seconds = measured.of(s) if measured else math.nan
         total += seconds
         also = (
-            f"{s.diagnosed:,} {recipe.diagnostic.type}"
+            f"{s.diagnosed:,} {given(recipe.diagnostic).type}"
             if s.diagnosed
             else f"{s.fits} fits"
             if s.fits

@@ -11,6 +11,7 @@ from factory.benchmark import WithPictures
 from factory.data.prompt import Prompt
 from factory.model.view import ModelView
 from factory.recipe import Recipe
+from factory.recipe.nodes import given
 from factory.run.timing import timed
 from factory.run.tuners.scratch import curriculum
 from factory.train.scratch.lessons import IGNORE, LessonCollator, LessonStream
@@ -33,8 +34,7 @@ class Phase:
 
 def training_phases(recipe: Recipe, view: ModelView) -> list[Phase]:
     """The phases that a training run has, each measured on a batch from its middle; no weight changes."""
-    spec, benchmark, threads = recipe.train, curriculum(recipe), torch.get_num_threads()
-    assert spec is not None, "a recipe without `train:` has no phases"
+    spec, benchmark, threads = given(recipe.train), curriculum(recipe), torch.get_num_threads()
     torch.set_num_threads(spec.threads or threads)
     view.model.requires_grad_(True).train()
     try:

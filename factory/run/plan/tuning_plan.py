@@ -8,6 +8,7 @@ from factory.errors import UserError
 from factory.model.load import lacking, outline, sizes
 from factory.model.source import Wanted
 from factory.recipe import Recipe
+from factory.recipe.nodes import given
 from factory.recipe.schema import TuneSpec
 from factory.run.tuners.opening import open_source, planned_source
 from factory.run.tuners.tuning import check_precision, show_trainable, steps_of
@@ -17,8 +18,7 @@ from factory.train.loop import Shape
 
 def plan_tuning(recipe: Recipe, model: Wanted, console: Console) -> None:
     """Print what a tuning would train, on what, for how many steps; what is missing is a line of the plan."""
-    spec = recipe.tune
-    assert spec is not None, "a recipe without `tune:` has no such plan"
+    spec = given(recipe.tune)
     try:
         source = planned_source(recipe, spec.data, spec.batch_size, model)
         steps, ranks = steps_of(spec, len(source)), recipe.launch.processes

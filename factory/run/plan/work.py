@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from factory.diagnose import Diagnostic
 from factory.recipe import Recipe
 from factory.run.methods.cost import REPEATS, SAMPLES
 from factory.steer.collect import ASKS
@@ -130,7 +131,7 @@ def _collected(name: str, prompts: int, asks: int) -> Expected:
     return Expected(name, prompts, prompts, diagnosed=asks * prompts)
 
 
-def _investigated(label: str, diagnostic: object, ids: Mapping[str, Sequence[str]], forms: int) -> Expected:
+def _investigated(label: str, diagnostic: Diagnostic, ids: Mapping[str, Sequence[str]], forms: int) -> Expected:
     seen = [i for split in diagnostic.splits for i in ids[split]]
     return Expected(
         f"diagnose-{label}",

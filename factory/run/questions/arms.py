@@ -17,6 +17,7 @@ from factory.data.prompt import Prompt
 from factory.model.view import ModelView
 from factory.run.labels import AS_IT_IS
 from factory.steer import LogitsMethod, PromptMethod, Steering, steer
+from factory.steer.base import Direction
 from factory.steer.logits import contrasted
 
 
@@ -27,7 +28,7 @@ class Arm:
     """
 
     method: str = AS_IT_IS[0]
-    direction: str | None = None
+    direction: Direction | None = None
     strength: float | None = None
     variant: str = ""
     steering: Steering | None = None
@@ -91,8 +92,14 @@ class Arm:
         params = self.rewrite.params.model_dump(mode="json")
         return {"type": self.rewrite.name, "code": code.of_plugin(self.rewrite), "params": params}
 
+    @property
+    def toward(self) -> Direction:
+        """The side that a method which rewrites prompts or contrasts logits is asked to follow."""
+        assert self.direction is not None, f"{self.method} has no direction"
+        return self.direction
+
     def prompt(self, prompt: Prompt) -> Prompt:
-        return self.rewrite.rewrite(prompt, self.direction, []) if self.rewrite else prompt
+        return self.rewrite.rewrite(prompt, self.toward, []) if self.rewrite else prompt
 
     def new_tokens(self, asked: int) -> int:
         return (self.rewrite and self.rewrite.max_new_tokens) or asked
@@ -104,6 +111,7 @@ class Arm:
     def answer(self, view: ModelView, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
         """Greedy answers."""
         if self.contrast:
-            return contrasted(view, self.contrast, prompts, self.direction, [self.strength], max_new_tokens)[0]
+            assert self.strength is not None, f"{self.method} contrasts logits at some strength"
+            return contrasted(view, self.contrast, prompts, self.toward, [self.strength], max_new_tokens)[0]
         with self.steered(view):
             return answer_prompts(view, prompts, max_new_tokens)

@@ -204,12 +204,15 @@ def _tell_damaged(folder: RunDir, known: Responses) -> None:
     known.strike()
 
 
-def suites(recipe: Recipe, limit: int | None, model: Wanted | None = None) -> list[Suite | HarnessSuite]:
+AnySuite = Suite | HarnessSuite
+
+
+def suites(recipe: Recipe, limit: int | None, model: Wanted | None = None) -> list[AnySuite]:
     """The recipe's benchmarks. Raises ``UserError`` for missing files, before anything heavy starts."""
     return [suite_of(node)(node, recipe, limit, model) for node in recipe.asked]
 
 
-def suite_of(node: Node) -> type[Suite | HarnessSuite]:
+def suite_of(node: Node) -> type[AnySuite]:
     """How a benchmark is put: question by question here, or as a whole by a harness of its own."""
     cls = node.plugin
     for base, suite in ((Questions, Suite), (Harness, HarnessSuite)):
@@ -218,9 +221,7 @@ def suite_of(node: Node) -> type[Suite | HarnessSuite]:
     raise UserError(f"benchmarks: '{node.type}' sets an image against a text and belongs under 'data:'")
 
 
-def put(
-    folder: RunDir, view: ModelView, asked: Sequence[Suite | HarnessSuite], arms: Sequence[Arm]
-) -> tuple[Rows, Rows]:
+def put(folder: RunDir, view: ModelView, asked: Sequence[AnySuite], arms: Sequence[Arm]) -> tuple[Rows, Rows]:
     """Every benchmark to every arm: rows of results.json and skipped samples; costs go to costs.json, as no two runs
     cost the same.
     """

@@ -22,13 +22,14 @@ from factory.model.load import load
 from factory.model.source import Wanted
 from factory.model.view import ModelView
 from factory.recipe import Recipe
+from factory.recipe.nodes import given
 from factory.recipe.schema import ContenderSpec, Node, TaskSpec
 from factory.run.environment import about_run
 from factory.run.inputs import answering, of_items, running_digest, with_code
 from factory.run.labels import labels
 from factory.run.questions.arms import Arm
 from factory.run.questions.harness import HarnessSuite
-from factory.run.questions.suite import Suite
+from factory.run.questions.suite import AnySuite, Suite
 from factory.run.rundir import RunDir, Stage
 from factory.run.samples import thin
 from factory.run.tuners.contest_summary import in_terminal, summaries_of
@@ -59,7 +60,7 @@ class Tuned:
 
     @property
     def dev_value(self) -> float | None:
-        return self.dev and self.dev["metrics"][self.dev["main"]]
+        return self.dev["metrics"][self.dev["main"]] if self.dev else None
 
     def record(self, chosen: bool) -> dict[str, Any]:
         """What results.json keeps of it."""
@@ -96,7 +97,7 @@ def compare_tuners(
     folder: RunDir,
     limit: int | None,
     model: Wanted,
-    asked: Sequence[Suite | HarnessSuite],
+    asked: Sequence[AnySuite],
     notes: Sequence[str],
 ) -> None:
     """Tune, choose, score and diagnose; write results.json, the report and the comparison with its tests."""
@@ -110,9 +111,9 @@ class Contest:
     """The comparison as it goes; ``tried`` are all tunings, ``rows`` those of results.json."""
 
     def __init__(
-        self, recipe: Recipe, folder: RunDir, limit: int | None, model: Wanted, asked: Sequence[Suite | HarnessSuite]
+        self, recipe: Recipe, folder: RunDir, limit: int | None, model: Wanted, asked: Sequence[AnySuite]
     ) -> None:
-        self.recipe, self.folder, self.limit, self.spec = recipe, folder, limit, recipe.compare
+        self.recipe, self.folder, self.limit, self.spec = recipe, folder, limit, given(recipe.compare)
         self.wanted = model
         self.suites = {suite.node.label: suite for suite in asked}
         self.diagnostics = {node.label: node.make() for node in recipe.diagnostics}
@@ -135,7 +136,9 @@ class Contest:
     def _check(self) -> None:
         check(self.spec.tune(self.spec.tuners[0], self.spec.tasks[0], 1.0), self.recipe.model, "compare")
         for task in self.spec.tasks:
-            suite = task.choose and self.suites[task.choose.label]
+            if task.choose is None:
+                continue
+            suite = self.suites[task.choose.label]
             if isinstance(suite, Suite) and (why := suite.benchmark.unscorable()):
                 raise UserError(
                     f"compare.tasks: '{task.name}' cannot choose a learning rate on '{task.choose.label}': {why}"
@@ -236,6 +239,7 @@ class Contest:
             self.recipe.evaluate.batch_size,
             self.diagnostics[node.label],
         )
+        assert isinstance(suite, Suite), "`_check` refuses a harness in front of a diagnostic"
         items = thin(suite.items, self.spec.diagnose_on)
         inputs = {
             **answering(view),

@@ -191,7 +191,7 @@ def _findings(chosen: Rows, rows: Rows, labels: Sequence[str], untuned: str) -> 
         scores = {r["method"]: s["metrics"][s["main"]] for r in chosen if (s := _score(rows, label, r["method"]))}
         if not scores:
             continue
-        best = max(scores, key=scores.get)
+        best = max(scores, key=scores.__getitem__)
         base = _score(rows, label, untuned)
         others = [f"{m} {v:.3f}" for m, v in scores.items() if m != best] + (
             [f"untuned {base['metrics'][base['main']]:.3f}"] if base else []
@@ -234,7 +234,7 @@ def _scatter(figure: matplotlib.figure.Figure, chosen: Rows, rows: Rows, labels:
 
 def _bars(value: float, ci: Sequence[float] | None) -> list[list[float]] | None:
     """Lengths of an error bar, [[below], [above]]."""
-    return ci and [[max(0.0, value - ci[0])], [max(0.0, ci[1] - value)]]
+    return [[max(0.0, value - ci[0])], [max(0.0, ci[1] - value)]] if ci else None
 
 
 def _rates(figure: matplotlib.figure.Figure, records: Rows) -> None:
@@ -242,8 +242,8 @@ def _rates(figure: matplotlib.figure.Figure, records: Rows) -> None:
     for i, method in enumerate(dict.fromkeys(r["method"] for r in records), 1):
         own = [r for r in records if r["method"] == method and r["dev"]]
         values = [r["dev"]["value"] for r in own]
-        bars = [_bars(r["dev"]["value"], r["dev"]["ci"]) for r in own]
-        errors = [[bar[side][0] for bar in bars] for side in (0, 1)] if all(bars) else None
+        bars = [bar for r in own if (bar := _bars(r["dev"]["value"], r["dev"]["ci"]))]
+        errors = [[bar[side][0] for bar in bars] for side in (0, 1)] if len(bars) == len(own) else None
         axes.errorbar(
             [r["learning_rate"] for r in own],
             values,

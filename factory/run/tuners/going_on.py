@@ -88,7 +88,7 @@ def last_of(stage: Stage, out: Path) -> Path:
 
     Raises ``UserError`` where that is gone or damaged too.
     """
-    last = checkpoint.folder_name((stage.summary or {})["steps"])
+    last = checkpoint.folder_name(stage.summary["steps"])
     newest = checkpoint.newest(stage.path / CHECKPOINTS)
     if newest is None or newest.name != last:
         raise UserError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from factory import files, progress
 from factory.benchmark import WithLessons
@@ -15,12 +15,13 @@ from factory.corpus.audit import Audit
 from factory.corpus.index import Check
 from factory.corpus.photos import PhotoFolder
 from factory.corpus.refusals import Refusals
-from factory.corpus.source import Audited, ConversationFile, Lessons, Source
+from factory.corpus.source import ConversationFile, Lessons, Opened
 from factory.errors import UserError
 from factory.model.load import lacking, outline
 from factory.model.source import Wanted
 from factory.model.view import ModelView
 from factory.recipe import Recipe
+from factory.recipe.nodes import given
 from factory.recipe.schema import TuneDataSpec
 from factory.run.rundir import RunDir
 from factory.terminal import Console
@@ -28,17 +29,16 @@ from factory.terminal import Console
 INDICES = ".index"  # of data files, beside the runs: many runs read one file
 
 
-def shared_source(recipe: Recipe, folder: RunDir, model: Wanted) -> Source:
+def shared_source(recipe: Recipe, folder: RunDir, model: Wanted) -> Opened:
     """The samples of ``recipe.tune``, indexed by the first rank and then taken from the index by the others."""
-    spec = recipe.tune
-    assert spec is not None, "a recipe without `tune:` has no samples to open"
+    spec = given(recipe.tune)
     view = outline(model) if spec.data.lessons is None else None
     source = open_source(recipe, spec.data, spec.batch_size, view) if folder.owner else None
     folder.world.meet("the data are indexed")
     return source or open_source(recipe, spec.data, spec.batch_size, view, quiet=True)
 
 
-def planned_source(recipe: Recipe, data: TuneDataSpec, batch: int, model: Wanted) -> Source:
+def planned_source(recipe: Recipe, data: TuneDataSpec, batch: int, model: Wanted) -> Opened:
     """The samples as ``shared_source`` would have them; unchecked by the model where that is not on this machine."""
     checked = data.lessons is None and not lacking(model)
     return open_source(recipe, data, batch, outline(model) if checked else None)
@@ -46,7 +46,7 @@ def planned_source(recipe: Recipe, data: TuneDataSpec, batch: int, model: Wanted
 
 def open_source(
     recipe: Recipe, spec: TuneDataSpec, batch: int, view: ModelView | None = None, quiet: bool = False
-) -> Source:
+) -> Opened:
     """The samples of a recipe; with a ``view`` of its model, which needs no weights, rows that this cannot take are
     unusable too. What was found is printed, unless it should be ``quiet``.
 
@@ -70,28 +70,27 @@ def open_source(
         return ConversationFile(path, images, cache, *drawn, _reading(path, shown), check, spec.decode, tell)
 
 
-def digest_of(source: Source) -> str | int:
+def digest_of(source: Opened) -> str | int:
     """What tells other samples from these, for the stage's inputs; a copied or touched file has the same."""
     if isinstance(source, Lessons):
         return len(source)
-    audited = cast(Audited, source)
-    return files.digest([audited.audit.digest, audited.numbers.tolist()])
+    return files.digest([source.audit.digest, source.numbers.tolist()])
 
 
-def times_of(source: Source) -> str:
+def times_of(source: Opened) -> str:
     """What tells pictures that were changed in any way since, for what is made of them and can be made again."""
-    return "" if isinstance(source, Lessons) else cast(Audited, source).audit.times
+    return "" if isinstance(source, Lessons) else source.audit.times
 
 
-def may_fail(source: Source, allowed: float) -> int:
+def may_fail(source: Opened, allowed: float) -> int:
     """How many samples of ``source`` may still be found unusable: the share ``allowed``, less that of the rows that the
     audit has left out already.
     """
-    gone = 0.0 if isinstance(source, Lessons) else cast(Audited, source).audit.share
+    gone = 0.0 if isinstance(source, Lessons) else source.audit.share
     return int(max(allowed - gone, 0.0) * len(source) + 1e-9)
 
 
-def failed(path: Path, source: Source, allowed: float) -> list[dict[str, Any]]:
+def failed(path: Path, source: Opened, allowed: float) -> list[dict[str, Any]]:
     """Samples that were left out while training, once each. Raises ``UserError`` where they are more than
     ``may_fail``.
     """

@@ -19,6 +19,7 @@ from factory.model.load import load
 from factory.model.source import family_of
 from factory.model.view import ModelView
 from factory.recipe import Recipe
+from factory.recipe.nodes import given
 from factory.recipe.schema import TrainSpec
 from factory.run.inputs import running, with_code
 from factory.run.rundir import RunDir, Stage
@@ -48,7 +49,8 @@ def curriculum(recipe: Recipe) -> Curriculum:
     """The benchmark whose lessons a recipe trains on. Raises ``UserError`` where it lacks what the training asks of it;
     what only phases without steps ask it may lack.
     """
-    benchmark, spec = recipe.data.make(), recipe.train
+    data, spec = given(recipe.data), given(recipe.train)
+    benchmark = data.make()
     asked = (
         ("lesson", WithLessons, spec.steps),
         ("text_lesson", WithTexts, spec.text_steps),
@@ -57,9 +59,7 @@ def curriculum(recipe: Recipe) -> Curriculum:
         ("examine", WithExam, True),
     )
     if lacking := [name for name, kind, needed in asked if needed and not isinstance(benchmark, kind)]:
-        raise UserError(
-            f"data: benchmark '{recipe.data.type}' has no {' and no '.join(lacking)} to train on; use scenes"
-        )
+        raise UserError(f"data: benchmark '{data.type}' has no {' and no '.join(lacking)} to train on; use scenes")
     return cast(Curriculum, benchmark)
 
 
@@ -70,20 +70,21 @@ def _is_there(recipe: Recipe) -> bool:
 
 def train_model(recipe: Recipe, folder: RunDir, limit: int | None = None) -> None:
     """Train, examine and save to ``model/`` in the run folder; ``limit`` bounds the number of optimiser steps."""
-    benchmark = curriculum(recipe)
+    benchmark, spec = curriculum(recipe), given(recipe.train)
     if recipe.model.dtype != "float32" or recipe.model.quantize:
         raise UserError(
             "train: all weights are trained, whose updates are too small for less than float32; leave model.dtype and"
             " model.quantize out"
         )
-    spec = recipe.train if limit is None else recipe.train.model_copy(update={"steps": limit})
+    if limit is not None:
+        spec = spec.model_copy(update={"steps": limit})
     view = load(recipe.model) if _is_there(recipe) else build(recipe, benchmark)
     if spec.threads:
         torch.set_num_threads(spec.threads)
     inputs = {
         "model": recipe.model.model_dump(),
         "start": running(view),
-        "data": with_code(recipe.data),
+        "data": with_code(given(recipe.data)),
         "train": learnt(spec),
         "seed": recipe.seed,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,13 +20,14 @@ from factory.benchmark import WithExam
 from factory.corpus.collate import NOTHING, Collator, Places
 from factory.corpus.order import Order
 from factory.corpus.prepared import Prepared, PreparedCollator, chunks, prepare, there
-from factory.corpus.source import Lessons, Source
+from factory.corpus.source import Lessons, Opened
 from factory.data.prompt import Role, Segment
 from factory.errors import UserError
 from factory.model.load import fingerprint_of, load
 from factory.model.source import Wanted
 from factory.model.view import ModelView
 from factory.recipe import Recipe
+from factory.recipe.nodes import given
 from factory.recipe.schema import ModelSpec, TuneSpec
 from factory.run.inputs import learning, running_digest, with_code
 from factory.run.rundir import RunDir, Stage
@@ -65,13 +66,14 @@ def tune_model(recipe: Recipe, folder: RunDir, limit: int | None, model: Wanted)
     Raises ``UserError``, before the model is loaded, for data that cannot be used, a batch that cannot be shared out to
     the ranks and a missing logger; and before the first step where nothing is trainable.
     """
-    check(recipe.tune, recipe.model)
+    spec = given(recipe.tune)
+    check(spec, recipe.model)
     source = shared_source(recipe, folder, model)
     refuse_other(folder.path / "tune", inputs_of(recipe, source, limit))
     view = load(model)
     stage = tune_on(recipe, folder, "tune", source, running_digest(view), lambda: view, folder.path / TUNED, limit)
-    if recipe.tune.exam:
-        _examine(recipe, folder)
+    if spec.exam:
+        _examine(recipe, spec, folder)
     Console().print(f"tuned part: {folder.path / TUNED}\nloss:       {stage.path / 'loss.png'}", soft_wrap=True)
     return folder.path / TUNED
 
@@ -80,7 +82,7 @@ def tune_on(
     recipe: Recipe,
     folder: RunDir,
     name: str,
-    source: Source,
+    source: Opened,
     model: str,
     load_view: Callable[[], ModelView],
     out: Path,
@@ -92,7 +94,7 @@ def tune_on(
     ``model`` is the identity of the view that ``load_view`` gives, which is asked for it only where there is work to
     do.
     """
-    spec, inputs = recipe.tune, {"model": model, **inputs_of(recipe, source, limit)}
+    spec, inputs = given(recipe.tune), {"model": model, **inputs_of(recipe, source, limit)}
     refuse_other(folder.path / name, inputs)
     stage = folder.stage(name, inputs)
     if stage.done and folder.world.agree(f"{name} is kept", folder.owner and is_kept(out, stage.summary.get(TUNED))):
@@ -101,44 +103,55 @@ def tune_on(
     tuner = spec.method.make()
     if not stage.done:
         refuse_other_shape(stage.path / CHECKPOINTS, cut_by(recipe.launch))
-        _tune(recipe, load_view(), tuner, source, inputs["steps"], stage, out)
+        _tune(recipe, spec, load_view(), tuner, source, inputs["steps"], stage, out)
     elif folder.owner:
-        _restore(recipe, load_view(), tuner, stage, out)
+        _restore(recipe, spec, load_view(), tuner, stage, out)
     folder.world.meet(f"stage {name} is written")
     return stage
 
 
-def inputs_of(recipe: Recipe, source: Source, limit: int | None) -> dict[str, Any]:
+def inputs_of(recipe: Recipe, source: Opened, limit: int | None) -> dict[str, Any]:
     """What the result of a tuning follows from, beside its model's fingerprint."""
+    spec = given(recipe.tune)
     return {
         "precision": [recipe.model.dtype, recipe.model.quantize],
-        "code": learning(recipe.tune),
-        "tune": learnt(recipe.tune),
+        "code": learning(spec),
+        "tune": learnt(spec),
         "data": digest_of(source),
-        "steps": min(steps_of(recipe.tune, len(source)), limit or math.inf),
+        "steps": min(steps_of(spec, len(source)), limit or math.inf),
         "seed": recipe.seed,
     }
 
 
-def _tune(recipe: Recipe, view: ModelView, tuner: Tuner, source: Source, steps: int, stage: Stage, out: Path) -> None:
-    spec = recipe.tune
+def _tune(
+    recipe: Recipe,
+    spec: TuneSpec,
+    view: ModelView,
+    tuner: Tuner,
+    source: Opened,
+    steps: int,
+    stage: Stage,
+    out: Path,
+) -> None:
     torch.manual_seed(recipe.seed)  # a tuner draws its starting values
     tuner.apply(view, spec.beside)
     show_trainable(view, tuner)
-    skipped = (_features(recipe, view, source) if spec.data.cache_features else stage.path) / "skipped.jsonl"
+    skipped = (_features(recipe, spec, view, source) if spec.data.cache_features else stage.path) / "skipped.jsonl"
     allowed = spec.data.max_skipped
     most = may_fail(source, allowed)
-    collator = Collator(view, source, spec.data.max_tokens, skipped if allowed else None, most)
+    read = Collator(view, source, spec.data.max_tokens, skipped if allowed else None, most)
+    collator: Callable[[Sequence[int]], dict[str, Tensor]] = read
     lengths, objective = None, None
     if spec.data.cache_features:
-        prepared = _prepared(source, view, collator, stage.run, skipped.parent)
+        prepared = _prepared(source, view, read, stage.run, skipped.parent)
         failed(skipped, source, allowed)
-        lengths, collator = -(-prepared.lengths() // ALIKE), PreparedCollator(view, prepared)
+        if spec.stage == "align":
+            collator = of_answers = AlignCollator(view, prepared)
+            objective = Aligned(view, of_answers.answers)
+        else:
+            lengths, collator = -(-prepared.lengths() // ALIKE), PreparedCollator(view, prepared)
     elif spec.data.group_by_length:
         lengths = source.lengths(CHARACTERS_PER_TOKEN * image_tokens(view))
-    if spec.stage == "align":
-        lengths, collator = None, AlignCollator(view, prepared)
-        objective = Aligned(view, collator.answers)
     order = Order(len(source), spec.batch_size, recipe.seed, lengths if spec.data.group_by_length else None)
     console = Console()
     shape = Shape.of(spec, zero.world_size())
@@ -171,7 +184,7 @@ def _tune(recipe: Recipe, view: ModelView, tuner: Tuner, source: Source, steps: 
     if not isinstance(source, Lessons):
         found["data"] = source.audit.record()
     if stage.run.owner:
-        _save(recipe, view, tuner, found, out, values)
+        _save(recipe, spec, view, tuner, found, out, values)
         files.write_jsonl(stage.path / "log.jsonl", log)
         plot_losses(log, f"{recipe.name}: {spec.stage} with {tuner.name}", stage.path / "loss.png")
         files.write_json(stage.path / COST, meter.record())
@@ -180,30 +193,36 @@ def _tune(recipe: Recipe, view: ModelView, tuner: Tuner, source: Source, steps: 
 
 
 def _save(
-    recipe: Recipe, view: ModelView, tuner: Tuner, found: dict[str, Any], out: Path, values: dict[str, Tensor]
+    recipe: Recipe,
+    spec: TuneSpec,
+    view: ModelView,
+    tuner: Tuner,
+    found: dict[str, Any],
+    out: Path,
+    values: dict[str, Tensor],
 ) -> None:
-    about = {"stage": recipe.tune.stage, "run": recipe.name, "steps": found["steps"], "loss": found["loss"]}
+    about = {"stage": spec.stage, "run": recipe.name, "steps": found["steps"], "loss": found["loss"]}
     tune.save(out, tuner, view, about, values)
 
 
-def _restore(recipe: Recipe, view: ModelView, tuner: Tuner, stage: Stage, out: Path) -> None:
+def _restore(recipe: Recipe, spec: TuneSpec, view: ModelView, tuner: Tuner, stage: Stage, out: Path) -> None:
     """Write the trained part of a finished tuning anew, from its last checkpoint."""
     values = trained_in(last_of(stage, out))
-    tuner.apply(view, recipe.tune.beside)
-    _save(recipe, view, tuner, stage.summary, out, values)
+    tuner.apply(view, spec.beside)
+    _save(recipe, spec, view, tuner, stage.summary, out, values)
     stage.finish(stage.summary | {TUNED: sums_of(out, FILES)})
 
 
-def _examine(recipe: Recipe, folder: RunDir) -> None:
+def _examine(recipe: Recipe, spec: TuneSpec, folder: RunDir) -> None:
     """Put the examination of the lessons' benchmark to the tuned model, as anyone would load it."""
-    spec, tuned = recipe.tune, folder.path / TUNED
+    tuned = folder.path / TUNED
     benchmark, tuned_parts = examiner(spec), (*recipe.model.tuned, str(tuned))
     model = recipe.model.model_copy(update={"tuned": tuned_parts})
     stage = folder.stage(
         "exam",
         {
             "tuned": files.digest_file(tuned / TENSORS),
-            "data": with_code(spec.data.lessons),
+            "data": with_code(given(spec.data.lessons)),
             "per_task": spec.exam,
         },
     )
@@ -214,24 +233,24 @@ def _examine(recipe: Recipe, folder: RunDir) -> None:
         tell(exam, tuned)
 
 
-def _features(recipe: Recipe, view: ModelView, source: Source) -> Path:
+def _features(recipe: Recipe, spec: TuneSpec, view: ModelView, source: Opened) -> Path:
     """The folder, beside the runs, of the samples' features: it is told by the tower, the words' writing and the
     data.
     """
-    data = recipe.tune.data.model_dump(mode="json", exclude=OF_TRAINING)
+    data = spec.data.model_dump(mode="json", exclude=OF_TRAINING)
     about = {
         "tower": fingerprint_of(view.vision_tower),
         "pictures": view.processor.image_processor.to_dict(),
         "image": view.model.config.image_seq_length,
         "words": [len(view.tokenizer), view.writing.template, view.end_ids],
         "data": data,
-        "batch": recipe.tune.batch_size,
+        "batch": spec.batch_size,
         "found": [digest_of(source), times_of(source)],
     }
     return files.make_folder(Path(recipe.run.root) / FEATURES / files.digest(about)[:16])
 
 
-def _prepared(source: Source, view: ModelView, collator: Collator, folder: RunDir, kept: Path) -> Prepared:
+def _prepared(source: Opened, view: ModelView, collator: Collator, folder: RunDir, kept: Path) -> Prepared:
     """The samples with their pictures' features, in folder ``kept``."""
     shown = done = there(kept)
     with progress.stage("features", chunks(len(source)), done) as bar:
@@ -258,10 +277,10 @@ def check(spec: TuneSpec, model: ModelSpec, section: str = "tune") -> None:
 
 def examiner(spec: TuneSpec) -> WithExam:
     """Who examines the tuned model: the benchmark of its lessons. Raises ``UserError`` where that has no exam."""
-    assert spec.data.lessons is not None, "a recipe with an exam names the benchmark that it learns from"
-    benchmark = spec.data.lessons.make()
+    lessons = given(spec.data.lessons)
+    benchmark = lessons.make()
     if not isinstance(benchmark, WithExam):
-        raise UserError(f"tune.exam: benchmark '{spec.data.lessons.type}' has no examination; leave tune.exam out")
+        raise UserError(f"tune.exam: benchmark '{lessons.type}' has no examination; leave tune.exam out")
     return benchmark
 
 
