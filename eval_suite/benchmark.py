@@ -18,7 +18,6 @@ import numpy as np
 from eval_suite.scorers.reading import Reading
 from factory.benchmark import Item, Questions, Record
 from factory.errors import UserError
-from factory.registry import Params
 from factory.run.samples import thin
 from factory.statistics.intervals import bootstrap_sums, wilson
 
@@ -58,15 +57,16 @@ class AnswerBenchmark(Questions):
     unit has a part.
     """
 
-    Params = Params
     name: ClassVar[str]
     profile: ClassVar[str] = "llava-1.5"
     main: ClassVar[str] = "accuracy"
     beside: ClassVar[tuple[str, ...]] = ()
     shares: ClassVar[dict[str, tuple[str, str]]] = {"accuracy": ("right", "n")}
     without_interval: ClassVar[tuple[str, ...]] = ()
-    new_tokens: ClassVar[int] = 128
-    scorer: str
+
+    @property
+    def new_tokens(self) -> int:
+        return 128
 
     @property
     def protocol(self) -> str:

@@ -42,12 +42,16 @@ class Item:
 
 
 class Benchmark(Plugin):
-    """Base of the benchmarks, of whatever sort. Of each, ``protocol`` says what a number must share with another to
-    stand beside it, and ``answer_tokens`` are the most that an answer in its examination takes, if it has one.
+    """Base of the benchmarks, of whatever sort. ``answer_tokens`` are the most that an answer in its examination takes,
+    if it has one.
     """
 
-    protocol: str
     answer_tokens: ClassVar[int] = 8
+
+    @property
+    def protocol(self) -> str:
+        """What a number must share with another to stand beside it."""
+        raise TypeError(f"{type(self).__name__} must define protocol")
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -123,12 +127,17 @@ class Conflicts(Benchmark):
 
 
 class Questions(Benchmark):
-    """Questions that have a right answer. ``split`` is the one asked, ``scorer`` names the rule that reads answers, and
-    its version, and ``new_tokens`` are the most that an answer takes.
-    """
+    """Questions that have a right answer."""
 
-    new_tokens: ClassVar[int]
-    scorer: str
+    @property
+    def new_tokens(self) -> int:
+        """The most tokens that an answer takes."""
+        raise TypeError(f"{type(self).__name__} must define new_tokens")
+
+    @property
+    def scorer(self) -> str:
+        """The rule that reads answers, and its version."""
+        raise TypeError(f"{type(self).__name__} must define scorer")
 
     @property
     def split(self) -> str:

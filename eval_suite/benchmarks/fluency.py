@@ -70,7 +70,7 @@ class Fluency(AnswerBenchmark):
         return f"{len(self.params.prompts)}-prompts"
 
     def items(self) -> Sequence[Item]:
-        pictures: list[Path | None] = [None]
+        pictures: Sequence[Path | None] = [None]
         if self.params.images:
             folder = Path(self.params.images).expanduser()
             pictures = sorted(p for p in folder.glob("*") if p.suffix.lower() in PICTURES)

@@ -269,8 +269,9 @@ def _entries(path: Path, data: list[Any]) -> Iterator[Entry]:
         fields = {**raw, **{name: raw.get(name, raw.get(other)) for name, other in KEYS.items()}}
         if isinstance(fields.get("context"), dict):
             fields["context"] = fields["context"].get("icc")
-        wanted = {name: fields.get(name) for name in Entry.__dataclass_fields__ if name != "index"}
-        if lacking := [name for name, value in wanted.items() if not isinstance(value, str)]:
+        names = [name for name in Entry.__dataclass_fields__ if name != "index"]
+        wanted = {name: value for name in names if isinstance(value := fields.get(name), str)}
+        if lacking := [name for name in names if name not in wanted]:
             raise UserError(f"{path}: entry {index} has no text under {', '.join(lacking)}")
         if wanted["task"] not in TASKS:
             raise UserError(

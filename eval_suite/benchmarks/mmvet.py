@@ -59,15 +59,20 @@ class Mmvet(AnswerBenchmark):
 
     def consult(self, told: Sequence[tuple[Item, str]]) -> None:
         if self.judge:
-            self.judge.consult(mmvet_prompt(*item.gold, text) for item, text in told)
+            self.judge.consult(_asking(item, text) for item, text in told)
 
     def read(self, item: Item, text: str) -> Reading:
         if self.judge is None or self.unscorable():
             return Reading(text.strip() or None, failed=not text.strip())
-        return mmvet_grade(self.judge.ask(mmvet_prompt(*item.gold, text)))
+        return mmvet_grade(self.judge.ask(_asking(item, text)))
 
     def metrics(self, sums: Sums) -> dict[str, Any]:
         return {"score": sums.ratio("grade", "n")}
 
     def submission(self, records: Sequence[Record]) -> tuple[str, Any] | None:
         return "mm-vet_answers.json", {r["sample"]: r["text"] for r in records}
+
+
+def _asking(item: Item, text: str) -> str:
+    question, truth = item.gold
+    return mmvet_prompt(question, truth, text)

@@ -5,6 +5,7 @@ or both in conflict.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 from pydantic import PositiveInt
@@ -46,7 +47,7 @@ class PlainScenes(AnswerBenchmark):
         return [
             Item(
                 s.id,
-                lambda s=s: build_prompt(s, "open", image=image, context=context),
+                partial(build_prompt, s, "open", image=image, context=context),
                 (s.answer_vision, s.answer_text),
                 (s.task,),
             )

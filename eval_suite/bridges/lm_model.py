@@ -65,6 +65,7 @@ class LiveModel(HFLM):
 
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **kwargs: object) -> Tensor:
         mask = kwargs["attention_mask"]
+        assert isinstance(mask, Tensor), "lm-eval pads a batch of contexts, and hands on where"
         return super()._model_generate(self._batch(context, mask).input_ids, max_length, stop, **kwargs)
 
     def _prompts(self, contexts: list[list[int]]) -> Batch:

@@ -39,7 +39,8 @@ def to_prompt(messages: list[dict[str, Any]]) -> Prompt:
     segments = []
     for message in messages:
         content = message["content"]
-        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+        parts: list[dict[str, Any]] = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        for part in parts:
             if part["type"] == "image":
                 segments.append(Segment(Role.IMAGE, image=pictures.rgb(part["url"])))
             elif part["type"] == "text":

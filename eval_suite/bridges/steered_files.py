@@ -34,15 +34,16 @@ def write(path: str | Path, steerings: Sequence[Steering], view: ModelView) -> P
     path = Path(path)
     found: dict[str, dict[str, Any]] = {}
     for s in steerings:
-        name = _hookpoint(view, s.where.layer)
-        if name in found:
-            raise UserError(f"{path}: two steerings at block {s.where.layer}; such a file holds one per module")
-        if s.where.model_copy(update={"layer": None}) != EVERYWHERE or not isinstance(s.strength, int | float):
+        whole = s.where.layer is not None and s.where.model_copy(update={"layer": None}) == EVERYWHERE
+        if not whole or not isinstance(s.strength, int | float):
             raise UserError(
-                f"{path}: lm-eval steers all positions with one strength; '{s.steerer.name}' has where={s.where},"
-                f" strength={s.strength}"
+                f"{path}: lm-eval steers all positions of a block with one strength; '{s.steerer.name}' has"
+                f" where={s.where}, strength={s.strength}"
             )
-        found[name] = _clamp(path, s) if s.steerer.name == "clamp" else _add(path, s, view.width)
+        name = _hookpoint(view, s.layer)
+        if name in found:
+            raise UserError(f"{path}: two steerings at block {s.layer}; such a file holds one per module")
+        found[name] = _clamp(path, s) if s.steerer.name == "clamp" else _add(path, s, s.strength, view.width)
     buffer = io.BytesIO()
     torch.save(found, buffer)
     files.write_bytes(path, buffer.getvalue())
@@ -120,9 +121,9 @@ def _hookpoint(view: ModelView, layer: int) -> str:
     return next(name for name, module in view.model.base_model.named_modules() if module is view.layers[layer])
 
 
-def _add(path: Path, s: Steering, width: int) -> dict[str, Any]:
+def _add(path: Path, s: Steering, strength: float, width: int) -> dict[str, Any]:
     h = torch.randn(4, width, generator=torch.Generator().manual_seed(0))
-    ctx, state = Context(s.where.layer), {k: v.cpu() for k, v in s.state.items()}
+    ctx, state = Context(s.layer), {k: v.cpu() for k, v in s.state.items()}
     delta = s.steerer.delta(h, state, ctx) * s.steerer.gain(h, state, ctx)[:, None]
     if not torch.allclose(delta, delta[:1].expand_as(delta)):
         raise UserError(
@@ -130,7 +131,7 @@ def _add(path: Path, s: Steering, width: int) -> dict[str, Any]:
         )
     return {
         "steering_vector": delta[0].clone(),
-        "steering_coefficient": float(s.strength),
+        "steering_coefficient": float(strength),
         "action": "add",
         "bias": None,
         "head_index": None,

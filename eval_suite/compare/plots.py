@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from itertools import zip_longest
 
+from matplotlib.artist import Artist
+
 from eval_suite.compare.table import Block, Table, heading, label, title
 from eval_suite.report import style
 from eval_suite.report.style import Figure
@@ -25,7 +27,7 @@ def _scores(table: Table, block: Block, index: int) -> Figure:
     down = -(-len(block.columns) // across)
     figure = style.canvas(max(6.0, 1.0 + 2.2 * across), 1.4 + 3.2 * down)
     axes = figure.subplots(down, across, squeeze=False).flat
-    handles: dict[str, object] = {}
+    handles: dict[str, Artist] = {}
     for ax, column in zip_longest(axes, block.columns):
         if column is None:
             ax.set_axis_off()

@@ -99,7 +99,7 @@ def records(path: Path) -> list[Record]:
         return []
     lines = _bytes(path.read_bytes, path).split(b"\n")
     places = ((f"{path}:{number}", line) for number, line in enumerate(lines, 1) if line.strip())
-    return [_as(Record, _json(lambda line=line: line, place), place) for place, line in places]
+    return [_as(Record, _parsed(line, place), place) for place, line in places]
 
 
 def prices(path: Path) -> dict[str, Price | None]:
@@ -138,8 +138,12 @@ def _bytes(read: Callable[[], bytes], place: object) -> bytes:
 
 
 def _json(read: Callable[[], bytes], place: object) -> Any:
+    return _parsed(_bytes(read, place), place)
+
+
+def _parsed(text: bytes, place: object) -> Any:
     try:
-        return json.loads(_bytes(read, place))
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{place}: is no JSON ({quoted(error)}); is it cut or damaged?") from error
 

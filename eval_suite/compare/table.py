@@ -75,7 +75,7 @@ def build(arms: Sequence[Arm], notes: Sequence[str] = ()) -> Table:
     in all.
     """
     groups = list(dict.fromkeys(arm.group for arm in arms))
-    directions = list(dict.fromkeys(arm.direction for arm in arms if arm.direction)) or [None]
+    directions: list[str | None] = [*dict.fromkeys(arm.direction for arm in arms if arm.direction)] or [None]
     blocks = [
         _block([arm for arm in arms if arm.direction in (direction, None)], direction, groups)
         for direction in directions
@@ -93,7 +93,7 @@ def build(arms: Sequence[Arm], notes: Sequence[str] = ()) -> Table:
 
 def _notes(blocks: Sequence[Block]) -> list[str]:
     """What a reader must know of the columns' samples."""
-    found = {}
+    found: dict[str, None] = {}
     for block in blocks:
         made = _made(block.columns, block.lines)
         for column, score in made.items():
@@ -164,7 +164,9 @@ def _test(blocks: Sequence[Block], groups: Sequence[str]) -> None:
             if group != groups[0]:
                 references[groups[0]] = _counterpart(line, block, groups[0])
             for name, other in references.items():
-                for column, cell in line.cells.items() if other else ():
+                if other is None:
+                    continue
+                for column, cell in line.cells.items():
                     if column in other.cells and (
                         test := compare(cell.score.samples, other.cells[column].score.samples, cell.score.units)
                     ):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table as Shown
 
 from eval_suite.compare.plots import draw
+from eval_suite.compare.significance import Test
 from eval_suite.compare.table import Block, Cell, Line, Table, heading, label, title
 from eval_suite.report.rows import DASH, strength_text
 from eval_suite.report.table_files import latex_escape, markdown_escape
@@ -178,7 +179,8 @@ def to_csv(table: Table) -> str:
                     a.seconds,
                     a.peak_bytes,
                 ]
-                for reference, t in (cell.against or {"": None}).items():
+                tests: Mapping[str, Test | None] = cell.against or {"": None}
+                for reference, t in tests.items():
                     tested = (
                         [reference, t.name, t.difference, t.low, t.high, t.n, t.p, t.adjusted, t.verdict]
                         if t

@@ -155,10 +155,12 @@ def _findings(cells: Mapping[Key, Sequence[Cell]], means: Mapping[Key, Mean]) ->
     for event in EVENTS:
         found = {name: mean for (e, name), mean in means.items() if e == event}
         if found:
-            order = sorted(found, key=lambda name, found=found: -abs(found[name][0] - 0.5))
+            telling = {name: abs(mean - 0.5) for name, (mean, _) in found.items()}
+            order = sorted(found, key=telling.__getitem__, reverse=True)
             said = ", ".join(
-                f"{name} {found[name][0]:.2f}" + (" [{:.2f}, {:.2f}]".format(*found[name][1]) if found[name][1] else "")
+                f"{name} {mean:.2f}" + (" [{:.2f}, {:.2f}]".format(*ci) if ci else "")
                 for name in order
+                for mean, ci in [found[name]]
             )
             runs = max(len(cells[event, name]) for name in found)
             text = (

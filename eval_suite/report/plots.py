@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.colors import LinearSegmentedColormap
 
 from eval_suite.report import style
@@ -29,7 +30,10 @@ def draw_all(
     missing: list[str] = []
 
     def keep(drawn: Figure | str) -> None:
-        (missing if isinstance(drawn, str) else figures).append(drawn)
+        if isinstance(drawn, str):
+            missing.append(drawn)
+        else:
+            figures.append(drawn)
 
     with style.styled():
         suffixes = [f"_{index + 1}" if len(found) > 1 else "" for index in range(len(found))]
@@ -52,7 +56,7 @@ def strength_curves(group: Group, palette: Mapping[str, Look], budget: float | N
     directions = [d for d in group.directions if any(d == direction for direction, _ in _swept(group, split))]
     figure = style.canvas(5.2 * len(directions) + (1.2 if len(directions) == 1 else 0), 6.6)
     axes = figure.subplots(2, len(directions), sharex="col", squeeze=False, height_ratios=[1.5, 1])
-    handles: dict[str, object] = {}
+    handles: dict[str, Artist] = {}
     for column, direction in enumerate(directions):
         for row, metric in enumerate(("follow", "error")):
             ax = axes[row, column]
@@ -61,7 +65,7 @@ def strength_curves(group: Group, palette: Mapping[str, Look], budget: float | N
         if budget is not None:
             line = axes[1, column].axhline(100 * budget, color="#222222", linewidth=1, linestyle=(0, (1, 2)))
             handles["error budget"] = line
-        axes[0, column].set_title(f"Towards {TARGETS.get(direction, direction or 'no direction')}")
+        axes[0, column].set_title(f"Towards {TARGETS.get(direction or '', direction or 'no direction')}")
         axes[1, column].set_xlabel("Steering strength")
     for row in axes:
         top = max(ax.get_ylim()[1] for ax in row)
@@ -90,7 +94,7 @@ def _numeric(group: Group, direction: str | None, method: str, split: str | None
     return [s for s in group.strengths(direction, method, split) if isinstance(s, (int, float))]
 
 
-def _curves(ax, group: Group, direction: str | None, metric: str, split: str | None, palette) -> dict[str, object]:
+def _curves(ax, group: Group, direction: str | None, metric: str, split: str | None, palette) -> dict[str, Artist]:
     handles = {}
     for index, method in enumerate(group.methods(direction)):
         look = palette[method]
@@ -103,19 +107,20 @@ def _curves(ax, group: Group, direction: str | None, metric: str, split: str | N
                 dashes = (4 * index, (4, 4))  # shifted from line to line, so that two at the same height both show
                 handles[method] = ax.axhline(100 * cell.value, color=look.color, linewidth=1.5, linestyle=dashes)
             continue
-        points = [(s, group.cell(direction, method, TOTAL, metric, s, split)) for s in swept]
-        points = [(s, c) for s, c in points if c is not None]
+        cells = [(s, group.cell(direction, method, TOTAL, metric, s, split)) for s in swept]
+        points = [(s, cell) for s, cell in cells if cell is not None]
         if not points:
             continue
         x = [s for s, _ in points]
         (handles[method],) = ax.plot(
             x, [100 * c.value for _, c in points], color=look.color, marker=look.marker, markersize=5
         )
-        if all(c.low is not None and c.high is not None for _, c in points):
+        band = [(c.low, c.high) for _, c in points if c.low is not None and c.high is not None]
+        if len(band) == len(points):
             ax.fill_between(
                 x,
-                [100 * c.low for _, c in points],
-                [100 * c.high for _, c in points],
+                [100 * low for low, _ in band],
+                [100 * high for _, high in band],
                 color=look.color,
                 alpha=0.14,
                 linewidth=0,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
+from matplotlib.artist import Artist
 
 from eval_suite.report import style
 from eval_suite.report.rows import TARGETS, TASKS, Group, Predictions, is_oracle, short_task, strength_text
@@ -180,7 +181,7 @@ def mcr_quintiles(
         return f"{name}: fewer than {_SMALLEST} steered predictions have an MCR."
     figure = style.canvas(5.2 * len(panels) + (1.2 if len(panels) == 1 else 0), 6.6)
     axes = figure.subplots(2, len(panels), sharex="col", squeeze=False, height_ratios=[1.5, 1])
-    handles: dict[str, object] = {}
+    handles: dict[str, Artist] = {}
     for column, (direction, chosen, how) in enumerate(panels):
         used = np.array([base[key] for key in {(p.get("task"), p["sample"]) for rows in chosen.values() for p in rows}])
         edges = np.quantile(used, np.linspace(0, 1, _BINS + 1))
@@ -189,7 +190,7 @@ def mcr_quintiles(
                 shift = 0.09 * (at - (len(chosen) - 1) / 2)
                 handles[method] = _binned(axes[row, column], rows, base, edges, metric, palette[method], shift)
             axes[row, column].set_ylabel(("Follows the target (%)" if row == 0 else "Error (%)") if column == 0 else "")
-        axes[0, column].set_title(f"Towards {TARGETS.get(direction, direction or 'no direction')}{how}")
+        axes[0, column].set_title(f"Towards {TARGETS.get(direction or '', direction or 'no direction')}{how}")
         digits = 2 if np.diff(edges).min() >= 0.01 else 3
         axes[1, column].set_xticks(range(_BINS), [f"{a:.{digits}f}–\n{b:.{digits}f}" for a, b in pairwise(edges)])
         axes[1, column].set_xlabel("Visual MCR $R_V$ of the sample (quintile)")

@@ -172,7 +172,7 @@ class Group:
     def reported(self, direction: str | None, method: str, metric: str = "follow", task: str = TOTAL) -> Cell | None:
         """The share on the scored split at the reported strength."""
         choice = self.choice(direction, method)
-        return choice and self.cell(direction, method, task, metric, choice.strength, self.scored_split)
+        return self.cell(direction, method, task, metric, choice.strength, self.scored_split) if choice else None
 
     def predictions(
         self, predictions: Predictions, direction: str | None, method: str, strength: Any, split: str | None
@@ -190,12 +190,13 @@ class Group:
 
 def groups(results: Mapping) -> list[Group]:
     """The modality-conflict tables in a results file, one per benchmark, protocol, scorer and seed."""
-    found: dict[tuple, list[Mapping]] = {}
+    found: dict[tuple[str, Any, Any, Any], list[Mapping]] = {}
     for row in results.get("rows", []):
         if "follow" in row.get("metrics", {}):
             key = (row["benchmark"], row.get("protocol"), row.get("scorer"), row.get("seed"))
             found.setdefault(key, []).append(row)
-    return [Group(*key, rows, *labels(results)) for key, rows in found.items()]
+    unsteered, reference = labels(results)
+    return [Group(*key, rows, unsteered, reference) for key, rows in found.items()]
 
 
 def other_rows(results: Mapping) -> list[Mapping]:

@@ -32,9 +32,9 @@ def error_budget(results: Mapping, recipe_yaml: str) -> float | None:
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
-def strength_lines(results: Mapping, budget: float | None) -> list[dict[str, str]]:
+def strength_lines(results: Mapping, budget: float | None) -> list[dict[str, str | bool]]:
     """How each method's strength was picked: what was tried, and dev against test at the one that was chosen."""
-    lines = []
+    lines: list[dict[str, str | bool]] = []
     for group in groups(results):
         for direction in group.directions:
             for method in group.methods(direction):
@@ -68,7 +68,7 @@ def _value(cell: Any) -> str:
     return percent(cell.value if cell else None)
 
 
-def comparison_lines(compared: Sequence[Comparison]) -> list[dict[str, str]]:
+def comparison_lines(compared: Sequence[Comparison]) -> list[dict[str, str | bool]]:
     """Paired differences in percentage points, ready to print."""
 
     def span(d) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import matplotlib
+from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 
@@ -107,7 +108,7 @@ def canvas(width: float, height: float) -> Canvas:
     return figure
 
 
-def legend_below(figure: Canvas, handles: dict[str, object]) -> None:
+def legend_below(figure: Canvas, handles: Mapping[str, Artist]) -> None:
     """One legend for all panels, in as many columns as the labels leave room for."""
     longest = 0.75 + 0.1 * max(map(len, handles))  # inches: the line sample, then about a tenth per letter
     columns = max(1, min(len(handles), 5, int(figure.get_figwidth() / longest)))

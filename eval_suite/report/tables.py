@@ -133,9 +133,9 @@ def _absent_tasks(group: Group) -> list[str]:
 def _best(key: str, measured: Mapping[str, tuple[Any, dict[str, Cell | None]]]) -> set[str]:
     """Methods with the best printed value of a column; none where all tie, because nothing is told apart there."""
     values = {
-        method: round(100 * cells[key].value, 1)
+        method: round(100 * cell.value, 1)
         for method, (_, cells) in measured.items()
-        if cells[key] is not None and not is_oracle(method)
+        if (cell := cells[key]) is not None and not is_oracle(method)
     }
     if len(set(values.values())) < 2:
         return set()
@@ -223,7 +223,7 @@ def metric_lines(rows: list[Mapping], main_only: bool = False) -> list[tuple[str
     """Long-form cells of the other benchmarks: benchmark, split, task, method and direction, strength, metric, value,
     interval, n.
     """
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for row in rows:
         names = [n for n in row.get("metrics", {}) if not main_only or n == row.get("main", n)]
         for name, value in ((n, row["metrics"][n]) for n in names):

@@ -46,7 +46,7 @@ def comparisons(results: Mapping, predictions: Predictions) -> tuple[list[Compar
         for direction in group.directions:
             reference = _reference(group, direction)
             against = _outcomes(group, direction, reference, predictions) if reference else []
-            if not against:
+            if not reference or not against:
                 notes.append(
                     f"{group.title()}, towards {_target(direction)}: no paired comparison, because there are "
                     "no per-sample predictions of a reference method."
@@ -98,8 +98,8 @@ def summarise(results: Mapping, compared: Sequence[Comparison], budget: float | 
 
 
 def _passage(group: Group, direction: str | None, compared: Sequence[Comparison], budget: float | None) -> str:
-    cells = {m: group.reported(direction, m) for m in group.methods(direction) if not is_oracle(m)}
-    cells = {m: cell for m, cell in cells.items() if cell is not None}
+    methods = [m for m in group.methods(direction) if not is_oracle(m)]
+    cells = {m: cell for m in methods if (cell := group.reported(direction, m)) is not None}
     if not cells:
         return "no total was measured."
     best = max(cells, key=lambda m: cells[m].value)

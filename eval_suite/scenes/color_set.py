@@ -94,7 +94,7 @@ def color_sample(
     ]
     words, decoys = Random(f"colors/words/{split}/{seed}"), tuple(c for c in COLORS if c not in (vision, text))
     context = write_context(TASK, f"the {described}", text, WORDING[text_tier], split, words, decoys)
-    tags = {"visual_tier": visual_tier, "text_tier": text_tier, "subject": f"the {asked}"}
+    tags: dict[str, int | str] = {"visual_tier": visual_tier, "text_tier": text_tier, "subject": f"the {asked}"}
     name = f"{split}-colors-{seed}"
     return ConflictSample(
         f"{name}-{control}" if control else name,

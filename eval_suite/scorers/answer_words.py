@@ -145,7 +145,8 @@ def _joined_numbers(found: list[Word]) -> list[Word]:
 
 def _together(found: Sequence[Word], at: int) -> list[str]:
     """The words from one on that no punctuation parts; "and" begins a clause of its own."""
-    clause, out = found[at].clause, []
+    clause = found[at].clause
+    out: list[str] = []
     for i in range(at, min(at + _LONGEST, len(found))):
         clause += out != [] and found[i].text == "and"
         if found[i].clause != clause:

@@ -31,7 +31,9 @@ def requirements() -> str | None:
 
 def spice_missing() -> str | None:
     """Why SPICE cannot be computed here, or None."""
-    home = Path(find_spec("pycocoevalcap").submodule_search_locations[0])
+    package = find_spec("pycocoevalcap")
+    assert package is not None and package.submodule_search_locations, "`requirements` has told of its absence before"
+    home = Path(package.submodule_search_locations[0])
     lacking = [name for name in SPICE_PARSER if not (home / name).is_file()]
     return f"SPICE is missing: pycocoevalcap has no {lacking[0]}; fetch Stanford CoreNLP 3.6.0" if lacking else None
 

@@ -70,7 +70,7 @@ def _under_a_thousand(words: Sequence[str]) -> Part:
     end = n + (n > 0 and _at(words, n) == "-")
     if _at(words, end) not in _HUNDRED or (not n and words[end] == "百"):
         return n, value
-    n, value = end + 1, (value if n else 1) * 100
+    n, value = end + 1, (value if n else Decimal(1)) * 100
     start = n + (_at(words, n) == "and")
     more, rest = _under_a_hundred(words[start:])
     if rest and _at(words, start + more) not in _HUNDRED:

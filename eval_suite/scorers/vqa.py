@@ -12,11 +12,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from eval_suite.scorers.reading import Reading
 from eval_suite.scorers.vqa_words import ARTICLES, CONTRACTIONS, NUMBERS
 
-OFFICIAL, EVALAI = "vqa/1", "vqa-evalai/1"
+OFFICIAL: Final = "vqa/1"
+EVALAI: Final = "vqa-evalai/1"
 PUNCTUATION = (";", "/", "[", "]", '"', "{", "}", "(", ")", "=", "+", "\\", "_", "-", ">", "<", "@", "`", ",", "?", "!")
 FULL_STOP = re.compile(r"\.(?!\d)")
 COMMA_IN_NUMBER = re.compile(r"\d,\d")

@@ -45,7 +45,9 @@ def mme(text: str, label: YesNo) -> Reading:
 
 def first_yes_no(text: str) -> YesNo | None:
     found = re.search(r"\b(yes|no)\b", text, re.IGNORECASE)
-    return found[1].lower() if found else None
+    if found is None:
+        return None
+    return "yes" if found[1].lower() == "yes" else "no"
 
 
 def hallusion(verdict: bool | None, shown: bool) -> Reading:

@@ -27,6 +27,7 @@ from eval_suite.scenes.sheet import save_sheet
 from factory.data.sample import ConflictSample
 from factory.errors import UserError
 from factory.recipe import load
+from factory.recipe.nodes import given
 
 FOLDER = Path(__file__).parents[2] / "docs"
 SHOWN = ("static", "l2s", "amps", "dose")
@@ -69,8 +70,8 @@ def turned(run: factory.Run, task: str = "color") -> tuple[ConflictSample, str, 
         for row in run.predictions
         if row["direction"] == "vision" and row.get("split") == "test" and row.get("chosen")
     }
-    found = []
-    for sample in load(run.folder / "resolved.yaml").data.make().samples("test"):
+    found: list[tuple[int, int, ConflictSample, str, str]] = []
+    for sample in given(load(run.folder / "resolved.yaml").data).make().samples("test"):
         before, after = (told.get((sample.id, method or "")) for method in (unsteered, reference))
         sides = [row["verdicts"] for row in (before, after) if row]
         if sample.task == task and before and after and sides == [["text"], ["vision"]]:

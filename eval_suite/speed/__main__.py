@@ -10,7 +10,7 @@ On a GPU, at the true sizes of two of the AMPS paper's models, with random weigh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from eval_suite.speed import anchor, collection, generation, lmar, mcr, sweep, throughput, timing, tuning
 from factory.model.view import ModelView
@@ -38,7 +38,7 @@ def measure_mcr(view: ModelView, batch: int = 8, repeats: int = 3) -> timing.Res
     )
 
 
-BENCHMARKS = {
+BENCHMARKS: dict[str, Callable[..., timing.Result]] = {
     "mcr": measure_mcr,
     "collection": collection.measure,
     "generation": generation.measure,

@@ -16,16 +16,18 @@ forward.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from eval_suite.conflict import build_prompt
 from eval_suite.speed import timing
 from eval_suite.speed.mcr import plain_forward
 from eval_suite.speed.plan import peak_memory
 from factory.data.instructions import instruction
-from factory.diagnose import Diagnostic, attention
+from factory.diagnose import attention
 from factory.instruments.answers import Pair
 from factory.instruments.branch import run_stem
 from factory.instruments.instructed import Asked, Instructed, asked_of, instruct, look_at
@@ -47,18 +49,19 @@ def items_of(batch: int) -> list[Instructed]:
     """
     return [
         Instructed(
-            None,
+            sample,
             "open",
             d,
-            instruct(prompt, instruction("amps_rq1", d)),
+            instruct(build_prompt(sample, "order1"), instruction("amps_rq1", d)),
             Pair(tuple(range(10, 20)), tuple(range(20, 30))),
         )
-        for i, prompt in enumerate(timing.conflicts(batch))
+        for i, sample in enumerate(timing.scenes(batch))
         for d in [("vision", "text")[i % 2]]
     ]
 
 
-def made(name: str, **params: object) -> Diagnostic:
+def made(name: str, **params: object) -> Any:
+    """A diagnostic, of which the parts are measured that only its own plugin has."""
     cls = lookup("diagnostic", name)
     return cls(cls.Params(**params))
 

@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import copy
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.resources import files
 from statistics import median
 from typing import Any
@@ -72,7 +73,7 @@ def measure(
     of_prompt: dict[str, timing.Job] = {"forward": lambda: plain_forward(view, inputs)}
     for n in draws:
         diagnostic = mcr(mcr.Params(draws=n))
-        of_prompt[f"mcr N={n}"] = lambda d=diagnostic: d.measure(view, inputs, keys)
+        of_prompt[f"mcr N={n}"] = partial(diagnostic.measure, view, inputs, keys)
     costs = of_jobs(of_prompt, "forward", batch, repeats, view.device)
     with endless(view):
         amps = fitted(view, "amps", [min(14, view.depth // 2)], 1.0)
@@ -84,9 +85,9 @@ def measure(
         for name in tuners:
             tuned = _tuned(view, name)
             with endless(tuned):
-                pair = {
+                pair: dict[str, timing.Job] = {
                     "generate": answers["generate"],
-                    f"generate with {name}": lambda tuned=tuned: generate(tuned, inputs, [], new),
+                    f"generate with {name}": partial(generate, tuned, inputs, [], new),
                 }
                 costs += of_jobs(pair, "generate", batch, repeats, view.device, besides=tuned)[1:]
             del tuned, pair
@@ -103,7 +104,7 @@ def _tuned(view: ModelView, name: str) -> ModelView:
 
 
 def of_jobs(
-    jobs: dict[str, timing.Job],
+    jobs: Mapping[str, timing.Job],
     baseline: str,
     batch: int,
     repeats: int,

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import weakref
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from io import StringIO
@@ -99,7 +99,7 @@ def peak_memory(view: ModelView) -> Iterator[list[int]]:
 
 
 @contextmanager
-def whole_prompts(view: ModelView, passes: Counter[str], at: list[str]) -> Iterator[None]:
+def whole_prompts(view: ModelView, passes: dict[str, float], at: list[str]) -> Iterator[None]:
     """Adds to ``passes`` of the stage ``at``, for each call of the decoder that begins a prompt, its rows times the
     share of blocks that run.
     """
@@ -124,7 +124,8 @@ class Measured:
     """
 
     def __init__(self, recipe: Recipe, limit: int | None, clock: timing.Clock, tracked: bool = False) -> None:
-        self.seconds, self.passes, self.peaks = Counter(), Counter(), {}
+        self.seconds, self.passes = defaultdict[str, float](float), defaultdict[str, float](float)
+        self.peaks: dict[str, int] = {}
         self.clock, self.tracked = clock, tracked
         self.at, self.since = ["check"], clock()
         began = time.perf_counter()
@@ -133,7 +134,7 @@ class Measured:
 
         def event(folder: RunDir, name: str, /, **facts: object) -> None:
             if name == "stage_started":
-                self._enter(facts["stage"])
+                self._enter(str(facts["stage"]))
             elif name == "stage_finished" and facts["stage"] != "check":
                 self._enter("report")
             tell(folder, name, **facts)
@@ -174,21 +175,23 @@ def compare(recipe: Recipe, limit: int | None) -> dict[str, object]:
     clock = timing.clock_of(device)
     found = estimate(recipe, limit, clock)
     began = time.perf_counter()
+    assert found.model is not None, "the sizes of a recipe that can be run are known"
     told = measure(recipe, found, limit, clock=clock)
     planning = time.perf_counter() - began
     run, again = Measured(recipe, limit, clock), Measured(recipe, limit, clock, tracked=True)
+    seconds = {s.name: told.of(s) for s in found.stages}
     rows = [
         {
             "stage": s.name,
             "passes": [s.passes, run.passes[s.name]],
-            "seconds": [told.of(s), run.seconds[s.name]],
+            "seconds": [seconds[s.name], run.seconds[s.name]],
             "peak": again.peaks.get(s.name),
         }
         for s in found.stages
     ]
     whole = {
         "passes": [found.passes, sum(run.passes.values())],
-        "seconds": [sum(r["seconds"][0] for r in rows), sum(run.seconds.values())],
+        "seconds": [sum(seconds.values()), sum(run.seconds.values())],
         "memory": [
             memory(recipe, found.model, (told.prompt_tokens, told.longest), found.data.prompts),
             max(again.peaks.values()),

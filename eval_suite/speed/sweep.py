@@ -23,7 +23,7 @@ from factory.steer.sweep import run_cell, run_trunk
 
 
 def shared(view: ModelView, batch: Batch, steerings: Sequence[Steering], n: int) -> list[Tensor]:
-    trunk = run_trunk(view, batch, steerings[0].where.layer)
+    trunk = run_trunk(view, batch, steerings[0].layer)
     return [run_cell(view, trunk, s, n) for s in steerings]
 
 

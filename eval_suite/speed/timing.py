@@ -28,6 +28,7 @@ from eval_suite.scenes.world import TASKS, SceneSpec, scene
 from eval_suite.speed.mcr import random_llava
 from factory import files
 from factory.data.prompt import Prompt
+from factory.data.sample import ConflictSample
 from factory.errors import UserError
 from factory.model.load import load
 from factory.model.view import ModelView
@@ -68,9 +69,14 @@ class Result:
     rates: dict[str, float] = field(default_factory=dict)
 
 
+def scenes(n: int) -> list[ConflictSample]:
+    """Scenes of all tasks."""
+    return [scene(SceneSpec(TASKS[i % len(TASKS)], "test", i, 0, i % 4)) for i in range(n)]
+
+
 def conflicts(n: int) -> list[Prompt]:
-    """Scene prompts of all tasks, image first."""
-    return [build_prompt(scene(SceneSpec(TASKS[i % len(TASKS)], "test", i, 0, i % 4)), "order1") for i in range(n)]
+    """Their prompts, image first."""
+    return [build_prompt(sample, "order1") for sample in scenes(n)]
 
 
 def interleaved(jobs: Mapping[str, Job], repeats: int, device: torch.device) -> dict[str, list[float]]:
@@ -121,7 +127,7 @@ def ratio(times: Mapping[str, Sequence[float]], what: str, baseline: str, target
 
 
 def quartiles(what: str, baseline: str, each: Sequence[float], target: float | None = None) -> Ratio:
-    low, middle, high = statistics.quantiles(each, n=4, method="inclusive") if len(each) > 1 else each * 3
+    low, middle, high = statistics.quantiles(each, n=4, method="inclusive") if len(each) > 1 else [each[0]] * 3
     return Ratio(what, baseline, middle, low, high, target)
 
 
@@ -186,11 +192,9 @@ def models(a: argparse.Namespace) -> Iterator[ModelView]:
             yield _shaped(name, a)
         return
     if a.models != "tiny":
-        sizes = (
-            default if (given := getattr(a, name.replace("-", "_"))) is None else given
-            for name, default in SIZES.items()
-        )
-        yield random_llava(*sizes, a.device, getattr(torch, a.dtype or "float32"))
+        asked = {name.replace("-", "_"): default for name, default in SIZES.items()}
+        sizes = {name: default if (size := getattr(a, name)) is None else size for name, default in asked.items()}
+        yield random_llava(**sizes, device=a.device, dtype=getattr(torch, a.dtype or "float32"))
     if a.models != "random":
         try:
             view = load(ModelSpec(zoo="tiny", device=a.device))
@@ -212,7 +216,7 @@ def _shaped(name: str, a: argparse.Namespace) -> ModelView:
         raise SystemExit(2) from error
 
 
-def options(a: argparse.Namespace) -> dict[str, int]:
+def options(a: argparse.Namespace) -> dict[str, Any]:
     """The measurement options that were given; a benchmark has its own defaults for the others."""
     return {name: value for name in ("batch", "repeats") if (value := getattr(a, name)) is not None}
 

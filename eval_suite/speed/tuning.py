@@ -23,6 +23,7 @@ from statistics import median
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
 
 from eval_suite.speed import timing
 from factory.data.prompt import Role, Segment
@@ -65,8 +66,20 @@ def measure(
     return timing.result("tuning", view, setting, times, ratios)
 
 
-def _step(view: ModelView, tuner: str | None, inputs: dict[str, Tensor]) -> Callable[[], None]:
-    """Forward and backward on a copy of the model that trains its connector and, where one is named, a tuner."""
+class _Step:
+    """Forward and backward of ``model``; ``weights`` are where its parameters lie."""
+
+    def __init__(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
+        self.model, self.inputs = model, inputs
+        self.weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def __call__(self) -> None:
+        self.model.zero_grad(set_to_none=True)
+        self.model(**self.inputs, use_cache=False).loss.backward()
+
+
+def _step(view: ModelView, tuner: str | None, inputs: dict[str, Tensor]) -> _Step:
+    """A step of a copy of the model that trains its connector and, where one is named, a tuner."""
     mine = ModelView(copy.deepcopy(view.model).train(), view.processor, view.family)
     if tuner is None:
         mine.model.requires_grad_(False)
@@ -74,16 +87,10 @@ def _step(view: ModelView, tuner: str | None, inputs: dict[str, Tensor]) -> Call
     else:
         cls = lookup("tuner", tuner)
         cls(cls.Params(**TUNERS[tuner])).apply(mine, ("connector",))
-
-    def step() -> None:
-        mine.model.zero_grad(set_to_none=True)
-        mine.model(**inputs, use_cache=False).loss.backward()
-
-    step.weights = {p.untyped_storage().data_ptr() for p in mine.model.parameters()}
-    return step
+    return _Step(mine.model, inputs)
 
 
-def kept_bytes(step: Callable[[], None]) -> int:
+def kept_bytes(step: _Step) -> int:
     """Bytes that a step keeps for its backward pass."""
     sizes: dict[int, int] = {}
 

@@ -101,7 +101,11 @@ def test_lm_eval_itself_understands_the_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("steering", "told"),
-    [(static(role="image"), "all positions"), (static(strength=torch.ones(2)), "all positions")],
+    [
+        (static(role="image"), "all positions"),
+        (static(strength=torch.ones(2)), "all positions"),
+        (Steering(static().steerer, {"v": vector()}, Where(layers=(0, 1)), 2.0), "all positions of a block"),
+    ],
 )
 def test_what_a_file_cannot_say_is_refused(steering, told, tmp_path):
     with pytest.raises(UserError, match=told):

@@ -4,6 +4,7 @@ both orders.
 
 from __future__ import annotations
 
+from functools import partial
 from random import Random
 
 from eval_suite.conflict import FORMS, answer_of, question_segments
@@ -42,7 +43,4 @@ def examine(exam: Exam) -> dict[str, dict[str, float]]:
         direction = "vision" if evidence == "image" else "text"
         return mean(agree(verdicts) == direction for verdicts in zip(*orders, strict=True))
 
-    return {
-        f"{evidence}_letters": exam.by_task(lambda samples, e=evidence: right(samples, e))
-        for evidence in ("image", "text")
-    }
+    return {f"{evidence}_letters": exam.by_task(partial(right, evidence=evidence)) for evidence in ("image", "text")}

@@ -144,6 +144,6 @@ def examine(exam: Exam) -> dict[str, dict[str, float]]:
         )
         for name, share in zip(names, shares, strict=True):
             report[name][f"{kind}_{toward}"] = share
-    for shares in report.values():
-        shares["all"] = mean(shares.values())
+    for found in report.values():
+        found["all"] = mean(found.values())
     return report

@@ -32,8 +32,8 @@ def lesson(rng: Random, sample: ConflictSample, form: str, following: ConflictSa
     prompt, direction = alone(sample, form, rng.choice(EVIDENCE))
     if rng.random() < 0.5:
         second, direction_2 = alone(following, next_form, rng.choice(EVIDENCE))
-        first = said(answer_of(sample, form, direction))
-        return prompt.append(first, *second.segments, said(answer_of(following, next_form, direction_2)))
+        turns = (said(answer_of(sample, form, direction)), *second.segments)
+        return prompt.append(*turns, said(answer_of(following, next_form, direction_2)))
     first = direction if rng.random() < FIRST_RIGHT else other(direction)
     asked = again(sample, next_form, "train", rng)
     return prompt.append(said(answer_of(sample, form, first)), *asked, said(answer_of(sample, next_form, direction)))
