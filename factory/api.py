@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ from factory.run.pipeline import run
 from factory.run.rundir import RunDir
 from factory.steer import Steerer, Steering, Strength, artefact, steer
 from factory.steer.collect import Plan, collect, joined, read_position, states_toward
-from factory.steer.where import ROLES, RoleName, Where
+from factory.steer.where import ROLES, Where
 from factory.zoo.cards import cards
 
 Source = str | Mapping[str, Any] | Sequence[Prompt]
@@ -197,7 +197,7 @@ def _at(output: Tensor, mask: Tensor, roles: Tensor, positions: str) -> Tensor:
     if positions not in ROLES or positions == "none":
         known = [*get_args(Position), *(role for role in ROLES if role != "none")]
         raise UserError(f"positions '{positions}' is none of {', '.join(known)}.{did_you_mean(positions, known)}")
-    on = Where(role=cast(RoleName, positions)).mask(roles)
+    on = Where.model_validate({"role": positions}).mask(roles)
     if not bool(on.any(-1).all()):
         raise UserError(f"positions '{positions}': a prompt has no such token")
     return (output.float() * on[..., None]).sum(1) / on.sum(-1, keepdim=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 
 from eval_suite.report import style
@@ -94,8 +96,10 @@ def _numeric(group: Group, direction: str | None, method: str, split: str | None
     return [s for s in group.strengths(direction, method, split) if isinstance(s, (int, float))]
 
 
-def _curves(ax, group: Group, direction: str | None, metric: str, split: str | None, palette) -> dict[str, Artist]:
-    handles = {}
+def _curves(
+    ax: Axes, group: Group, direction: str | None, metric: str, split: str | None, palette: Mapping[str, Look]
+) -> dict[str, Artist]:
+    handles: dict[str, Artist] = {}
     for index, method in enumerate(group.methods(direction)):
         look = palette[method]
         if is_oracle(method):
@@ -191,7 +195,7 @@ def tiers(group: Group, predictions: Predictions, diagnostics: Sequence[Mapping]
     return style.finish(figure, f"tiers{suffix}", title, caption, wide=False)
 
 
-def _tier_key(tier) -> tuple:
+def _tier_key(tier: Any) -> tuple[int, float, str]:
     return (0, tier, "") if isinstance(tier, (int, float)) else (1, 0, str(tier))
 
 

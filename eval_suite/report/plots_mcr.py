@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 
 from eval_suite.report import style
 from eval_suite.report.rows import TARGETS, TASKS, Group, Predictions, is_oracle, short_task, strength_text
@@ -75,7 +77,7 @@ def mcr_by_task(diagnostics: Sequence[Mapping]) -> Figure | str:
     return style.finish(figure, "mcr_by_task", "Visual MCR by task", caption, wide=len(tasks) > 3)
 
 
-def _box(ax, values: list[float], at: float, width: float, color: str) -> None:
+def _box(ax: Axes, values: list[float], at: float, width: float, color: str) -> None:
     ax.boxplot(
         [values],
         positions=[at],
@@ -121,9 +123,10 @@ def mcr_by_prompt(diagnostics: Sequence[Mapping]) -> Figure | str:
     return style.finish(figure, "mcr_by_prompt", "Visual MCR by prompt", caption, wide=False)
 
 
-def _violin(ax, values: list[float], at: float, color: str) -> None:
+def _violin(ax: Axes, values: list[float], at: float, color: str) -> None:
     if len(set(values)) > 1:
-        for body in ax.violinplot([values], positions=[at], widths=0.75, showextrema=False)["bodies"]:
+        bodies: Any = ax.violinplot([values], positions=[at], widths=0.75, showextrema=False)["bodies"]
+        for body in bodies:  # a list, of which the stubs promise less
             body.set(facecolor=color, alpha=0.35, edgecolor=color, linewidth=1)
     mean = float(np.mean(values))
     low, high = bootstrap_mean(values)
@@ -238,8 +241,8 @@ def _fixed_strengths(group: Group, predictions: Predictions, direction: str | No
 
 
 def _binned(
-    ax, rows: list[Mapping], base: Mapping[tuple, float], edges: np.ndarray, metric: str, look: Look, shift: float
-):
+    ax: Axes, rows: list[Mapping], base: Mapping[tuple, float], edges: np.ndarray, metric: str, look: Look, shift: float
+) -> Artist:
     bins: list[list[bool]] = [[] for _ in range(_BINS)]
     for p in rows:
         at = int(np.searchsorted(edges[1:-1], base[(p.get("task"), p["sample"])], side="right"))

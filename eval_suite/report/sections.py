@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -17,6 +17,7 @@ from eval_suite.report.rows import (
     strength_text,
 )
 from eval_suite.report.verdict import Comparison
+from factory.statistics.intervals import PairedDifference
 
 
 def error_budget(results: Mapping, recipe_yaml: str) -> float | None:
@@ -71,7 +72,7 @@ def _value(cell: Any) -> str:
 def comparison_lines(compared: Sequence[Comparison]) -> list[dict[str, str | bool]]:
     """Paired differences in percentage points, ready to print."""
 
-    def span(d) -> str:
+    def span(d: PairedDifference) -> str:
         return f"{percent(d.low, signed=True)} to {percent(d.high, signed=True)}"
 
     return [
@@ -113,7 +114,7 @@ def protocol_lines(results: Mapping) -> list[dict[str, str]]:
     return lines
 
 
-def _span(values: Sequence[Any], show) -> str:
+def _span(values: Sequence[Any], show: Callable[[Any], str]) -> str:
     known = [v for v in values if v is not None]
     if not known:
         return DASH

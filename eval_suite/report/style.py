@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
 
 # Okabe-Ito and Tol's muted set: told apart under the common colour-vision deficiencies, dark enough on white.
 _UNSTEERED = ("#6e6e6e", "o")
@@ -39,7 +44,7 @@ _COLORS = (
 _MARKERS = ("^", "p", "d", "<", "h", ">", "P", "X", "*", "8", "v", "s")
 PROMPTS = {"vision": ("vision prompt", "#44519e"), "base": ("no prompt", "#8a8a8a"), "text": ("text prompt", "#c65d6b")}
 
-RC = {
+RC: dict[RcKeyType, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 12,
     "axes.titlesize": 13,
@@ -124,6 +129,6 @@ def finish(figure: Canvas, name: str, title: str, caption: str, wide: bool = Tru
     return Figure(name, title, caption, svg.getvalue(), png.getvalue(), wide, float(figure.get_figwidth()))
 
 
-def styled():
+def styled() -> AbstractContextManager[None]:
     """Context in which figures are drawn in the house style."""
     return matplotlib.rc_context(RC)

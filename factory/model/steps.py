@@ -65,7 +65,7 @@ class Step:
 def named(ids: Tensor, roles: Tensor) -> Tensor:
     """Token ids [B, T] that know their ``roles`` [B, T]; a tensor of its own that shares their memory."""
     ids = ids.view_as(ids)
-    ids.token_roles = roles  # type: ignore[attr-defined]
+    ids.token_roles = roles  # type: ignore[attr-defined]  # a tensor takes further attributes
     _named[id(ids)] = ids
     return ids
 
@@ -79,7 +79,7 @@ def roles_of(ids: Tensor) -> Tensor | None:
         return roles
     found: list[Tensor] = []
     for each in list(_named.values()):
-        own: Tensor = each.token_roles  # type: ignore[attr-defined]
+        own: Tensor = each.token_roles  # type: ignore[attr-defined]  # as above
         if _copied(ids, each) and not any(torch.equal(own, roles) for roles in found):
             found.append(own)
     if len(found) > 1:

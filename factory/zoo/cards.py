@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from functools import cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -161,5 +162,5 @@ def shipped(folder: str) -> Path:
     return Path(str(_folder())) / folder
 
 
-def _folder():
+def _folder() -> Traversable:
     return files("model_zoo")

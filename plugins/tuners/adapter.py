@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers.activations import ACT2FN
 
 from factory.model.view import ModelView
@@ -66,9 +67,9 @@ class Adapter(Tuner):
         return added
 
 
-def _before(module: nn.Module, adapter: Bottleneck):
+def _before(module: nn.Module, adapter: Bottleneck) -> RemovableHandle:
     return module.register_forward_pre_hook(lambda module, args: (adapter(args[0]), *args[1:]))
 
 
-def _after(module: nn.Module, adapter: Bottleneck):
+def _after(module: nn.Module, adapter: Bottleneck) -> RemovableHandle:
     return module.register_forward_hook(lambda module, args, output: adapter(output))
