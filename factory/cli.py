@@ -43,6 +43,7 @@ usage: {me} RECIPE [KEY=VALUE ...] [--limit N] [--debug]
   show RECIPE --sample N      one training sample: its tokens, their roles, and which are learnt
   convert NAME FOLDER OUT     a released dataset to LLaVA-JSON (bash launch.sh list converter)
   compare RUN RUN ...         finished runs in one table, with paired tests
+  export ARTEFACT TO FORMAT   a steering for llama.cpp, PEFT, vLLM, lm-eval; import reads what these have written
   docs [serve|build]          the documents as a site
   new-plugin KIND NAME        write a plugin file to start from
   test [PYTEST ARGUMENTS]     run the project's tests

@@ -22,14 +22,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from eval_suite.benchmarks import mc2
-from eval_suite.bridges import steered_files
 from eval_suite.compare.load import load as compared
 from factory.corpus.source import ConversationFile
 from factory.errors import UserError
 from factory.files import file_name
 from factory.recipe import load as load_recipe
+from factory.registry import lookup
 from factory.run.rundir import RunDir
-from factory.steer import artefact
+from factory.steer import Steering, artefact
+from factory.steer.where import Where
 from tests.contract.cases import Case, steering
 from tests.tiny import tiny_view
 
@@ -218,7 +219,23 @@ def test_vectors(tmp_path, data):
     torch.save(content, path := tmp_path / "v.pt")
     if data.draw(st.booleans()):
         put(path, data.draw(damaged(path.read_bytes())))
-    judge(lambda: steered_files.read(path, tiny_view()))
+    judge(lambda: read_as("lm_eval", path))
+
+
+@fuzz
+@given(data=st.data(), name=st.sampled_from(["gguf", "svec"]))
+def test_other_tools_vectors(tmp_path, data, name):
+    cls = lookup("format", name)
+    static = lookup("steering", "static")
+    vector = Steering(static(static.Params()), {"v": torch.ones(48)}, Where(layer=1), 1.0)
+    cls(cls.Params()).write(path := tmp_path / "v", [vector], tiny_view())
+    put(path, data.draw(damaged(path.read_bytes())))
+    judge(lambda: read_as(name, path))
+
+
+def read_as(name, path):
+    cls = lookup("format", name)
+    return cls(cls.Params()).read(path, tiny_view())
 
 
 @settings(fuzz, max_examples=fuzz.max_examples // 5)

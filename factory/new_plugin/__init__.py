@@ -23,6 +23,7 @@ _IN_A_RECIPE = {
 _ELSEWHERE = {
     "scorer": 'in Python:     lookup("scorer", "{name}").score(texts, references)   # after load_plugins(["{path}"])',
     "command": "to run:        steering-factory {path} RUN",
+    "format": "to run:        steering-factory export ARTEFACT TO {path}",
     "converter": "to run:        steering-factory convert {path} FOLDER OUT.jsonl",
 }
 

@@ -73,6 +73,11 @@ def check_folder(folder: str | Path) -> None:
         raise UserError(f"{folder}: not a steering artefact (it has no {MANIFEST})")
 
 
+def noted(folder: str | Path) -> dict[str, Any]:
+    """What was noted when the artefact was saved: a run's says ``direction``, ``variant`` and ``run``."""
+    return _manifest(Path(folder)).about
+
+
 def load(folder: str | Path, view: ModelView, strict: bool = True) -> Steering:
     """The steering in ``folder``, ready for ``steer(view, ...)``.
 

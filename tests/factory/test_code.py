@@ -16,7 +16,7 @@ from factory.recipe.nodes import read_node
 from factory.registry import KINDS, load_plugins, lookup
 
 ROOT = Path(__file__).parents[2]
-WORDS = ("command", "converter", "report")  # kinds that no number of a run comes from
+WORDS = ("command", "converter", "format", "report")  # kinds that no number of a run comes from
 
 
 def project(into: Path) -> Path:

@@ -83,7 +83,7 @@ def said_of_recipe(written: Path, kind: str) -> str:
     return f"{first}\n{second}\n"
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("scorer", "command", "converter")])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("scorer", "command", "converter", "format")])
 def test_the_lines_for_a_recipe_are_a_recipes(written, tmp_path, kind):
     said = said_of_recipe(written, kind)
     parts = {

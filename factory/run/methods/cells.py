@@ -16,18 +16,20 @@ from factory.steer import LogitsMethod, PromptMethod, Steerer, Steering
 from factory.steer.base import Direction, Tensors
 from factory.steer.logits import contrasted
 from factory.steer.sweep import Trunk, look_ahead, run_cell, run_trunk
+from factory.steer.where import Where
 from factory.stopwatch import further, part
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A method ready to steer toward one direction."""
+    """A method ready to steer toward one direction, ``where`` it says itself unless that is given."""
 
     label: str
     direction: Direction
     variant: str
     steerer: Steerer
     state: Tensors
+    where: Where | None = None
 
     @property
     def name(self) -> str:
@@ -89,7 +91,8 @@ def cells(
 
 def placed(method: Fitted, layer: int, strength: float = 1.0) -> Steering:
     """A fitted method at the run's layer."""
-    return Steering(method.steerer, method.state, method.steerer.placed(method.state, layer), strength)
+    where = method.where or method.steerer.placed(method.state, layer)
+    return Steering(method.steerer, method.state, where, strength)
 
 
 def looks(bench: Bench, trunk: Trunk, method: Fitted) -> Tensor:

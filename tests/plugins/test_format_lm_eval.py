@@ -7,13 +7,14 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from eval_suite.bridges.steered_files import read, write
-from factory.cli import main
 from factory.errors import UserError
 from factory.registry import lookup
-from factory.steer import Steering, artefact, steer
+from factory.steer import Steering, steer
 from factory.steer.where import Where
-from tests.tiny import conflict_prompts, saved_tiny, tiny_view
+from tests.tiny import conflict_prompts, tiny_view
+
+LM_EVAL = lookup("format", "lm_eval")(lookup("format", "lm_eval").Params())
+read, write = LM_EVAL.read, LM_EVAL.write
 
 
 def vector(seed=0):
@@ -103,8 +104,8 @@ def test_lm_eval_itself_understands_the_file(tmp_path):
     ("steering", "told"),
     [
         (static(role="image"), "all positions"),
-        (static(strength=torch.ones(2)), "all positions"),
-        (Steering(static().steerer, {"v": vector()}, Where(layers=(0, 1)), 2.0), "all positions of a block"),
+        (static(strength=torch.ones(2)), "no single number"),
+        (Steering(static().steerer, {"v": vector()}, Where(layers=(0, 1)), 2.0), "several blocks"),
     ],
 )
 def test_what_a_file_cannot_say_is_refused(steering, told, tmp_path):
@@ -143,17 +144,3 @@ def test_no_code_is_unpickled(tmp_path, capsys):
     with pytest.raises(UserError, match="not a steering vector file"):
         read(tmp_path / "v.pt", tiny_view())
     assert "run" not in capsys.readouterr().out
-
-
-def test_the_command_goes_both_ways(tmp_path, capsys):
-    model = saved_tiny(tmp_path / "model")
-    from factory.model.load import load
-    from factory.recipe.schema import ModelSpec
-
-    view = load(ModelSpec(path=str(model)))
-    artefact.save(tmp_path / "a", static(), view)
-    assert main(["vectors", str(tmp_path / "a"), str(tmp_path / "v.pt"), "--model", str(model)]) == 0
-    assert main(["vectors", str(tmp_path / "v.pt"), str(tmp_path / "back"), "--model", str(model)]) == 0
-    back = artefact.load(tmp_path / "back" / "block-1", view)
-    assert torch.equal(back.state["v"], vector()) and back.strength == 2.0
-    assert main(["vectors", str(tmp_path / "a"), str(tmp_path / "b"), "--model", str(model)]) == 2

@@ -1,0 +1,116 @@
+"""A steering made into what other tools can say, and what that costs: its rates on the run's own dev data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from torch import Tensor
+
+from factory import files
+from factory.errors import UserError
+from factory.model.view import ModelView
+from factory.recipe import Recipe
+from factory.recipe import load as load_recipe
+from factory.registry import load_plugins, lookup
+from factory.run import chunks
+from factory.run.methods.cells import Fitted, sweep
+from factory.run.methods.study import Study
+from factory.run.rundir import RunDir
+from factory.steer import Steering
+from factory.steer.base import Direction
+from factory.steer.collect import joined
+from factory.steer.format import EVERYWHERE, Format, mean_added
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The run that an artefact came out of: its folder and its recipe."""
+
+    folder: Path
+    recipe: Recipe
+
+    @property
+    def limit(self) -> int | None:
+        return files.read_json(self.folder / "collect" / "inputs.json")["inputs"]["limit"]
+
+    def states(self) -> Tensor:
+        """h_[I,T] of the training prompts [n, d], of the run. Raises ``UserError`` where they are gone."""
+        seals = sorted((self.folder / "collect" / "chunks").glob("train-*.sha256"))
+        try:
+            parts = [chunks.unseal(seal) for seal in seals]
+        except (ValueError, OSError) as error:
+            raise UserError(
+                f"{self.folder}: its collected states are damaged ({error}); run the recipe again"
+            ) from error
+        if not parts:
+            raise UserError(f"{self.folder}: its collected states are gone; run the recipe again")
+        return joined(parts)["base"]
+
+
+def format_named(word: str) -> Format:
+    """The format of that name, or that a plugin file registers under its own."""
+    if Path(word).suffix == ".py":
+        load_plugins([word])
+        word = Path(word).stem
+    cls = lookup("format", word)
+    made: Format = cls(cls.Params())
+    return made
+
+
+def origin_of(artefact: Path) -> Origin | None:
+    """The run in whose ``artefacts`` folder an artefact lies; None for one that lies elsewhere."""
+    folder = artefact.resolve().parent.parent
+    resolved = folder / "resolved.yaml"
+    if artefact.resolve().parent.name != "artefacts" or not resolved.is_file():
+        return None
+    return Origin(folder, load_recipe(resolved))
+
+
+def everywhere(steering: Steering) -> Steering:
+    """The same method at every position of prompt and answer."""
+    return replace(steering, where=EVERYWHERE.model_copy(update={"layer": steering.layer}))
+
+
+def meant(path: Path, steering: Steering, states: Tensor) -> Steering:
+    """The mean over training prompts of what a method adds, as one vector for all, where the method acts."""
+    static = lookup("steering", "static")
+    vector = mean_added(path, steering, states)
+    return Steering(static(static.Params()), {"v": vector}, steering.where, steering.strength)
+
+
+def on_dev(
+    origin: Origin, view: ModelView, direction: Direction, steerings: Mapping[str, Steering]
+) -> list[dict[str, Any]]:
+    """What each of ``steerings`` does to the run's dev samples: rows {method, n, follow, error}."""
+    with _study(origin, view) as study:
+        samples = study.samples["dev"]
+        found = []
+        for name, steering in steerings.items():
+            fitted = Fitted(name, direction, "", steering.steerer, steering.state, steering.where)
+            strength = float(steering.strength)  # type: ignore[arg-type]  # artefacts hold one number
+            size = max(1, origin.recipe.evaluate.batch_size // len(study.benchmark.forms))
+            batches = [samples[i : i + size] for i in range(0, len(samples), size)]
+            rows = [row for batch in batches for row in sweep(study.bench, batch, [fitted], [strength])]
+            found.append({"method": name, "n": len(rows), **_rates(rows)})
+    return found
+
+
+def _rates(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    share = lambda outcome: sum(row["outcome"] == outcome for row in rows) / len(rows)
+    return {"follow": share("follow"), "error": share("error")}
+
+
+@contextmanager
+def _study(origin: Origin, view: ModelView) -> Iterator[Study]:
+    """The run's model and data once more, in a folder of air."""
+    recipe = origin.recipe
+    with (
+        TemporaryDirectory(prefix="steering-factory-") as root,
+        RunDir.open(Path(root), recipe.name, Path("export.yaml"), "", recipe.resolved()) as folder,
+    ):
+        yield Study(recipe, folder, view, origin.limit)
