@@ -38,6 +38,7 @@ Source = str | Mapping[str, Any] | Sequence[Prompt]
 """Prompts of one's own, or a benchmark: its name or its node, as in ``{"type": "mc2", "images": "data/coco"}``."""
 By = str | Path | Steering
 BATCH = 32
+SAMPLE_TEXTS = ("question", "context", "answer_vision", "answer_text", "prompt")
 
 
 def load(model: str | Path, **options: Any) -> ModelView:
@@ -218,8 +219,29 @@ class Run:
     @cached_property
     def predictions(self) -> list[dict[str, Any]]:
         """One dictionary an answer, of all benchmarks and methods."""
+        return [row for _, row in self._predictions]
+
+    @cached_property
+    def _predictions(self) -> list[tuple[str, dict[str, Any]]]:
+        """Each with the name of the benchmark's folder."""
         kept = sorted((self.folder / "predictions").rglob("*.jsonl"))
-        return [row for path in kept for row in files.read_jsonl(path)]
+        return [(path.parent.name, row) for path in kept for row in files.read_jsonl(path)]
+
+    @property
+    def samples(self) -> list[dict[str, Any]]:
+        """One dictionary a test sample: benchmark, sample, task, what the run kept of its texts (question, context,
+        answer_vision, answer_text), and by METHOD-DIRECTION the ``answers``, and the ``outcomes`` or scores.
+        """
+        table: dict[tuple[str, str], dict[str, Any]] = {}
+        for benchmark, p in self._predictions:
+            about = {"benchmark": benchmark, "sample": p["sample"], "task": next(iter(p.get("tasks") or ()), None)}
+            texts = {name: p[name] for name in SAMPLE_TEXTS if name in p}
+            row = table.setdefault((benchmark, p["sample"]), {**about, **texts, "answers": {}, "outcomes": {}})
+            arm = "-".join(filter(None, (p["method"], p.get("direction"))))
+            said = p.get("answers", p.get("text"))
+            row["answers"][arm] = said[0] if isinstance(said, list) and len(said) == 1 else said
+            row["outcomes"][arm] = p.get("outcome", p.get("value"))
+        return list(table.values())
 
     @property
     def artefacts(self) -> dict[str, Path]:

@@ -165,6 +165,14 @@ class Questions(Benchmark):
         """One prediction, scored."""
         raise TypeError(f"{type(self).__name__} must define record(item, text)")
 
+    def wanted(self, item: Item) -> str:
+        """The right answer in words, for people to read; empty where it is not known, or no words tell it."""
+        gold = item.gold
+        if isinstance(gold, str):
+            return gold
+        told = list(dict.fromkeys(gold)) if isinstance(gold, list) else []
+        return ", ".join(told) if all(isinstance(each, str) for each in told) else ""
+
     def settle(self, records: Sequence[Record]) -> Sequence[Record]:
         """Scores that need all answers at once (corpus statistics)."""
         return records

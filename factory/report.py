@@ -7,10 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from factory.benchmark import Benchmark, Rows
+from factory.benchmark import Benchmark, Item, Questions, Rows
+from factory.data.sample import ConflictSample
 from factory.diagnose.summary import Summary
 from factory.recipe.nodes import Node
 from factory.registry import Plugin, lookup
+
+Questioned = Mapping[str, tuple[Questions, Sequence[Item]]]
+"""Benchmarks of questions by label, each with what was asked."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +23,9 @@ class Finished:
 
     ``benchmark`` hands in pictures and warnings; ``summaries`` are what diagnostics and other measurements say by
     themselves. A comparison of methods on conflicts has ``predictions`` too, one record a sample, method, direction and
-    strength, the digests of their ``items`` by sample, and tidy rows of ``diagnostics``. Without ``plots`` no figure is
-    drawn.
+    strength, its test ``samples``, the digests of the ``items`` of all splits by sample, and tidy rows of
+    ``diagnostics``. ``asked`` are the benchmarks of questions by label, ``limit`` the most samples of a split. Without
+    ``plots`` no figure is drawn.
     """
 
     folder: Path
@@ -31,6 +36,9 @@ class Finished:
     diagnostics: Rows = field(default_factory=list)
     predictions: Rows = field(default_factory=list)
     items: Mapping[str, str] = field(default_factory=dict)
+    samples: Sequence[ConflictSample] = ()
+    asked: Questioned = field(default_factory=dict)
+    limit: int | None = None
 
     @property
     def recipe(self) -> str:

@@ -92,6 +92,9 @@ class HallusionBench(AnswerBenchmark):
         if self.judge:
             self.judge.consult(_judged(item, text) for item, text in told)
 
+    def wanted(self, item: Item) -> str:
+        return item.gold[0]
+
     def read(self, item: Item, text: str) -> Reading:
         label, shown, _, _ = item.gold
         if self.judge and not self.unscorable():

@@ -87,6 +87,9 @@ class Mmmu(AnswerBenchmark):
             pictures_first=pictures_first(question, ask, shown),
         )
 
+    def wanted(self, item: Item) -> str:
+        return ", ".join(item.gold[1])
+
     def read(self, item: Item, text: str) -> Reading:
         options, golds = item.gold
         if options:

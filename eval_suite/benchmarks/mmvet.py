@@ -61,6 +61,9 @@ class Mmvet(AnswerBenchmark):
         if self.judge:
             self.judge.consult(_asking(item, text) for item, text in told)
 
+    def wanted(self, item: Item) -> str:
+        return item.gold[1]
+
     def read(self, item: Item, text: str) -> Reading:
         if self.judge is None or self.unscorable():
             return Reading(text.strip() or None, failed=not text.strip())

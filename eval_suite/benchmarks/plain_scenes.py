@@ -54,6 +54,9 @@ class PlainScenes(AnswerBenchmark):
             for s in samples
         ]
 
+    def wanted(self, item: Item) -> str:
+        return item.gold[self.params.shows == "text"]
+
     def read(self, item: Item, text: str) -> Reading:
         verdict = judge("open", text, *item.gold)
         return right_or_wrong(

@@ -69,6 +69,9 @@ class Pope(AnswerBenchmark):
             raise UserError(f"{path}: holds no question; leave the split out or download it again")
         return items
 
+    def wanted(self, item: Item) -> str:
+        return item.gold[0]
+
     def read(self, item: Item, text: str) -> Reading:
         return pope(text, *item.gold)
 

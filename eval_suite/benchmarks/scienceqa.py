@@ -66,5 +66,8 @@ class ScienceQa(AnswerBenchmark):
             raise UserError(f"{path}: problem {again[0][:80]!r} is twice in {self.split}; is a part there twice?")
         return names
 
+    def wanted(self, item: Item) -> str:
+        return LETTERS[item.gold[1]]
+
     def read(self, item: Item, text: str) -> Reading:
         return scienceqa(text, *item.gold)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from eval_suite.report.findings import print_findings
 from eval_suite.report.published import print_published
+from eval_suite.report.samples.collection import Collection
 from eval_suite.report.tables import main_tables, print_tables
 from factory import files
 from factory.diagnose.summary import Summary
@@ -23,20 +24,24 @@ def build(
     pictures: Sequence[tuple[str, Path]] = (),
     plots: bool = True,
     summaries: Sequence[Summary] = (),
+    collections: Sequence[Collection] = (),
+    limit: int | None = None,
 ) -> Path:
-    """Write `run_dir/report/` (index.html, table.{csv,md,tex}, outcomes.csv, turned.csv, figures/*.png); return
-    index.html's path.
+    """Write `run_dir/report/` (index.html, samples.html with samples/, table.{csv,md,tex}, outcomes.csv, turned.csv,
+    figures/*.png); return index.html's path.
 
     `results` is the content of results.json, `diagnostics` the tidy diagnostic rows, `predictions` one record per
     sample, method, direction and strength, `pictures` titled image files to show, `summaries` what diagnostics say
-    themselves (a section each, and their tables as CSV files); without `plots` no figure is drawn.
+    themselves (a section each, and their tables as CSV files), `collections` the single samples, and `limit` how many
+    of a split the run was held to; without `plots` no figure is drawn.
     What was not measured is left out, and the page says so.
     """
     # Imported here so that printing a table does not load matplotlib.
     from eval_suite.report import findings as own
-    from eval_suite.report import html, initial, outcomes, table_files
+    from eval_suite.report import header, html, initial, outcomes, table_files
     from eval_suite.report.plots import draw_all
     from eval_suite.report.rows import Predictions
+    from eval_suite.report.samples import write as samples
     from eval_suite.report.sections import error_budget
 
     folder = Path(run_dir) / "report"
@@ -60,6 +65,10 @@ def build(
         files.write_text(folder / "turned.csv", counts)
     index = folder / "index.html"
     own.write_tables(summaries, folder)
-    page = html.page(results, figures, missing, records, recipe_yaml, budget, pictures, diagnosed)
+    name, byline = header.title(results), header.byline(Path(run_dir), results, limit)
+    sampled = samples.write(collections, folder, name, byline) is not None
+    page = html.page(
+        name, results, figures, missing, records, recipe_yaml, budget, pictures, diagnosed, byline, sampled
+    )
     files.write_text(index, page)
     return index

@@ -7,14 +7,13 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from eval_suite.report import outcomes, sections
 from eval_suite.report.findings import Section
 from eval_suite.report.published import beside
 from eval_suite.report.rows import DASH, Predictions
 from eval_suite.report.style import Figure
 from eval_suite.report.tables import METRIC_HEADINGS, main_tables, metric_lines, other_rows
+from eval_suite.report.template import render
 from eval_suite.report.verdict import comparisons, summarise
 from factory.data.pictures import load
 
@@ -22,6 +21,7 @@ _WIDEST = 1800  # pixels; a larger picture only makes the page heavy
 
 
 def page(
+    name: str,
     results: Mapping,
     figures: Sequence[Figure],
     missing: Sequence[str],
@@ -30,23 +30,18 @@ def page(
     budget: float | None,
     pictures: Sequence[tuple[str, Path]] = (),
     diagnosed: Sequence[Section] = (),
+    byline: Sequence[tuple[str, str]] = (),
+    sampled: bool = False,
 ) -> str:
-    """The whole page as text. Everything that comes from the inputs is HTML-escaped by the template engine."""
+    """The whole page as text; with ``sampled`` it links to the page of samples."""
     compared, not_compared = comparisons(results, predictions)
     named, counted = sections.skipped_samples(results)
     shown, unreadable = _pictures(pictures)
-    run = results.get("run", {})
-    # autoescape=True for every template: method names, notes and recipes are free text.
-    environment = Environment(
-        loader=PackageLoader("eval_suite.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html.j2").render(
-        name=str(run.get("name") or "Steering report"),
-        run=run,
+    return render(
+        "page.html.j2",
+        name=name,
+        byline=byline,
+        sampled=sampled,
         budget=budget,
         summary=summarise(results, compared, budget),
         blocks=main_tables(results),

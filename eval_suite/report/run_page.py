@@ -9,11 +9,14 @@ from typing import Any
 from eval_suite.report import build, print_findings, print_published, print_tables
 from eval_suite.report.explain import explain
 from eval_suite.report.rows import labels
+from eval_suite.report.samples.gather import collections
 from factory import files
 from factory.benchmark import Conflicts
 from factory.registry import register
 from factory.report import Finished, Report
 from factory.terminal import Console
+
+TEXTS = ("question", "context", "answer_vision", "answer_text")
 
 
 @register("report", "run_page")
@@ -29,7 +32,16 @@ class RunPage(Report):
         pictures = run.benchmark.pictures(run.folder / "report" / "pictures")
         keep(run)
         page = build(
-            run.folder, run.results, run.diagnostics, run.predictions, run.recipe, pictures, run.plots, summaries
+            run.folder,
+            run.results,
+            run.diagnostics,
+            run.predictions,
+            run.recipe,
+            pictures,
+            run.plots,
+            summaries,
+            collections(run),
+            run.limit,
         )
         print_tables(run.results, console)
         if of_conflicts:
@@ -48,13 +60,18 @@ class RunPage(Report):
 
 
 def keep(run: Finished) -> None:
-    """Write the test predictions at the reported strengths, one file per method and direction."""
+    """Write the test predictions at the reported strengths, one file per method and direction, each with its sample's
+    texts and the prompts as the model read them (``asked``; a method that leaves the prompt alone shares another's).
+    """
     b, seed, cells = run.benchmark, run.results["run"]["seed"], dict[str, list[dict[str, Any]]]()
     about = {"benchmark": b.name, "label": b.name, "protocol": b.protocol, "seed": seed}
+    texts = {s.id: {name: getattr(s, name) for name in TEXTS} for s in run.samples}
+    asked = {d: text for p in run.predictions for d, text in zip(p["prompts"], p.get("asked", ()), strict=False)}
     for p in run.predictions:
         if p["split"] == "test" and p["chosen"]:
             scored = {"value": float(p["outcome"] == "follow"), "failed": "error" in p["verdicts"]}
             record = {**about, **p, "item": run.items[p["sample"]], "tasks": [p["task"]], **scored}
+            record |= {**texts.get(p["sample"], {}), "asked": [asked.get(digest) for digest in p["prompts"]]}
             cells.setdefault(files.file_name(f"{p['method']}-{p['direction']}"), []).append(record)
     for name, records in cells.items():
         files.write_jsonl(run.folder / "predictions" / b.name / f"{name}.jsonl", records)

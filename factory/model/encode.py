@@ -339,6 +339,11 @@ class _Layout:
         return min(len(own), spaces[0] - spaces[1])
 
 
+def written(writing: Writing, prompt: Prompt) -> str:
+    """The prompt as the chat template renders it, one image token for each picture."""
+    return "".join(piece.text for piece in render(writing, prompt, [writing.image_token] * len(prompt.images)))
+
+
 def _mark(index: int) -> str:
     return chr(FIRST_MARK + index)
 

@@ -24,6 +24,7 @@ from factory.model.source import Wanted, find
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import Origin
+from factory.report import Questioned
 from factory.run.environment import about_run
 from factory.run.inputs import each_sample
 from factory.run.labels import labels
@@ -32,7 +33,7 @@ from factory.run.methods.comparison import Comparison
 from factory.run.methods.cost import measure_costs
 from factory.run.methods.study import Rows, Study, steered_layer
 from factory.run.questions.arms import Arm
-from factory.run.questions.suite import AnySuite, put, suites
+from factory.run.questions.suite import AnySuite, put, questions_of, suites
 from factory.run.rundir import RunDir
 from factory.run.samples import usable_samples
 from factory.steer import artefact
@@ -119,7 +120,7 @@ def compare(
     )
     costs = [measure_costs(comparison)] if recipe.evaluate.cost else []
     if folder.world.first:
-        conclude(study, (diagnostics, further), predictions, choices, answered, notes, costs)
+        conclude(study, (diagnostics, further), predictions, choices, answered, notes, costs, questions_of(asked))
 
 
 def conclude(
@@ -130,9 +131,10 @@ def conclude(
     answered: tuple[Rows, Rows],
     notes: Sequence[str],
     costs: Sequence[Summary],
+    asked: Questioned | None = None,
 ) -> None:
-    """Write results.json and the report; ``answered``: rows and skipped samples of the question benchmarks; ``costs``
-    differ from run to run, so the report alone has them."""
+    """Write results.json and the report; ``answered``: rows and skipped samples of the question benchmarks ``asked``;
+    ``costs`` differ from run to run, so the report alone has them."""
     diagnostics, further = diagnosed
     recipe, folder = study.recipe, study.folder
     summaries = judged(_summaries(study, diagnostics, further))
@@ -143,7 +145,19 @@ def conclude(
     items = each_sample(s for samples in study.samples.values() for s in samples)
     rows = diagnostics + [row for rows in further.values() for row in rows]
     told = [*summaries.values(), *costs]
-    found = report.Finished(folder.path, results, study.benchmark, recipe.report.plots, told, rows, predictions, items)
+    found = report.Finished(
+        folder.path,
+        results,
+        study.benchmark,
+        recipe.report.plots,
+        told,
+        rows,
+        predictions,
+        items,
+        study.samples["test"],
+        asked or {},
+        study.limit,
+    )
     page = report.write(found, recipe.report.also)
     Console().print(f"results: {folder.path / 'results.json'}\nreport:  {page}", soft_wrap=True)
 
@@ -214,7 +228,9 @@ def examine(
         return
     results = {"schema": 1, "run": {**about_run(recipe, view, notes), "skipped": skipped}, "rows": rows}
     files.write_json(folder.path / "results.json", results)
-    found = report.Finished(folder.path, results, asked[0].benchmark, recipe.report.plots)
+    found = report.Finished(
+        folder.path, results, asked[0].benchmark, recipe.report.plots, asked=questions_of(asked), limit=limit
+    )
     page = report.write(found, recipe.report.also)
     Console().print(f"results: {folder.path / 'results.json'}\nreport:  {page}", soft_wrap=True)
 

@@ -235,6 +235,10 @@ def test_a_run_keeps_rows_predictions_submissions_and_costs(asked):
         == "200"
     )
     assert json.loads((run / "costs.json").read_text())["pope/none"]["generated"] > 0
+    about, shown = ((run / "report" / "samples" / f"{name}.js").read_text() for name in ("index", "0-000"))
+    assert (
+        "Is there a dog in the image?" in about and '["Right answer","yes"]' in shown and '"pictures":[[0,0]]' in shown
+    )
 
 
 def test_lower_precision_says_with_which_batch_size(asked, tmp_path):

@@ -159,6 +159,11 @@ def test_a_run_is_read_back(tmp_path, view):
     assert done.results == again.results
     assert {row["method"] for row in done.rows} >= {"none", "static"}
     assert {p["method"] for p in again.predictions} >= {"none", "static"}
+    [sample] = again.samples[:1]
+    assert set(sample["answers"]) == {"none-vision", "static-vision"} == set(sample["outcomes"])
+    assert (
+        sample["question"] in again.predictions[0]["asked"][0] and sample["context"] in again.predictions[0]["asked"][0]
+    )
     assert again.report.is_file() and list(again.artefacts) == ["static-vision"]
     assert isinstance(artefact.load(again.artefacts["static-vision"], view), Steering)
 

@@ -121,6 +121,10 @@ def test_results_have_every_method_direction_task_and_split(whole):
 
 def test_a_run_leaves_a_report_and_artefacts_that_load(whole):
     assert (whole[0] / "report" / "index.html").stat().st_size > 10_000
+    assert 'href="samples.html"' in (whole[0] / "report" / "index.html").read_text()
+    for path in (whole[0] / "predictions" / "scenes").glob("*.jsonl"):  # each prompt holds its own sample's texts
+        for p in map(json.loads, path.read_text().splitlines()):
+            assert all(p["question"] in text and p["context"] in text for text in p["asked"]), path
     for name in ("l2s-vision", "amps-text", "dose-vision", "static-text"):
         assert artefact.load(whole[0] / "artefacts" / name, tiny_view()).where.layer == 1
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from factory.bench import Asked, Bench, Example, answer_prompts, asked_forms
 from factory.data.sample import ConflictSample
 from factory.faults import concerning
+from factory.model.encode import written
 from factory.model.prefix import decode_texts
 from factory.steer import LogitsMethod, PromptMethod, Steerer, Steering
 from factory.steer.base import Direction, Tensors
@@ -111,7 +112,9 @@ def ask(
     directions: Sequence[Direction],
     examples: Example,
 ) -> list[dict[str, Any]]:
-    """Predictions of a prompt method; where its prompts do not depend on the direction they are answered once."""
+    """Predictions of a prompt method, each with its prompts ``asked`` as the model read them; where they do not depend
+    on the direction they are answered once.
+    """
     asked = asked_forms(bench, samples)
     rows, answers = [], {}
     for direction in directions:
@@ -122,9 +125,12 @@ def ask(
             new_tokens = method.max_new_tokens or bench.max_new_tokens
             answers[digests] = answer_prompts(bench.view, prompts, new_tokens, bench.among)
         cell = {"method": label, "direction": direction, "variant": "", "strength": None}
-        rows += _predictions(
-            bench, [(s, f, p) for (s, f, _), p in zip(asked, prompts, strict=True)], answers[digests], cell
-        )
+        own = [(s, f, p) for (s, f, _), p in zip(asked, prompts, strict=True)]
+        texts, forms = [written(bench.view.writing, p) for p in prompts], len(bench.benchmark.forms)
+        rows += [
+            {**row, "asked": texts[i * forms : (i + 1) * forms]}
+            for i, row in enumerate(_predictions(bench, own, answers[digests], cell))
+        ]
     return rows
 
 

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 
 from factory import files, progress
-from factory.benchmark import Harness, Questions
+from factory.benchmark import Harness, Item, Questions
 from factory.corpus.conversation import halved
 from factory.corpus.refusals import Shapes
 from factory.data.pictures import short_name
 from factory.data.prompt import Prompt
 from factory.errors import UserError
-from factory.model.encode import Writing, images_first, render
+from factory.model.encode import images_first, written
 from factory.model.load import outline
 from factory.model.source import Wanted
 from factory.model.view import ModelView
@@ -212,6 +212,11 @@ def suites(recipe: Recipe, limit: int | None, model: Wanted | None = None) -> li
     return [suite_of(node)(node, recipe, limit, model) for node in recipe.asked]
 
 
+def questions_of(asked: Sequence[AnySuite]) -> dict[str, tuple[Questions, Sequence[Item]]]:
+    """The benchmarks whose questions lie here, by label, each with its questions."""
+    return {suite.node.label: (suite.benchmark, suite.items) for suite in asked if isinstance(suite, Suite)}
+
+
 def suite_of(node: Node) -> type[AnySuite]:
     """How a benchmark is put: question by question here, or as a whole by a harness of its own."""
     cls = node.plugin
@@ -260,11 +265,6 @@ def cost(arm: Arm, answers: Rows, view: ModelView) -> dict[str, Any]:
         "seconds_per_answer": sum(seconds) / len(seconds) if seconds else None,
         "peak_bytes": peak,
     }
-
-
-def written(writing: Writing, prompt: Prompt) -> str:
-    """The prompt as the chat template renders it, one image token for each picture."""
-    return "".join(piece.text for piece in render(writing, prompt, [writing.image_token] * len(prompt.images)))
 
 
 def dry_run(recipe: Recipe, n: int = 3) -> Iterator[tuple[Suite, list[tuple[str, str]]]]:

@@ -29,7 +29,7 @@ from factory.run.inputs import answering, of_items, running_digest, with_code
 from factory.run.labels import labels
 from factory.run.questions.arms import Arm
 from factory.run.questions.harness import HarnessSuite
-from factory.run.questions.suite import AnySuite, Suite
+from factory.run.questions.suite import AnySuite, Suite, questions_of
 from factory.run.rundir import RunDir, Stage
 from factory.run.samples import thin
 from factory.run.tuners.contest_summary import in_terminal, summaries_of
@@ -278,7 +278,15 @@ class Contest:
         files.write_json(folder / "results.json", results)
         own = summaries_of(self.spec, records, self.rows, prices, self.unsteered)
         first = self.suites[self.spec.tasks[0].score[0].label].benchmark
-        found = report.Finished(folder, results, first, recipe.report.plots, [*own, *seen.values()])
+        found = report.Finished(
+            folder,
+            results,
+            first,
+            recipe.report.plots,
+            [*own, *seen.values()],
+            asked=questions_of(list(self.suites.values())),
+            limit=self.limit,
+        )
         page = report.write(found, recipe.report.also)
         for summary in own:
             Console().print(in_terminal(summary))
