@@ -7,7 +7,8 @@ image tokens. LIAE is the entropy of the heads' mean attention over those tokens
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from factory.diagnose import Query, attention
 from factory.errors import UserError
-from factory.model.prefix import Prefix, extend, last_index
+from factory.model.encode import Batch
+from factory.model.prefix import Prefix, extend, last_index, prefill
 from factory.model.view import ModelView
 
 
@@ -64,23 +66,44 @@ def liae(A: Tensor, on: Tensor) -> Tensor:
     return torch.where(on.any(-1), -torch.xlogy(abar, abar).sum(-1), torch.nan)
 
 
+Measure = Callable[[Tensor, Tensor], Tensor]
+"""``measure(A [R, heads, T], on [R, T])``: what one query's attention says of the tokens ``on``."""
+
+
 @torch.no_grad()
-def by_layer(
-    view: ModelView, prefix: Prefix, query: Query, on: Tensor, measure: Callable[[Tensor, Tensor], Tensor]
-) -> list[Tensor]:
-    """``measure(A [R, heads, T], on)`` of each row's last query token in every layer; ``on`` [R, T] marks tokens of
-    prefix and query; on the CPU.
+def by_layer(view: ModelView, prefix: Prefix, query: Query, on: Tensor, measure: Measure) -> list[Tensor]:
+    """``measure(A, on)`` of each row's last query token in every layer; ``on`` [R, T] marks tokens of prefix and query;
+    on the CPU.
     """
-    at, found = last_index(query.mask), []
+    with _looking(view, last_index(query.mask), on, measure) as found:
+        extend(view, prefix.fork(), *query)
+    return [found[layer] for layer in sorted(found)]
+
+
+@torch.no_grad()
+def of_prompts(view: ModelView, batch: Batch, on: Tensor, measure: Measure) -> list[Tensor]:
+    """``by_layer`` of whole prompts, their last tokens looking. What steers the model steers here too."""
+    with _looking(view, last_index(batch.attention_mask), on, measure) as found:
+        prefill(view, batch)
+    return [found[layer] for layer in sorted(found)]
+
+
+@contextmanager
+def _looking(view: ModelView, at: Tensor, on: Tensor, measure: Measure) -> Iterator[dict[int, Tensor]]:
+    """What is run inside is measured: by layer, the query in column ``at`` [R] of each row. What a controller runs by
+    itself, to look ahead, is not.
+    """
+    found: dict[int, Tensor] = {}
 
     def attend(
         module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **options: Any
     ) -> tuple[Tensor, None]:
-        rows, last, seen = torch.arange(len(q), device=q.device), at.to(q.device), visible(module, q, k, mask)
-        seen = seen.expand(len(q), -1, q.shape[2], -1)[rows, :, last][:, :, None]
-        found.append(measure(weights(q[rows, :, last][:, :, None], k, seen, options)[:, :, 0], on.to(q.device)).cpu())
+        if not view.steps.here.resting:
+            rows, last, seen = torch.arange(len(q), device=q.device), at.to(q.device), visible(module, q, k, mask)
+            seen = seen.expand(len(q), -1, q.shape[2], -1)[rows, :, last][:, :, None]
+            A = weights(q[rows, :, last][:, :, None], k, seen, options)[:, :, 0]
+            found[int(module.layer_idx)] = measure(A, on.to(q.device)).cpu()  # type: ignore[arg-type]
         return sdpa_attention_forward(module, q, k, v, mask, **options)
 
     with attention(view, attend):
-        extend(view, prefix.fork(), *query)
-    return found
+        yield found

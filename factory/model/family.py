@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -121,6 +122,14 @@ class Family:
         """The image token so many times for each image."""
         token = processor.tokenizer.convert_ids_to_tokens(self.image_token_id(model))
         return [token * int(n) for n in counts]
+
+    def image_grid(self, inputs: dict[str, Tensor], tokens: int) -> tuple[int, int] | None:
+        """Rows and columns in which the ``tokens`` of a batch's only image lie on the picture that the model sees, in
+        reading order; None where they do not lie in one grid, as those of an image that is cut into tiles.
+        """
+        pixels, side = inputs.get("pixel_values"), math.isqrt(tokens)
+        whole = isinstance(pixels, Tensor) and pixels.ndim in (4, 5) and pixels.shape[:-3].numel() == 1
+        return (side, side) if whole and side * side == tokens else None
 
     def token_inputs(self, model: PreTrainedModel, ids: Tensor, roles: Tensor) -> dict[str, Tensor]:
         """Further inputs [B, T] of a prefill, one value per token."""

@@ -119,6 +119,10 @@ def split_last(batch: Batch) -> tuple[Batch, Tensor, Tensor]:
     )
 
 
+Heard = Callable[[Tensor], None]
+"""What follows answers as they are written: tokens [R, n] so far."""
+
+
 def likeliest(logits: Tensor) -> Tensor:
     """Each row's likeliest token [R] from logits [R, vocabulary]."""
     return logits.argmax(-1)
@@ -131,11 +135,12 @@ def greedy(
     max_new_tokens: int,
     among: Tensor | None = None,
     pick: Callable[[Tensor], Tensor] = likeliest,
+    heard: Heard | None = None,
 ) -> Tensor:
     """Greedy answers [R, <= max_new_tokens] from next-token ``logits`` [R, vocabulary]; padding follows an end token.
 
     With ``among`` the answer is one of these token ids, one token alone. ``pick`` chooses the column [R] of each row's
-    token.
+    token. ``heard`` is told the answers so far [R, n] after each token; what it raises ends them.
     """
     if among is not None:
         return among[pick(logits[:, among])][:, None]
@@ -143,6 +148,8 @@ def greedy(
     while True:
         token = pick(logits).masked_fill(done, view.pad_id)
         tokens.append(token)
+        if heard is not None:
+            heard(torch.stack(tokens, -1))
         done = done | torch.isin(token, view.eos_ids)
         if len(tokens) == max_new_tokens or bool(done.all()):
             return torch.stack(tokens, -1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from factory.data.prompt import Prompt
-from factory.model.prefix import at_last, decode_texts, greedy, prefill
+from factory.model.prefix import Heard, at_last, decode_texts, greedy, prefill
 from factory.model.view import ModelView
 from factory.steer.base import Direction, LogitsMethod
 from factory.stopwatch import further
@@ -25,12 +25,13 @@ def contrasted(
     strengths: Sequence[float],
     max_new_tokens: int,
     among: Tensor | None = None,
+    heard: Heard | None = None,
 ) -> list[list[str]]:
     """Greedy answers to ``prompts`` at each strength; where the method allows it the prompts are run once for all
     strengths.
 
-    ``among``: as in ``greedy``. Cost: as many rows more as there are copies, in the prompt's pass and for every answer
-    token.
+    ``among`` and ``heard``: as in ``greedy``, the prompts before their copies. Cost: as many rows more as there are
+    copies, in the prompt's pass and for every answer token.
     """
     copies = list(zip(*(method.copies(p, direction) for p in prompts), strict=True))
     blocks = 1 + len(copies)
@@ -44,7 +45,7 @@ def contrasted(
             for strength in group:
                 pick = _one_for_all(method, direction, blocks, strength)
                 with further(answers):
-                    tokens = greedy(view, prefix.fork(), first, max_new_tokens, among, pick)
+                    tokens = greedy(view, prefix.fork(), first, max_new_tokens, among, pick, heard)
                     answers.append(decode_texts(view, tokens[: len(prompts)]))
     return answers
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from factory.model.encode import Batch
-from factory.model.prefix import Prefix, Step, at_last, fork_cache, greedy, new_cache, prefill
+from factory.model.prefix import Heard, Prefix, Step, at_last, fork_cache, greedy, new_cache, prefill
 from factory.model.replay import Call, recorded, replay
 from factory.model.view import ModelView
 from factory.steer.ahead import Ahead
@@ -57,22 +57,55 @@ def run_trunk(view: ModelView, batch: Batch, layer: int) -> Trunk:
 
 @torch.no_grad()
 def run_cell(
-    view: ModelView, trunk: Trunk, steering: Steering | None, max_new_tokens: int, among: Tensor | None = None
+    view: ModelView,
+    trunk: Trunk,
+    steering: Steering | None,
+    max_new_tokens: int,
+    among: Tensor | None = None,
+    heard: Heard | None = None,
 ) -> Tensor:
     """Greedy answers [B, n] of one cell: ``steering`` (or none) applied to the shared trunk, or to whole prompts where
-    it acts elsewhere; ``among`` as in ``greedy``."""
+    it acts elsewhere; ``among`` and ``heard`` as in ``greedy``."""
+
+    def answer(hidden: Tensor, cache: Cache) -> Tensor:
+        p = trunk.prefix
+        start = Prefix(cache, p.mask, p.roles, p.next_position)
+        return greedy(view, start, _next_logits(view, trunk, hidden), max_new_tokens, among, heard=heard)
+
     if steering is None:
-        return _answer(view, trunk, trunk.final, fork_cache(trunk.prefix.cache), max_new_tokens, among)
+        return answer(trunk.final, fork_cache(trunk.prefix.cache))
     check(steering, view)
-    if steering.where.site != "block" or steering.where.blocks != (trunk.layer,):
+    if not _meets(trunk, steering):
         with steer(view, steering):
             hidden, prefix = prefill(view, trunk.batch)
-            return greedy(view, prefix, _next_logits(view, trunk, hidden), max_new_tokens, among)
+            return answer(hidden, prefix.cache)
+    hidden, cache = _steered(view, trunk, steering)
+    with going_on(view, [steering]):
+        return answer(hidden, cache)
+
+
+@torch.no_grad()
+def final_states(view: ModelView, trunk: Trunk, steering: Steering | None) -> Tensor:
+    """Final normed states [B, T, d] of the trunk's prompts in one cell, and of answers that are given with them."""
+    if steering is None:
+        return trunk.final
+    check(steering, view)
+    if _meets(trunk, steering):
+        return _steered(view, trunk, steering)[0]
+    with steer(view, steering):
+        return prefill(view, trunk.batch)[0]
+
+
+def _meets(trunk: Trunk, steering: Steering) -> bool:
+    """Whether a steering acts on the output of the trunk's block and nowhere else."""
+    return steering.where.site == "block" and steering.where.blocks == (trunk.layer,)
+
+
+def _steered(view: ModelView, trunk: Trunk, steering: Steering) -> tuple[Tensor, Cache]:
+    """The trunk's prompts run on from its block, steered there: final states and a cache of all blocks."""
     steering.move(trunk.states.device)
     h = steering.apply(trunk.states, Step(trunk.batch.roles), _ahead(view, trunk))
-    hidden, cache = _upper(view, trunk, h)
-    with going_on(view, [steering]):
-        return _answer(view, trunk, hidden, cache, max_new_tokens, among)
+    return _upper(view, trunk, h)
 
 
 @torch.no_grad()
@@ -93,15 +126,6 @@ def _upper(view: ModelView, trunk: Trunk, h: Tensor) -> tuple[Tensor, Cache]:
     cache = fork_cache(trunk.prefix.cache)
     cache.layers[trunk.layer + 1 :] = upper.layers[trunk.layer + 1 :]
     return hidden, cache
-
-
-def _answer(
-    view: ModelView, trunk: Trunk, hidden: Tensor, cache: Cache, max_new_tokens: int, among: Tensor | None
-) -> Tensor:
-    p = trunk.prefix
-    return greedy(
-        view, Prefix(cache, p.mask, p.roles, p.next_position), _next_logits(view, trunk, hidden), max_new_tokens, among
-    )
 
 
 def _next_logits(view: ModelView, trunk: Trunk, hidden: Tensor) -> Tensor:
