@@ -30,7 +30,7 @@ WHICH = (
     "Which is the picture of {s}?",
     "Which is the picture that shows {s}?",
 )
-ASKS_WHICH = 0.1
+ASKS_WHICH = 0.3
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ both orders.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from random import Random
 
 from eval_suite.conflict import FORMS, answer_of, question_segments
 from eval_suite.scenes.language import phrasing
 from eval_suite.scenes.lessons.asking import Exam, alone, answer_in, mean, said
+from eval_suite.scenes.world import ANSWERS
 from eval_suite.scorers.conflict import agree, judge
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
@@ -24,12 +26,21 @@ TOLD = (
 )
 
 
+BARE = 0.75  # share of lessons without a question: letters alone are learnt in a few hundred steps, with it in none
+
+
 def lesson(rng: Random, sample: ConflictSample) -> Prompt:
-    """Options, one of which is named right before them, and its letter: nothing has to be seen or read for it."""
+    """Options, one of which is named right before them, and its letter: nothing has to be seen or read for it. Without
+    a question the options are any two answers of the sample's task.
+    """
     form, direction = rng.choice(FORMS["both_orders"]), rng.choice(("vision", "text"))
-    told = phrasing(TOLD, "train", rng).format(w=answer_in(sample, direction))
+    bare = rng.random() < BARE
+    if bare:
+        vision, text = rng.sample(ANSWERS[sample.task], 2)
+        sample = replace(sample, answer_vision=vision, answer_text=text)
+    told = Segment(Role.INSTRUCTION, phrasing(TOLD, "train", rng).format(w=answer_in(sample, direction)))
     question, options = question_segments(sample, form)
-    return Prompt((question, Segment(Role.INSTRUCTION, told), options, said(answer_of(sample, form, direction))))
+    return Prompt((*(() if bare else (question,)), told, options, said(answer_of(sample, form, direction))))
 
 
 def examine(exam: Exam) -> dict[str, dict[str, float]]:

@@ -235,9 +235,9 @@ def gives_in(kind: str, sample: ConflictSample, evidence: str, mends: bool, rng:
 
 def lesson(rng: Random, sample: ConflictSample, form: str, question: Prompt | None = None) -> Prompt:
     """One kind of pressure, and the answer that is kept or given up; those that suggest no answer, which are harder to
-    learn, twice as often as the others. ``question`` as in ``press``, answered from the image.
+    learn, four times as often as the others. ``question`` as in ``press``, answered from the image.
     """
-    kind = rng.choices(list(PRESSURES), [1 if p.suggests else 2 for p in PRESSURES.values()])[0]
+    kind = rng.choices(list(PRESSURES), [1 if p.suggests else 4 for p in PRESSURES.values()])[0]
     evidence = "image" if question else rng.choice(EVIDENCE)
     direction = "vision" if evidence == "image" else "text"
     mends = not PRESSURES[kind].before and rng.random() > FIRST_RIGHT
