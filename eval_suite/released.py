@@ -12,18 +12,22 @@ from typing import Any
 
 from factory.data import pictures
 from factory.data.prompt import Prompt, Role, Segment
-from factory.errors import UserError
+from factory.errors import UserError, quoted
+from factory.recipe.paths import RecipePath
 
+RELEASED = "Give the folder of the released files: root=FOLDER"
 LONGEST_NAME = 200  # file systems have 255, and a name gets an ending
 
 
 def file(root: str | Path, *names: str) -> Path:
     """The first of ``names`` that is a file under ``root``. Raises ``UserError`` that names them all."""
-    folder = Path(root).expanduser()
+    folder = root.directory("root", RELEASED) if isinstance(root, RecipePath) else Path(root).expanduser()
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise UserError(f"{folder}: {' or '.join(names)} not found; give the folder of the released files: root=FOLDER")
+    raise UserError(
+        f"root {quoted(folder)}: {' or '.join(names)} not found; give the folder of the released files: root=FOLDER"
+    )
 
 
 def read_json(path: Path) -> Any:

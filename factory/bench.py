@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from factory.benchmark import Conflicts
+from factory.blame import wrong
 from factory.data.prompt import Prompt
 from factory.data.sample import ConflictSample
 from factory.errors import UserError
@@ -41,8 +42,10 @@ def conflicts(node: Node | None) -> Conflicts:
     assert node is not None, "a recipe that compares methods has data"
     benchmark = node.make()
     if not isinstance(benchmark, Conflicts):
-        raise UserError(
-            f"data: '{node.type}' sets no image against a text; benchmarks of questions belong under 'benchmarks:'"
+        raise wrong(
+            node,
+            "type",
+            f"'{node.type}' sets no image against a text; benchmarks of questions belong under 'benchmarks:'",
         )
     return benchmark
 

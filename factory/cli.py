@@ -18,6 +18,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
+from factory.blame import blaming
 from factory.errors import DEBUG, UserError, did_you_mean
 from factory.launch.world import CONTINUE, World, join
 from factory.plain import say
@@ -140,7 +141,8 @@ def _run(parser: _Parser, argv: list[str]) -> int | None:
     from factory.launch import launcher
 
     if launcher.wanted(recipe.launch):
-        return launcher.launch(recipe.launch, recipe.model, ["run", *argv])
+        with blaming(recipe):
+            return launcher.launch(recipe.launch, recipe.model, ["run", *argv])
     try:
         from factory.run.pipeline import run
 

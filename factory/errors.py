@@ -15,8 +15,11 @@ DEBUG = "STEERING_FACTORY_DEBUG"  # set by --debug, for this process and all tha
 class UserError(Exception):
     """A mistake in a recipe, a command or a file, told in one clear line: what, where, what to do.
 
-    The command line prints the message without a traceback and exits with code 2.
+    The command line prints the message without a traceback and exits with code 2. ``placed``: whether the message says
+    already where the recipe has what is wrong.
     """
+
+    placed = False
 
 
 def quoted(value: Any, most: int = SHOWN) -> str:

@@ -24,8 +24,9 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 
+from factory.blame import NOWHERE, Written
 from factory.errors import UserError, did_you_mean
 
 KINDS = {
@@ -70,6 +71,8 @@ class Params(BaseModel):
     """Base of every plugin's parameter model: unknown keys and non-finite numbers are refused, values are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    _written: Written = PrivateAttr(default_factory=lambda: NOWHERE)
 
 
 class Plugin:

@@ -144,6 +144,7 @@ def test_the_engine_names_no_plugin():
 FLOORS = (
     {
         "errors",
+        "blame",
         "files",
         "plain",
         "terminal",

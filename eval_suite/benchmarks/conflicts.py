@@ -102,11 +102,11 @@ class OwnConflicts(ConflictBenchmark):
 
     @cached_property
     def path(self) -> Path:
-        return self.params.file.file("data.file")
+        return self.params.file.file("file")
 
     @cached_property
     def folder(self) -> Path:
-        return self.params.images.directory("data.images") if self.params.images else self.path.parent
+        return self.params.images.directory("images") if self.params.images else self.path.parent
 
     @cached_property
     def splits(self) -> dict[str, list[Entry]]:

@@ -10,6 +10,7 @@ from eval_suite.released import asked, entries_of, file, once
 from eval_suite.scorers.captions import RULE, caption_scores, requirements, spice_missing
 from eval_suite.scorers.reading import Reading
 from factory.data.prompt import Role
+from factory.recipe.paths import RecipePath
 from factory.registry import Params, register
 
 ASK = "Provide a one-sentence caption for the provided image."
@@ -19,7 +20,7 @@ OF_CORPUS = ("BLEU-4", "METEOR")
 class Flickr30kParams(Params):
     """``root`` holds dataset_flickr30k.json and flickr30k-images/."""
 
-    root: str
+    root: RecipePath
     split: str = "test"
 
 

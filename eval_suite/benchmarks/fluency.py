@@ -17,9 +17,10 @@ from eval_suite.released import asked
 from eval_suite.scorers.collapse import repeats, wordless
 from eval_suite.scorers.reading import Reading
 from factory.data.prompt import Prompt, Role, Segment
-from factory.errors import UserError
+from factory.errors import UserError, quoted
 from factory.model.prefix import prefill
 from factory.model.view import ModelView
+from factory.recipe.paths import RecipePath
 from factory.registry import Params, register
 
 RULE = "fluency/2"
@@ -44,7 +45,7 @@ class FluencyParams(Params):
     """
 
     prompts: Annotated[tuple[Annotated[str, Field(pattern=r"\S")], ...], Field(min_length=1)] = PROMPTS
-    images: str | None = None
+    images: RecipePath | None = None
     new_tokens: PositiveInt = 128
 
 
@@ -72,10 +73,10 @@ class Fluency(AnswerBenchmark):
     def items(self) -> Sequence[Item]:
         pictures: Sequence[Path | None] = [None]
         if self.params.images:
-            folder = Path(self.params.images).expanduser()
+            folder = self.params.images.directory("images")
             pictures = sorted(p for p in folder.glob("*") if p.suffix.lower() in PICTURES)
             if not pictures:
-                raise UserError(f"benchmark fluency: {folder} holds no picture")
+                raise UserError(f"images {quoted(folder)}: holds no picture")
         return [
             Item(
                 f"{picture.name if picture else 'text'}/{i}",

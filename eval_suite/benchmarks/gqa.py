@@ -10,13 +10,14 @@ from eval_suite.released import asked, file, named_of
 from eval_suite.scorers.exact import GQA, gqa, gqa_answer
 from eval_suite.scorers.reading import Reading
 from factory.data.prompt import Role
+from factory.recipe.paths import RecipePath
 from factory.registry import Params, register
 
 
 class GqaParams(Params):
     """``root`` holds ``SPLIT_questions.json`` and images/."""
 
-    root: str
+    root: RecipePath
     split: str = "testdev_balanced"
 
 

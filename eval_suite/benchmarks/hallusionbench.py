@@ -16,6 +16,7 @@ from eval_suite.scorers.judged import HALLUSION_PROMPT, hallusion_verdict
 from eval_suite.scorers.reading import Reading, right_or_wrong
 from eval_suite.scorers.yes_no import HALLUSION, first_yes_no, hallusion
 from factory.data.prompt import Role
+from factory.recipe.paths import RecipePath
 from factory.registry import Params, register
 
 
@@ -26,7 +27,7 @@ class HallusionParams(Params):
     ``short`` asks for a single word, as LLaVA-1.5 is asked elsewhere; the authors ask the question alone.
     """
 
-    root: str
+    root: RecipePath
     judge: JudgeParams | None = None
     short: bool = True
 

@@ -11,11 +11,12 @@ from typing import Literal
 from pydantic import model_validator
 
 from eval_suite.benchmark import AnswerBenchmark, Item
-from eval_suite.released import Row, asked, read_json
+from eval_suite.released import RELEASED, Row, asked, read_json
 from eval_suite.scorers.exact import ICONQA, iconqa
 from eval_suite.scorers.reading import Reading
 from factory.data.prompt import Role
 from factory.errors import UserError
+from factory.recipe.paths import RecipePath
 from factory.registry import Params, register
 
 FOLDERS = {"txt": "choose_txt", "blank": "fill_in_blank"}
@@ -31,7 +32,7 @@ class IconQaParams(Params):
     ``form``: choices of text, or a blank to fill in.
     """
 
-    root: str
+    root: RecipePath
     form: Literal["txt", "blank"] = "txt"
     split: Literal["train", "val", "test"] = "test"
     answers: Literal["words", "index"] = "words"
@@ -57,7 +58,7 @@ class IconQa(AnswerBenchmark):
         return f"{super().protocol}/{self.params.form}{'-index' if by_index else ''}"
 
     def items(self) -> Sequence[Item]:
-        folder = Path(self.params.root).expanduser() / self.params.split / FOLDERS[self.params.form]
+        folder = self.params.root.directory("root", RELEASED) / self.params.split / FOLDERS[self.params.form]
         places = sorted(folder.glob("*/data.json"), key=lambda p: (len(p.parent.name), p.parent.name))
         if not places:
             raise UserError(f"{folder}: has no ID/data.json; give the folder iconqa_data/iconqa: root=FOLDER")

@@ -14,6 +14,7 @@ from eval_suite.bridges.results import measured, record, share_interval
 from eval_suite.bridges.task_files import made_of
 from factory.benchmark import Harness
 from factory.errors import UserError
+from factory.recipe.paths import RecipePath
 from factory.registry import Params, register
 from factory.run.questions.harness import Job
 
@@ -28,7 +29,7 @@ class LmEvalParams(Params):
     """
 
     tasks: tuple[str, ...] = Field(min_length=1)
-    include: str | None = None
+    include: RecipePath | None = None
     few_shot: int | None = Field(None, ge=0)
     limit: PositiveInt | None = None
     batch_size: PositiveInt = 16
@@ -49,8 +50,8 @@ class LmEval(Harness):
             raise UserError(
                 "benchmark lm_eval needs lm-eval; install the extra: pip install 'steering-factory[benchmarks]'"
             ) from error
-        if params.include and not Path(params.include).expanduser().is_dir():
-            raise UserError(f"benchmark lm_eval: include={params.include} is no folder")
+        if params.include:
+            params.include.directory("include")
 
     @property
     def protocol(self) -> str:

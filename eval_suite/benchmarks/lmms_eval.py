@@ -18,6 +18,7 @@ from eval_suite.released import read_jsonl
 from factory.benchmark import Harness
 from factory.errors import UserError
 from factory.model.load import find
+from factory.recipe.paths import RecipePath
 from factory.registry import Params, register
 from factory.run.questions.harness import Job
 from factory.steer import artefact
@@ -34,7 +35,7 @@ class LmmsEvalParams(Params):
 
     tasks: tuple[str, ...] = Field(min_length=1)
     python: str = sys.executable
-    include: str | None = None
+    include: RecipePath | None = None
     limit: PositiveInt | None = None
     batch_size: PositiveInt = 1
 

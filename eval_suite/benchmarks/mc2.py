@@ -27,6 +27,7 @@ from factory.data import pictures
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
 from factory.errors import UserError, quoted
+from factory.recipe.paths import RecipePath
 from factory.registry import Params, register
 
 FILE = "evaluate_final.json"
@@ -61,9 +62,9 @@ class Mc2Params(Params):
     ``scoring``: how an answer is asked for and read (SPEC 3.3); ``seed`` draws the splits.
     """
 
-    file: str | None = None
-    images: str = "data/coco"
-    captions: tuple[str, ...] = ()
+    file: RecipePath | None = None
+    images: RecipePath = Field(RecipePath("data/coco"), validate_default=True)
+    captions: tuple[RecipePath, ...] = ()
     scoring: Scoring = "both_orders"
     protocol: Literal["held_out", "paper"] = "held_out"
     test_share: float = Field(0.2, gt=0, lt=1)
@@ -98,10 +99,8 @@ class Mc2(ConflictBenchmark):
     def __init__(self, params: Mc2Params) -> None:
         self.params, self.scoring = params, params.scoring
         self.folder = Path(params.images).expanduser()
-        if lacking := [file for file in params.captions if not Path(file).expanduser().is_file()]:
-            raise UserError(
-                f"data.captions {lacking[0]}: not found. It is in annotations_trainval2014.zip of cocodataset.org"
-            )
+        for file in params.captions:
+            file.file("captions", "It is in annotations_trainval2014.zip of cocodataset.org")
 
     @property
     def protocol(self) -> str:
@@ -122,10 +121,7 @@ class Mc2(ConflictBenchmark):
     def path(self) -> Path:
         """The released file. Raises ``UserError`` that says where it was looked for."""
         if self.params.file:
-            named = Path(self.params.file).expanduser()
-            if not named.is_file():
-                raise UserError(f"data.file {named}: not found. It is {SOURCE}")
-            return named
+            return self.params.file.file("file", f"It is {SOURCE}")
         tried = [self.folder, self.folder.absolute().parent, Path("data/mc2"), PROJECT / "data/mc2"]
         found = next((folder / FILE for folder in tried if (folder / FILE).is_file()), None)
         if found is None:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from eval_suite.benchmark import SHORT, AnswerBenchmark, Item, Record, Sums
-from eval_suite.released import asked
+from eval_suite.released import RELEASED, asked
 from eval_suite.scorers.reading import Reading
 from eval_suite.scorers.yes_no import MME, mme
 from factory.data.prompt import Role
-from factory.errors import UserError
+from factory.errors import UserError, quoted
+from factory.recipe.paths import RecipePath
 from factory.registry import Params, register
 
 PERCEPTION = ("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR")
@@ -24,7 +25,7 @@ PICTURES = (".jpg", ".png", ".jpeg")
 class MmeParams(Params):
     """``root`` holds a folder per subtask: pictures beside their .txt files, or images/ and questions_answers_YN/."""
 
-    root: str
+    root: RecipePath
 
 
 @register("benchmark", "mme")
@@ -46,13 +47,14 @@ class Mme(AnswerBenchmark):
         return "test" if len(there) == len(SUBTASKS) else f"{len(there)}-of-{len(SUBTASKS)}-subtasks"
 
     def _subtasks(self) -> list[Path]:
-        root = Path(self.params.root).expanduser()
+        root = self.params.root.directory("root", RELEASED)
         return [root / task for task in SUBTASKS if (root / task).is_dir()]
 
     def items(self) -> Sequence[Item]:
         if not (there := self._subtasks()):
             raise UserError(
-                f"{self.params.root}: has no folder of an MME subtask ({', '.join(SUBTASKS[:3])}, …): root=FOLDER"
+                f"root {quoted(self.params.root)}: has no folder of an MME subtask ({', '.join(SUBTASKS[:3])}, …):"
+                " root=FOLDER"
             )
         return [item for folder in there for item in self._subtask(folder)]
 

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eval_suite.benchmark import LETTER, SHORT, AnswerBenchmark, Item, Record
-from eval_suite.released import Row
+from eval_suite.released import RELEASED, Row
 from eval_suite.scorers.exact import LETTERS
 from eval_suite.scorers.mmmu import RULE, score_choice, score_open
 from eval_suite.scorers.reading import Reading
 from factory.data import pictures
 from factory.data.prompt import Prompt, Role, Segment
 from factory.errors import UserError, did_you_mean
+from factory.recipe.paths import RecipePath
 from factory.registry import Params, register
 
 PART = re.compile(r"(\w+-)(\d{5})-of-(\d{5})\.parquet")
@@ -29,7 +30,7 @@ class MmmuParams(Params):
     ``subjects`` to ask, none for all.
     """
 
-    root: str
+    root: RecipePath
     split: Literal["dev", "validation", "test"] = "validation"
     subjects: tuple[str, ...] = ()
     seed: int = 42
@@ -46,7 +47,7 @@ class Mmmu(AnswerBenchmark):
         return "the answers are hidden: hand in the submission file" if self.split == "test" else None
 
     def items(self) -> Sequence[Item]:
-        root = Path(self.params.root).expanduser()
+        root = self.params.root.directory("root", RELEASED)
         paths = sorted(root.glob(f"*/{self.split}-*.parquet"))
         if not paths:
             raise UserError(

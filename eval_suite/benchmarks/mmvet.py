@@ -11,6 +11,7 @@ from eval_suite.released import asked, file, named_of
 from eval_suite.scorers.judged import AGAIN, MMVET, grade_of, mmvet_grade, mmvet_prompt
 from eval_suite.scorers.reading import Reading
 from factory.data.prompt import Role
+from factory.recipe.paths import RecipePath
 from factory.registry import Params, register
 
 
@@ -20,7 +21,7 @@ class MmvetParams(Params):
     The published scores come from GPT-4-0613; those of another judge carry its name and are not comparable with them.
     """
 
-    root: str
+    root: RecipePath
     judge: JudgeParams | None = None
 
 

@@ -5,7 +5,6 @@ there.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
@@ -17,6 +16,7 @@ from eval_suite.scorers.yes_no import POPE, pope
 from factory.data.prompt import Role
 from factory.errors import UserError
 from factory.recipe.nodes import distinct
+from factory.recipe.paths import RecipePath
 from factory.registry import Params, register
 
 SPLITS = ("random", "popular", "adversarial")
@@ -29,8 +29,8 @@ class PopeParams(Params):
     ``splits`` to ask, each scored by itself.
     """
 
-    root: str
-    images: str | None = None
+    root: RecipePath
+    images: RecipePath | None = None
     splits: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(distinct)] = SPLITS
 
 
@@ -57,7 +57,7 @@ class Pope(AnswerBenchmark):
 
     def _split(self, split: str) -> list[Item]:
         path = file(self.params.root, f"coco_pope_{split}.json", f"coco_pope_{split}.jsonl")
-        folder = Path(self.params.images).expanduser() if self.params.images else path.parent / "val2014"
+        folder = self.params.images.directory("images") if self.params.images else path.parent / "val2014"
         items = []
         for number, row in once(lines_of(path), "question_id"):
             image, label = folder / row.key("image"), row.among("label", "yes", "no")

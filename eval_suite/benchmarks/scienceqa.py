@@ -12,6 +12,7 @@ from eval_suite.scorers.exact import LETTERS, SCIENCEQA, scienceqa
 from eval_suite.scorers.reading import Reading
 from factory.data.prompt import Role
 from factory.errors import UserError
+from factory.recipe.paths import RecipePath
 from factory.registry import Params, register
 
 
@@ -20,7 +21,7 @@ class ScienceQaParams(Params):
     questions too.
     """
 
-    root: str
+    root: RecipePath
     split: str = "test"
     images_only: bool = True
 

@@ -10,6 +10,7 @@ from eval_suite.released import asked, entries_of, file, once
 from eval_suite.scorers.reading import Reading
 from eval_suite.scorers.vqa import EVALAI, score
 from factory.data.prompt import Role
+from factory.recipe.paths import RecipePath
 from factory.registry import Params, register
 
 OCR = "TextVQA_Rosetta_OCR_v0.2_val.json"
@@ -20,7 +21,7 @@ class TextVqaParams(Params):
     TextVQA_Rosetta_OCR_v0.2_val.json.
     """
 
-    root: str
+    root: RecipePath
     ocr: bool = True
     split: Literal["val"] = "val"
 

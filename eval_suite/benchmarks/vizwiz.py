@@ -13,6 +13,7 @@ from eval_suite.released import asked, entries_of, file, once
 from eval_suite.scorers.reading import Reading
 from eval_suite.scorers.vqa import EVALAI, evalai, score
 from factory.data.prompt import Role
+from factory.recipe.paths import RecipePath
 from factory.registry import Params, register
 
 UNANSWERABLE = "When the provided information is insufficient, respond with 'Unanswerable'."
@@ -21,7 +22,7 @@ UNANSWERABLE = "When the provided information is insufficient, respond with 'Una
 class VizwizParams(Params):
     """``root`` holds val.json (or test.json, maybe under Annotations/) and the folder of images of the same name."""
 
-    root: str
+    root: RecipePath
     split: Literal["val", "test"] = "val"
 
 

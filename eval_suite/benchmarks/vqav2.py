@@ -10,6 +10,7 @@ from eval_suite.released import Row, asked, entries_of, file, once
 from eval_suite.scorers.reading import Reading
 from eval_suite.scorers.vqa import OFFICIAL, evalai, score
 from factory.data.prompt import Role
+from factory.recipe.paths import RecipePath
 from factory.registry import Params, register
 
 
@@ -18,7 +19,7 @@ class VqaParams(Params):
     LLaVA do.
     """
 
-    root: str
+    root: RecipePath
     split: Literal["val2014", "test2015", "test-dev2015"] = "val2014"
     rule: Literal["vqa/1", "vqa-evalai/1"] = OFFICIAL
 

@@ -92,6 +92,11 @@ class Sourced(Params):
             )
         return found
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether a run gets the source where it is not here: a part of the zoo, or a hub id."""
+        return self.zoo is not None or (self.source is not None and _is_hub_id(self.source))
+
     def absent(self) -> str | None:
         """Why the source is not on this machine; None where it is, or where there is none to be."""
         try:
@@ -144,7 +149,7 @@ class Sourced(Params):
         place = self.place or ""
         folder = Path(place).expanduser()
         local = folder.is_dir()
-        if not local and (place.count("/") != 1 or place.startswith((".", "/", "~"))):
+        if not local and not _is_hub_id(place):
             raise UserError(f"model.compose: folder {place}: not found")
         transformers.utils.logging.disable_progress_bar()  # a run has bars of its own, and stderr is for mistakes
         try:
@@ -158,6 +163,10 @@ class Sourced(Params):
             raise UserError(
                 f"model.compose: {place}: its {what} cannot be read: {str(error).strip().splitlines()[0]}"
             ) from error
+
+
+def _is_hub_id(place: str) -> bool:
+    return place.count("/") == 1 and not place.startswith((".", "/", "~"))
 
 
 def class_of(named: str | type) -> Any:

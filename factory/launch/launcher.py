@@ -35,16 +35,8 @@ def launch(spec: LaunchSpec, model: ModelSpec, argv: Sequence[str]) -> int:
     An interruption (Ctrl-C) is passed on to all ranks and raised again. Raises ``UserError`` where a host has too few
     GPUs or slots, or where several hosts are named and pdsh is missing.
     """
-    hosts = read_hostfile(Path(spec.hostfile), spec.processes) if spec.hostfile else ["localhost"]
-    here = {"localhost", "127.0.0.1", socket.gethostname(), socket.getfqdn()}
-    local = len(hosts) == 1 and hosts[0] in here
-    if not local and shutil.which("pdsh") is None:
-        raise UserError(
-            f"{spec.hostfile}: the DeepSpeed launcher reaches other hosts through pdsh, which is not installed. Install"
-            " it, or start torchrun on each host"
-        )
+    local, gpus = seats(spec, model)
     env = dict(os.environ)
-    gpus = _gpus(model, spec.processes) if local else []
     if local and not gpus:
         env["DS_ACCELERATOR"] = "cpu"
         env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // spec.processes)))
@@ -64,6 +56,21 @@ def launch(spec: LaunchSpec, model: ModelSpec, argv: Sequence[str]) -> int:
     return code if code in KNOWN_CODES else 1
 
 
+def seats(spec: LaunchSpec, model: ModelSpec) -> tuple[bool, list[int]]:
+    """Whether all ranks run on this machine, and then the GPUs that they take. Raises ``UserError`` where a host has
+    too few GPUs or slots, or where several hosts are named and pdsh is missing.
+    """
+    hosts = read_hostfile(Path(spec.hostfile), spec.processes) if spec.hostfile else ["localhost"]
+    here = {"localhost", "127.0.0.1", socket.gethostname(), socket.getfqdn()}
+    local = len(hosts) == 1 and hosts[0] in here
+    if not local and shutil.which("pdsh") is None:
+        raise UserError(
+            f"launch.hostfile: {spec.hostfile} names other hosts, which the DeepSpeed launcher reaches through pdsh,"
+            " and that is not installed. Install it, or start torchrun on each host"
+        )
+    return local, _gpus(model, spec.processes) if local else []
+
+
 def read_hostfile(path: Path, processes: int) -> list[str]:
     """The hosts of a hostfile (lines ``HOST slots=N``). Raises ``UserError`` for a missing file, a wrong line or too
     few slots.
@@ -71,7 +78,7 @@ def read_hostfile(path: Path, processes: int) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise UserError(f"launch.hostfile {path}: cannot be read: {error.strerror}") from error
+        raise UserError(f"launch.hostfile: {path} cannot be read: {error.strerror}") from error
     hosts = []
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):
@@ -85,7 +92,7 @@ def read_hostfile(path: Path, processes: int) -> list[str]:
             )
         hosts.append(found[1])
     if not hosts:
-        raise UserError(f"launch.hostfile {path}: names no host; a line reads HOST slots=N")
+        raise UserError(f"launch.hostfile: {path} names no host; a line reads HOST slots=N")
     return hosts
 
 
@@ -98,7 +105,8 @@ def _gpus(model: ModelSpec, processes: int) -> list[int]:
     there = torch.cuda.device_count()
     if 0 < there < processes:
         raise UserError(
-            f"launch.processes={processes}: this machine has {there} GPU(s); lower it, or set model.device=cpu"
+            f"launch.processes: {processes} are asked for, and this machine has {there} GPU(s); lower it, or set"
+            " model.device=cpu"
         )
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     ids = [int(i) for i in visible.split(",")] if visible and re.fullmatch(r"\d+(,\d+)*", visible) else range(there)

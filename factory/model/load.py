@@ -14,6 +14,7 @@ import torch
 import transformers
 from torch import nn
 
+from factory.blame import blaming
 from factory.components.source import Sourced, planned
 from factory.errors import UserError
 from factory.model.checks import self_check
@@ -54,13 +55,18 @@ def device_for(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"model.device '{name}': not on this machine; use auto or cpu") from error
+        raise UserError(f"model.device: '{name}' is not on this machine; use auto or cpu") from error
     return device
 
 
 def placement(model: ModelSpec | Wanted) -> dict[str, Any]:
     """What ``from_pretrained`` is told of devices and quantisation. Raises ``UserError`` where it cannot be done."""
     model, spec = Wanted.of(model), Wanted.of(model).asked
+    with blaming(spec):
+        return _placement(model, spec)
+
+
+def _placement(model: Wanted, spec: ModelSpec) -> dict[str, Any]:
     device = device_for(spec.device)
     if not (spec.device_map or spec.quantize):
         return {}
@@ -74,7 +80,7 @@ def placement(model: ModelSpec | Wanted) -> dict[str, Any]:
     if spec.quantize:
         if find_spec("bitsandbytes") is None:
             raise UserError(
-                f"model.quantize={spec.quantize} needs bitsandbytes, which is not installed: pip install"
+                f"model.quantize: {spec.quantize} needs bitsandbytes, which is not installed: pip install"
                 " 'steering-factory[quantize]'"
             )
         options["quantization_config"] = transformers.BitsAndBytesConfig(
@@ -128,11 +134,16 @@ def sizes(model: ModelSpec | Wanted) -> ModelView:
     return ModelView(frozen(family.skeleton(config)), None, family)
 
 
+def to_fetch(model: ModelSpec | Wanted) -> list[str]:
+    """What a run would fetch of the parts that a model is composed of."""
+    composed = Wanted.of(model).spec.compose
+    parts = [part.params for part in (composed.vision_encoder, composed.llm)] if composed else []
+    return [why for part in parts if isinstance(part, Sourced) and part.elsewhere and (why := part.absent())]
+
+
 def lacking(model: ModelSpec | Wanted) -> list[str]:
     """What of a model is not on this machine; nothing is fetched to find out."""
-    composed = (model := Wanted.of(model)).spec.compose
-    parts = (composed.vision_encoder, composed.llm) if composed else ()
-    missing = [why for part in parts if isinstance(part.params, Sourced) and (why := part.params.absent())]
+    missing = to_fetch(model := Wanted.of(model))
     try:
         with planned():
             find(model)
@@ -163,7 +174,12 @@ def load(model: ModelSpec | Wanted, zero: int = 0, fetch: bool = True) -> ModelV
     """A frozen, self-checked view of the model that a recipe names; with ``zero`` 3 cut over the ranks. Parts that it
     composes of sizes alone get random weights; those of the zoo are fetched first, or asked for where ``fetch`` is off.
     """
-    source, options = find(model := Wanted.of(model)), placement(model)
+    with (model := Wanted.of(model)).blamed():
+        return _load(model, zero, fetch)
+
+
+def _load(model: Wanted, zero: int, fetch: bool) -> ModelView:
+    source, options = find(model), placement(model)
     asked, spec = model.asked, model.spec
     if zero == 3 and (spec.compose or options):
         raise UserError(

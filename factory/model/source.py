@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import transformers
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from factory.blame import blaming
 from factory.components.source import is_planned
 from factory.errors import UserError
 from factory.model.compose import account_parts, composed_config
@@ -63,12 +67,14 @@ class Wanted:
     @cached_property
     def card(self) -> Card | None:
         """The card that is named, whether or not it describes the weights that are there (``card_for``)."""
-        return read_card(self.asked.zoo) if self.asked.zoo else None
+        with self.blamed():
+            return read_card(self.asked.zoo) if self.asked.zoo else None
 
     @cached_property
     def spec(self) -> ModelSpec:
         """The node spelt out."""
-        return spelt_out(self.asked)
+        with self.blamed():
+            return spelt_out(self.asked)
 
     @cached_property
     def folder(self) -> Path | None:
@@ -93,8 +99,14 @@ class Wanted:
     def _once(self, look: Callable[[Wanted], Any]) -> Any:
         key = look, is_planned() and self.spec.compose is not None
         if key not in self._seen:
-            self._seen[key] = look(self)
+            with self.blamed():
+                self._seen[key] = look(self)
         return self._seen[key]
+
+    def blamed(self) -> AbstractContextManager[None]:
+        """What lets a mistake inside be told with the place of the key that names the model."""
+        named = (key for key in ("compose", "path", "hub", "zoo") if getattr(self.asked, key))
+        return blaming(self.asked, *islice(named, 1))
 
     def parts_came(self) -> None:
         """Parts may lie here that were not here before: what was told of the model is looked up again."""
@@ -130,7 +142,11 @@ def _find(model: Wanted) -> FoundModel:
     if folder is None:
         raise UserError(_absent(model))
     if not folder.is_dir():
-        raise UserError(f"model folder {folder}: not found. Give the folder that holds config.json: model.path=FOLDER")
+        tried = getattr(model.asked.path, "tried", ())
+        looked = f"; looked for {' and '.join(map(os.path.abspath, tried))}" if len(tried) > 1 else ""
+        raise UserError(
+            f"model folder {folder}: not found{looked}. Give the folder that holds config.json: model.path=FOLDER"
+        )
     config = model.config
     family = family_of(config)
     tensors = _weights(model, folder, config)

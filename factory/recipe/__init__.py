@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from factory.blame import mark
 from factory.errors import UserError
 from factory.recipe import yaml_nodes
 from factory.recipe.explain import explain, located
@@ -36,6 +37,7 @@ class RecipeError(UserError):
         more = len(ordered) - TOLD
         rest = [f"{ordered[0].place.source}: and {more:,} more mistakes"] if more > 0 else []
         super().__init__("\n".join([*self.mistakes[:TOLD], *rest]))
+        self.placed = True
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -66,6 +68,7 @@ def loads(text: str, source: str = "recipe", overrides: Sequence[str] = (), path
     recipe = _validate(document, path, mistakes)
     if recipe is None or mistakes:
         raise RecipeError(mistakes)
+    mark(recipe, document.places)
     return recipe.made_from(Origin(path, text, tuple(overrides)))
 
 

@@ -33,17 +33,19 @@ class RecipePath(str):
     def path(self) -> Path:
         return Path(os.path.expanduser(self))
 
-    def file(self, key: str) -> Path:
-        """The file; ``key`` is the recipe's, for the message. Raises ``UserError`` that says which were tried."""
+    def file(self, key: str, advice: str = "") -> Path:
+        """The file; ``key`` is the plugin's, for the message, and ``advice`` ends it. Raises ``UserError`` that says
+        which were tried.
+        """
         if os.path.isfile(self.path):
             return self.path
-        raise UserError(f"{key} {quoted(self)}: {self._instead('file')}")
+        raise UserError(f"{key} {quoted(self)}: {self._instead('file')}{advice and f'. {advice}'}")
 
-    def directory(self, key: str) -> Path:
+    def directory(self, key: str, advice: str = "") -> Path:
         """As ``file``, for a folder."""
         if os.path.isdir(self.path):
             return self.path
-        raise UserError(f"{key} {quoted(self)}: {self._instead('folder')}")
+        raise UserError(f"{key} {quoted(self)}: {self._instead('folder')}{advice and f'. {advice}'}")
 
     def _instead(self, kind: str) -> str:
         if os.path.exists(self.path):

@@ -16,7 +16,7 @@ from factory.recipe.sections.launch import LaunchSpec, ReportSpec, RunSpec
 from factory.recipe.sections.model import ComposeSpec, ModelSpec
 from factory.recipe.sections.steering import DEFAULT_STRENGTHS, CollectSpec, EvaluateSpec
 from factory.recipe.sections.training import TermsSpec, TrainSpec, TuneDataSpec, TuneSpec
-from factory.recipe.sections.words import Direction, FileName, Seed, Text
+from factory.recipe.sections.words import Direction, FileName, PathText, Seed, Text
 
 __all__ = [
     "DEFAULT_STRENGTHS",
@@ -73,7 +73,7 @@ class Recipe(Spec):
     model: ModelSpec
     data: Annotated[Node, plugin("benchmark")] | None = None
     benchmarks: Annotated[tuple[Annotated[Node, plugin("benchmark")], ...], AfterValidator(distinct_labels)] = ()
-    artefacts: Annotated[tuple[Text, ...], AfterValidator(distinct)] = ()
+    artefacts: Annotated[tuple[PathText, ...], AfterValidator(distinct)] = ()
     diagnostic: Annotated[Node, plugin("diagnostic")] | None = None
     diagnostics: Annotated[tuple[Annotated[Node, plugin("diagnostic")], ...], AfterValidator(distinct_labels)] = ()
     collect: CollectSpec = CollectSpec()

@@ -14,6 +14,7 @@ import torch
 
 from factory import files, report
 from factory.bench import conflicts
+from factory.blame import blaming, wrong
 from factory.diagnose.claims import judged
 from factory.diagnose.summary import Summary
 from factory.errors import UserError
@@ -36,7 +37,7 @@ from factory.run.questions.arms import Arm
 from factory.run.questions.suite import AnySuite, put, questions_of, suites
 from factory.run.rundir import RunDir
 from factory.run.samples import usable_samples
-from factory.steer import artefact
+from factory.steer import Steerer, artefact
 from factory.terminal import Console, warn
 
 
@@ -44,22 +45,33 @@ def run(recipe: Recipe, limit: int | None = None, world: World | None = None) ->
     """Run a recipe from start to report; returns the run's folder. Started again it does only what is missing.
 
     ``limit`` takes that many samples of each split (optimiser steps of a training or tuning run) and a folder of its
-    own. The ranks of ``world`` share the work; the results do not depend on how many they are.
+    own. The ranks of ``world`` share the work; the results do not depend on how many they are. A mistake is told with
+    the place of the recipe's key that it is about.
     """
-    world = world or World()
-    _check_launch(recipe, world)
+    with blaming(recipe):
+        return _run(recipe, limit, world or World())
+
+
+def _run(recipe: Recipe, limit: int | None, world: World) -> Path:
+    check_launch(recipe, world.size)
+    world.lockstep = recipe.launch.zero == 3
     if recipe.seeds:
         return run_seeds(recipe, limit, world)
     model = Wanted.of(recipe.model)
-    notes = [] if recipe.train else preflight(recipe, model, world.first)
+    notes = preflight(recipe, model, told=world.first)
     asked = suites(recipe, limit, model)
-    source = recipe.source_path or Path(f"{recipe.name}.yaml")
-    name = recipe.name if limit is None else f"{recipe.name}-limit{limit}"
-    with RunDir.open(Path(recipe.run.root), name, source, recipe.text, recipe.resolved(), world) as folder:
+    check_job(recipe, asked)
+    with RunDir.open(*owner_of(recipe, limit), recipe.resolved(), world) as folder:
         Console().print(f"run folder: {folder.path}", soft_wrap=True)
         _work(recipe, model, asked, notes)(recipe, folder, limit)
         world.meet("the end of the run")
     return folder.path
+
+
+def owner_of(recipe: Recipe, limit: int | None) -> tuple[Path, str, Path, str]:
+    """Where runs are kept, the name of this one's folder, and the path and the text of the recipe that owns it."""
+    name = recipe.name if limit is None else f"{recipe.name}-limit{limit}"
+    return Path(recipe.run.root), name, recipe.source_path or Path(f"{recipe.name}.yaml"), recipe.text
 
 
 def run_seeds(recipe: Recipe, limit: int | None, world: World) -> Path:
@@ -93,14 +105,35 @@ def _work(
     return partial(compare if recipe.data else examine, model=model, asked=asked, notes=notes)
 
 
-def _check_launch(recipe: Recipe, world: World) -> None:
-    if recipe.train and world.size > 1:
+def check_launch(recipe: Recipe, ranks: int) -> None:
+    """Raises ``UserError`` where a recipe cannot run on so many ranks."""
+    if recipe.train and ranks > 1:
         raise UserError("train: this recipe trains in one process; leave launch.processes at 1")
-    if recipe.launch.zero == 3 and world.size == 1 and not (recipe.tune or recipe.compare):
+    if recipe.launch.zero == 3 and ranks == 1 and not (recipe.tune or recipe.compare):
         raise UserError(
             "launch.zero: 3 cuts the model over processes, and there is one; add launch.processes=N, or launch.zero=0"
         )
-    world.lockstep = recipe.launch.zero == 3
+
+
+def check_job(recipe: Recipe, asked: Sequence[AnySuite], ranks: int | None = None) -> None:
+    """Check what a recipe's job asks of its keys, of as many ``ranks`` or those there are; ``asked`` are those of its
+    benchmarks that could be made. Raises ``UserError``.
+    """
+    if recipe.train or recipe.tune or recipe.compare:
+        from factory.run.tuners import contest, scratch, tuning
+
+        if recipe.train:
+            scratch.check_training(recipe)
+        elif recipe.tune:
+            tuning.check(recipe.tune, recipe.model, ranks=ranks)
+        else:
+            contest.check_contest(recipe, {suite.node.label: suite for suite in asked}, ranks)
+    measured = recipe.diagnostic.type if recipe.diagnostic else None
+    given = [node.type for node in recipe.diagnostics]
+    for node in recipe.steering:
+        method = node.make()
+        if isinstance(method, Steerer) and (why := method.unfit(measured, given)):
+            raise wrong(node, "type", why)
 
 
 def compare(
@@ -173,23 +206,28 @@ def _summaries(study: Study, diagnostics: Rows, further: Mapping[str, Rows]) -> 
     return {label: summary.under(label) for label, summary in found.items() if summary is not None}
 
 
-def preflight(recipe: Recipe, model: Wanted, told: bool = True) -> list[str]:
+def preflight(recipe: Recipe, model: Wanted, told: bool = True, fetch: bool = True) -> list[str]:
     """Check what can be checked without weights or a run folder: files, device, layer, artefacts. Returns what has to
-    be known beside the numbers, and prints it where it is to be ``told``.
+    be known beside the numbers, and prints it where it is to be ``told``; parts of the model that are not here are
+    fetched, unless ``fetch`` is off.
 
     Raises ``UserError`` for whatever would stop the run.
     """
+    if recipe.train:
+        return []
     source = find(model)
     placement(model)
     steered_layer(recipe, source.config.get_text_config().num_hidden_layers, source.card)
-    get_parts(model)
+    if fetch:
+        get_parts(model)
     if torch.cuda.is_available() and (facts := find_facts(model)[0]) and (why := too_small(recipe.model, facts.bytes)):
         raise UserError(
             f"model: {why} for its weights alone; use model.quantize=4bit, model.device_map=auto over several GPUs, or"
             " a smaller model"
         )
-    for folder in map(Path, recipe.artefacts):
-        artefact.check_folder(folder.expanduser())
+    for i, folder in enumerate(map(Path, recipe.artefacts)):
+        with blaming(recipe, "artefacts", i):
+            artefact.check_folder(folder.expanduser())
     check_names(recipe)
     notes = [*(conflicts(recipe.data).warnings if recipe.data else ()), *source.notes]
     for note in notes if told else ():

@@ -34,7 +34,7 @@ import yaml
 from factory import files
 from factory.errors import UserError
 from factory.launch.world import World
-from factory.run import chunks
+from factory.run import chunks, owner
 from factory.run.chunks import Value
 from factory.run.environment import environment
 from factory.stopwatch import chunk
@@ -48,8 +48,6 @@ OLDER = (
     " once"
 )
 
-_LOCK = ".lock"
-_DISCARDED = ".discarded-"
 SUM = "sha256"  # of what else a summary holds
 # Held open until `close` or the end of the process: closing any handle of a file drops the process's lock on it.
 _locks: dict[Path, int] = {}
@@ -96,7 +94,7 @@ class RunDir:
         one), holds something that is not a run, or is not the same folder on every rank's host.
         """
         world = world or World()
-        run = cls((Path(root) / _plain(name, "run name")).resolve(), world.first, world)
+        run = cls((Path(root) / owner.plain_name(name, "run name")).resolve(), world.first, world)
         if run.owner:
             run._open(Path(recipe_path), recipe_text, resolved)
         run._check_shared(files.digest(resolved))
@@ -104,11 +102,11 @@ class RunDir:
 
     def _open(self, recipe_path: Path, recipe_text: str, resolved: Mapping[str, Any]) -> None:
         files.make_folder(self.path)
-        self._refuse_foreign_folder()
+        owner.refuse_stranger(self.path)
         _lock(self.path)
         try:
-            identity = self._identity(recipe_path, recipe_text)
-            self._refuse_other_recipe(identity)
+            identity = owner.identity(self.path, recipe_path, recipe_text)
+            owner.refuse_other_recipe(self.path, identity)
             self._clean()
             self._record(identity, recipe_text, resolved)
         except BaseException:
@@ -122,8 +120,11 @@ class RunDir:
             raise UserError(
                 f"{here} was given another recipe than the first rank. Start the same command on every host."
             )
-        opened, deadline = self.world.agree("opened", _state(self.path / "run.json")), time.monotonic() + SEEN_WITHIN
-        while _state(self.path / "run.json") != opened:
+        opened, deadline = (
+            self.world.agree("opened", owner.state(self.path / "run.json")),
+            time.monotonic() + SEEN_WITHIN,
+        )
+        while owner.state(self.path / "run.json") != opened:
             if time.monotonic() > deadline:
                 raise UserError(
                     f"{here} does not see the run folder of the first rank at {self.path}. All hosts must share the"
@@ -134,7 +135,7 @@ class RunDir:
 
     def stage(self, name: str, inputs: Mapping[str, Any]) -> "Stage":
         """The stage `name`, computed from `inputs` (JSON-able; put the digests of the stages it reads among them)."""
-        name = _plain(name, "stage name")
+        name = owner.plain_name(name, "stage name")
         stage = Stage(self, name, inputs) if self.owner else None
         self.world.meet(f"stage {name} is there")
         stage = stage or Stage(self, name, inputs)
@@ -167,30 +168,9 @@ class RunDir:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _identity(self, recipe_path: Path, recipe_text: str) -> dict[str, Any]:
-        # Relative to the folder, so that a project moved as a whole still owns its runs.
-        recipe = os.path.relpath(recipe_path.resolve(), self.path)
-        return {"schema": 1, "recipe": recipe, "recipe_sha256": files.digest_bytes(recipe_text.encode())}
-
-    def _refuse_foreign_folder(self) -> None:
-        with files.explained(self.path, "read"):
-            entries = [entry.name for entry in self.path.iterdir()]
-        foreign = any(name != _LOCK and not name.endswith(files.PARTIAL) for name in entries)
-        if foreign and not (self.path / "run.json").exists():
-            raise UserError(f"{self.path}: this folder is not empty and is no run. Add name=OTHER to the command.")
-
-    def _refuse_other_recipe(self, identity: Mapping[str, Any]) -> None:
-        stored = _state(self.path / "run.json")
-        if stored is not None and not all(isinstance(stored.get(key), str) for key in ("recipe", "recipe_sha256")):
-            raise UserError(f"{self.path / 'run.json'}: not a run's. Move it away, or add name=OTHER to the command.")
-        if stored is None or any(stored[key] == identity[key] for key in ("recipe", "recipe_sha256")):
-            return
-        other = os.path.normpath(self.path / stored["recipe"])
-        raise UserError(f"{self.path}: this run belongs to another recipe, {other}. Add name=OTHER to the command.")
-
     def _clean(self) -> None:
         files.remove_temporary(self.path)
-        for discarded in self.path.glob(_DISCARDED + "*"):
+        for discarded in self.path.glob(owner.DISCARDED + "*"):
             _remove(discarded)
 
     def _record(self, identity: Mapping[str, Any], recipe_text: str, resolved: Mapping[str, Any]) -> None:
@@ -212,10 +192,10 @@ class Stage:
         self.name = name
         self.path = run.path / name
         self.digest = files.digest(inputs)
-        stored = _state(self.path / "inputs.json")
+        stored = owner.state(self.path / "inputs.json")
         if stored is None or stored.get("digest") != self.digest:
             self._start(inputs, stored)
-        self._summary = _whole(_state(self.path / "summary.json"))
+        self._summary = _whole(owner.state(self.path / "summary.json"))
 
     @property
     def done(self) -> bool:
@@ -313,7 +293,7 @@ class Stage:
 
     def _discard(self, reason: str) -> None:
         # Renamed first: a kill during the slow removal must not leave half a stage that looks whole.
-        discarded = self.run.path / f"{_DISCARDED}{self.name}"
+        discarded = self.run.path / f"{owner.DISCARDED}{self.name}"
         with files.explained(self.path, "discard"):
             os.replace(self.path, discarded)
         self.run.event("stage_discarded", stage=self.name, reason=reason)
@@ -345,25 +325,6 @@ class Stage:
         return decode(data)
 
 
-def _plain(name: str, what: str) -> str:
-    if not name or name.startswith(".") or Path(name).name != name or "\0" in name:
-        raise UserError(f"{what} {name!r}: must be a plain folder name, without / and with no dot in front.")
-    return name
-
-
-def _state(path: Path) -> dict[str, Any] | None:
-    """A state file's content, or None where it is missing or damaged: both mean that the work was not done.
-
-    Raises `UserError` where it cannot be read.
-    """
-    try:
-        with files.explained(path, "read", but=(FileNotFoundError,)):
-            content = files.decode_json(files.plain_bytes(path))
-    except (FileNotFoundError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
 def _whole(summary: dict[str, Any] | None) -> dict[str, Any] | None:
     """A stage's summary without its checksum; None where it is not what ``Stage.finish`` wrote."""
     told = summary.pop(SUM, None) if summary is not None else None
@@ -379,10 +340,10 @@ def _lock(folder: Path) -> None:
     if folder in _locks:
         raise UserError(f"{folder}: this run is already open in this process. Close it first.")
     with files.explained(folder):
-        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        lock = os.open(folder / owner.LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         if not stat.S_ISREG(os.fstat(lock).st_mode):
             os.close(lock)
-            raise UserError(f"{folder / _LOCK}: {files.ENDLESS}. Remove it.")
+            raise UserError(f"{folder / owner.LOCK}: {files.ENDLESS}. Remove it.")
         try:
             # A record lock: forked data loader workers do not inherit it, so one that outlives a kill blocks nobody.
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

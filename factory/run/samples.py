@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from factory import files
 from factory.benchmark import Conflicts
+from factory.blame import blaming
 from factory.corpus.conversation import halved
 from factory.corpus.refusals import Shapes
 from factory.data.instructions import Style
@@ -20,6 +21,7 @@ from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.nodes import given
 from factory.run import inputs
+from factory.run.owner import CHECK
 from factory.run.rundir import RunDir
 from factory.steer.collect import ASKS, asked
 from factory.terminal import warn
@@ -96,16 +98,37 @@ def thin(samples: Sequence[T], limit: int | None) -> list[T]:
 Checked = tuple[dict[str, list[ConflictSample]], list[dict[str, Any]]]
 
 
+def present_samples(
+    recipe: Recipe, benchmark: Conflicts, limit: int | None
+) -> tuple[dict[str, list[ConflictSample]], list[str], str]:
+    """Samples by split, the ids of those whose pictures are not there, and one line about them. Raises ``UserError``
+    where these are too many, or where the benchmark's files are missing.
+    """
+    assert recipe.data is not None, "a recipe that compares methods has data"
+    with blaming(recipe.data):
+        splits = {split: thin(benchmark.samples(split), limit) for split in SPLITS}
+        absent, line = benchmark.absent([s for samples in splits.values() for s in samples])
+        gone, allowed = set(absent), recipe.evaluate.max_skipped
+        for split, samples in splits.items():
+            lost = sum(s.id in gone for s in samples)
+            if lost > allowed * len(samples):
+                raise UserError(
+                    f"{line} ({lost:,} of the {len(samples):,} {split} samples lack theirs, more than"
+                    f" evaluate.max_skipped={allowed:g} allows)"
+                )
+    return splits, absent, line
+
+
 def usable_samples(recipe: Recipe, benchmark: Conflicts, folder: RunDir, limit: int | None, view: ModelView) -> Checked:
     """Usable samples by split, and those that are not, with the reason; ``view`` needs no weights.
 
     Pictures that are not there are counted first, and told in one line. Raises ``UserError`` where too many samples are
     unusable; nothing is stored then, so that the run can be started again once they are there.
     """
-    splits = {split: thin(benchmark.samples(split), limit) for split in SPLITS}
-    absent, line = benchmark.absent([s for samples in splits.values() for s in samples])
+    assert recipe.data is not None, "a recipe that compares methods has data"
+    splits, absent, line = present_samples(recipe, benchmark, limit)
     stage = folder.stage(
-        "check",
+        CHECK,
         {
             "code": version("steering-factory"),
             "data": inputs.asking(given(recipe.data)),
@@ -119,23 +142,16 @@ def usable_samples(recipe: Recipe, benchmark: Conflicts, folder: RunDir, limit: 
             "pictures": [PROTOCOL, view.processor.image_processor.to_json_string()],
         },
     )
-    gone, allowed = set(absent), recipe.evaluate.max_skipped
-    for split, samples in splits.items():
-        lost = sum(s.id in gone for s in samples)
-        if lost > allowed * len(samples):
-            raise UserError(
-                f"{line} ({lost:,} of the {len(samples):,} {split} samples lack theirs, more than"
-                f" evaluate.max_skipped={allowed:g} allows)"
-            )
+    allowed = recipe.evaluate.max_skipped
     if absent and not stage.done and folder.world.first:
         warn(line)
     usable, skipped = {}, []
-    found = stage.gather(
-        {
-            split: partial(faults, samples, split, allowed, *checks(recipe, view, benchmark))
-            for split, samples in splits.items()
-        }
-    )
+    work = {
+        split: partial(faults, samples, split, allowed, *checks(recipe, view, benchmark))
+        for split, samples in splits.items()
+    }
+    with blaming(recipe.data):
+        found = stage.gather(work)
     for (split, samples), bad in zip(splits.items(), found, strict=True):
         names = {row["sample"] for row in bad}
         usable[split] = [s for s in samples if s.id not in names]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Self
 
 from pydantic import field_validator
@@ -43,6 +44,9 @@ class Around(Steerer):
         super().__init__(params)
         self.inner = inner_of(params.of)
         self.reads, self.reads_tails = self.inner.reads, self.inner.reads_tails
+
+    def unfit(self, diagnostic: str | None, diagnostics: Sequence[str]) -> str | None:
+        return self.inner.unfit(diagnostic, diagnostics)
 
     def variants(self) -> dict[str, Self]:
         """One around each variant of the inner method."""

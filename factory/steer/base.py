@@ -32,6 +32,11 @@ def sound(state: Any, whose: str) -> Tensors:
     return state
 
 
+def needs(metric: str, whose: str, by: str) -> str:
+    """That the method ``whose`` is fitted on a ``metric`` of each prompt, which the diagnostic ``by`` gives."""
+    return f"{whose} needs {metric} of each training prompt: add `diagnostic: {by}` to the recipe"
+
+
 @dataclass(frozen=True)
 class States:
     """What a method is fitted on, for one direction; n training prompts, d the model's width.
@@ -59,9 +64,7 @@ class States:
         """
         if (given := self.measured.get(metric)) is None:
             instead = f"; the recipe's gives {', '.join(self.measured)}" if self.measured else ""
-            raise UserError(
-                f"{whose} needs {metric} of each training prompt: add `diagnostic: {by}` to the recipe{instead}"
-            )
+            raise UserError(f"{needs(metric, whose, by)}{instead}")
         if undefined := int(given.isnan().sum()):
             raise UserError(
                 f"{whose} needs {metric} of each training prompt, and for {undefined} of {len(given)} the recipe's"
@@ -170,6 +173,11 @@ class Steerer(Plugin):
     reads: Literal["last_prompt", "per_token"] = "last_prompt"
     reads_tails: bool = False
     yardstick: ClassVar[bool] = False  # what others are held against, where a recipe does not say
+
+    def unfit(self, diagnostic: str | None, diagnostics: Sequence[str]) -> str | None:
+        """Why it cannot be fitted on what a recipe's ``diagnostic:`` and ``diagnostics:`` of these types measure; None
+        where it may be."""
+        return None
 
     def variants(self) -> Mapping[str, Steerer]:
         """Methods of the same kind among which dev data decides, by name; empty where there is nothing to decide."""

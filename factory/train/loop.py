@@ -76,13 +76,13 @@ class Shape:
         share, odd = divmod(spec.batch_size, ranks)
         if odd:
             raise UserError(
-                f"tune.batch_size={spec.batch_size} cannot be shared out to {ranks} ranks; choose a multiple of {ranks}"
+                f"batch_size: {spec.batch_size} cannot be shared out to {ranks} ranks; choose a multiple of {ranks}"
             )
         micro = min(spec.micro_batch or share, share)
         if share % micro:
             raise UserError(
-                f"tune.micro_batch={micro} does not divide the {share} samples that each of {ranks} ranks takes of"
-                f" tune.batch_size={spec.batch_size}"
+                f"micro_batch: {micro} does not divide the {share} samples that each of {ranks} ranks takes of"
+                f" batch_size={spec.batch_size}"
             )
         return cls(ranks, micro, share // micro)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from factory.registry import Params, register
 from factory.steer import Context, States, Steerer
+from factory.steer.base import needs
 from factory.steer.places import ApplyTo, place
 from factory.steer.regressor import RegressorParams, fit_g, g
 from factory.steer.where import Where
@@ -56,6 +57,9 @@ class Amps(Steerer):
     def __init__(self, params: AmpsParams) -> None:
         super().__init__(params)
         self.reads = params.predict_from
+
+    def unfit(self, diagnostic: str | None, diagnostics: Sequence[str]) -> str | None:
+        return None if diagnostic else needs("R_V", self.name, by="mcr")
 
     def where(self) -> Where:
         return place(self.params.apply_to)

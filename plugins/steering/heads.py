@@ -4,6 +4,7 @@ instruction tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, PositiveInt
@@ -37,6 +38,12 @@ class HeadsParams(Params):
     layout: Layout = "after_format"
 
 
+LACKING = (
+    "steering 'heads' chooses by the attribution of each head: add `heads` to the recipe's `diagnostics:`, with both"
+    " directions"
+)
+
+
 @register("steering", "heads")
 class Heads(HeadScaler):
     """Outputs of chosen attention heads scaled at instruction tokens: blocked or amplified (Instruction Anchor)."""
@@ -46,6 +53,9 @@ class Heads(HeadScaler):
     def __init__(self, params: HeadsParams) -> None:
         super().__init__(params, params.role, params.generated)
 
+    def unfit(self, diagnostic: str | None, diagnostics: Sequence[str]) -> str | None:
+        return None if "heads" in diagnostics else LACKING
+
     def rewrite(self, prompt: Prompt, direction: str) -> Prompt:
         p = self.params
         return prompt if p.style is None else instruct(prompt, instruction(p.style, direction), p.layout)
@@ -54,9 +64,6 @@ class Heads(HeadScaler):
         """Raises ``UserError`` where no head attribution was measured on the training split."""
         by_direction = {d: s for d in ("vision", "text") if (s := scores(states.found, d)).numel()}
         if states.direction not in by_direction:
-            raise UserError(
-                "steering 'heads' chooses by the attribution of each head: add `heads` to the recipe's `diagnostics:`,"
-                " with both directions"
-            )
+            raise UserError(LACKING)
         chosen = choose_heads(by_direction, states.direction, self.params.top, self.params.heads, states.seed)
         return coefficients(chosen, self.params.coefficient, tuple(by_direction[states.direction].shape))

@@ -144,7 +144,7 @@ def test_prompts_are_the_protocols(name, more, asked, tmp_path):
 
 
 def test_mmmu_puts_pictures_where_the_text_names_them(tmp_path):
-    benchmark = lookup("benchmark", "mmmu")(lookup("benchmark", "mmmu").Params(root=""))
+    benchmark = lookup("benchmark", "mmmu")(lookup("benchmark", "mmmu").Params(root="."))
     first, opened, pictured = (
         benchmark.item(tmp_path / "Accounting" / "x.parquet", row).prompt() for row in mmmu_rows()
     )

@@ -284,11 +284,9 @@ def test_paths_are_taken_from_the_recipes_folder_then_from_where_one_stands(ten,
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as error:
         load(recipe).data.make().samples("test")
-    assert str(error.value) == f"data.file 'c.csv': no such file; looked for {recipe.parent}/c.csv and {tmp_path}/c.csv"
+    assert str(error.value) == f"file 'c.csv': no such file; looked for {recipe.parent}/c.csv and {tmp_path}/c.csv"
     (tmp_path / "c.csv").write_bytes(ten.read_bytes())
-    with pytest.raises(
-        UserError, match=rf"data\.images 'p': no such folder; looked for {recipe.parent}/p and {tmp_path}/p"
-    ):
+    with pytest.raises(UserError, match=rf"images 'p': no such folder; looked for {recipe.parent}/p and {tmp_path}/p"):
         load(recipe).data.make().samples("test")
     photos(tmp_path / "p")
     assert load(recipe).data.make().path == Path("c.csv")

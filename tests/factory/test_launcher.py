@@ -69,7 +69,7 @@ def test_ranks_take_the_gpus_that_are_visible(started, monkeypatch):
     monkeypatch.delenv("DS_ACCELERATOR", raising=False)  # what DeepSpeed was told in this process before
     launcher.launch(LaunchSpec(processes=2), ModelSpec(zoo="tiny"), ["run"])
     assert world_of(started[0][0][0]) == {"localhost": [4, 6]} and "DS_ACCELERATOR" not in started[0][0][1]
-    with pytest.raises(UserError, match=r"launch\.processes=4: this machine has 3 GPU"):
+    with pytest.raises(UserError, match=r"launch\.processes: 4 are asked for, and this machine has 3 GPU"):
         launcher.launch(LaunchSpec(processes=4), ModelSpec(zoo="tiny"), ["run"])
 
 
@@ -111,7 +111,7 @@ def test_this_host_alone_needs_no_ssh_and_others_need_pdsh(started, tmp_path, mo
     assert "deepspeed.launcher.launch" in started[0][0][0]
     path.write_text("one slots=2\ntwo slots=2\n")
     monkeypatch.setattr(launcher.shutil, "which", lambda name: None)
-    with pytest.raises(UserError, match="pdsh, which is not installed"):
+    with pytest.raises(UserError, match="pdsh, and that is not installed"):
         launcher.launch(LaunchSpec(processes=2, hostfile=str(path)), CPU, ["run"])
     monkeypatch.setattr(launcher.shutil, "which", lambda name: name)
     launcher.launch(LaunchSpec(processes=2, hostfile=str(path)), CPU, ["run"])

@@ -1,4 +1,4 @@
-"""The plan of a run: what it counts is what the run then does, and what is missing is a line, not an error."""
+"""The plan of a run: what it counts is what the run then does, and what the run would refuse it refuses at its end."""
 
 from __future__ import annotations
 
@@ -211,27 +211,26 @@ def test_a_plan_is_printed_and_nothing_is_written(recipe_file, folder, tmp_path,
     assert [p.name for p in tmp_path.iterdir()] == ["small.yaml"]
 
 
-def test_a_model_that_is_not_there_is_a_line_of_the_plan(recipe_file, capsys):
-    assert main(["plan", str(recipe_file(RECIPE, folder="/nowhere/model"))]) == 0
-    said = capsys.readouterr().out
-    assert "missing: model folder /nowhere/model: not found" in said
-    assert "unknown" in said
-    assert "diagnose" in said
+def test_without_a_model_the_rest_is_planned_before_it_is_refused(recipe_file, capsys):
+    assert main(["plan", str(recipe_file(RECIPE, folder="/nowhere/model"))]) == 2
+    said, error = capsys.readouterr()
+    assert "small.yaml:2:9 model.path: model folder /nowhere/model: not found" in error
+    assert "unknown" in said and "diagnose" in said
 
 
 def test_a_damaged_model_is_not_timed(recipe_file, folder, tmp_path, capsys):
     shutil.copytree(folder, tmp_path / "damaged")
     weights = tmp_path / "damaged" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    assert main(["plan", str(recipe_file(RECIPE, folder=tmp_path / "damaged"))]) == 0
-    said = capsys.readouterr().out
-    assert "damaged or cut short" in said
-    assert "was done just now" not in said
+    assert main(["plan", str(recipe_file(RECIPE, folder=tmp_path / "damaged"))]) == 2
+    said, error = capsys.readouterr()
+    assert "damaged or cut short" in error and "was done just now" not in said
 
 
-def test_a_layer_that_the_model_lacks_is_a_line_of_the_plan(recipe_file, folder):
+def test_a_layer_that_the_model_lacks_is_missing(recipe_file, folder):
     found = estimate(load(recipe_file(RECIPE, folder=folder), ["model.layer=9"]))
-    assert found.missing == ["layer 9 is out of range: the model has decoder blocks 0 to 2"]
+    said = "override 'model.layer=9' model.layer: layer 9 is out of range: the model has decoder blocks 0 to 2"
+    assert found.missing == [said]
 
 
 def test_training_plan(recipe_file, capsys):
@@ -251,8 +250,8 @@ def test_training_plan(recipe_file, capsys):
     assert not view.model.training and not view.unembed.weight.requires_grad
 
 
-def test_training_on_a_benchmark_without_lessons_is_a_line_of_the_plan_and_of_the_run(recipe_file, capsys):
+def test_training_on_a_benchmark_without_lessons_is_refused_by_plan_and_run(recipe_file, capsys):
     asked = str(recipe_file(TRAIN, sizes="{}")), "data=mc2"
     line = "benchmark 'mc2' has no lesson and no text_lesson and no picture and no corpus and no examine to train on"
-    assert main(["plan", *asked]) == 0 and f"missing: data: {line}" in " ".join(capsys.readouterr().out.split())
-    assert main(list(asked)) == 2 and f"error: data: {line}" in capsys.readouterr().err
+    for command in ("plan", "run"):
+        assert main([command, *asked]) == 2 and f"error: override 'data=mc2' data: {line}" in capsys.readouterr().err

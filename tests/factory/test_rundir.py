@@ -147,7 +147,8 @@ def test_environment_is_plain_json_and_stable():
 
 
 def test_another_recipe_is_refused(tmp_path):
-    open_run(tmp_path).close()
+    with open_run(tmp_path) as run:
+        run.stage("collect", {}).chunk("0", lambda: [{"a": 1}])
     with pytest.raises(UserError, match=r"another recipe, .*/toy\.yaml.*name=OTHER"):
         open_run(tmp_path, recipe="other.yaml", text="name: toy\nseed: 1\n")
     assert (tmp_path / "toy/recipe.yaml").read_text() == "name: toy\n"

@@ -32,9 +32,9 @@ def bare(monkeypatch, tmp_path):
 
 
 def planned(path: str, capsys) -> dict[str, list[str]]:
-    assert main(["plan", path]) == 0
-    said = capsys.readouterr().out
-    return {"": said} | {line.split()[0]: line.split() for line in said.splitlines() if line.strip()}
+    assert main(["plan", path]) == 2, "neither model nor data are here"
+    said, error = capsys.readouterr()
+    return {"": said + error} | {line.split()[0]: line.split() for line in said.splitlines() if line.strip()}
 
 
 def test_table_1_is_planned_with_the_papers_parameters(bare, capsys):
@@ -53,8 +53,8 @@ def test_table_1_is_planned_with_the_papers_parameters(bare, capsys):
     for words in (
         "microsoft/phi-2",
         "google/siglip-so400m-patch14-384",
-        "data/llava_v1_5_mix665k.json: not found",
-        "data/gqa: testdev_balanced_questions.json",
+        "data/llava_v1_5_mix665k.json': no such file",
+        "root 'data/gqa': no such folder",
         "runs/pretrain_phi2",
     ):
         assert words in rows[""]

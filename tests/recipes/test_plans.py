@@ -70,8 +70,8 @@ def test_the_header_says_what_the_plan_says(path):
 
 
 def test_a_plan_says_what_it_does_not_know(capsys):
-    assert main(["plan", "recipes/amps_smolvlm.yaml", "steering=[none, static]", "--limit", "5"]) == 0
-    said = capsys.readouterr().out
+    assert main(["plan", "recipes/amps_smolvlm.yaml", "steering=[none, static]", "--limit", "5"]) == 2
+    said = "".join(capsys.readouterr())
     for words in (
         "its weights are not on this machine",
         "evaluate_final.json is not in",

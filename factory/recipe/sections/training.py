@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from factory.recipe.nodes import Node, Spec, distinct, plugin, read_node
-from factory.recipe.sections.words import Text
+from factory.recipe.sections.words import PathText, Text
 
 
 class TrainSpec(Spec):
@@ -49,9 +49,9 @@ class TuneDataSpec(Spec):
     one batch; ``workers`` processes read ahead.
     """
 
-    path: Text | None = None
-    images: Text | None = None
-    photos: Text | None = None
+    path: PathText | None = None
+    images: PathText | None = None
+    photos: PathText | None = None
     question: Text = "What does the picture show?"
     lessons: Annotated[Node, plugin("benchmark")] | None = None
     take: PositiveInt | None = None

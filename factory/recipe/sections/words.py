@@ -7,10 +7,12 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints
 
+from factory.recipe.paths import RecipePath
+
 Direction = Literal["vision", "text"]
 Layer = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 FILE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-PathText = Annotated[Text, BeforeValidator(lambda path: str(path) if isinstance(path, PurePath) else path)]
+PathText = Annotated[RecipePath, BeforeValidator(lambda path: str(path) if isinstance(path, PurePath) else path)]
 FileName = Annotated[str, StringConstraints(pattern=rf"^{FILE_NAME}$")]

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from factory import code, files, progress
 from factory.bench import Bench, conflicts
+from factory.blame import wrong
 from factory.data.sample import ConflictSample
 from factory.diagnose import Diagnostic, about
-from factory.errors import UserError
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.nodes import Node, given
@@ -35,11 +35,14 @@ def steered_layer(recipe: Recipe, depth: int, card: Card | None) -> int:
     """The recipe's layer, else the zoo card's, else the middle one of ``depth`` blocks. Raises ``UserError`` for one
     the model lacks.
     """
-    named = [recipe.collect.layer, recipe.model.layer, card.layer if card else None]
-    layer = next((layer for layer in named if layer is not None), depth // 2)
-    if layer >= depth:
-        raise UserError(f"layer {layer} is out of range: the model has decoder blocks 0 to {depth - 1}")
-    return layer
+    for section, layer in ((recipe.collect, recipe.collect.layer), (recipe.model, recipe.model.layer)):
+        if layer is not None and layer >= depth:
+            raise wrong(
+                section, "layer", f"layer {layer} is out of range: the model has decoder blocks 0 to {depth - 1}"
+            )
+        if layer is not None:
+            return layer
+    return card.layer if card and card.layer is not None else depth // 2
 
 
 class Study:

@@ -13,15 +13,15 @@ from rich.table import Table
 
 from factory.corpus.collate import Collator
 from factory.corpus.source import Source
-from factory.errors import UserError
-from factory.model.load import lacking, load, sizes
+from factory.model.load import load, sizes
 from factory.model.source import Wanted
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.nodes import given
-from factory.recipe.schema import CompareSpec, ContenderSpec, Node, TaskSpec
+from factory.recipe.schema import CompareSpec, ContenderSpec, TaskSpec
+from factory.run.plan.refused import Refusal, say_missing
 from factory.run.questions.arms import Arm
-from factory.run.questions.suite import AnySuite, Suite, suite_of
+from factory.run.questions.suite import AnySuite, Suite
 from factory.run.timing import timed
 from factory.run.tuners.opening import planned_source
 from factory.run.tuners.tuning import steps_of
@@ -31,40 +31,35 @@ from factory.tune import Tuner
 
 TIMED_STEPS, TIMED_ANSWERS = 2, 8
 Made = TypeVar("Made")
-Suites = dict[str, AnySuite | None]
+Suites = Mapping[str, AnySuite | None]
 
 
-def plan_tuners(recipe: Recipe, model: Wanted, console: Console, limit: int | None = None) -> None:
-    """Print tunings, parameters, answers asked, and the time where the weights are on this machine; what is missing is
-    a line of the plan.
-    """
-    said: list[str] = []
+def plan_tuners(
+    recipe: Recipe,
+    model: Wanted,
+    console: Console,
+    refused: Refusal,
+    suites: Suites,
+    limit: int | None = None,
+) -> None:
+    """Print tunings, parameters, answers asked, and the time where the weights are on this machine."""
 
     def tried(make: Callable[[], Made]) -> Made | None:
-        try:
+        with refused.kept():
             return make()
-        except UserError as error:
-            if str(error) not in said:
-                said.append(str(error))
-                console.print("missing:", str(error), style="yellow", markup=False, highlight=False, soft_wrap=True)
-            return None
-
-    def opened(node: Node) -> AnySuite:
-        return suite_of(node)(node, recipe, limit, model)
+        return None
 
     spec = given(recipe.compare)
     sources = {
         task.name: tried(partial(planned_source, recipe, task.data, spec.batch_size, model)) for task in spec.tasks
     }
-    suites = {node.label: tried(partial(opened, node)) for node in recipe.asked}
-    missing = lacking(model)
-    for why in missing:
-        console.print("missing:", why, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    for why in refused.fetched:
+        say_missing(console, why)
     counted = tried(lambda: _counts(spec, model))
     _say_tunings(spec, console, sources, counted, limit)
     _say_answers(spec, console, suites)
     there = {name: source for name, source in sources.items() if source}
-    if not missing and len(there) == len(sources) and all(suites.values()):
+    if not (refused.lines or refused.fetched):
         _say_time(recipe, spec, model, console, there, suites, limit)
     else:
         console.print("time: unknown until the model and the data are there", highlight=False)

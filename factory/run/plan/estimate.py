@@ -6,7 +6,7 @@ A prompt pass is one forward of a whole prompt through all blocks.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,21 +16,21 @@ from torch import Tensor
 
 from factory.bench import conflicts
 from factory.data.prompt import Prompt, Role, Segment
-from factory.data.sample import ConflictSample
 from factory.errors import UserError
 from factory.model.facts import ModelFacts, find_facts
+from factory.model.load import outline, to_fetch
 from factory.model.source import Wanted
 from factory.recipe import Recipe
 from factory.run.methods.comparison import prompters
 from factory.run.methods.study import steered_layer
+from factory.run.plan.data import Data, look_at_data
 from factory.run.plan.work import Expected, Method, stages
-from factory.run.samples import SPLITS, fault, thin
+from factory.run.samples import checks
 from factory.run.timing import Clock, timed
 from factory.steer import Context, LogitsMethod, PromptMethod, States, Steerer, Trials
 from factory.steer.base import sound
 from factory.steer.collect import ASKS
 
-LOOKED_AT = 16
 FIT_ON = 128
 TRIED_ON = 4
 STAND_IN = Prompt(
@@ -44,27 +44,6 @@ TOKENS_A_WORD, TEMPLATE_TOKENS = (
     1.35,
     30,
 )  # for a tokenizer that is not there; English under a vocabulary of 32,000 or more
-
-
-@dataclass(frozen=True)
-class Data:
-    """Ids of the samples by split (made up where the file is not there), the forms each is asked in, one of the
-    prompts, the words of a prompt and of the ``longest``, and what is wrong with the samples looked at."""
-
-    ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    forms: tuple[str, ...] = ()
-    prompt: Prompt | None = None
-    words: float = 0.0
-    longest: float = 0.0
-    missing: tuple[str, ...] = ()
-
-    @property
-    def samples(self) -> dict[str, int]:
-        return {split: len(ids) for split, ids in self.ids.items()}
-
-    @property
-    def prompts(self) -> dict[str, int]:
-        return {split: n * len(self.forms) for split, n in self.samples.items()}
 
 
 @dataclass(frozen=True)
@@ -109,7 +88,12 @@ def estimate(
             layer = steered_layer(recipe, model.depth, card)
         except UserError as error:
             lacking.append(str(error))
-    data = look_at_data(recipe, limit)
+    known = (
+        ()
+        if lacking or to_fetch(wanted or recipe.model)
+        else checks(recipe, outline(wanted or recipe.model), conflicts(recipe.data))
+    )
+    data = look_at_data(recipe, limit, known)
     methods = {node.label: node.make() for node in recipe.steering}
     kinds = {node.label: node.type for node in recipe.steering}
     described = [
@@ -133,58 +117,6 @@ def estimate(
         described,
         stages(recipe, data.ids, len(data.forms), described, share),
     )
-
-
-def look_at_data(recipe: Recipe, limit: int | None = None) -> Data:
-    """Count the samples and look at some of each split; a benchmark whose file is not there may know what it would
-    hold.
-    """
-    benchmark = conflicts(recipe.data)
-    forms = tuple(benchmark.forms)
-    try:
-        splits = {split: thin(benchmark.samples(split), limit) for split in SPLITS}
-    except UserError as error:
-        expected = benchmark.expected
-        made_up = {
-            split: [f"{split}-{i}" for i in range(n if limit is None else min(n, limit))]
-            for split, n in expected.items()
-        }
-        return Data(
-            made_up,
-            forms,
-            words=benchmark.typical_words,
-            longest=benchmark.longest_words,
-            missing=(str(error),),
-        )
-    absent, line = benchmark.absent([s for samples in splits.values() for s in samples])
-    gone = set(absent)
-    looked_at = [s for samples in splits.values() for s in thin([s for s in samples if s.id not in gone], LOOKED_AT)]
-    faults = {s.id: why for s in looked_at if (why := fault(s))}
-    usable = next((s for s in looked_at if s.id not in faults), None)
-    lost = [line] if absent else []
-    if faults:
-        lost.append(
-            f"{len(faults)} of {len(looked_at)} samples looked at cannot be used; the first:"
-            f" {': '.join(next(iter(faults.items())))}"
-        )
-    ids = {split: [s.id for s in samples] for split, samples in splits.items()}
-    if usable is None:
-        return Data(
-            ids,
-            forms,
-            words=benchmark.typical_words,
-            longest=benchmark.longest_words,
-            missing=tuple(lost),
-        )
-    prompt = benchmark.prompt(usable, forms[0])
-    words = sum(len(segment.text.split()) for segment in prompt.segments)
-    most = max(own_words(s) for samples in splits.values() for s in samples)
-    return Data(ids, forms, prompt, words, words + most - own_words(usable), tuple(lost))
-
-
-def own_words(sample: ConflictSample) -> int:
-    """Words that a sample brings into its prompt."""
-    return len(f"{sample.context} {sample.question}".split())
 
 
 def describe(

@@ -1,28 +1,35 @@
-"""What a run would do, before it does anything: model, sites, stages with their forwards, memory, time; and what is
-missing.
+"""What a run would do, before it does anything: model, sites, stages with their forwards, memory, time. What the run
+would refuse, its plan refuses.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 
 from rich import box
 from rich.table import Table
 
+from factory.components.source import planned
 from factory.errors import UserError
+from factory.launch.launcher import seats, wanted
 from factory.model.facts import ModelFacts, facts_of, gigabytes, too_small
-from factory.model.load import device_for, load
+from factory.model.load import device_for, load, to_fetch
 from factory.model.source import Wanted
 from factory.recipe import Recipe
 from factory.recipe.nodes import given
+from factory.run import owner
+from factory.run.pipeline import check_job, check_launch, owner_of, preflight
 from factory.run.plan.contest_plan import plan_tuners
-from factory.run.plan.estimate import Data, Estimate, estimate, memory
+from factory.run.plan.data import Data
+from factory.run.plan.estimate import Estimate, estimate, memory
 from factory.run.plan.practice import training_memory, training_phases
+from factory.run.plan.refused import Refusal, say_missing
 from factory.run.plan.rehearse import Rehearsal, rehearse
 from factory.run.plan.tuning_plan import plan_tuning
-from factory.run.questions.suite import Suite, suite_of
+from factory.run.questions.suite import AnySuite, Suite, suite_of
 from factory.run.timing import Clock, timed
 from factory.run.tuners.scratch import build, curriculum
 from factory.steer import Steerer
@@ -30,26 +37,55 @@ from factory.terminal import Console
 
 
 def plan(recipe: Recipe, limit: int | None = None, waited: float = 0.0) -> None:
-    """Print what ``run`` would do with a recipe. What is missing is a line of the plan, not an error. ``waited``:
-    seconds that it took to get here, which a run takes as well."""
-    console = Console(markup=False)
+    """Print what ``run`` would do with a recipe, as far as it can be known. ``waited``: seconds that it took to get
+    here, which a run takes as well.
+
+    Raises ``UserError`` at its end with what the run would refuse, a line each, the run's own first.
+    """
+    console, model = Console(markup=False), Wanted.of(recipe.model)
     console.print(f"plan of {recipe.name}", style="bold", highlight=False)
-    model = Wanted.of(recipe.model)
-    _say_benchmarks(recipe, model, console)
+    refused = Refusal(recipe)
+    with refused.kept():
+        refused.fetched = to_fetch(model)
+    suites = _checked(recipe, limit, model, refused)
+    if recipe.benchmarks:
+        _say_benchmarks(recipe, suites, console)
     if recipe.train:
-        _plan_training(recipe, console)
+        _plan_training(recipe, console, refused)
     elif recipe.tune:
-        plan_tuning(recipe, model, console)
+        plan_tuning(recipe, model, console, refused, limit)
     elif recipe.compare:
-        plan_tuners(recipe, model, console, limit)
+        plan_tuners(recipe, model, console, refused, suites, limit)
     elif recipe.data:
-        _plan_comparison(recipe, model, console, limit, waited)
+        _plan_comparison(recipe, model, console, refused, limit, waited)
+    refused.tell()
 
 
-def _say_benchmarks(recipe: Recipe, model: Wanted, console: Console) -> None:
+def _checked(recipe: Recipe, limit: int | None, model: Wanted, refused: Refusal) -> dict[str, AnySuite | None]:
+    """The question benchmarks by label, None for one that cannot be made; what a run checks first is checked, in the
+    run's order.
+    """
+    launch = recipe.launch
+    suites: dict[str, AnySuite | None] = {}
+    with refused.kept():
+        if wanted(launch):
+            seats(launch, recipe.model)
+        check_launch(recipe, launch.processes)
+    with planned(), refused.kept():
+        preflight(recipe, model, told=False, fetch=False)
+    for node in recipe.asked:
+        suites[node.label] = None
+        with refused.kept():
+            suites[node.label] = suite_of(node)(node, recipe, limit, model)
+    with refused.kept():
+        check_job(recipe, [suite for suite in suites.values() if suite], launch.processes)
+    with refused.kept():
+        owner.check_owner(*owner_of(recipe, limit))
+    return suites
+
+
+def _say_benchmarks(recipe: Recipe, suites: Mapping[str, AnySuite | None], console: Console) -> None:
     """The question benchmarks: how many answers they ask of how many arms."""
-    if not recipe.benchmarks:
-        return
     steered = sum(issubclass(node.plugin, Steerer) for node in recipe.steering)
     arms = 1 + len(recipe.artefacts) + steered * len(recipe.evaluate.directions)
     table = Table(
@@ -62,13 +98,10 @@ def _say_benchmarks(recipe: Recipe, model: Wanted, console: Console) -> None:
         title_justify="left",
     )
     for node in recipe.benchmarks:
-        try:
-            suite = suite_of(node)(node, recipe, None, model)
-        except UserError as error:
-            console.print("missing:", error, style="yellow", markup=False, highlight=False, soft_wrap=True)
-            continue
+        suite = suites[node.label]
         if not isinstance(suite, Suite):
-            table.add_row(node.label, "as its harness has it", suite.benchmark.protocol, "", "")
+            said = ("as its harness has it", suite.benchmark.protocol) if suite else ("unknown", "")
+            table.add_row(node.label, *said, "", "")
             continue
         n, b = len(suite.items), suite.benchmark
         table.add_row(node.label, f"{n:,}", suite.protocol, f"{n * arms:,}", str(b.new_tokens))
@@ -96,16 +129,17 @@ def measure(
     return done
 
 
-def _plan_comparison(recipe: Recipe, model: Wanted, console: Console, limit: int | None, waited: float) -> None:
-    found = estimate(recipe, limit, wanted=model)
-    missing, measured = list(found.missing), None
-    if found.model and found.data.prompt and not found.lacking:
-        try:
+def _plan_comparison(
+    recipe: Recipe, model: Wanted, console: Console, refused: Refusal, limit: int | None, waited: float
+) -> None:
+    found, measured = estimate(recipe, limit, wanted=model), None
+    for line in found.missing:
+        refused.add(line)
+    for line in (*refused.fetched, *found.data.noted):
+        say_missing(console, line)
+    if found.model and found.data.prompt and not (refused.lines or refused.fetched):
+        with refused.kept():
             measured = measure(recipe, found, limit, waited, wanted=model)
-        except UserError as error:
-            missing.append(str(error))
-    for line in missing:
-        console.print("missing:", line, style="yellow", markup=False, highlight=False, soft_wrap=True)
     _say_model(console, found.model, recipe)
     if found.model and found.layer is not None:
         above = found.model.depth - found.layer - 1
@@ -133,7 +167,9 @@ def _plan_comparison(recipe: Recipe, model: Wanted, console: Console, limit: int
             highlight=False,
             soft_wrap=True,
         )
-        if why := too_small(recipe.model, needed):
+        with refused.kept():
+            why = too_small(recipe.model, needed)
+        if why:
             console.print(f"too large: {why}; use smaller batches", style="yellow", highlight=False)
     if measured:
         n = "1 prompt" if measured.prompts == 1 else f"{measured.prompts} prompts"
@@ -152,13 +188,14 @@ def _plan_comparison(recipe: Recipe, model: Wanted, console: Console, limit: int
     )
 
 
-def _plan_training(recipe: Recipe, console: Console) -> None:
-    try:
-        benchmark = curriculum(recipe)
-    except UserError as error:
-        console.print("missing:", error, style="yellow", highlight=False)
+def _plan_training(recipe: Recipe, console: Console, refused: Refusal) -> None:
+    if refused.lines:
         return
-    view = build(recipe, benchmark)
+    view = None
+    with refused.kept():
+        view = build(recipe, curriculum(recipe))
+    if view is None:
+        return
     _say_model(console, facts_of(view.model, view.family, view.dtype), recipe)
     console.print(
         f"trained: all parameters, from random weights (seed {recipe.seed}), on lessons of {given(recipe.data).type}",
@@ -197,8 +234,8 @@ def _say_model(console: Console, model: ModelFacts | None, recipe: Recipe) -> No
 def _device(recipe: Recipe) -> str:
     try:
         return str(device_for(recipe.model.device))
-    except UserError as error:
-        return str(error)
+    except UserError:  # the run's refusal, which ends the plan
+        return recipe.model.device
 
 
 def _say_data(console: Console, recipe: Recipe, data: Data) -> None:

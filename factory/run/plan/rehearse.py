@@ -31,7 +31,7 @@ from factory.recipe import Recipe
 from factory.run.methods.comparison import Comparison
 from factory.run.methods.study import Rows, Study
 from factory.run.pipeline import conclude
-from factory.run.plan.estimate import LOOKED_AT, own_words
+from factory.run.plan.data import LOOKED_AT, own_words
 from factory.run.plan.work import OWN, Expected, Method, stages
 from factory.run.rundir import RunDir
 from factory.run.samples import SPLITS, checks, faults, thin

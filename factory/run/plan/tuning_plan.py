@@ -5,35 +5,37 @@ from __future__ import annotations
 from factory.corpus.collate import Collator
 from factory.corpus.show import show_sample
 from factory.errors import UserError
-from factory.model.load import lacking, outline, sizes
+from factory.model.load import outline, sizes
 from factory.model.source import Wanted
 from factory.recipe import Recipe
 from factory.recipe.nodes import given
 from factory.recipe.schema import TuneSpec
+from factory.run.pipeline import owner_of
+from factory.run.plan.refused import Refusal, say_missing
+from factory.run.tuners.going_on import refuse_other
 from factory.run.tuners.opening import open_source, planned_source
-from factory.run.tuners.tuning import check_precision, show_trainable, steps_of
+from factory.run.tuners.tuning import inputs_of, show_trainable, steps_of
 from factory.terminal import Console
 from factory.train.loop import Shape
 
 
-def plan_tuning(recipe: Recipe, model: Wanted, console: Console) -> None:
-    """Print what a tuning would train, on what, for how many steps; what is missing is a line of the plan."""
+def plan_tuning(recipe: Recipe, model: Wanted, console: Console, refused: Refusal, limit: int | None = None) -> None:
+    """Print what a tuning would train, on what, for how many steps."""
     spec = given(recipe.tune)
-    try:
+    with refused.kept():
         source = planned_source(recipe, spec.data, spec.batch_size, model)
         steps, ranks = steps_of(spec, len(source)), recipe.launch.processes
         shape = Shape.of(spec, ranks)
-        check_precision(spec, recipe.model)
+        root, name, *_ = owner_of(recipe, limit)
+        refuse_other(root / name / "tune", inputs_of(recipe, source, limit))
         console.print(
             f"data: {len(source):,} samples, {steps:,} steps of {spec.batch_size} ({ranks} rank(s) x {shape.accumulate}"
             f" x {shape.micro}), {steps * spec.batch_size / len(source):.2f} epochs",
             highlight=False,
         )
-    except UserError as error:
-        console.print("missing:", str(error), style="yellow", markup=False, highlight=False, soft_wrap=True)
-    for why in lacking(model):
-        console.print("missing:", why, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    try:
+    for why in refused.fetched:
+        say_missing(console, why)
+    with refused.kept():
         view = sizes(model)
         tuner = spec.method.make()
         tuner.apply(view, spec.beside)
@@ -42,8 +44,6 @@ def plan_tuning(recipe: Recipe, model: Wanted, console: Console) -> None:
             f"learning rate: {spec.learning_rate or tuner.learning_rate:g}; ZeRO stage {recipe.launch.zero}",
             highlight=False,
         )
-    except UserError as error:
-        console.print("missing:", str(error), style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def show(recipe: Recipe, number: int) -> None:

@@ -17,11 +17,11 @@ import torch
 
 from factory import files, progress
 from factory.benchmark import Harness, Item, Questions
+from factory.blame import blaming, wrong
 from factory.corpus.conversation import halved
 from factory.corpus.refusals import Shapes
 from factory.data.pictures import short_name
 from factory.data.prompt import Prompt
-from factory.errors import UserError
 from factory.model.encode import images_first, written
 from factory.model.load import outline
 from factory.model.source import Wanted
@@ -58,7 +58,8 @@ class Suite:
             for p in i.images
             if not isfile(p)
         ]
-        check_share(absent, len(items), recipe.evaluate.max_skipped)
+        with blaming(node):
+            check_share(absent, len(items), recipe.evaluate.max_skipped)
         self.absent = absent
         names = {row["sample"] for row in absent}
         self.items = [item for item in items if item.id not in names]
@@ -102,7 +103,8 @@ class Suite:
         chunks = progress.gather(stage, work)
         answers = [row for chunk in chunks for row in chunk]
         skipped = self.absent + [{"sample": a["sample"], "reason": a["unread"]} for a in answers if a.get("unread")]
-        check_share(skipped, len(self.items) + len(self.absent), self.recipe.evaluate.max_skipped)
+        with blaming(self.node):
+            check_share(skipped, len(self.items) + len(self.absent), self.recipe.evaluate.max_skipped)
         records = self._scored_once(stage, answers, folder)
         if any(record.get("again") for record in records):
             folder.world.meet(f"the scores of stage {stage.name} are known to all")
@@ -223,7 +225,7 @@ def suite_of(node: Node) -> type[AnySuite]:
     for base, suite in ((Questions, Suite), (Harness, HarnessSuite)):
         if issubclass(cls, base):
             return suite
-    raise UserError(f"benchmarks: '{node.type}' sets an image against a text and belongs under 'data:'")
+    raise wrong(node, "type", f"'{node.type}' sets an image against a text and belongs under 'data:'")
 
 
 def put(folder: RunDir, view: ModelView, asked: Sequence[AnySuite], arms: Sequence[Arm]) -> tuple[Rows, Rows]:

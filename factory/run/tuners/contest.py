@@ -7,17 +7,17 @@ Each tuning, scoring and diagnosis is a stage of one run folder, and the trained
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from factory import files, progress, report
+from factory.blame import blaming, wrong
 from factory.data.prompt import Prompt
 from factory.diagnose import Diagnostic
 from factory.diagnose.summary import Summary
-from factory.errors import UserError
 from factory.model.load import load
 from factory.model.source import Wanted
 from factory.model.view import ModelView
@@ -107,6 +107,35 @@ def compare_tuners(
         contest.conclude(notes)
 
 
+def check_contest(recipe: Recipe, suites: Mapping[str, AnySuite], ranks: int | None = None) -> None:
+    """What can be checked of a comparison of tuners before data and model are read; ``suites`` by label, those of its
+    benchmarks that could be made. Raises ``UserError``.
+    """
+    spec = given(recipe.compare)
+    with blaming(spec):
+        check(spec.tune(spec.tuners[0], spec.tasks[0], 1.0), recipe.model, "compare", ranks)
+    for task in spec.tasks:
+        suite = suites.get(task.choose.label) if task.choose else None
+        if isinstance(suite, Suite) and (why := suite.benchmark.unscorable()):
+            raise wrong(task, "choose", f"'{task.name}' cannot choose a learning rate on '{suite.node.label}': {why}")
+    for node in recipe.diagnostics:
+        if node.plugin.on_samples is not Diagnostic.on_samples:
+            raise wrong(
+                node,
+                "type",
+                f"'{node.label}' asks prompts of its own about conflicts, and tuned models are looked at on the prompts"
+                " of their benchmarks; use lmar or mcr",
+            )
+        for task in spec.tasks:
+            if isinstance(suites.get(task.score[0].label), HarnessSuite):
+                raise wrong(
+                    task,
+                    "score",
+                    f"'{task.name}' is scored by a harness first, whose prompts '{node.label}' cannot see; put a"
+                    " benchmark with prompts in front",
+                )
+
+
 class Contest:
     """The comparison as it goes; ``tried`` are all tunings, ``rows`` those of results.json."""
 
@@ -117,7 +146,6 @@ class Contest:
         self.wanted = model
         self.suites = {suite.node.label: suite for suite in asked}
         self.diagnostics = {node.label: node.make() for node in recipe.diagnostics}
-        self._check()
         self.sources = {
             task.name: shared_source(self._single(self.spec.tuners[0], task, 1.0), folder, model)
             for task in self.spec.tasks
@@ -132,29 +160,6 @@ class Contest:
         self.skipped: Rows = []
         self.costs: dict[str, Any] = {}
         self.found: dict[str, dict[str, Rows]] = {label: {} for label in self.diagnostics}
-
-    def _check(self) -> None:
-        check(self.spec.tune(self.spec.tuners[0], self.spec.tasks[0], 1.0), self.recipe.model, "compare")
-        for task in self.spec.tasks:
-            if task.choose is None:
-                continue
-            suite = self.suites[task.choose.label]
-            if isinstance(suite, Suite) and (why := suite.benchmark.unscorable()):
-                raise UserError(
-                    f"compare.tasks: '{task.name}' cannot choose a learning rate on '{task.choose.label}': {why}"
-                )
-        for label, diagnostic in self.diagnostics.items():
-            if type(diagnostic).on_samples is not Diagnostic.on_samples:
-                raise UserError(
-                    f"diagnostics: '{label}' asks prompts of its own about conflicts, and tuned models are looked at on"
-                    " the prompts of their benchmarks; use lmar or mcr"
-                )
-            for task in self.spec.tasks:
-                if isinstance(self.suites[task.score[0].label], HarnessSuite):
-                    raise UserError(
-                        f"compare.tasks: '{task.name}' is scored by a harness first, whose prompts '{label}' cannot"
-                        " see; put a benchmark with prompts in front"
-                    )
 
     def _refuse_other(self) -> None:
         """Before a model is loaded: trainings that are there and learnt with other values than the recipe now has."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from factory import files, progress
 from factory.benchmark import WithLessons
+from factory.blame import blaming
 from factory.corpus.audit import Audit
 from factory.corpus.index import Check
 from factory.corpus.photos import PhotoFolder
@@ -59,13 +60,14 @@ def open_source(
                 f"tune.data.lessons: benchmark '{spec.lessons.type}' has no lessons to train on; use scenes"
             )
         return Lessons(benchmark, batch, spec.take or 0)
-    path = Path(spec.photos or spec.path or "").expanduser()
+    with blaming(spec):
+        path = spec.photos.directory("photos") if spec.photos else given(spec.path).file("path")
+        images = spec.images.directory("images") if spec.images else path.parent
     check: Check | None = Refusals(view, spec.max_tokens) if view is not None else None
     tell = (lambda _: None) if quiet else (lambda audit: _tell(audit, path))
     cache, drawn = Path(recipe.run.root) / INDICES, (spec.max_skipped, spec.take, spec.seed)
     if spec.photos is not None:
         return PhotoFolder(path, spec.question, *drawn, check, spec.decode, tell, cache)
-    images = Path(spec.images).expanduser() if spec.images else path.parent
     with ExitStack() as shown:
         return ConversationFile(path, images, cache, *drawn, _reading(path, shown), check, spec.decode, tell)
 

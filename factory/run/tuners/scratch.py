@@ -63,6 +63,16 @@ def curriculum(recipe: Recipe) -> Curriculum:
     return cast(Curriculum, benchmark)
 
 
+def check_training(recipe: Recipe) -> None:
+    """What can be checked before a training from scratch makes or reads a model. Raises ``UserError``."""
+    curriculum(recipe)
+    if recipe.model.dtype != "float32" or recipe.model.quantize:
+        raise UserError(
+            "train: all weights are trained, whose updates are too small for less than float32; leave model.dtype and"
+            " model.quantize out"
+        )
+
+
 def _is_there(recipe: Recipe) -> bool:
     """Whether the model is read, and not built."""
     return bool(recipe.model.path or recipe.model.zoo)
@@ -71,11 +81,6 @@ def _is_there(recipe: Recipe) -> bool:
 def train_model(recipe: Recipe, folder: RunDir, limit: int | None = None) -> None:
     """Train, examine and save to ``model/`` in the run folder; ``limit`` bounds the number of optimiser steps."""
     benchmark, spec = curriculum(recipe), given(recipe.train)
-    if recipe.model.dtype != "float32" or recipe.model.quantize:
-        raise UserError(
-            "train: all weights are trained, whose updates are too small for less than float32; leave model.dtype and"
-            " model.quantize out"
-        )
     if limit is not None:
         spec = spec.model_copy(update={"steps": limit})
     view = load(recipe.model) if _is_there(recipe) else build(recipe, benchmark)

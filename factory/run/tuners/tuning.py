@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 
 from factory import files, progress, tune
 from factory.benchmark import WithExam
+from factory.blame import blaming
 from factory.corpus.collate import NOTHING, Collator, Places
 from factory.corpus.order import Order
 from factory.corpus.prepared import Prepared, PreparedCollator, chunks, prepare, there
@@ -63,11 +64,10 @@ def tune_model(recipe: Recipe, folder: RunDir, limit: int | None, model: Wanted)
     """Tune the recipe's model; the trained part goes to ``tuned/`` in the run folder. ``limit`` bounds the number of
     optimiser steps.
 
-    Raises ``UserError``, before the model is loaded, for data that cannot be used, a batch that cannot be shared out to
-    the ranks and a missing logger; and before the first step where nothing is trainable.
+    Raises ``UserError``, before the model is loaded, for data that cannot be used; and before the first step where
+    nothing is trainable. ``check`` comes before.
     """
     spec = given(recipe.tune)
-    check(spec, recipe.model)
     source = shared_source(recipe, folder, model)
     refuse_other(folder.path / "tune", inputs_of(recipe, source, limit))
     view = load(model)
@@ -263,16 +263,19 @@ def _prepared(source: Opened, view: ModelView, collator: Collator, folder: RunDi
         return prepare(view, collator, len(source), kept, folder.world, show)
 
 
-def check(spec: TuneSpec, model: ModelSpec, section: str = "tune") -> None:
-    """What can be checked before data and model are read; also takes up the recipe's number of threads."""
+def check(spec: TuneSpec, model: ModelSpec, section: str = "tune", ranks: int | None = None) -> None:
+    """What can be checked before data and model are read, for so many ranks or those there are; also takes up the
+    recipe's number of threads.
+    """
     if spec.threads:
         torch.set_num_threads(spec.threads)
-    Shape.of(spec, zero.world_size())
+    with blaming(spec):
+        Shape.of(spec, ranks or zero.world_size())
+        if "wandb" in spec.report and find_spec("wandb") is None:
+            raise UserError("report: names wandb, which is not installed: pip install wandb, or leave it out")
     if spec.exam:
         examiner(spec)
     check_precision(spec, model, section)
-    if "wandb" in spec.report and find_spec("wandb") is None:
-        raise UserError("tune.report names wandb, which is not installed: pip install wandb, or leave it out")
 
 
 def examiner(spec: TuneSpec) -> WithExam:

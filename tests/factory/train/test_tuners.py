@@ -140,8 +140,9 @@ def test_a_plan_counts_and_trains_nothing(finished, tmp_path, capsys, monkeypatc
     rows = {line.split()[0]: line.split() for line in said.splitlines() if line.strip()}
     assert rows["seeing"][1:4] == ["8", "2", "3"], "samples, steps, tunings"
     assert rows["seen"][1:] == ["16", "3", "48"] and rows["dev"][1:] == ["8", "3", "24"], "questions, models, answers"
-    assert main(["plan", str(root / "side.yaml"), "model.path=gone"]) == 0
-    assert "missing: model folder gone" in capsys.readouterr().out
+    assert main(["plan", str(root / "side.yaml"), "model.path=gone"]) == 2
+    said, error = capsys.readouterr()
+    assert "model.path: model folder gone: not found" in error and "0.001, 0.1" in said
 
 
 def test_show_prints_a_sample_of_each_task(finished, capsys):
