@@ -13,6 +13,7 @@ from torch import Tensor
 
 from factory import files
 from factory.errors import UserError
+from factory.formats import EVERYWHERE, Format, ModelFormat, mean_added
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe import load as load_recipe
@@ -24,7 +25,6 @@ from factory.run.rundir import RunDir
 from factory.steer import Steering
 from factory.steer.base import Direction
 from factory.steer.collect import joined
-from factory.steer.format import EVERYWHERE, Format, mean_added
 
 
 @dataclass(frozen=True)
@@ -52,23 +52,22 @@ class Origin:
         return joined(parts)["base"]
 
 
-def format_named(word: str) -> Format:
+def format_named(word: str) -> Format | ModelFormat:
     """The format of that name, or that a plugin file registers under its own."""
     if Path(word).suffix == ".py":
         load_plugins([word])
         word = Path(word).stem
     cls = lookup("format", word)
-    made: Format = cls(cls.Params())
+    made: Format | ModelFormat = cls(cls.Params())
     return made
 
 
-def origin_of(artefact: Path) -> Origin | None:
-    """The run in whose ``artefacts`` folder an artefact lies; None for one that lies elsewhere."""
-    folder = artefact.resolve().parent.parent
-    resolved = folder / "resolved.yaml"
-    if artefact.resolve().parent.name != "artefacts" or not resolved.is_file():
-        return None
-    return Origin(folder, load_recipe(resolved))
+def origin_of(part: Path, within: str = "artefacts") -> Origin | None:
+    """The run that a part came out of, as ``RUN/artefacts/NAME`` or ``RUN/tuned``; None for one that lies elsewhere."""
+    part = part.resolve()
+    place = part if within == "tuned" else part.parent
+    resolved = place.parent / "resolved.yaml"
+    return Origin(place.parent, load_recipe(resolved)) if place.name == within and resolved.is_file() else None
 
 
 def everywhere(steering: Steering) -> Steering:

@@ -56,7 +56,7 @@ BASES: dict[str, tuple[str, ...]] = {
     "scorer": ("eval_suite.scorers.Scorer",),
     "report": ("factory.report.Report",),
     "command": ("eval_suite.commands.Command",),
-    "format": ("factory.steer.format.Format",),
+    "format": ("factory.formats.Format", "factory.formats.ModelFormat"),
     "family": ("factory.model.family.Family",),
     "vision_encoder": ("factory.components.vision.VisionEncoder",),
     "connector": ("factory.components.connect.Connector",),

@@ -161,7 +161,7 @@ FLOORS = (
     {"launch"},
     {"corpus", "tune", "bench", "benchmark"},
     {"diagnose", "steer", "train"},
-    {"instruments", "run", "report"},
+    {"instruments", "run", "report", "formats"},
     {"api", "cli", "new_plugin"},
 )
 DOWNSTAIRS = {("model", "tune"): "a model node may name tuned parts, which loading puts in"}

@@ -9,7 +9,9 @@ from pathlib import Path
 from eval_suite.commands import Command
 from eval_suite.travel import Origin, everywhere, format_named, meant, on_dev, origin_of
 from factory.errors import UserError
+from factory.formats import Format, ModelFormat
 from factory.model.load import load
+from factory.model.source import tuned_folder
 from factory.model.view import ModelView
 from factory.recipe.schema import ModelSpec
 from factory.registry import available, register
@@ -19,14 +21,14 @@ from factory.terminal import Console
 
 @register("command", "export")
 class Export(Command):
-    """Write an artefact in a format that another tool reads."""
+    """Write an artefact, or what a tuning run has trained, in a format that another tool reads."""
 
     @staticmethod
     def arguments(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("artefact", type=Path, metavar="ARTEFACT", help="its folder, as RUN/artefacts/NAME")
+        parser.add_argument("source", type=Path, metavar="ARTEFACT|RUN", help="RUN/artefacts/NAME, or a tuning run")
         parser.add_argument("to", type=Path, metavar="TO", help="the file or folder to write")
         parser.add_argument("format", metavar="FORMAT", help=", ".join(entry.name for entry in available("format")))
-        parser.add_argument("--model", help="a model card's name or a model folder; the artefact's run tells its own")
+        parser.add_argument("--model", help="a model card's name or a model folder; the run tells its own")
         parser.add_argument("--strength", type=float, help="in place of the artefact's own")
         parser.add_argument("--positions", choices=["all"], help="take a steering of some positions as one of all")
         parser.add_argument("--mean", action="store_true", help="take the mean vector of a method that reads its input")
@@ -34,17 +36,27 @@ class Export(Command):
     @staticmethod
     def run(args: argparse.Namespace) -> None:
         form = format_named(args.format)
-        artefact.check_folder(args.artefact)
-        origin = origin_of(args.artefact)
-        view = load(model_of(args.model, origin))
-        own = artefact.load(args.artefact, view)
-        if args.strength is not None:
-            own = replace(own, strength=args.strength)
-        steering = changed(args, own, origin)
-        if steering is not own:
-            _tell_cost(args.artefact, own, steering, origin, view)
-        line = form.write(args.to, [steering], view)
+        line = _model(args, form) if isinstance(form, ModelFormat) else _steering(args, form)
         Console().print(f"{args.to}: {line}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _steering(args: argparse.Namespace, form: Format) -> str:
+    artefact.check_folder(args.source)
+    origin = origin_of(args.source)
+    view = load(model_of(args.model, origin))
+    own = artefact.load(args.source, view)
+    if args.strength is not None:
+        own = replace(own, strength=args.strength)
+    steering = changed(args, own, origin)
+    if steering is not own:
+        _tell_cost(args.source, own, steering, origin, view)
+    return form.write(args.to, [steering], view)
+
+
+def _model(args: argparse.Namespace, form: ModelFormat) -> str:
+    folder = tuned_folder(str(args.source))
+    spec = model_of(args.model, origin_of(folder, "tuned"))
+    return form.write(args.to, load(spec.model_copy(update={"tuned": (*spec.tuned, str(folder))})))
 
 
 def model_of(named: str | None, origin: Origin | None) -> ModelSpec:
@@ -59,7 +71,7 @@ def model_of(named: str | None, origin: Origin | None) -> ModelSpec:
 def changed(args: argparse.Namespace, own: Steering, origin: Origin | None) -> Steering:
     """What travels: the steering itself, or as --mean and --positions make it."""
     if args.mean and origin is None:
-        raise UserError(f"--mean needs the run that {args.artefact} came out of: give it as RUN/artefacts/NAME")
+        raise UserError(f"--mean needs the run that {args.source} came out of: give it as RUN/artefacts/NAME")
     travelling = meant(args.to, own, origin.states()) if args.mean and origin else own
     return everywhere(travelling) if args.positions == "all" else travelling
 

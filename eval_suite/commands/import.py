@@ -8,6 +8,8 @@ from pathlib import Path
 from eval_suite.commands import Command
 from eval_suite.commands.export import model_of
 from eval_suite.travel import format_named
+from factory.errors import UserError
+from factory.formats import ModelFormat
 from factory.model.load import load
 from factory.registry import available, register
 from factory.steer import artefact
@@ -27,6 +29,8 @@ class Import(Command):
     @staticmethod
     def run(args: argparse.Namespace) -> None:
         form = format_named(args.format)
+        if isinstance(form, ModelFormat):
+            raise UserError(f"import: '{args.format}' is a model, which needs no import: name it with model.path")
         view = load(model_of(args.model, None))
         for steering in form.read(args.source, view):
             folder = args.folder / f"block-{steering.layer}"

@@ -155,6 +155,19 @@ class Tuner(Plugin):
         self._before = {}
         self.remove(view)
 
+    def merge(self, view: ModelView) -> None:
+        """Fold what was trained into the model's weights for good, so that nothing of the method is left beside them.
+
+        Raises ``UserError`` for a method whose part no plain model has.
+        """
+        if not self.in_model:
+            raise UserError(
+                f"tuner '{self.name}' adds layers that no plain model has, so that it cannot be merged; keep the"
+                " trained part, and load it with model.tuned"
+            )
+        if self._handles:
+            self.settle(view)
+
     def attach(self, module: nn.Module, name: str, child: Child) -> Child:
         """Make ``child`` a submodule of ``module``, on its device, until the tuner is removed."""
         module.add_module(name, child.to(next(module.parameters()).device))

@@ -5,6 +5,7 @@ again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from typing import ClassVar
 
 from peft import PeftConfig
@@ -38,12 +39,25 @@ class PeftTuner(Tuner):
                 f"tuner '{self.name}': the model holds a trained part with PEFT's layers already, which this one would"
                 " replace; choose adapter or mores, or stage: pretrain"
             )
-        targets = projections(view, self.kinds())
+        config = self.config(list(projections(view, self.kinds())))
         before = {id(p) for p in view.model.parameters()}
-        self._peft = self.peft_class(
-            view.model, self.config(list(targets)), "default", low_cpu_mem_usage=view.device.type == "meta"
-        )
+        self._peft = self.peft_class(view.model, config, "default", low_cpu_mem_usage=view.device.type == "meta")
         return [p for p in view.model.parameters() if id(p) not in before]
+
+    def peft_config(self) -> PeftConfig:
+        """A copy of the configuration that PEFT's layers in the model were made by."""
+        if self._peft is None:
+            raise RuntimeError(f"tuner '{self.name}' is not applied")
+        config: PeftConfig = deepcopy(self._peft.peft_config["default"])
+        return config
+
+    def merge(self, view: ModelView) -> None:
+        """PEFT's own merge: its layers are folded into the maps that they were put around."""
+        if self._peft is None:
+            raise RuntimeError(f"tuner '{self.name}' is not applied")
+        self._peft.merge_and_unload()
+        self._peft, self.own = None, {}
+        self.settle(view)
 
     def withdraw(self, view: ModelView) -> None:
         if self._peft is not None:

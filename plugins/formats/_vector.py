@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from factory.errors import UserError
+from factory.formats import EVERYWHERE
 from factory.model.view import ModelView
 from factory.registry import lookup
 from factory.steer import Steering
-from factory.steer.format import EVERYWHERE
 
 
 def adding(vector: Tensor, block: int, strength: float = 1.0) -> Steering:

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from factory import files
 from factory.errors import UserError
+from factory.formats import Format, constant
 from factory.model.view import ModelView
 from factory.registry import register
 from factory.steer import Steering
-from factory.steer.format import Format, constant
 from plugins.formats._bias import last_map
 from plugins.formats._vector import adding, check_vector
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from factory import files
 from factory.errors import UserError
+from factory.formats import Format, constants
 from factory.model.view import ModelView
 from factory.registry import lookup, register
 from factory.steer import Steering
-from factory.steer.format import Format, constants
 
 
 @register("format", "easysteer")

@@ -21,10 +21,10 @@ import torch
 
 from factory import files
 from factory.errors import UserError
+from factory.formats import Format, constants
 from factory.model.view import ModelView
 from factory.registry import register
 from factory.steer import Steering
-from factory.steer.format import Format, constants
 from plugins.formats._vector import adding, check_block, check_kind, check_vector
 
 ARCHITECTURE = "controlvector"

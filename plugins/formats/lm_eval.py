@@ -17,10 +17,10 @@ from torch import Tensor
 
 from factory import files
 from factory.errors import UserError
+from factory.formats import EVERYWHERE, Format, constant
 from factory.model.view import ModelView
 from factory.registry import lookup, register
 from factory.steer import Steering
-from factory.steer.format import EVERYWHERE, Format, constant
 from plugins.formats._vector import adding
 
 LARGEST = 1 << 28  # bytes of a file, packed and unpacked

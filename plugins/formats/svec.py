@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from factory import files
 from factory.errors import UserError
+from factory.formats import Format, constants
 from factory.model.view import ModelView
 from factory.registry import register
 from factory.steer import Steering
-from factory.steer.format import Format, constants
 from plugins.formats._vector import adding, check_block, check_kind, check_vector
 
 LARGEST = 1 << 28  # bytes

@@ -20,7 +20,6 @@ class Llava(Family):
 
     def image_texts(self, model: PreTrainedModel, processor: Any, inputs: dict[str, Any], n_images: int) -> list[str]:
         vision = model.config.vision_config
-        patches = (vision.image_size // vision.patch_size) ** 2
-        return self.repeated(
-            model, processor, [patches + (model.config.vision_feature_select_strategy == "full")] * n_images
-        )
+        states = (vision.image_size // vision.patch_size) ** 2 + (not vision.model_type.startswith("siglip"))
+        first_is_left_out = model.config.vision_feature_select_strategy == "default"  # CLIP's class token
+        return self.repeated(model, processor, [states - first_is_left_out] * n_images)

@@ -1,4 +1,4 @@
-"""How a steering travels: the contract of the formats that other tools read, and the one vector they all can say.
+"""What other tools read: the contract of formats of steerings and tuned models, and the one vector they all can say.
 
 What nearly every other tool does is h_N <- h_N + strength * v for the output h_N of decoder block N at all positions,
 those of images and answers among them. ``constant`` is the v of a steering that does just this.
@@ -21,6 +21,18 @@ from factory.steer.runtime import Steering
 from factory.steer.where import Where
 
 EVERYWHERE = Where()
+
+
+class ModelFormat(Plugin):
+    """A layout for what a tuning run has trained, for tools that do not know this project."""
+
+    def write(self, path: Path, view: ModelView) -> str:
+        """Write the tuned model of ``view``, or its trained part, into the new folder ``path``; returns one line that
+        says how it is loaded. ``view`` may be changed by it.
+
+        Raises ``UserError`` for a part that the layout cannot say.
+        """
+        raise TypeError(f"{type(self).__name__} must define write(path, view)")
 
 
 class Constant(NamedTuple):
