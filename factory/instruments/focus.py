@@ -102,7 +102,8 @@ def _looking(view: ModelView, at: Tensor, on: Tensor, measure: Measure) -> Itera
             rows, last, seen = torch.arange(len(q), device=q.device), at.to(q.device), visible(module, q, k, mask)
             seen = seen.expand(len(q), -1, q.shape[2], -1)[rows, :, last][:, :, None]
             A = weights(q[rows, :, last][:, :, None], k, seen, options)[:, :, 0]
-            found[int(module.layer_idx)] = measure(A, on.to(q.device)).cpu()  # type: ignore[arg-type]
+            assert isinstance(module.layer_idx, int), "transformers numbers its attention modules"
+            found[module.layer_idx] = measure(A, on.to(q.device)).cpu()
         return sdpa_attention_forward(module, q, k, v, mask, **options)
 
     with attention(view, attend):
