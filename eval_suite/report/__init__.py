@@ -32,8 +32,9 @@ def build(
 
     `results` is the content of results.json, `diagnostics` the tidy diagnostic rows, `predictions` one record per
     sample, method, direction and strength, `pictures` titled image files to show, `summaries` what diagnostics say
-    themselves (a section each, and their tables as CSV files), `collections` the single samples, and `limit` how many
-    of a split the run was held to; without `plots` no figure is drawn.
+    themselves (a section each, their tables as CSV files, and the predictors that are held against the outcomes),
+    `collections` the single samples, and `limit` how many of a split the run was held to; without `plots` no figure is
+    drawn.
     What was not measured is left out, and the page says so.
     """
     # Imported here so that printing a table does not load matplotlib.
@@ -49,7 +50,8 @@ def build(
     budget = error_budget(results, recipe_yaml)
     records = Predictions(predictions)
     undrawn = "Figures: the recipe says report.plots: false."
-    figures, missing = draw_all(results, diagnostics, records, budget) if plots else ([], [undrawn])
+    offered = [predictor for summary in summaries for predictor in summary.predictors]
+    figures, missing = draw_all(results, diagnostics, records, budget, offered) if plots else ([], [undrawn])
     for stale in (folder / "figures").glob("*.png"):
         with files.explained(stale, "remove"):
             stale.unlink()

@@ -86,14 +86,18 @@ def explain(
     ]
 
 
-def measured(diagnostics: Sequence[Mapping], metrics: Iterable[str]) -> dict[str, dict[str, float]]:
-    """By metric the value of each test sample, averaged over its forms, measured on the prompt without instruction."""
+def measured(
+    diagnostics: Sequence[Mapping], metrics: Iterable[str], split: str | None = "test"
+) -> dict[str, dict[str, float]]:
+    """By metric the value of each of a split's samples, averaged over its forms, measured on the prompt without
+    instruction.
+    """
     found: dict[str, dict[str, list[float]]] = {metric: defaultdict(list) for metric in metrics}
     for r in diagnostics:
         value = r.get("value")
         if (
             r.get("metric") in found
-            and r.get("split") == "test"
+            and r.get("split") == split
             and r.get("prompt", "base") == "base"
             and value is not None
             and np.isfinite(value)

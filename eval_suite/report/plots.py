@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,21 +12,27 @@ from matplotlib.colors import LinearSegmentedColormap
 
 from eval_suite.report import style
 from eval_suite.report.initial import turning
-from eval_suite.report.plots_mcr import mcr_by_prompt, mcr_by_task, mcr_quintiles
+from eval_suite.report.plots_predictors import fifths
 from eval_suite.report.rows import TARGETS, TOTAL, Group, Predictions, groups, is_oracle, labels, percent
-from eval_suite.report.style import PROMPTS, Figure, Look
+from eval_suite.report.style import Figure, Look
+from factory.diagnose.profiles import PROMPTS
+from factory.diagnose.summary import Predictor
 
 _PREFERENCE = LinearSegmentedColormap.from_list("preference", [PROMPTS["text"][1], "#f7f7f7", PROMPTS["vision"][1]])
 
 
 def draw_all(
-    results: Mapping, diagnostics: Sequence[Mapping], predictions: Predictions, budget: float | None = None
+    results: Mapping,
+    diagnostics: Sequence[Mapping],
+    predictions: Predictions,
+    budget: float | None = None,
+    predictors: Iterable[Predictor] = (),
 ) -> tuple[list[Figure], list[str]]:
     """Every figure the inputs allow, and one sentence for each that they do not.
 
-    `budget` is the share of errors allowed on dev; it is drawn where it is known.
+    `budget` is the share of errors allowed on dev; it is drawn where it is known. `predictors`: what diagnostics offer.
     """
-    found = groups(results)
+    found, offered = groups(results), list(predictors)
     palette = style.looks((m for g in found for m in g.methods(every=True)), labels(results)[0])
     figures: list[Figure] = []
     missing: list[str] = []
@@ -42,9 +48,8 @@ def draw_all(
         for group, suffix in zip(found, suffixes, strict=True):
             keep(strength_curves(group, palette, budget, suffix))
             keep(turning(group, palette, predictions, suffix))
-            keep(mcr_quintiles(group, palette, predictions, diagnostics, suffix))
-        keep(mcr_by_task(diagnostics))
-        keep(mcr_by_prompt(diagnostics))
+            for drawn in fifths(group, palette, predictions, diagnostics, offered, suffix):
+                keep(drawn)
         for group, suffix in zip(found, suffixes, strict=True):
             keep(tiers(group, predictions, diagnostics, suffix))
     return figures, missing

@@ -42,7 +42,6 @@ _COLORS = (
     "#8B5A2B",
 )
 _MARKERS = ("^", "p", "d", "<", "h", ">", "P", "X", "*", "8", "v", "s")
-PROMPTS = {"vision": ("vision prompt", "#44519e"), "base": ("no prompt", "#8a8a8a"), "text": ("text prompt", "#c65d6b")}
 
 RC: dict[RcKeyType, Any] = {
     "font.family": "DejaVu Sans",

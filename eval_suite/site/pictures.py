@@ -25,6 +25,7 @@ from eval_suite.report import style
 from eval_suite.report.rows import TARGETS, TOTAL, Group, groups, labels
 from eval_suite.scenes.sheet import save_sheet
 from factory.data.sample import ConflictSample
+from factory.diagnose.profiles import PROMPTS
 from factory.errors import UserError
 from factory.recipe import load
 from factory.recipe.nodes import given
@@ -32,7 +33,7 @@ from factory.recipe.nodes import given
 FOLDER = Path(__file__).parents[2] / "docs"
 SHOWN = ("static", "l2s", "amps", "dose")
 BESIDE = ("instruction",)
-IMAGE, TEXT, INK = style.PROMPTS["vision"][1], style.PROMPTS["text"][1], "#222222"
+IMAGE, TEXT, INK = PROMPTS["vision"][1], PROMPTS["text"][1], "#222222"
 
 
 def draw(run: factory.Run, folder: Path) -> list[Path]:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Rows = Sequence[Mapping[str, Any]]
+PROMPTS = {"vision": ("vision prompt", "#44519e"), "base": ("no prompt", "#8a8a8a"), "text": ("text prompt", "#c65d6b")}
+"""How the prompts toward either modality, and the one without an instruction, are called and coloured in figures."""
 
 
 def matching(rows: Iterable[Mapping[str, Any]], **facts: Any) -> list[Mapping[str, Any]]:

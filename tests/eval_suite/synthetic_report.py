@@ -27,12 +27,14 @@ def synthetic(
                 r_v = float(np.clip(rng.normal(lean, 0.12), 0.02, 0.98))
                 for prompt, shift in (("vision", 0.14), ("base", 0.0), ("text", -0.13)):
                     value = float(np.clip(r_v + shift + rng.normal(0, 0.03), 0, 1))
-                    for metric, v in (("R_V", value), ("R_V_mean_per_token", 0.6 * value + 0.1)):
+                    shares = {"R_V": value, "R_V_sum": value, "R_V_mean_per_token": 0.6 * value + 0.1}
+                    for metric, v in shares.items():
                         diagnostics.append(
                             {
                                 "sample": sample,
                                 "task": task,
                                 "split": split,
+                                "form": "order1",
                                 "prompt": prompt,
                                 "metric": metric,
                                 "layer": None,

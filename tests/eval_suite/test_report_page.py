@@ -9,12 +9,22 @@ from rich.console import Console
 
 from eval_suite.report import build, print_tables
 from eval_suite.report.tables import main_tables
+from factory.diagnose.summary import Predictor, Summary
+from factory.registry import lookup
 from tests.eval_suite.synthetic_report import RECIPE, results, simple, synthetic, two_methods
+
+OF_A_STRANGER = Summary("Strange", predictors=(Predictor("strange", "strangeness"),))
 
 
 @pytest.fixture(scope="module")
 def full():
     return synthetic(per_task=12)
+
+
+def said_by_mcr(rows: list[dict]) -> Summary:
+    """What a run hands in of its ``diagnostic: mcr``."""
+    Mcr = lookup("diagnostic", "mcr")
+    return Mcr(Mcr.Params()).summary(rows).under("mcr")
 
 
 def test_only_a_clear_win_over_the_reference_is_emphasised(tmp_path):
@@ -51,15 +61,16 @@ def parse(path: Path) -> tuple[str, Links]:
 def test_full_report_is_complete_and_self_contained(full, tmp_path):
     picture = tmp_path / "scenes.png"
     Image.new("RGB", (40, 30), "navy").save(picture)
-    index = build(tmp_path, *full, RECIPE, [("Scenes", picture), ("Gone", tmp_path / "gone.png")])
+    pictures = [("Scenes", picture), ("Gone", tmp_path / "gone.png")]
+    index = build(tmp_path, *full, RECIPE, pictures, summaries=(said_by_mcr(full[1]), OF_A_STRANGER))
     assert index == tmp_path / "report" / "index.html"
     text, links = parse(index)
     assert links.targets and all(target.startswith("data:") for target in links.targets)
     assert not re.search(r"url\(|@import|<script|<link", text)
     assert sorted(p.name for p in (tmp_path / "report" / "figures").iterdir()) == [
-        "mcr_against_error.png",
-        "mcr_by_prompt.png",
-        "mcr_by_task.png",
+        "by_R_V.png",
+        "mcr-by_prompt.png",
+        "mcr-by_task.png",
         "strength.png",
         "tiers.png",
         "turned.png",
@@ -67,6 +78,7 @@ def test_full_report_is_complete_and_self_contained(full, tmp_path):
     assert {p.name for p in (tmp_path / "report").iterdir()} == {
         "index.html",
         "figures",
+        "mcr-shift.csv",
         "outcomes.csv",
         "table.csv",
         "table.md",
@@ -76,6 +88,10 @@ def test_full_report_is_complete_and_self_contained(full, tmp_path):
     for block in main_tables(full[0]):
         for line in block.lines:
             assert line.entries["all"].interval in text
+    section = text[text.index("<h2>Modality contribution ratio</h2>") :]
+    assert section.index("Visual MCR by task.") < section.index("Visual MCR by prompt.") < section.index("<h2>", 1)
+    assert "Follow and error by MCR of the target." in text
+    assert "By strangeness (scenes, mc2_both_orders, options@1, seed 0): it was not measured on test" in text
     assert "error budget of 5.0 %" in text
     assert "3f9a1c" in text and "options@1" in text and "versions.torch" in text
     assert "gone.png cannot be read" in text
@@ -137,7 +153,7 @@ def test_partial_runs_still_report(change, tmp_path):
 @pytest.mark.parametrize(
     ("drop", "said"),
     [
-        ("diagnostics", "no MCR was measured"),
+        ("diagnostics", "no diagnostic of the run offers a predictor"),
         ("predictions", "no paired comparison"),
     ],
 )
@@ -156,8 +172,8 @@ def test_an_empty_run_has_a_page(tmp_path):
 def test_a_figure_no_longer_drawn_does_not_linger(tmp_path):
     _, diagnostics, _ = synthetic(per_task=2, tasks=("color",), methods=["none"])
     figures = tmp_path / "report" / "figures"
-    build(tmp_path, results(), diagnostics, [], RECIPE)
-    assert sorted(p.name for p in figures.iterdir()) == ["mcr_by_prompt.png", "mcr_by_task.png"]
+    build(tmp_path, results(), diagnostics, [], RECIPE, summaries=[said_by_mcr(diagnostics)])
+    assert sorted(p.name for p in figures.iterdir()) == ["mcr-by_prompt.png", "mcr-by_task.png"]
     build(tmp_path, results(), [], [], RECIPE)
     assert list(figures.iterdir()) == []
 

@@ -7,8 +7,10 @@ from statistics import correlation
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure as Canvas
 
 from factory.diagnose.claims import judged
+from factory.diagnose.summary import Figure
 from factory.registry import lookup
 from tests.tiny import conflict_prompts, tiny_view
 
@@ -18,7 +20,15 @@ Mcr = lookup("diagnostic", "mcr")
 def rows_of(prompt: str, values: np.ndarray, metric: str = "R_V", form: str = "order1") -> list[dict]:
     """One row a sample; ``values`` [n]."""
     return [
-        {"sample": f"s{i}", "task": "color", "form": form, "prompt": prompt, "metric": metric, "value": float(v)}
+        {
+            "sample": f"s{i}",
+            "task": "color",
+            "split": "test",
+            "form": form,
+            "prompt": prompt,
+            "metric": metric,
+            "value": float(v),
+        }
         for i, v in enumerate(values)
     ]
 
@@ -53,9 +63,42 @@ def test_forms_of_a_sample_are_one_unit_and_what_lacks_a_partner_is_left_out():
     assert shift.values["samples"] == 2 and shift.values["difference"] == pytest.approx((0.2 + 0.4) / 2)
 
 
-def test_without_a_second_prompt_or_run_there_is_nothing_to_say():
+def drawn(figure: Figure) -> Canvas:
+    canvas = Canvas(figsize=figure.size, layout="constrained")
+    figure.draw(canvas)
+    return canvas
+
+
+def test_its_figures_show_each_test_sample_once_by_task_and_by_prompt():
+    rng = np.random.default_rng(3)
+    first, second, vision = rng.uniform(0, 1, (3, 9))
+    first[0] = np.nan  # such a sample has one form less
+    rows = [
+        {**row, "task": "color" if row["sample"] < "s5" else "sport_recognition"}
+        for metric in ("R_V", "R_V_sum", "R_V_mean_per_token")
+        for row in (
+            *rows_of("base", first, metric),
+            *rows_of("base", second, metric, form="order2"),
+            *rows_of("vision", vision, metric),
+            *({**row, "split": "dev"} for row in rows_of("base", np.full(30, 0.9), metric)),
+        )
+    ]
+    base = np.where(np.isnan(first), second, (first + second) / 2)
+    by_task, by_prompt = Mcr(Mcr.Params()).summary(rows).figures
+    assert (by_task.name, by_prompt.name) == ("by_task", "by_prompt")
+    assert "9 test samples" in by_task.caption and "Left as published" in by_prompt.caption
+    (ax,) = drawn(by_task).axes
+    medians = sorted(line.get_ydata()[0] for line in ax.lines if line.get_color() == "white")
+    tasks = slice(0, 5), slice(5, 9)
+    assert medians == pytest.approx(sorted(np.median(of[task]) for of in (base, vision) for task in tasks))
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["Color", "Sport\nrecognition"]
+    for ax in drawn(by_prompt).axes:
+        assert [text.get_text() for text in ax.texts] == [f"{vision.mean():.2f}", f"{base.mean():.2f}"]
+
+
+def test_without_a_second_prompt_or_run_there_is_no_claim():
     once = Mcr(Mcr.Params()).summary(rows_of("base", [0.1, 0.2, 0.3]))
-    assert (once.findings, once.tables, once.figures) == ((), (), ())
+    assert (once.findings, once.tables, [f.name for f in once.figures]) == ((), (), ["by_task"])
     (predictor,) = once.predictors
     assert predictor.metric == "R_V" and predictor.toward(0.25, "vision") == 0.25 == predictor.toward(0.75, "text")
     assert Mcr(Mcr.Params()).summary([]) is None

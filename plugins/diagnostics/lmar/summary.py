@@ -10,6 +10,7 @@ from math import ceil, isnan, nan
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
+from factory.diagnose.profiles import PROMPTS
 from factory.diagnose.summary import Figure, Finding, Summary, Table
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 Rows = Sequence[Mapping[str, Any]]
 Means = Mapping[str, Mapping[int, float]]
-IMAGE, TEXT = "#44519e", "#c65d6b"
+IMAGE, TEXT = PROMPTS["vision"][1], PROMPTS["text"][1]
 MARKERS = "osD^vP*X<>"
 TOP = "image's attention on its top tenth"
 STRETCH = "stretch of image tokens, in reading order"

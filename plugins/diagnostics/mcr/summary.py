@@ -1,8 +1,11 @@
-"""What a run's MCR says: how far an instruction shifts it (AMPS, RQ1), and how far it repeats itself (A.2.3)."""
+"""What a run's MCR says: where it lies, how far an instruction shifts it (AMPS, RQ1), and how far it repeats itself
+(A.2.3).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import combinations
 from math import isfinite
 from statistics import fmean
@@ -13,6 +16,8 @@ import numpy as np
 from factory.diagnose.profiles import mean_of
 from factory.diagnose.summary import Figure, Finding, Predictor, Summary, Table
 from factory.statistics.association import bootstrap, interval, spearman
+
+from .figures import by_prompt, by_task
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -31,20 +36,23 @@ def again(repeat: int) -> str:
 
 
 def summary_of(rows: Rows) -> Summary | None:
-    """The paired test of every shift between two prompts, and the test-retest of R_V; None without any R_V."""
+    """R_V by task and by prompt, the paired test of every shift between two prompts, and the test-retest of R_V; None
+    without any R_V.
+    """
     if not any(row["metric"] == PREDICTOR.metric for row in rows):
         return None
     shifts, retests = list(_shifts(rows)), [_retest(prompt, runs) for prompt, runs in _repeated(rows)]
     columns = ("from", "to", "mean difference of R_V", "low", "high", "p", "samples")
     tables = [Table("shift", "Shift of R_V between prompts, paired by sample", columns, tuple(t for _, t in shifts))]
-    figures = [
-        Figure("retest", "R_V measured twice", _caption(retests), lambda f: _scatter(f, _repeated(rows)), (5.0, 4.6))
-    ]
+    figures = [figure for figure in (by_task(rows), by_prompt(rows)) if figure]
+    if retests:
+        scatter = partial(_scatter, repeated=_repeated(rows))
+        figures.append(Figure("retest", "R_V measured twice", _caption(retests), scatter, (5.0, 4.6)))
     return Summary(
         "Modality contribution ratio",
         (*(finding for finding, _ in shifts), *retests),
         tuple(tables if shifts else ()),
-        tuple(figures if retests else ()),
+        tuple(figures),
         predictors=(PREDICTOR,),
     )
 
@@ -116,9 +124,7 @@ def _pearson(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _caption(retests: Sequence[Finding]) -> str:
-    return (
-        f"each point is a prompt; on the line both runs agree; {retests[0].values['samples'] if retests else 0} samples"
-    )
+    return f"each point is a prompt; on the line both runs agree; {retests[0].values['samples']} samples"
 
 
 def _scatter(figure: matplotlib.figure.Figure, repeated: Sequence[tuple[str, Mapping[Any, Sequence[float]]]]) -> None:
