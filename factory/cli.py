@@ -45,6 +45,7 @@ usage: {me} RECIPE [KEY=VALUE ...] [--limit N] [--debug]
   convert NAME FOLDER OUT     a released dataset to LLaVA-JSON (bash launch.sh list converter)
   compare RUN RUN ...         finished runs in one table, with paired tests
   export ARTEFACT TO FORMAT   a steering for llama.cpp, PEFT, vLLM, lm-eval; import reads what these have written
+  serve MODEL --artefact A    an OpenAI-compatible chat endpoint, steered as each request says
   docs [serve|build]          the documents as a site
   new-plugin KIND NAME        write a plugin file to start from
   test [PYTEST ARGUMENTS]     run the project's tests

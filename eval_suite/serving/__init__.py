@@ -1,0 +1,1 @@
+"""A steered model behind an OpenAI-compatible chat endpoint: what is waiting is answered together, each its own way."""
