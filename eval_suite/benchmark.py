@@ -59,8 +59,8 @@ class AnswerBenchmark(Questions):
 
     name: ClassVar[str]
     profile: ClassVar[str] = "llava-1.5"
-    main: ClassVar[str] = "accuracy"
-    beside: ClassVar[tuple[str, ...]] = ()
+    main: str = "accuracy"
+    beside: tuple[str, ...] = ()
     shares: ClassVar[dict[str, tuple[str, str]]] = {"accuracy": ("right", "n")}
     without_interval: ClassVar[tuple[str, ...]] = ()
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
+from eval_suite.conflict_questions import ConflictQuestions
 from eval_suite.results import result_rows
 from eval_suite.scorers.conflict import RULE, agree, outcome, read
-from factory.benchmark import Conflicts
+from factory.benchmark import Conflicts, Questions
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
 
@@ -114,6 +115,10 @@ class ConflictBenchmark(Conflicts):
     def outcome(self, verdicts: Sequence[str], direction: str) -> str:
         """One sample's outcome from the verdicts on all its forms: follow, compete, flags, other or error."""
         return outcome(agree(verdicts), direction)
+
+    def as_questions(self) -> Questions:
+        """Its test samples as questions, for ``benchmarks:``: whom answers follow, with no direction steered to."""
+        return ConflictQuestions(self)
 
     def rows(self, predictions: Sequence[dict], **context: object) -> list[dict]:
         """Rows of results.json from per-sample predictions."""

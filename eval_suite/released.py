@@ -19,15 +19,16 @@ RELEASED = "Give the folder of the released files: root=FOLDER"
 LONGEST_NAME = 200  # file systems have 255, and a name gets an ending
 
 
-def file(root: str | Path, *names: str) -> Path:
-    """The first of ``names`` that is a file under ``root``. Raises ``UserError`` that names them all."""
-    folder = root.directory("root", RELEASED) if isinstance(root, RecipePath) else Path(root).expanduser()
+def file(root: str | Path, *names: str, source: str = "") -> Path:
+    """The first of ``names`` that is a file under ``root``. Raises ``UserError`` that names them all, and their
+    ``source``.
+    """
+    had = f". They are {source}" if source else ""
+    folder = root.directory("root", f"{RELEASED}{had}") if isinstance(root, RecipePath) else Path(root).expanduser()
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise UserError(
-        f"root {quoted(folder)}: {' or '.join(names)} not found; give the folder of the released files: root=FOLDER"
-    )
+    raise UserError(f"root {quoted(folder)}: {' or '.join(names)} not found; {RELEASED[0].lower()}{RELEASED[1:]}{had}")
 
 
 def read_json(path: Path) -> Any:

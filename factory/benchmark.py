@@ -13,6 +13,7 @@ from PIL import Image
 
 from factory.data.prompt import Prompt
 from factory.data.sample import ConflictSample
+from factory.errors import UserError
 from factory.model.view import ModelView
 from factory.registry import Plugin
 
@@ -120,6 +121,10 @@ class Conflicts(Benchmark):
     def outcome(self, verdicts: Sequence[str], direction: str) -> str:
         """One sample's outcome for who steers toward ``direction``, from the verdicts on all its forms."""
         raise TypeError(f"{type(self).__name__} must define outcome(verdicts, direction)")
+
+    def as_questions(self) -> Questions:
+        """Its samples as questions that no direction is steered to, for ``benchmarks:``."""
+        raise UserError(f"benchmarks: '{self.name}' sets an image against a text and belongs under 'data:'")
 
     def rows(self, predictions: Sequence[Record], **context: Any) -> Rows:
         """Rows of results.json from predictions, one of which is a sample's under one method."""

@@ -8,25 +8,22 @@ A16) are ours: neither the benchmark's nor the AMPS authors' are public.
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from os.path import isfile
 from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
-from PIL import Image
 from pydantic import Field
 
+from eval_suite import coco
 from eval_suite.conflict import DIRECT, TASKS, ConflictBenchmark, Scoring, build_prompt
 from factory import files
-from factory.data import pictures
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
-from factory.errors import UserError, quoted
+from factory.errors import UserError
 from factory.recipe.paths import RecipePath
 from factory.registry import Params, register
 
@@ -37,15 +34,6 @@ KEYS = {
     "answer_vision": "gt",
     "answer_text": "hitem",
 }  # the released file's names, and those that the authors' script reads
-PLACES = (  # COCO 2014's own folders; everything in one folder; COCO 2017, which renamed the same pictures
-    "train2014/COCO_train2014_{}.jpg",
-    "val2014/COCO_val2014_{}.jpg",
-    "COCO_train2014_{}.jpg",
-    "COCO_val2014_{}.jpg",
-    "train2017/{}.jpg",
-    "val2017/{}.jpg",
-    "{}.jpg",
-)
 SMALLEST = 3  # samples of a task that give one to each split
 RELEASED = 250  # samples of each task
 
@@ -171,8 +159,8 @@ class Mc2(ConflictBenchmark):
         return [self._sample(e) for e in self.splits[split]]
 
     def _sample(self, e: Entry) -> ConflictSample:
-        name = f"mc2-{e.index:04d}-{_brief(e.image_id)}"
-        load, path = partial(self._picture, e.image_id), self.find(e.image_id)
+        name = f"mc2-{e.index:04d}-{coco.brief(e.image_id)}"
+        load, path = partial(coco.picture, self.folder, e.image_id), self.find(e.image_id)
         return ConflictSample(
             name,
             e.task,
@@ -204,41 +192,20 @@ class Mc2(ConflictBenchmark):
         return self.captions.get(int(sample.tags["image_id"]), ())
 
     def find(self, image_id: str) -> Path | None:
-        """The picture's file, None where there is none; an id that is no part of a file's name has none."""
-        if not re.fullmatch(r"[\w.-]{1,100}", image_id):
-            return None
-        return next((path for place in PLACES if isfile(path := self.folder / place.format(image_id))), None)
-
-    def _picture(self, image_id: str) -> Image.Image:
-        path = self.find(image_id)
-        if path is None:
-            raise FileNotFoundError(f"no picture {quoted(image_id)} in {self.folder}")
-        try:
-            return pictures.load(path)
-        except pictures.Unreadable as error:
-            raise OSError(f"{error}; download it again") from error
+        """The picture's file, None where there is none."""
+        return coco.find(self.folder, image_id)
 
     def absent(self, samples: Sequence[ConflictSample]) -> tuple[list[str], str]:
         """Samples whose picture is not there, and one line that says how many of how many, in which folder, and what to
         do.
         """
         found = {i: self.find(i) for i in dict.fromkeys(str(s.tags["image_id"]) for s in samples)}
-        there = Counter(path.parent.name + "/" for path in found.values() if path)
-        lacking = [i for i, path in found.items() if path is None]
-        counts = ", ".join(f"{folder} {n:,}" for folder, n in there.items()) or "none"
-        where = f"{self.folder} ({counts if self.folder.is_dir() else 'no such folder'})"
-        first = ", ".join(map(_brief, lacking[:3])) + ", …" * (len(lacking) > 3)
-        line = (
-            f"MC² pictures: {len(found) - len(lacking):,} of {len(found):,} found in {where}; lacking"
-            f" {first}. Download train2014.zip and val2014.zip (13 and 6"
-            " GB) from cocodataset.org, unzip both into one folder and name it: data.images=FOLDER"
+        do = (
+            "Download train2014.zip and val2014.zip (13 and 6 GB) from cocodataset.org, unzip both into one folder and"
+            " name it: data.images=FOLDER"
         )
+        line = coco.lacking("MC²", self.folder, found, do)
         return [s.id for s in samples if found[str(s.tags["image_id"])] is None], line
-
-
-def _brief(image_id: str) -> str:
-    """A picture's number as messages name it; what is no number is cut and quoted."""
-    return image_id if image_id.isalnum() and len(image_id) <= 20 else quoted(image_id, 20)
 
 
 def _share(share: float, n: int) -> int:

@@ -10,6 +10,7 @@ import pytest
 
 from eval_suite.benchmark import prompt_hash
 from eval_suite.scorers.captions import requirements
+from eval_suite.scorers.conflict import VERDICTS
 from factory.cli import main
 from factory.data.prompt import Role
 from factory.errors import UserError
@@ -17,6 +18,8 @@ from factory.recipe.schema import read_node
 from factory.registry import lookup
 from factory.run import rundir
 from factory.run.questions.arms import Arm
+from factory.statistics.intervals import wilson
+from tests.eval_suite.released_conflicts import chartqa_conflict, clash
 from tests.eval_suite.released_files import MAKERS, mmmu_rows
 from tests.tiny import interrupts, saved_tiny, tiny_view
 
@@ -324,6 +327,36 @@ def test_missing_pictures_stop_a_run_before_the_model_is_read(asked, tmp_path, c
     assert results["rows"][0]["n"] == 9 and len(results["run"]["skipped"]) == 3
 
 
-def test_a_conflict_benchmark_is_refused_among_questions(asked, capsys):
-    assert main([str(asked[0]), "benchmarks=[scenes]"]) == 2
-    assert "belongs under 'data:'" in capsys.readouterr().err
+def test_conflicts_are_asked_as_questions_with_margins_beside_the_answers(asked, tmp_path, monkeypatch):
+    monkeypatch.setattr(lookup("benchmark", "chartqa_conflict"), "answer_tokens", 4)
+    charts = {**chartqa_conflict(tmp_path / "charts", 3), "levels": [0, 5]}
+    alone = [str(asked[0]), f"run.root={tmp_path}", "data=null", "steering=[]", "evaluate.batch_size=2"]
+    assert main([*alone, f"benchmarks={json.dumps([charts])}"]) == 0
+    total, *levels = rows_of(tmp_path / "asked")
+    assert (total["n"], total["main"], total["scorer"]) == (2, "vision", "chartqa-conflict/1")
+    assert [row["task"] for row in levels] == ["clean", "heavy"]
+    assert sum(total["metrics"][verdict] for verdict in VERDICTS) == pytest.approx(1)
+    kept = [json.loads(line) for line in (tmp_path / "asked/predictions/chartqa_conflict/none.jsonl").open()]
+    margins = [row["cll_text"] - row["cll_image"] for row in kept]
+    assert total["metrics"]["cll_margin"] == pytest.approx(sum(margins) / 2) and all(margins)
+    assert "?\n\nYou are given two conflicting evidence sources." in kept[0]["prompt"]
+
+
+def test_conflicts_as_questions_count_each_sample_once(tmp_path):
+    scenes = read_node("benchmark", {"type": "scenes", "per_task": {"train": 1, "dev": 1, "test": 1}}).make()
+    questions = scenes.as_questions()
+    of_order = {"order1": "A", "order2": "B"}
+    row = questions.rows(ask(questions, lambda item: of_order[item.gold[1]]), draws=5)[0]
+    assert row["n"] == 16 and row["metrics"]["vision"] == row["metrics"]["vision_ratio"] == 1
+    row = questions.rows(ask(questions, lambda item: "A"), draws=5)[0]
+    assert (
+        row["metrics"]["vision"] == 0
+        and row["metrics"]["other"] == 1
+        and row["ci"]["other"][0] == pytest.approx(wilson(8, 8)[0])
+    )
+    control = {**clash(tmp_path, 4), "scoring": "open_ended", "wo_contr": True, "asked": "all"}
+    questions = read_node("benchmark", control).make().as_questions()
+    said = iter(("red", "white or blue", "they conflict", ""))
+    row = questions.rows(ask(questions, lambda item: next(said)), draws=5)[0]
+    assert row["main"] == "vision" and row["n"] == 4
+    assert (row["metrics"]["flags"], row["metrics"]["error"]) == (0.25, 0)

@@ -130,7 +130,7 @@ def test_the_file_is_found_beside_the_pictures_or_told_where_to_get(folder, tmp_
 def test_missing_pictures_are_counted_before_any_is_read(folder, tmp_path, monkeypatch):
     b = bench(folder)
     samples = b.samples("test")
-    monkeypatch.setattr(b, "_picture", None)
+    monkeypatch.setattr("factory.data.pictures.load", None)
     assert b.absent(samples)[0] == []
     gone = bench(tmp_path / "nowhere", file=str(folder / "evaluate_final.json"))
     names, line = gone.absent(samples)

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from factory import files, progress
-from factory.benchmark import Harness, Item, Questions
-from factory.blame import blaming, wrong
+from factory.benchmark import Conflicts, Harness, Item, Questions
+from factory.blame import blaming
 from factory.corpus.conversation import halved
 from factory.corpus.refusals import Shapes
 from factory.data.pictures import short_name
@@ -47,7 +47,8 @@ class Suite:
 
     def __init__(self, node: Node, recipe: Recipe, limit: int | None, model: Wanted | None = None) -> None:
         self.node, self.recipe, self.limit = node, recipe, limit
-        self.benchmark: Questions = node.make()
+        made = node.make()
+        self.benchmark: Questions = made.as_questions() if isinstance(made, Conflicts) else made
         items, self.protocol = self.benchmark.questions(limit), self.benchmark.protocol
         if any(i.pictures_first for i in items) and images_first(outline(model or recipe.model).writing):
             items = [replace(i, prompt=i.pictures_first or i.prompt) for i in items]
@@ -222,10 +223,7 @@ def questions_of(asked: Sequence[AnySuite]) -> dict[str, tuple[Questions, Sequen
 def suite_of(node: Node) -> type[AnySuite]:
     """How a benchmark is put: question by question here, or as a whole by a harness of its own."""
     cls = node.plugin
-    for base, suite in ((Questions, Suite), (Harness, HarnessSuite)):
-        if issubclass(cls, base):
-            return suite
-    raise wrong(node, "type", f"'{node.type}' sets an image against a text and belongs under 'data:'")
+    return HarnessSuite if issubclass(cls, Harness) else Suite
 
 
 def put(folder: RunDir, view: ModelView, asked: Sequence[AnySuite], arms: Sequence[Arm]) -> tuple[Rows, Rows]:
