@@ -50,6 +50,15 @@ FOUR = replace(
 )
 
 
+def test_the_random_control_is_as_long_as_the_mean_difference_and_points_anywhere():
+    states, cls = random_states(), lookup("steering", "random_vector")
+    fitted = lambda **change: cls(cls.Params()).fit(replace(states, **change))["r"]
+    v, r = (states.toward - states.away).mean(0), fitted()
+    assert close(r.norm(), v.norm()) and torch.equal(r, fitted())
+    others = [fitted(seed=1), fitted(direction="text" if states.direction == "vision" else "vision"), v]
+    assert all(abs(float(torch.nn.functional.cosine_similarity(r, other, dim=0))) < 0.5 for other in others)
+
+
 def test_beta_zero_is_learn_to_steer_bit_for_bit():
     states = random_states()
     plain = LearnToSteer(L2SParams(net=NET)).fit(states)
