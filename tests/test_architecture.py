@@ -113,6 +113,7 @@ NAMED = {  # words of the engine that are also a plugin's name: in which files, 
     ),
     ("mc2", "a recipe key: the wording of collect.instructions"): ("data/instructions.py",),
     ("full", "an option of a library"): ("model/compose.py",),
+    ("full", "what evaluate.curve may be"): ("recipe/sections/steering.py", "run/plan/rehearse.py"),
     ("scienceqa", "a converter's own name"): ("corpus/converters/scienceqa.py",),
     ("vizwiz", "a converter's own name"): ("corpus/converters/vizwiz.py",),
 }

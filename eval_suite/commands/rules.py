@@ -52,7 +52,9 @@ def opened(run: Path, split: str) -> tuple[ConflictBenchmark, list[dict[str, Any
     benchmark = recipe.data.make() if recipe.data else None
     if not isinstance(benchmark, ConflictBenchmark):
         raise UserError(f"{run}: its data is no conflict between image and text")
-    return benchmark, [row for file in files for row in read_jsonl(file)]
+    rows = [row for file in files for row in read_jsonl(file)]
+    cell = ("sample", "method", "direction", "variant", "strength")
+    return benchmark, list({tuple(row[key] for key in cell): row for row in rows}.values())
 
 
 def rescored(benchmark: ConflictBenchmark, split: str, predictions: Iterable[Mapping[str, Any]]) -> Scored:

@@ -12,6 +12,7 @@ from eval_suite.compare import read
 from eval_suite.compare.significance import of_units
 from factory.errors import UserError
 from factory.files import digest, file_name
+from factory.run.labels import CURVE
 
 Column = tuple[str, str, str | None]
 """What one column of a table measures: benchmark label, metric, direction of a conflict benchmark."""
@@ -112,7 +113,9 @@ class _Run:
 
     @cached_property
     def rows(self) -> list[read.Row]:
-        return [r for r in self.results.rows if r.task == "all" and r.split != "dev" and r.chosen and r.metrics]
+        return [
+            r for r in self.results.rows if r.task == "all" and r.split not in ("dev", CURVE) and r.chosen and r.metrics
+        ]
 
     @property
     def seed(self) -> int:

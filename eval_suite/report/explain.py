@@ -1,12 +1,12 @@
 """Does the law explain the steering? How well what diagnostics offer as predictors tells which samples flip and which
 break.
 
-Test samples, all strengths of a swept method in one direction. A sample that the unsteered model does not answer the
-wanted way flips at the least strength that makes it follow; one that it answers without error breaks at the least
-strength that ends in an error. For each predictor: its rank correlation with that strength (never: above all others)
-and the AUROC with which it tells samples that do so at any strength from those that never do. Below 0.5 a low value
-means yes. Intervals are 95 % bootstrap intervals; those of a mean over methods draw test samples once for all methods,
-which were asked the same.
+Test samples (the share of them that was asked at every strength), all strengths of a swept method in one direction. A
+sample that the unsteered model does not answer the wanted way flips at the least strength that makes it follow; one
+that it answers without error breaks at the least strength that ends in an error. For each predictor: its rank
+correlation with that strength (never: above all others) and the AUROC with which it tells samples that do so at any
+strength from those that never do. Below 0.5 a low value means yes. Intervals are 95 % bootstrap intervals; those of a
+mean over methods draw test samples once for all methods, which were asked the same.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 
 from eval_suite.report.rows import TARGETS, is_oracle
 from factory.diagnose.summary import Figure, Finding, Predictor, Summary, Table
+from factory.run.labels import CURVE
 from factory.statistics.association import Interval, auroc, bootstrap, interval, spearman
 
 DRAWS = 300
@@ -54,12 +55,13 @@ def explain(
     """
     offered = {predictor.metric: predictor for predictor in predictors}
     known = measured(diagnostics, offered)
+    split = CURVE if any(p["split"] == CURVE for p in predictions) else "test"
     rows, cells = [], defaultdict(list)
-    for direction, method, runs in _swept(predictions):
+    for direction, method, runs in _swept(predictions, split):
         base = {
             p["sample"]: p["outcome"]
             for p in predictions
-            if p["method"] == unsteered and p["direction"] == direction and p["split"] == "test"
+            if p["method"] == unsteered and p["direction"] == direction and p["split"] == split
         }
         for event in EVENTS:
             at = first_strengths(runs, base, event)
@@ -106,10 +108,10 @@ def measured(
     return {metric: {s: float(np.mean(v)) for s, v in samples.items()} for metric, samples in found.items() if samples}
 
 
-def _swept(predictions: Sequence[Mapping]) -> list[tuple[str, str, list[Mapping]]]:
+def _swept(predictions: Sequence[Mapping], split: str) -> list[tuple[str, str, list[Mapping]]]:
     runs: dict[tuple[str, str], list[Mapping]] = defaultdict(list)
     for p in predictions:
-        if p["split"] == "test" and p["strength"] is not None and not is_oracle(p["method"]):
+        if p["split"] == split and p["strength"] is not None and not is_oracle(p["method"]):
             runs[p["direction"], p["method"]].append(p)
     return [(*key, rows) for key, rows in runs.items()]
 

@@ -11,6 +11,7 @@ from eval_suite.report import style
 from eval_suite.report.rows import TARGETS, Group, Predictions, groups, is_oracle
 from eval_suite.report.style import Figure, Look
 from factory.plain import csv_text
+from factory.run.labels import CURVE
 from factory.statistics.intervals import wilson
 
 OTHER = {"vision": "text", "text": "vision"}
@@ -32,9 +33,9 @@ class Turned(NamedTuple):
 def turned(group: Group, predictions: Predictions) -> tuple[str | None, list[Turned]]:
     """The split, and a count per direction, method and strength; samples without an unsteered answer are left out.
 
-    The split is the scored one where several strengths were scored on it, else dev.
+    The split is the scored one where several strengths were scored on it, else the share of it, else dev.
     """
-    for split in dict.fromkeys((group.scored_split, "dev")):
+    for split in dict.fromkeys((group.scored_split, CURVE, "dev")):
         found = [
             line
             for direction in group.directions
@@ -98,9 +99,9 @@ def turning(group: Group, palette: Mapping[str, Look], predictions: Predictions,
     axes[1, 0].set_ylabel("Error (%)")
     style.legend_below(figure, handles)
     caption = (
-        f"Those {split} samples alone whose unsteered answer follows the modality that steering turns away from: share"
-        " that follows the target (top) and that ends in an error (bottom) against strength, with 95 % intervals. At"
-        " strength 0 both are 0 by selection."
+        f"Those of {group.samples_of(split)} alone whose unsteered answer follows the modality that steering turns"
+        " away from: share that follows the target (top) and that ends in an error (bottom) against strength, with"
+        " 95 % intervals. At strength 0 both are 0 by selection."
     )
     title = "Samples that start with the other modality" + (f" ({group.title()})" if suffix else "")
     return style.finish(figure, f"turned{suffix}", title, caption, wide=len(directions) > 1)

@@ -57,10 +57,10 @@ def draw_all(
 
 def strength_curves(group: Group, palette: Mapping[str, Look], budget: float | None, suffix: str = "") -> Figure | str:
     """Follow and error rate against steering strength, one column per direction; a sentence where nothing was swept."""
-    split = next((s for s in (group.scored_split, "dev") if _swept(group, s)), None)
+    split = group.curve_split
     if split is None:
         return f"Strength curves ({group.title()}): no method was scored at more than one strength."
-    directions = [d for d in group.directions if any(d == direction for direction, _ in _swept(group, split))]
+    directions = [d for d in group.directions if any(d == direction for direction, _ in group.swept(split))]
     figure = style.canvas(5.2 * len(directions) + (1.2 if len(directions) == 1 else 0), 6.6)
     axes = figure.subplots(2, len(directions), sharex="col", squeeze=False, height_ratios=[1.5, 1])
     handles: dict[str, Artist] = {}
@@ -80,25 +80,12 @@ def strength_curves(group: Group, palette: Mapping[str, Look], budget: float | N
             ax.set_ylim(-0.02 * top, min(top, 103))
     style.legend_below(figure, handles)
     caption = (
-        f"Share of {split} samples that follow the target modality (top) and that end in an error (bottom) against "
+        f"Share of {group.samples_of(split)} that follow the target (top) and that end in an error (bottom) against "
         "steering strength. Bands are 95 % intervals; the large mark is the strength chosen on dev. Dashed lines are "
         "the methods without a strength, oracles left out."
     )
     title = _named(group, suffix, "Follow and error against strength")
     return style.finish(figure, f"strength{suffix}", title, caption, wide=len(directions) > 1)
-
-
-def _swept(group: Group, split: str | None) -> list[tuple[str | None, str]]:
-    return [
-        (d, m)
-        for d in group.directions
-        for m in group.methods(d)
-        if not is_oracle(m) and len(_numeric(group, d, m, split)) > 1
-    ]
-
-
-def _numeric(group: Group, direction: str | None, method: str, split: str | None) -> list[float]:
-    return [s for s in group.strengths(direction, method, split) if isinstance(s, (int, float))]
 
 
 def _curves(
@@ -109,7 +96,7 @@ def _curves(
         look = palette[method]
         if is_oracle(method):
             continue
-        swept = _numeric(group, direction, method, split)
+        swept = group.numbers(direction, method, split)
         if not swept:
             cell = group.cell(direction, method, TOTAL, metric, None, split)
             if cell is not None:

@@ -109,7 +109,7 @@ def _how_sentence(panels: list) -> str:
             "All methods of a panel run at the same strength: the lowest shared one with a mean error of at least "
             f"{100 * TELLING_ERROR:.0f} %, or the highest where none has."
         )
-    return "Each method runs at its own reported strength, because no strength was scored for several of them."
+    return "Each method runs at its own reported strength: none was scored on all of them for several methods."
 
 
 def _fixed_strengths(group: Group, predictions: Predictions, direction: str | None) -> tuple[dict, str]:
@@ -125,7 +125,7 @@ def _fixed_strengths(group: Group, predictions: Predictions, direction: str | No
                     errors.setdefault(strength, {})[method] = np.mean([p["outcome"] == "error" for p in rows])
     unsteered = {group.unsteered: None} if group.unsteered in group.methods(direction) else {}
     most = max((len(found) for found in errors.values()), default=0)
-    if most > 1 or len(steered) == 1:
+    if (most > 1 or len(steered) == 1) and group.swept(group.scored_split):
         shared = sorted(s for s, found in errors.items() if len(found) == most)
         strength = next((s for s in shared if np.mean(list(errors[s].values())) >= TELLING_ERROR), shared[-1])
         return unsteered | {m: strength for m in errors[strength]}, f", strength {strength_text(strength)}"

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from factory.run.labels import CURVE
+
 TASKS = {
     "activity_recognition": "Act",
     "attribute": "Attr",
@@ -118,6 +120,31 @@ class Group:
     def scored_split(self) -> str | None:
         """The split tables report: test where it was measured, else the first there is."""
         return "test" if "test" in self.splits else self.splits[0]
+
+    @property
+    def curve_split(self) -> str | None:
+        """The split that curves over strengths are of: the scored one, else a share of it, else dev; None where nothing
+        was scored at several strengths.
+        """
+        return next((split for split in (self.scored_split, CURVE, "dev") if self.swept(split)), None)
+
+    def swept(self, split: str | None) -> list[tuple[str | None, str]]:
+        """Directions and methods that were scored at several strengths on a split, oracles left out."""
+        pairs = [(d, m) for d in self.directions for m in self.methods(d) if not is_oracle(m)]
+        return [(d, m) for d, m in pairs if len(self.numbers(d, m, split)) > 1]
+
+    def numbers(self, direction: str | None, method: str, split: str | None) -> list[float]:
+        """The strengths of a method on a split that are numbers."""
+        return [s for s in self.strengths(direction, method, split) if isinstance(s, (int, float))]
+
+    def samples_of(self, split: str | None) -> str:
+        """A split's samples in words, for captions; of a share, how many of how many."""
+        if split != CURVE:
+            return f"{split} samples"
+        some, every = (
+            max((r.get("n") or 0 for r in self.rows if r.get("split") == s), default=0) for s in (CURVE, "test")
+        )
+        return f"{some} of the {every} test samples"
 
     @property
     def directions(self) -> list[str | None]:

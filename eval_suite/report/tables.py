@@ -26,6 +26,7 @@ from eval_suite.report.rows import (
     short_task,
     strength_text,
 )
+from factory.run.labels import CURVE
 from factory.terminal import Console
 
 ERROR = "error"
@@ -86,14 +87,18 @@ class Block:
 
 def main_tables(results: Mapping) -> list[Block]:
     """Every block of the main table, at the chosen strengths on the scored split."""
-    return [_block(group, direction) for group in groups(results) for direction in group.directions]
+    curve = results.get("run", {}).get("curve")
+    return [_block(group, direction, curve) for group in groups(results) for direction in group.directions]
 
 
-def _block(group: Group, direction: str | None) -> Block:
+def _block(group: Group, direction: str | None, curve: Mapping | None) -> Block:
     split, notes, measured = group.scored_split, [], {}
     if split == "dev":
         notes.append("No test rows: these are dev numbers, on the samples the strengths were chosen on.")
+    notes += [_upper_bound(group, direction)] if curve and group.reference in group.methods(direction) else []
     for method in group.methods(direction):
+        if curve and is_oracle(method):
+            continue
         choice = group.choice(direction, method)
         if choice is None:
             notes.append(f"{method}: several strengths were scored and no single one was chosen; left out.")
@@ -123,6 +128,22 @@ def _block(group: Group, direction: str | None) -> Block:
         for method, (choice, cells) in measured.items()
     ]
     return Block(group, direction, split, [(k, "Error" if k == ERROR else short_task(k)) for k in keys], lines, notes)
+
+
+def _upper_bound(group: Group, direction: str | None) -> str:
+    """Where test was not all asked at every strength: the oracle beside its method, on the samples that were."""
+    method, choice = str(group.reference), group.choice(direction, str(group.reference))
+    cells = [
+        group.cell(direction, name, TOTAL, "follow", strength, CURVE)
+        for name, strength in ((f"{ORACLE}{method}", None), (method, choice and choice.strength))
+    ]
+    if None in cells:
+        return "No oracle: test was asked at the strengths chosen on dev alone (evaluate.curve), and it needs them all."
+    best, own = (percent(cell.value) for cell in cells if cell)
+    return (
+        f"Of {group.samples_of(CURVE)}, asked at every strength, oracle: {method} follows {best} % and {method}"
+        f" {own} %; no oracle stands in the table, whose numbers are of all samples."
+    )
 
 
 def _absent_tasks(group: Group) -> list[str]:

@@ -150,12 +150,13 @@ def _lines(
     for method in (m for m in (unsteered, *BESIDE, *SHOWN) if m in group.methods(direction)):
         look = palette[method]
         name = "as it is" if method == unsteered else method
-        swept = [s for s in group.strengths(direction, method, "test") if s is not None]
+        split = group.curve_split
+        swept = [s for s in group.strengths(direction, method, split) if s is not None]
         if not swept:
-            if (cell := group.cell(direction, method, TOTAL, metric, None, "test")) is not None:
+            if (cell := group.cell(direction, method, TOTAL, metric, None, split)) is not None:
                 handles[name] = ax.axhline(100 * cell.value, color=look.color, lw=1.5, ls="--")
             continue
-        cells = [group.cell(direction, method, TOTAL, metric, s, "test") for s in swept]
+        cells = [group.cell(direction, method, TOTAL, metric, s, split) for s in swept]
         points = [(s, 100 * cell.value) for s, cell in zip(swept, cells, strict=True) if cell is not None]
         (handles[name],) = ax.plot(*zip(*points, strict=True), color=look.color, marker=look.marker, ms=4.5)
         choice = group.choice(direction, method)

@@ -10,6 +10,9 @@ from factory.steer import PromptMethod
 AS_IT_IS = ("none", "unsteered", "model")
 """What the model as it is is called where a recipe has no method that changes nothing: the first that is free."""
 
+CURVE = "curve"
+"""The split of rows whose samples are the share of test that is asked at every strength (``evaluate.curve``)."""
+
 
 @dataclass(frozen=True)
 class Labels:

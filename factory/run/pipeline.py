@@ -32,6 +32,7 @@ from factory.run.labels import labels
 from factory.run.methods.choose import Choice
 from factory.run.methods.comparison import Comparison
 from factory.run.methods.cost import measure_costs
+from factory.run.methods.share import swept_samples
 from factory.run.methods.study import Rows, Study, steered_layer
 from factory.run.questions.arms import Arm
 from factory.run.questions.suite import AnySuite, put, questions_of, suites
@@ -297,6 +298,8 @@ def results_of(
         "choices": [asdict(c) for c in choices],
         "skipped": list(skipped),
     }
+    if (share := recipe.evaluate.curve_share) < 1:
+        about["curve"] = {"share": share, "samples": len(swept_samples(study.samples["test"], share))}
     about["model"] |= {"card": study.card.name if study.card else None, "layer": study.layer}
     rows = study.benchmark.rows(predictions, seed=recipe.seed, skipped=len(skipped))
     return {

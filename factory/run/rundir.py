@@ -225,6 +225,14 @@ class Stage:
         with chunk(self.name, str(key)):
             return self._store(key, compute())
 
+    def stored(self) -> list[str]:
+        """The names of all chunks that are stored, in order; those of keys that are plain names are the keys."""
+        return sorted(seal.stem for seal in (self.path / "chunks").glob("*.sha256"))
+
+    def read(self, key: str | int) -> Any:
+        """The value stored under ``key``, and None where there is none or it is damaged."""
+        return self._load(key)
+
     def gather(
         self, work: Mapping[str, Callable[[], Value]], progressed: Callable[[int], None] | None = None
     ) -> list[Value]:

@@ -11,6 +11,8 @@ from factory.recipe.nodes import Spec, distinct
 from factory.recipe.sections.words import Direction, Layer, Text
 
 DEFAULT_STRENGTHS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)  # SPEC A19
+CURVE_SHARE = 0.25  # of test, with curve: chosen
+Share = Annotated[float, Field(ge=0, lt=1)]
 Position = Literal["last", "second_last", "last_user_token", "mean_prompt", "mean_completion"]
 ANSWER = "{answer}"
 
@@ -56,6 +58,9 @@ class EvaluateSpec(Spec):
     ``directions`` to fit and score; ``strengths`` to try on dev; ``error_budget``: the errors that a strength may add;
     ``max_skipped``: the share of samples that may be unusable before a run stops; ``batch_size`` prompts are run at
     once; ``max_new_tokens`` of an answer; ``bootstrap``: draws of each paired interval.
+
+    ``curve``: full answers test at every strength; chosen answers it at the strengths that dev chose, and draws curves
+    and the oracle from a quarter of its samples. A number below 1 is chosen with another share; 0 draws none.
     """
 
     directions: Annotated[tuple[Direction, ...], Field(min_length=1), AfterValidator(distinct)] = ("vision", "text")
@@ -67,3 +72,10 @@ class EvaluateSpec(Spec):
     bootstrap: Annotated[int, Field(ge=0)] = 1000
     cost: bool = False
     reference: Text | None = None
+    curve: Literal["full", "chosen"] | Share = "full"
+
+    @property
+    def curve_share(self) -> float:
+        """The share of test samples that are asked at every strength."""
+        share = {"full": 1.0, "chosen": CURVE_SHARE}.get(self.curve) if isinstance(self.curve, str) else self.curve
+        return 1.0 if len(self.strengths) == 1 or share is None else share

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,15 +42,21 @@ class Fitted:
         return f"steering '{self.label}'{self.variant and f' ({self.variant})'} toward {self.direction}"
 
 
+Strengths = Callable[[str, Direction, str], Sequence[float]]
+"""The strengths at which a method (its label) is asked, toward a direction and in a variant."""
+
+
 def sweep(
-    bench: Bench, samples: Sequence[ConflictSample], fitted: Sequence[Fitted], strengths: Sequence[float]
+    bench: Bench, samples: Sequence[ConflictSample], fitted: Sequence[Fitted], at: Strengths
 ) -> list[dict[str, Any]]:
-    """Predictions of every fitted method at every strength; the blocks up to the steered one run once for all with the
+    """Predictions of every fitted method at its strengths; the blocks up to the steered one run once for all with the
     same prompts.
     """
     trunks: dict[tuple[str, ...], tuple[list[Asked], Trunk]] = {}
     rows = []
     for method in fitted:
+        if not (strengths := at(method.label, method.direction, method.variant)):
+            continue
         with part("sweep", method.label):
             asked = _asked_by(bench, samples, method)
             digests = tuple(prompt.digest for *_, prompt in asked)
@@ -140,11 +146,13 @@ def contrast(
     label: str,
     method: LogitsMethod,
     directions: Sequence[Direction],
-    strengths: Sequence[float],
+    at: Strengths,
 ) -> list[dict[str, Any]]:
-    """Predictions of a decoding-time method at every strength."""
+    """Predictions of a decoding-time method at its strengths."""
     asked, rows = asked_forms(bench, samples), []
     for direction in directions:
+        if not (strengths := at(label, direction, "")):
+            continue
         answers = contrasted(
             bench.view,
             method,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,14 +18,15 @@ from factory.data.sample import ConflictSample
 from factory.faults import concerning
 from factory.registry import Params
 from factory.run import inputs
-from factory.run.labels import changes_nothing, labels
-from factory.run.methods.cells import Fitted, ask, cells, contrast, looks, placed, sweep, trunk_of
+from factory.run.labels import CURVE, changes_nothing, labels
+from factory.run.methods.cells import Fitted, Strengths, ask, cells, contrast, looks, placed, sweep, trunk_of
 from factory.run.methods.choose import Choice, choose, oracle
+from factory.run.methods.share import CHOSEN, OTHERS, Row, gather_share, swept_samples
 from factory.run.methods.study import Rows, Study
 from factory.run.questions.arms import Arm
 from factory.run.rundir import Stage
 from factory.steer import LogitsMethod, PromptMethod, Steerer, Trials, artefact
-from factory.steer.base import Tensors, sound
+from factory.steer.base import Direction, Tensors, sound
 from factory.steer.collect import measured_in
 from factory.stopwatch import part
 
@@ -173,46 +174,97 @@ class Comparison:
         chosen = [pool[(first + i) % len(pool)] for i in range(min(shots, len(pool)))]
         return [self.study.benchmark.example(s, form, direction) for s in chosen]
 
-    def _scored(self, split: str, fitted: Sequence[Fitted], parts: dict[str, Any]) -> tuple[Rows, Stage]:
-        """Predictions of the prompt methods, and of the decoding-time methods and ``fitted`` at every strength."""
+    def _scoring(self, split: str, parts: dict[str, Any]) -> Stage:
         nodes = [inputs.with_code(n) for n in self.recipe.steering]
-        stage = self._stage(split, {"methods": nodes, "unsteered": self.unsteered, **parts})
+        made_from = {"methods": nodes, "unsteered": self.unsteered, "fit": self.fit_stage.digest}
+        return self._stage(split, {**made_from, **parts})
+
+    def _answers(
+        self, samples: list[ConflictSample], fitted: Sequence[Fitted], at: Strengths, prompted: bool = True
+    ) -> Rows:
+        """Predictions of the decoding-time methods and the ``fitted`` ones at their strengths, and of the prompt
+        methods where those are wanted too."""
         bench = self.study.bench
+        rows: Rows = []
+        for label, method in self.prompters.items() if prompted else ():
+            with part("ask", label):
+                rows += ask(bench, samples, label, method, self.directions, self.examples)
+        for label, decoder in self.decoders.items():
+            with part("ask", label):
+                rows += contrast(bench, samples, label, decoder, self.directions, at)
+        return rows + sweep(bench, samples, fitted, at)
 
-        def compute(samples: list[ConflictSample]) -> Rows:
-            rows: Rows = []
-            for label, method in self.prompters.items():
-                with part("ask", label):
-                    rows += ask(bench, samples, label, method, self.directions, self.examples)
-            for label, decoder in self.decoders.items():
-                with part("ask", label):
-                    rows += contrast(bench, samples, label, decoder, self.directions, self.strengths)
-            return rows + (sweep(bench, samples, fitted, self.strengths) if fitted else [])
+    def _dev(self, ready: Sequence[Fitted]) -> tuple[Rows, list[Choice]]:
+        """Predictions of all methods at every strength, and the choices made from them."""
+        stage = self._scoring("dev", {})
+        chunks = self.study.chunks(
+            stage,
+            "dev",
+            self.recipe.evaluate.batch_size,
+            lambda samples: self._answers(samples, ready, lambda *_: self.strengths),
+        )
+        dev = [{**row, "split": "dev"} for chunk in chunks for row in chunk]
+        choices = choose(dev, self.recipe.evaluate.error_budget, self.unsteered)
+        if not stage.done:
+            stage.finish({"choices": [asdict(c) for c in choices]})
+        return dev, choices
 
-        chunks = self.study.chunks(stage, split, self.recipe.evaluate.batch_size, compute)
-        return [{**row, "split": split} for chunk in chunks for row in chunk], stage
+    def _test(self, kept: Sequence[Fitted], choices: Sequence[Choice]) -> tuple[Rows, Stage]:
+        """Predictions at the chosen strengths; of the share that curves are drawn from also at all others, and then
+        once more as a split of its own."""
+        stage = self._scoring("test", {"choices": [asdict(c) for c in choices]})
+        samples, share = self.study.samples["test"], self.recipe.evaluate.curve_share
+        at = {(c.method, c.direction): c.strength for c in choices}
+        order = {label: i for i, label in enumerate((*self.prompters, *self.decoders, *self.steerers))}
+
+        def part_of(row: Row) -> str:
+            return CHOSEN if row["strength"] in (None, at.get((row["method"], row["direction"]))) else OTHERS
+
+        def cell_of(row: Row) -> tuple[int, ...]:
+            swept = row["strength"] is not None
+            rank = self.strengths.index(row["strength"]) if swept else 0
+            return order[row["method"]], self.directions.index(row["direction"]), rank
+
+        def answers(some: list[ConflictSample], parts: Collection[str]) -> Rows:
+            def strengths(label: str, direction: Direction, _: str) -> list[float]:
+                return [s for s in self.strengths if (CHOSEN if s == at[label, direction] else OTHERS) in parts]
+
+            return self._answers(some, kept, strengths, CHOSEN in parts)
+
+        size = max(1, self.recipe.evaluate.batch_size // len(self.study.benchmark.forms))
+        found = gather_share(stage, samples, size, share, answers, part_of, cell_of)
+        told = {"predictions": len(found)}
+        if not stage.done or stage.summary != told:
+            stage.finish(told)
+        if share == 1:
+            return [{**row, "split": "test"} for row in found], stage
+        swept = {s.id for s in swept_samples(samples, share)}
+        test = [{**row, "split": "test"} for row in found if part_of(row) == CHOSEN]
+        return test + [{**row, "split": CURVE} for row in found if row["sample"] in swept], stage
 
     def run(self) -> tuple[Rows, list[Choice]]:
-        """All predictions worth reporting (dev and test, chosen variants, the oracle) and the choices made on dev.
+        """All predictions worth reporting (of chosen variants and the oracle, by split) and the choices made on dev.
 
         Afterwards ``kept`` are the fitted methods in their chosen variants, ``choices`` the choices, ``scored`` the
         test stage's digest.
         """
-        dev, stage = self._scored("dev", self.ready, {"fit": self.fit_stage.digest})
-        choices = choose(dev, self.recipe.evaluate.error_budget, self.unsteered)
-        if not stage.done:
-            stage.finish({"choices": [asdict(c) for c in choices]})
+        ready = self.ready
+        dev, choices = self._dev(ready)
         variants = {(c.method, c.direction): c for c in choices}
-        kept = [f for f in self.ready if variants[f.label, f.direction].variant == f.variant]
-        test, stage = self._scored(
-            "test", kept, {"fit": self.fit_stage.digest, "choices": [asdict(c) for c in choices]}
-        )
-        if not stage.done:
-            stage.finish({"predictions": len(test)})
+        kept = [f for f in ready if variants[f.label, f.direction].variant == f.variant]
+        test, stage = self._test(kept, choices)
         self.kept, self.choices, self.scored = kept, choices, stage.digest
         if self.study.folder.world.first:
             self._save(kept, variants)
-        return _finished(dev, test, choices, self.unsteered, self.labels.reference), choices
+        swept = CURVE if self.recipe.evaluate.curve_share < 1 else "test"  # an oracle needs every strength
+        upper = [row for rows in (dev, [r for r in test if r["split"] == swept]) for row in self._oracle(rows, choices)]
+        return _finished(dev + test + upper, choices), choices
+
+    def _oracle(self, rows: Rows, choices: Sequence[Choice]) -> Rows:
+        """The upper bound of the reference's chosen variant on the samples of one split."""
+        if (reference := self.labels.reference) is None:
+            return []
+        return oracle(of_chosen_variants(rows, choices), reference, self.unsteered)
 
     def arms(self) -> list[Arm]:
         """The model as it is, then every method at the strength chosen on dev. Methods that show worked examples are
@@ -247,14 +299,17 @@ class Comparison:
             )
 
 
-def _finished(dev: Rows, test: Rows, choices: Sequence[Choice], base: str, reference: str | None) -> Rows:
-    """All predictions worth reporting, of chosen variants and the oracle, with ``chosen`` and the hash of all prompts
-    of their cell; ``base`` is the method that changes nothing, ``reference`` the one whose strengths the oracle chooses
-    among."""
+def of_chosen_variants(rows: Rows, choices: Sequence[Choice]) -> Rows:
+    """The rows without a strength, and those of the variants that were chosen."""
+    variant = {(c.method, c.direction): c.variant for c in choices}
+    return [r for r in rows if r["strength"] is None or variant[r["method"], r["direction"]] == r["variant"]]
+
+
+def _finished(found: Rows, choices: Sequence[Choice]) -> Rows:
+    """All predictions worth reporting, of chosen variants, with ``chosen`` and the hash of all prompts of their
+    cell."""
     chosen_of = {(c.method, c.direction): c for c in choices}
-    dev = [r for r in dev if r["strength"] is None or chosen_of[r["method"], r["direction"]].variant == r["variant"]]
-    upper = oracle(dev, reference, base) + oracle(test, reference, base) if reference is not None else []
-    rows = [row for row in dev + test + upper if row["method"] != UNREPORTED]
+    rows = [row for row in of_chosen_variants(found, choices) if row["method"] != UNREPORTED]
     prompts: dict[tuple, list[str]] = {}
     for r in rows:
         prompts.setdefault((r["split"], r["method"], r["direction"]), []).extend(r["prompts"])

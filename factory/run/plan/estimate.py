@@ -153,8 +153,7 @@ def describe(
             else "the computation of the prompt and the answer"
         )
         rows = sum(1 + len(method.copies(prompt, d)) for d in directions)
-        runs = 1 if method.shares_prompt else len(recipe.evaluate.strengths)
-        return Method(label, kind, place, 1, "logits", rows=rows, runs=runs, answer=length)
+        return Method(label, kind, place, 1, "logits", rows=rows, again=not method.shares_prompt, answer=length)
     where = method.where()
     at = (
         "no prompt token"

@@ -11,6 +11,7 @@ from typing import Literal
 from factory.diagnose import Diagnostic
 from factory.recipe import Recipe
 from factory.run.methods.cost import REPEATS, SAMPLES
+from factory.run.methods.share import swept_samples
 from factory.steer.collect import ASKS
 from factory.stopwatch import Part
 
@@ -22,7 +23,8 @@ OWN: Part = ("own", "")
 class Method:
     """One method of the comparison, as it works on each prompt.
 
-    ``rows``: prompts and copies that a method on prompts or logits runs, over all directions, ``runs`` times each. Of a
+    ``rows``: prompts and copies that a method on prompts or logits runs, over all directions, ``again`` for each
+    strength or once for all. Of a
     ``steerer``: ``variants`` among which dev decides; ``asks`` the prompt that it has for each direction, by digest;
     ``whole`` if a strength runs all blocks and not those above the site alone; ``looks`` and ``hidings``, its
     controller's passes ahead of the blocks above the site and, with a modality hidden, of all; ``trials``, the
@@ -36,7 +38,7 @@ class Method:
     variants: int
     kind: Literal["prompt", "logits", "steerer"]
     rows: int = 0
-    runs: int = 1
+    again: bool = False
     asks: tuple[str, ...] = ()
     whole: bool = False
     looks: int = 0
@@ -119,8 +121,10 @@ def stages(
                 parts={("trunk", ""): train, **parts},
             )
         )
+    strengths, swept = len(recipe.evaluate.strengths), len(swept_samples(ids["test"], recipe.evaluate.curve_share))
     out.append(_scored("dev", recipe, prompts["dev"], methods, share, {m.label: m.variants for m in steerers}))
-    out.append(_scored("test", recipe, prompts["test"], methods, share, {m.label: 1 for m in steerers}))
+    asked = 1 + (strengths - 1) * swept / len(ids["test"])
+    out.append(_scored("test", recipe, prompts["test"], methods, share, {m.label: 1 for m in steerers}, asked))
     if recipe.evaluate.cost:
         out.append(_priced(recipe, min(len(ids["test"]), SAMPLES) * forms, methods, share))
     return [*out, Expected("report", 0, parts={OWN: 1})]
@@ -142,16 +146,24 @@ def _investigated(label: str, diagnostic: Diagnostic, ids: Mapping[str, Sequence
 
 
 def _scored(
-    split: str, recipe: Recipe, prompts: int, methods: Sequence[Method], share: float, variants: Mapping[str, int]
+    split: str,
+    recipe: Recipe,
+    prompts: int,
+    methods: Sequence[Method],
+    share: float,
+    variants: Mapping[str, int],
+    asked: float | None = None,
 ) -> Expected:
-    """A scored split: prompt methods answer in full; methods that steer the same prompts share a trunk."""
-    directions, strengths = len(recipe.evaluate.directions), len(recipe.evaluate.strengths)
+    """A scored split: prompt methods answer in full; methods that steer the same prompts share a trunk. A prompt is
+    ``asked`` at so many strengths on average; null: at all."""
+    directions = len(recipe.evaluate.directions)
+    strengths = len(recipe.evaluate.strengths) if asked is None else asked
     count = dict.fromkeys(("trunk", "cells", "looks", "hidings", "tokens"), 0)
     parts: dict[Part, float] = {}
     for m in methods:
         if not m.steers:
             answers = m.rows * (strengths if m.kind == "logits" else 1)
-            count["trunk"] += prompts * m.rows * m.runs
+            count["trunk"] += prompts * m.rows * (strengths if m.again else 1)
             count["tokens"] += prompts * answers * m.answer
             parts["ask", m.label] = prompts
             parts["further", m.label] = prompts * (strengths - 1) if m.kind == "logits" else 0
