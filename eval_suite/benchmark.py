@@ -11,11 +11,13 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from eval_suite.scorers.reading import Reading
+from eval_suite.sheet import SHOWN, Cell, write_sheet
 from factory.benchmark import Item, Questions, Record
 from factory.errors import UserError
 from factory.run.samples import thin
@@ -47,6 +49,15 @@ def divide(above: Any, below: Any) -> Any:
     )
 
 
+def _cell(item: Item) -> Cell:
+    try:
+        prompt = item.prompt()
+    except OSError as error:
+        return Cell(item.id, lambda: None, f"its picture cannot be read: {error}")
+    words = " ".join(segment.text for segment in prompt.segments if segment.text)
+    return Cell(item.id, lambda: next(iter(prompt.images), None), words, (f"right: {item.gold}",))
+
+
 class AnswerBenchmark(Questions):
     """Base of the benchmarks that ask questions and score answers.
 
@@ -67,6 +78,13 @@ class AnswerBenchmark(Questions):
     @property
     def new_tokens(self) -> int:
         return 128
+
+    def pictures(self, folder: Path) -> list[tuple[str, Path]]:
+        """A sheet of some questions: the first picture of each, its texts, and what is right."""
+        items = self.questions()
+        cells = [_cell(item) for item in thin(items, SHOWN)]
+        title = f"{self.name}: {len(cells)} of {len(items)} questions"
+        return [(title, write_sheet(folder / f"{self.name}.png", cells))] if cells else []
 
     @property
     def protocol(self) -> str:

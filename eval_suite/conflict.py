@@ -6,14 +6,17 @@ Layout and instruction strings are those of the authors' script (SPEC.md 3.2); s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from eval_suite.conflict_questions import ConflictQuestions
 from eval_suite.results import result_rows
 from eval_suite.scorers.conflict import RULE, agree, outcome, read
+from eval_suite.sheet import SHOWN, Cell, write_sheet
 from factory.benchmark import Conflicts, Questions
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
+from factory.run.samples import SPLITS, thin
 
 Scoring = Literal["both_orders", "order1", "loglik_forced", "open_ended"]
 TASKS = (
@@ -95,6 +98,21 @@ class ConflictBenchmark(Conflicts):
     @property
     def protocol(self) -> str:
         return f"{self.name}/{self.scoring}"
+
+    def pictures(self, folder: Path) -> list[tuple[str, Path]]:
+        """A sheet of some samples: split and id, context, question, and both answers under each picture."""
+        drawn = [(split, sample) for split in SPLITS for sample in self.samples(split)]
+        cells = [
+            Cell(
+                f"{split} {s.id}",
+                s.load_image,
+                f"{s.context} {s.question}",
+                (f"image: {s.answer_vision}", f"text: {s.answer_text}"),
+            )
+            for split, s in thin(drawn, SHOWN)
+        ]
+        title = f"{self.name}: {len(cells)} of {len(drawn)} samples"
+        return [(title, write_sheet(folder / f"{self.name}.png", cells))] if cells else []
 
     def prompt(self, sample: ConflictSample, form: str) -> Prompt:
         return build_prompt(sample, form)

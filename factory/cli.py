@@ -40,7 +40,7 @@ usage: {me} RECIPE [KEY=VALUE ...] [--limit N] [--debug]
   fetch [MODEL]               download a model of the zoo or of the hub; without MODEL, the models there are
   list [KIND [NAME]]          the plugins there are; of one, its parameters and what it does
   recipe [NAME]               a bundled recipe's text, to keep as a file of your own; without NAME, what there is
-  show BENCHMARK|RECIPE       draw some of a benchmark's samples
+  show BENCHMARK|RECIPE       draw some of a benchmark's samples: show pope root=FOLDER
   show RECIPE --sample N      one training sample: its tokens, their roles, and which are learnt
   convert NAME FOLDER OUT     a released dataset to LLaVA-JSON (bash launch.sh list converter)
   compare RUN RUN ...         finished runs in one table, with paired tests
@@ -50,7 +50,7 @@ usage: {me} RECIPE [KEY=VALUE ...] [--limit N] [--debug]
   new-plugin KIND NAME        write a plugin file to start from
   test [PYTEST ARGUMENTS]     run the project's tests
 
-  KEY=VALUE overrides a key of the recipe: {me} recipes/NAME.yaml seed=1 steering.2.beta=0.5
+  KEY=VALUE overrides a key of the recipe: {me} amps_tiny seed=1 steering.7.beta=0.5
   --debug shows the traceback where a plugin raises, which is told in one line otherwise.
   --version says which version this is. {me} COMMAND --help tells more of a command."""
 
@@ -130,8 +130,11 @@ def _check_recipe_word(word: str) -> None:
     """Refuse a first word that does not look like a recipe as an unknown command, rather than as a missing file."""
     looks_like_one = word.startswith("-") or Path(word).suffix in RECIPE_SUFFIXES or Path(word).is_file()
     if not looks_like_one and not _bundled(word):
-        hint = did_you_mean(word, [*COMMANDS, *(path.stem for path in _recipes())])
-        raise UserError(f"'{word}' is neither a command nor a recipe.{hint} Commands: {', '.join(COMMANDS)}")
+        from factory.registry import available
+
+        commands = [*COMMANDS, *(entry.name for entry in available("command"))]
+        hint = did_you_mean(word, [*commands, *(path.stem for path in _recipes())])
+        raise UserError(f"'{word}' is neither a command nor a recipe.{hint} Commands: {', '.join(commands)}")
 
 
 def _run(parser: _Parser, argv: list[str]) -> int | None:
@@ -228,38 +231,37 @@ def _show(parser: _Parser, argv: list[str]) -> None:
     )
     args = parser.parse_intermixed_args(argv)
 
-    recipe = _load(args.recipe, args.overrides) if Path(args.recipe).suffix in RECIPE_SUFFIXES else None
+    named = Path(args.recipe).suffix in RECIPE_SUFFIXES or _bundled(args.recipe)
+    recipe = _load(args.recipe, args.overrides) if named else None
     if args.sample is not None:
         from factory.run.plan.tuning_plan import show
 
         show(_load(args.recipe, args.overrides), args.sample)
         return
-    if recipe and recipe.benchmarks:
+    if recipe and recipe.asked:
         _show_prompts(recipe)
-        if recipe.data is None:
-            return
-    node = recipe.data if recipe else _benchmark(args.recipe)
-    if node is None:
-        raise UserError(f"{args.recipe} has no benchmark to draw; --sample N prints one of its training samples")
-    pictures = node.make().pictures(args.out)
-    for _, picture in pictures:
-        say(picture)
-    if not pictures and not (recipe and recipe.benchmarks):
-        raise UserError(f"the benchmark '{node.type}' has no samples to draw")
+    nodes = [node for node in (recipe.data, *recipe.asked) if node] if recipe else [_benchmark(args)]
+    drawn = False
+    for node in nodes:
+        with blaming(node):
+            for _, picture in node.make().pictures(args.out):
+                say(picture)
+                drawn = True
+    if not drawn:
+        raise UserError(
+            f"{args.recipe} has no benchmark with samples to draw; --sample N prints a training sample of a recipe"
+        )
 
 
-def _benchmark(name: str) -> Node:
-    """A benchmark with its defaults. Raises ``UserError`` where there is none, or it has to be told more."""
-    from pydantic import ValidationError
-
-    from factory.recipe.nodes import read_node
+def _benchmark(args: argparse.Namespace) -> Node:
+    """A benchmark by its name and keys. Raises ``UserError`` where there is none, or it has to be told more."""
+    from factory.recipe import loads
     from factory.registry import lookup
 
-    lookup("benchmark", name)
-    try:
-        return read_node("benchmark", name)
-    except ValidationError as error:
-        raise UserError(f"the benchmark '{name}' has to be told more; show a recipe that does") from error
+    lookup("benchmark", args.recipe)
+    keys = [f"benchmarks.0.{each}" for each in args.overrides]
+    text = f"name: show\nmodel: {{zoo: tiny}}\nbenchmarks: [{{type: {args.recipe}}}]\n"
+    return loads(text, "show", keys).benchmarks[0]
 
 
 def _show_prompts(recipe: Recipe) -> None:

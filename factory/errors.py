@@ -30,5 +30,7 @@ def quoted(value: Any, most: int = SHOWN) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``" Did you mean a or b?"`` for the names in ``known`` near ``word``; empty where none is near."""
-    near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    names = list(known)
+    near = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
+    near += [name for name in names if len(word) > 2 and name.startswith(word) and name not in near][: 3 - len(near)]
     return f" Did you mean {' or '.join(near)}?" if near else ""

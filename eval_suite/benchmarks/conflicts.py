@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
 from pydantic import Field
 
 from eval_suite.conflict import ConflictBenchmark, Scoring
@@ -33,7 +31,6 @@ from factory.recipe.paths import RecipePath
 from factory.registry import Params, register
 from factory.run.inputs import of_samples
 from factory.run.inputs import pictures as contents
-from factory.run.samples import thin
 
 NEEDED = ("image", "context", "question", "answer_vision", "answer_text")
 COLUMNS = (*NEEDED, "task", "split", "id")
@@ -42,8 +39,6 @@ SPLITS = ("train", "dev", "test")
 READ_AS_JSON = (".jsonl", ".ndjson")
 ALL = "all"  # the report's name for every task together
 LONGEST_NAME = 80  # characters of a task or an id
-SHOWN, ACROSS, WIDE = 12, 4, 36  # samples on a sheet and in a row, characters of a line
-SIDE, CAPTION, GAP = 240, 165, 16  # pixels
 
 
 class ConflictsParams(Params):
@@ -151,13 +146,6 @@ class OwnConflicts(ConflictBenchmark):
         do = "Put them there, or name another folder: data.images=FOLDER"
         line = f"pictures that are not in {self.folder}: {first}. {do}"
         return [s.id for s in lost], line
-
-    def pictures(self, folder: Path) -> list[tuple[str, Path]]:
-        """A sheet of some samples: split and id, context, question, and both answers under each picture."""
-        path = files.make_folder(folder) / "conflicts.png"
-        drawn = [(split, sample) for split in SPLITS for sample in self.samples(split)]
-        sheet(thin(drawn, SHOWN)).save(path, optimize=True)
-        return [(f"{self.path.name}: {min(len(drawn), SHOWN)} of {len(drawn)} samples", path)]
 
 
 def divide(tasks: Sequence[Sequence[str]], test_share: float, dev_share: float, seed: int) -> list[str]:
@@ -310,36 +298,3 @@ def _said(place: str, name: str, value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float | None):
         raise UserError(f"{place}: {name} should be a text, and is {quoted(value)}")
     return "" if value is None else str(value).strip()
-
-
-def sheet(samples: Sequence[tuple[str, ConflictSample]]) -> Image.Image:
-    """Samples with their splits side by side, each with its words under its picture."""
-    across, down = min(ACROSS, len(samples)), -(-len(samples) // ACROSS)
-    page = Image.new("RGB", (across * (SIDE + GAP) + GAP, down * (SIDE + CAPTION + GAP) + GAP), "white")
-    pen, font = ImageDraw.Draw(page), ImageFont.load_default(13)
-    for i, (split, sample) in enumerate(samples):
-        x, y = GAP + i % ACROSS * (SIDE + GAP), GAP + i // ACROSS * (SIDE + CAPTION + GAP)
-        page.paste(_thumbnail(sample), (x, y))
-        said = textwrap.wrap(f"{sample.context} {sample.question}", WIDE, max_lines=5, placeholder=" …")
-        ends = (f"image: {sample.answer_vision}", f"text: {sample.answer_text}")
-        pen.text((x, y + SIDE + 4), _short(f"{split} {sample.id}"), fill="dimgrey", font=font)
-        pen.text((x, y + SIDE + 22), "\n".join(said), fill="black", font=font)
-        pen.text((x, y + SIDE + CAPTION - 40), "\n".join(map(_short, ends)), fill=(170, 0, 0), font=font)
-    return page
-
-
-def _short(text: str) -> str:
-    return textwrap.shorten(text, WIDE, placeholder=" …")
-
-
-def _thumbnail(sample: ConflictSample) -> Image.Image:
-    """The picture within a square of ``SIDE`` pixels, grey where there is none."""
-    square = Image.new("RGB", (SIDE, SIDE), "lightgrey")
-    try:
-        image = sample.load_image()
-    except OSError:
-        return square
-    scale = SIDE / max(image.size)
-    image = image.resize([max(1, round(edge * scale)) for edge in image.size])
-    square.paste(image, ((SIDE - image.width) // 2, (SIDE - image.height) // 2))
-    return square

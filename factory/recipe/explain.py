@@ -17,6 +17,11 @@ Loc = tuple[str | int, ...]
 
 _REFUSED = "refused"
 _SUBJECT = re.compile(r"^(Input|String|Tuple|List|Set|Dictionary) ")
+QUOTED = {
+    "int_type": re.compile(r"[-+]?\d{1,60}"),
+    "float_type": re.compile(r"[-+]?(\d{1,60}\.?\d*|\.\d+)([eE][-+]?\d+)?"),
+    "bool_type": re.compile(r"true|false"),
+}
 _WORDS = {
     "an object": "a mapping",
     "a valid dictionary": "a mapping",
@@ -53,13 +58,17 @@ def _mistake(detail: ErrorDetails, model: type[BaseModel]) -> tuple[Loc, str]:
     if kind == "missing":
         return loc[:-1], f"needs the key '{loc[-1]}'"
     if kind == "extra_forbidden":
-        return loc, f"unknown key.{did_you_mean(str(loc[-1]), known_keys(model, loc[:-1]))}"
+        return loc, f"unknown key.{_meant(str(loc[-1]), model, loc[:-1])}"
     if kind == "value_error":
         return loc, str(detail["ctx"]["error"])
     message = _SUBJECT.sub("", detail["msg"])
     for pydantic_word, word in _WORDS.items():
         message = message.replace(pydantic_word, word)
     return loc, f"{message}, got {_shown(detail['input'])}{_hint(detail)}"
+
+
+def _plain(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _shown(value: Any) -> str:
@@ -70,7 +79,27 @@ def _shown(value: Any) -> str:
     return f"the string {text}" if isinstance(value, str) else text
 
 
+def _meant(key: str, model: type[BaseModel], above: Loc) -> str:
+    """Keys near an unknown one, else the section that has it, else all there are."""
+    known = known_keys(model, above)
+    inside = [name for name in known if key in known_keys(model, (*above, name))]
+    if inside and key not in known:
+        return f" It is a key of {' and of '.join(inside)}: indent it below"
+    return did_you_mean(key, known) or (f" There are: {', '.join(known)}" if known else " There are none")
+
+
 def _hint(detail: ErrorDetails) -> str:
+    kind, given = detail["type"], detail["input"]
+    if kind in ("list_type", "tuple_type") and isinstance(given, str | int | float):
+        return f". Put it in a list: [{_plain(given)}]"
+    if kind in ("int_type", "float_type", "bool_type") and isinstance(given, str) and QUOTED[kind].fullmatch(given):
+        return f". Write it without quotes: {given}"
+    if kind == "string_type" and isinstance(given, int | float):
+        return f". Write it in quotes: '{_plain(given)}'"
+    if kind in ("model_type", "dict_type") and given is None:
+        return ". What belongs under a key stands below it, indented"
+    if kind in ("int_type", "int_from_float") and isinstance(given, float) and given.is_integer():
+        return f". Write {int(given)}"
     if detail["type"] == "literal_error" and isinstance(detail["input"], str):
         near = did_you_mean(detail["input"], re.findall(r"'([^']*)'", detail["ctx"]["expected"]))
         return near and f".{near}"

@@ -25,6 +25,14 @@ LONGEST = 1 << 18  # characters of a recipe
 
 _TOO_MUCH = f"more than {DEEPEST} levels or {LARGEST:,} values, which no recipe needs"
 _TAG = "tag:yaml.org,2002:"
+HINTS = {
+    "mapping values are not allowed": "Indent the line as those above it, and put a text with ': ' in it in quotes",
+    "'\\t'": "Indent with spaces, not with a tab",
+    "expected <block end>": "The items of a list, and the keys of a section, all start in one column",
+    "could not find expected ':'": "A key reads 'KEY: VALUE', an item of a list '- VALUE', each with its space",
+    "expected ',' or": "A list or mapping in brackets is not closed",
+    "unexpected end of stream": "A quote or bracket is not closed",
+}
 _SCALARS = {
     "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -184,7 +192,8 @@ def _line_and_column(fault: yaml.YAMLError, text: str) -> tuple[int, int]:
 
 def _syntax_message(fault: yaml.YAMLError) -> str:
     parts = [getattr(fault, "problem", None) or getattr(fault, "reason", None), getattr(fault, "context", None)]
-    return ", ".join(part for part in parts if part) or str(fault)
+    message = ", ".join(part for part in parts if part) or str(fault)
+    return message + next((f". {hint}" for words, hint in HINTS.items() if words in message), "")
 
 
 def _placed(node: Node, source: str, whole_source: bool) -> Node:

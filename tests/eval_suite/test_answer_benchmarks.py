@@ -7,6 +7,7 @@ import shutil
 from importlib.util import find_spec
 
 import pytest
+from PIL import Image
 
 from eval_suite.benchmark import prompt_hash
 from eval_suite.scorers.captions import requirements
@@ -258,10 +259,14 @@ def test_lower_precision_says_with_which_batch_size(asked, tmp_path):
     }
 
 
-def test_a_dry_run_prints_three_prompts_and_reads_no_weights(asked, capsys, monkeypatch):
+def test_a_dry_run_prints_three_prompts_and_reads_no_weights(asked, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("factory.model.load.load", None)
+    monkeypatch.chdir(tmp_path)
     assert main(["show", str(asked[0])]) == 0
     shown = capsys.readouterr().out
+    for name in ("pope", "gqa"):
+        with Image.open(tmp_path / "runs" / "show" / f"{name}.png") as sheet:
+            assert len(sheet.convert("RGB").getcolors(1 << 24)) > 20, "pictures and words are drawn"
     assert (
         shown.count("\n-- ") == 6
         and "== pope: 12 questions, protocol pope/random+popular+adversarial/llava-1.5, scorer pope/1, 128 new tokens"

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from factory.blame import blaming, wrong
-from factory.cli import main
+from factory.cli import HELP, find_recipe, main
 from factory.errors import UserError
-from factory.recipe import loads
+from factory.recipe import load, loads
 from factory.run.rundir import RunDir
 
 RECIPE = """\
@@ -67,7 +67,6 @@ def refused(command, path, capsys, *overrides):
             " {type: pope, root: .}",
             "5:8 data.type: 'pope' sets",
         ),
-        ("net: {epochs: 1}", "net: {epochs: 1}\nbenchmarks:\n- scenes", "14:3 benchmarks.0.type: 'scenes' sets an"),
         (
             "net: {epochs: 1}",
             "net: {epochs: 1}\nbenchmarks: [{type: pope, root: gone}]",
@@ -143,3 +142,51 @@ def test_a_run_that_died_before_any_work_does_not_own_its_name(tmp_path):
     with pytest.raises(UserError, match="belongs to another recipe, .*b.yaml"), opened("a.yaml"):
         pass
     assert json.loads((tmp_path / "mine" / "run.json").read_text())["recipe"].endswith("b.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("model:\n  zoo: tiny\n   layer: 1\n", "a.yaml:3:9 YAML syntax: mapping values are not allowed here. Indent"),
+        ("model:\n\tzoo: tiny\n", "a.yaml:2:1 YAML syntax: found character '\\t' that cannot start any token, while"),
+        ("model:\nzoo: tiny\n", "a.yaml:1:1 model: should be a mapping, got null. What belongs under a key"),
+        ("model:\nzoo: tiny\n", "a.yaml:2:1 zoo: unknown key. It is a key of model: indent it below"),
+        ("model: {zoo: tiny\n", "A list or mapping in brackets is not closed"),
+        ("steering:\n-none\n", "an item of a list '- VALUE'"),
+        ("seed: '1'\n", "a.yaml:1:1 seed: should be a valid integer, got the string '1'. Write it without quotes: 1"),
+        ("evaluate: {max_skipped: '1e-1'}\n", "got the string '1e-1'. Write it without quotes: 1e-1"),
+        ("report: {plots: 'true'}\n", "got the string 'true'. Write it without quotes: true"),
+        ("seed: 2.0\n", "got 2.0. Write 2"),
+        ("name: 3\n", "a.yaml:1:1 name: should be a valid string, got 3. Write it in quotes: '3'"),
+        ("steering: none\n", "a.yaml:1:1 steering: should be a list, got the string 'none'. Put it in a list: [none]"),
+        ("evaluate: {strengths: 0.5}\n", "evaluate.strengths: should be a list, got 0.5. Put it in a list: [0.5]"),
+        ("zzz: 1\n", "a.yaml:1:1 zzz: unknown key. There are: name, seed, seeds, plugins, model, data, "),
+        ("steering: [{type: amps, qq: 1}]\n", "steering.0.qq: unknown key. There are: beta, "),
+    ],
+)
+def test_a_common_slip_is_told_with_what_to_write(text, told):
+    with pytest.raises(UserError) as error:
+        loads(text, "a.yaml")
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["fetch", "llava"], "Did you mean llava-1.5-13b or llava-1.5-7b"),
+        (["fetch", "smoll"], "Did you mean smol or smolvlm"),
+        (["compar"], "Did you mean compare"),
+        (["list", "sterring"], "Did you mean steering?"),
+        (["list", "steering", "amp"], "Did you mean amps"),
+        (["show", "scens"], "Did you mean scenes"),
+        (["show", "pope"], "needs the key 'root'"),
+        (["plan", "amps_tiny", "--limt", "3"], "Did you mean --limit?"),
+    ],
+)
+def test_a_misspelt_word_gets_a_suggestion(words, told, capsys):
+    assert main(words) == 2 and told in capsys.readouterr().err
+
+
+def test_the_override_that_help_shows_works_on_the_recipe_it_names():
+    recipe, *overrides = HELP.partition("overrides a key of the recipe: {me} ")[2].splitlines()[0].split()
+    assert len(overrides) == 2 and load(find_recipe(recipe), overrides).overrides == tuple(overrides)

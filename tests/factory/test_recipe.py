@@ -115,7 +115,7 @@ seed: 2
         "x.yaml:6:6 steering.1.type: no steering plugin 'toy_pusj'. Did you mean toy_push?" + there_are("steering"),
         "x.yaml:8:5 steering.2.beta: should be a valid number, got true, or should be 'auto', got true",
         "x.yaml:9:16 steering.2.schedule.warmup: unknown key. Did you mean warm_up?",
-        "x.yaml:9:27 steering.2.schedule.floor: should be a valid number, got the string '0'",
+        "x.yaml:9:27 steering.2.schedule.floor: should be a valid number, got the string '0'." + WITHOUT_QUOTES + "0",
         "x.yaml:10:12 evaluate.error_budget: should be less than or equal to 1, got 2",
         "x.yaml:10:29 evaluate.strengths: should have at least 1 item, not 0, got []",
         "x.yaml:11:1 train: needs the key 'steps'",
@@ -130,24 +130,27 @@ def there_are(kind: str) -> str:
     return f" There are: {', '.join(entry.name for entry in available(kind))}"
 
 
+WITHOUT_QUOTES = " Write it without quotes: "
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("seed: '1'", "seed: should be a valid integer, got the string '1'"),
+        ("seed: '1'", "seed: should be a valid integer, got the string '1'. Write it without quotes: 1"),
         ("seed: true", "seed: should be a valid integer, got true"),
-        ("seed: 1.0", "seed: should be a valid integer, got 1.0"),
+        ("seed: 1.0", "seed: should be a valid integer, got 1.0. Write 1"),
         ("seed: -1", "seed: should be greater than or equal to 0, got -1"),
-        ("run: {root: 3}", "run.root: should be a valid string, got 3"),
-        ("run: {root: true}", "run.root: should be a valid string, got true"),
+        ("run: {root: 3}", "run.root: should be a valid string, got 3. Write it in quotes: '3'"),
+        ("run: {root: true}", "run.root: should be a valid string, got true. Write it in quotes: 'true'"),
         ("report: {plots: yes}", "report.plots: should be a valid boolean, got the string 'yes'. Write true or false"),
         ("report: {plots: 1}", "report.plots: should be a valid boolean, got 1"),
         ("report: 3", "report: should be a mapping, got 3"),
-        ("report:", "report: should be a mapping, got null"),
-        ("plugins: mine.py", "plugins: should be a list, got the string 'mine.py'"),
+        ("report:", "report: should be a mapping, got null. What belongs under a key stands below it, indented"),
+        ("plugins: mine.py", "plugins: should be a list, got the string 'mine.py'. Put it in a list: [mine.py]"),
         ("plugins: [gone.py]", "plugins.0: plugin file 'gone.py' not found; looked for gone.py"),
         ("diagnostic: [a]", "diagnostic: should name a diagnostic plugin, as in 'type: NAME' or the bare NAME"),
         ("diagnostic: {type: toy_ratio, as: 3}", "diagnostic.as: should be a name"),
-        ("diagnostic: {type: toy_ratio, draws: 3}", "diagnostic.draws: unknown key."),
+        ("diagnostic: {type: toy_ratio, draws: 3}", "diagnostic.draws: unknown key. There are none"),
         ("model: {zoo: t, dtype: float23}", "model: duplicate key, set already at x.yaml:2:1"),
         ("evaluate: {directions: [vision, vision]}", "evaluate.directions: should name each value once"),
     ],
