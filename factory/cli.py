@@ -43,6 +43,7 @@ usage: {me} RECIPE [KEY=VALUE ...] [--limit N] [--debug]
   show BENCHMARK|RECIPE       draw some of a benchmark's samples: show pope root=FOLDER
   show RECIPE --sample N      one training sample: its tokens, their roles, and which are learnt
   convert NAME FOLDER OUT     a released dataset to LLaVA-JSON (bash launch.sh list converter)
+  play [RUN|ARTEFACT|MODEL]   a page to steer one prompt at a time; without a name, the shipped model
   compare RUN RUN ...         finished runs in one table, with paired tests
   export ARTEFACT TO FORMAT   a steering for llama.cpp, PEFT, vLLM, lm-eval; import reads what these have written
   serve MODEL --artefact A    an OpenAI-compatible chat endpoint, steered as each request says
