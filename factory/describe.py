@@ -6,9 +6,10 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
@@ -62,22 +63,36 @@ def _table(params: type[BaseModel]) -> Iterator[str]:
 
 def _rows(params: type[BaseModel], inside: str = "") -> Iterator[tuple[str, str]]:
     """Each key with its default and type; those of a mapping stand under its name."""
-    schema, mappings = params.model_json_schema(), dict(nested(params))
-    for key, value in schema.get("properties", {}).items():
-        default = default_in_words(value, key in schema.get("required", ())).strip("`*")
-        if key in mappings:
-            yield from _rows(mappings[key], f"{inside}{key}.")
+    for key, type_, default, inner in parameters(params):
+        if inner:
+            yield from _rows(inner[-1], f"{inside}{key}.")
         else:
-            told = default if default == "needed" else f"default {default}"
-            yield f"{inside}{key}", f"{told}; {type_in_words(value, schema)}".replace("`", "")
+            yield f"{inside}{key}", f"{'needed' if default is None else f'default {default}'}; {type_}"
 
 
-def nested(model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
-    """Keys whose values are mappings of their own, with their models."""
-    for name, field in model.model_fields.items():
-        for inner in (field.annotation, *getattr(field.annotation, "__args__", ())):
-            if isinstance(inner, type) and issubclass(inner, BaseModel) and inner.__name__ != "Node":
-                yield name, inner
+class Parameter(NamedTuple):
+    """A key of a model with the values that it takes and its default, None where a recipe has to say it, in words;
+    ``inner`` are the models of a value that is a mapping of its own.
+    """
+
+    key: str
+    values: str
+    default: str | None
+    inner: tuple[type[BaseModel], ...]
+
+
+def parameters(model: type[BaseModel], code: Callable[[str], str] = str) -> Iterator[Parameter]:
+    """The keys of a model; what is written in a recipe as it stands goes through ``code``."""
+    schema = model.model_json_schema()
+    for key, value in schema.get("properties", {}).items():
+        default = None if key in schema.get("required", ()) else _default(value, code)
+        yield Parameter(key, _type(value, schema, code), default, _inner(model, key))
+
+
+def _inner(model: type[BaseModel], key: str) -> tuple[type[BaseModel], ...]:
+    field = model.model_fields.get(key)
+    types = (field.annotation, *getattr(field.annotation, "__args__", ())) if field else ()
+    return tuple(t for t in types if isinstance(t, type) and issubclass(t, BaseModel) and t.__name__ != "Node")
 
 
 def _node(name: str, params: type[BaseModel] | None) -> str:
@@ -85,24 +100,24 @@ def _node(name: str, params: type[BaseModel] | None) -> str:
     return f"{{type: {name}, {', '.join(f'{key}: …' for key in needed)}}}" if needed else name
 
 
-def type_in_words(property_: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
+def _type(property_: Mapping[str, Any], schema: Mapping[str, Any], code: Callable[[str], str]) -> str:
     """A JSON schema's property in words, with its choices and bounds."""
+    words = partial(_type, schema=schema, code=code)
     if "$ref" in property_:
         name = property_["$ref"].rpartition("/")[2]
         if name == "Node":
             return "a plugin"
         inner = schema.get("$defs", {}).get(name, {})
-        return type_in_words(inner, schema) if "enum" in inner else "a mapping, see below"
+        return words(inner) if "enum" in inner else "a mapping, see below"
     if "anyOf" in property_:
-        options = list(dict.fromkeys(type_in_words(each, schema) for each in property_["anyOf"]))
-        return ", or ".join(options)
+        return ", or ".join(dict.fromkeys(words(each) for each in property_["anyOf"]))
     if "const" in property_:
-        return f"`{property_['const']}`"
+        return code(str(property_["const"]))
     if "enum" in property_:
-        return ", ".join(f"`{choice}`" for choice in property_["enum"])
+        return ", ".join(code(str(choice)) for choice in property_["enum"])
     if property_.get("type") == "array":
         items = property_.get("prefixItems") or [property_.get("items", {})]
-        listed = " and ".join(dict.fromkeys(type_in_words(each, schema) for each in items))
+        listed = " and ".join(dict.fromkeys(words(each) for each in items))
         return f"list of {_plural(listed)}" if listed else "list"
     if property_.get("type") == "object":
         return "a mapping"
@@ -115,12 +130,10 @@ def _plural(words: str) -> str:
     return re.sub(r"^(whole number|number|text)\b", r"\1s", words).replace("a plugin", "plugins")
 
 
-def default_in_words(property_: Mapping[str, Any], required: bool) -> str:
+def _default(property_: Mapping[str, Any], code: Callable[[str], str]) -> str:
     """A property's default as a recipe would write it."""
-    if required:
-        return "**needed**"
     value = property_.get("default")
     if isinstance(value, Mapping):
-        return f"`{value['type']}`" if "type" in value else "see below"
+        return code(str(value["type"])) if "type" in value else "see below"
     written = json.dumps(value, ensure_ascii=False).strip('"')
-    return f"`{written}`" if len(written) <= WRITTEN else f"`{written[:WRITTEN]}…`"
+    return code(written if len(written) <= WRITTEN else f"{written[:WRITTEN]}…")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from eval_suite.site import prose
-from factory.describe import default_in_words, nested, type_in_words
+from factory.describe import parameters
 
 COMMON = {
     "split": "which of the released splits is asked",
@@ -23,18 +23,19 @@ def tables(model: type[BaseModel], root: str, level: int = 3) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def nested(model: type[BaseModel]) -> list[tuple[str, type[BaseModel]]]:
+    """Keys whose values are mappings of their own, with their models."""
+    return [(parameter.key, inner) for parameter in parameters(model) for inner in parameter.inner]
+
+
 def table(model: type[BaseModel], root: str) -> str:
     """One line a key; empty for a model without keys."""
     if not model.model_fields:
         return ""
-    schema = model.model_json_schema()
     lines = ["| key | type | default | meaning |", "|:---|:---|:---|:---|"]
-    for name, property_ in schema["properties"].items():
+    for name, type_, default, _ in parameters(model, code=lambda word: f"`{word}`"):
         told = prose.cell(prose.text(meaning(name, model), root))
-        required = name in schema.get("required", ())
-        lines.append(
-            f"| `{name}` | {type_in_words(property_, schema)} | {default_in_words(property_, required)} | {told} |"
-        )
+        lines.append(f"| `{name}` | {type_} | {default or '**needed**'} | {told} |")
     return "\n".join(lines)
 
 

@@ -19,9 +19,9 @@ import numpy as np
 from factory import code, files
 from factory.corpus.audit import MISSING, Audit
 from factory.corpus.conversation import IN_ROW, Conversation, Unusable, name_of, parse
+from factory.corpus.kept import clear, keep, kept
 from factory.corpus.records import scan
 from factory.data import pictures
-from factory.errors import UserError
 
 BLOCK = 50_000
 ENTRY = np.dtype([("offset", "<u8"), ("size", "<u4"), ("characters", "<u4"), ("images", "<u2"), ("usable", "?")])
@@ -118,20 +118,20 @@ def indexed(
     }
     stem = cache / f"index-{files.digest(about)[:16]}"
     table, names, report = (stem.with_suffix(suffix) for suffix in (".npy", ".pictures.gz", ".json"))
-    with suppress(UserError, OSError, EOFError, ValueError, TypeError, KeyError, AttributeError):
-        kept = files.read_json(report)  # written last
-        whole = kept.pop("sum") == files.digest(kept) and kept["files"] == [_digest(table), _digest(names)]
-        if whole and Marks.of(names, folder).times() == kept["pictures"]:
+    with suppress(OSError, EOFError, ValueError, TypeError, KeyError, AttributeError):
+        record = kept(report) or {}
+        whole = record["files"] == [_digest(table), _digest(names)]
+        if whole and Marks.of(names, folder).times() == record["pictures"]:
             index = np.load(table, mmap_mode="r")
-            if index.dtype == ENTRY and index.shape == (kept["audit"]["samples"],):
-                return index, Audit.of(kept["audit"])
+            if index.dtype == ENTRY and index.shape == (record["audit"]["samples"],):
+                return index, Audit.of(record["audit"])
     index, audit, marks = build_index(path, folder, check, decode, tick)
-    for place in (table, names, report):
+    for place in (table, names):
         clear(place)
     files.write_npy(table, index)
     files.write_bytes(names, marks.names())
-    record = {"files": [_digest(table), _digest(names)], "pictures": marks.times(), "audit": audit.record()}
-    files.write_json(report, {**record, "sum": files.digest(record)})
+    found = {"files": [_digest(table), _digest(names)], "pictures": marks.times(), "audit": audit.record()}
+    keep(report, found)
     return index, audit
 
 
@@ -196,10 +196,3 @@ def _size(folder: Path, picture: str | bytes, decode: bool) -> Size:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def clear(place: Path) -> None:
-    """Move a folder out of the way that stands where a file of the cache is to be."""
-    if place.is_dir():
-        with files.explained(place, "move it away"):
-            place.rename(place.with_name(f"{place.name}.{os.getpid()}.aside"))

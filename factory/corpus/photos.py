@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -12,7 +13,8 @@ from PIL import Image
 from factory import code, files
 from factory.corpus.audit import Audit
 from factory.corpus.conversation import Conversation, Unusable
-from factory.corpus.index import Check, clear
+from factory.corpus.index import Check
+from factory.corpus.kept import keep, kept
 from factory.corpus.order import subset
 from factory.corpus.source import Sample
 from factory.data import pictures
@@ -53,13 +55,11 @@ class PhotoFolder:
         photos = [(path.relative_to(folder), _beside(path) if beside else _above(path, folder)) for path in found]
         about = [str(folder.resolve()), question, code.of(PhotoFolder), check and check.identity, decode]
         states = files.digest([[str(path), label, _state(folder / path)] for path, label in photos])
-        kept = cache and cache / f"photos-{files.digest(about)[:16]}.json"
-        known = _kept(kept, states, len(photos))
+        report = cache and cache / f"photos-{files.digest(about)[:16]}.json"
+        known = _known(kept(report) if report else None, states, len(photos))
         self.audit, usable = known or self._audited(photos, beside, check, decode, states)
-        if kept and not known:
-            clear(kept)
-            record = {"states": states, "usable": usable, "audit": self.audit.record()}
-            files.write_json(kept, record | {"sum": files.digest(record)})
+        if report and not known:
+            keep(report, {"states": states, "usable": usable, "audit": self.audit.record()})
         good = [photos[i] for i in usable]
         tell(self.audit)
         self.audit.allow(max_skipped, folder, folder)
@@ -102,12 +102,11 @@ def _state(path: Path) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns]
 
 
-def _kept(report: Path | None, states: str, photos: int) -> tuple[Audit, list[int]] | None:
-    """What was found before of photos in these very ``states``; None where nothing whole is there."""
-    with suppress(UserError, OSError, ValueError, TypeError, KeyError, AttributeError):
-        kept = files.read_json(report) if report else {}
-        if kept.pop("sum") == files.digest(kept) and kept["states"] == states:
-            audit, usable = Audit.of(kept["audit"]), kept["usable"]
+def _known(record: Mapping[str, Any] | None, states: str, photos: int) -> tuple[Audit, list[int]] | None:
+    """What a ``record`` says of photos in these very ``states``; None where it says nothing sound."""
+    with suppress(ValueError, TypeError, KeyError, AttributeError):
+        if record and record["states"] == states:
+            audit, usable = Audit.of(record["audit"]), record["usable"]
             if audit.samples == photos and all(isinstance(i, int) and 0 <= i < photos for i in usable):
                 return audit, usable
     return None

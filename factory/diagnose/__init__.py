@@ -54,6 +54,11 @@ class Diagnostic(Plugin):
     splits: ClassVar[tuple[str, ...]] = ("test",)
     summarised: ClassVar[tuple[str, ...]] = ("base",)
 
+    @classmethod
+    def measures_prompts(cls) -> bool:
+        """Whether it measures prompts that it is given, as a ``diagnostic:`` does, not only those it asks itself."""
+        return any(getattr(cls, way) is not getattr(Diagnostic, way) for way in ("measure", "on_whole", "on_prefix"))
+
     def queried(self, prefix: Prefix, keys: Sequence[str]) -> Tensor:
         """[R, T] booleans: the end of each whole prompt that queries what is before it. Here its last token."""
         columns = torch.arange(prefix.mask.shape[1], device=prefix.mask.device)

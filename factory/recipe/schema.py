@@ -129,6 +129,13 @@ class Recipe(Spec):
         return self
 
     @model_validator(mode="after")
+    def _diagnostic_measures_prompts(self) -> Recipe:
+        if self.diagnostic and not self.diagnostic.plugin.measures_prompts():
+            why = f"{self.diagnostic.type} asks prompts of its own and measures no other: list it under `diagnostics:`"
+            raise refusal([(("diagnostic",), why)])
+        return self
+
+    @model_validator(mode="after")
     def _zero_has_a_use(self) -> Recipe:
         if not (self.train or self.tune or self.compare) and self.launch.zero in (1, 2):
             raise refusal(

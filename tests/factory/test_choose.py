@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from factory.run.methods.choose import choose, oracle, outcome_share
 
@@ -68,8 +70,22 @@ def test_variants_compete_and_prompt_methods_need_no_choice():
     assert chosen(dev) == {("m", "vision"): ("beta=1", 2.0, True), ("n", "vision"): ("", 1.0, True)}
 
 
-def test_nobody_can_do_worse_than_the_budget_allows_by_design():
-    assert outcome_share(cell("m", "ffce"), "follow") == 0.5 and outcome_share(cell("m", "ffce"), "error") == 0.25
+@given(
+    none=st.text("ce", min_size=6, max_size=6),
+    swept=st.lists(st.text("fcgoe", min_size=6, max_size=6), min_size=1, max_size=5),
+    budget=st.sampled_from([0.0, 0.17, 0.34, 1.0]),
+)
+def test_no_choice_makes_more_errors_than_the_budget_allows_where_one_makes_fewer(none, swept, budget):
+    dev = cell("none", none) + [p for i, outcomes in enumerate(swept) for p in cell("m", outcomes, 1.0 + i)]
+    (choice,) = choose(dev, budget, "none")
+    allowed = [s for s in swept if s.count("e") / 6 <= none.count("e") / 6 + budget]
+    picked = swept[int(choice.strength) - 1]
+    assert (choice.follow, choice.error) == (picked.count("f") / 6, picked.count("e") / 6)
+    assert choice.within_budget == bool(allowed)
+    if allowed:
+        assert picked in allowed and picked.count("f") == max(s.count("f") for s in allowed)
+    else:
+        assert picked.count("e") == min(s.count("e") for s in swept)
 
 
 def test_the_oracle_takes_each_samples_best_outcome():

@@ -32,6 +32,14 @@ def mistakes(text: str, *overrides: str) -> list[str]:
     return str(caught.value).splitlines()
 
 
+def test_a_method_around_another_says_which_key_names_that():
+    start = GOOD.replace("{type: toy_push, as: strong, beta: 3}", "{}")
+    with pytest.raises(RecipeError, match=r"^x.yaml:6:5 steering.1: needs the key 'of'$"):
+        loads(start.replace("{}", "toy_around"), "x.yaml")
+    with pytest.raises(RecipeError, match="steering.1.of: needs a method that adds vectors to states; 'none' does not"):
+        loads(start.replace("{}", "{type: toy_around, of: none}"), "x.yaml")
+
+
 def only_mistake(lines: str, *overrides: str) -> str:
     """The single mistake in a good recipe followed by ``lines``."""
     found = mistakes(GOOD + lines, *overrides)
@@ -149,6 +157,13 @@ WITHOUT_QUOTES = " Write it without quotes: "
         ("plugins: mine.py", "plugins: should be a list, got the string 'mine.py'. Put it in a list: [mine.py]"),
         ("plugins: [gone.py]", "plugins.0: plugin file 'gone.py' not found; looked for gone.py"),
         ("diagnostic: [a]", "diagnostic: should name a diagnostic plugin, as in 'type: NAME' or the bare NAME"),
+        (
+            "diagnostic: {type: relative_uncertainty, bins: 4}",
+            (
+                "diagnostic: relative_uncertainty asks prompts of its own and measures no other: list it under"
+                " `diagnostics:`"
+            ),
+        ),
         ("diagnostic: {type: toy_ratio, as: 3}", "diagnostic.as: should be a name"),
         ("diagnostic: {type: toy_ratio, draws: 3}", "diagnostic.draws: unknown key. There are none"),
         ("model: {zoo: t, dtype: float23}", "model: duplicate key, set already at x.yaml:2:1"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from factory.benchmark import Benchmark
-from factory.diagnose import Diagnostic
+from factory.diagnose import Diagnostic, Row
 from factory.recipe.nodes import Node, plugin
 from factory.registry import Params, register
 from factory.steer import Steerer
+from factory.steer.around import Around
 
 
 class Schedule(Params):
@@ -32,6 +33,14 @@ class ToyBench(Benchmark):
 @register("diagnostic", "toy_ratio")
 class ToyRatio(Diagnostic):
     """A diagnostic."""
+
+    def on_prefix(self, *_: Any, **__: Any) -> list[Row]:
+        return []
+
+
+@register("steering", "toy_around")
+class ToyAround(Around):
+    """A method around another one, which a recipe has to name."""
 
 
 @register("steering", "toy_push")

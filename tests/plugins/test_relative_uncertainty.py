@@ -15,7 +15,6 @@ import torch
 from eval_suite.benchmarks.scenes import ColorSet, Scenes, ScenesParams
 from factory.bench import Bench
 from factory.data.prompt import Role
-from factory.errors import UserError
 from factory.registry import lookup
 from factory.statistics.association import auroc, bootstrap, interval, spearman
 from plugins.diagnostics.relative_uncertainty import first_tokens, logit_difference, oscillations
@@ -196,15 +195,6 @@ def test_none_in_range_and_too_few_are_said():
     )
     assert any("balance point is unknown" in f.text for f in told(rows_of(x[:4], follows[:4])).findings)
     assert any("balance point is unknown" in f.text for f in told([]).findings)
-
-
-def test_as_the_diagnostic_of_the_collection_it_says_where_it_belongs():
-    with pytest.raises(UserError, match="diagnostics:"):
-        CLS(CLS.Params()).measure(
-            tiny_view(),
-            tiny_view().encode([bench().benchmark.prompt(bench().benchmark.samples("test")[0], "open")]),
-            ["a"],
-        )
 
 
 def test_it_works_on_the_colour_set_with_its_controls():

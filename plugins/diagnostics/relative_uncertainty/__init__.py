@@ -27,7 +27,6 @@ from factory.data.prompt import Prompt, Role
 from factory.data.sample import ConflictSample
 from factory.diagnose import Diagnostic, about
 from factory.diagnose.summary import Summary
-from factory.errors import UserError
 from factory.model.prefix import at_last, decode_texts, greedy, prefill
 from factory.model.view import ModelView
 from factory.registry import register
@@ -60,12 +59,6 @@ class RelativeUncertainty(Diagnostic):
         bins: PositiveInt = 8
         draws: PositiveInt = 1000
         seed: int = 0
-
-    def on_prefix(self, *_: Any, **__: Any) -> list:
-        raise UserError(
-            "relative_uncertainty asks each question of either modality alone too: list it under `diagnostics:`, not"
-            " `diagnostic:`"
-        )
 
     def on_samples(self, bench: Bench, samples: Sequence[ConflictSample]) -> list[dict[str, Any]]:
         asked = asked_forms(bench, samples)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-import random
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +20,7 @@ from factory.corpus.source import ConversationFile
 from factory.data import pictures
 from factory.errors import UserError
 from factory.files import digest, digest_bytes
+from tests.counted import calls
 
 
 def row(i: int, image: str | None = None, answer: str = "red") -> dict:
@@ -208,16 +207,14 @@ def test_the_audit_counts_each_kind_and_names_its_first(folder):
         assert said in shown
 
 
-def test_rows_are_read_at_2000_a_second_or_more(tmp_path):
-    words = [f"w{i}" for i in range(500)]
-    draw = random.Random(0)
-    text = lambda n: " ".join(draw.choices(words, k=n))
-    rows = [
-        {"id": i, "conversations": [{"from": f, "value": text(60)} for f in ("human", "gpt", "human", "gpt")]}
-        for i in range(2000)
-    ]
-    (tmp_path / "d.json").write_text(json.dumps(rows))
-    began = time.process_time()
-    found, audit = indexed(tmp_path / "d.json", tmp_path, tmp_path / "cache")
-    assert len(found) == 2000 and not audit.unusable
-    assert time.process_time() - began < 1.0
+def test_a_row_costs_as_many_calls_in_a_long_file_of_long_rows_as_in_a_short_one_of_short_rows(tmp_path):
+    def cost(name: str, rows: int, words: int) -> int:
+        value = " ".join(f"w{i}" for i in range(words))
+        turns = [{"from": f, "value": value} for f in ("human", "gpt", "human", "gpt")]
+        (tmp_path / name).write_text(json.dumps([{"id": i, "conversations": turns} for i in range(rows)]))
+        return calls(lambda: indexed(tmp_path / name, tmp_path, tmp_path / "cache"))
+
+    cost("a.json", 1, 1)  # what is read once is not a row's
+    few, many, long = cost("b.json", 20, 3), cost("c.json", 220, 3), cost("d.json", 220, 300)
+    assert (many - few) / 200 < 300
+    assert long - many < 0.1 * many
