@@ -9,14 +9,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import yaml
 from torch import Tensor
 
 from factory import files
 from factory.errors import UserError
 from factory.formats import EVERYWHERE, Format, ModelFormat, mean_added
 from factory.model.view import ModelView
-from factory.recipe import Recipe
-from factory.recipe import load as load_recipe
+from factory.recipe import Recipe, loads
 from factory.registry import load_plugins, lookup
 from factory.run import chunks
 from factory.run.methods.cells import Fitted, sweep
@@ -67,7 +67,15 @@ def origin_of(part: Path, within: str = "artefacts") -> Origin | None:
     part = part.resolve()
     place = part if within == "tuned" else part.parent
     resolved = place.parent / "resolved.yaml"
-    return Origin(place.parent, load_recipe(resolved)) if place.name == within and resolved.is_file() else None
+    return Origin(place.parent, _recipe_of(resolved)) if place.name == within and resolved.is_file() else None
+
+
+def _recipe_of(resolved: Path) -> Recipe:
+    """A run's recipe. Its paths are told from where the run was started, which is a folder above the run as a rule."""
+    text, named = resolved.read_text(encoding="utf-8"), yaml.safe_load(resolved.read_text(encoding="utf-8"))
+    model = Path((named.get("model") or {}).get("path") or ".")
+    bases = [base for base in (*resolved.parents, Path.cwd()) if (base / model).exists()]
+    return loads(text, str(resolved), path=(bases or [resolved.parent])[0] / resolved.name)
 
 
 def everywhere(steering: Steering) -> Steering:
