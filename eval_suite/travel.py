@@ -99,10 +99,10 @@ def on_dev(
         found = []
         for name, steering in steerings.items():
             fitted = Fitted(name, direction, "", steering.steerer, steering.state, steering.where)
-            strength = float(steering.strength)  # type: ignore[arg-type]  # artefacts hold one number
+            at = lambda *_, s=float(steering.strength): (s,)  # type: ignore[arg-type]  # artefacts hold one number
             size = max(1, origin.recipe.evaluate.batch_size // len(study.benchmark.forms))
             batches = [samples[i : i + size] for i in range(0, len(samples), size)]
-            rows = [row for batch in batches for row in sweep(study.bench, batch, [fitted], [strength])]
+            rows = [row for batch in batches for row in sweep(study.bench, batch, [fitted], at)]
             found.append({"method": name, "n": len(rows), **_rates(rows)})
     return found
 

@@ -230,8 +230,8 @@ def test_the_commands_go_both_ways_and_tell_what_a_mean_costs(tmp_path, capsys):
     (tmp_path / "recipes" / "short.yaml").write_text(RECIPE.format(model="model", root="runs"))
     with pytest.MonkeyPatch.context() as patch:  # its paths are told from a folder that is not this one
         patch.chdir(tmp_path)
-        assert main(["recipes/short.yaml"]) == 0
-    kept, out = tmp_path / "runs" / "short" / "artefacts", tmp_path / "v.gguf"
+        assert main(["recipes/short.yaml", "--limit", "2"]) == 0
+    kept, out = tmp_path / "runs" / "short-limit2" / "artefacts", tmp_path / "v.gguf"
     capsys.readouterr()
     assert main(["export", str(kept / "l2s-vision"), str(out), "gguf"]) == 2
     assert "--mean" in capsys.readouterr().err and not out.exists()
