@@ -158,7 +158,7 @@ def _scored(
     ``asked`` at so many strengths on average; null: at all."""
     directions = len(recipe.evaluate.directions)
     strengths = len(recipe.evaluate.strengths) if asked is None else asked
-    count = dict.fromkeys(("trunk", "cells", "looks", "hidings", "tokens"), 0)
+    count: dict[str, float] = dict.fromkeys(("trunk", "cells", "looks", "hidings", "tokens"), 0)
     parts: dict[Part, float] = {}
     for m in methods:
         if not m.steers:
@@ -177,7 +177,8 @@ def _scored(
         parts["sweep", m.label], parts["further", m.label] = swept, swept * (strengths - 1)
     trunks = len({asks for m in methods for asks in m.asks})
     count["trunk"] += trunks * prompts
-    return Expected(split, prompts, **count, share=share, parts={**parts, ("trunk", ""): trunks * prompts})
+    whole = {name: round(n) for name, n in count.items()}
+    return Expected(split, prompts, **whole, share=share, parts={**parts, ("trunk", ""): trunks * prompts})
 
 
 def _priced(recipe: Recipe, prompts: int, methods: Iterable[Method], share: float) -> Expected:
