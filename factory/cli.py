@@ -47,6 +47,7 @@ usage: {me} RECIPE [KEY=VALUE ...] [--limit N] [--debug]
   compare RUN RUN ...         finished runs in one table, with paired tests
   export ARTEFACT TO FORMAT   a steering for llama.cpp, PEFT, vLLM, lm-eval; import reads what these have written
   serve MODEL --artefact A    an OpenAI-compatible chat endpoint, steered as each request says
+  push FOLDER OWNER/NAME      an artefact or a trained part to the hub, with its card; pull OWNER/NAME gets it back
   docs [serve|build]          the documents as a site
   new-plugin KIND NAME        write a plugin file to start from
   test [PYTEST ARGUMENTS]     run the project's tests

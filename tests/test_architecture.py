@@ -148,6 +148,7 @@ FLOORS = (
     {
         "errors",
         "blame",
+        "hub",
         "files",
         "plain",
         "terminal",

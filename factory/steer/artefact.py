@@ -4,8 +4,6 @@ other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from pydantic import FiniteFloat
 
 from factory import files
 from factory.errors import UserError
+from factory.hub import hub_faults
 from factory.model import manifest as made_for
 from factory.model.identity import identity_of
 from factory.model.view import ModelView
@@ -75,7 +74,7 @@ def check_folder(folder: str | Path) -> None:
 
 def noted(folder: str | Path) -> dict[str, Any]:
     """What was noted when the artefact was saved: a run's says ``direction``, ``variant`` and ``run``."""
-    return _manifest(Path(folder)).about
+    return artefact_manifest(Path(folder)).about
 
 
 def load(folder: str | Path, view: ModelView, strict: bool = True) -> Steering:
@@ -86,7 +85,7 @@ def load(folder: str | Path, view: ModelView, strict: bool = True) -> Steering:
     sizes, such as one that was tuned further, is loaded with a warning that says what differs.
     """
     folder = Path(folder)
-    manifest = _manifest(folder)
+    manifest = artefact_manifest(folder)
     made_for.check_base(folder, manifest.base_model, view, strict=strict)
     steerer = made_for.revive(folder / MANIFEST, "steering", manifest)
     if not isinstance(steerer, Steerer):
@@ -127,8 +126,8 @@ def push(folder: str | Path, repo: str, token: str | None = None, private: bool 
     from huggingface_hub import HfApi
 
     folder = Path(folder)
-    _manifest(folder)
-    with _hub(repo, "push to"):
+    artefact_manifest(folder)
+    with hub_faults(repo, "push to"):
         api = HfApi(token=token)
         api.create_repo(repo, private=private, exist_ok=True)
         api.upload_folder(
@@ -145,35 +144,14 @@ def pull(repo: str, token: str | None = None, revision: str | None = None) -> Pa
     """
     from huggingface_hub import snapshot_download
 
-    with _hub(repo, "pull from"):
+    with hub_faults(repo, "pull from"):
         folder = Path(snapshot_download(repo, revision=revision, token=token, allow_patterns=list(FILES)))
-    _manifest(folder)
+    artefact_manifest(folder)
     return folder
 
 
-@contextmanager
-def _hub(repo: str, action: str) -> Iterator[None]:
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, RepositoryNotFoundError
-
-    try:
-        yield
-    except RepositoryNotFoundError as error:
-        raise UserError(
-            f"cannot {action} {repo}: there is no such repo, or it is private; check the name, or log in with `hf auth"
-            " login`"
-        ) from error
-    except HfHubHTTPError as error:
-        raise UserError(f"cannot {action} {repo}: the hub refuses: {str(error).strip().splitlines()[0]}") from error
-    except HFValidationError as error:
-        raise UserError(f"cannot {action} '{repo}': a repo is named OWNER/NAME") from error
-    except (OSError, HTTPError) as error:
-        raise UserError(
-            f"cannot {action} {repo}: the hub cannot be reached ({type(error).__name__}); check the connection, or copy"
-            " the folder"
-        ) from error
-
-
-def _manifest(folder: Path) -> ArtefactManifest:
+def artefact_manifest(folder: Path) -> ArtefactManifest:
+    """What an artefact's folder says of itself. Raises ``UserError`` where it is none, or damaged."""
     check_folder(folder)
     return made_for.read_form(folder / MANIFEST, ArtefactManifest, "a steering artefact")
 
