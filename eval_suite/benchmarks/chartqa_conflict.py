@@ -26,6 +26,7 @@ from eval_suite.benchmarks.conflicts import SPLITS, divide
 from eval_suite.benchmarks.fluency import negative_log_likelihoods
 from eval_suite.conflict import ConflictBenchmark
 from eval_suite.conflict_questions import ConflictQuestions
+from eval_suite.elsewhere import Left, Told, ours, said
 from eval_suite.released import Row, file, lines_of, once
 from eval_suite.scorers import chartqa_conflict as rule
 from factory.benchmark import Questions
@@ -184,6 +185,26 @@ class ChartConflicts(ConflictBenchmark):
         """The verdict by ``chartqa-conflict/1``: vision, text, unknown (neither), other (both), error (unreadable)."""
         sides = (sample.answer_vision, sample.answer_text)
         return rule.FOLLOWS[rule.follows(text, *sides, str(sample.tags["unit_class"]))]
+
+    @cached_property
+    def of_number(self) -> dict[int, Entry]:
+        return {e.number: e for e in self.entries}
+
+    def released_answer(self, row: Row) -> Told | Left | None:
+        """A row of results/ in the released repository: of its level of legibility, whatever ``levels`` are asked."""
+        if "i" not in row or "prediction" not in row:
+            return None
+        number, text = row.whole("i"), said(row, "prediction")
+        if (e := self.of_number.get(number)) is None:
+            return Left(row.place, f"no item {number}; the released items leave out what their audit excluded")
+        level = row.whole("level") if "level" in row else 0
+        found = rule.follows(text, e.chart, e.report, e.unit)
+        name, task = f"{e.id}-L{level}", NAMES.get(level, f"level {level}")
+        verdict = ours(rule.FOLLOWS[found])
+        if "follows" not in row:
+            return Told(row.place, name, task, (text,), verdict, found)
+        released = row.among("follows", *rule.FOLLOWS)
+        return Told(row.place, name, task, (text,), verdict, found, released, ours(rule.FOLLOWS[released]))
 
     def as_questions(self) -> Questions:
         return ChartQuestions(self, "vision", self.params.asked)

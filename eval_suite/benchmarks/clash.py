@@ -20,6 +20,7 @@ from eval_suite import coco
 from eval_suite.benchmarks.conflicts import SPLITS, divide
 from eval_suite.conflict import ConflictBenchmark
 from eval_suite.conflict_questions import ConflictQuestions
+from eval_suite.elsewhere import Left, Told, ours, said
 from eval_suite.released import Row, entries_of, file
 from eval_suite.scorers import clash
 from factory.benchmark import Questions
@@ -192,6 +193,30 @@ class Clash(ConflictBenchmark):
         if form == "open":
             return clash.verdict(clash.open_ended(text, sample.answer_vision, sample.answer_text))
         return clash.verdict(clash.multiple_choice(text, self.choices(sample)))
+
+    @cached_property
+    def of_question(self) -> dict[tuple[str, str], Entry]:
+        return {(e.image_id, e.question): e for e in self.entries}
+
+    def released_answer(self, row: Row) -> Told | Left | None:
+        """A row of results/ in the released repository, which has the answers, and the letters, that were asked."""
+        if "modality_answers" not in row:
+            return None
+        entry = self.of_question.get((f"{row.whole('image_id'):012d}", row.text("question")))
+        if entry is None:
+            return Left(row.place, "no sample with its picture and question")
+        text, sides = said(row, "prediction"), row.inner("modality_answers")
+        if isinstance(sides.value("image_only"), str):
+            found = clash.open_ended(text, sides.text("image_only"), sides.text("text_only"))
+        else:
+            found = clash.multiple_choice(text, {kind: sides.inner(FIELDS[kind]).text("choice") for kind in KINDS})
+        verdict = ours(clash.verdict(found))
+        if "evaluation" not in row:
+            return Told(row.place, entry.id, entry.task, (text,), verdict, found)
+        released = dict(row.inner("evaluation").values)
+        if set(released) != set(found) or not all(isinstance(flag, bool) for flag in released.values()):
+            raise row.fault(f"'evaluation' should hold {', '.join(found)}, each true or false")
+        return Told(row.place, entry.id, entry.task, (text,), verdict, found, released, ours(clash.verdict(released)))
 
     def as_questions(self) -> Questions:
         """Its samples as questions; what is right is to flag the conflict and, without one, the image's answer."""
