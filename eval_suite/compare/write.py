@@ -227,4 +227,5 @@ def write(table: Table, folder: Path) -> None:
     for suffix, text in (("csv", to_csv(table)), ("md", to_markdown(table)), ("tex", to_latex(table))):
         files.write_text(folder / f"compare.{suffix}", text)
     for figure in draw(table):
-        files.write_bytes(folder / "figures" / f"{files.file_name(figure.name)}.png", figure.png)
+        for suffix, content in figure.files.items():
+            files.write_bytes(folder / "figures" / f"{files.file_name(figure.name)}.{suffix}", content)

@@ -28,7 +28,7 @@ def build(
     limit: int | None = None,
 ) -> Path:
     """Write `run_dir/report/` (index.html, samples.html with samples/, table.{csv,md,tex}, outcomes.csv, turned.csv,
-    figures/*.png); return index.html's path.
+    figures/*.{png,svg,pdf}); return index.html's path.
 
     `results` is the content of results.json, `diagnostics` the tidy diagnostic rows, `predictions` one record per
     sample, method, direction and strength, `pictures` titled image files to show, `summaries` what diagnostics say
@@ -52,12 +52,13 @@ def build(
     undrawn = "Figures: the recipe says report.plots: false."
     offered = [predictor for summary in summaries for predictor in summary.predictors]
     figures, missing = draw_all(results, diagnostics, records, budget, offered) if plots else ([], [undrawn])
-    for stale in (folder / "figures").glob("*.png"):
+    for stale in (path for suffix in ("png", "svg", "pdf") for path in (folder / "figures").glob(f"*.{suffix}")):
         with files.explained(stale, "remove"):
             stale.unlink()
     diagnosed = own.sections(summaries, plots)
     for figure in (*figures, *(figure for section in diagnosed for figure in section.figures)):
-        files.write_bytes(folder / "figures" / f"{files.file_name(figure.name)}.png", figure.png)
+        for suffix, content in figure.files.items():
+            files.write_bytes(folder / "figures" / f"{files.file_name(figure.name)}.{suffix}", content)
     blocks = main_tables(results)
     files.write_text(folder / "table.csv", table_files.to_csv(blocks))
     files.write_text(folder / "table.md", table_files.to_markdown(blocks))

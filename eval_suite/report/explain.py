@@ -39,11 +39,11 @@ COLUMNS = (
     "n",
     "events",
     "rank correlation",
-    "low",
-    "high",
+    "rank correlation low",
+    "rank correlation high",
     "AUROC",
-    "low ",
-    "high ",
+    "AUROC low",
+    "AUROC high",
 )
 
 

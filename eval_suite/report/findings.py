@@ -24,6 +24,7 @@ class Section(NamedTuple):
     findings: list[tuple[str, str]]
     tables: list[tuple[str, tuple[str, ...], list[list[str]]]]
     figures: list[style.Figure]
+    leads: bool = False
 
 
 def sections(summaries: Sequence[Summary], plots: bool) -> list[Section]:
@@ -34,6 +35,7 @@ def sections(summaries: Sequence[Summary], plots: bool) -> list[Section]:
             [(f.text, VERDICTS[f.holds]) for f in summary.findings],
             [(t.title, t.columns, [[cell(c) for c in row] for row in t.rows]) for t in summary.tables],
             _drawn(summary) if plots else [],
+            summary.leads,
         )
         for summary in summaries
         if summary.shown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def page(
     compared, not_compared = comparisons(results, predictions)
     named, counted = sections.skipped_samples(results)
     shown, unreadable = _pictures(pictures)
-    return render(
+    text = render(
         "page.html.j2",
         name=name,
         byline=byline,
@@ -65,6 +66,13 @@ def page(
         notes=sections.notes(results),
         recipe=recipe_yaml,
     )
+    return text.replace("CONTENTS", _contents(text), 1).lstrip()
+
+
+def _contents(text: str) -> str:
+    """A link to each heading of a page; the headings are escaped already."""
+    found = re.findall(r'<h2 id="([\w-]+)">(.*?)</h2>', text)
+    return "".join(f'<li><a href="#{anchor}">{title}</a></li>\n' for anchor, title in found)
 
 
 def _data(content: bytes, mime: str) -> str:

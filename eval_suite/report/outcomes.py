@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from eval_suite.report.rows import DASH, TARGETS, TOTAL, Cell, Group, groups, percent, strength_text
 from eval_suite.scorers.conflict import OUTCOMES
@@ -10,6 +10,7 @@ from factory.plain import csv_text
 
 SHARES = {name: name.capitalize() for name in OUTCOMES}
 PREFERENCE = {"vision_ratio": "Vision ratio", "first_option": "First option"}
+SPANNED = tuple(PREFERENCE.values())
 HEADINGS = ("Towards", "Method", "Strength", "n", *SHARES.values(), "Unknown", *PREFERENCE.values())
 
 
@@ -56,6 +57,15 @@ def flag_note(group: Group, direction: str | None) -> str:
 
 
 def to_csv(results: Mapping) -> str:
-    """``outcome_lines`` as one table."""
-    lines = ([title, *line] for title, lines in outcome_lines(results) for line in lines)
-    return csv_text([["Table", *HEADINGS], *lines])
+    """``outcome_lines`` as one table: ends of intervals have their own columns; what was not measured is empty."""
+    heads = [h for name in HEADINGS for h in ((name, f"{name} low", f"{name} high") if name in SPANNED else (name,))]
+    lines = ([title, *_spread(line)] for title, lines in outcome_lines(results) for line in lines)
+    return csv_text([["Table", *heads], *lines])
+
+
+def _spread(line: Sequence[str]) -> list[str]:
+    cells: list[str] = []
+    for heading, cell in zip(HEADINGS, line, strict=True):
+        value, _, span = ("" if cell == DASH else cell).partition(" (")
+        cells += [value, *(span.rstrip(")").split("–") if span else ("", ""))] if heading in SPANNED else [value]
+    return cells

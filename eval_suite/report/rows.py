@@ -93,7 +93,7 @@ class Predictions:
 class Group:
     """All rows of one benchmark under one protocol, scorer and seed: what one table may put side by side.
 
-    ``unsteered`` and ``reference`` are labels, as by ``labels``.
+    ``unsteered`` and ``reference`` are labels, as by ``labels``; ``controls`` the labels of random controls by method.
     """
 
     def __init__(
@@ -105,7 +105,9 @@ class Group:
         rows: list[Mapping],
         unsteered: str,
         reference: str | None,
+        controls: Mapping[str, str] | None = None,
     ):
+        self.controls = controls or {}
         self.benchmark, self.protocol, self.scorer, self.seed, self.rows = benchmark, protocol, scorer, seed, rows
         self.unsteered, self.reference = unsteered, reference
         self._cells = {
@@ -182,6 +184,12 @@ class Group:
         present = self.strengths(direction, method, self.scored_split)
         return Choice(present[0], chosen=False) if not flagged and len(present) == 1 else None
 
+    def variant(self, direction: str | None, method: str) -> str:
+        """What dev data decided beside the strength (a beta); empty where the method leaves nothing else to it."""
+        choice = self.choice(direction, method)
+        row = choice and self.row(direction, method, TOTAL, choice.strength, self.scored_split)
+        return str((row or {}).get("variant") or "")
+
     def row(self, direction: str | None, method: str, task: str, strength: Any, split: str | None) -> Mapping | None:
         return self._cells.get((split, direction, method, strength, task))
 
@@ -223,7 +231,8 @@ def groups(results: Mapping) -> list[Group]:
             key = (row["benchmark"], row.get("protocol"), row.get("scorer"), row.get("seed"))
             found.setdefault(key, []).append(row)
     unsteered, reference = labels(results)
-    return [Group(*key, rows, unsteered, reference) for key, rows in found.items()]
+    controls = (results.get("run") or {}).get("controls") or {}
+    return [Group(*key, rows, unsteered, reference, controls) for key, rows in found.items()]
 
 
 def other_rows(results: Mapping) -> list[Mapping]:

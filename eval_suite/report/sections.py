@@ -53,6 +53,7 @@ def strength_lines(results: Mapping, budget: float | None) -> list[dict[str, str
                         "benchmark": group.title(),
                         "direction": TARGETS.get(direction or "", direction or DASH),
                         "method": method,
+                        "variant": group.variant(direction, method),
                         "tried": ", ".join(map(strength_text, tried)),
                         "chosen": strength_text(strength) if choice else "none",
                         "dev_follow": _value(dev["follow"]),
@@ -87,7 +88,7 @@ def comparison_lines(compared: Sequence[Comparison]) -> list[dict[str, str | boo
             "n": str(c.follow.n),
             "verdict": c.verdict,
             "unmatched": str(c.follow.unmatched),
-            "wins": c.follow.verdict == "higher",
+            "wins": c.follow.verdict == "higher" and c.control is None,
         }
         for c in compared
     ]
@@ -139,7 +140,7 @@ def skipped_samples(results: Mapping) -> tuple[list[tuple[str, str]], int]:
 
 def environment(results: Mapping) -> list[tuple[str, str]]:
     """The run entry of results.json as flat key and value lines, in its own order."""
-    hidden = {"skipped", "notes"}
+    hidden = {"skipped", "notes", "choices"}  # each has a place of its own on the page
     return [line for key, value in results.get("run", {}).items() if key not in hidden for line in _flat(key, value)]
 
 

@@ -13,6 +13,8 @@ from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 
+from eval_suite.report.seen import seen
+
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
 
@@ -43,6 +45,8 @@ _COLORS = (
 )
 _MARKERS = ("^", "p", "d", "<", "h", ">", "P", "X", "*", "8", "v", "s")
 
+PAPER = "#fefefe"  # a white of its own: a dark page turns paper, and not what is white on purpose
+
 RC: dict[RcKeyType, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 12,
@@ -60,8 +64,8 @@ RC: dict[RcKeyType, Any] = {
     "grid.color": "#e4e4e4",
     "grid.linewidth": 0.8,
     "axes.axisbelow": True,
-    "figure.facecolor": "white",
-    "axes.facecolor": "white",
+    "figure.facecolor": PAPER,
+    "axes.facecolor": PAPER,
     "legend.frameon": False,
     "lines.linewidth": 2.0,
     "lines.markersize": 6,
@@ -71,10 +75,43 @@ RC: dict[RcKeyType, Any] = {
     "axes.titleweight": "bold",
 }
 
+# A figure on a dark page: paper, ink and grid are turned, and what would not stand out from dark paper is lightened.
+_ON_DARK = {
+    PAPER: "#212327",
+    "#000000": "#e8e6e1",
+    "#444444": "#a5a29b",
+    "#222222": "#c9c7c1",
+    "#e4e4e4": "#3b3b40",
+    "#6e6e6e": "#a8a8a8",
+    "#332288": "#9c92f0",
+    "#661100": "#d98a78",
+    "#882255": "#e07fb0",
+    "#aa4499": "#dd8fd0",
+    "#117733": "#63c585",
+    "#0072b2": "#5cb0ea",
+    "#44519e": "#8d9aec",
+    "#8b5a2b": "#cf9f6f",
+    "#4b7f9e": "#85b8d6",
+}
+
+
+def _dark_rules() -> bytes:
+    turned = " ".join(
+        f'[style*="{what}: {light}"] {{ {what}: {dark} !important; }}'
+        for light, dark in _ON_DARK.items()
+        for what in ("fill", "stroke")
+    )
+    return f"@media screen and (prefers-color-scheme: dark) {{ svg {{ fill: #e8e6e1; }} {turned} }}".encode()
+
+
+DARK = _dark_rules()
+
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawn figure: `name` is its file stem, `caption` says what is against what, `wide` asks for full width."""
+    """A drawn figure: `name` is its file stem, `caption` says what is against what, `alt` what is seen, `wide` asks for
+    full width.
+    """
 
     name: str
     title: str
@@ -83,6 +120,13 @@ class Figure:
     png: bytes
     wide: bool = True
     inches: float = 10.0
+    pdf: bytes = b""
+    alt: str = ""
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """The figure by the suffix of its file."""
+        return {"png": self.png, "svg": self.svg, "pdf": self.pdf}
 
 
 @dataclass(frozen=True)
@@ -120,12 +164,15 @@ def legend_below(figure: Canvas, handles: Mapping[str, Artist]) -> None:
 
 
 def finish(figure: Canvas, name: str, title: str, caption: str, wide: bool = True) -> Figure:
-    """Render to SVG and PNG. The bytes depend on the drawing alone, so an unchanged report stays unchanged."""
-    svg, png = io.BytesIO(), io.BytesIO()
+    """Render to SVG, PNG and PDF. The bytes depend on the drawing alone, so an unchanged report stays unchanged."""
+    svg, png, pdf = io.BytesIO(), io.BytesIO(), io.BytesIO()
     figure.savefig(svg, format="svg", metadata={"Date": None})
     figure.set_layout_engine("none")  # the axes are placed now; placing them again for the PNG is half the time
     figure.savefig(png, format="png", dpi=160)
-    return Figure(name, title, caption, svg.getvalue(), png.getvalue(), wide, float(figure.get_figwidth()))
+    figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})
+    width = float(figure.get_figwidth())
+    adaptive = svg.getvalue().replace(b"</style>", DARK + b"</style>", 1)
+    return Figure(name, title, caption, adaptive, png.getvalue(), wide, width, pdf.getvalue(), seen(figure))
 
 
 def styled() -> AbstractContextManager[None]:

@@ -26,7 +26,9 @@ _LATEX = {
 
 
 def to_csv(blocks: Sequence[Block]) -> str:
-    """One line per method and direction. Shares are percentages; the interval columns belong to total and error."""
+    """One line per method and direction. Shares are percentages; the interval columns belong to total and error. What
+    was not measured is empty, so that a column of numbers reads as one.
+    """
     tasks = list(dict.fromkeys(key for b in blocks for key, _ in b.columns if key not in (TOTAL, ERROR)))
     labels = {key: label for b in blocks for key, label in b.columns}
     rows: list[list[object]] = [
@@ -38,6 +40,7 @@ def to_csv(blocks: Sequence[Block]) -> str:
             "split",
             "direction",
             "method",
+            "variant",
             "strength",
             "chosen_on_dev",
             "uses_labels",
@@ -55,14 +58,19 @@ def to_csv(blocks: Sequence[Block]) -> str:
         for line in block.lines:
             group = block.group
             made = [group.benchmark, group.protocol, group.scorer, group.seed]
-            head = [*made, block.split, block.direction, line.method]
+            head = [*made, block.split, block.direction, line.method, line.variant]
             about = [line.strength, int(line.chosen), int(line.oracle), line.n]
-            cells = [line.entries[t].text if t in line.entries else DASH for t in tasks]
+            cells = [line.entries[t].text if t in line.entries else "" for t in tasks]
             for key in (TOTAL, ERROR):
                 entry = line.entries[key]
-                cells += [entry.text, entry.low or DASH, entry.high or DASH]
-            rows.append([DASH if v is None else v for v in [*head, *about, *cells]])
+                cells += [entry.text, entry.low, entry.high]
+            rows.append([number(v) for v in [*head, *about, *cells]])
     return csv_text(rows)
+
+
+def number(value: object) -> object:
+    """A printed value as a column of numbers takes it: nothing for the dash of what is not there."""
+    return "" if value is None or value == DASH else value
 
 
 def to_markdown(blocks: Sequence[Block]) -> str:
@@ -73,7 +81,8 @@ def to_markdown(blocks: Sequence[Block]) -> str:
         lines = [f"### {markdown_escape(block.title)}" + (f" (n = {block.n})" if block.n else ""), ""]
         lines += ["| " + " | ".join(labels) + " |", "|:---|" + "---:|" * (len(labels) - 1)]
         for line in block.lines:
-            name = f"*{markdown_escape(line.label)}* (upper bound)" if line.oracle else markdown_escape(line.label)
+            plain = markdown_escape(_named(line))
+            name = f"*{plain}* (upper bound)" if line.oracle else plain
             cells = [_md_entry(line.entries[key], key) for key, _ in block.columns]
             lines.append("| " + " | ".join([name, markdown_escape(line.strength), *cells]) + " |")
         parts.append("\n".join(lines + [f"\n{markdown_escape(note)}" for note in block.notes]))
@@ -93,9 +102,17 @@ def _md_entry(entry: Entry, key: str) -> str:
     return f"{text} ({entry.interval})" if key in (TOTAL, ERROR) and entry.interval else text
 
 
+FITTED = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
+"""Opens what is made smaller where it is wider than its place; a brace ends it."""
+
+
 def to_latex(blocks: Sequence[Block]) -> str:
-    """One booktabs table per block. Needs \\usepackage{booktabs}."""
-    return "% \\usepackage{booktabs}\n" + "\n".join(_latex_block(i, b) for i, b in enumerate(blocks, 1))
+    """One booktabs table per block, across both columns of a page that has two, no wider than the page."""
+    return "% \\usepackage{booktabs,graphicx}\n" + "\n".join(_latex_block(i, b) for i, b in enumerate(blocks, 1))
+
+
+def _named(line: Line) -> str:
+    return f"{line.label}, {line.variant}" if line.variant else line.label
 
 
 def latex_escape(text: str) -> str:
@@ -109,10 +126,11 @@ def _latex_block(number: int, block: Block) -> str:
     notes = "".join(" " + latex_escape(note) for note in block.notes)
     head = " & ".join(["Method", "Strength", *(latex_escape(label) for _, label in block.columns)])
     rows = [
-        r"\begin{table}[t]",
+        r"\begin{table*}[t]",
         r"\centering",
         rf"\caption{{{caption}{notes}}}",
         rf"\label{{tab:steering-{number}}}",
+        FITTED,
         rf"\begin{{tabular}}{{l{'r' * (len(block.columns) + 1)}}}",
         r"\toprule",
         head + r" \\",
@@ -124,11 +142,11 @@ def _latex_block(number: int, block: Block) -> str:
             rows.append(r"\midrule")
             separated = True
         rows.append(_latex_line(block, line))
-    return "\n".join([*rows, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+    return "\n".join([*rows, r"\bottomrule", r"\end{tabular}}", r"\end{table*}", ""])
 
 
 def _latex_line(block: Block, line: Line) -> str:
-    name = latex_escape(line.label)
+    name = latex_escape(_named(line))
     cells = [rf"\textit{{{name}}}" if line.oracle else name, latex_escape(line.strength)]
     for key, _ in block.columns:
         entry = line.entries[key]

@@ -56,6 +56,7 @@ class Line:
     chosen: bool
     oracle: bool
     n: int | None
+    variant: str
     entries: dict[str, Entry]
 
     @property
@@ -123,6 +124,7 @@ def _block(group: Group, direction: str | None, curve: Mapping | None) -> Block:
             choice.chosen,
             is_oracle(method),
             _count(cells),
+            group.variant(direction, method),
             {key: _entry(cells[key], method in best[key]) for key in keys},
         )
         for method, (choice, cells) in measured.items()
@@ -184,7 +186,8 @@ def print_tables(results: Mapping, console: Console) -> None:
     blocks = main_tables(results)
     for block in blocks:
         console.print(_fitting(block, console))
-        for note in block.notes:
+        decided = [f"{line.label} {line.variant}" for line in block.lines if line.variant]
+        for note in [*block.notes, *([f"Chosen on dev too: {', '.join(decided)}."] if decided else [])]:
             console.print(f"  {note}", markup=False, highlight=False)
         console.print()
     others = other_rows(results)

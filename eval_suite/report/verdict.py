@@ -22,7 +22,11 @@ _VERDICTS = {"higher": "follows more", "lower": "follows less", "undecided": "no
 
 @dataclass(frozen=True)
 class Comparison:
-    """One method minus the reference on the same samples, each at its reported strength."""
+    """One method minus the reference on the same samples, each at its reported strength.
+
+    ``control`` is the method's random control where the method does not follow more often than that: what the method
+    is said to do then shows nothing of it.
+    """
 
     group: Group
     direction: str | None
@@ -30,9 +34,12 @@ class Comparison:
     reference: str
     follow: PairedDifference
     error: PairedDifference
+    control: str | None = None
 
     @property
     def verdict(self) -> str:
+        if self.control is not None:
+            return f"none: {self.control} does as well"
         return _VERDICTS[self.follow.verdict]
 
 
@@ -64,8 +71,21 @@ def comparisons(results: Mapping, predictions: Predictions) -> tuple[list[Compar
                         f"not compared ({problem})."
                     )
                     continue
-                found.append(Comparison(group, direction, method, reference, *pair))
+                equal = _equal_control(group, direction, method, predictions)
+                found.append(Comparison(group, direction, method, reference, pair[0], pair[1], equal))
     return found, notes
+
+
+def _equal_control(group: Group, direction: str | None, method: str, predictions: Predictions) -> str | None:
+    """The method's random control, unless the method follows clearly more often, or the two cannot be compared."""
+    control = group.controls.get(method)
+    if control is None or control not in group.methods(direction):
+        return None
+    own, random = (_outcomes(group, direction, label, predictions) for label in (method, control))
+    try:
+        return None if paired_difference(own, random, "follow").verdict == "higher" else control
+    except ValueError:  # no sample in common
+        return None
 
 
 def _reference(group: Group, direction: str | None) -> str | None:
@@ -165,6 +185,10 @@ def _verdict_sentence(comparison: Comparison) -> str:
         f"Against {name} on the same {d.n} samples that is {percent(d.difference, signed=True)} points (paired "
         f"95 % interval {percent(d.low, signed=True)} to {percent(d.high, signed=True)})"
     )
+    if comparison.control is not None:
+        return (
+            f"{text}; its random control {comparison.control} does as well: this says nothing of {comparison.method}."
+        )
     text += {
         "higher": f": {comparison.method} beats {name}",
         "lower": f": {comparison.method} falls short of {name}",

@@ -39,7 +39,9 @@ def judged(summaries: Mapping[str, Summary]) -> dict[str, Summary]:
         for name, claim in claims.items()
         if (own := [f for f in parts if (f.part or "").startswith(f"{name}/")])
     ]
-    return ({"claims": Summary("What the paper claims, on this model", tuple(about))} if about else {}) | corrected
+    return (
+        {"claims": Summary("What the paper claims, on this model", tuple(about), leads=True)} if about else {}
+    ) | corrected
 
 
 def _corrected(finding: Finding, p: float) -> Finding:

@@ -76,7 +76,7 @@ class Predictor:
 @dataclass(frozen=True)
 class Summary:
     """A diagnostic's findings, tables and figures under one title; ``claims`` by name are those of which findings are
-    parts, ``predictors`` the metrics to be held against what steering does.
+    parts, ``predictors`` the metrics to be held against what steering does. One that ``leads`` is told first.
     """
 
     title: str
@@ -85,6 +85,7 @@ class Summary:
     figures: tuple[Figure, ...] = ()
     claims: Mapping[str, Claim] = field(default_factory=dict)
     predictors: tuple[Predictor, ...] = ()
+    leads: bool = False
 
     @property
     def shown(self) -> bool:

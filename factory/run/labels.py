@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from factory.recipe import Recipe
-from factory.steer import PromptMethod
+from factory.steer import PromptMethod, Steerer
 
 AS_IT_IS = ("none", "unsteered", "model")
 """What the model as it is is called where a recipe has no method that changes nothing: the first that is free."""
@@ -17,10 +18,11 @@ CURVE = "curve"
 @dataclass(frozen=True)
 class Labels:
     """Labels of rows: ``unsteered`` is the model as it is; ``reference`` the method that others are tested against and
-    whose strengths the oracle chooses among."""
+    whose strengths the oracle chooses among; ``controls`` name the random control of a method, where it has one."""
 
     unsteered: str = AS_IT_IS[0]
     reference: str | None = None
+    controls: Mapping[str, str] = field(default_factory=dict)
 
 
 def changes_nothing(method: type) -> bool:
@@ -37,4 +39,13 @@ def labels(recipe: Recipe) -> Labels:
     free = next(name for name in (*AS_IT_IS, " ".join(("as it is", *taken))) if name not in taken)
     unsteered = next((label for label, method in methods.items() if changes_nothing(method)), free)
     yardstick = next((label for label, method in methods.items() if getattr(method, "yardstick", False)), None)
-    return Labels(unsteered, recipe.evaluate.reference or yardstick)
+    return Labels(unsteered, recipe.evaluate.reference or yardstick, _controls(recipe))
+
+
+def _controls(recipe: Recipe) -> dict[str, str]:
+    """Of each steering method that is no control itself the first control of its plugin, else the first of all."""
+    steerers = [(node, made) for node in recipe.steering if isinstance(made := node.make(), Steerer)]
+    own = {node.type: node.label for node, made in reversed(steerers) if made.control == "plugin"}
+    for_all = next((node.label for node, made in steerers if made.control == "all"), None)
+    beside = {node.label: own.get(node.type, for_all) for node, made in steerers if not made.control}
+    return {label: control for label, control in beside.items() if control is not None}

@@ -174,6 +174,13 @@ class Steerer(Plugin):
     reads_tails: bool = False
     yardstick: ClassVar[bool] = False  # what others are held against, where a recipe does not say
 
+    @property
+    def control(self) -> Literal["", "plugin", "all"]:
+        """Whether it is the random control of the other methods of its ``plugin``, or of ``all`` that steer; a method
+        that follows no more often than its control has shown nothing.
+        """
+        return ""
+
     def unfit(self, diagnostic: str | None, diagnostics: Sequence[str]) -> str | None:
         """Why it cannot be fitted on what a recipe's ``diagnostic:`` and ``diagnostics:`` of these types measure; None
         where it may be."""

@@ -53,6 +53,10 @@ class Heads(HeadScaler):
     def __init__(self, params: HeadsParams) -> None:
         super().__init__(params, params.role, params.generated)
 
+    @property
+    def control(self) -> Literal["", "plugin", "all"]:
+        return "plugin" if self.params.heads == "random" else ""
+
     def unfit(self, diagnostic: str | None, diagnostics: Sequence[str]) -> str | None:
         return None if "heads" in diagnostics else LACKING
 

@@ -5,6 +5,8 @@
 What a method gains over it is gained by its direction; what it does not, any push of that size would give.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,10 @@ from factory.steer import Context, States, Steerer
 @register("steering", "random_vector")
 class RandomVector(Steerer):
     """A random vector of the norm of ``static``'s, one a seed and direction, added alike to every input."""
+
+    @property
+    def control(self) -> Literal["", "plugin", "all"]:
+        return "all"
 
     def fit(self, states: States) -> dict[str, Tensor]:
         v = (states.toward - states.away).mean(0)

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from eval_suite.report import print_tables, style
 from eval_suite.report.outcomes import HEADINGS, outcome_lines
+from eval_suite.report.outcomes import to_csv as outcomes_csv
 from eval_suite.report.rows import Predictions, groups
 from eval_suite.report.table_files import latex_escape, to_csv, to_latex, to_markdown
 from eval_suite.report.tables import main_tables
@@ -95,6 +96,10 @@ def test_every_outcome_is_told_with_the_vision_ratio():
         "Vision ratio": "40.0 (30.0–51.0)",
         "First option": "55.0 (45.0–65.0)",
     }
+    [told] = csv.DictReader(io.StringIO(outcomes_csv(results(row))))
+    del told["Table"], told["Towards"], told["Method"]
+    assert [float(told.pop(f"Vision ratio{end}")) for end in ("", " low", " high")] == [40.0, 30.0, 51.0]
+    assert told.pop("Strength") == "" and all(float(number) >= 0 for number in told.values())
 
 
 def test_flagged_conflicts_are_said_beside_the_table():
@@ -145,7 +150,7 @@ def test_missing_row_is_a_dash_everywhere():
     assert "| l2s | 1 | — |" in to_markdown(blocks)
     assert "l2s & 1 & --- &" in to_latex(blocks)
     records = list(csv.DictReader(io.StringIO(to_csv(blocks))))
-    assert (records[1]["Color"], records[1]["Total"]) == ("—", "0.0")
+    assert (records[1]["Color"], records[1]["Total"]) == ("", "0.0")
     assert "Not measured: Act, Attr, Count" in blocks[0].notes[0]
     # A task that only the table's total lacks must not borrow a number either.
     partial = main_tables(results(simple("none", 20, task="color")))[0].lines[0]

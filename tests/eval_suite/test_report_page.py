@@ -1,5 +1,8 @@
 import io
+import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -9,9 +12,9 @@ from rich.console import Console
 
 from eval_suite.report import build, print_tables
 from eval_suite.report.tables import main_tables
-from factory.diagnose.summary import Predictor, Summary
+from factory.diagnose.summary import Finding, Predictor, Summary
 from factory.registry import lookup
-from tests.eval_suite.synthetic_report import RECIPE, results, simple, synthetic, two_methods
+from tests.eval_suite.synthetic_report import RECIPE, outcome_records, results, simple, synthetic, two_methods
 
 OF_A_STRANGER = Summary("Strange", predictors=(Predictor("strange", "strangeness"),))
 
@@ -50,6 +53,10 @@ class Links(HTMLParser):
         assert self.stack.pop() == tag
 
 
+def figures_of(run: Path) -> set[str]:
+    return {p.name for p in (run / "report" / "figures").iterdir()}
+
+
 def parse(path: Path) -> tuple[str, Links]:
     text = path.read_text(encoding="utf-8")
     links = Links()
@@ -65,16 +72,13 @@ def test_full_report_is_complete_and_self_contained(full, tmp_path):
     index = build(tmp_path, *full, RECIPE, pictures, summaries=(said_by_mcr(full[1]), OF_A_STRANGER))
     assert index == tmp_path / "report" / "index.html"
     text, links = parse(index)
-    assert links.targets and all(target.startswith("data:") for target in links.targets)
+    assert links.targets and all(target.startswith(("data:", "#")) for target in links.targets)
+    assert {target[1:] for target in links.targets if target.startswith("#")} == set(
+        re.findall(r'<h2 id="(.+?)"', text)
+    )
     assert not re.search(r"url\(|@import|<script|<link", text)
-    assert sorted(p.name for p in (tmp_path / "report" / "figures").iterdir()) == [
-        "by_R_V.png",
-        "mcr-by_prompt.png",
-        "mcr-by_task.png",
-        "strength.png",
-        "tiers.png",
-        "turned.png",
-    ]
+    drawn = ("by_R_V", "mcr-by_prompt", "mcr-by_task", "strength", "tiers", "turned")
+    assert figures_of(tmp_path) == {f"{name}.{suffix}" for name in drawn for suffix in ("pdf", "png", "svg")}
     assert {p.name for p in (tmp_path / "report").iterdir()} == {
         "index.html",
         "figures",
@@ -88,8 +92,8 @@ def test_full_report_is_complete_and_self_contained(full, tmp_path):
     for block in main_tables(full[0]):
         for line in block.lines:
             assert line.entries["all"].interval in text
-    section = text[text.index("<h2>Modality contribution ratio</h2>") :]
-    assert section.index("Visual MCR by task.") < section.index("Visual MCR by prompt.") < section.index("<h2>", 1)
+    section = text[text.index("Modality contribution ratio</h2>") :]
+    assert section.index("Visual MCR by task.") < section.index("Visual MCR by prompt.") < section.index("<h2 ", 1)
     assert "Follow and error by MCR of the target." in text
     assert "By strangeness (scenes, mc2_both_orders, options@1, seed 0): it was not measured on test" in text
     assert "error budget of 5.0 %" in text
@@ -171,14 +175,84 @@ def test_an_empty_run_has_a_page(tmp_path):
 
 def test_a_figure_no_longer_drawn_does_not_linger(tmp_path):
     _, diagnostics, _ = synthetic(per_task=2, tasks=("color",), methods=["none"])
-    figures = tmp_path / "report" / "figures"
     build(tmp_path, results(), diagnostics, [], RECIPE, summaries=[said_by_mcr(diagnostics)])
-    assert sorted(p.name for p in figures.iterdir()) == ["mcr-by_prompt.png", "mcr-by_task.png"]
+    assert {name.partition(".")[0] for name in figures_of(tmp_path)} == {"mcr-by_prompt", "mcr-by_task"}
     build(tmp_path, results(), [], [], RECIPE)
-    assert list(figures.iterdir()) == []
+    assert figures_of(tmp_path) == set()
 
 
 def test_skipped_samples_are_named(tmp_path):
     data = results(simple("none", 1), skipped=[{"sample": "img_17", "reason": "unreadable image"}])
     text, _ = parse(build(tmp_path, data, [], [], ""))
     assert "img_17" in text and "unreadable image" in text
+
+
+def test_a_reader_without_eyes_or_mouse_reaches_everything(full, tmp_path):
+    """Each table has a caption, each heading cell a scope, each scrolling area a label and the focus, and each figure
+    says what is seen in it."""
+    text, _ = parse(build(tmp_path, *full, RECIPE))
+    assert text.count("<table") == text.count("<caption>") > 3
+    assert len(re.findall("<th[ >]", text)) == len(re.findall(r'<th scope="(?:row|col)"', text))
+    scrolling = re.findall('<div class="scroll"[^>]*>', text)
+    assert len(scrolling) == text.count("<table")
+    assert all(re.search('tabindex="0" role="region" aria-label="[^"]+"', area) for area in scrolling)
+    [alt] = re.findall('alt="(Follow and error against strength[^"]*)"', text)
+    follows = [r for r in full[0]["rows"] if (r["method"], r["task"], r["split"]) == ("amps", "all", "test")]
+    first = next(r for r in follows if r["direction"] == "vision" and r["strength"] == 0.25)["metrics"]["follow"]
+    assert f"amps from {100 * first:.3g} at 0.25 to" in alt and "against Steering strength" in alt
+
+
+def test_what_dev_chose_beside_the_strength_stands_in_the_table(tmp_path):
+    data = results(simple("none", 20), simple("amps", 30, strength=1.0, chosen=True, variant="beta=0.5"))
+    folder = build(tmp_path, data, [], [], "").parent
+    assert all("beta=0.5" in (folder / f"table.{kind}").read_text() for kind in ("csv", "md", "tex"))
+    assert '<th scope="row">amps <span class="tag">beta=0.5</span>' in (folder / "index.html").read_text()
+
+
+@pytest.mark.parametrize(("random", "verdict"), [(138, "none: other does as well"), (60, "follows more")])
+def test_a_method_whose_random_control_does_as_well_gets_no_verdict(random, verdict, tmp_path):
+    follows = {"l2s": 100, "amps": 140, "other": random}
+    outcomes = {m: ["follow"] * k + ["compete"] * (200 - k) for m, k in follows.items()}
+    rows = [simple(m, k, n=200, strength=1.0, chosen=True) for m, k in follows.items()]
+    records = [p for m, some in outcomes.items() for p in outcome_records(m, some)]
+    text, _ = parse(build(tmp_path, results(*rows, controls={"amps": "other"}), [], records, ""))
+    line = re.search(r'<tr><th scope="row">amps − l2s.*?</tr>', text).group()
+    assert verdict in line and ('class="best"' in line) == (random < 100)
+    assert ("amps beats l2s" in text) == (random < 100)
+
+
+def test_claims_are_told_before_the_tables(tmp_path):
+    told = Summary("What the paper claims", (Finding("heads matter", True),), leads=True)
+    text, _ = parse(build(tmp_path, results(simple("none", 20)), [], [], "", summaries=[Summary("Later", ()), told]))
+    assert text.index("heads matter") < text.index("Main table</h2>")
+
+
+def test_the_header_says_which_run_it_was(tmp_path):
+    (tmp_path / "environment.json").write_text('{"git": {"commit": "0123456789abcdef", "dirty": true}}')
+    opened = {"time": "2026-01-02T03:04:05.000+00:00", "event": "run_opened"}
+    (tmp_path / "events.jsonl").write_text(
+        json.dumps(opened) + "\n" + json.dumps(opened | {"time": "2027-01-01"}) + "\n"
+    )
+    data = results(simple("none", 20), model={"card": "tiny", "class": "Llava", "layer": 4}, seed=7)
+    text, _ = parse(build(tmp_path, data, [], [], "", limit=16))
+    [line] = re.findall('<p class="byline">(.*?)</p>', text)
+    for said in ("tiny, Llava, layer 4", "scenes", "16 samples", "2026-01-02 03:04", "0123456789 with changes", ">7<"):
+        assert said in line
+
+
+def has_latex() -> bool:
+    asked = shutil.which("pdflatex") and shutil.which("kpsewhich")
+    return bool(asked and subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True, check=False).stdout)
+
+
+@pytest.mark.skipif(not has_latex(), reason="needs pdflatex and booktabs")
+def test_the_table_compiles_and_fits_a_page_of_two_columns(full, tmp_path):
+    folder = build(tmp_path, *full, RECIPE, plots=False).parent
+    text = (folder / "table.tex").read_text()
+    packages = text.splitlines()[0].removeprefix("% ")
+    article = f"\\documentclass[twocolumn]{{article}}{packages}\\begin{{document}}{text}\\end{{document}}"
+    (folder / "article.tex").write_text(article)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "article.tex"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout

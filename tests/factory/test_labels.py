@@ -99,3 +99,16 @@ def test_where_no_method_changes_nothing_the_model_has_a_free_name():
     assert of("[static]") == Labels("none", None)
     assert of("[{type: static, as: none}]") == Labels("unsteered", None)
     assert of("[{type: none, as: plain}, {type: l2s, as: a}, {type: l2s, as: b}]") == Labels("plain", "a")
+
+
+def test_a_control_stands_beside_each_method_that_it_is_the_control_of():
+    recipe = """
+name: controlled
+model: {zoo: tiny}
+data: scenes
+diagnostics: [heads]
+steering: [none, static, heads, {type: heads, as: chance, heads: random}, {type: heads, as: shared, heads: shared}%s]
+"""
+    own = {"heads": "chance", "shared": "chance"}
+    assert labels(loads(recipe % "", "r.yaml")).controls == own
+    assert labels(loads(recipe % ", random_vector", "r.yaml")).controls == {"static": "random_vector", **own}
