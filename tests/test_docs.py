@@ -76,7 +76,9 @@ def test_a_sentence_holds_at_most_three_numbers(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_every_link_to_a_file_leads_to_one(page, made_pages):
     for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-        if (made := re.search(r"(?:^|\.\./)((?:reference|adding)/.*)", target)) and page != ROOT / "README.md":
+        if (
+            made := re.search(r"(?:^|\.\./)((?:reference|adding|notebooks)/.*)", target)
+        ) and page != ROOT / "README.md":
             assert made[1] in made_pages, target
         else:
             assert (page.parent / target).exists(), target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -21,6 +22,7 @@ from factory.registry import BASES, KINDS, Entry, available, lookup
 from factory.zoo.cards import cards, read_card
 
 ROOT = Path(__file__).parents[2]
+NOTEBOOKS = ROOT / "docs" / "notebooks"
 TITLES = {"steering": "Steering methods", "llm": "Language models", "family": "Model families"}
 Pages = dict[str, str]
 """Markdown by its path under docs/."""
@@ -31,6 +33,7 @@ def build() -> Pages:
     pages = {"reference/index.md": index(), "reference/recipe.md": recipe_keys(), "reference/models.md": models()}
     pages |= {f"reference/{each.kind}/{each.name}.md": plugin(each) for each in in_tree()}
     pages |= {f"adding/{kind}.md": adding(kind) for kind in KINDS}
+    pages |= {f"notebooks/{path.stem}.md": notebook(path) for path in sorted(NOTEBOOKS.glob("*.ipynb"))}
     return pages
 
 
@@ -38,6 +41,14 @@ def build() -> Pages:
 def in_tree() -> tuple[Entry, ...]:
     """The project's own plugins, by kind."""
     return tuple(entry for entry in available() if entry.origin == "in-tree")
+
+
+def notebook(path: Path) -> str:
+    """A notebook's page: its texts and code, without outputs, and the file to run."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    texts = [("".join(cell["source"]), cell["cell_type"] == "code") for cell in cells]
+    parts = [f"```python\n{text}\n```" if code else text for text, code in texts]
+    return "\n\n".join([parts[0], f"[The notebook]({path.name}), to run.", *parts[1:]]) + "\n"
 
 
 def title(kind: str) -> str:
