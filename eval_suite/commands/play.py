@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import socket
 import sys
 import tempfile
 import time
@@ -46,6 +47,7 @@ class Play(Command):
             raise UserError(f"the playground needs gradio, the extra 'play'; in {ROOT}: {install}")
         if args.limit < 1:
             raise UserError(f"--limit {args.limit} should be a whole number of 1 or more")
+        check_free(args.host, args.port)
         from eval_suite.play.opening import open_session
         from eval_suite.play.page import serve
 
@@ -59,5 +61,16 @@ class Play(Command):
             except KeyboardInterrupt:
                 say("the playground has ended")
             finally:
-                blocks.close()
+                blocks.close(verbose=False)
                 session.close()
+
+
+def check_free(host: str, port: int) -> None:
+    """Raises ``UserError`` for a place that cannot be served at, before a model is loaded."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as taken:
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            taken.bind((host, port))
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"{host}:{port} cannot be served at ({why}); name another --host or --port") from error

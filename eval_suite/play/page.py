@@ -263,5 +263,5 @@ def serve(session: Session, host: str, port: int, exports: Path, **options: Any)
             **options,
         )
     except OSError as error:
-        raise UserError(f"port {port} of {host} cannot be served at; name another with --port ({error})") from error
+        raise UserError(f"{host}:{port} cannot be served at; name another host or port") from error
     return blocks, local

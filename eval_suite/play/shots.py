@@ -84,7 +84,7 @@ def main() -> None:
         blocks, address = serve(session, "127.0.0.1", 0, Path(exports))
         for name, wrong in shoot(address, args.folder, views, args.strength).items():
             print(args.folder / f"{name}.png", *wrong, sep="\n  ")
-        blocks.close()
+        blocks.close(verbose=False)
         session.close()
 
 

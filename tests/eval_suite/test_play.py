@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import runpy
+import socket
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from eval_suite.commands.play import check_free
 from eval_suite.play import draw
 from eval_suite.play.export import archive, code
 from eval_suite.play.methods import Offer, of_artefacts
@@ -205,14 +207,25 @@ def test_a_run_an_artefact_and_a_model_open_by_their_folders(view, session, tmp_
 
 
 def test_what_is_nothing_is_one_line(capsys, monkeypatch):
+    found = importlib.util.find_spec
     for what, why in (
         ("tinny", "no run, no artefact, no recipe and no model. Did you mean tiny"),
         ("gone.yaml", "not found"),
     ):
         with pytest.raises(UserError, match=why):
             find(what)
-    found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *of: None if name == "gradio" else found(name, *of))
     assert main(["play"]) == 2
     told = capsys.readouterr().err
     assert "needs gradio, the extra 'play'" in told and "Traceback" not in told
+
+
+def test_a_place_that_is_taken_is_told_before_a_model_is_loaded():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(UserError, match="cannot be served at"):
+            check_free("127.0.0.1", other.getsockname()[1])
+    check_free("127.0.0.1", 0)
+    with pytest.raises(UserError, match="cannot be served at"):
+        check_free("127.0.0.1", 1 << 20)
