@@ -240,8 +240,8 @@ def test_the_plan_of_a_tuning(recipe, tmp_path, capsys):
         and "lora" in said
         and "learning rate: 0.0002" in said
     )
-    plan(recipe(data={"path": str(tmp_path / "gone.json")}))
-    assert "gone.json: not found" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"tune\.data\.path .* no such file; looked for .*gone\.json"):
+        plan(recipe(data={"path": str(tmp_path / "gone.json")}))
 
 
 def test_worker_processes_read_the_same_batches(data, reference, tmp_path):
