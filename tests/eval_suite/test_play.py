@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import runpy
 import socket
+import sys
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -207,14 +207,13 @@ def test_a_run_an_artefact_and_a_model_open_by_their_folders(view, session, tmp_
 
 
 def test_what_is_nothing_is_one_line(capsys, monkeypatch):
-    found = importlib.util.find_spec
     for what, why in (
         ("tinny", "no run, no artefact, no recipe and no model. Did you mean tiny"),
         ("gone.yaml", "not found"),
     ):
         with pytest.raises(UserError, match=why):
             find(what)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *of: None if name == "gradio" else found(name, *of))
+    monkeypatch.setitem(sys.modules, "gradio", None)
     assert main(["play"]) == 2
     told = capsys.readouterr().err
     assert "needs gradio, the extra 'play'" in told and "Traceback" not in told
