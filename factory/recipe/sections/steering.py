@@ -61,6 +61,10 @@ class EvaluateSpec(Spec):
 
     ``curve``: full answers test at every strength; chosen answers it at the strengths that dev chose, and draws curves
     and the oracle from a quarter of its samples. A number below 1 is chosen with another share; 0 draws none.
+
+    ``choose``: grid answers dev at every strength in every variant; halving asks all of them of a few samples, and the
+    better half of them of twice as many, until the last are asked of all. ``trials``: the share of training samples on
+    which a method with a controller tries its strengths.
     """
 
     directions: Annotated[tuple[Direction, ...], Field(min_length=1), AfterValidator(distinct)] = ("vision", "text")
@@ -72,6 +76,8 @@ class EvaluateSpec(Spec):
     bootstrap: Annotated[int, Field(ge=0)] = 1000
     cost: bool = False
     reference: Text | None = None
+    choose: Literal["grid", "halving"] = "grid"
+    trials: Annotated[float, Field(gt=0, le=1)] = 1.0
     curve: Literal["full", "chosen"] | Share = "full"
 
     @property

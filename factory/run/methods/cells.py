@@ -46,6 +46,11 @@ Strengths = Callable[[str, Direction, str], Sequence[float]]
 """The strengths at which a method (its label) is asked, toward a direction and in a variant."""
 
 
+def always(strengths: Sequence[float]) -> Strengths:
+    """Every method at the same strengths."""
+    return lambda label, direction, variant: strengths
+
+
 def sweep(
     bench: Bench, samples: Sequence[ConflictSample], fitted: Sequence[Fitted], at: Strengths
 ) -> list[dict[str, Any]]:

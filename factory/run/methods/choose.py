@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from factory.steer.base import Direction
+
 Prediction = Mapping[str, Any]
 RANK = {"follow": 0, "flags": 1, "other": 1, "compete": 1, "error": 2}
 
@@ -34,11 +36,16 @@ def choose(dev: Sequence[Prediction], budget: float, unsteered: str) -> list[Cho
     The budget is the share of errors added to those of the model itself (method ``unsteered``) on the same samples;
     where every cell exceeds it, the one with the fewest errors is taken and marked. Ties go to the smaller strength.
     """
+    return [choices[0] for choices in ranked(dev, budget, unsteered).values()]
+
+
+def ranked(dev: Sequence[Prediction], budget: float, unsteered: str) -> dict[tuple[str, Direction], list[Choice]]:
+    """Of each method and direction all that ``choose`` would choose among, the best first."""
     cells: dict[tuple, list[Prediction]] = defaultdict(list)
     for p in dev:
         cells[p["method"], p["direction"], p["variant"], p["strength"]].append(p)
     base = {d: outcome_share(rows, "error") for (method, d, _, _), rows in cells.items() if method == unsteered}
-    best: dict[tuple[str, str], Choice] = {}
+    found: dict[tuple[str, Direction], list[Choice]] = defaultdict(list)
     for (method, direction, variant, strength), rows in cells.items():
         if strength is None:
             continue
@@ -52,10 +59,8 @@ def choose(dev: Sequence[Prediction], budget: float, unsteered: str) -> list[Cho
             error,
             error <= base[direction] + budget,
         )
-        key = (method, direction)
-        if key not in best or _merit(choice) > _merit(best[key]):
-            best[key] = choice
-    return list(best.values())
+        found[method, direction].append(choice)
+    return {key: sorted(choices, key=_merit, reverse=True) for key, choices in found.items()}
 
 
 def _merit(c: Choice) -> tuple:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,9 @@ from factory.faults import concerning
 from factory.registry import Params
 from factory.run import inputs
 from factory.run.labels import CURVE, changes_nothing, labels
-from factory.run.methods.cells import Fitted, Strengths, ask, cells, contrast, looks, placed, sweep, trunk_of
+from factory.run.methods.cells import Fitted, Strengths, always, ask, cells, contrast, looks, placed, sweep, trunk_of
 from factory.run.methods.choose import Choice, choose, oracle
+from factory.run.methods.halving import Candidates, asked_of_all, halve
 from factory.run.methods.share import CHOSEN, OTHERS, Row, gather_share, swept_samples
 from factory.run.methods.study import Rows, Study
 from factory.run.questions.arms import Arm
@@ -123,15 +126,20 @@ class Comparison:
         want = [f for f in self.fitted if f.steerer.trial_strengths]
         if not want:
             return self.fitted
-        stage = self._stage("trials", {"fit": self.fit_stage.digest})
-        chunks = self.study.chunks(
-            stage, "train", self.recipe.evaluate.batch_size, lambda samples: self._try(samples, want)
-        )
+        share = self.recipe.evaluate.trials
+        stage = self._stage("trials", {"fit": self.fit_stage.digest} | ({"share": share} if share < 1 else {}))
+        rows = self.recipe.evaluate.batch_size
+        chunks = self.study.chunks_of(stage, "train", self.tried, rows, lambda samples: self._try(samples, want))
         calibrated = stage.gather({f"{f.name}-calibrated": partial(self._calibrate, f, chunks) for f in want})
         states = {f.name: state for f, state in zip(want, calibrated, strict=True)}
         if not stage.done:
             stage.finish({"calibrated": sorted(states)})
         return [replace(f, state=states.get(f.name, f.state)) for f in self.fitted]
+
+    @property
+    def tried(self) -> list[ConflictSample]:
+        """The training samples on which controllers try their strengths."""
+        return swept_samples(self.study.samples["train"], self.recipe.evaluate.trials)
 
     def _try(self, samples: list[ConflictSample], want: Sequence[Fitted]) -> Tensors:
         """Verdicts (1 follows, 2 error, 0 neither) [n, S] and looks [n, S, F] of every method, by name."""
@@ -150,9 +158,12 @@ class Comparison:
 
     def _trials(self, f: Fitted, chunks: Sequence[Tensors]) -> Trials:
         verdicts, seen = (torch.cat([c[f"{f.name}.{what}"] for c in chunks]) for what in ("verdicts", "looks"))
-        collected, groups = self.study.collected, torch.arange(len(verdicts)) // len(self.study.benchmark.forms)
-        measured = measured_in(collected)
-        return Trials(verdicts == 1, verdicts == 2, seen, collected["base"], measured, groups, self.recipe.seed)
+        forms = len(self.study.benchmark.forms)
+        place = {s.id: i for i, s in enumerate(self.study.samples["train"])}
+        rows = torch.tensor([place[s.id] * forms + form for s in self.tried for form in range(forms)])
+        collected, groups = self.study.collected, torch.arange(len(verdicts)) // forms
+        measured = {name: values[rows] for name, values in measured_in(collected).items()}
+        return Trials(verdicts == 1, verdicts == 2, seen, collected["base"][rows], measured, groups, self.recipe.seed)
 
     def _stage(self, name: str, parts: dict[str, Any]) -> Stage:
         e = self.recipe.evaluate
@@ -180,13 +191,13 @@ class Comparison:
         return self._stage(split, {**made_from, **parts})
 
     def _answers(
-        self, samples: list[ConflictSample], fitted: Sequence[Fitted], at: Strengths, prompted: bool = True
+        self, samples: list[ConflictSample], fitted: Sequence[Fitted], at: Strengths, asked: Mapping[str, PromptMethod]
     ) -> Rows:
-        """Predictions of the decoding-time methods and the ``fitted`` ones at their strengths, and of the prompt
-        methods where those are wanted too."""
+        """Predictions of the ``asked`` prompt methods, and of the decoding-time methods and the ``fitted`` ones at
+        their strengths."""
         bench = self.study.bench
         rows: Rows = []
-        for label, method in self.prompters.items() if prompted else ():
+        for label, method in asked.items():
             with part("ask", label):
                 rows += ask(bench, samples, label, method, self.directions, self.examples)
         for label, decoder in self.decoders.items():
@@ -195,19 +206,38 @@ class Comparison:
         return rows + sweep(bench, samples, fitted, at)
 
     def _dev(self, ready: Sequence[Fitted]) -> tuple[Rows, list[Choice]]:
-        """Predictions of all methods at every strength, and the choices made from them."""
-        stage = self._scoring("dev", {})
-        chunks = self.study.chunks(
-            stage,
-            "dev",
-            self.recipe.evaluate.batch_size,
-            lambda samples: self._answers(samples, ready, lambda *_: self.strengths),
-        )
-        dev = [{**row, "split": "dev"} for chunk in chunks for row in chunk]
+        """Predictions of all methods at every strength, or of those left by halving, and the choices made from them."""
+        by_halving = self.recipe.evaluate.choose == "halving"
+        stage = self._scoring("dev", {"choose": "halving"} if by_halving else {})
+        rows, samples = self.recipe.evaluate.batch_size, self.study.samples["dev"]
+        asked = {self.unsteered: self.prompters[self.unsteered]} if by_halving and self.prompters else self.prompters
+
+        def ask(left: int, some: list[ConflictSample], at: Strengths) -> Rows:
+            chunks = self.study.chunks_of(
+                stage, f"round{left}", some, rows, lambda s: self._answers(s, ready, at, asked)
+            )
+            return [{**row, "split": "dev"} for chunk in chunks for row in chunk]
+
+        if by_halving:
+            found = halve(self._arms(ready), samples, ask, self.recipe.evaluate.error_budget, self.unsteered)
+            dev = asked_of_all(found, len(samples))
+        else:
+            every = always(self.strengths)
+            chunks = self.study.chunks(stage, "dev", rows, lambda s: self._answers(s, ready, every, asked))
+            dev = [{**row, "split": "dev"} for chunk in chunks for row in chunk]
         choices = choose(dev, self.recipe.evaluate.error_budget, self.unsteered)
         if not stage.done:
             stage.finish({"choices": [asdict(c) for c in choices]})
         return dev, choices
+
+    def _arms(self, ready: Sequence[Fitted]) -> Candidates:
+        """What dev chooses among."""
+        arms: dict[tuple[str, Direction], list[tuple[str, float]]] = defaultdict(list)
+        for f in ready:
+            arms[f.label, f.direction] += [(f.variant, s) for s in self.strengths]
+        for label, direction in product(self.decoders, self.directions):
+            arms[label, direction] += [("", s) for s in self.strengths]
+        return arms
 
     def _test(self, kept: Sequence[Fitted], choices: Sequence[Choice]) -> tuple[Rows, Stage]:
         """Predictions at the chosen strengths; of the share that curves are drawn from also at all others, and then
@@ -229,7 +259,7 @@ class Comparison:
             def strengths(label: str, direction: Direction, _: str) -> list[float]:
                 return [s for s in self.strengths if (CHOSEN if s == at[label, direction] else OTHERS) in parts]
 
-            return self._answers(some, kept, strengths, CHOSEN in parts)
+            return self._answers(some, kept, strengths, self.prompters if CHOSEN in parts else {})
 
         size = max(1, self.recipe.evaluate.batch_size // len(self.study.benchmark.forms))
         found = gather_share(stage, samples, size, share, answers, part_of, cell_of)
@@ -257,7 +287,10 @@ class Comparison:
         if self.study.folder.world.first:
             self._save(kept, variants)
         swept = CURVE if self.recipe.evaluate.curve_share < 1 else "test"  # an oracle needs every strength
-        upper = [row for rows in (dev, [r for r in test if r["split"] == swept]) for row in self._oracle(rows, choices)]
+        whole = [dev] if self.recipe.evaluate.choose == "grid" else []
+        upper = [
+            row for rows in (*whole, [r for r in test if r["split"] == swept]) for row in self._oracle(rows, choices)
+        ]
         return _finished(dev + test + upper, choices), choices
 
     def _oracle(self, rows: Rows, choices: Sequence[Choice]) -> Rows:

@@ -4,7 +4,7 @@ folder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from importlib.metadata import version
 from typing import Any
@@ -74,13 +74,20 @@ class Study:
 
     def chunks(self, stage: Stage, split: str, rows: int, compute: Callable[[list[ConflictSample]], Any]) -> list[Any]:
         """All chunks of ``stage`` over a split, ``rows`` prompts at a time; those stored before are only read."""
-        return progress.gather(stage, {key: partial(compute, batch) for key, batch in self._batches(split, rows)})
+        return self.chunks_of(stage, split, self.samples[split], rows, compute)
 
-    def _batches(self, split: str, rows: int) -> Iterator[tuple[str, list[ConflictSample]]]:
+    def chunks_of(
+        self,
+        stage: Stage,
+        name: str,
+        samples: Sequence[ConflictSample],
+        rows: int,
+        compute: Callable[[list[ConflictSample]], Any],
+    ) -> list[Any]:
+        """As ``chunks``, over any samples; the chunks' names begin with ``name``."""
         size = max(1, rows // len(self.benchmark.forms))
-        samples = self.samples[split]
-        for i in range(0, len(samples), size):
-            yield f"{split}-{i:05d}", samples[i : i + size]
+        batches = {f"{name}-{i:05d}": list(samples[i : i + size]) for i in range(0, len(samples), size)}
+        return progress.gather(stage, {key: partial(compute, batch) for key, batch in batches.items()})
 
     def _collect(
         self, samples: list[ConflictSample], asks: tuple[str, ...], tails: bool = False

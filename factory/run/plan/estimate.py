@@ -21,6 +21,7 @@ from factory.model.facts import ModelFacts, find_facts
 from factory.model.load import outline, to_fetch
 from factory.model.source import Wanted
 from factory.recipe import Recipe
+from factory.run.labels import changes_nothing
 from factory.run.methods.comparison import prompters
 from factory.run.methods.study import steered_layer
 from factory.run.plan.data import Data, look_at_data
@@ -142,6 +143,7 @@ def describe(
             1,
             "prompt",
             rows=asked,
+            unsteered=changes_nothing(type(method)),
             answer=answer_length(recipe, method.max_new_tokens),
         )
     length = answer_length(recipe)

@@ -94,7 +94,9 @@ def thinned_recipe(recipe: Recipe) -> Recipe:
     """The recipe with a small and a middling strength, of which the second stands for all after the first."""
     ordered = sorted(recipe.evaluate.strengths, key=abs)
     strengths = tuple(dict.fromkeys((ordered[len(ordered) // 4], ordered[len(ordered) // 2])))
-    evaluate = recipe.evaluate.model_copy(update={"strengths": strengths, "cost": False, "curve": "full"})
+    evaluate = recipe.evaluate.model_copy(
+        update={"strengths": strengths, "cost": False, "curve": "full", "choose": "grid"}
+    )
     return recipe.model_copy(update={"evaluate": evaluate})
 
 

@@ -4,13 +4,14 @@ done.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from factory.diagnose import Diagnostic
 from factory.recipe import Recipe
 from factory.run.methods.cost import REPEATS, SAMPLES
+from factory.run.methods.halving import pairs_asked
 from factory.run.methods.share import swept_samples
 from factory.steer.collect import ASKS
 from factory.stopwatch import Part
@@ -44,6 +45,7 @@ class Method:
     looks: int = 0
     hidings: int = 0
     trials: int = 0
+    unsteered: bool = False
     parameters: int | None = None
     fit_seconds: float | None = None
     calibration_seconds: float = 0.0
@@ -52,6 +54,9 @@ class Method:
     @property
     def steers(self) -> bool:
         return self.kind == "steerer"
+
+
+Count = Callable[[Method], float]
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,7 @@ def stages(
             Expected("fit", train, fits=sum(times.values()), parts={("fit", m.label): n for m, n in times.items()})
         )
     if tried := {m: directions * m.variants for m in steerers if m.trials}:
+        train = len(swept_samples(ids["train"], recipe.evaluate.trials)) * forms
         parts = {("trials", m.label): n * train for m, n in tried.items()}
         parts |= {("further", m.label): n * train * (m.trials - 1) for m, n in tried.items()}
         parts |= {("calibration", m.label): n for m, n in tried.items()}
@@ -122,9 +128,11 @@ def stages(
             )
         )
     strengths, swept = len(recipe.evaluate.strengths), len(swept_samples(ids["test"], recipe.evaluate.curve_share))
-    out.append(_scored("dev", recipe, prompts["dev"], methods, share, {m.label: m.variants for m in steerers}))
+    base = next((m for m in methods if m.unsteered), None)
+    asked_on_dev = [m for m in methods if m.kind != "prompt" or m is base or recipe.evaluate.choose == "grid"]
+    out.append(_scored("dev", recipe, prompts["dev"], asked_on_dev, share, *_on_dev(recipe, len(ids["dev"]))))
     asked = 1 + (strengths - 1) * swept / len(ids["test"])
-    out.append(_scored("test", recipe, prompts["test"], methods, share, {m.label: 1 for m in steerers}, asked))
+    out.append(_scored("test", recipe, prompts["test"], methods, share, lambda m: 1, lambda m: asked))
     if recipe.evaluate.cost:
         out.append(_priced(recipe, min(len(ids["test"]), SAMPLES) * forms, methods, share))
     return [*out, Expected("report", 0, parts={OWN: 1})]
@@ -145,36 +153,49 @@ def _investigated(label: str, diagnostic: Diagnostic, ids: Mapping[str, Sequence
     )
 
 
+def _on_dev(recipe: Recipe, samples: int) -> tuple[Count, Count]:
+    """How many variants of a method a dev prompt is asked on average, and how many variants at strengths; by halving, a
+    variant is taken to be there for as long as there are as many variants left as strengths of variants."""
+    strengths = len(recipe.evaluate.strengths)
+    if recipe.evaluate.choose == "grid":
+        return lambda m: m.variants, lambda m: m.variants * strengths
+    arms = lambda m: m.variants * strengths
+    return (
+        lambda m: pairs_asked(arms(m), samples, m.variants) / samples,
+        lambda m: pairs_asked(arms(m), samples) / samples,
+    )
+
+
 def _scored(
     split: str,
     recipe: Recipe,
     prompts: int,
     methods: Sequence[Method],
     share: float,
-    variants: Mapping[str, int],
-    asked: float | None = None,
+    variants: Count,
+    cells_of: Count,
 ) -> Expected:
     """A scored split: prompt methods answer in full; methods that steer the same prompts share a trunk. A prompt is
-    ``asked`` at so many strengths on average; null: at all."""
+    asked so many ``variants`` of a method, and so many at strengths (``cells_of``), on average and toward each
+    direction."""
     directions = len(recipe.evaluate.directions)
-    strengths = len(recipe.evaluate.strengths) if asked is None else asked
     count: dict[str, float] = dict.fromkeys(("trunk", "cells", "looks", "hidings", "tokens"), 0)
     parts: dict[Part, float] = {}
     for m in methods:
         if not m.steers:
-            answers = m.rows * (strengths if m.kind == "logits" else 1)
+            strengths = cells_of(m) if m.kind == "logits" else 1
             count["trunk"] += prompts * m.rows * (strengths if m.again else 1)
-            count["tokens"] += prompts * answers * m.answer
+            count["tokens"] += prompts * m.rows * strengths * m.answer
             parts["ask", m.label] = prompts
-            parts["further", m.label] = prompts * (strengths - 1) if m.kind == "logits" else 0
+            parts["further", m.label] = prompts * (strengths - 1)
             continue
-        swept = directions * prompts * variants[m.label]  # a controller looks once, whatever the strengths
-        cells = swept * strengths
-        count["trunk" if m.whole else "cells"] += cells
+        swept = directions * prompts * variants(m)  # a controller looks once, whatever the strengths
+        answered = directions * prompts * cells_of(m)
+        count["trunk" if m.whole else "cells"] += answered
         count["looks"] += swept * m.looks
         count["hidings"] += swept * m.hidings
-        count["tokens"] += cells * m.answer
-        parts["sweep", m.label], parts["further", m.label] = swept, swept * (strengths - 1)
+        count["tokens"] += answered * m.answer
+        parts["sweep", m.label], parts["further", m.label] = swept, answered - swept
     trunks = len({asks for m in methods for asks in m.asks})
     count["trunk"] += trunks * prompts
     whole = {name: round(n) for name, n in count.items()}
