@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from itertools import zip_longest
+from typing import NamedTuple
 
-from matplotlib.artist import Artist
-
-from eval_suite.compare.table import Block, Table, heading, label, title
+from eval_suite.compare.load import Column
+from eval_suite.compare.table import AS_THEY_ARE, Block, Line, Table, heading, label, title
 from eval_suite.report import style
 from eval_suite.report.style import Figure
 
 ACROSS = 4  # panels side by side
+VERDICTS = {"better": "#009E73", "worse": "#D55E00", "": "#6e6e6e"}
+FEWER_IS_BETTER = ("perplexity",)
+
+
+class Mark(NamedTuple):
+    """A value with the ends of its interval, and its colour."""
+
+    value: float
+    low: float
+    high: float
+    color: str
 
 
 def draw(table: Table) -> list[Figure]:
@@ -21,61 +33,72 @@ def draw(table: Table) -> list[Figure]:
 
 
 def _scores(table: Table, block: Block, index: int) -> Figure:
-    unsteered = next((label(line, table) for line in block.lines if line.arm.method == line.arm.unsteered), "")
-    palette = style.looks((label(line, table) for line in block.lines), unsteered)
-    across = min(len(block.columns), ACROSS)
-    down = -(-len(block.columns) // across)
-    figure = style.canvas(max(6.0, 1.0 + 2.2 * across), 1.4 + 3.2 * down)
-    axes = figure.subplots(down, across, squeeze=False).flat
-    handles: dict[str, Artist] = {}
-    for ax, column in zip_longest(axes, block.columns):
-        if column is None:
-            ax.set_axis_off()
-            continue
-        for x, line in enumerate(block.lines):
-            if (cell := line.cells.get(column)) is None:
-                continue
-            look, value = palette[label(line, table)], cell.score.value
-            low, high = cell.score.interval or (min(cell.score.values), max(cell.score.values))
-            errors = [[max(0.0, value - low)], [max(0.0, high - value)]]
-            handles[label(line, table)] = ax.errorbar(
-                [x], [value], yerr=errors, color=look.color, marker=look.marker, linestyle="", capsize=3
-            )
-        ax.set_xticks([])
-        ax.set_title(heading(column), fontsize=11)
-    style.legend_below(figure, handles)
+    def mark(line: Line, column: Column) -> Mark | None:
+        if (cell := line.cells.get(column)) is None:
+            return None
+        low, high = cell.score.interval or (min(cell.score.values), max(cell.score.values))
+        return Mark(cell.score.value, low, high, VERDICTS[cell.verdict])
+
     caption = (
         "Scores with 95 % intervals over samples; over several seeds their mean, with the seeds' range where a score is"
-        " no mean over samples."
+        " no mean over samples. Green is better and orange worse than the reference, where p < 0.05 after Holm's"
+        " correction."
     )
-    return style.finish(figure, f"scores_{index + 1}", title(block), caption)
+    return _panels(table, block, block.columns, mark, f"scores_{index + 1}", caption)
 
 
 def _differences(table: Table, block: Block, index: int) -> Figure | None:
-    tests = [
-        (f"{label(line, table)}, {heading(column)}", cell.against[line.arm.unsteered])
-        for line in block.lines
-        for column, cell in line.cells.items()
-        if line.arm.unsteered in cell.against
-    ]
-    if not tests:
+    def mark(line: Line, column: Column) -> Mark | None:
+        test = line.cells[column].against.get(line.arm.unsteered) if column in line.cells else None
+        return Mark(test.difference, test.low, test.high, VERDICTS[test.verdict]) if test else None
+
+    columns = [column for column in block.columns if any(mark(line, column) for line in block.lines)]
+    if not columns:
         return None
-    figure = style.canvas(8.0, 1.2 + 0.34 * len(tests))
-    ax = figure.subplots()
-    colours = {"better": "#009E73", "worse": "#D55E00", "": "#6e6e6e"}
-    for y, (_, t) in enumerate(tests):
-        ax.errorbar(
-            [t.difference],
-            [y],
-            xerr=[[t.difference - t.low], [t.high - t.difference]],
-            color=colours[t.verdict],
-            marker="o",
-            capsize=3,
-            linestyle="",
-        )
-    ax.axvline(0, color="#444444", linewidth=1)
-    ax.set_yticks(range(len(tests)), [name for name, _ in tests])
-    ax.invert_yaxis()
-    ax.set_xlabel("Difference from the unsteered model, per-sample score")
-    caption = "Paired differences with 95 % intervals; coloured where p < 0.05 after Holm's correction."
-    return style.finish(figure, f"differences_{index + 1}", title(block), caption)
+    caption = (
+        "Paired differences from the unsteered model on the same samples, with 95 % intervals; coloured where p < 0.05"
+        " after Holm's correction. The line is the unsteered model."
+    )
+    return _panels(table, block, columns, mark, f"differences_{index + 1}", caption, "difference of ")
+
+
+def _panels(
+    table: Table,
+    block: Block,
+    columns: Sequence[Column],
+    mark: Callable[[Line, Column], Mark | None],
+    name: str,
+    caption: str,
+    of: str = "",
+) -> Figure:
+    """A panel for each column, the arms named on its axis from the first downwards."""
+    lines = [line for line in block.lines if any(mark(line, column) for column in columns)]
+    names = [label(line, table) for line in lines]
+    across = min(len(columns), ACROSS)
+    down = -(-len(columns) // across)
+    margin = 1.0 + 0.085 * max(map(len, names), default=0)  # inches: names on the axis are about so wide a letter
+    figure = style.canvas(margin + 2.6 * across, down * (1.3 + 0.27 * len(lines)))
+    grid = figure.subplots(down, across, squeeze=False, sharey=True)
+    for ax, column in zip_longest(grid.flat, columns):
+        if column is None:
+            ax.set_axis_off()
+            continue
+        scale = 1 if column[1] in AS_THEY_ARE else 100
+        for y, line in enumerate(lines):
+            if found := mark(line, column):
+                value, low, high = (scale * number for number in found[:3])
+                error = [[max(0.0, value - low)], [max(0.0, high - value)]]
+                ax.errorbar([value], [y], xerr=error, color=found.color, marker="o", linestyle="", capsize=3)
+        if of:
+            ax.axvline(0, color="#444444", linewidth=1)
+        ax.set_yticks(range(len(lines)), names)
+        ax.set_ylim(len(lines) - 0.5, -0.5)
+        ax.set_title(heading(column), fontsize=11)
+        ax.set_xlabel(of + _unit(column[1]), fontsize=10)
+    return style.finish(figure, name, title(block), caption)
+
+
+def _unit(metric: str) -> str:
+    """A metric with its unit, and which way is better."""
+    unit = metric if metric in AS_THEY_ARE else f"{metric} (%)"
+    return f"{unit}, {'left' if metric in FEWER_IS_BETTER else 'right'} is better"

@@ -15,6 +15,7 @@ import yaml
 from eval_suite.compare.load import Arm, Column, Score
 from eval_suite.compare.significance import Test, compare, holm
 
+AS_THEY_ARE = ("perplexity", "points")  # metrics that are no shares, and are not printed as percentages
 PUBLISHED = Path(__file__).with_name("published.yaml")
 TABLES = Path(__file__).parents[1] / "published" / "mores.csv"
 

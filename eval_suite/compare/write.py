@@ -12,9 +12,9 @@ from rich.table import Table as Shown
 
 from eval_suite.compare.plots import draw
 from eval_suite.compare.significance import Test
-from eval_suite.compare.table import Block, Cell, Line, Table, heading, label, title
+from eval_suite.compare.table import AS_THEY_ARE, Block, Cell, Line, Table, heading, label, title
 from eval_suite.report.rows import DASH, strength_text
-from eval_suite.report.table_files import latex_escape, markdown_escape
+from eval_suite.report.table_files import FITTED, latex_escape, markdown_escape
 from factory import files
 from factory.plain import csv_text
 from factory.terminal import Console
@@ -28,7 +28,6 @@ FOOT = (
     " 95 %; over several seeds the score is their mean, and the interval one over samples. Rank: mean rank over the"
     " columns that all arms have."
 )
-AS_THEY_ARE = ("perplexity", "points")
 COSTS = ("parameters", "s/answer", "peak memory")
 
 
@@ -210,15 +209,17 @@ def to_latex(table: Table) -> str:
         heads, rows = grid(table, block, shown_value)
         lines = [
             rf"% {title(block)}",
+            FITTED,
             rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
             r"\toprule",
             " & ".join(map(latex_escape, heads)) + r" \\",
             r"\midrule",
         ]
         body = [" & ".join(map(latex_escape, row)) + r" \\" for row in rows]
-        text = "\n".join([*lines, *body, r"\bottomrule", r"\end{tabular}"])
+        text = "\n".join([*lines, *body, r"\bottomrule", r"\end{tabular}}"])
         parts.append(text.replace("▲", TEX_MARKS["better"]).replace("▼", TEX_MARKS["worse"]))
-    notes = "".join(f"% {note}\n" for note in table.notes)
+    packages = "% \\usepackage{amssymb,booktabs,graphicx}\n"
+    notes = packages + "".join(f"% {note}\n" for note in table.notes)
     return notes + "% " + FOOT.replace("▲", "up").replace("▼", "down") + "\n" + "\n\n".join(parts) + "\n"
 
 

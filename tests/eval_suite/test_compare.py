@@ -5,13 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from eval_suite.commands.compare import Compare
+from eval_suite.compare.load import load
+from eval_suite.compare.plots import draw
 from eval_suite.compare.significance import Test, bootstrap_p, compare, holm
+from eval_suite.compare.table import build
+from eval_suite.report import style
 from factory.cli import main
 from factory.run import rundir
 from tests.tiny import interrupts, saved_tiny
@@ -153,6 +158,24 @@ def test_a_real_difference_is_significant_and_a_null_one_is_not(tmp_path, capsys
     assert "▼" in capsys.readouterr().out and "▼" in (tmp_path / "out" / "compare.md").read_text()
     assert r"\blacktriangledown" in (tmp_path / "out" / "compare.tex").read_text()
     assert (tmp_path / "out" / "figures" / "scores_1.png").stat().st_size > 1000
+    assert "resizebox" in (tmp_path / "out" / "compare.tex").read_text()
+
+
+def test_a_figure_of_twenty_arms_names_each_on_its_axis_and_warns_of_nothing(tmp_path, monkeypatch, recwarn):
+    base, panels = drawn(0.5, n=60), []
+    monkeypatch.setattr(style, "finish", lambda canvas, *_: panels.append(canvas.axes[0]))
+    names = ["none", *(f"a_rather_long_method_{i}" for i in range(19))]
+    run = run_folder(tmp_path, "a", {name: flipped(base, 0.02 * i, i) for i, name in enumerate(names)})
+    draw(build([*load([run])]))
+    scores, differences = panels
+    for ax in panels:
+        ax.figure.draw_without_rendering()
+        shown = [tick.get_window_extent() for tick in ax.get_yticklabels()]
+        assert all(below.y1 <= above.y0 for above, below in pairwise(shown)) and all(box.x0 >= 0 for box in shown)
+        assert "f1 (%), right is better" in ax.get_xlabel() and not ax.figure.legends
+    assert [tick.get_text() for tick in scores.get_yticklabels()] == names
+    assert [tick.get_text() for tick in differences.get_yticklabels()] == names[1:]
+    assert not recwarn.list
 
 
 def test_seeds_are_averaged_sample_by_sample(tmp_path):
