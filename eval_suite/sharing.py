@@ -78,7 +78,7 @@ class Shared:
         yield f"- revision: {revision or 'of the weights that the fingerprint tells'}"
         facts = {**self.manifest.get("about", {}), **self.manifest.get("where", {})}
         facts |= {key: self.manifest[key] for key in ("strength", "parameters") if key in self.manifest}
-        yield from (f"- {key}: {value}" for key, value in facts.items())
+        yield from (f"- {key}: {value}" for key, value in facts.items() if value not in ("", None))
 
     def _results(self) -> Iterator[str]:
         path = self.origin.folder / "results.json" if self.origin else None
@@ -88,10 +88,7 @@ class Shared:
         if not rows:
             yield "Nothing was measured in the run, or the run is not beside this folder."
             return
-        yield from (
-            "| benchmark | split | task | n | metric | value | 95 % interval |",
-            "|---|---|---|--:|---|--:|---|",
-        )
+        yield from ("| benchmark | split | n | metric | value | 95 % interval |", "|---|---|--:|---|--:|---|")
         for row in rows:
             for metric, value in row["metrics"].items():
                 low, high = row.get("ci", {}).get(metric, (None, None))

@@ -129,6 +129,7 @@ def test_an_artefact_goes_to_the_hub_with_its_card_and_comes_back(hub, folder, t
     head = yaml.safe_load(card.split("---")[1])
     assert head["library_name"] == "steering-factory" and "activation-steering" in head["tags"]
     assert "| scenes (scenes/open) | test | 64 | follow | 0.750 | 0.625 to 0.875 |" in card and "0.111" not in card
+    assert len({line.count("|") for line in card.splitlines() if line.startswith("|")}) == 1, "a cell for each column"
     for said in ("`tiny`", "revision", "strength: 1.5", "layer: 1", "factory.load", "factory.steered", "name: mine"):
         assert said in card
     assert main(["pull", "me/vector", "--to", str(tmp_path / "back")]) == 0
