@@ -245,6 +245,20 @@ def test_a_run_keeps_rows_predictions_submissions_and_costs(asked):
     )
 
 
+def test_every_number_of_a_run_is_recomputed_from_its_answers(asked, tmp_path, capsys):
+    run = shutil.copytree(asked[1], tmp_path / "run")
+    assert main(["verify", str(run)]) == 0
+    n = len(rows_of(run))
+    assert f"{n} of {n} rows recomputed, 0 numbers differ" in capsys.readouterr().out
+    file = run / "predictions" / "pope" / "none.jsonl"
+    kept = [json.loads(line) for line in file.read_text().splitlines()]
+    right = [{**row, "text": row["label"]} for row in kept]
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in right))
+    assert main(["verify", str(run)]) == 1
+    assert "the first: pope" in capsys.readouterr().out
+    assert main(["verify", str(tmp_path)]) == 2 and "is it a finished run?" in capsys.readouterr().err
+
+
 def test_lower_precision_says_with_which_batch_size(asked, tmp_path):
     recipe, run = asked
     assert {json.dumps(r["generation"]) for r in rows_of(run)} == {
