@@ -68,11 +68,11 @@ def test_a_planted_law_is_found_in_either_direction(direction, sign):
     noise = np.random.default_rng(0).random(N)
     rows = table(explain(diagnosed("dH_rel", sign * dH) + diagnosed("confidence", noise), predictions, "none"))
     flips = rows["flips", "relative uncertainty of the target"]
-    assert flips["n"] == N and flips["events"] == sum(dH < 0.5) and flips["AUROC"] == 0 and flips["high "] < 0.05
-    assert flips["rank correlation"] > 0.9 and flips["low"] > 0.8
+    assert flips["n"] == N and flips["events"] == sum(dH < 0.5) and flips["AUROC"] == 0 and flips["AUROC high"] < 0.05
+    assert flips["rank correlation"] > 0.9 and flips["rank correlation low"] > 0.8
     breaks = rows["breaks", "relative uncertainty of the target"]
     assert breaks["events"] == sum(dH > 0.7) and breaks["AUROC"] == 1
-    assert rows["flips", "confidence"]["low "] < 0.5 < rows["flips", "confidence"]["high "]
+    assert rows["flips", "confidence"]["AUROC low"] < 0.5 < rows["flips", "confidence"]["AUROC high"]
 
 
 def test_a_metric_that_no_diagnostic_offers_predicts_nothing():
