@@ -11,6 +11,8 @@ from typing import Any
 import torch
 import transformers
 from transformers import PreTrainedTokenizerFast
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
 from factory.model.compose import compose
 from factory.model.family import frozen
@@ -218,7 +220,7 @@ def idefics3() -> Built:
     template = written(
         TURNS, BEGIN="<s>", ASKED="User:", GIVEN="Assistant:", IMAGE="<image>", END="<end_of_utterance>\n"
     )
-    pixels = transformers.Idefics3ImageProcessorPil(**sizes)
+    pixels = Idefics3ImageProcessorPil(**sizes)
     return model, transformers.Idefics3Processor(pixels, tokens, image_seq_len=4, chat_template=template)
 
 
@@ -229,7 +231,7 @@ def smolvlm() -> Built:
     template = written(
         TURNS, BEGIN="<|im_start|>", ASKED="User:", GIVEN="Assistant:", IMAGE="<image>", END="<end_of_utterance>\n"
     )
-    return model, Parts(transformers.SmolVLMImageProcessorPil(**sizes), tokens, template)
+    return model, Parts(SmolVLMImageProcessorPil(**sizes), tokens, template)
 
 
 @builder

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from factory import files, tune
+from factory import files, progress, tune
 from factory.errors import UserError
 from factory.recipe import loads
 from factory.recipe.schema import LaunchSpec, TrainSpec, TuneDataSpec, TuneSpec
 from factory.run.pipeline import run
 from factory.run.tuners.going_on import OTHER, SAME, TOLD
-from tests.factory.train.case import Interrupted, Stop, write_data
+from tests.factory.train.case import Interrupted, stops_at, write_data
 from tests.tiny import SMALL, fresh_view, saved_tiny
 
 TENSORS = "tuner.safetensors"
@@ -31,10 +31,8 @@ def project(tmp_path_factory) -> Path:
     write_data(root)
     saved_tiny(root / "model")
     run(recipe(root, "whole"))
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("factory.run.tuners.tuning._Progress", lambda shown, name: Stop(3, kill=False))
-        with pytest.raises(Interrupted):
-            run(recipe(root, "stopped"))
+    with progress.watched(stops_at("tune", 3)), pytest.raises(Interrupted):
+        run(recipe(root, "stopped"))
     return root
 
 
@@ -216,7 +214,7 @@ def test_a_damaged_trained_part_is_not_put_into_a_model(project):
 )
 def test_a_precision_without_gradients_is_refused_before_data_and_model_are_read(project, dtype, bf16, told, quantize):
     model = {"dtype": dtype, "quantize": quantize}
-    with pytest.raises(UserError, match=rf"^model.dtype={dtype}: [^\n]*{told}[^\n]*$"):
+    with pytest.raises(UserError, match=rf"^recipe:1:\d+ model.dtype={dtype}: [^\n]*{told}[^\n]*$"):
         run(recipe(project, "half", model=model, bf16=bf16, data={"path": "nowhere.json"}))
 
 
