@@ -187,7 +187,8 @@ def test_printed_yaml_has_a_recipes_keys():
 def test_every_page_of_the_contents_is_there_and_every_page_is_in_the_contents():
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     listed = {name for name in re.findall(r"([\w./-]+\.md)$", text, re.MULTILINE) if not name.startswith("reference/")}
-    assert listed == {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
+    made = {str(notebook.relative_to(DOCS).with_suffix(".md")) for notebook in DOCS.rglob("*.ipynb")}
+    assert listed == made | {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
 
 
 @pytest.mark.parametrize("entry", pages.in_tree(), ids=lambda entry: f"{entry.kind}-{entry.name}")

@@ -21,9 +21,10 @@ def run(tmp_path: Path) -> Path:
     sample = scene(next(iter(specs("test", 1, 0))))
     glued = "oneRespondRespondRespond"
     answers = [sample.answer_vision, glued, f"{sample.answer_vision} one one one", "The two sources\nconflict"]
+    about = {"sample": sample.id, "task": sample.task, "method": "m", "direction": "vision"}
     rows = [
-        {"sample": sample.id, "task": sample.task, "method": "m", "direction": "vision", "strength": s, "answers": [a]}
-        for s, a in ((1.0, answers[0]), (1.0, answers[1]), (2.0, answers[2]), (2.0, answers[3]))
+        {**about, "variant": v, "strength": s, "answers": [a]}
+        for v, s, a in (("a", 1.0, answers[0]), ("b", 1.0, answers[1]), ("a", 2.0, answers[2]), ("b", 2.0, answers[3]))
     ]
     folder = tmp_path / "run"
     (folder / "test" / "chunks").mkdir(parents=True)
