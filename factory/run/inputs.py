@@ -23,7 +23,9 @@ from factory.recipe.schema import Node, TuneSpec
 
 SCORING = ("judge", "outcome")
 LESSONS = ("lesson", "text_lesson", "picture", "corpus", "examine")
-"""Members of a conflict benchmark that make verdicts of answers, and those that teach; the others ask."""
+QUESTIONS = ("as_questions",)
+"""Members of a conflict benchmark that make verdicts of answers, that teach, and that make questions of it; the others
+ask."""
 SHORT = 16  # digits of a digest
 READERS = 8  # threads that read pictures
 
@@ -35,7 +37,7 @@ def with_code(node: Node, only: Collection[str] = (), leave: Collection[str] = (
 
 def asking(node: Node) -> dict[str, Any]:
     """A conflict benchmark as what reads its prompts alone depends on it."""
-    return with_code(node, leave=(*SCORING, *LESSONS))
+    return with_code(node, leave=(*SCORING, *LESSONS, *QUESTIONS))
 
 
 def scoring(node: Node, scorer: str) -> dict[str, Any]:

@@ -43,7 +43,7 @@ POPE = [  # label, answer: ten answers on which four public toolkits give four s
 
 
 def test_pope_on_the_ten_answers():
-    pope = Pope(PopeParams(root="", splits=("random",)))
+    pope = Pope(PopeParams(root=".", splits=("random",)))
     total = measured(
         pope, [(Item(str(i), nothing, (label, "random"), ("random",)), text) for i, (label, text) in enumerate(POPE)]
     )
@@ -70,7 +70,7 @@ def test_pope_reads_what_its_rule_looks_at(text, read):
 
 
 def test_pope_averages_over_splits_and_not_over_questions():
-    pope = Pope(PopeParams(root=""))
+    pope = Pope(PopeParams(root="."))
     asked = [("random", "yes", "Yes")] * 6 + [("popular", "no", "Yes")] * 2
     total = measured(
         pope, [(Item(str(i), nothing, (label, split), (split,)), text) for i, (split, label, text) in enumerate(asked)]
@@ -235,7 +235,7 @@ def test_mme_looks_at_four_characters(text, said):
 
 
 def test_mme_adds_accuracy_and_both_right():
-    mme = Mme(MmeParams(root=""))
+    mme = Mme(MmeParams(root="."))
     asked = [("a", 0, "yes", "Yes"), ("a", 1, "no", "No"), ("b", 0, "yes", "Yes"), ("b", 1, "no", "Yes")]
     items = [
         (Item(f"{p}/{i}", nothing, gold, ("existence",), p, (), {"subtask": "existence"}), text)

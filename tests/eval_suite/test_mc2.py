@@ -123,7 +123,7 @@ def test_the_file_is_found_beside_the_pictures_or_told_where_to_get(folder, tmp_
     monkeypatch.setattr("eval_suite.benchmarks.mc2.PROJECT", tmp_path / "project")
     with pytest.raises(UserError, match=r"is not in .*data\.file=FILE"):
         bench(tmp_path / "coco").samples("test")
-    with pytest.raises(UserError, match="nowhere.json: not found"):
+    with pytest.raises(UserError, match="nowhere.json': no such file"):
         bench(folder, file="nowhere.json").samples("test")
 
 

@@ -28,7 +28,7 @@ def refused(root, **more):
 
 
 def mmmu(row, **changes):
-    bench = lookup("benchmark", "mmmu")(lookup("benchmark", "mmmu").Params(root=""))
+    bench = lookup("benchmark", "mmmu")(lookup("benchmark", "mmmu").Params(root="."))
     return bench.item(Path("Art/validation-0.parquet"), {**mmmu_rows()[row], **changes}, 7)
 
 

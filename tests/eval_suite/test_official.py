@@ -77,7 +77,7 @@ def test_popes_metrics():
         (Item(str(i), nothing, (label, "random"), ("random",)), row[0])
         for i, (label, row) in enumerate(zip(labels, table("pope"), strict=True))
     ]
-    assert total(Pope(PopeParams(root="", splits=("random",))), asked) == pytest.approx(TOTALS["pope"])
+    assert total(Pope(PopeParams(root=".", splits=("random",))), asked) == pytest.approx(TOTALS["pope"])
 
 
 def test_mme():
@@ -93,8 +93,8 @@ def test_mmes_points():
     ]
     for task, score in TOTALS["mme"]["scores"].items():
         some = [(item, text) for item, text in asked if item.tasks == (task,)]
-        assert total(Mme(MmeParams(root="")), some)["points"] == pytest.approx(score)
-    assert total(Mme(MmeParams(root="")), asked)["points"] == pytest.approx(sum(TOTALS["mme"]["total"]))
+        assert total(Mme(MmeParams(root=".")), some)["points"] == pytest.approx(score)
+    assert total(Mme(MmeParams(root=".")), asked)["points"] == pytest.approx(sum(TOTALS["mme"]["total"]))
 
 
 def test_vqa_and_evalai():

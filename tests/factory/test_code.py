@@ -186,7 +186,7 @@ def test_the_two_halves_of_a_conflict_benchmark(copy, change):
     tree = Tree({room: copy / room for room in code.ROOMS})
     at = ("eval_suite.benchmarks.scenes", "Scenes")
     scoring = ("judge", "outcome")
-    halves = lambda: (tree.digest(*at, leave=(*scoring, "examine")), tree.digest(*at, only=scoring))
+    halves = lambda: (tree.digest(*at, leave=(*scoring, "examine", "as_questions")), tree.digest(*at, only=scoring))
     asked, scored = halves()
     change("eval_suite/scorers/conflict.py", lambda text: text.replace("return", "return None or"))
     assert halves()[0] == asked and halves()[1] != scored

@@ -172,7 +172,7 @@ def test_zoo_cards_are_sound_and_near_names_are_suggested():
 
 @pytest.mark.parametrize("name", ["cuda:99", "tpu7", "nothing"])
 def test_a_device_this_machine_lacks_is_refused(name):
-    with pytest.raises(UserError, match=f"'{name}': not on this machine"):
+    with pytest.raises(UserError, match=f"'{name}' is not on this machine"):
         device_for(name)
 
 

@@ -273,7 +273,8 @@ def test_the_diagnostic_tells_its_findings_beside_those_of_the_diagnostics(folde
     )
     run = pipeline.run(load(recipe))
     told = json.loads((run / "results.json").read_text())["diagnostics"]
-    assert set(told) == {"diagnostic-mcr", "lmar"}, "the diagnosis of one prompt, once, has nothing to say"
+    assert set(told) == {"diagnostic-mcr", "mcr", "lmar"}
+    assert not told["mcr"]["findings"], "the diagnosis of one prompt, once, has nothing to say beside its figures"
     shifts, retests = told["diagnostic-mcr"]["findings"][:3], told["diagnostic-mcr"]["findings"][3:]
     assert all(f["values"]["samples"] == 8 and 0 < f["values"]["p_holm"] <= 1 for f in shifts)
     assert len(retests) == 3 and all(f["values"]["runs"] == 2 for f in retests), "one for each prompt"

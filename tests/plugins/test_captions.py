@@ -156,5 +156,5 @@ def test_mc2_reads_cocos_captions(tmp_path):
     file.write_text("{}")
     with pytest.raises(UserError, match="data.captions"):
         _ = Mc2(Mc2Params(captions=(str(file),))).captions
-    with pytest.raises(UserError, match="not found"):
+    with pytest.raises(UserError, match="no such file"):
         Mc2(Mc2Params(captions=(str(tmp_path / "none.json"),)))

@@ -112,7 +112,7 @@ def test_what_is_missing_stops_it_in_one_line_before_weights_are_read(llava, coc
     model, images, root = f"model.path={llava}", f"data.images={coco}", f"run.root={tmp_path}"
     assert "Did you mean scoring?" in refused(capsys, RECIPE, "data.scorin=order1")
     assert "/nowhere: not found" in refused(capsys, RECIPE, "model.path=/nowhere", images, root)
-    assert "gone.json: not found" in refused(capsys, RECIPE, model, images, root, "data.file=gone.json")
+    assert "gone.json': no such file" in refused(capsys, RECIPE, model, images, root, "data.file=gone.json")
     assert "layer 14 is out of range: the model has decoder blocks 0 to 2" in refused(
         capsys, RECIPE, model, images, root, "collect.layer=14"
     )
