@@ -305,12 +305,12 @@ def _new_plugin(parser: _Parser, argv: list[str]) -> None:
 
 
 def _test(parser: _Parser, argv: list[str]) -> None:
-    """Run the project's tests; what follows is pytest's."""
+    """Run the project's tests but the slow ones (-m slow runs these); what follows is pytest's."""
     if not (PROJECT / "tests").is_dir():
         raise UserError("this installation carries no tests; run them from a checkout of the project")
     os.chdir(PROJECT)
-    whole = ["-n", str(min(os.cpu_count() or 1, 8)), "--dist", "loadfile", "--durations", "10"]
-    os.execv(sys.executable, [sys.executable, "-m", "pytest", *(argv or whole)])
+    workers = ["-n", str(min(os.cpu_count() or 1, 8)), "--dist", "loadfile", "--durations", "10"]
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", *(argv or [*workers, "-m", "not slow"])])
 
 
 COMMANDS: dict[str, Callable[[_Parser, list[str]], int | None]] = {
