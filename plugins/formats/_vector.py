@@ -42,6 +42,6 @@ def check_kind(path: Path, theirs: str, view: ModelView) -> None:
     """Raises ``UserError`` where a file was made for another type of language model."""
     if theirs != view.text_config.model_type:
         raise UserError(
-            f"{path}: made for a model of type '{theirs}', and this one's language model is"
+            f"{path}: made for a model of type {theirs!r}, and this one's language model is"
             f" '{view.text_config.model_type}'"
         )

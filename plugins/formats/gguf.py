@@ -61,16 +61,16 @@ class Gguf(Format):
     def read(self, path: Path, view: ModelView) -> list[Steering]:
         reader = _opened(path)
         if (architecture := _text(reader, "general.architecture")) != ARCHITECTURE:
-            raise UserError(f"{path}: a GGUF file of architecture '{architecture}', not a control vector")
+            raise UserError(f"{path}: a GGUF file of architecture {architecture!r}, not a control vector")
         if (hint := _text(reader, f"{ARCHITECTURE}.model_hint")) is not None:
             check_kind(path, hint, view)
         strength = _strength(path, _text(reader, f"{ARCHITECTURE}.strength"))
         found = []
         for tensor in reader.tensors:
             if not (named := DIRECTION.fullmatch(tensor.name)):
-                raise UserError(f"{path}: a tensor '{tensor.name}', where a control vector has direction.N alone")
+                raise UserError(f"{path}: a tensor {tensor.name!r}, where a control vector has direction.N alone")
             if tensor.data.dtype not in (np.float16, np.float32, np.float64):
-                raise UserError(f"{path}: {tensor.name} is of {tensor.tensor_type.name}, and directions are float32")
+                raise UserError(f"{path}: {tensor.name!r} is of {tensor.tensor_type.name}, and directions are float32")
             vector = check_vector(path, tensor.name, torch.from_numpy(np.array(tensor.data)), view)
             found.append(adding(vector, check_block(path, int(named[1]), view), strength))
         if not found:
@@ -101,5 +101,5 @@ def _strength(path: Path, told: str | None) -> float:
     except ValueError:
         strength = float("nan")
     if not abs(strength) <= torch.finfo(torch.float32).max:
-        raise UserError(f"{path}: its strength '{told}' is no finite number")
+        raise UserError(f"{path}: its strength {told!r} is no finite number")
     return strength
