@@ -72,8 +72,8 @@ def origin_of(part: Path, within: str = "artefacts") -> Origin | None:
 
 def _recipe_of(resolved: Path) -> Recipe:
     """A run's recipe. Its paths are told from where the run was started, which is a folder above the run as a rule."""
-    text, named = resolved.read_text(encoding="utf-8"), yaml.safe_load(resolved.read_text(encoding="utf-8"))
-    model = Path((named.get("model") or {}).get("path") or ".")
+    text = resolved.read_text(encoding="utf-8")
+    model = Path((yaml.safe_load(text).get("model") or {}).get("path") or ".")
     bases = [base for base in (*resolved.parents, Path.cwd()) if (base / model).exists()]
     return loads(text, str(resolved), path=(bases or [resolved.parent])[0] / resolved.name)
 

@@ -59,6 +59,12 @@ class Format(Plugin):
         raise UserError(f"format '{self.name}' is written for other tools and not read back")
 
 
+def refuse_filled(path: Path) -> None:
+    """Raises ``UserError`` where ``path``, which is to become a folder, is a file or holds something already."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path} holds something already; give a new folder")
+
+
 def constant(path: Path, steering: Steering, width: int) -> Constant:
     """What ``steering`` adds at every position to the states of a model of this width.
 

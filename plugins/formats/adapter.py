@@ -9,7 +9,7 @@ from pathlib import Path
 
 from factory import files
 from factory.errors import UserError
-from factory.formats import ModelFormat
+from factory.formats import ModelFormat, refuse_filled
 from factory.model.view import ModelView
 from factory.registry import register
 from factory.tune import Tuner
@@ -23,8 +23,7 @@ class Adapter(ModelFormat):
     """The trained part alone, where its method is one of PEFT's."""
 
     def write(self, path: Path, view: ModelView) -> str:
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UserError(f"{path} holds something already; give a new folder")
+        refuse_filled(path)
         tuners = [part for part in view.parts if isinstance(part, Tuner)]
         tuner = tuners[0] if len(tuners) == 1 else None
         if not isinstance(tuner, PeftTuner):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from factory import files
 from factory.errors import UserError
-from factory.formats import Format, constant
+from factory.formats import Format, constant, refuse_filled
 from factory.model.view import ModelView
 from factory.registry import register
 from factory.steer import Steering
@@ -34,8 +34,7 @@ class Baked(Format):
                 f"{path}: only a plain transformers model can be written whole; this one is packed or has parts of its"
                 " own"
             )
-        if path.exists() and any(path.iterdir()):
-            raise UserError(f"{path} holds something already; give a new folder")
+        refuse_filled(path)
         config: Any = deepcopy(view.model.config)
         tensors = dict(view.model.state_dict())
         for each in [constant(path, s, view.width) for s in steerings]:

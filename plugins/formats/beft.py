@@ -55,10 +55,12 @@ class Beft(Format):
             tensors = files.decode_safetensors(files.read_bytes(path / TENSORS))
         except ValueError as error:
             raise UserError(f"{path / TENSORS}: not a whole safetensors file ({error})") from error
+        inside = {id(module): i for i, layer in enumerate(view.layers) for module in layer.modules()}
+        blocks = {name: inside[id(m)] for name, m in view.model.named_modules() if id(m) in inside}
         found = []
         for key, bias in tensors.items():
             named = KEY.fullmatch(key)
-            block = next((i for i in range(view.depth) if named and _holds(view, i, named[1])), None)
+            block = blocks.get(named[1]) if named else None
             if named is None or block is None:
                 raise UserError(f"{path}: '{key}' is no bias inside a decoder block of {type(view.model).__name__}")
             if last_map(path, view, block)[0] != named[1]:
@@ -75,12 +77,3 @@ def _config_class(path: Path) -> type:
     except ImportError as error:
         raise UserError(f"{path}: this version of PEFT knows no BEFT adapters; install a newer one") from error
     return BeftConfig
-
-
-def _holds(view: ModelView, block: int, name: str) -> bool:
-    return any(full == name for full, _ in _named(view, block))
-
-
-def _named(view: ModelView, block: int) -> list[tuple[str, object]]:
-    inside = {id(module) for module in view.layers[block].modules()}
-    return [(name, module) for name, module in view.model.named_modules() if id(module) in inside]

@@ -11,7 +11,7 @@ from typing import Any
 
 from factory import files
 from factory.errors import UserError
-from factory.formats import ModelFormat
+from factory.formats import ModelFormat, refuse_filled
 from factory.model.view import ModelView
 from factory.registry import register
 from factory.tune import Tuner
@@ -23,8 +23,7 @@ class Model(ModelFormat):
     """The whole model with all that was trained in its weights."""
 
     def write(self, path: Path, view: ModelView) -> str:
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UserError(f"{path} holds something already; give a new folder")
+        refuse_filled(path)
         model: Any = view.model
         if getattr(model, "is_quantized", False):
             raise UserError(f"{path}: merge into the model as it was before packing: leave model.quantize out")
