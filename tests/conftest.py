@@ -10,6 +10,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from factory.zoo.packages import cache_folder
+from tests.tiny_families import KEPT, outline
 
 torch.set_num_threads(1)  # threads of several processes spin against each other on small machines
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start, too
@@ -31,3 +32,13 @@ def users_cache(monkeypatch) -> Path:
     """The parts that were fetched on this machine, if any."""
     monkeypatch.setenv("STEERING_FACTORY_CACHE", str(USERS_CACHE))
     return USERS_CACHE
+
+
+@pytest.fixture(autouse=True)
+def shared_models_are_left_as_found():
+    """Which tests share a process changes from machine to machine; what one leaves on a shared model fails another."""
+    yield
+    for i, (view, found) in enumerate(KEPT):
+        now = outline(view)
+        KEPT[i] = (view, now)
+        assert now == found, f"this test left a shared {type(view.model).__name__} changed"

@@ -365,4 +365,15 @@ def family_view(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) ->
     model, processor = BUILDERS[name]()
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
-    return ModelView(frozen(model.to(dtype)), processor, lookup("family", name).of(model.config))
+    view = ModelView(frozen(model.to(dtype)), processor, lookup("family", name).of(model.config))
+    KEPT.append((view, outline(view)))
+    return view
+
+
+KEPT: list[tuple[ModelView, tuple]] = []  # the shared models, as they were made
+
+
+def outline(view: ModelView) -> tuple:
+    """What a test could leave changed on a shared model, without a word to the tests after it."""
+    parts = (view.family, type(view.family).positions, view.processor, view.model)
+    return (*map(id, parts), view.positions, view.model.training)

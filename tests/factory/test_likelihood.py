@@ -83,9 +83,8 @@ def test_looks_are_the_models_own_attention_steered_or_not():
 
 
 @pytest.mark.parametrize("name, square", [("qwen2_vl", False), ("gemma3", True), ("llava_next", None)])
-def test_a_grid_lies_on_the_picture_only_where_tokens_do(name, square, monkeypatch):
+def test_a_grid_lies_on_the_picture_only_where_tokens_do(name, square):
     view, prompt = family_view(name), conflict_prompts(1, "open")[0]
-    monkeypatch.setattr(view.text_config, "max_position_embeddings", 512)
     wide = replace(prompt.segments[0], image=prompt.images[0].resize((96, 48)))
     found = looks_at_picture(view, replace(prompt, segments=(wide, *prompt.segments[1:])))
     if square is None:
