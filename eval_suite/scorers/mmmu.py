@@ -1,11 +1,12 @@
 """MMMU's answer parser (Yue et al. 2024, eval_utils.py at 51ce7f3), with a generator of its own for each sample.
 
-Rule ``mmmu/2``. A choice is looked for as "(A)", as "A" with a space on both sides, and in answers of more than five
+Rule ``mmmu/3``. A choice is looked for as "(A)", as "A" with a space on both sides, and in answers of more than five
 words as an option's text; of several the last one counts; of none, one is drawn at random, which is reported as a
 guess. The original draws from the global generator, so that its score depends on what ran before; here a sample's draw
 depends on its id and the seed alone. An open answer is right where a number or text among its key parts equals
-(numbers) or contains (texts) an accepted answer. ``mmmu/1`` took its choices by lmms-eval's rule, by which "DNA is" and
-"the USA" name option A.
+(numbers) or contains (texts) an accepted answer. ``mmmu/2`` left a sentence out that ends with an announcing word, as
+in "The answer is" before a line break. ``mmmu/1`` took its choices by lmms-eval's rule, by which "DNA is" and "the USA"
+name option A.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from random import Random
 
 from eval_suite.scorers.reading import Reading, right_or_wrong
 
-RULE = "mmmu/2"
+RULE = "mmmu/3"
 TRIMMED = (",", ".", "!", "?", ";", ":", "'")
 TRIVIAL = (":", ",", ".", "!", "?", ";", "'")
 KEYS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
@@ -67,8 +68,10 @@ def key_parts(text: str) -> list[str]:
     sentences = re.split(r"\.\s(?=[A-Z])|\n", text)
     for i, sentence in enumerate(sentences):
         marks = (*KEYS, "=") if i == len(sentences) - 1 else KEYS
-        tails = [sentence.split(mark)[-1].strip() for mark in marks if mark in sentence]
-        shortest = min(tails, key=len, default="")
+        shortest = ""
+        for tail in [sentence.split(mark)[-1].strip() for mark in marks if mark in sentence]:
+            if not shortest or len(tail) < len(shortest):  # the original's: an empty tail gives way to the next one
+                shortest = tail
         if shortest and shortest not in TRIVIAL:
             parts.append(shortest)
     return parts or [text]

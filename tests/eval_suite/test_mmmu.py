@@ -108,7 +108,7 @@ def test_mmmu_is_asked_of_a_model_that_is_written_for_pictures_first(tmp_path, c
         f"run: {{root: {tmp_path / 'runs'}}}\nreport: {{plots: false}}\n"
     )
     assert main(["show", str(recipe)]) == 0
-    assert "protocol mmmu/validation/llava-1.5, scorer mmmu/2" in capsys.readouterr().out
+    assert "protocol mmmu/validation/llava-1.5, scorer mmmu/3" in capsys.readouterr().out
     (model / "chat_template.jinja").write_text(PICTURES_FIRST)
     assert main([str(recipe)]) == 0
     rows = json.loads((tmp_path / "runs/r/results.json").read_text())["rows"]
