@@ -110,6 +110,12 @@ def check_launch(recipe: Recipe, ranks: int) -> None:
     """Raises ``UserError`` where a recipe cannot run on so many ranks."""
     if recipe.train and ranks > 1:
         raise UserError("train: this recipe trains in one process; leave launch.processes at 1")
+    trained, section = recipe.tune or recipe.compare, "tune" if recipe.tune else "compare"
+    if trained and trained.optimizer == "sam" and (ranks > 1 or recipe.launch.zero):
+        raise UserError(
+            f"{section}.optimizer: sam takes a step's gradient twice, which DeepSpeed's engine does not do; leave"
+            f" launch.processes at 1 and launch.zero at 0, or use {section}.optimizer=adamw"
+        )
     if recipe.launch.zero == 3 and ranks == 1 and not (recipe.tune or recipe.compare):
         raise UserError(
             "launch.zero: 3 cuts the model over processes, and there is one; add launch.processes=N, or launch.zero=0"

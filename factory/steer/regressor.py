@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import get_constant_schedule, get_cosine_schedule_with_warmup
 
 from factory.registry import Params
+from factory.train.sam import ascended
 
 Theta = dict[str, Tensor]
 
@@ -35,6 +36,9 @@ class RegressorParams(Params):
     ``hidden`` units with an ``activation`` between encoder and decoder; ``init`` starts the decoder from the targets'
     singular vectors or at random. Adam at ``learning_rate`` with ``weight_decay`` for ``epochs`` of batches of
     ``batch_size``; ``validation`` is the share held out, ``keep`` the epoch that is best there or the last.
+
+    ``optimizer`` sam (ours) gives Adam the gradient at the weights that an ascent of length ``rho`` reaches
+    (sharpness-aware minimisation), and keeps the ``sharpness`` of what was learnt, L(w + eps) - L(w), beside it.
     """
 
     hidden: PositiveInt = 100
@@ -45,6 +49,8 @@ class RegressorParams(Params):
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: NonNegativeInt = 50
     balance: Literal["none", "task"] = "none"
+    optimizer: Literal["adam", "sam"] = "adam"
+    rho: PositiveFloat = 0.05
     weight_decay: float = Field(0.0, ge=0)
     epochs: PositiveInt = 100
     batch_size: PositiveInt = 64
@@ -79,15 +85,32 @@ def fit_g(h: Tensor, v: Tensor, params: RegressorParams, seed: int, tasks: Seque
             for batch in train[torch.randperm(len(train), generator=rng)].split(params.batch_size):
                 optimizer.zero_grad()
                 of = None if groups is None else groups[batch]
-                _balanced(g(theta, h[batch], params.activation), v[batch], weight, of, len(set(tasks))).backward()
+                of_batch = (h[batch], v[batch], params.activation, weight, of, len(set(tasks)))
+                _balanced(theta, *of_batch).backward()
+                if params.optimizer == "sam":
+                    with ascended(theta.values(), params.rho):
+                        _balanced(theta, *of_batch).backward()
                 optimizer.step()
                 scheduler.step()
         if params.keep == "best" and held:
             with torch.no_grad():
-                loss = float(_loss(g(theta, h[val], params.activation), v[val], cosine_weight(params.loss)))
-            if loss < best_loss:
-                best, best_loss = _copy(theta), loss
-    return best if params.keep == "best" and held else _copy(theta)
+                held_out = float(_loss(g(theta, h[val], params.activation), v[val], cosine_weight(params.loss)))
+            if held_out < best_loss:
+                best, best_loss = _copy(theta), held_out
+    found = best if params.keep == "best" and held else _copy(theta)
+    return found | {"sharpness": sharpness(found, h[train], v[train], params)} if params.optimizer == "sam" else found
+
+
+def sharpness(theta: Theta, h: Tensor, v: Tensor, params: RegressorParams) -> Tensor:
+    """L(w + eps(w)) - L(w) [] of a trained network over states ``h`` and targets ``v`` [n, d]."""
+    w = {k: t.detach().clone().requires_grad_() for k, t in theta.items()}
+    loss = lambda: _loss(g(w, h, params.activation), v, cosine_weight(params.loss))
+    with torch.enable_grad():
+        here = loss()
+        here.backward()
+    with ascended(w.values(), params.rho), torch.no_grad():
+        there = loss()
+    return there - here.detach()
 
 
 def cosine_weight(loss: str, epoch: int | None = None) -> float | None:
@@ -136,8 +159,11 @@ def _start(h: Tensor, v: Tensor, params: RegressorParams, rng: torch.Generator) 
     }
 
 
-def _balanced(predicted: Tensor, target: Tensor, cosine: float | None, groups: Tensor | None, number: int) -> Tensor:
+def _balanced(
+    theta: Theta, h: Tensor, v: Tensor, activation: str, cosine: float | None, groups: Tensor | None, number: int
+) -> Tensor:
     """The loss of a batch, or the sum of its groups' own losses over the ``number`` of groups that there are."""
+    predicted, target = g(theta, h, activation), v
     if groups is None:
         return _loss(predicted, target, cosine)
     own = [_loss(predicted[groups == k], target[groups == k], cosine) for k in groups.unique()]

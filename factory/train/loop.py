@@ -29,6 +29,7 @@ from factory.model.view import ModelView
 from factory.recipe.schema import LaunchSpec, TuneSpec
 from factory.train import checkpoint, zero
 from factory.train.resume import WEIGHTS, OneDevice, Resuming
+from factory.train.sam import RandomState, ascended, drawing_again, random_state
 from factory.train.watch import Learning
 from factory.tune import Tuner
 
@@ -88,11 +89,15 @@ class Shape:
 
 
 class TuneTrainer(Resuming):
-    """Normalises by the labelled tokens of the whole step, and keeps checkpoints that hold the trained part alone."""
+    """Normalises by the labelled tokens of the whole step, and keeps checkpoints that hold the trained part alone. With
+    ``rho`` a step is sharpness-aware: its gradient is taken again, at w + eps(w), and its log has the sharpness.
+    """
 
-    def __init__(self, tuner: Tuner, about: dict[str, Any], **kwargs: Any) -> None:
+    def __init__(self, tuner: Tuner, about: dict[str, Any], rho: float | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.tuner, self.about = tuner, about
+        self.tuner, self.about, self.rho = tuner, about, rho
+        self._pieces: list[tuple[RandomState, dict[str, Tensor], Tensor]] = []  # the step's, up to its second pass
+        self._sharpness: float | None = None
         ours = {id(p) for p in tuner.trainable.values()}
         self.passing = {name: p for name, p in self.model.named_parameters() if p.requires_grad and id(p) not in ours}
         self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = (
@@ -110,6 +115,34 @@ class TuneTrainer(Resuming):
         return (
             model(**inputs) * self.accelerator.num_processes / num_items_in_batch.clamp_min(1)
         )  # the ranks' gradients are averaged
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        if self.rho is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        state = random_state()
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._pieces.append((state, inputs, loss))
+        if self.accelerator.sync_gradients:
+            self._step_again(model, num_items_in_batch)
+        return loss
+
+    def _step_again(self, model: nn.Module, num_items_in_batch: Tensor | int | None) -> None:
+        """The gradient of the whole step at w + eps(w), in the place of that at w."""
+        assert self.rho is not None, "a step is taken again where there is a rho"
+        here, there = torch.zeros(()), torch.zeros(())
+        with ascended([p for p in model.parameters() if p.requires_grad], self.rho):
+            for state, inputs, loss in self._pieces:
+                with drawing_again(state):
+                    there += super().training_step(model, inputs, num_items_in_batch).cpu()
+                here += loss.cpu()
+        self._pieces, self._sharpness = [], float(there - here)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs and self._sharpness is not None:
+            logs |= {"sharpness": self._sharpness}
+        super().log(logs, *args, **kwargs)
 
     def weights(self) -> dict[str, Tensor]:
         passing = zero.whole_values({PASSING + name: p for name, p in self.passing.items()})
@@ -230,6 +263,7 @@ def train(
     trainer = TuneTrainer(
         tuner,
         about,
+        spec.rho if spec.optimizer == "sam" else None,
         model=objective or Answers(view),
         args=args,
         train_dataset=data,

@@ -83,6 +83,10 @@ class TermsSpec(Spec):
     ``schedule`` of the learning rate after the warm-up; ``weight_decay`` is AdamW's; ``max_grad_norm`` clips the
     gradient; ``gradient_checkpointing`` computes activations twice to save memory; every ``save_every`` steps a
     checkpoint is kept; ``report`` names the trackers; ``threads`` null leaves the environment's.
+
+    ``optimizer`` sam gives AdamW the gradient at the weights that an ascent of length ``rho`` reaches (sharpness-aware
+    minimisation): two passes a step, in one process without ZeRO. The training's log has each step's sharpness,
+    L(w + eps) - L(w).
     """
 
     beside: Annotated[tuple[Literal["connector", "vision_tower"], ...], AfterValidator(distinct)] = ("connector",)
@@ -92,6 +96,8 @@ class TermsSpec(Spec):
     micro_batch: PositiveInt | None = None
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    optimizer: Literal["adamw", "sam"] = "adamw"
+    rho: Annotated[float, Field(gt=0)] = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     bf16: bool = False

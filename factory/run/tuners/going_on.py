@@ -36,7 +36,7 @@ TOLD: dict[type[Spec], dict[str, str]] = {  # by another entry of the inputs, or
 }
 OTHER: dict[type[Spec], set[str]] = {  # another result
     TuneSpec: {"stage", "tuner", "learning_rate", "beside", "batch_size", "schedule", "warmup", "weight_decay"}
-    | {"max_grad_norm", "bf16"},
+    | {"max_grad_norm", "bf16", "optimizer", "rho"},
     TuneDataSpec: {"question", "lessons", "take", "seed", "max_tokens", "group_by_length", "cache_features"},
     TrainSpec: {"steps", "vision_steps", "text_steps", "connector_steps", "batch_size", "learning_rate", "warmup"}
     | {"weight_decay", "text_weight"},

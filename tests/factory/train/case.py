@@ -102,10 +102,11 @@ def tuned(
     steps: int = STEPS,
     data_workers: int = 0,
     objective: Callable[[ModelView], nn.Module] | None = None,
+    log: list[dict[str, Any]] | None = None,
     **more: Any,
 ):
     """Losses and trained values of a tuning of the tiny model, with checkpoints in ``folder``; ``stop`` ends it after a
-    step.
+    step. What the training logged is added to ``log``.
     """
     spec = TuneSpec.model_validate(
         {
@@ -124,7 +125,7 @@ def tuned(
     source = ConversationFile(data, data.parent, data.parent / "index")
     order = Order(len(source), BATCH, 0)
     callbacks = [Stop(stop, kill)] if stop else []
-    log = train(
+    logged = train(
         view,
         method,
         Places(order, steps),
@@ -137,7 +138,9 @@ def tuned(
         callbacks,
         objective and objective(view),
     )
-    return [row["loss"] for row in log], zero.whole_values(method.trainable)
+    if log is not None:
+        log += logged
+    return [row["loss"] for row in logged], zero.whole_values(method.trainable)
 
 
 def main(cases: list[dict[str, Any]]) -> None:
