@@ -70,6 +70,7 @@ class Conflicts(Benchmark):
     rule that reads answers, and its version.
     """
 
+    pictured = True
     scorer: ClassVar[str]
     typical_words: ClassVar[float] = 0.0
     longest_words: ClassVar[float] = 0.0
@@ -133,6 +134,8 @@ class Conflicts(Benchmark):
 
 class Questions(Benchmark):
     """Questions that have a right answer."""
+
+    pictured = True
 
     @property
     def new_tokens(self) -> int:

@@ -82,9 +82,15 @@ class Plugin:
     name: ClassVar[str]
     Params: ClassVar[type[BaseModel]]
     params: Any
+    pictured: ClassVar[bool] = False
 
     def __init__(self, params: Any) -> None:
         self.params = params
+
+    @classmethod
+    def needs_pictures(cls, params: Any) -> bool:
+        """Whether it is of no use with a model that reads text alone; ``pictured``, unless its parameters decide."""
+        return cls.pictured
 
 
 Plugin.Params = Params

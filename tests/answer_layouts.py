@@ -240,8 +240,29 @@ FAMILIES = {  # the layouts of tests.tiny_families, by hand
     "structural": Layout("", "<image>\n", ("###Human: ", "\n"), "###Assistant:", "\n", "<s>"),
     "paligemma": LAYOUTS["paligemma"],
     "steering_factory_composed": LAYOUTS["in_order"],
+    **dict.fromkeys(
+        ("llama", "mistral", "structural_text"),
+        Layout("", "", ("[INST] ", " [/INST]"), "", "</s>", "<s>", parted=" ", end="</s>"),
+    ),
+    **dict.fromkeys(
+        ("gemma", "gemma2", "gemma3_text"),
+        Layout(
+            "",
+            "",
+            (f"{TURN}user\n", "<end_of_turn>\n"),
+            f"{TURN}model\n",
+            "<end_of_turn>\n",
+            "<s>",
+            "",
+            "<end_of_turn>",
+        ),
+    ),
+    **dict.fromkeys(  # the plain template of those that bring none
+        ("gpt2", "opt"), Layout("", "", ("Question: ", "\n"), "Answer:", "</s>\n", parted=" ", end="</s>")
+    ),
 }
 IMAGES = {
+    **dict.fromkeys(("qwen2", "qwen3", "phi"), ""),
     "llava_onevision": "<image>\n",
     "internvl": "<IMG_CONTEXT>\n",
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), "<|vision_start|><|image_pad|><|vision_end|>"),

@@ -105,7 +105,7 @@ NAMED = {  # words of the engine that are also a plugin's name: in which files, 
     ("heads", "a site"): ("steer/block.py", "instruments/heads.py", "steer/where.py"),
     ("connector", "a part of a model, or its kind of plugins"): (
         *("model/compose.py", "new_plugin/__init__.py", "recipe/sections/model.py", "registry.py", "model/facts.py"),
-        "describe.py",
+        *("describe.py", "model/family.py"),
         *("run/plan/practice.py", "run/tuners/scratch.py", "tune/base.py"),
     ),
     ("connector", "a recipe key: what tune.beside and tune.tuner are where a recipe leaves them out"): (

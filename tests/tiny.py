@@ -103,6 +103,11 @@ def no_image(prompt: Prompt) -> Prompt:
     return prompt.without(Role.IMAGE)
 
 
+def shown(view: ModelView, prompts: list[Prompt]) -> list[Prompt]:
+    """The prompts as a model can be asked them: without their images where it reads text alone."""
+    return prompts if view.sees else [no_image(prompt) for prompt in prompts]
+
+
 def mixed_prompts() -> list[Prompt]:
     """Four layouts: image first, text first, two images, no image."""
     a, b, c, d = conflict_prompts(4)

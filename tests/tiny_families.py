@@ -22,13 +22,13 @@ from factory.registry import lookup
 from tests.compose import composed_spec, encoder, llm
 from tests.tiny import tiny_tokenizer
 from tests.tiny_parts import CHATML, TURNS, VISION, image_id, text_config, tokenizer, written
+from tests.tiny_texts import TEXTS, Built
 
-Built = tuple[Any, Any]
-BUILDERS: dict[str, Callable[[], Built]] = {}
+SEEING: dict[str, Callable[[], Built]] = {}  # those with a picture side
 
 
 def builder(build: Callable[[], Built]) -> Callable[[], Built]:
-    BUILDERS[build.__name__] = build
+    SEEING[build.__name__] = build
     return build
 
 
@@ -356,6 +356,9 @@ def structural() -> Built:
 def steering_factory_composed() -> Built:
     """A pair of encoders interleaved into Phi, whose norm and output projection have names of their own."""
     return compose(composed_spec(encoder("mof"), "mof_mlp", llm("phi")), 0, tiny_tokenizer(400))
+
+
+BUILDERS = SEEING | TEXTS
 
 
 @cache

@@ -62,6 +62,10 @@ class Fluency(AnswerBenchmark):
     beside = ("perplexity", "distinct_2", "repetitive", "empty")
     shares = {"sound": ("sound", "n"), "empty": ("empty", "n"), "repetitive": ("repetitive", "n")}  # noqa: RUF012
 
+    @classmethod
+    def needs_pictures(cls, params: FluencyParams) -> bool:
+        return params.images is not None
+
     @property
     def new_tokens(self) -> int:
         return self.params.new_tokens

@@ -45,6 +45,7 @@ class LmmsEval(Harness):
     """Multimodal tasks of lmms-eval 0.7; its exit code says nothing, so its results file is what counts."""
 
     Params = LmmsEvalParams
+    pictured = True
     scorer: ClassVar[str] = "lmms-eval"
 
     def __init__(self, params: LmmsEvalParams) -> None:

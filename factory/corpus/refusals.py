@@ -129,7 +129,7 @@ class Refusals:
                 self.writing.placeholder,
                 type(view.tokenizer).__name__,
                 len(view.tokenizer),
-                view.processor.image_processor.to_json_string(),
+                view.picture_settings,
                 self.limit,
                 self.positions,
             ]

@@ -21,6 +21,7 @@ from factory.errors import UserError
 from factory.instruments.residual import TOLERANCE
 from factory.model.encode import Batch
 from factory.model.prefix import Prefix, fork_cache, prefill
+from factory.model.replay import Call, recorded
 from factory.model.view import ModelView
 
 
@@ -72,21 +73,17 @@ class Tail:
 def run_stem(view: ModelView, batch: Batch) -> Stem:
     """Prefill, keeping what the decoder was given. Raises ``UserError`` for a prompt beyond a sliding window, and for a
     model whose prompt tokens see what follows them."""
-    given: list[Tensor] = []
-    handle = view.decoder.register_forward_pre_hook(
-        lambda module, args, kwargs: given.append(kwargs["inputs_embeds"]), with_kwargs=True
-    )
-    try:
+    calls: list[Call] = []
+    with recorded(view, calls):
         hidden, prefix = prefill(view, batch)
-    finally:
-        handle.remove()
     if view.family.bidirectional_prompt:
         raise UserError(
             f"in {type(view.decoder).__name__} prompt tokens see what follows them: its attention cannot be cut by role"
             " over a shared prefix"
         )
     view.family.attention_mask(view.decoder, prefix.mask, 1)
-    return Stem(batch, hidden, given[0], prefix)
+    given = calls[0].get("inputs_embeds")  # where no images stand between the words, the decoder is given their ids
+    return Stem(batch, hidden, view.model.get_input_embeddings()(batch.input_ids) if given is None else given, prefix)
 
 
 def tail_of(view: ModelView, stem: Stem, first: Tensor) -> Tail:

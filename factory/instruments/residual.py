@@ -48,12 +48,15 @@ def residuals(view: ModelView, at: Tensor) -> Iterator[Residuals]:
     found = Residuals()
     rows = torch.arange(len(at), device=at.device)[:, None]
     first = lambda x: x[0] if isinstance(x, tuple) else x
-    taken = lambda x: x[rows.to(x.device), at.to(x.device)].to(at.device)
+    taken = lambda x: x.reshape(len(at), -1, x.shape[-1])[rows.to(x.device), at.to(x.device)].to(at.device)
     with ExitStack() as stack:
         for i, block in enumerate(view.layers):
-            mlp = getattr(block, "mlp", None)
-            if mlp is None:
-                raise UserError(f"{type(block).__name__} has no 'mlp': its residual stream cannot be taken apart")
+            try:
+                mlp = block.get_submodule(name := view.family.mlp_path)
+            except AttributeError as error:
+                raise UserError(
+                    f"{type(block).__name__} has no '{name}': its residual stream cannot be taken apart"
+                ) from error
 
             def keep(into: list[Tensor]) -> Any:
                 return lambda module, args, output: into.append(taken(first(output)))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+from factory.errors import UserError
 from factory.model.view import ModelView
 
 Attend = Callable[..., tuple[Tensor, Tensor | None]]
@@ -31,8 +32,12 @@ def attention(view: ModelView, attend: Attend, of: nn.Module | None = None) -> I
     ``attend(module, q, k, v, mask, scaling=..., ...)``, as in transformers' interface.
 
     q [B, heads, t, d], k and v [B, kv_heads, T, d], mask [B, 1, t, T] booleans (True = seen) or None; it returns
-    ([B, t, heads, d], None).
+    ([B, t, heads, d], None). Raises ``UserError`` for a model whose attention is capped, which no such function knows.
     """
+    if getattr(view.text_config, "attn_logit_softcapping", None) is not None:
+        raise UserError(
+            f"{type(view.model).__name__} caps its attention (attn_logit_softcapping), so that it cannot be replaced"
+        )
     configs: Iterable[Any] = {
         id(m.config): m.config for m in (of or view.decoder).modules() if hasattr(m, "config")
     }.values()

@@ -18,7 +18,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 1e-1}
 
 @torch.no_grad()
 def self_check(view: ModelView) -> None:
-    """Check, on a small prompt with an image and on a padded text prompt, that
+    """Check, on a small prompt (with an image, where the model takes any) and on a shorter one, padded, that
 
     norm and unembedding reproduce the model's logits, image tokens stand where the roles say, each block's attention
     has the size that is told, the blocks above one can be replayed, extending a KV cache (by an answer, where a prompt
@@ -105,14 +105,14 @@ def _refusal(view: ModelView, what: str) -> str:
 
 
 def _prompts(view: ModelView) -> list[Prompt]:
-    image = Image.linear_gradient("L").convert("RGB")
     words: tuple[Segment, ...] = (
         Segment(Role.CONTEXT, "Text context: the box is red."),
         Segment(Role.QUESTION, "What color is the box?"),
     )
     if view.family.bidirectional_prompt:
         words += (Segment(Role.ANSWER, "The box in the image is red."),)
-    return [Prompt((Segment(Role.IMAGE, image=image), *words)), Prompt(words[1:])]
+    image = Segment(Role.IMAGE, image=Image.linear_gradient("L").convert("RGB"))
+    return [Prompt((*[image] * view.sees, *words)), Prompt(words[1:])]
 
 
 def _close_alone(view: ModelView, hidden: Tensor, valid: Tensor, tolerance: float) -> bool:

@@ -101,13 +101,15 @@ class Batch(Mapping[str, Tensor]):
 @dataclass(frozen=True)
 class Writing:
     """How prompts are written for a model: its tokenizer, its chat template, what the template writes for an image
-    (``placeholder``), the token that image features take the place of, and the ids that end an answer."""
+    (``placeholder``), the token that image features take the place of, the ids that end an answer, and whether the
+    template takes a turn's content as one text (``plain``), not as items, some of which are images."""
 
     tokenizer: Any
     template: str | None
     placeholder: str
     image_token: str
     ends: tuple[int, ...] = ()
+    plain: bool = False
 
     def reserved(self, text: str) -> str | None:
         """A token with a meaning of its own that ``text`` spells: it would add an image or end the prompt."""
@@ -364,6 +366,8 @@ def images_first(writing: Writing) -> bool:
 def _apply_template(writing: Writing, messages: list[dict], generate: bool) -> str:
     if not writing.template:
         raise UserError("the model's processor has no chat template: save one beside it (chat_template.jinja)")
+    if writing.plain:
+        messages = [{**turn, "content": "".join(c.get("text", "") for c in turn["content"])} for turn in messages]
     try:
         return writing.tokenizer.apply_chat_template(
             messages, chat_template=writing.template, add_generation_prompt=generate, tokenize=False

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from factory.errors import UserError
 from factory.model.family import Family
 from factory.model.load import device_for, placement
 from factory.model.source import Wanted, family_of, find, known
+from factory.model.weights import LINEAR, outputs
 from factory.recipe.schema import ModelSpec
 from factory.zoo.cards import Card
 
@@ -71,12 +71,7 @@ def shares(model: PreTrainedModel, family: Family) -> dict[str, int]:
     """Parameters by part, each counted once: a connector that lies inside the vision tower is not counted there, tied
     embeddings are the decoder's, and what belongs to no part is ``other``. They add up to the model's.
     """
-    modules = {
-        "connector": family.connector(model),
-        "vision": family.vision_tower(model),
-        "decoder": family.decoder(model),
-        "unembedding": model.get_output_embeddings(),
-    }
+    modules = family.parts(model)
     owner = {id(p): name for name, part in reversed(modules.items()) for p in part.parameters()}
     counts = dict.fromkeys(("vision", "connector", "decoder", "unembedding", "other"), 0)
     for p in model.parameters():
@@ -92,8 +87,8 @@ def facts_of(model: PreTrainedModel, family: Family, dtype: torch.dtype) -> Mode
     )
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
     kv_width = (kv_heads or heads) * head_dim
-    maps = [m for m in family.decoder(model).modules() if isinstance(m, nn.Linear)]
-    widest = max((m.out_features for m in maps), default=0)
+    maps = [m for m in family.decoder(model).modules() if isinstance(m, LINEAR)]
+    widest = max((outputs(m) for m in maps), default=0)
     return ModelFacts(
         type(model).__name__,
         family.name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,6 +30,13 @@ class Family:
     """
 
     name: ClassVar[str]
+    sees: ClassVar[bool] = True
+    """Whether its models have a picture side: a vision tower, a connector, an image token and an image processor."""
+    saved: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "image processor": ("preprocessor_config.json", "processor_config.json"),
+        "tokenizer": ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model"),
+    }
+    """What a model's folder must hold of its processor: files one of which is enough, by what they hold."""
     config_class: ClassVar[str]
     model_class: str
     processor_class: ClassVar[str | None] = None
@@ -39,6 +46,8 @@ class Family:
     norm_name: str = "norm"
     attention_path: str = "self_attn"
     output_projection_path: str = "self_attn.o_proj"
+    mlp_path: ClassVar[str] = "mlp"
+    """The module of a block whose output it adds to its residual stream after attention's."""
     chat_template: ClassVar[str | None] = None
     """Used where the processor brings no template."""
     bookkeeping: ClassVar[tuple[str, ...]] = ()
@@ -55,6 +64,10 @@ class Family:
         """The processor saved in ``folder``: at least ``image_processor``, ``tokenizer`` and ``chat_template``."""
         loader = getattr(transformers, self.processor_class) if self.processor_class else Parts
         return loader.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+    def notes(self, folder: Path) -> tuple[str, ...]:
+        """What has to be known beside every number of the model in ``folder``."""
+        return ()
 
     def hf_class(self) -> type[PreTrainedModel]:
         """The model's Hugging Face class."""
@@ -81,6 +94,15 @@ class Family:
     def connector(self, model: PreTrainedModel) -> nn.Module:
         return model.get_submodule(self.connector_path)
 
+    def parts(self, model: PreTrainedModel) -> dict[str, nn.Module]:
+        """The model's parts by name; a parameter that lies in several is the first's."""
+        return {
+            "connector": self.connector(model),
+            "vision": self.vision_tower(model),
+            "decoder": self.decoder(model),
+            "unembedding": model.get_output_embeddings(),
+        }
+
     def attention(self, block: nn.Module) -> nn.Module:
         """The self-attention of a decoder block."""
         return block.get_submodule(self.attention_path)
@@ -94,9 +116,13 @@ class Family:
     def image_token_id(self, model: PreTrainedModel) -> int:
         return model.config.image_token_id
 
+    def image_token(self, model: PreTrainedModel, processor: Any) -> str:
+        """The token that image features take the place of."""
+        return processor.tokenizer.convert_ids_to_tokens(self.image_token_id(model))
+
     def placeholder(self, model: PreTrainedModel, processor: Any) -> str:
         """What the chat template writes for an image."""
-        return processor.tokenizer.convert_ids_to_tokens(self.image_token_id(model))
+        return self.image_token(model, processor)
 
     def image_inputs(
         self, processor: Any, images: Sequence[Image.Image], per_prompt: Sequence[int] = ()
@@ -120,8 +146,12 @@ class Family:
 
     def repeated(self, model: PreTrainedModel, processor: Any, counts: Iterable[int]) -> list[str]:
         """The image token so many times for each image."""
-        token = processor.tokenizer.convert_ids_to_tokens(self.image_token_id(model))
+        token = self.image_token(model, processor)
         return [token * int(n) for n in counts]
+
+    def picture_settings(self, processor: Any) -> str:
+        """How a picture is made ready for the model, as JSON."""
+        return processor.image_processor.to_json_string()
 
     def image_grid(self, inputs: dict[str, Tensor], tokens: int) -> tuple[int, int] | None:
         """Rows and columns in which the ``tokens`` of a batch's only image lie on the picture that the model sees, in

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import transformers
-from torch import nn
 
 from factory.blame import blaming
 from factory.components.source import Sourced, planned
@@ -25,6 +24,7 @@ from factory.model.identity import identity_of
 from factory.model.source import FoundModel, Wanted, family_of, find, known, tuned_folder
 from factory.model.stored import pointer
 from factory.model.view import ModelView
+from factory.model.weights import LINEAR
 from factory.model.zero import load_cut
 from factory.recipe.schema import ModelSpec
 from factory.zoo.packages import fetch_part, needed
@@ -40,11 +40,6 @@ __all__ = [
     "placement",
     "sizes",
 ]
-
-PROCESSOR_FILES = {
-    "image processor": ("preprocessor_config.json", "processor_config.json"),
-    "tokenizer": ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model"),
-}
 
 
 def device_for(name: str) -> torch.device:
@@ -99,7 +94,7 @@ def kept_whole(config: Any, family: Family) -> list[str]:
     """
     model = family.skeleton(config)
     packed = set(family.decoder(model).modules())
-    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module not in packed]
+    return [name for name, module in model.named_modules() if isinstance(module, LINEAR) and module not in packed]
 
 
 def get_parts(model: ModelSpec | Wanted, get: Callable[[str], Path] = fetch_part) -> None:
@@ -153,13 +148,13 @@ def lacking(model: ModelSpec | Wanted) -> list[str]:
 
 
 def _processor(source: FoundModel) -> Any:
-    for what, names in PROCESSOR_FILES.items():
+    for what, names in source.family.saved.items():
         if not any((source.files / name).is_file() for name in names):
             raise UserError(
                 f"model folder {source.folder}: has no {' and no '.join(names)}, which hold its {what}; save its"
                 " processor there too, or download the model again"
             )
-    for path in (source.files / name for names in PROCESSOR_FILES.values() for name in names):
+    for path in (source.files / name for names in source.family.saved.values() for name in names):
         if why := pointer(path):
             raise UserError(f"{path}: {why}")
     try:

@@ -1,4 +1,6 @@
-"""A processor as its parts, for models whose own processor class needs packages that only serve video."""
+"""A processor as its parts, for models whose own processor class needs packages that only serve video, and for those
+that read text alone.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from transformers.models.auto.image_processing_auto import (
 
 @dataclass
 class Parts:
-    """An image processor, a tokenizer and a chat template."""
+    """An image processor (None of a model that reads text alone), a tokenizer and a chat template."""
 
     image_processor: Any
     tokenizer: Any
@@ -32,7 +34,8 @@ class Parts:
         )
 
     def save_pretrained(self, folder: Path) -> None:
-        self.image_processor.save_pretrained(folder)
+        if self.image_processor is not None:
+            self.image_processor.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         if self.chat_template:
             (Path(folder) / "chat_template.jinja").write_text(self.chat_template, encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,13 +26,19 @@ class _Given(nn.Module):
         return self.output
 
 
+def call_of(decoder: nn.Module, args: tuple, kwargs: Call) -> Call:
+    """The arguments of a decoder's call by name, the KV cache aside."""
+    named = inspect.signature(decoder.forward).bind_partial(*args).arguments if args else {}
+    return {k: v for k, v in {**named, **kwargs}.items() if k != "past_key_values"}
+
+
 @contextmanager
 def recorded(view: ModelView, calls: list[Call]) -> Iterator[None]:
-    """Put the keyword arguments of the decoder's next call, the KV cache aside, into ``calls`` where that is empty."""
+    """Put the arguments of the decoder's next call, the KV cache aside, into ``calls`` where that is empty."""
 
     def keep(module: nn.Module, args: tuple, kwargs: Call) -> None:
         if not calls:
-            calls.append({k: v for k, v in kwargs.items() if k != "past_key_values"})
+            calls.append(call_of(module, args, kwargs))
 
     handle = view.decoder.register_forward_pre_hook(keep, with_kwargs=True)
     try:

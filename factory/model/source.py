@@ -153,7 +153,7 @@ def _find(model: Wanted) -> FoundModel:
     account(family.hf_class(), config, tensors, f"model folder {folder}")
     card = card_for(model, config)
     unlike = [] if card or model.card is None else [_unlike(model.card.name, config, folder)]
-    return FoundModel(folder, config, family, card, tensors.bytes, (*unlike, *left_out(folder)))
+    return FoundModel(folder, config, family, card, tensors.bytes, (*unlike, *left_out(folder), *family.notes(folder)))
 
 
 def _weights(model: Wanted, folder: Path, config: Any) -> Tensors:
@@ -291,7 +291,7 @@ def family_of(config: Any) -> Family:
     knows.
     """
     names = [entry.name for entry in available("family")]
-    for name in sorted(names, key=lambda n: (n == "structural", n != config.model_type)):
+    for name in sorted(names, key=lambda n: (n.startswith("structural"), n != config.model_type)):
         if (family := lookup("family", name).of(config)) is not None:
             return family
     raise UserError(

@@ -26,6 +26,7 @@ from transformers.core_model_loading import PrefixChange, revert_weight_conversi
 from transformers.utils import logging
 
 from factory.errors import UserError
+from factory.model.weights import LINEAR
 
 SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
 POINTER = b"version https://git-lfs"
@@ -218,7 +219,7 @@ class Discrepancies:
 
     def of_packed(self, model: nn.Module) -> Discrepancies:
         """What is left where matrices may be packed by a quantisation, whose formats only its library knows."""
-        linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+        linear = {name for name, module in model.named_modules() if isinstance(module, LINEAR)}
         packed = {name for name in linear if any(other.startswith(f"{name}.") for other in self.unknown)}
 
         def within(name: str, modules: Collection[str]) -> bool:

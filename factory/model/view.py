@@ -1,4 +1,4 @@
-"""ModelView: the uniform view of a multimodal model that every plugin works on."""
+"""ModelView: the uniform view of a model, with or without pictures, that every plugin works on."""
 
 from __future__ import annotations
 
@@ -55,6 +55,11 @@ class ModelView:
     @property
     def unembed(self) -> nn.Linear:
         return self.model.get_output_embeddings()
+
+    @property
+    def sees(self) -> bool:
+        """Whether it has a picture side; a model that reads text alone has none."""
+        return self.family.sees
 
     @property
     def vision_tower(self) -> nn.Module:
@@ -137,7 +142,13 @@ class ModelView:
 
     @property
     def image_token_id(self) -> int:
+        """The token that image features take the place of; -1, which no token is, of a model that reads text alone."""
         return self.family.image_token_id(self.model)
+
+    @property
+    def picture_settings(self) -> str:
+        """How a picture is made ready, as JSON ("null" of a model that reads text alone)."""
+        return self.family.picture_settings(self.processor)
 
     @property
     def end_ids(self) -> list[int]:
@@ -160,13 +171,13 @@ class ModelView:
     def writing(self) -> Writing:
         """How prompts are written for this model."""
         template = self.processor.chat_template or self.tokenizer.chat_template or self.family.chat_template
-        image_token = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
         return Writing(
             self.tokenizer,
             template,
             self.family.placeholder(self.model, self.processor),
-            image_token,
+            self.family.image_token(self.model, self.processor),
             tuple(self.end_ids),
+            plain=not self.sees,
         )
 
     def images_of(self, prompts: Sequence[Prompt]) -> tuple[dict[str, Tensor], list[list[str]]]:

@@ -13,8 +13,17 @@ from typing import Any
 import torch
 from accelerate.utils import align_module_device
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from factory.model.zero import whole
+
+LINEAR = (nn.Linear, Conv1D)
+"""Linear maps of transformers' models: GPT-2's keep their weight turned, [in, out]."""
+
+
+def outputs(module: nn.Module) -> int:
+    """How many values a linear map gives."""
+    return module.nf if isinstance(module, Conv1D) else module.out_features  # type: ignore[return-value]  # an int of both
 
 
 @contextmanager
@@ -43,7 +52,7 @@ def weight_of(module: nn.Module, name: str = "weight") -> Iterator[Any]:
         yield _unpacked(module)
     else:
         with at_hand(module, name, given) as tensor:
-            yield tensor
+            yield tensor.T if name == "weight" and isinstance(module, Conv1D) else tensor
 
 
 @torch.no_grad()

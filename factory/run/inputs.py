@@ -86,7 +86,7 @@ def reads(view: ModelView) -> str:
     """Hash of how the model reads a prompt: chat template, tokenizer and image processor, which a prompt's own digest
     does not hold.
     """
-    pictures = view.processor.image_processor.to_json_string()
+    pictures = view.picture_settings
     return files.digest({"template": view.writing.template, "pictures": pictures, "words": _words(view.tokenizer)})[
         :SHORT
     ]

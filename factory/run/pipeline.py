@@ -34,6 +34,7 @@ from factory.run.methods.comparison import Comparison
 from factory.run.methods.cost import measure_costs
 from factory.run.methods.share import swept_samples
 from factory.run.methods.study import Rows, Study, steered_layer
+from factory.run.pictured import check_pictures
 from factory.run.questions.arms import Arm
 from factory.run.questions.suite import AnySuite, put, questions_of, suites
 from factory.run.rundir import RunDir
@@ -224,6 +225,7 @@ def preflight(recipe: Recipe, model: Wanted, told: bool = True, fetch: bool = Tr
         return []
     source = find(model)
     placement(model)
+    check_pictures(recipe, source.family)
     steered_layer(recipe, source.config.get_text_config().num_hidden_layers, source.card)
     if fetch:
         get_parts(model)

@@ -139,7 +139,7 @@ def usable_samples(recipe: Recipe, benchmark: Conflicts, folder: RunDir, limit: 
             "reads": inputs.reads(view),
             "instructions": recipe.collect.instructions,
             "positions": view.positions,
-            "pictures": [PROTOCOL, view.processor.image_processor.to_json_string()],
+            "pictures": [PROTOCOL, view.picture_settings],
         },
     )
     allowed = recipe.evaluate.max_skipped

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from factory.data.prompt import Role
 from factory.errors import UserError
 from factory.model.family import device_of
+from factory.model.replay import call_of
 from factory.model.steps import EARLIER, Step, instead, roles_of
 from factory.model.view import ModelView
 from factory.steer.ahead import Ahead
@@ -59,8 +60,9 @@ class Block:
     def _hold(self) -> None:
         with self._lock:
             if self._users == 0:
+                watch = self.view.steps.watch()  # before the decoder is, which in a text model is what is watched
                 keep = self.view.decoder.register_forward_pre_hook(self._keep, with_kwargs=True)
-                self._remove = [self.view.steps.watch(), keep.remove, *(self._hooked(s) for s in self.parts)]
+                self._remove = [watch, keep.remove, *(self._hooked(s) for s in self.parts)]
             self._users += 1
 
     def _drop(self) -> None:
@@ -86,7 +88,7 @@ class Block:
 
     def _keep(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         if (here := self.view.steps.mine()).call is None:
-            here.call = {k: v for k, v in kwargs.items() if k != "past_key_values"}
+            here.call = call_of(module, args, kwargs)
 
     def _acts(self) -> bool:
         here = self.view.steps.here

@@ -27,6 +27,8 @@ class Iaf(Diagnostic):
     Metric ``IAF`` by layer and head, 0 for a prompt without image. Cost beside the prefill: one pass of the last token.
     """
 
+    pictured = True
+
     def on_prefix(
         self, view: ModelView, prefix: Prefix, query: Query, keys: Sequence[str], hidden: Tensor | None = None
     ) -> list[Row]:

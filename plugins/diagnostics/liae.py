@@ -25,6 +25,8 @@ class Liae(Diagnostic):
     Metric ``LIAE`` by layer; NaN for a prompt without image. Cost beside the prefill: one pass of the last token.
     """
 
+    pictured = True
+
     def on_prefix(
         self, view: ModelView, prefix: Prefix, query: Query, keys: Sequence[str], hidden: Tensor | None = None
     ) -> list[Row]:

@@ -11,12 +11,13 @@ from factory.data.prompt import Prompt, Role, Segment
 from factory.errors import UserError
 from factory.model.prefix import prefill
 from factory.model.view import ModelView
+from factory.model.weights import LINEAR, outputs
 
 PROMPT = Prompt((Segment(Role.QUESTION, "What is it?"),))
 NEAR = {torch.float32: 1e-3, torch.float64: 1e-6}  # of the vector's norm; half precision rounds more
 
 
-def last_map(path: Path, view: ModelView, block: int) -> tuple[str, nn.Linear]:
+def last_map(path: Path, view: ModelView, block: int) -> tuple[str, nn.Module]:
     """That map of ``block`` and its name in the model.
 
     It is found by trying: a vector added to its output has to arrive whole at the block's own. Raises ``UserError``
@@ -24,7 +25,7 @@ def last_map(path: Path, view: ModelView, block: int) -> tuple[str, nn.Linear]:
     """
     layer = view.layers[block]
     own = view.family.output_projection(layer)
-    maps = [m for m in layer.modules() if isinstance(m, nn.Linear) and m.out_features == view.width and m is not own]
+    maps = [m for m in layer.modules() if isinstance(m, LINEAR) and outputs(m) == view.width and m is not own]
     if maps:
         vector = torch.randn(view.width, generator=torch.Generator().manual_seed(0)).to(view.device)
         arrived = _output(view, block, maps[-1], vector) - _output(view, block, maps[-1], torch.zeros_like(vector))

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from factory import files
 from factory.errors import UserError
@@ -36,7 +36,12 @@ class Beft(Format):
         found = [constant(path, s, view.width) for s in steerings]
         biases: dict[str, Tensor] = {}
         for each in found:
-            name, _ = last_map(path, view, each.block)
+            name, module = last_map(path, view, each.block)
+            if not isinstance(module, nn.Linear):
+                raise UserError(
+                    f"{path}: PEFT knows such adapters of torch's own linear maps alone, and {name} of"
+                    f" {type(view.model).__name__} is a {type(module).__name__}; `baked` carries the vector"
+                )
             if name in biases:
                 raise UserError(f"{path}: two steerings at block {each.block}; such a folder holds one vector a block")
             biases[name] = (each.strength * each.vector)[None]

@@ -65,6 +65,10 @@ class CausalMM(LogitsMethod):
 
     Params = CausalParams
 
+    @classmethod
+    def needs_pictures(cls, params: CausalParams) -> bool:
+        return params.levels != "language"
+
     def copies(self, prompt: Prompt, direction: str) -> tuple[Prompt, ...]:
         return (prompt,) * len(LEVELS[self.params.levels, direction])
 

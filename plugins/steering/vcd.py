@@ -39,6 +39,8 @@ class Vcd(LogitsMethod):
     gone).
     """
 
+    pictured = True
+
     Params = VcdParams
 
     def copies(self, prompt: Prompt, direction: str) -> tuple[Prompt, ...]:

@@ -15,7 +15,7 @@ from factory.errors import UserError
 from factory.model.load import load
 from factory.model.stored import Tensors, account, held, weight_files
 from factory.recipe.schema import ModelSpec
-from tests.contract.test_families import NAMES
+from tests.contract.test_families import PICTURED
 from tests.hub_like import CASES, HUB, built, there, write
 from tests.tiny import conflict_prompts
 
@@ -26,7 +26,7 @@ def made(name: str) -> tuple[Any, Any]:
 
 
 def test_every_family_of_the_hub_is_tried_here():
-    assert set(HUB) == ({*NAMES, "llava"} - {"structural", "steering_factory_composed"})
+    assert set(HUB) == ({*PICTURED, "llava"} - {"structural", "steering_factory_composed"})
 
 
 @pytest.mark.parametrize("name, era", CASES, ids=map(" ".join, CASES))

@@ -159,8 +159,10 @@ def test_what_is_wrong_with_a_folder_is_said(folder, damage, message):
 
 
 def test_a_model_of_no_known_family_is_refused_by_name(folder):
-    (folder / "config.json").write_text(json.dumps({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}))
-    with pytest.raises(UserError, match=r"no family for GPT2Config.*gpt2.*llava"):
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]})
+    )
+    with pytest.raises(UserError, match=r"no family for T5Config.*t5.*llava"):
         find(spec(folder))
 
 

@@ -20,7 +20,7 @@ from factory.model.weights import weight_of
 from factory.recipe.schema import ModelSpec
 from factory.registry import lookup
 from tests.contract.cases import Case, close, logits, steering
-from tests.contract.test_families import NAMES, READING, prompts_of
+from tests.contract.test_families import PICTURED, READING, prompts_of
 from tests.contract.test_tuners import learn
 from tests.plugins.test_mcr import run as mcr
 from tests.tiny import conflict_prompts
@@ -62,7 +62,7 @@ def unpacked(view: ModelView, folder: Path) -> ModelView:
 
 
 @BITS
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*PICTURED, "llama", "opt"])
 def test_a_packed_model_is_the_plain_one_of_its_weights(name, bits, saved):
     """Its logits, steered and not, and its MCR."""
     view = load(ModelSpec(path=str(saved(name)), quantize=bits))

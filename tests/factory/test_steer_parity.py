@@ -13,7 +13,7 @@ from factory.model.encode import Encoded
 from factory.model.prefix import prefill
 from factory.steer import steer
 from tests.factory.by_hand import ByHand, bend, near, of
-from tests.tiny import conflict_prompts, mixed_prompts, no_image, tiny_view
+from tests.tiny import conflict_prompts, mixed_prompts, no_image, shown, tiny_view
 from tests.tiny_families import BUILDERS, family_view
 
 WHERES = [
@@ -146,7 +146,7 @@ def test_beams_are_scored_as_by_hand(reads, options):
 @pytest.mark.parametrize("name", BUILDERS)
 def test_every_family_is_steered_without_a_cache_as_with_one(name):
     view = family_view(name)
-    batch, found = view.encode(conflict_prompts(2)), []
+    batch, found = view.encode(shown(view, conflict_prompts(2))), []
     for options in ({}, {"use_cache": False}, {"cache_implementation": "static"}):
         with torch.no_grad(), steer(view, bend("per_token")):
             out = view.model.generate(

@@ -21,7 +21,7 @@ from factory.registry import available, lookup
 from factory.steer import Steering, artefact, steer
 from factory.steer.base import Context
 from factory.steer.where import Where
-from tests.tiny import conflict_prompts, saved_tiny, tiny_view
+from tests.tiny import conflict_prompts, saved_tiny, shown, tiny_view
 from tests.tiny_families import BUILDERS, family_view
 
 READ = ("gguf", "svec", "beft")
@@ -153,12 +153,16 @@ def test_a_bias_carries_the_vector_or_is_refused_by_name(family, tmp_path):
     """Where a norm stands between a block's MLP and the residual stream no bias can; everywhere else PEFT's does."""
     view = family_view(family)
     steering = static(width=view.width)
-    if "gemma3" in family:
+    if family in ("gemma2", "gemma3", "gemma3_text"):
         with pytest.raises(UserError, match=r"block 1 .*post_feedforward_layernorm"):
             made("beft").write(tmp_path / "v", [steering], view)
         return
+    if family == "gpt2":  # of maps that PEFT's adapters do not know
+        with pytest.raises(UserError, match=r"transformer\.h\.1\.mlp\.c_proj of GPT2LMHeadModel is a Conv1D; `baked`"):
+            made("beft").write(tmp_path / "v", [steering], view)
+        return
     made("beft").write(tmp_path / "v", [steering], view)
-    batch = view.encode(conflict_prompts(1))
+    batch = view.encode(shown(view, conflict_prompts(1)))
     with torch.no_grad(), steer(view, steering):
         ours = view.model(**batch).logits
     with warnings.catch_warnings():
@@ -166,6 +170,26 @@ def test_a_bias_carries_the_vector_or_is_refused_by_name(family, tmp_path):
         peft = PeftModel.from_pretrained(deepcopy(view.model), str(tmp_path / "v"))
     with torch.no_grad():
         assert torch.allclose(ours, peft(**batch).logits, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "opt"])
+def test_a_text_model_is_baked_and_carried_as_a_control_vector(family, tmp_path):
+    """Plain transformers and llama.cpp's rule, where its configuration has a place for the bias; else it is refused."""
+    view = family_view(family)
+    steering, batch = static(width=view.width), view.encode(shown(view, conflict_prompts(1)))
+    with torch.no_grad(), steer(view, steering):
+        ours = view.model(**batch).logits
+    made("gguf").write(tmp_path / "v.gguf", [steering], view)
+    fields, tensors = gguf_by_numpy(tmp_path / "v.gguf")
+    assert fields["controlvector.model_hint"] == family and list(tensors) == ["direction.1"]
+    if family == "qwen2":
+        with pytest.raises(UserError, match="no switch for them; `beft` carries"):
+            made("baked").write(tmp_path / "baked", [steering], view)
+        return
+    made("baked").write(tmp_path / "baked", [steering], view)
+    plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "baked").eval()
+    with torch.no_grad():
+        assert torch.allclose(ours, plain(**batch).logits, atol=1e-4)
 
 
 def test_easysteers_specification_names_its_vector(tmp_path):

@@ -22,8 +22,22 @@ from factory.model.family import Family, device_of
 from factory.registry import register
 
 
+class Searched(Family):
+    """A family whose decoder is searched for in the model."""
+
+    def decoder(self, model: PreTrainedModel) -> PreTrainedModel:
+        text = model.config.get_text_config()
+        for module, name in _lists(model, text.num_hidden_layers):
+            if norm := _norm_beside(model, module, getattr(module, name)):
+                self.layers_name, self.norm_name = name, norm
+                self.output_projection_path = _output_projection(model, getattr(module, name)[0], text)
+                self.attention_path = self.output_projection_path.rpartition(".")[0]
+                return module
+        raise _unknown(model, f"no list of {text.num_hidden_layers} blocks with an output norm that gives its logits")
+
+
 @register("family", "structural")
-class Structural(Family):
+class Structural(Searched):
     """Any other image-text model that passes the self-check."""
 
     processor_class = "AutoProcessor"
@@ -37,16 +51,6 @@ class Structural(Family):
 
     def core(self, model: PreTrainedModel) -> PreTrainedModel:
         return model.base_model
-
-    def decoder(self, model: PreTrainedModel) -> PreTrainedModel:
-        text = model.config.get_text_config()
-        for module, name in _lists(model, text.num_hidden_layers):
-            if norm := _norm_beside(model, module, getattr(module, name)):
-                self.layers_name, self.norm_name = name, norm
-                self.output_projection_path = _output_projection(model, getattr(module, name)[0], text)
-                self.attention_path = self.output_projection_path.rpartition(".")[0]
-                return module
-        raise _unknown(model, f"no list of {text.num_hidden_layers} blocks with an output norm that gives its logits")
 
     def vision_tower(self, model: PreTrainedModel) -> nn.Module:
         wanted = type(model.config.vision_config)

@@ -54,6 +54,8 @@ class Captions(Diagnostic):
     sample has.
     """
 
+    pictured = True
+
     class Params(registry.Params):
         """``question`` asks for the caption, ``style`` words the instruction after it. ``pathways`` are cut in
         ``layers``, first and last (null: the upper half); ``counts`` of heads are amplified by ``coefficient``, which

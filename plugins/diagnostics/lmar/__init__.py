@@ -108,6 +108,8 @@ def _on_top(alpha: Tensor, image: Tensor) -> Tensor:
 class Lmar(Diagnostic):
     """Attention per image token over attention per text token, by layer."""
 
+    pictured = True
+
     Params = LmarParams
 
     def measure(self, view: ModelView, batch: Batch, keys: Sequence[str]) -> list[Row]:

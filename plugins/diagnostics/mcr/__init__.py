@@ -54,6 +54,8 @@ class Mcr(Diagnostic):
     Noise is drawn on the cache's device: the same seed gives the same bytes on the same device.
     """
 
+    pictured = True
+
     summarised = ("base", "vision", "text")
 
     class Params(registry.Params):

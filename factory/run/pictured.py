@@ -1,0 +1,32 @@
+"""What of a recipe needs pictures, refused by name for a model that reads text alone, before a weight is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from factory.blame import wrong
+from factory.code import nodes
+from factory.model.family import Family
+from factory.recipe import Recipe
+from factory.recipe.schema import Node
+
+
+def check_pictures(recipe: Recipe, family: Family) -> None:
+    """Raises ``UserError`` for what a recipe asks of pictures where a family's models take none."""
+    if family.sees:
+        return
+    blind = f"{family.model_class} reads text alone"
+    for section in ("tune", "compare"):
+        if getattr(recipe, section):
+            raise wrong(recipe, section, f"its methods train models that see pictures, and {blind}")
+    for node in _every(recipe):
+        if node.plugin.needs_pictures(node.params):
+            raise wrong(node, "type", f"'{node.type}' needs pictures, and {blind}")
+
+
+def _every(value: Any) -> Iterator[Node]:
+    """The plugin nodes among parameters, and those within them."""
+    for node in nodes(value):
+        yield node
+        yield from _every(node.params)
