@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -17,11 +15,10 @@ from factory.errors import UserError
 from factory.formats import EVERYWHERE, Format, ModelFormat, mean_added
 from factory.model.view import ModelView
 from factory.recipe import Recipe, loads
-from factory.registry import load_plugins, lookup
+from factory.registry import lookup, plugin_named
 from factory.run import chunks
 from factory.run.methods.cells import Fitted, sweep
-from factory.run.methods.study import Study
-from factory.run.rundir import RunDir
+from factory.run.methods.study import study_aside
 from factory.steer import Steering
 from factory.steer.base import Direction
 from factory.steer.collect import joined
@@ -54,10 +51,7 @@ class Origin:
 
 def format_named(word: str) -> Format | ModelFormat:
     """The format of that name, or that a plugin file registers under its own."""
-    if Path(word).suffix == ".py":
-        load_plugins([word])
-        word = Path(word).stem
-    cls = lookup("format", word)
+    cls = plugin_named("format", word)
     made: Format | ModelFormat = cls(cls.Params())
     return made
 
@@ -94,14 +88,12 @@ def on_dev(
     origin: Origin, view: ModelView, direction: Direction, steerings: Mapping[str, Steering]
 ) -> list[dict[str, Any]]:
     """What each of ``steerings`` does to the run's dev samples: rows {method, n, follow, error}."""
-    with _study(origin, view) as study:
-        samples = study.samples["dev"]
+    with study_aside(origin.recipe, view, origin.limit) as study:
+        batches = study.batches(study.samples["dev"], origin.recipe.evaluate.batch_size)
         found = []
         for name, steering in steerings.items():
             fitted = Fitted(name, direction, "", steering.steerer, steering.state, steering.where)
             at = lambda *_, s=float(steering.strength): (s,)  # type: ignore[arg-type]  # artefacts hold one number
-            size = max(1, origin.recipe.evaluate.batch_size // len(study.benchmark.forms))
-            batches = [samples[i : i + size] for i in range(0, len(samples), size)]
             rows = [row for batch in batches for row in sweep(study.bench, batch, [fitted], at)]
             found.append({"method": name, "n": len(rows), **_rates(rows)})
     return found
@@ -110,14 +102,3 @@ def on_dev(
 def _rates(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     share = lambda outcome: sum(row["outcome"] == outcome for row in rows) / len(rows)
     return {"follow": share("follow"), "error": share("error")}
-
-
-@contextmanager
-def _study(origin: Origin, view: ModelView) -> Iterator[Study]:
-    """The run's model and data once more, in a folder of air."""
-    recipe = origin.recipe
-    with (
-        TemporaryDirectory(prefix="steering-factory-") as root,
-        RunDir.open(Path(root), recipe.name, Path("export.yaml"), "", recipe.resolved()) as folder,
-    ):
-        yield Study(recipe, folder, view, origin.limit)

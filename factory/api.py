@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 import torch
@@ -18,21 +17,20 @@ from factory.data.prompt import Prompt
 from factory.errors import UserError, did_you_mean
 from factory.model.load import load as load_model
 from factory.model.prefix import prefill
+from factory.model.source import spec_named
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe import load as load_recipe
 from factory.recipe.nodes import read_node
-from factory.recipe.schema import Direction, ModelSpec
+from factory.recipe.schema import Direction
 from factory.recipe.sections.steering import Position
 from factory.run.methods.cells import placed
 from factory.run.methods.comparison import Comparison
-from factory.run.methods.study import Study
+from factory.run.methods.study import study_aside
 from factory.run.pipeline import run
-from factory.run.rundir import RunDir
 from factory.steer import Steerer, Steering, Strength, artefact, steer
 from factory.steer.collect import Plan, collect, joined, read_position, states_toward
 from factory.steer.where import ROLES, Where
-from factory.zoo.cards import cards
 
 Source = str | Mapping[str, Any] | Sequence[Prompt]
 """Prompts of one's own, or a benchmark: its name or its node, as in ``{"type": "mc2", "images": "data/coco"}``."""
@@ -47,18 +45,7 @@ def load(model: str | Path, **options: Any) -> ModelView:
     ``options`` are the keys of a recipe's ``model:`` (dtype, device, quantize, tuned, …). Raises ``UserError`` for a
     model that is not there or not understood.
     """
-    name = str(model)
-    if name in cards():
-        spec = {"zoo": name}
-    elif Path(name).expanduser().is_dir():
-        spec = {"path": name}
-    elif name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        spec = {"hub": name}
-    else:
-        raise UserError(
-            f"'{name}' is no card of the zoo, no folder and no hub id OWNER/NAME.{did_you_mean(name, cards())}"
-        )
-    return load_model(ModelSpec(**spec, **options))
+    return load_model(spec_named(str(model), **options))
 
 
 def fit(
@@ -104,11 +91,7 @@ def fit(
             "evaluate": {"directions": [direction]},
         }
     )
-    with (
-        TemporaryDirectory(prefix="steering-factory-") as root,
-        RunDir.open(Path(root), recipe.name, Path("fit.yaml"), "", recipe.resolved()) as folder,
-    ):
-        study = Study(recipe, folder, view, limit)
+    with study_aside(recipe, view, limit) as study:
         [fitted] = Comparison(study).ready
     return placed(fitted, study.layer)
 

@@ -115,19 +115,10 @@ def _registered(word: str) -> type[_Command] | None:
     """The command that a plugin adds under this name, or that a plugin file holds under its own."""
     if word.startswith("-") or Path(word).suffix in RECIPE_SUFFIXES:
         return None
-    from factory.registry import available, lookup
+    from factory.registry import available, plugin_named
 
-    if Path(word).suffix == ".py":
-        return lookup("command", _loaded(word))
-    return lookup("command", word) if word in {entry.name for entry in available("command")} else None
-
-
-def _loaded(file: str) -> str:
-    """The name of what a plugin file registers: its own, as a module's in the tree."""
-    from factory.registry import load_plugins
-
-    load_plugins([file])
-    return Path(file).stem
+    is_one = Path(word).suffix == ".py" or word in {entry.name for entry in available("command")}
+    return plugin_named("command", word) if is_one else None
 
 
 def _check_recipe_word(word: str) -> None:
@@ -290,8 +281,7 @@ def _convert(parser: _Parser, argv: list[str]) -> None:
     args = parser.parse_args(argv)
     from factory.corpus.convert import convert
 
-    name = _loaded(args.name) if Path(args.name).suffix == ".py" else args.name
-    say(f"{args.out}: {convert(name, args.folder, args.split, args.out)} samples; images in {args.folder}")
+    say(f"{args.out}: {convert(args.name, args.folder, args.split, args.out)} samples; images in {args.folder}")
 
 
 def _new_plugin(parser: _Parser, argv: list[str]) -> None:

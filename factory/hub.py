@@ -9,6 +9,8 @@ from pathlib import Path
 
 from factory.errors import UserError
 
+TRANSPORTS = ("httpx", "httpx2", "httpcore", "requests", "urllib3", "hf_xet", "huggingface_hub")
+
 
 def push_files(
     repo: str, contents: Mapping[str, bytes], message: str, token: str | None = None, private: bool = False
@@ -67,18 +69,23 @@ def check_repo(repo: str, action: str) -> None:
 
 
 @contextmanager
-def hub_faults(repo: str, action: str) -> Iterator[None]:
-    """Tell what the hub, or the way to it, refuses in one line."""
+def hub_faults(repo: str, action: str, instead: str = "copy the folder") -> Iterator[None]:
+    """Tell what the hub, or the way to it, refuses in one line; ``instead`` is what to do where there is no way."""
     from huggingface_hub.errors import (
+        GatedRepoError,
         HfHubHTTPError,
         HFValidationError,
-        HTTPError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
     try:
         yield
+    except GatedRepoError as error:
+        raise UserError(
+            f"cannot {action} {repo}: its licence has to be accepted first, at {_endpoint()}/{repo}; then `hf auth"
+            " login`, and once more"
+        ) from error
     except RevisionNotFoundError as error:
         raise UserError(f"cannot {action} {repo}: it has no such revision") from error
     except RepositoryNotFoundError as error:
@@ -90,8 +97,26 @@ def hub_faults(repo: str, action: str) -> Iterator[None]:
         raise UserError(f"cannot {action} {repo}: the hub refuses: {str(error).strip().splitlines()[0]}") from error
     except HFValidationError as error:
         raise UserError(f"cannot {action} '{repo}': a repo is named OWNER/NAME") from error
-    except (OSError, HTTPError) as error:
+    except Exception as error:  # whatever the network stack raises: it differs between the hub's transports
+        if not _is_transfer(error):
+            raise
         raise UserError(
-            f"cannot {action} {repo}: the hub cannot be reached ({type(error).__name__}); check the connection, or copy"
-            " the folder"
+            f"cannot {action} {repo}: the hub cannot be reached ({_cause(error)}); check the connection, or {instead}"
         ) from error
+
+
+def _endpoint() -> str:
+    from huggingface_hub import constants
+
+    return os.environ.get("HF_ENDPOINT", constants.ENDPOINT)
+
+
+def _is_transfer(error: Exception) -> bool:
+    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in TRANSPORTS
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of what lies at the bottom of a fault."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -164,6 +164,17 @@ def lookup(kind: str, name: str) -> Any:
     return _registered[kind, name].cls
 
 
+def plugin_named(kind: str, word: str) -> Any:
+    """The plugin class that a word names: a plugin, or a plugin file, which registers one under the file's own name.
+
+    Raises UserError as ``lookup`` and ``load_plugins`` do.
+    """
+    if Path(word).suffix == ".py":
+        load_plugins([word])
+        word = Path(word).stem
+    return lookup(kind, word)
+
+
 def available(kind: str | None = None) -> list[Entry]:
     """Every plugin there is, or every one of ``kind``, sorted; in-tree modules are read, never imported."""
     if kind is not None:
@@ -190,6 +201,11 @@ def load_plugins(specs: Sequence[str], base: Path | None = None) -> None:
             _load_file(_find_file(spec, base))
         else:
             _load_module(spec)
+
+
+def forget(kind: str, name: str) -> None:
+    """Forget a plugin that was registered from outside the tree, so that its name is free: a cell is run again."""
+    _registered.pop((kind, name), None)
 
 
 def _check_kind(kind: str) -> None:

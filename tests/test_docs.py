@@ -111,8 +111,9 @@ def test_python_runs_as_printed(page, tmp_path, monkeypatch, capsys):
         for code in blocks(page, "python"):
             exec(compile(code, str(page), "exec"), names)  # noqa: S102  the project's own documents
     finally:
-        for key in [key for key, item in registry._registered.items() if item.file == str(page)]:
-            del registry._registered[key]
+        for entry in registry.available():
+            if entry.origin == str(page):
+                registry.forget(entry.kind, entry.name)
 
 
 def commands() -> list[tuple[str, str]]:

@@ -22,7 +22,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 from pydantic import AfterValidator, Field
 
 from eval_suite.benchmark import Record, Sums
-from eval_suite.benchmarks.conflicts import SPLITS, divide
+from eval_suite.benchmarks.conflicts import SPLITS, DividedParams, divide
 from eval_suite.benchmarks.fluency import negative_log_likelihoods
 from eval_suite.conflict import ConflictBenchmark
 from eval_suite.conflict_questions import ConflictQuestions
@@ -37,7 +37,7 @@ from factory.errors import UserError
 from factory.model.view import ModelView
 from factory.recipe.nodes import distinct
 from factory.recipe.paths import RecipePath
-from factory.registry import Params, register
+from factory.registry import register
 
 SOURCE = "data/chartqa_conflict of github.com/Ro-netizen004/multimodal-arbitration-artifact"
 NEUTRAL = "You are given two conflicting evidence sources. Neither source is privileged."
@@ -59,7 +59,7 @@ LETTERS = string.ascii_letters + string.digits
 Level = Literal[0, 2, 4, 5]
 
 
-class ChartParams(Params):
+class ChartParams(DividedParams):
     """``root`` holds items.jsonl and images/. Each chart is asked at each of the ``levels`` of legibility, clean at 0,
     with light, medium and heavy degradation at 2, 4 and 5, of the ``arm``: the image (blur, noise, contrast) or the
     text (characters replaced or lost).
@@ -73,10 +73,6 @@ class ChartParams(Params):
     levels: Annotated[tuple[Level, ...], Field(min_length=1), AfterValidator(distinct)] = (0,)
     arm: Literal["image", "text"] = "image"
     margins: bool = True
-    test_share: float = Field(0.4, gt=0, lt=1)
-    dev_share: float = Field(0.2, gt=0, lt=1)
-    seed: int = 0
-    asked: Literal["test", "dev", "all"] = "test"
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from eval_suite import coco
-from eval_suite.benchmarks.conflicts import SPLITS, divide
+from eval_suite.benchmarks.conflicts import SPLITS, DividedParams, divide
 from eval_suite.conflict import ConflictBenchmark
 from eval_suite.conflict_questions import ConflictQuestions
 from eval_suite.elsewhere import Left, Told, ours, said
@@ -28,7 +28,7 @@ from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
 from factory.errors import UserError
 from factory.recipe.paths import RecipePath
-from factory.registry import Params, register
+from factory.registry import register
 
 NAMES = ("test.json", "synthetic_captions_test_filtered.json", "data/synthetic_captions_test_filtered.json")
 SOURCE = "data/synthetic_captions_test_filtered.json of github.com/tpopordanoska/clash"
@@ -51,7 +51,7 @@ KINDS = (clash.IMAGE, clash.TEXT, clash.IRRELEVANT, clash.CONTRADICTION)
 FIELDS = dict(zip(KINDS, ("image_only", "text_only", "irrelevant_but_plausible", "contradiction"), strict=True))
 
 
-class ClashParams(Params):
+class ClashParams(DividedParams):
     """``root``: the folder of the released test file; ``images``: the folder that holds train2017/, or all pictures.
 
     ``scoring``: open_ended, or multiple_choice of four options, one of which says that image and text conflict.
@@ -64,10 +64,6 @@ class ClashParams(Params):
     images: RecipePath = Field(RecipePath("data/coco"), validate_default=True)
     scoring: Literal["open_ended", "multiple_choice"] = "multiple_choice"
     wo_contr: bool = False
-    test_share: float = Field(0.4, gt=0, lt=1)
-    dev_share: float = Field(0.2, gt=0, lt=1)
-    seed: int = 0
-    asked: Literal["test", "dev", "all"] = "test"
 
 
 @dataclass(frozen=True)

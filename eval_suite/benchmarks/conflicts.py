@@ -16,7 +16,7 @@ from functools import cached_property, partial
 from os.path import isfile
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -55,6 +55,17 @@ class ConflictsParams(Params):
     test_share: float = Field(0.2, gt=0, lt=1)
     dev_share: float = Field(0.2, gt=0, lt=1)
     seed: int = 0
+
+
+class DividedParams(Params):
+    """Of conflicts that are released without splits: ``test_share`` of their pictures are test and ``dev_share`` of the
+    rest dev, as ``seed`` draws them. ``asked``: the split that ``benchmarks:`` asks, or all, as the authors do.
+    """
+
+    test_share: float = Field(0.4, gt=0, lt=1)
+    dev_share: float = Field(0.2, gt=0, lt=1)
+    seed: int = 0
+    asked: Literal["test", "dev", "all"] = "test"
 
 
 @dataclass(frozen=True)

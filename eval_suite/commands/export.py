@@ -11,7 +11,7 @@ from eval_suite.travel import Origin, everywhere, format_named, meant, on_dev, o
 from factory.errors import UserError
 from factory.formats import Format, ModelFormat
 from factory.model.load import load
-from factory.model.source import tuned_folder
+from factory.model.source import spec_named, tuned_folder
 from factory.model.view import ModelView
 from factory.recipe.schema import ModelSpec
 from factory.registry import available, register
@@ -28,7 +28,7 @@ class Export(Command):
         parser.add_argument("source", type=Path, metavar="ARTEFACT|RUN", help="RUN/artefacts/NAME, or a tuning run")
         parser.add_argument("to", type=Path, metavar="TO", help="the file or folder to write")
         parser.add_argument("format", metavar="FORMAT", help=", ".join(entry.name for entry in available("format")))
-        parser.add_argument("--model", help="a model card's name or a model folder; the run tells its own")
+        parser.add_argument("--model", help="a model card's name, a model folder or a hub id; the run tells its own")
         parser.add_argument("--strength", type=float, help="in place of the artefact's own")
         parser.add_argument("--positions", choices=["all"], help="take a steering of some positions as one of all")
         parser.add_argument("--mean", action="store_true", help="take the mean vector of a method that reads its input")
@@ -62,9 +62,9 @@ def _model(args: argparse.Namespace, form: ModelFormat) -> str:
 def model_of(named: str | None, origin: Origin | None) -> ModelSpec:
     """The model that ``--model`` names, else that of the artefact's run. Raises ``UserError`` without either."""
     if named is not None:
-        return ModelSpec(path=named) if Path(named).is_dir() else ModelSpec(zoo=named)
+        return spec_named(named)
     if origin is None:
-        raise UserError("which model is it for? Add --model, a model card's name or a model folder")
+        raise UserError("which model is it for? Add --model, a model card's name, a model folder or a hub id")
     return origin.recipe.model
 
 

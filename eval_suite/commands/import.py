@@ -24,7 +24,7 @@ class Import(Command):
         parser.add_argument("source", type=Path, metavar="FILE", help="the file or folder to read")
         parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the artefacts go, one block-N each")
         parser.add_argument("format", metavar="FORMAT", help=", ".join(entry.name for entry in available("format")))
-        parser.add_argument("--model", required=True, help="a model card's name or a model folder")
+        parser.add_argument("--model", required=True, help="a model card's name, a model folder or a hub id")
 
     @staticmethod
     def run(args: argparse.Namespace) -> None:

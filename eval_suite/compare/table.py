@@ -190,7 +190,7 @@ def _where(block: Block, line: Line, column: Column) -> str:
 
 
 @cache
-def _of_tables() -> list[dict[str, str]]:
+def of_tables() -> list[dict[str, str]]:
     """Numbers of a paper's table, shown beside the run of the recipe that repeats it: run, table, method, label and
     metric of the column, protocol (a pattern), value in percent.
     """
@@ -210,7 +210,7 @@ def _published(columns: Sequence[Column], lines: Sequence[Line]) -> list[tuple[s
             if wanted == (made[column].protocol, column[1], column[2]):
                 found.setdefault((entry["name"], entry["source"]), {})[column] = Published(entry["value"], entry["n"])
     runs = {line.arm.recipe for line in lines}
-    for row in (row for row in _of_tables() if row["run"] in runs):
+    for row in (row for row in of_tables() if row["run"] in runs):
         for column in columns:
             alike = fnmatchcase(made[column].protocol, row["protocol"])  # whatever the version of a harness
             if (row["label"], row["metric"]) == column[:2] and alike:

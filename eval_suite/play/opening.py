@@ -11,9 +11,11 @@ from factory import cli
 from factory.bench import conflicts
 from factory.errors import UserError, did_you_mean
 from factory.model.load import load as load_model
+from factory.model.source import spec_named
 from factory.model.view import ModelView
 from factory.recipe import Recipe, load
 from factory.recipe.nodes import Node, read_node
+from factory.recipe.paths import RecipePath
 from factory.recipe.sections.model import ModelSpec
 from factory.run.methods.study import steered_layer
 from factory.steer import artefact
@@ -75,7 +77,7 @@ def find(what: str, model: str | None = None) -> Source:
         if model is None and (run / "resolved.yaml").is_file():
             recipe = load(run / "resolved.yaml")
             return Source(recipe.model, recipe, (path,))
-        return Source(spec_of(model or "tiny"), None, (path,))
+        return Source(_from_anywhere(spec_named(model or "tiny")), None, (path,))
     if (path / "resolved.yaml").is_file():
         recipe, kept = load(path / "resolved.yaml"), path / "artefacts"
         if recipe.data is None or not recipe.steering:
@@ -85,18 +87,12 @@ def find(what: str, model: str | None = None) -> Source:
         return Source(recipe.model, recipe, tuple(sorted(each for each in kept.iterdir() if each.is_dir())))
     if path.suffix in cli.RECIPE_SUFFIXES or (what not in cards() and not path.is_dir() and "/" not in what):
         return _of_recipe(what)
-    return Source(spec_of(what))
+    return Source(_from_anywhere(spec_named(what)))
 
 
-def spec_of(name: str) -> ModelSpec:
-    """A model by its card's name, its folder or its hub id OWNER/NAME."""
-    if name in cards():
-        return ModelSpec(zoo=name)
-    if Path(name).expanduser().is_dir():
-        return ModelSpec(path=str(Path(name).expanduser().absolute()))
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        return ModelSpec(hub=name)
-    raise UserError(f"'{name}' is no card of the zoo, no folder and no hub id OWNER/NAME.{did_you_mean(name, cards())}")
+def _from_anywhere(spec: ModelSpec) -> ModelSpec:
+    """The same model, its folder told so that an exported steering finds it from wherever it is run."""
+    return spec.model_copy(update={"path": RecipePath(str(spec.path.path.absolute()))}) if spec.path else spec
 
 
 def _of_recipe(what: str) -> Source:

@@ -9,7 +9,7 @@ from typing import Any
 
 from factory import files
 from factory.errors import UserError
-from factory.registry import Plugin, lookup
+from factory.registry import Plugin, plugin_named
 
 # LLaVA-1.5's wording for short answers and for choices (arXiv 2310.03744)
 SHORT = "\nAnswer the question using a single word or phrase."
@@ -33,13 +33,13 @@ def turns(id: str, image: str | None, question: str, answer: str) -> dict[str, A
 
 
 def convert(name: str, folder: Path, split: str, out: Path) -> int:
-    """Write the records of a released dataset to ``out`` (JSONL); returns how many. Raises ``UserError`` for a missing
-    file.
+    """Write the records of a released dataset to ``out`` (JSONL); returns how many. ``name`` is a converter's, or a
+    plugin file. Raises ``UserError`` for a missing file.
     """
-    cls = lookup("converter", name)
+    cls = plugin_named("converter", name)
     lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in cls(cls.Params()).records(folder, split)]
     if not lines:
-        raise UserError(f"{folder}: holds no sample of split '{split}' of {name}")
+        raise UserError(f"{folder}: holds no sample of split '{split}' of {cls.name}")
     files.write_text(out, "".join(lines))
     return len(lines)
 

@@ -13,7 +13,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +51,9 @@ class Dictionary:
     def __init__(self, tokenizer: Any, params: DictionaryParams) -> None:
         self.tokenizer, self.params = tokenizer, params
         self.own = _read(params.file) if params.file else {}
-        if params.wordnet:
-            _wordnet()
+        self.wordnet = _wordnet() if params.wordnet else None
         self._tokens: dict[str, tuple[int, ...]] = {}
+        self._synonyms: dict[str, tuple[str, ...]] = {}
 
     def forms(self, answer: str) -> list[str]:
         """At most ``limit`` surface forms, the canonical one (without its article) first."""
@@ -65,9 +64,14 @@ class Dictionary:
             *_numbers(canonical),
             *_other_number(canonical),
         ]
-        found += _synonyms(canonical) if self.params.wordnet else ()
+        found += self._synonyms_of(canonical)
         cased = [variant for form in found for variant in (form, form.lower(), form[:1].upper() + form[1:])]
         return [form for form in dict.fromkeys(cased) if form][: self.params.limit]
+
+    def _synonyms_of(self, word: str) -> tuple[str, ...]:
+        if self.wordnet is not None and word not in self._synonyms:
+            self._synonyms[word] = _synonyms(self.wordnet, word)
+        return self._synonyms.get(word, ())
 
     def tokens(self, form: str) -> tuple[int, ...]:
         """Ids of the first token of ``form``, alone and after a space; none that is blank."""
@@ -145,7 +149,6 @@ def _other_number(word: str) -> Iterator[str]:
         yield word + "s"
 
 
-@lru_cache(1)
 def _wordnet() -> Any:
     try:
         from nltk.corpus import wordnet
@@ -159,12 +162,11 @@ def _wordnet() -> Any:
     return wordnet
 
 
-@lru_cache(None)
-def _synonyms(word: str) -> tuple[str, ...]:
+def _synonyms(wordnet: Any, word: str) -> tuple[str, ...]:
     """Lemmas of the sense in which the word is most frequent in WordNet's counts."""
     name = word.replace(" ", "_")
     count = lambda synset: max(
         (lemma.count() for lemma in synset.lemmas() if lemma.name().lower() == name.lower()), default=0
     )
-    sense = max(_wordnet().synsets(name), key=count, default=None)
+    sense = max(wordnet.synsets(name), key=count, default=None)
     return tuple(each.replace("_", " ") for each in sense.lemma_names()) if sense else ()

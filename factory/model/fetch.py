@@ -8,9 +8,9 @@ import shutil
 from pathlib import Path
 
 from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
 from factory.errors import UserError, did_you_mean
+from factory.hub import hub_faults
 from factory.model.compose import parts_of
 from factory.model.source import find
 from factory.recipe.schema import ComposeSpec, ModelSpec
@@ -51,51 +51,14 @@ def fetch(name: str, folder: Path | None = None, revision: str | None = None) ->
     where = folder or Path(constants.HF_HUB_CACHE)
     _check_room(name, card, where)
     revision = revision or (card.revision if card else None)
-    try:
+    with hub_faults(repo, "fetch", "copy the files to a folder: model.path=FOLDER"):
         there = Path(
             snapshot_download(
                 repo, revision=revision, local_dir=folder, cache_dir=constants.HF_HUB_CACHE, allow_patterns=list(FILES)
             )
         )
-    except GatedRepoError as error:
-        raise UserError(
-            f"{repo}: its licence has to be accepted first, at {constants.ENDPOINT}/{repo}; then `hf auth login`, and"
-            " fetch again"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise UserError(f"{repo}: the hub has no revision '{revision}' of it") from error
-    except RepositoryNotFoundError as error:
-        raise UserError(f"{repo}: the hub has no such model, or shows it only after `hf auth login`") from error
-    except HFValidationError as error:
-        raise UserError(f"'{repo}' is no hub id: {str(error).splitlines()[0]}") from error
-    except Exception as error:  # whatever the network stack raises: it differs between the hub's transports
-        if not _is_transfer(error):
-            raise
-        raise UserError(
-            f"{repo}: cannot be downloaded from {constants.ENDPOINT} ({_first_line(error)}). Check the network, or copy"
-            " the files to a folder: model.path=FOLDER"
-        ) from error
     find(ModelSpec(path=str(there)))
     return there
-
-
-def _is_transfer(error: Exception) -> bool:
-    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in (
-        "httpx",
-        "httpx2",
-        "httpcore",
-        "requests",
-        "urllib3",
-        "hf_xet",
-        "huggingface_hub",
-    )
-
-
-def _first_line(error: Exception) -> str:
-    cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
 
 
 def _check_room(name: str, card: Card | None, where: Path) -> None:

@@ -17,14 +17,27 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from factory.blame import blaming
 from factory.components.source import is_planned
-from factory.errors import UserError
+from factory.errors import UserError, did_you_mean
 from factory.model.compose import account_parts, composed_config
 from factory.model.decoding import left_out
 from factory.model.family import Family
 from factory.model.stored import Tensors, account, cached, held, in_one_line, pointer, weight_files
 from factory.recipe.schema import ComposeSpec, ModelSpec
 from factory.registry import available, lookup
-from factory.zoo.cards import Card, card_folder, command, read_card, shipped
+from factory.zoo.cards import Card, card_folder, cards, command, read_card, shipped
+
+
+def spec_named(name: str, **options: Any) -> ModelSpec:
+    """The model that a word names: a card of the zoo, a folder, or a hub id OWNER/NAME, with the ``options`` of a
+    recipe's ``model:``. Raises ``UserError`` for a word that is none of these.
+    """
+    if name in cards():
+        return ModelSpec(zoo=name, **options)
+    if Path(name).expanduser().is_dir():
+        return ModelSpec(path=name, **options)
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return ModelSpec(hub=name, **options)
+    raise UserError(f"'{name}' is no card of the zoo, no folder and no hub id OWNER/NAME.{did_you_mean(name, cards())}")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import runpy
 import socket
 import sys
 import zipfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -28,20 +27,8 @@ from factory.model.view import ModelView
 from factory.recipe.nodes import read_node
 from factory.recipe.schema import ModelSpec
 from factory.steer import Steering, artefact, steer
-from tests.eval_suite.play_session import SPEC, STRENGTHS, asked, last, playing, vector
+from tests.eval_suite.play_session import SPEC, STRENGTHS, asked, last, vector
 from tests.tiny import saved_tiny
-
-
-@pytest.fixture(scope="module")
-def view() -> ModelView:
-    return load(SPEC)
-
-
-@pytest.fixture(scope="module")
-def session(view: ModelView) -> Iterator[Session]:
-    made = playing(view)
-    yield made
-    made.close()
 
 
 def plainly(view: ModelView, session: Session, question: Asked, steering: Steering | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,21 +19,8 @@ from gradio_client.exceptions import AppError
 
 from eval_suite.play.page import serve
 from eval_suite.play.session import Asked, Session
-from factory.model.load import load
-from factory.model.view import ModelView
-from tests.eval_suite.play_session import SPEC, last, playing
-
-
-@pytest.fixture(scope="module")
-def view() -> ModelView:
-    return load(SPEC)
-
-
-@pytest.fixture(scope="module")
-def session(view: ModelView) -> Iterator[Session]:
-    made = playing(view)
-    yield made
-    made.close()
+from factory.run.methods.cost import decoder_work
+from tests.eval_suite.play_session import last
 
 
 @pytest.fixture(scope="module")
@@ -97,14 +83,15 @@ def test_two_visitors_at_once_get_their_own_answers(address, session, given):
     assert all(text == alone[s] for told in got.values() for s, text in told)
 
 
-def test_a_moved_slider_is_answered_at_once(client, session, given):
+def test_a_moved_slider_runs_the_steered_answer_alone_above_its_block(client, session, view, given):
     client.predict(*fields(session, given), api_name="/answer")
-    took = []
-    for step in range(5):
-        began = time.process_time()  # of this process, which serves, asks and answers
-        client.predict(*fields(session, given, strength=1.0 + step / 10), api_name="/answer")
-        took.append(time.process_time() - began)
-    assert min(took) < 0.5
+    prompt = session.posed(session.asked(first(session), "push")).prompt
+    tokens = view.encode([prompt]).input_ids.shape[1]
+    for strength in (1.1, 1.2):
+        with decoder_work(view) as work:
+            client.predict(*fields(session, given, strength=strength), api_name="/answer")
+        answered = view.depth * (session.max_new_tokens - 1)
+        assert 0 < sum(work) <= (view.depth - session.layer) * tokens + answered < view.depth * tokens
 
 
 def test_a_visitor_who_leaves_leaves_nothing_steered(address, session, view, given):

@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 
 from eval_suite.conflict import CHOOSE, DIRECT, answered, build_prompt, options
-from eval_suite.scenes import world
 from eval_suite.scenes.curriculum import Mix, Practice, draw_spec, lesson, moved, worked_example_lesson
-from eval_suite.scenes.draw import SHAPES, VISUAL_TIERS, Canvas
+from eval_suite.scenes.draw import VISUAL_TIERS, Canvas
 from eval_suite.scenes.language import CLOSERS, GRAMMARS, HOLDERS, KNOWLEDGE, OPENERS, TEXT_TIERS, write_context
-from eval_suite.scenes.world import ANSWERS, GRID, SPLITS, TASKS, SceneSpec, paint, scene, specs
+from eval_suite.scenes.world import ANSWERS, GRID, SPLITS, TASKS, SceneSpec, paint, place_split, scene, specs
 from factory.data.prompt import Role
 from factory.registry import lookup
 
@@ -96,34 +95,43 @@ def test_openers_and_closers_are_split_too():
 @pytest.mark.parametrize("task", [t for t in TASKS if t != "positional_reasoning"])
 def test_splits_share_no_place_of_an_answer(task):
     for answer in ANSWERS[task]:
-        places = [set(world._cells(answer, split, CELLS)) for split in SPLITS]
+        places = [{cell for cell in CELLS if place_split(answer, cell) == split} for split in SPLITS]
         assert all(places) and not any(a & b for a, b in combinations(places, 2))
         assert set().union(*places) == set(CELLS) and len(places[0]) > 8
 
 
-def test_a_shape_on_a_side_stands_at_a_place_of_its_split_where_there_is_one():
-    alone = 0
-    for answer, shape in product(ANSWERS["positional_reasoning"], SHAPES):
-        edge, inner = {"left": 0, "right": 4, "above": 0, "below": 4}[answer], range(1, GRID - 1)
-        allowed = [i * GRID + edge if answer in ("left", "right") else edge * GRID + i for i in inner]
-        owners = {c: world.place_split(answer + shape, c) for c in allowed}
-        for split in SPLITS:
-            mine = [c for c in allowed if owners[c] == split]
-            assert world._cells(answer + shape, split, allowed) == (mine or allowed)
-            alone += bool(mine)
-    assert alone > 40, "of 72"
+def on_side(answer: str) -> list[int]:
+    """The middle cells of a side of the picture."""
+    edge, inner = {"left": 0, "right": GRID - 1, "above": 0, "below": GRID - 1}[answer], range(1, GRID - 1)
+    return [i * GRID + edge if answer in ("left", "right") else edge * GRID + i for i in inner]
+
+
+def cell_at(x: float, y: float, r: float) -> int:
+    """The cell nearest to a point, of the lattice over the area in which a target of half-size ``r`` fits."""
+    low = 1.15 * r + 1
+    row, column = (round((v - low) / (48 - 2 * low) * (GRID - 1)) for v in (y, x))
+    return row * GRID + column
 
 
 def test_targets_stand_where_their_split_allows(monkeypatch):
-    asked = []
-    cells = world._cells
-    monkeypatch.setattr(
-        world, "_cells", lambda answer, split, allowed: asked.append((answer, split)) or cells(answer, split, allowed)
-    )
-    for task, split in product(TASKS, SPLITS):
-        asked.clear()
-        sample = scene(SceneSpec(task, split, 3, 1, 0))
-        assert len(asked) == 1 and asked[0][0].startswith(sample.answer_vision) and asked[0][1] == split
+    """A shape on a side at a place of its split there where there is one, every other target always."""
+    shapes, bars, alone = [], [], 0
+    monkeypatch.setattr(Canvas, "shape", lambda self, shape, color, *at: shapes.append((shape, at[:3])))
+    monkeypatch.setattr(Canvas, "bar", lambda self, *at: bars.append(at[:3]))
+    for task, split, seed in product(TASKS, SPLITS, range(8)):
+        shapes.clear(), bars.clear()
+        answer = scene(SceneSpec(task, split, seed, 1, 0)).answer_vision
+        x, y, r = shapes[0][1] if task == "counting" else bars[0]
+        if task == "positional_reasoning":
+            key = answer + shapes[0][0]
+            mine = [cell for cell in on_side(answer) if place_split(key, cell) == split]
+            assert cell_at(x, y, r) in (mine or on_side(answer))
+            alone += bool(mine)
+        else:
+            drawn_larger = task in ("activity_recognition", "sport_recognition")
+            size = 4.8 if task == "counting" else r / 1.15 if drawn_larger else r
+            assert place_split(answer, cell_at(x, y, size)) == split, (task, split, seed)
+    assert alone > 12, "of 24"
 
 
 @pytest.mark.parametrize("per_task", [16, 48])

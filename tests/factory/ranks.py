@@ -29,7 +29,7 @@ class Ended:
 
 
 def as_ranks(
-    size: int, work: Callable[[World], object], folder: Path, within: float = 120, join: bool = True, **env: str
+    size: int, work: Callable[[World], object], folder: Path, within: float = 300, join: bool = True, **env: str
 ) -> Ended:
     """Carry out ``work`` in ``size`` forked ranks, as a launcher would have started them; without ``join`` each is left
     to find the others by itself."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from factory.errors import UserError
-from factory.instruments import answers
 from factory.instruments.answers import Dictionary, DictionaryParams
 from tests.tiny import tiny_tokenizer
 
@@ -63,13 +63,11 @@ class Synset:
 
 
 def test_synonyms_are_those_of_the_most_frequent_sense_and_come_after_the_rules(monkeypatch):
-    answers._synonyms.cache_clear()
     senses = {
         "dog": [Synset(frank=0, dog=1), Synset(dog=42, domestic_dog=0, Canis_familiaris=0), Synset(chase=9, dog=2)]
     }
-    monkeypatch.setattr(
-        answers, "_wordnet", lambda: type("WordNet", (), {"synsets": staticmethod(lambda name: senses.get(name, []))})
-    )
+    wordnet = SimpleNamespace(ensure_loaded=lambda: None, synsets=lambda name: senses.get(name, []))
+    monkeypatch.setitem(sys.modules, "nltk.corpus", SimpleNamespace(wordnet=wordnet))
     words = dictionary(wordnet=True)
     assert words.forms("a dog") == [
         "dog",
@@ -83,11 +81,9 @@ def test_synonyms_are_those_of_the_most_frequent_sense_and_come_after_the_rules(
     ]
     assert words.forms("cat") == ["cat", "Cat", "cats", "Cats"]
     assert "domestic dog" not in dictionary().forms("dog")
-    answers._synonyms.cache_clear()
 
 
 def test_without_wordnet_it_says_what_to_install(monkeypatch):
-    answers._wordnet.cache_clear()
     monkeypatch.setitem(sys.modules, "nltk.corpus", None)
     with pytest.raises(UserError, match="pip install nltk"):
         dictionary(wordnet=True)

@@ -172,8 +172,10 @@ def test_the_second_of_a_pair_sees_pictures_in_its_own_colours():
     own = second.image_processor(view.vision_tower.models[1].config)(images=prompts[0].images, return_tensors="pt")[
         "pixel_values"
     ]
-    seen = view.vision_tower._seen_by(second, view.vision_tower.models[1], view.encode(prompts)["pixel_values"])
-    assert torch.allclose(seen, own, atol=1e-4) and first.mean != second.mean
+    with torch.no_grad():
+        _, found = view.vision_tower(view.encode(prompts)["pixel_values"])
+        expected = second.features(view.vision_tower.models[1], own)
+    assert torch.allclose(found, expected, atol=1e-4) and first.mean != second.mean
 
 
 def test_phi_keeps_the_bias_of_its_unembedding():

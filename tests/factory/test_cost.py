@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from factory.recipe import load
-from factory.run import pipeline
+from factory.run import pipeline, rundir
 from factory.run.methods.cost import decoder_work
 from tests.contract.cases import answers
 from tests.tiny import conflict_prompts, saved_tiny, tiny_view
@@ -63,13 +63,10 @@ def test_seconds_stay_out_of_the_results(finished):
     }
 
 
-def test_a_finished_run_measures_nothing_again(finished, monkeypatch):
-    monkeypatch.setattr("factory.run.methods.cost._measured", lambda *_: pytest.fail("measured again"))
-    monkeypatch.setattr("factory.run.methods.comparison.contrast", lambda *_: pytest.fail("answered again"))
+def test_a_finished_run_measures_nothing_again(finished):
     before = (finished / "report" / "cost.csv").read_text()
-    pipeline.run(
-        load(finished / "recipe.yaml") if (finished / "recipe.yaml").exists() else load(finished / "resolved.yaml")
-    )
+    with rundir.watched_stores(lambda stage, key: pytest.fail(f"{stage.name}/{key} was computed again")):
+        pipeline.run(load(finished / "recipe.yaml"))
     assert (finished / "report" / "cost.csv").read_text() == before
 
 

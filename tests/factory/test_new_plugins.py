@@ -45,7 +45,7 @@ def written(tmp_path_factory) -> Path:
             load_plugins([f"{name}.py"])
         yield folder
     for kind, name in NAMES.items():
-        registry._registered.pop((kind, name), None)
+        registry.forget(kind, name)
 
 
 def program(*words: str | Path, **options) -> subprocess.CompletedProcess:

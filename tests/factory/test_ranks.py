@@ -63,7 +63,7 @@ def results(root: Path) -> bytes:
 def in_ranks(home: Path, root: Path, *overrides: str):
     root.mkdir(exist_ok=True)
     recipe = load(home / "shared.yaml", [f"run.root={root}", *overrides])
-    return as_ranks(2, lambda world: pipeline.run(recipe, None, world) and 0, root, within=280)
+    return as_ranks(2, lambda world: pipeline.run(recipe, None, world) and 0, root)
 
 
 def test_two_ranks_give_every_file_that_one_gives(home, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 
 from factory.recipe import RecipeError, dump, loads, yaml_nodes
 from factory.registry import load_plugins
+from tests.counted import calls
 
 GOOD = "name: good\nmodel: {zoo: tiny}\ndata: toy_bench\nsteering: [toy_push, {type: toy_push, as: two}]\n"
 
@@ -134,7 +134,7 @@ TOO_MUCH = "more than 64 levels or 20,000 values, which no recipe needs"
         ("x: " + "[" * 3000 + "]" * 3000, f"x.yaml:5:67 YAML syntax: {TOO_MUCH}"),
         ("x: " + "{a: " * 3000, f"x.yaml:5:253 YAML syntax: {TOO_MUCH}"),
         ("\n".join(" " * i + "a:" for i in range(200)), f"YAML syntax: {TOO_MUCH}"),
-        ("x: [" + "a," * 100_000 + "]", f"YAML syntax: {TOO_MUCH}"),
+        ("x: [" + "a," * 50_000 + "]", f"YAML syntax: {TOO_MUCH}"),
         ("x: " + "a" * 2**18, "x.yaml is 262,241 characters long; a recipe has at most 262,144"),
         ("seed: 1" + "0" * 5000, "x.yaml:5:7 seed: '1" + "0" * 56 + "...' is too large a number"),
         ("seed: 9223372036854775808", "x.yaml:5:7 seed: '9223372036854775808' is too large a number"),
@@ -148,9 +148,8 @@ TOO_MUCH = "more than 64 levels or 20,000 values, which no recipe needs"
     ],
 )
 def test_what_no_recipe_needs_is_one_line_at_once(lines, mistake):
-    began = time.process_time()
-    found = mistakes(GOOD + lines)
-    assert time.process_time() - began < 3
+    found = []
+    assert calls(lambda: found.extend(mistakes(GOOD + lines))) < 4_000_000
     assert any(mistake in line for line in found), found
     assert all(len(line) < 300 and line.isprintable() for line in found) and len(found) <= 14
 

@@ -12,7 +12,7 @@ import pytest
 
 from factory import registry
 from factory.errors import UserError
-from factory.registry import Params, available, load_plugins, lookup, register
+from factory.registry import Params, available, forget, load_plugins, lookup, plugin_named, register
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,9 +26,11 @@ def toy(tmp_path, monkeypatch):
         write_plugin(package / f"{name}.py", name, doc=f"A ripe {name}.\n\n    It has more to say.")
     (package / "_helper.py").write_text("raise RuntimeError('a helper is no plugin')")
     monkeypatch.setitem(registry.KINDS, "toy", "toy_tree.toys")
-    monkeypatch.setattr(registry, "_registered", {})
-    monkeypatch.syspath_prepend(str(tmp_path))
-    yield package
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        yield package
+    for entry in available("toy"):
+        forget("toy", entry.name)
     for name in [name for name in sys.modules if name.startswith(("toy_tree", "third_party"))]:
         del sys.modules[name]
 
@@ -144,6 +146,29 @@ def test_path_plugin_is_found_from_the_recipe_folder_and_loaded_once(tmp_path):
     assert [entry.origin for entry in available("toy") if entry.name == "fig"] == [str(tmp_path / "mine" / "fig.py")]
 
 
+def test_a_word_names_a_plugin_or_the_file_that_holds_one_under_its_own_name(tmp_path, monkeypatch):
+    write_plugin(tmp_path / "fig.py", "fig")
+    monkeypatch.chdir(tmp_path)
+    assert plugin_named("toy", "fig.py") is plugin_named("toy", str(tmp_path / "fig.py")) is lookup("toy", "fig")
+    assert plugin_named("toy", "pear") is lookup("toy", "pear")
+    for word, message in {"gone.py": "plugin file 'gone.py' not found", "gone": "no toy plugin 'gone'"}.items():
+        with pytest.raises(UserError, match=message):
+            plugin_named("toy", word)
+    write_plugin(tmp_path / "other.py", "plum")
+    with pytest.raises(UserError, match="no toy plugin 'other'.*There are: .*plum"):
+        plugin_named("toy", "other.py")
+
+
+def test_a_plugin_that_is_forgotten_leaves_its_name_to_another(tmp_path):
+    for _ in range(2):
+        register("toy", "cell")(type("Cell", (), {}))
+        assert lookup("toy", "cell").name == "cell"
+        forget("toy", "cell")
+    forget("toy", "never there")
+    with pytest.raises(UserError, match="no toy plugin 'cell'"):
+        lookup("toy", "cell")
+
+
 def test_module_plugin(tmp_path):
     write_plugin(tmp_path / "third_party_module.py", "fig")
     load_plugins(["third_party_module"])
@@ -220,7 +245,8 @@ def test_a_class_without_its_kinds_base_is_refused_with_its_place(tmp_path, kind
     bases = " or ".join(registry.BASES[kind])
     assert str(caught.value) == f"{file}:3: the class Plugin is no {kind} plugin: let it inherit {bases}"
     for base in map(imported, registry.BASES[kind]):
-        register(kind, f"heir_of_{base.__name__}")(type("Heir", (type("Parent", (base,), {}),), {}))
+        register(kind, name := f"heir_of_{base.__name__}")(type("Heir", (type("Parent", (base,), {}),), {}))
+        forget(kind, name)
 
 
 def test_a_class_of_the_same_name_as_the_base_is_a_stranger():

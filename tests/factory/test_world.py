@@ -111,7 +111,7 @@ def test_a_killed_rank_ends_all_in_one_line_and_the_run_resumes(tmp_path, alone,
         if rank == victim and (tmp_path / "toy/second").exists():
             os.kill(os.getpid(), signal.SIGKILL)
 
-    ended = as_ranks(2, lambda world: toy(world, tmp_path, kill), tmp_path, within=30)
+    ended = as_ranks(2, lambda world: toy(world, tmp_path, kill), tmp_path)
     assert ended.codes[victim] == -signal.SIGKILL and ended.codes[1 - victim] == 1
     (line,) = ended.said
     assert (
@@ -133,7 +133,7 @@ def test_a_fault_of_one_rank_ends_all_with_its_traceback_once(tmp_path):
         if rank == 1:
             raise ValueError("a broken chunk")
 
-    ended = as_ranks(3, lambda world: toy(world, tmp_path, fail), tmp_path, within=30)
+    ended = as_ranks(3, lambda world: toy(world, tmp_path, fail), tmp_path)
     assert ended.codes == [1, 1, 1]
     assert ended.said == ["error: rank 1 of 3 stopped: ValueError: a broken chunk"]
     assert ended.err.count("Traceback") == 1 and "in fail" in ended.err
@@ -143,7 +143,7 @@ def test_a_mistake_that_all_ranks_meet_is_told_once(tmp_path):
     def work(world):
         raise UserError("the model is missing\nand the images too")
 
-    ended = as_ranks(3, work, tmp_path, within=30)
+    ended = as_ranks(3, work, tmp_path)
     assert ended.codes == [2, 2, 2]
     assert ended.err == "error: the model is missing\nerror: and the images too\n"
 
@@ -151,7 +151,7 @@ def test_a_mistake_that_all_ranks_meet_is_told_once(tmp_path):
 def test_a_mistake_of_the_first_rank_alone_ends_those_that_wait_for_it(tmp_path):
     (tmp_path / "toy").mkdir()
     (tmp_path / "toy/thesis.tex").touch()
-    ended = as_ranks(2, lambda world: toy(world, tmp_path), tmp_path, within=30)
+    ended = as_ranks(2, lambda world: toy(world, tmp_path), tmp_path)
     assert ended.codes == [2, 2]
     assert len(ended.err.splitlines()) == 1 and "is no run" in ended.err
 
@@ -161,15 +161,13 @@ def test_an_interruption_is_told_once(tmp_path):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(5)
 
-    ended = as_ranks(2, lambda world: toy(world, tmp_path, interrupt), tmp_path, within=30)
+    ended = as_ranks(2, lambda world: toy(world, tmp_path, interrupt), tmp_path)
     assert ended.codes == [130, 130]
     assert ended.err == f"interrupted; {CONTINUE}\n"
 
 
 def test_ranks_end_without_a_word_when_their_launcher_is_gone(tmp_path):
-    ended = as_ranks(
-        2, lambda world: time.sleep(60), tmp_path, within=30, **{LAUNCHER: f"{2**22 + 1}@{socket.gethostname()}"}
-    )
+    ended = as_ranks(2, lambda world: time.sleep(600), tmp_path, **{LAUNCHER: f"{2**22 + 1}@{socket.gethostname()}"})
     assert ended.codes == [143, 143] and ended.err == ""
 
 
@@ -184,7 +182,7 @@ def test_a_folder_that_is_not_shared_is_told(tmp_path, monkeypatch):
     def work(world):
         RunDir.open(roots[world.rank], "toy", tmp_path / "toy.yaml", "", RESOLVED, world)
 
-    ended = as_ranks(2, work, tmp_path, within=30)
+    ended = as_ranks(2, work, tmp_path)
     assert ended.codes == [2, 2]
     assert (
         len(ended.err.splitlines()) == 1
@@ -205,7 +203,7 @@ def test_ranks_with_other_recipes_or_inputs_are_told(tmp_path):
         (other_recipe, "rank 1 on .* was given another recipe"),
         (other_inputs, "rank 1 on .* would compute stage s from other inputs"),
     ):
-        ended = as_ranks(2, work, tmp_path, within=30)
+        ended = as_ranks(2, work, tmp_path)
         assert ended.codes == [2, 2]
         with pytest.raises(UserError, match=told):
             raise UserError(ended.err.splitlines()[-1])

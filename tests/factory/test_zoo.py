@@ -148,10 +148,10 @@ class Response:
 @pytest.mark.parametrize(
     "fault, message",
     [
-        (OSError("Name or service not known"), r"cannot be downloaded .*Name or service not known.*model\.path=FOLDER"),
-        (RepositoryNotFoundError("404", response=Response()), "no such model"),
+        (OSError("Name or service not known"), r"cannot be reached .*Name or service not known.*model\.path=FOLDER"),
+        (RepositoryNotFoundError("404", response=Response()), "there is no such repo, or it is private"),
         (GatedRepoError("403", response=Response()), "licence has to be accepted first"),
-        (RevisionNotFoundError("404", response=Response()), "no revision 'v9'"),
+        (RevisionNotFoundError("404", response=Response()), "it has no such revision"),
     ],
 )
 def test_a_fetch_that_fails_is_one_line(hub, monkeypatch, capsys, fault, message):
@@ -161,7 +161,7 @@ def test_a_fetch_that_fails_is_one_line(hub, monkeypatch, capsys, fault, message
     monkeypatch.setattr(fetching, "snapshot_download", broken)
     assert main(["fetch", "smolvlm", "--revision", "v9"]) == 2
     said = capsys.readouterr().err.strip()
-    assert said.startswith("error: HuggingFaceTB/SmolVLM-Instruct: ") and "\n" not in said
+    assert said.startswith("error: cannot fetch HuggingFaceTB/SmolVLM-Instruct: ") and "\n" not in said
     with pytest.raises(UserError, match=message):
         fetch("smolvlm", revision="v9")
 

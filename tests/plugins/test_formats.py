@@ -271,3 +271,8 @@ def test_the_commands_go_both_ways_and_tell_what_a_mean_costs(tmp_path, capsys):
     assert torch.allclose(back.state["v"], own.steerer.delta(states, own.state, Context(1)).mean(0), atol=1e-6)
     assert main(["export", str(tmp_path / "back" / "block-1"), str(tmp_path / "w.svec"), "svec"]) == 2
     assert "--model" in capsys.readouterr().err
+    back = [str(out), str(tmp_path / "again"), "gguf", "--model"]
+    assert main(["import", *back, "some/model"]) == 2
+    assert "some/model: its weights are not on this machine" in capsys.readouterr().err
+    assert main(["import", *back, "tinny"]) == 2
+    assert "no card of the zoo, no folder and no hub id OWNER/NAME. Did you mean tiny" in capsys.readouterr().err

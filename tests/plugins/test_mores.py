@@ -170,13 +170,18 @@ def test_dropout_is_off_in_evaluation_and_on_in_training():
 @pytest.mark.parametrize("low, high", [(0.1, 0.4), (0.5, 0.5), (1.0, 1.0), (0.0, 0.01)])
 def test_the_dynamic_ratio_is_drawn_in_training_and_fixed_in_evaluation(low, high):
     view = fresh_view()
-    tuner = MoReS(MoReSParams(ratio=(low, high)))
+    block, around = view.layers[0], []
+    tuner = MoReS(MoReSParams(ratio=(low, high), start="released"))  # no token that it steers stays as it is
     tuner.apply(view)
-    chosen, batch = tuner._placed[0][2], view.encode(conflict_prompts(8))
+    for first in (True, False):
+        block.register_forward_hook(lambda *given: around.append(given[-1].clone()), prepend=first)
+    batch = view.encode(conflict_prompts(8))
 
     def counts():
+        around.clear()
         outputs(view, batch)
-        return torch.bincount(chosen.indices[0], minlength=8).tolist()
+        before, after = around
+        return (before != after).any(-1).sum(-1).tolist()
 
     assert counts() == [math.ceil(16 * (low + high) / 2)] * 8
     view.model.train()

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub import constants
 
-from eval_suite.compare.table import _of_tables
+from eval_suite.compare.table import of_tables
 from factory.cli import main
 from factory.recipe import load
 
@@ -84,7 +84,7 @@ def scored(node):
 
 def test_published_numbers_are_of_columns_and_methods_that_their_recipe_has():
     by_run = defaultdict(list)
-    for row in _of_tables():
+    for row in of_tables():
         by_run[row["run"]].append(row)
     assert sorted(by_run) == sorted(path.stem for path in TABLES)
     for path in TABLES:
@@ -110,7 +110,7 @@ def test_table_6_stands_beside_by_column():
         "fAcc": (18.5, 16.7, 18.2, 14.1, 18.5, 19.4),
         "aAcc": (44.4, 43.0, 44.8, 36.2, 45.0, 46.1),
     }
-    rows = [row for row in _of_tables() if row["run"] == "mores_table6"]
+    rows = [row for row in of_tables() if row["run"] == "mores_table6"]
     found = {metric: dict.fromkeys(columns) for metric in printed}
     for row in rows:
         found[row["metric"]][row["method"]] = float(row["value"])

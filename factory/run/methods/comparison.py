@@ -261,7 +261,7 @@ class Comparison:
 
             return self._answers(some, kept, strengths, self.prompters if CHOSEN in parts else {})
 
-        size = max(1, self.recipe.evaluate.batch_size // len(self.study.benchmark.forms))
+        size = self.study.size_of(self.recipe.evaluate.batch_size)
         found = gather_share(stage, samples, size, share, answers, part_of, cell_of)
         told = {"predictions": len(found)}
         if not stage.done or stage.summary != told:

@@ -4,9 +4,12 @@ folder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property, partial
 from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import Tensor
@@ -85,9 +88,18 @@ class Study:
         compute: Callable[[list[ConflictSample]], Any],
     ) -> list[Any]:
         """As ``chunks``, over any samples; the chunks' names begin with ``name``."""
-        size = max(1, rows // len(self.benchmark.forms))
-        batches = {f"{name}-{i:05d}": list(samples[i : i + size]) for i in range(0, len(samples), size)}
+        size = self.size_of(rows)
+        batches = {f"{name}-{i * size:05d}": batch for i, batch in enumerate(self.batches(samples, rows))}
         return progress.gather(stage, {key: partial(compute, batch) for key, batch in batches.items()})
+
+    def size_of(self, rows: int) -> int:
+        """How many samples make a batch of so many prompts, at least one."""
+        return max(1, rows // len(self.benchmark.forms))
+
+    def batches(self, samples: Sequence[ConflictSample], rows: int) -> list[list[ConflictSample]]:
+        """The samples, so many at a time that they make ``rows`` prompts."""
+        size = self.size_of(rows)
+        return [list(samples[i : i + size]) for i in range(0, len(samples), size)]
 
     def _collect(
         self, samples: list[ConflictSample], asks: tuple[str, ...], tails: bool = False
@@ -208,3 +220,16 @@ class Study:
         if not stage.done:
             stage.finish({"rows": len(rows)})
         return rows
+
+
+@contextmanager
+def study_aside(
+    recipe: Recipe, view: ModelView, limit: int | None = None, checked: Checked | None = None
+) -> Iterator[Study]:
+    """A study in a run folder that no one else has and that is gone when the block ends."""
+    told = recipe.source_path or Path(f"{recipe.name}.yaml"), recipe.text, recipe.resolved()
+    with (
+        TemporaryDirectory(prefix="steering-factory-") as root,
+        RunDir.open(Path(root), recipe.name, *told) as folder,
+    ):
+        yield Study(recipe, folder, view, limit, checked)

@@ -15,8 +15,6 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from functools import partial
 from io import StringIO
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -29,11 +27,10 @@ from factory.model.prefix import prefill
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.run.methods.comparison import Comparison
-from factory.run.methods.study import Rows, Study
+from factory.run.methods.study import Rows, Study, study_aside
 from factory.run.pipeline import conclude
 from factory.run.plan.data import LOOKED_AT, own_words
 from factory.run.plan.work import OWN, Expected, Method, stages
-from factory.run.rundir import RunDir
 from factory.run.samples import SPLITS, checks, faults, thin
 from factory.run.timing import Clock, timed
 from factory.stopwatch import Part, Stopwatch, chunk
@@ -73,13 +70,15 @@ def rehearse(
     benchmark, small = conflicts(recipe.data), thinned_recipe(recipe)
     drawn, watch = _drawn(benchmark, limit), Stopwatch(clock, partial(timed, lambda: None, view.device))
     usable = partial(_usable, small, view, benchmark, drawn)
-    with redirect_stdout(StringIO()), TemporaryDirectory(prefix="steering-factory-") as root:
+    with redirect_stdout(StringIO()):
         first = usable(1)
-        _in_air(small, view, first, Path(root) / "warm", Study.diagnosed)
+        with study_aside(small, view, checked=(first, [])) as study:
+            study.diagnosed()
         most = _most(view, benchmark.prompt(first["test"][0], benchmark.forms[0]))
         with watch.running():
             few = usable(most)
-            _in_air(small, view, few, Path(root) / "timed", _run)
+            with study_aside(small, view, checked=(few, [])) as study:
+                _run(study)
     ids = {split: [s.id for s in samples] for split, samples in few.items()}
     known = stages(small, ids, len(benchmark.forms), [replace(m, variants=1) for m in methods], 1.0)
     more = {split: len(drawn[split]) / len(few[split]) for split in SPLITS}
@@ -107,7 +106,9 @@ def _drawn(benchmark: Conflicts, limit: int | None) -> Samples:
     return {split: [s for s in samples if s.id not in gone] for split, samples in drawn.items()}
 
 
-def _usable(recipe: Recipe, view: ModelView, benchmark: Conflicts, drawn: Samples, prompts: int) -> Samples:
+def _usable(
+    recipe: Recipe, view: ModelView, benchmark: Conflicts, drawn: Samples, prompts: int
+) -> dict[str, list[ConflictSample]]:
     """Samples that make so many ``prompts`` of each split, in whole batches of the run's where there is more than one,
     less those that cannot be used. Of dev, on which a strength is chosen, one will do."""
     found = {}
@@ -116,7 +117,7 @@ def _usable(recipe: Recipe, view: ModelView, benchmark: Conflicts, drawn: Sample
         some = thin(drawn[split], most - most % size if most > size else most)
         with chunk("check", split):
             bad = {row["sample"] for row in faults(some, split, 1.0, *checks(recipe, view, benchmark))}
-        found[split] = [s for s in some if s.id not in bad] or some[:1]
+        found[split] = [s for s in some if s.id not in bad] or list(some[:1])
     return {**found, "dev": found["test"][:1]}
 
 
@@ -125,13 +126,6 @@ def _most(view: ModelView, prompt: Any) -> int:
     with torch.no_grad():
         _, seconds = [timed(lambda: prefill(view, view.encode([prompt])), view.device)[1] for _ in range(2)]
     return max(1, min(PROMPTS, int(FORWARD_SECONDS / seconds)))
-
-
-def _in_air(recipe: Recipe, view: ModelView, samples: Samples, root: Path, work: Any) -> None:
-    """Do some ``work`` on a study of the samples in a run folder that no one else has."""
-    source = recipe.source_path or Path("plan.yaml")
-    with RunDir.open(root, recipe.name, source, recipe.text, recipe.resolved()) as folder:
-        work(Study(recipe, folder, view, None, ({split: list(some) for split, some in samples.items()}, [])))
 
 
 def _run(study: Study) -> None:

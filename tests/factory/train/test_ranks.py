@@ -20,7 +20,7 @@ MORES = {"type": "mores", "rank": 2, "dropout": 0.0}
 def in_ranks(cases: list[dict], folder: Path) -> Ended:
     """The cases, on two ranks."""
     folder.mkdir()
-    return as_ranks(2, lambda world: main(cases), folder, within=240, join=False)
+    return as_ranks(2, lambda world: main(cases), folder, join=False)
 
 
 def outcome(folder: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
