@@ -46,14 +46,31 @@ def scoring(node: Node, scorer: str) -> dict[str, Any]:
 
 
 def running(view: ModelView) -> dict[str, Any]:
-    """All of a model that decides its states: weights, the code of what it is made of, and how it reads prompts."""
+    """All of a model that decides its states: weights, configuration, the code of what it is made of, and how it reads
+    prompts.
+    """
     made_of = sorted(f"{type(part).__name__} {code.of_plugin(part)}" for part in (view.family, *view.parts))
     return {
         "model": fingerprint(view),
+        "config": _config(view),
         "parts": made_of,
         "processor": reads(view),
         "dtype": str(view.dtype).removeprefix("torch."),
     }
+
+
+def _config(view: ModelView) -> str:
+    """Digest of a model's configuration (the base of its rotary positions, which layer's features it takes): equal
+    weights say other things under another one. Where it lies, and what is told elsewhere, are left out.
+    """
+    apart = ("transformers_version", "architectures", "dtype", "torch_dtype", "use_cache")
+
+    def kept(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(k): kept(v) for k, v in value.items() if not str(k).startswith("_") and k not in apart}
+        return [kept(each) for each in value] if isinstance(value, list | tuple) else _plain(value)
+
+    return files.digest(kept(view.model.config.to_dict()))[:SHORT]
 
 
 def made_from(recipe: Recipe) -> str:

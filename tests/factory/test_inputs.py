@@ -150,6 +150,21 @@ def ending_elsewhere(home: Path) -> None:
     path.write_text(json.dumps({**settings, "eos_token_id": 7}))
 
 
+def reconfigured(*path: str, value: object) -> Callable[[Path], None]:
+    """Another value in the model's configuration, under the same weights."""
+
+    def edit(home: Path) -> None:
+        config = json.loads((home / "model" / "config.json").read_text())
+        inside = config
+        for key in path[:-1]:
+            inside = inside[key]
+        assert inside[path[-1]] != value
+        inside[path[-1]] = value
+        (home / "model" / "config.json").write_text(json.dumps(config))
+
+    return edit
+
+
 def another_template(home: Path) -> None:
     for name in ("chat_template.jinja", "processor_config.json", "tokenizer_config.json", "chat_template.json"):
         path = home / "model" / name
@@ -194,6 +209,16 @@ CASES = {
         {"dev", "test", *STEERED},
     ),
     "the end of answers": (ending_elsewhere, (), {*STUDIED, *ANSWERED}),
+    "the rotary positions": (
+        reconfigured("text_config", "rope_parameters", "rope_theta", value=100.0),
+        (),
+        {*STUDIED, *ANSWERED},
+    ),
+    "the activation of the tower": (
+        reconfigured("vision_config", "hidden_act", value="relu"),
+        (),
+        {*STUDIED, *ANSWERED},
+    ),
     "the template": (another_template, (), {"check", *STUDIED, *ANSWERED}),
     "parameters of a method": (None, ("steering.1.as=shoved",), {"fit", "dev", "test", "bench-quiz-shoved-vision"}),
 }
