@@ -292,4 +292,6 @@ def _ready(view: ModelView, tuner: Tuner, spec: TuneSpec) -> None:
     for p in tuner.trainable.values():
         p.data = p.data.float().contiguous()
     if spec.gradient_checkpointing:
-        view.model.activation_checkpointing_enable({"use_reentrant": False})
+        model = view.model  # transformers up to 5.21 knows the older name alone, later ones warn of it
+        recompute = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        recompute({"use_reentrant": False})
