@@ -52,7 +52,8 @@ def read_form(path: Path, form: type[Form], what: str) -> Form:
         return form.model_validate_json(files.encode_json(content), strict=True)
     except ValidationError as error:
         loc, why = explain(error, form)[0]
-        raise UserError(f"{path}: not a manifest of {what}: {'.'.join(map(str, loc)) or 'it'} {why}") from error
+        at = ".".join(key if len(key) <= 60 else f"{key[:57]}..." for key in map(str, loc))
+        raise UserError(f"{path}: not a manifest of {what}: {at or 'it'} {why}") from error
 
 
 def read_tensors(path: Path, manifest: Manifest) -> dict[str, Tensor]:

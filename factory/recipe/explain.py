@@ -16,6 +16,7 @@ from factory.errors import did_you_mean
 Loc = tuple[str | int, ...]
 
 _REFUSED = "refused"
+LONGEST = 60  # characters of a value that a message shows
 _SUBJECT = re.compile(r"^(Input|String|Tuple|List|Set|Dictionary) ")
 QUOTED = {
     "int_type": re.compile(r"[-+]?\d{1,60}"),
@@ -75,7 +76,7 @@ def _shown(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     text = repr(value)
-    text = text if len(text) <= 60 else f"{text[:57]}..."
+    text = text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
     return f"the string {text}" if isinstance(value, str) else text
 
 
@@ -90,6 +91,8 @@ def _meant(key: str, model: type[BaseModel], above: Loc) -> str:
 
 def _hint(detail: ErrorDetails) -> str:
     kind, given = detail["type"], detail["input"]
+    if isinstance(given, str | int | float) and len(_plain(given)) > LONGEST:
+        return ""  # an advice repeats the value
     if kind in ("list_type", "tuple_type") and isinstance(given, str | int | float):
         return f". Put it in a list: [{_plain(given)}]"
     if kind in ("int_type", "float_type", "bool_type") and isinstance(given, str) and QUOTED[kind].fullmatch(given):

@@ -158,6 +158,20 @@ def test_odd_json_is_one_line(text, folder):
     assert len(str(told.value)) < 400 and "\n" not in str(told.value)
 
 
+LONG = {"text": "x" * 5000, "number": 10**4000, "shape": {"shape": "x" * 5000}, "sizes": {"shape": [10**4000]}}
+
+
+@pytest.mark.parametrize("value", LONG.values(), ids=LONG)
+@pytest.mark.parametrize("name", ["w", "w" * 5000], ids=len)
+def test_a_long_value_or_name_in_a_manifest_is_cut_short(value, name, folder):
+    manifest = json.loads((folder / artefact.MANIFEST).read_text())
+    manifest["base_model"]["tensors"] = {name: value}
+    (folder / artefact.MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(UserError) as told:
+        artefact.load(folder, tiny_view())
+    assert len(str(told.value)) < 600 and "\n" not in str(told.value)
+
+
 def test_the_cards_example_runs_as_printed(tmp_path, monkeypatch, capsys):
     view = load(ModelSpec(zoo="tiny"))
     state = {"v": torch.randn(view.width, generator=torch.Generator().manual_seed(0))}
