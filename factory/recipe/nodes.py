@@ -103,10 +103,15 @@ def plugin(kind: str) -> PluginNode:
     return PluginNode(lambda raw, info: read_node(kind, raw, info.context), kind=kind)
 
 
+def seen_as(label: str) -> str:
+    """What two labels share that a reader or a file system may take for one."""
+    return normalize("NFKC", label).casefold()
+
+
 def distinct_labels(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
-    """Refuses two nodes of one name, or of names that a reader or a file system may take for one."""
+    """Refuses two nodes of one name, or of names that look like one."""
     labels = [node.label for node in nodes]
-    seen = [normalize("NFKC", label).casefold() for label in labels]
+    seen = [seen_as(label) for label in labels]
     again = [(i, labels[seen.index(name)]) for i, name in enumerate(seen) if name in seen[:i]]
     if again:
         raise refusal(((i,), f"another one is called '{label}' too; name one with 'as:'") for i, label in again)

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, PrivateAttr, model_validator
 
 from factory.errors import did_you_mean
 from factory.recipe.explain import refusal
-from factory.recipe.nodes import Node, Spec, distinct, distinct_labels, plugin, read_node
+from factory.recipe.nodes import Node, Spec, distinct, distinct_labels, plugin, read_node, seen_as
 from factory.recipe.sections.contest import CompareSpec, ContenderSpec, TaskSpec
 from factory.recipe.sections.launch import LaunchSpec, ReportSpec, RunSpec
 from factory.recipe.sections.model import ComposeSpec, ModelSpec
@@ -118,6 +118,17 @@ class Recipe(Spec):
         alone = self.benchmarks and not (self.steering or self.train or self.diagnostic or self.diagnostics)
         if self.data is None and not (self.tune or self.compare) and not alone:
             raise refusal([((), "needs the key 'data' (only benchmarks and artefacts go without)")])
+        return self
+
+    @model_validator(mode="after")
+    def _answers_are_kept_apart(self) -> Recipe:
+        """Answers to ``data`` are kept under its plugin's name, those to a benchmark under its label."""
+        again = [
+            i for i, node in enumerate(self.benchmarks) if self.data and seen_as(node.label) == seen_as(self.data.type)
+        ]
+        why = "the answers to 'data' are kept under this name; name the benchmark with 'as:'"
+        if again:
+            raise refusal((("benchmarks", i), why) for i in again)
         return self
 
     @model_validator(mode="after")

@@ -207,6 +207,13 @@ def test_two_methods_need_two_labels():
     ]
 
 
+@pytest.mark.parametrize("label", ["toy_bench", "Toy_Bench"])
+def test_a_benchmark_is_not_called_as_the_data_are(label):
+    assert only_mistake(f"benchmarks: [{{type: pope, root: x}}, {{type: pope, as: {label}, root: x}}]") == (
+        "x.yaml:7:37 benchmarks.1: the answers to 'data' are kept under this name; name the benchmark with 'as:'"
+    )
+
+
 def test_plugin_file_named_by_the_recipe_is_found_beside_it(tmp_path):
     (tmp_path / "mine.py").write_text(
         "from factory.registry import register\nfrom factory.steer import Steerer\n\n\n"
