@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL.Image import Image
+
 from factory.data import pictures
 from factory.data.prompt import Prompt, Role, Segment
 from factory.errors import UserError, quoted
@@ -193,12 +195,15 @@ class Question:
         return self.make()
 
 
-def asked(image: Path | None, *parts: tuple[Role, str]) -> Callable[[], Prompt]:
-    """A prompt that is made when it is needed: the picture, then the texts that are not empty, a line each."""
+def asked(image: Path | Callable[[], Image] | None, *parts: tuple[Role, str]) -> Callable[[], Prompt]:
+    """A prompt that is made when it is needed: the picture (its file, or what reads it), then the texts that are not
+    empty, a line each.
+    """
     texts = [Segment(role, text) for role, text in parts if text]
 
     def make() -> Prompt:
-        shown = [Segment(Role.IMAGE, image=pictures.load(image))] if image else []
-        return Prompt((*shown, *texts))
+        if image is None:
+            return Prompt(tuple(texts))
+        return Prompt((Segment(Role.IMAGE, image=pictures.load(image) if isinstance(image, Path) else image()), *texts))
 
     return Question(tuple((int(segment.role), segment.text) for segment in texts), make)

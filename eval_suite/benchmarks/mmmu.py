@@ -8,18 +8,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from eval_suite import parquet
 from eval_suite.benchmark import LETTER, SHORT, AnswerBenchmark, Item, Record
 from eval_suite.released import RELEASED, Row
 from eval_suite.scorers.exact import LETTERS
 from eval_suite.scorers.mmmu import RULE, score_choice, score_open
 from eval_suite.scorers.reading import Reading
-from factory.data import pictures
 from factory.data.prompt import Prompt, Role, Segment
 from factory.errors import UserError, did_you_mean
 from factory.recipe.paths import RecipePath
 from factory.registry import Params, register
 
-PART = re.compile(r"(\w+-)(\d{5})-of-(\d{5})\.parquet")
 PLACE = re.compile(r"<image (\d)>")
 
 
@@ -54,17 +53,15 @@ class Mmmu(AnswerBenchmark):
                 f"{root}: has no SUBJECT/{self.split}-*.parquet; download the dataset MMMU/MMMU and give its folder:"
                 " root=FOLDER"
             )
-        for path in paths:
-            _refuse_lone(path)
-        there = {path.parent.name for path in paths}
+        there = {path.parent.name for path in parquet.whole(paths)}
         if lacking := sorted(set(self.params.subjects) - there):
             raise UserError(f"{root}: has no {lacking[0]}/{self.split}-*.parquet.{did_you_mean(lacking[0], there)}")
         chosen = self.params.subjects or there
         return [
-            self.item(path, row, number)
+            self.item(path, row.values, number)
             for path in paths
             if path.parent.name in chosen
-            for number, row in enumerate(_rows(path), 1)
+            for number, row in enumerate(parquet.rows_of(path), 1)
         ]
 
     def item(self, path: Path, entry: dict[str, Any], number: int = 1) -> Item:
@@ -112,33 +109,6 @@ def _listed(row: Row, name: str) -> list[str]:
     return [str(each) for each in value]
 
 
-def _refuse_lone(path: Path) -> None:
-    """Refuses a subject of which a part is missing: the score would be that of fewer questions."""
-    if parts := PART.fullmatch(path.name):
-        for number in range(int(parts[3])):
-            other = path.with_name(f"{parts[1]}{number:05d}-of-{parts[3]}.parquet")
-            if not other.is_file():
-                raise UserError(f"{other}: is missing beside {path.name}; download it again")
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"{path}: reading Parquet needs pyarrow; install the extra: pip install 'steering-factory[benchmarks]'"
-        ) from error
-    try:
-        rows = parquet.read_table(path).to_pylist()
-    except (ArrowException, OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: cannot be read as Parquet: {str(error).splitlines()[0]}; download it again"
-        ) from error
-    if not rows:
-        raise UserError(f"{path}: holds no question; download it again, or leave out the file")
-    return rows
-
-
 def interleaved(question: str, ask: str, shown: dict[int, Any]) -> Callable[[], Prompt]:
     """A prompt whose pictures stand where the text says <image k>; pictures the text never names come first."""
     named = {int(k) for k in PLACE.findall(question + ask)}
@@ -170,6 +140,4 @@ def pictures_first(question: str, ask: str, shown: dict[int, Any]) -> Callable[[
 
 
 def _shown(blob: Any) -> Segment:
-    if not blob or not blob.get("bytes"):
-        raise OSError("the file holds no picture where the text names one")
-    return Segment(Role.IMAGE, image=pictures.decode(blob["bytes"], "the picture in its row"))
+    return Segment(Role.IMAGE, image=parquet.decoded(blob, "the picture in its row"))

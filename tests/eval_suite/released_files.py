@@ -166,6 +166,50 @@ def pope(root: Path) -> dict[str, Any]:
     return {"type": "pope", "root": str(root)}
 
 
+def parquet_file(path: Path, rows: list[dict[str, Any]], group: int | None = None) -> Path:
+    """A Parquet file, in groups of so many rows."""
+    import pyarrow
+    from pyarrow import parquet
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=group)
+    return path
+
+
+def blob(i: int = 0) -> dict[str, Any]:
+    """A picture as a Parquet file of the hub holds it."""
+    out = io.BytesIO()
+    Image.new("RGB", (40, 30), COLOURS[i % len(COLOURS)]).save(out, "PNG")
+    return {"bytes": out.getvalue(), "path": f"{i}.png"}
+
+
+def biased_rows(n: int = 4) -> list[dict[str, Any]]:
+    return [
+        {
+            "image": blob(i),
+            "ID": f"cat_{i // 4}_px{384 * (1 + i // 2 % 2)}_Q{1 + i % 2}",
+            "image_path": f"images/{i // 2}.png",
+            "topic": ("Animals", "Logos")[i // 4 % 2],
+            "sub_topic": "Mammals",
+            "prompt": "How many legs does it have? Answer with a number in curly brackets, e.g., {9}.",
+            "ground_truth": "5",
+            "expected_bias": "4",
+            "with_title": False,
+            "type_of_question": f"Q{1 + i % 2}",
+            "pixel": 384,
+            "metadata": "{}",
+        }
+        for i in range(n)
+    ]
+
+
+def vlms_are_biased(root: Path) -> dict[str, Any]:
+    rows = biased_rows(8)
+    for part in range(2):
+        parquet_file(root / "data" / f"main-0000{part}-of-00002.parquet", rows[4 * part : 4 * part + 4], group=3)
+    return {"type": "vlms_are_biased", "root": str(root)}
+
+
 def mmmu_rows() -> list[dict[str, Any]]:
     out = io.BytesIO()
     Image.new("RGB", (20, 20), "red").save(out, "PNG")
@@ -210,13 +254,7 @@ def mmmu_rows() -> list[dict[str, Any]]:
 
 
 def mmmu(root: Path) -> dict[str, Any]:
-    import pyarrow
-    from pyarrow import parquet
-
-    (root / "Accounting").mkdir(parents=True)
-    parquet.write_table(
-        pyarrow.Table.from_pylist(mmmu_rows()), root / "Accounting" / "validation-00000-of-00001.parquet"
-    )
+    parquet_file(root / "Accounting" / "validation-00000-of-00001.parquet", mmmu_rows())
     return {"type": "mmmu", "root": str(root)}
 
 
@@ -316,5 +354,8 @@ def flickr30k(root: Path) -> dict[str, Any]:
 
 MAKERS = {
     m.__name__: m
-    for m in (vqav2, gqa, vizwiz, textvqa, scienceqa, pope, mmmu, mmvet, hallusionbench, iconqa, mme, flickr30k)
+    for m in (
+        *(vqav2, gqa, vizwiz, textvqa, scienceqa, pope, mmmu, mmvet, hallusionbench, iconqa, mme, flickr30k),
+        vlms_are_biased,
+    )
 }

@@ -13,7 +13,7 @@ from PIL import Image
 from factory.cli import main
 from factory.errors import UserError
 from factory.registry import lookup
-from tests.eval_suite.released_files import mmmu_rows
+from tests.eval_suite.released_files import mmmu_rows, parquet_file
 from tests.tiny import saved_tiny
 
 PARQUET = pytest.mark.skipif(find_spec("pyarrow") is None, reason="pyarrow is not installed")
@@ -60,14 +60,6 @@ def test_mmmu_pictures_first_keep_their_names_in_the_text():
         "Which one is it?",
         "(A) <image 1>\n(B) <image 2>\n\nAnswer with the option's letter from the given choices directly.",
     ]
-
-
-def parquet_file(path, rows):
-    import pyarrow
-    from pyarrow import parquet
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
 
 
 @PARQUET

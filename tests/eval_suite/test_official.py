@@ -18,6 +18,8 @@ mmmu.jsonl, _open      MMMU-Benchmark/MMMU at 51ce7f3, eval_utils.py: parse_mult
                        random.choice that gives None, parse_open_response and eval_open
 hallusion_judge.jsonl  tianyi-lab/HallusionBench at 744007c, utils.py: evaluate_by_chatgpt on a scripted judge; and
                        assign_correctness and the get_eval functions over drawn sets of rows for the five metrics
+vlms_are_biased.jsonl  EvolvingLMMs-Lab/lmms-eval at ca3c1a1, tasks/vlms_are_biased/utils.py:
+                       vlms_are_biased_process_results; accuracy and bias_ratio
 mmvet_judge.jsonl      yuweihao/MM-Vet at acde843, mm-vet_evaluator.py: runs() on a scripted judge that says 0.3
                        whenever it is asked again; score and number of requests
 
@@ -38,7 +40,7 @@ from eval_suite.benchmark import Item
 from eval_suite.benchmarks.hallusionbench import HallusionBench, HallusionParams
 from eval_suite.benchmarks.mme import Mme, MmeParams
 from eval_suite.benchmarks.pope import Pope, PopeParams
-from eval_suite.scorers import exact, mmmu, vqa, yes_no
+from eval_suite.scorers import exact, mmmu, vlms_are_biased, vqa, yes_no
 from eval_suite.scorers.judged import AGAIN, grade_of, hallusion_verdict, mmvet_prompt
 from factory.data.prompt import Prompt
 from tests.eval_suite.released_files import hallusion_row, written
@@ -115,6 +117,14 @@ def test_gqa():
 def test_scienceqa():
     assert differences(lambda row: exact.scienceqa(row[0], row[1], row[2]).value, "scienceqa") == []
     assert [row for row in table("scienceqa") if exact.sqa_letter(row[0].strip()) != row[3]] == []
+
+
+def test_vlms_are_biased():
+    def found(row):
+        read = vlms_are_biased.score(*row[:3]).sums
+        return [read["right"], read["biased"]]
+
+    assert differences(found, "vlms_are_biased") == []
 
 
 def test_mmmu_choices():
