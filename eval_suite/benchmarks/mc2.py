@@ -29,7 +29,6 @@ from factory.registry import Params, register
 
 FILE = "evaluate_final.json"
 SOURCE = "data/evaluate_final.json of github.com/EchoDreamer/Modality-Preference"
-PROJECT = Path(__file__).parents[2]
 KEYS = {
     "answer_vision": "gt",
     "answer_text": "hitem",
@@ -39,8 +38,8 @@ RELEASED = 250  # samples of each task
 
 
 class Mc2Params(Params):
-    """``file``: the released JSON; null looks for evaluate_final.json in ``images``, beside it, and in data/mc2 here
-    and in the project. ``images``: the folder that holds train2014/ and val2014/, or all pictures. ``captions``: COCO's
+    """``file``: the released JSON; null looks for evaluate_final.json in ``images``, beside it, and in data/mc2 here.
+    ``images``: the folder that holds train2014/ and val2014/, or all pictures. ``captions``: COCO's
     captions_train2014.json and captions_val2014.json, for diagnostics that score captions.
 
     ``protocol``: held_out takes ``test_share`` of each task for test and ``dev_share`` of the rest for dev, by
@@ -110,11 +109,11 @@ class Mc2(ConflictBenchmark):
         """The released file. Raises ``UserError`` that says where it was looked for."""
         if self.params.file:
             return self.params.file.file("file", f"It is {SOURCE}")
-        tried = [self.folder, self.folder.absolute().parent, Path("data/mc2"), PROJECT / "data/mc2"]
+        tried = [self.folder, self.folder.absolute().parent, Path("data/mc2")]
         found = next((folder / FILE for folder in tried if (folder / FILE).is_file()), None)
         if found is None:
             raise UserError(
-                f"MC²'s {FILE} is not in {', '.join(map(str, tried[:3]))}. Get {SOURCE} and name it: data.file=FILE"
+                f"MC²'s {FILE} is not in {', '.join(map(str, tried))}. Get {SOURCE} and name it: data.file=FILE"
             )
         return found
 

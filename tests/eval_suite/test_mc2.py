@@ -120,7 +120,6 @@ def test_the_file_is_found_beside_the_pictures_or_told_where_to_get(folder, tmp_
     assert bench(folder).path == folder / "evaluate_final.json"
     assert bench(folder / "train2014").path.samefile(folder / "evaluate_final.json")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("eval_suite.benchmarks.mc2.PROJECT", tmp_path / "project")
     with pytest.raises(UserError, match=r"is not in .*data\.file=FILE"):
         bench(tmp_path / "coco").samples("test")
     with pytest.raises(UserError, match="nowhere.json': no such file"):

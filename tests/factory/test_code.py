@@ -5,13 +5,15 @@ from __future__ import annotations
 import ast
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from factory import code
-from factory.code import ANEW, Tree, tree
+from factory.code import ANEW, Tree
 from factory.recipe.nodes import read_node
 from factory.registry import KINDS, load_plugins, lookup
 
@@ -275,16 +277,19 @@ def test_a_class_without_a_file_says_so():
     assert code.of(type("Typed", (), {"__module__": "nowhere"})) == "unknown"
 
 
-def test_a_file_is_read_once_for_all_digests_of_a_run(monkeypatch):
-    classes = [lookup("steering", n) for n in ("none", "static", "l2s", "amps", "dose")] + [
-        lookup("benchmark", "scenes")
-    ]
-    read = []
-    parsed = tree.parsed
-    monkeypatch.setattr(tree, "parsed", lambda name, *args: read.append(name) or parsed(name, *args))
-    code._tree_of_rooms.cache_clear()
-    code._tree.cache_clear()
-    digests = [code.of(cls) for cls in classes]
-    assert len(read) == len(set(read)) > 20
-    read.clear()
-    assert digests == [code.of(cls) for cls in classes] and not read
+READ_ONCE = """
+from factory import cli, code, hub
+from factory.code import tree
+
+read, parsed = [], tree.parsed
+tree.parsed = lambda name, *args: read.append(name) or parsed(name, *args)
+digests = [code.of(work) for work in (cli.main, hub.hub_faults, code.of)]
+assert len(set(digests)) == 3 and len(read) == len(set(read)) > 20, read
+read.clear()
+assert digests == [code.of(work) for work in (cli.main, hub.hub_faults, code.of)] and not read, read
+"""
+
+
+def test_a_file_is_read_once_for_all_digests_of_a_process():
+    done = subprocess.run([sys.executable, "-c", READ_ONCE], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

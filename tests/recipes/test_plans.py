@@ -38,7 +38,6 @@ def bare(monkeypatch, tmp_path):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("eval_suite.benchmarks.mc2.PROJECT", tmp_path / "project")
     monkeypatch.setattr(estimating, "FIT_ON", 4)
     monkeypatch.setattr(sizing, "sizes_of", once)
     monkeypatch.chdir(tmp_path)
