@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
-from transformers import get_constant_schedule, get_cosine_schedule_with_warmup
+from torch.optim.lr_scheduler import LambdaLR
 
 from factory.registry import Params
 from factory.train.sam import ascended
@@ -129,12 +129,12 @@ def _groups(tasks: Sequence[str], n: int) -> Tensor:
     return torch.tensor([number[task] for task in tasks])
 
 
-def _scheduler(
-    optimizer: torch.optim.Optimizer, params: RegressorParams, steps: int
-) -> torch.optim.lr_scheduler.LambdaLR:
+def _scheduler(optimizer: torch.optim.Optimizer, params: RegressorParams, steps: int) -> LambdaLR:
     """``steps``: those of an epoch."""
     if params.schedule == "constant":
-        return get_constant_schedule(optimizer)
+        return LambdaLR(optimizer, lambda _: 1.0)
+    from transformers import get_cosine_schedule_with_warmup  # brings all of PEFT, a second that few fits need
+
     return get_cosine_schedule_with_warmup(optimizer, params.warmup * steps, params.epochs * steps)
 
 

@@ -291,5 +291,5 @@ assert digests == [code.of(work) for work in (cli.main, hub.hub_faults, code.of)
 
 
 def test_a_file_is_read_once_for_all_digests_of_a_process():
-    done = subprocess.run([sys.executable, "-c", READ_ONCE], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", READ_ONCE], check=False, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

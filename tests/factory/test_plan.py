@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import shutil
+import subprocess
+import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -262,3 +265,14 @@ def test_training_on_a_benchmark_without_lessons_is_refused_by_plan_and_run(reci
     line = "benchmark 'mc2' has no lesson and no text_lesson and no picture and no corpus and no examine to train on"
     for command in ("plan", "run"):
         assert main([command, *asked]) == 2 and f"error: override 'data=mc2' data: {line}" in capsys.readouterr().err
+
+
+def test_what_does_not_train_a_model_brings_none_of_the_trainers_libraries():
+    code = (
+        "import sys; import factory.run.plan.plan; from factory.cli import find_recipe; from factory.recipe import"
+        " load; recipe = load(find_recipe('amps_tiny')); print(*(node.type for node in recipe.steering), *sys.modules)"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, check=True, capture_output=True, text=True)
+    loaded = set(done.stdout.split())
+    assert {"amps", "l2s", "torch"} <= loaded and not {"peft", "deepspeed", "tensorboard"} & loaded

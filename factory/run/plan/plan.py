@@ -22,16 +22,12 @@ from factory.recipe import Recipe
 from factory.recipe.nodes import given
 from factory.run import owner
 from factory.run.pipeline import check_job, check_launch, owner_of, preflight
-from factory.run.plan.contest_plan import plan_tuners
 from factory.run.plan.data import Data
 from factory.run.plan.estimate import Estimate, estimate, memory
-from factory.run.plan.practice import training_memory, training_phases
 from factory.run.plan.refused import Refusal, say_missing
 from factory.run.plan.rehearse import Rehearsal, rehearse
-from factory.run.plan.tuning_plan import plan_tuning
 from factory.run.questions.suite import AnySuite, Suite, suite_of
 from factory.run.timing import Clock, timed
-from factory.run.tuners.scratch import build, curriculum
 from factory.steer import Steerer
 from factory.terminal import Console
 
@@ -50,11 +46,15 @@ def plan(recipe: Recipe, limit: int | None = None, waited: float = 0.0) -> None:
     suites = _checked(recipe, limit, model, refused)
     if recipe.benchmarks:
         _say_benchmarks(recipe, suites, console)
-    if recipe.train:
+    if recipe.train:  # what trains is imported where it is planned: its libraries take as long as all others
         _plan_training(recipe, console, refused)
     elif recipe.tune:
+        from factory.run.plan.tuning_plan import plan_tuning
+
         plan_tuning(recipe, model, console, refused, limit)
     elif recipe.compare:
+        from factory.run.plan.contest_plan import plan_tuners
+
         plan_tuners(recipe, model, console, refused, suites, limit)
     elif recipe.data:
         _plan_comparison(recipe, model, console, refused, limit, waited)
@@ -189,6 +189,9 @@ def _plan_comparison(
 
 
 def _plan_training(recipe: Recipe, console: Console, refused: Refusal) -> None:
+    from factory.run.plan.practice import training_memory, training_phases
+    from factory.run.tuners.scratch import build, curriculum
+
     if refused.lines:
         return
     view = None
