@@ -47,12 +47,12 @@ def recorded(view: ModelView, calls: list[Call]) -> Iterator[None]:
         handle.remove()
 
 
-def replay(view: ModelView, layer: int, call: Call, h: Tensor, cache: Cache) -> Tensor:
+def replay(view: ModelView, layer: int, call: Call, h: Tensor, cache: Cache | None) -> Tensor:
     """Final normed states [R, t, d] of a call of the decoder, had block ``layer`` given ``h`` [R, t, d].
 
     The decoder itself runs, with the blocks up to ``layer`` left out: what it does between blocks, and what it hands
-    to each of them, stays its own affair. ``call`` has its keyword arguments; ``cache`` holds none of these tokens and
-    receives those of the blocks above.
+    to each of them, stays its own affair. ``call`` has its keyword arguments; a ``cache`` holds none of these tokens
+    and receives those of the blocks above.
     """
     name, blocks = view.family.layers_name, view.layers
     setattr(view.decoder, name, nn.ModuleList([_Given(h) if i <= layer else block for i, block in enumerate(blocks)]))
