@@ -45,6 +45,10 @@ class Answers(nn.Module):
         super().__init__()
         self.model, self.view = view.model, view
 
+    def get_input_embeddings(self) -> nn.Module:
+        """Where the Trainer looks for the embeddings that NEFTune's noise is added to."""
+        return self.model.get_input_embeddings()
+
     def forward(self, labels: Tensor, **batch: Tensor) -> Tensor:
         """Unembeds the positions that predict a label in some row; the others' logits, most of a long batch's memory,
         are never made.
@@ -89,13 +93,16 @@ class Shape:
 
 
 class TuneTrainer(Resuming):
-    """Normalises by the labelled tokens of the whole step, and keeps checkpoints that hold the trained part alone. With
-    ``rho`` a step is sharpness-aware: its gradient is taken again, at w + eps(w), and its log has the sharpness.
+    """Normalises by the labelled tokens of the whole step, and keeps checkpoints that hold the trained part alone.
+    ``rates`` are the learning rates of parameters, by id, that have one of their own. With ``rho`` a step is
+    sharpness-aware: its gradient is taken again, at w + eps(w), and its log has the sharpness.
     """
 
-    def __init__(self, tuner: Tuner, about: dict[str, Any], rho: float | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, tuner: Tuner, about: dict[str, Any], rates: Mapping[int, float], rho: float | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
-        self.tuner, self.about, self.rho = tuner, about, rho
+        self.tuner, self.about, self.rates, self.rho = tuner, about, rates, rho
         self._pieces: list[tuple[RandomState, dict[str, Tensor], Tensor]] = []  # the step's, up to its second pass
         self._sharpness: float | None = None
         ours = {id(p) for p in tuner.trainable.values()}
@@ -103,6 +110,11 @@ class TuneTrainer(Resuming):
         self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = (
             True  # asks for the token count of the step, which compute_loss divides by
         )
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        made: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
+        made.param_groups[:] = [part for group in made.param_groups for part in _by_rate(group, self.rates)]
+        return made
 
     def compute_loss(
         self,
@@ -169,6 +181,14 @@ class TuneTrainer(Resuming):
             zero.load(self.model_wrapped, resume_from_checkpoint)
         self._load_optimizer_and_scheduler(resume_from_checkpoint)
         return prepared
+
+
+def _by_rate(group: dict[str, Any], rates: Mapping[int, float]) -> list[dict[str, Any]]:
+    """A group of an optimiser's parameters, apart by their learning rate."""
+    found: dict[float, list[nn.Parameter]] = {}
+    for p in group["params"]:
+        found.setdefault(rates.get(id(p), group["lr"]), []).append(p)
+    return [group | {"params": params, "lr": rate} for rate, params in found.items()] or [group]
 
 
 def cut_by(launch: LaunchSpec) -> dict[str, Any]:
@@ -244,8 +264,10 @@ def train(
         warmup_steps=round(spec.warmup * steps),
         weight_decay=spec.weight_decay,
         max_grad_norm=spec.max_grad_norm,
-        optim="adamw_torch",
+        optim="adamw_bnb_8bit" if spec.optimizer == "adamw_8bit" else "adamw_torch",
         bf16=spec.bf16,
+        fp16=spec.fp16,
+        neftune_noise_alpha=spec.neftune,
         save_steps=spec.save_every,
         logging_steps=1,
         logging_nan_inf_filter=False,
@@ -260,16 +282,20 @@ def train(
         log_level="error",
         run_name="-".join(folder.parts[-3:-1]),
     )
+    parts = tuner.by_part(view)
+    rates = {id(p): rate for part, rate in (spec.learning_rates or {}).items() for p in parts.get(part, {}).values()}
     trainer = TuneTrainer(
         tuner,
         about,
+        rates,
         spec.rho if spec.optimizer == "sam" else None,
         model=objective or Answers(view),
         args=args,
         train_dataset=data,
         data_collator=collator,
-        callbacks=[*callbacks, Learning({name: list(part.values()) for name, part in tuner.by_part(view).items()})],
+        callbacks=[*callbacks, Learning({name: list(part.values()) for name, part in parts.items()})],
     )
+    trainer.keep = spec.keep_checkpoints
     trainer.remove_callback(PrinterCallback)
     if "tensorboard" in spec.report and zero.is_first():
         trainer.add_callback(

@@ -31,12 +31,13 @@ class OneDevice(TrainingArguments):
 
 class Resuming(Trainer):
     """A trainer that takes its data in order (shuffling is the data's own business, so any step can be gone on from)
-    and goes on from the newest whole checkpoint of its folder, the only one that it keeps.
+    and goes on from the newest whole checkpoint of its folder, of which it keeps the newest ``keep``.
 
     A subclass whose checkpoints hold less than the model's whole state says so in ``weights`` and ``fill``.
     """
 
     about: Mapping[str, Any] = {}  # what a checkpoint's manifest says beside the step
+    keep = 1
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -83,9 +84,8 @@ class Resuming(Trainer):
             folder = Path(self.args.output_dir)
             current = folder / checkpoint.folder_name(self.state.global_step)
             checkpoint.seal(current, {"step": self.state.global_step, **self.about})
-            for old in checkpoint.present(folder):
-                if old != current:
-                    checkpoint.remove(old)
+            for old in [each for each in checkpoint.present(folder) if each != current][self.keep - 1 :]:
+                checkpoint.remove(old)
 
     def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> tuple[int, int]:
         steps = super()._init_training_state(max_steps, *args, **kwargs)

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from typing import ClassVar
 
+import torch
 from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
-from torch import nn
+from torch import Tensor, nn
 
 from factory.errors import UserError
 from factory.model.view import ModelView
@@ -24,10 +25,20 @@ class PeftTuner(Tuner):
 
     peft_class: ClassVar[type[BaseTuner]]
     _peft: BaseTuner | None = None
+    _maps: dict[str, Tensor] | None = None  # as they were, of a method that changes them
+
+    @property
+    def alters_base(self) -> bool:
+        """Whether PEFT changes the maps that it puts its layers around, when it does so."""
+        return False
 
     def kinds(self) -> Sequence[str]:
         """Kinds of projections (``factory.tune.places``) that are tuned."""
         return self.params.targets
+
+    def places(self, view: ModelView) -> list[str]:
+        """Full names of the linear maps that are tuned."""
+        return list(projections(view, self.kinds()))
 
     def config(self, targets: list[str]) -> PeftConfig:
         """PEFT's configuration for these modules."""
@@ -39,8 +50,13 @@ class PeftTuner(Tuner):
                 f"tuner '{self.name}': the model holds a trained part with PEFT's layers already, which this one would"
                 " replace; choose adapter or mores, or stage: pretrain"
             )
-        config = self.config(list(projections(view, self.kinds())))
+        places = self.places(view)
+        config = self.config(places)
         before = {id(p) for p in view.model.parameters()}
+        if view.device.type == "meta":
+            config.init_lora_weights = True  # nothing is there that could be decomposed
+        elif self.alters_base:
+            self._maps = {name: _weight(view, name).detach().cpu().clone() for name in places}
         self._peft = self.peft_class(view.model, config, "default", low_cpu_mem_usage=view.device.type == "meta")
         return [p for p in view.model.parameters() if id(p) not in before]
 
@@ -56,10 +72,21 @@ class PeftTuner(Tuner):
         if self._peft is None:
             raise RuntimeError(f"tuner '{self.name}' is not applied")
         self._peft.merge_and_unload()
-        self._peft, self.own = None, {}
+        self._peft, self._maps, self.own = None, None, {}
         self.settle(view)
 
     def withdraw(self, view: ModelView) -> None:
         if self._peft is not None:
             self._peft.unload()
-        self._peft = None
+        with torch.no_grad():
+            for name, values in (self._maps or {}).items():
+                _weight(view, name).copy_(values)
+        self._peft, self._maps = None, None
+
+
+def _weight(view: ModelView, name: str) -> Tensor:
+    """The weight of a plain linear map. Raises ``UserError`` for one that quantisation has packed."""
+    weight = view.model.get_submodule(name).weight
+    if not weight.is_floating_point():
+        raise UserError(f"{name} is quantised, and cannot be decomposed; leave start out, or load the model whole")
+    return weight

@@ -20,6 +20,15 @@ PROJECTIONS = {
     "mlp_in": ("gate_proj", "up_proj", "fc1"),
     "mlp_out": ("down_proj", "fc2"),
 }
+SEEN = {
+    "query": ("q_proj", "query", "q"),
+    "key": ("k_proj", "key", "k"),
+    "value": ("v_proj", "value", "v"),
+    "attention_out": ("out_proj", "o_proj", "proj", "projection_layer"),
+    "mlp_in": ("fc1", "gate_proj", "up_proj", "w1"),
+    "mlp_out": ("fc2", "down_proj", "w2"),
+}  # the same in vision towers, some of which fuse query, key and value into one map
+FUSED = ("qkv",)
 LAYERS = r"all|shallow|middle|deep|every:[1-9]\d*"
 Layers = Annotated[str, StringConstraints(pattern=rf"^({LAYERS})$")]
 
@@ -44,6 +53,25 @@ def projections(view: ModelView, kinds: Sequence[str]) -> dict[str, nn.Module]:
             raise UserError(
                 f"{type(view.model).__name__}: its decoder blocks have no projection called"
                 f" {' or '.join(PROJECTIONS[kind])}, which this tuner trains"
+            )
+        found |= mine
+    return found
+
+
+def seeing_projections(view: ModelView, kinds: Sequence[str]) -> dict[str, nn.Module]:
+    """The vision tower's linear maps of these ``kinds`` by their full name in ``view.model``; a map in which query, key
+    and value are fused counts for each of them. Raises ``UserError`` where the tower has none of a kind.
+    """
+    tower = {id(module) for module in view.vision_tower.modules()}
+    linear = {n: m for n, m in view.model.named_modules() if id(m) in tower and isinstance(m, nn.Linear)}
+    found: dict[str, nn.Module] = {}
+    for kind in kinds:
+        names = SEEN[kind] + (FUSED if kind in ("query", "key", "value") else ())
+        mine = {name: module for name, module in linear.items() if name.rpartition(".")[2] in names}
+        if not mine:
+            raise UserError(
+                f"{type(view.vision_tower).__name__}: the vision tower has no projection called {' or '.join(names)},"
+                f" which this tuner trains; leave '{kind}' out of its targets"
             )
         found |= mine
     return found

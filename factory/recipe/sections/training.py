@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
+from factory.recipe.explain import refusal
 from factory.recipe.nodes import Node, Spec, distinct, plugin, read_node
 from factory.recipe.sections.words import PathText, Text
+
+Part = Literal["connector", "vision_tower"]
 
 
 class TrainSpec(Spec):
@@ -84,27 +87,43 @@ class TermsSpec(Spec):
     gradient; ``gradient_checkpointing`` computes activations twice to save memory; every ``save_every`` steps a
     checkpoint is kept; ``report`` names the trackers; ``threads`` null leaves the environment's.
 
+    ``learning_rates`` are those of parts of ``beside`` that learn at a rate of their own. ``neftune`` is the alpha of
+    noise on the embeddings while training (NEFTune). ``fp16`` computes in float16 with a scaled loss, on a GPU.
+    ``optimizer`` adamw_8bit keeps AdamW's moments in 8 bits (bitsandbytes). The newest ``keep_checkpoints`` are kept.
+
     ``optimizer`` sam gives AdamW the gradient at the weights that an ascent of length ``rho`` reaches (sharpness-aware
     minimisation): two passes a step, in one process without ZeRO. The training's log has each step's sharpness,
     L(w + eps) - L(w).
     """
 
-    beside: Annotated[tuple[Literal["connector", "vision_tower"], ...], AfterValidator(distinct)] = ("connector",)
+    beside: Annotated[tuple[Part, ...], AfterValidator(distinct)] = ("connector",)
     epochs: Annotated[float, Field(gt=0)] = 1.0
     steps: PositiveInt | None = None
     batch_size: PositiveInt = 128
     micro_batch: PositiveInt | None = None
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03
-    optimizer: Literal["adamw", "sam"] = "adamw"
+    learning_rates: dict[Part, Annotated[float, Field(gt=0)]] | None = None
+    optimizer: Literal["adamw", "adamw_8bit", "sam"] = "adamw"
     rho: Annotated[float, Field(gt=0)] = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    neftune: Annotated[float, Field(gt=0)] | None = None
     bf16: bool = False
+    fp16: bool = False
     gradient_checkpointing: bool = False
     save_every: PositiveInt = 500
+    keep_checkpoints: PositiveInt = 1
     report: Annotated[tuple[Literal["tensorboard", "wandb"], ...], AfterValidator(distinct)] = ("tensorboard",)
     threads: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _agree_with_each_other(self) -> Self:
+        if frozen := [part for part in self.learning_rates or {} if part not in self.beside]:
+            raise refusal([(("learning_rates", frozen[0]), f"{frozen[0]} is not trained; add it to beside")])
+        if self.bf16 and self.fp16:
+            raise refusal([(("fp16",), "bf16 is set too; choose one of them")])
+        return self
 
 
 class TuneSpec(TermsSpec):
@@ -137,6 +156,8 @@ class TuneSpec(TermsSpec):
                 "aligns the connector alone, on features that are kept: needs beside: [connector] and data:"
                 " {cache_features: true}"
             )
+        if self.stage == "align" and self.neftune:
+            raise refusal([(("neftune",), "stage: align runs no language model, whose embeddings would get the noise")])
         if self.data.cache_features and "vision_tower" in self.beside:
             raise ValueError("trains the vision tower, whose features cannot be kept: leave data.cache_features out")
         if self.exam and self.data.lessons is None:

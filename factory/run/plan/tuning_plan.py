@@ -14,7 +14,7 @@ from factory.run.pipeline import owner_of
 from factory.run.plan.refused import Refusal, say_missing
 from factory.run.tuners.going_on import refuse_other
 from factory.run.tuners.opening import open_source, planned_source
-from factory.run.tuners.tuning import inputs_of, show_trainable, steps_of
+from factory.run.tuners.tuning import inputs_of, refuse_kept_features, show_trainable, steps_of
 from factory.terminal import Console
 from factory.train.loop import Shape
 
@@ -39,6 +39,7 @@ def plan_tuning(recipe: Recipe, model: Wanted, console: Console, refused: Refusa
         view = sizes(model)
         tuner = spec.method.make()
         tuner.apply(view, spec.beside)
+        refuse_kept_features(spec, view, tuner)
         show_trainable(view, tuner)
         console.print(
             f"learning rate: {spec.learning_rate or tuner.learning_rate:g}; ZeRO stage {recipe.launch.zero}",

@@ -23,7 +23,7 @@ from factory.train import checkpoint
 CHECKPOINTS = "checkpoints"  # in the folder of a stage that trains
 
 SAME: dict[type[Spec], set[str]] = {  # to the byte, or where floats are summed in another order, to rounding
-    TuneSpec: {"micro_batch", "gradient_checkpointing", "save_every", "report", "threads", "exam"},
+    TuneSpec: {"micro_batch", "gradient_checkpointing", "save_every", "keep_checkpoints", "report", "threads", "exam"},
     TuneDataSpec: {"workers", "max_skipped", "decode"},  # a sample left out anew is another source, which "data" tells
     TrainSpec: {"save_every", "threads"},
     LaunchSpec: {"hostfile"},
@@ -36,7 +36,7 @@ TOLD: dict[type[Spec], dict[str, str]] = {  # by another entry of the inputs, or
 }
 OTHER: dict[type[Spec], set[str]] = {  # another result
     TuneSpec: {"stage", "tuner", "learning_rate", "beside", "batch_size", "schedule", "warmup", "weight_decay"}
-    | {"max_grad_norm", "bf16", "optimizer", "rho"},
+    | {"max_grad_norm", "bf16", "fp16", "optimizer", "rho", "learning_rates", "neftune"},
     TuneDataSpec: {"question", "lessons", "take", "seed", "max_tokens", "group_by_length", "cache_features"},
     TrainSpec: {"steps", "vision_steps", "text_steps", "connector_steps", "batch_size", "learning_rate", "warmup"}
     | {"weight_decay", "text_weight"},

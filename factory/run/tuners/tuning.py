@@ -24,7 +24,7 @@ from factory.corpus.prepared import Prepared, PreparedCollator, chunks, prepare,
 from factory.corpus.source import Lessons, Opened
 from factory.data.prompt import Role, Segment
 from factory.errors import UserError
-from factory.model.load import fingerprint_of, load
+from factory.model.load import device_for, fingerprint_of, load
 from factory.model.source import Wanted
 from factory.model.view import ModelView
 from factory.recipe import Recipe
@@ -135,6 +135,7 @@ def _tune(
 ) -> None:
     torch.manual_seed(recipe.seed)  # a tuner draws its starting values
     tuner.apply(view, spec.beside)
+    refuse_kept_features(spec, view, tuner)
     show_trainable(view, tuner)
     skipped = (_features(recipe, spec, view, source) if spec.data.cache_features else stage.path) / "skipped.jsonl"
     allowed = spec.data.max_skipped
@@ -273,6 +274,10 @@ def check(spec: TuneSpec, model: ModelSpec, section: str = "tune", ranks: int | 
         Shape.of(spec, ranks or zero.world_size())
         if "wandb" in spec.report and find_spec("wandb") is None:
             raise UserError("report: names wandb, which is not installed: pip install wandb, or leave it out")
+        if spec.optimizer == "adamw_8bit" and find_spec("bitsandbytes") is None:
+            raise UserError(
+                "optimizer: adamw_8bit needs bitsandbytes, which is not installed: pip install bitsandbytes"
+            )
     if spec.exam:
         examiner(spec)
     check_precision(spec, model, section)
@@ -289,10 +294,12 @@ def examiner(spec: TuneSpec) -> WithExam:
 
 def check_precision(spec: TuneSpec, model: ModelSpec, section: str = "tune") -> None:
     """Raises ``UserError`` for a model whose precision no gradient can be computed in: what is trained is float32."""
-    if model.dtype == "float16":
+    if spec.fp16 and device_for(model.device).type == "cpu":
+        raise UserError(f"{section}.fp16: float16 with a scaled loss needs a GPU; on a CPU use {section}.bf16=true")
+    if model.dtype == "float16" and not spec.fp16:
         raise UserError(
-            f"model.dtype=float16: gradients overflow in float16; tune in bfloat16 (model.dtype=bfloat16"
-            f" {section}.bf16=true) or in float32"
+            f"model.dtype=float16: gradients overflow in float16 unless the loss is scaled: add {section}.fp16=true,"
+            f" or tune in bfloat16 (model.dtype=bfloat16 {section}.bf16=true) or in float32"
         )
     if model.dtype == "bfloat16" and not spec.bf16:
         raise UserError(
@@ -328,6 +335,16 @@ def show_trainable(view: ModelView, tuner: Tuner) -> None:
     n = sum(p.numel() for p in tuner.trainable.values())
     table.add_row("all", str(len(tuner.trainable)), f"{n:,}", f"{100 * n / total:.3g} % of {total:,}")
     Console().print(table)
+
+
+def refuse_kept_features(spec: TuneSpec, view: ModelView, tuner: Tuner) -> None:
+    """Raises ``UserError`` where features are kept of a vision tower that ``tuner``, applied to ``view``, trains."""
+    tower = {id(p) for p in view.vision_tower.parameters()}
+    if spec.data.cache_features and any(id(p) in tower for p in tuner.trainable.values()):
+        raise UserError(
+            f"tune.data.cache_features: tuner '{tuner.name}' trains the vision tower, whose features cannot be kept;"
+            " leave cache_features out"
+        )
 
 
 class _Progress(TrainerCallback):

@@ -104,8 +104,8 @@ def test_a_step_is_adam_on_the_mean_over_all_labelled_tokens_of_the_batch(data, 
 @pytest.mark.parametrize("how", [{"micro_batch": 1}, {"micro_batch": 2}, {"gradient_checkpointing": True}], ids=str)
 def test_neither_micro_batches_nor_recomputation_change_what_is_learnt(data, reference, tmp_path, how):
     losses, values = tuned(data, tmp_path, LORA, {}, **how)
-    assert losses == pytest.approx(reference[0], rel=1e-5)
-    assert all(torch.allclose(values[name], reference[1][name], atol=2e-5) for name in values)
+    assert losses == pytest.approx(reference[0], rel=1e-4)
+    assert all(torch.allclose(values[name], reference[1][name], atol=1e-4) for name in values)
     assert losses[-1] < losses[0]
 
 
