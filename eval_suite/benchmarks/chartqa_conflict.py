@@ -178,7 +178,7 @@ class ChartConflicts(ConflictBenchmark):
         return self.prompt(sample, form).append(marked)
 
     def judge(self, sample: ConflictSample, form: str, text: str) -> str:
-        """The verdict by ``chartqa-conflict/1``: vision, text, unknown (neither), other (both), error (unreadable)."""
+        """The verdict by ``chartqa-conflict/2``: vision, text, unknown (neither), other (both), error (unreadable)."""
         sides = (sample.answer_vision, sample.answer_text)
         return rule.FOLLOWS[rule.follows(text, *sides, str(sample.tags["unit_class"]))]
 

@@ -69,7 +69,7 @@ class IconQa(AnswerBenchmark):
         if self.params.form == "txt":
             choices = row.texts("choices", least=2)
             index = row.whole("answer", below=len(choices))
-            answer = str(index) if self.params.answers == "index" else choices[index]
+            answer = str(index) if self.params.answers == "index" else choices[index].strip()
             ask = f"Choices: {', '.join(choices)}. Choose an option from the choices to answer the question."
         else:
             answer, ask = row.key("answer"), FILL

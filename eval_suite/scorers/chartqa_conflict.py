@@ -1,9 +1,11 @@
-"""Rule ``chartqa-conflict/1``: the released scoring of Which Source Wins (github.com/Ro-netizen004/
+"""Rule ``chartqa-conflict/2``: the released scoring of Which Source Wins (github.com/Ro-netizen004/
 multimodal-arbitration-artifact at fe73af7, src/chartqa_attribution.py), which says whom an answer follows.
 
 The final answer is what is marked by ####, else what follows "answer:" or a closing "the answer is", else an answer of
 at most four words. It is read as yes, no or a number in the item's unit, and follows the side whose value is equal to
-its own; a currency, a scale or a percent sign that the unit has not makes it unreadable. Nothing is near enough.
+its own; a currency, a scale or a percent sign that the unit has not makes it unreadable. Nothing is near enough, but
+numbers are held to 28 digits, as the original holds them. ``chartqa-conflict/1`` read signs in a unit ("$"), allowed
+all currencies of a unit that names several, and held numbers to every digit; no released unit or answer has these.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import re
 from decimal import Decimal, InvalidOperation
 
-RULE = "chartqa-conflict/1"
+RULE = "chartqa-conflict/2"
 FOLLOWS = {"image": "vision", "text": "text", "neither": "unknown", "ambiguous": "other", "invalid": "error"}
 """What the official word for an answer is as a verdict of ours."""
 
@@ -28,13 +30,15 @@ _QUANTITY = re.compile(
     r"\s*(?P<unit>%|[a-z][a-z.\s-]*)?"
 )
 _CURRENCIES = {
-    **dict.fromkeys(("$", "dollar", "dollars", "usd"), "usd"),
-    **dict.fromkeys(("£", "pound", "pounds", "gbp"), "gbp"),
-    **dict.fromkeys(("€", "euro", "euros", "eur"), "eur"),
-    **dict.fromkeys(("¥", "yen", "jpy"), "jpy"),
+    **dict.fromkeys(("dollar", "dollars", "usd"), "usd"),
+    **dict.fromkeys(("pound", "pounds", "gbp"), "gbp"),
+    **dict.fromkeys(("euro", "euros", "eur"), "eur"),
+    **dict.fromkeys(("yen", "jpy"), "jpy"),
 }
+_SIGNS = {"$": "usd", "£": "gbp", "€": "eur", "¥": "jpy"}
 _PERCENT = dict.fromkeys(("%", "percent", "percentage"), "percent")
 _SCALES = {word: word for word in ("thousand", "million", "billion", "trillion")}
+_IN_ORDER = ("usd", "gbp", "eur", "jpy", *_SCALES, "percent")  # a unit that names several has the first
 
 
 def follows(text: str, chart: str, report: str, unit: str) -> str:
@@ -70,7 +74,7 @@ def value(answer: str | None, unit: str) -> Value | None:
     try:
         if quantity["above"]:
             return Decimal(quantity["above"]) / Decimal(quantity["below"])
-        return Decimal(re.sub("[, ]", "", quantity["number"]))
+        return Decimal(re.sub("[, ]", "", quantity["number"])).normalize()
     except InvalidOperation:  # commas alone; a division by zero too
         return None
     except ZeroDivisionError:
@@ -81,9 +85,10 @@ def _fits(quantity: re.Match[str], unit: str) -> bool:
     """Whether the currency, the scale and the percent sign that an answer names are those of the item's unit."""
     words = re.sub(r"[^a-z%]+", " ", quantity["unit"] or "").split()
     own = re.split("[_-]", unit.strip().lower())
-    for known, named in ((_CURRENCIES, [quantity["sign"] or "", *words]), (_SCALES, words), (_PERCENT, words)):
-        said = {known[word] for word in named if word in known}
-        allowed = [known[word] for word in own if word in known]
-        if len(said) > 1 or not said <= set(allowed):
+    words += [_SIGNS[quantity["sign"]]] if quantity["sign"] else []
+    for known in (_CURRENCIES, _SCALES, _PERCENT):
+        said = {known[word] for word in words if word in known}
+        allowed = {known[word] for word in own if word in known}
+        if len(said) > 1 or not said <= set(sorted(allowed, key=_IN_ORDER.index)[:1]):
             return False
     return True

@@ -1,7 +1,8 @@
 """Exact match: GQA, IconQA and ScienceQA.
 
 ``gqa/1``: lower case and no full stop at the end (the conversion script of LLaVA-1.5, then GQA's equality).
-``iconqa/1``: equality of the stripped texts, case included (MoReS, arXiv 2412.04871, evaluation script).
+``iconqa/2``: the stripped text is the answer as it is written, case included (MoReS, arXiv 2412.04871, evaluation
+script); ``iconqa/1`` stripped the answer too.
 ``scienceqa/1``: the answer is a letter, or begins with "X. ", or says "The answer is X." exactly once (LLaVA's script);
 everything else is a failure and wrong.
 """
@@ -12,7 +13,7 @@ import re
 
 from eval_suite.scorers.reading import Reading, right_or_wrong
 
-GQA, ICONQA, SCIENCEQA = "gqa/1", "iconqa/1", "scienceqa/1"
+GQA, ICONQA, SCIENCEQA = "gqa/1", "iconqa/2", "scienceqa/1"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 SQA_LETTERS = "ABCDE"
 
@@ -26,7 +27,7 @@ def gqa(text: str, answer: str) -> Reading:
 
 
 def iconqa(text: str, answer: str) -> Reading:
-    return right_or_wrong(text.strip() or None, text.strip() == answer.strip())
+    return right_or_wrong(text.strip() or None, text.strip() == answer)
 
 
 def sqa_letter(text: str) -> str | None:

@@ -353,7 +353,7 @@ def test_conflicts_are_asked_as_questions_with_margins_beside_the_answers(asked,
     alone = [str(asked[0]), f"run.root={tmp_path}", "data=null", "steering=[]", "evaluate.batch_size=2"]
     assert main([*alone, f"benchmarks={json.dumps([charts])}"]) == 0
     total, *levels = rows_of(tmp_path / "asked")
-    assert (total["n"], total["main"], total["scorer"]) == (2, "vision", "chartqa-conflict/1")
+    assert (total["n"], total["main"], total["scorer"]) == (2, "vision", "chartqa-conflict/2")
     assert [row["task"] for row in levels] == ["clean", "heavy"]
     assert sum(total["metrics"][verdict] for verdict in VERDICTS) == pytest.approx(1)
     kept = [json.loads(line) for line in (tmp_path / "asked/predictions/chartqa_conflict/none.jsonl").open()]

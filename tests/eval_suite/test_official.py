@@ -18,14 +18,19 @@ mmmu.jsonl, _open      MMMU-Benchmark/MMMU at 51ce7f3, eval_utils.py: parse_mult
                        random.choice that gives None, parse_open_response and eval_open
 hallusion_judge.jsonl  tianyi-lab/HallusionBench at 744007c, utils.py: evaluate_by_chatgpt on a scripted judge; and
                        assign_correctness and the get_eval functions over drawn sets of rows for the five metrics
+iconqa.jsonl           bibisbar/LLaVA-Steering (MoReS) at 045cd2d, eval_iconqa_text.py and eval_iconqa_blank.py, run as
+                       scripts; both say the same
+clash_open, _choice    tpopordanoska/clash at d9609c3, evaluation.py with nltk 3.10.4: its match of open answers, and
+                       the strict one of choices; four flags each, in its order
+charts.jsonl           Ro-netizen004/multimodal-arbitration-artifact at fe73af7, chartqa_attribution.py: classify
 vlms_are_biased.jsonl  EvolvingLMMs-Lab/lmms-eval at ca3c1a1, tasks/vlms_are_biased/utils.py:
                        vlms_are_biased_process_results; accuracy and bias_ratio
 mmvet_judge.jsonl      yuweihao/MM-Vet at acde843, mm-vet_evaluator.py: runs() on a scripted judge that says 0.3
                        whenever it is asked again; score and number of requests
 
 VizWiz's own evaluation code is in no public repository: ``vizwiz`` uses what LLaVA hands to its server (EvalAI's
-normalisation) and VQA's accuracy, both held here. ``hallusion-string/1``, ``iconqa/1`` and ``conflict`` have no such
-judge, or one line of it.
+normalisation) and VQA's accuracy, both held here. ``flickr30k`` calls the authors' own code, pycocoevalcap.
+``hallusion-string/1``, ``fluency`` and ``conflict`` have no such judge.
 """
 
 from __future__ import annotations
@@ -40,7 +45,8 @@ from eval_suite.benchmark import Item
 from eval_suite.benchmarks.hallusionbench import HallusionBench, HallusionParams
 from eval_suite.benchmarks.mme import Mme, MmeParams
 from eval_suite.benchmarks.pope import Pope, PopeParams
-from eval_suite.scorers import exact, mmmu, vlms_are_biased, vqa, yes_no
+from eval_suite.scorers import chartqa_conflict as charts
+from eval_suite.scorers import clash, exact, mmmu, vlms_are_biased, vqa, yes_no
 from eval_suite.scorers.judged import AGAIN, grade_of, hallusion_verdict, mmvet_prompt
 from factory.data.prompt import Prompt
 from tests.eval_suite.released_files import hallusion_row, written
@@ -134,6 +140,30 @@ def test_mmmu_choices():
 def test_mmmu_open_answers():
     golds = [gold if isinstance(gold, list) else [gold] for gold in TOTALS["mmmu"]["golds"]]
     assert differences(lambda row: mmmu.score_open(row[0], golds[row[1]]).value, "mmmu_open") == []
+
+
+def test_iconqa():
+    assert differences(lambda row: exact.iconqa(row[0], row[1]).value, "iconqa") == []
+
+
+def told(flags):
+    return "".join(str(int(flag)) for flag in flags.values())
+
+
+def test_clashs_open_answers():
+    assert differences(lambda row: told(clash.open_ended(row[0], *TOTALS["clash"][row[1]])), "clash_open") == []
+
+
+def test_clashs_choices():
+    kinds = (clash.CONTRADICTION, clash.IMAGE, clash.TEXT, clash.IRRELEVANT)
+    found = differences(
+        lambda row: told(clash.multiple_choice(row[0], dict(zip(kinds, row[1], strict=True)))), "clash_choice"
+    )
+    assert found == []
+
+
+def test_whom_answers_on_charts_follow():
+    assert differences(lambda row: charts.follows(row[0], *TOTALS["charts"][row[1]]), "charts") == []
 
 
 def test_hallusionbenchs_judge():
