@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import threading
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -31,8 +33,20 @@ EARLIER = (
     "these tokens follow the cache of an earlier prompt, and steering knows that of the prompt which was run last: run"
     " a prompt's answer before the next prompt"
 )
+PARTED = (
+    "of the rows that follow this kept cache some go on with their prompt and others with their answer: cut the batch"
+    " where every row's prompt has ended, or run it whole"
+)
+ASIDE = (
+    "a forward inside of generate runs other tokens than its prompt and answer, of which steering is not told what they"
+    " are (as classifier-free guidance does with a second prompt): leave out what runs the model there"
+)
 _prompts = itertools.count(1)
 _named: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
+_had: OrderedDict[bytes, set[bytes]] = (
+    OrderedDict()
+)  # the roles that the latest ids had, batches that are gone included
+HAD, _lock = 4096, threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -67,27 +81,35 @@ def named(ids: Tensor, roles: Tensor) -> Tensor:
     ids = ids.view_as(ids)
     ids.token_roles = roles  # type: ignore[attr-defined]  # a tensor takes further attributes
     _named[id(ids)] = ids
+    if ids.device.type == "cpu":  # as every batch is encoded: what is moved then is known already
+        with _lock:
+            _had.setdefault(key := _digest(ids), set()).add(_digest(roles))
+            _had.move_to_end(key)
+            if len(_had) > HAD:
+                _had.popitem(last=False)
     return ids
 
 
+def _digest(tensor: Tensor) -> bytes:
+    told = f"{tuple(tensor.shape)}".encode() + tensor.cpu().contiguous().numpy().tobytes()
+    return hashlib.blake2b(told, digest_size=16).digest()
+
+
 def roles_of(ids: Tensor) -> Tensor | None:
-    """The roles of ids made by ``named``; of a copy, those of the only living ids that it can be a copy of.
+    """The roles of ids made by ``named``; of a copy, those of the only ids that it can be a copy of, which must live.
 
     Raises ``UserError`` where that could be several with other roles. Looking for a copy waits for the device.
     """
     if (roles := getattr(ids, "token_roles", None)) is not None:
         return roles
-    found: list[Tensor] = []
-    for each in list(_named.values()):
-        own: Tensor = each.token_roles  # type: ignore[attr-defined]  # as above
-        if _copied(ids, each) and not any(torch.equal(own, roles) for roles in found):
-            found.append(own)
-    if len(found) > 1:
+    found = [each for each in list(_named.values()) if _copied(ids, each)]
+    had: set[bytes] = set().union(*(_had.get(_digest(each), ()) for each in found))
+    if len(had) > 1:
         raise UserError(
-            f"these input_ids are a copy, and {len(found)} batches with other roles have the same ids: run the batch's"
+            f"these input_ids are a copy, and {len(had)} batches with other roles have the same ids: run the batch's"
             " own tensors"
         )
-    return found[0] if found else None
+    return found[0].token_roles if found else None  # type: ignore[attr-defined]  # as above
 
 
 def _copied(ids: Tensor, of: Tensor) -> bool:
@@ -99,10 +121,25 @@ def _copied(ids: Tensor, of: Tensor) -> bool:
 
 @dataclass
 class _Generation:
-    """A running ``generate``: the roles [B, T] of what it was given, and the column of its first token in the cache."""
+    """A running ``generate``: the ids and roles [B, T] of what it was given, and the column of its first token in the
+    cache."""
 
+    ids: Tensor
     roles: Tensor
     base: int | None = None
+
+    def begins(self, ids: Tensor) -> bool:
+        """Whether ``ids`` go on from what was given, as an assistant's guesses do."""
+        rows, given = self.ids.shape
+        return ids.ndim == 2 and len(ids) == rows and torch.equal(ids[:, :given], self.ids.to(ids.device))
+
+
+def _begun(ids: Tensor, within: _Generation | None) -> _Generation | None:
+    """A generation from ``ids`` (None where their roles are not known), perhaps within another of the same model."""
+    if within is not None and within.begins(ids):  # the model is its own assistant
+        return _Generation(ids, within.roles, 0)
+    roles = roles_of(ids)
+    return None if roles is None else _Generation(ids, roles)
 
 
 @dataclass
@@ -180,9 +217,8 @@ class Steps:
 
     def _generating(self, generate: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         ids = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs"))
-        roles = roles_of(ids) if isinstance(ids, Tensor) else None
         generations = self.mine().generations
-        generations.append(None if roles is None else _Generation(roles))
+        generations.append(_begun(ids, generations[-1] if generations else None) if isinstance(ids, Tensor) else None)
         self._running.add(threading.get_ident())
         try:
             return generate(*args, **kwargs)
@@ -227,31 +263,43 @@ class Steps:
         if ids is None:
             return None, NO_IDS
         if running is not None and given is None:
-            if running.base is None:
+            if begins := running.base is None:
                 running.base = past if past and ids.shape[1] == running.roles.shape[1] else 0
-            return _columns(running.roles, past - running.base, ids), UNKNOWN
+            first, width = past - running.base, running.roles.shape[1]
+            if first + ids.shape[1] < width:
+                return None, ASIDE
+            step, why = _columns(running.roles, first, ids, past > 0)
+            if begins and step is not None and step.generated:
+                here.cached = getattr(cache, "of_prompt", 0)
+            return step, why
         if past and given is None and ids.shape[1] == 1:
-            here.cached = getattr(cache, "of_prompt", None)
+            here.cached = getattr(cache, "of_prompt", 0)
             return Step(torch.full_like(ids, int(Role.ANSWER)), generated=True), ""
         roles = roles_of(ids) if given is None else given
         if roles is None:
             return None, FOLLOWING if past else UNKNOWN
-        return _columns(roles, 0, ids), UNKNOWN
+        step, why = _columns(roles, 0, ids, past > 0)
+        if step is not None and step.generated:
+            here.cached = getattr(cache, "of_prompt", 0)
+        return step, why
 
 
-def _columns(roles: Tensor, first: int, ids: Tensor) -> Step | None:
+def _columns(roles: Tensor, first: int, ids: Tensor, follows: bool) -> tuple[Step | None, str]:
     """The step of ``ids`` [R, t], column ``first`` and on of a sequence that begins with tokens of ``roles`` [B, T] and
-    that the model's own answer follows."""
+    that the model's own answer follows; or why there is none. Where they follow a cache, it waits for the device."""
     rows, t = ids.shape
     if rows % roles.shape[0]:
-        return None
+        return None, UNKNOWN
     beams = rows // roles.shape[0]
     if first >= roles.shape[1]:
-        return Step(torch.full_like(ids, int(Role.ANSWER)), True, beams)
+        return Step(torch.full_like(ids, int(Role.ANSWER)), True, beams), ""
     roles = roles.to(ids.device)
     rest = roles[:, first : first + t]
     whole = F.pad(rest, (0, t - rest.shape[1]), value=int(Role.ANSWER)).repeat_interleave(beams, 0)
-    return Step(whole, False, beams)
+    asked = Step(whole).prompt.any(-1).tolist() if follows else [True]
+    if any(asked) and not all(asked):
+        return None, PARTED
+    return Step(whole, not any(asked), beams), ""
 
 
 def instead(module: nn.Module, name: str, run: Callable[..., Any]) -> Callable[[], None]:

@@ -140,10 +140,11 @@ def refuse(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
     """Raises ``UserError`` for a generation that cannot be steered; has the prompt run whole."""
     settings = kwargs.get("generation_config") or model.generation_config
     asked = lambda name: kwargs.get(name, getattr(settings, name, None))
-    if asked("guidance_scale") not in (None, 1, 1.0):
+    guided = any(isinstance(getattr(p, "model", None), nn.Module) for p in kwargs.get("logits_processor") or ())
+    if guided or asked("guidance_scale") not in (None, 1, 1.0):
         raise UserError(
-            "guidance_scale (classifier-free guidance) runs the model on a second prompt, of which it is not told what"
-            " steers it: leave it out"
+            f"{'a logits_processor' if guided else 'guidance_scale'} (classifier-free guidance) runs the model on a"
+            " second prompt, of which it is not told what steers it: leave it out"
         )
     if kwargs.get("custom_generate") is not None:
         raise UserError("custom_generate is code that steering cannot follow: leave it out")

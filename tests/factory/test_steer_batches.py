@@ -8,6 +8,7 @@ import threading
 
 import pytest
 import torch
+from transformers import UnbatchedClassifierFreeGuidanceLogitsProcessor
 
 from factory.data.prompt import Prompt, Role, Segment
 from factory.errors import UserError
@@ -16,7 +17,7 @@ from factory.registry import lookup
 from factory.steer import Steering, Where, steer
 from factory.steer.artefact import save
 from tests.factory.by_hand import bend
-from tests.tiny import conflict_prompts, fresh_view, mixed_prompts, tiny_view
+from tests.tiny import conflict_prompts, fresh_view, mixed_prompts, no_image, tiny_view
 
 
 def greedy(view, batch: Batch, **options) -> list[list[int]]:
@@ -61,13 +62,15 @@ def test_a_copy_of_the_ids_is_known_where_it_can_be_one_of_a_single_batch():
     with torch.no_grad(), steer(view, bend()):
         assert greedy(view, batch, input_ids=batch["input_ids"].clone()) == right
         a, b = twins(view)
+        of_a = a.input_ids.clone()
         with pytest.raises(UserError, match="copy, and 2 batches with other roles"):
-            greedy(view, a, input_ids=a.input_ids.clone())
-        del b
+            greedy(view, b, input_ids=of_a)
+        del a
         gc.collect()  # what was raised holds it
-        greedy(view, a, input_ids=a.input_ids.clone())
+        with pytest.raises(UserError, match="copy, and 2 batches with other roles"):
+            greedy(view, b, input_ids=of_a)
         with pytest.raises(UserError, match="the very tensors of a batch of view.encode"):
-            greedy(view, a, input_ids=a.input_ids.flip(-1))
+            greedy(view, b, input_ids=b.input_ids.flip(-1))
 
 
 def test_a_loop_of_ones_own_is_steered_and_a_turn_of_unknown_roles_is_refused():
@@ -94,6 +97,19 @@ def test_an_answer_to_an_earlier_prompt_is_not_steered_as_that_of_the_last_one()
             with pytest.raises(UserError, match="run a prompt's answer before the next prompt"):
                 view.model(input_ids=said, past_key_values=cache)
         view.model(input_ids=said, past_key_values=copy.deepcopy(caches[1]))
+
+
+def test_an_answer_on_a_cache_that_was_filled_outside_the_block_is_refused():
+    view = tiny_view()
+    first, second = (view.encode([prompt]) for prompt in conflict_prompts(2))
+    more = view.encode([conflict_prompts(1)[0].append(Segment(Role.ANSWER, "It is red"))])
+    with torch.no_grad():
+        cache = view.model(**first, use_cache=True).past_key_values
+        with steer(view, bend()):
+            view.model(**second)
+            for ids in (torch.tensor([[5]]), more.columns(first.input_ids.shape[1]).input_ids):
+                with pytest.raises(UserError, match="run a prompt's answer before the next prompt"):
+                    view.model(input_ids=ids, past_key_values=copy.deepcopy(cache))
 
 
 class Gate:
@@ -203,6 +219,23 @@ def test_what_has_no_meaning_is_refused_by_its_name(options, named):
     view = tiny_view()
     with pytest.raises(UserError, match=named), steer(view, bend()):
         view.model.generate(**view.encode(conflict_prompts(1)), max_new_tokens=2, **options)
+
+
+@pytest.mark.parametrize("unconditional", [None, 40])
+def test_guidance_by_a_processor_is_refused_by_its_name(unconditional):
+    view, batch = tiny_view(), tiny_view().encode([no_image(conflict_prompts(1)[0])])
+    other = None if unconditional is None else torch.full((1, batch.input_ids.shape[1] + unconditional), 7)
+    guide = UnbatchedClassifierFreeGuidanceLogitsProcessor(1.5, view.model, unconditional_ids=other)
+    with pytest.raises(UserError, match="classifier-free guidance"), steer(view, bend()):
+        view.model.generate(**batch, logits_processor=[guide], max_new_tokens=2)
+
+
+def test_another_prompt_that_is_run_inside_of_a_generation_is_refused():
+    """It has no roles: those of the generation's own prompt were taken for it."""
+    view, batch = tiny_view(), tiny_view().encode([no_image(conflict_prompts(1)[0])])
+    other = lambda ids, scores: scores + view.model(input_ids=ids[:, :7]).logits[:, -1]
+    with pytest.raises(UserError, match="inside of generate"), steer(view, bend()):
+        view.model.generate(**batch, logits_processor=[other], max_new_tokens=2)
 
 
 def test_generation_from_right_padding_is_refused():
