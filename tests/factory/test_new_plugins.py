@@ -18,8 +18,9 @@ from factory.model.load import load
 from factory.recipe import load as read_recipe
 from factory.recipe.schema import ModelSpec
 from factory.registry import KINDS, load_plugins, lookup
+from factory.steer import Steering, Where, artefact
 from tests.compose import TEXT, VIT, composed, encoder, llm
-from tests.tiny import conflict_prompts, saved_tiny
+from tests.tiny import conflict_prompts, saved_tiny, tiny_view
 from tests.tiny_families import BUILDERS
 
 ROOT = Path(__file__).parents[2]
@@ -195,6 +196,23 @@ def test_the_converter_is_run_from_its_file(written, tmp_path, capsys):
     assert asked["value"].startswith("<image>\nWhat is it?\n") and answered["value"] == "a cat"
     assert cli.main(["convert", f"{written / NAMES['converter']}.py", str(tmp_path / "no"), str(out)]) == 2
     assert "not found" in capsys.readouterr().err
+
+
+def test_the_format_is_written_and_read_from_its_file(written, tmp_path, capsys):
+    model, vector = saved_tiny(tmp_path / "model"), torch.randn(48, generator=torch.Generator().manual_seed(0))
+    static = lookup("steering", "static")
+    kept, form = tmp_path / "kept", str(written / f"{NAMES['format']}.py")
+    artefact.save(kept, Steering(static(static.Params()), {"v": vector}, Where(layer=1), 1.5), tiny_view())
+    out = tmp_path / "vector.txt"
+    assert cli.main(["export", str(kept), str(out), form, "--model", str(model)]) == 0
+    assert f"their-tool --vector {out}" in capsys.readouterr().out
+    assert out.read_text().split() == [repr(number) for number in (1, 1.5, *vector.tolist())]
+    assert cli.main(["import", str(out), str(tmp_path / "back"), form, "--model", str(model)]) == 0
+    again = artefact.load(tmp_path / "back" / "block-1", tiny_view())
+    assert torch.equal(again.state["v"], vector) and (again.where.layer, again.strength) == (1, 1.5)
+    out.write_text("1 1.5 many\n")
+    assert cli.main(["import", str(out), str(tmp_path / "no"), form, "--model", str(model)]) == 2
+    assert f"{out}:1: not a line of numbers" in capsys.readouterr().err
 
 
 def test_the_scorer_scores(written):
