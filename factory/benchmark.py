@@ -18,7 +18,10 @@ from factory.model.view import ModelView
 from factory.registry import Plugin
 
 Record = dict[str, Any]
-Rows = list[dict[str, Any]]
+Rows = list[Record]
+"""Rows as they are made: of results.json, of predictions, of diagnostics."""
+Records = Sequence[Mapping[str, Any]]
+"""Rows as they are read."""
 Answer = Callable[[list[Prompt]], list[str]]
 
 

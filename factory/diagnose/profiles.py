@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from factory.benchmark import Records
 from factory.statistics.intervals import Interval, bootstrap_mean, wilson
 from factory.statistics.significance import sign_flip_p
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Rows = Sequence[Mapping[str, Any]]
 PROMPTS = {"vision": ("vision prompt", "#44519e"), "base": ("no prompt", "#8a8a8a"), "text": ("text prompt", "#c65d6b")}
 """How the prompts toward either modality, and the one without an instruction, are called and coloured in figures."""
 
@@ -44,7 +44,7 @@ class Profile(NamedTuple):
         return self.values[:, layers].mean(1)
 
 
-def profile(rows: Rows, **facts: Any) -> Profile:
+def profile(rows: Records, **facts: Any) -> Profile:
     """The profile of the rows that say ``facts``, in the order of samples; layers from 0 up."""
     cells: dict[tuple[str, str], dict[int, float]] = {}
     for row in matching(rows, **facts):

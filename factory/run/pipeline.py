@@ -14,6 +14,7 @@ import torch
 
 from factory import files, report
 from factory.bench import conflicts
+from factory.benchmark import Rows
 from factory.blame import blaming, wrong
 from factory.diagnose.claims import judged
 from factory.diagnose.summary import Summary
@@ -33,7 +34,7 @@ from factory.run.methods.choose import Choice
 from factory.run.methods.comparison import Comparison
 from factory.run.methods.cost import measure_costs
 from factory.run.methods.share import swept_samples
-from factory.run.methods.study import Rows, Study, steered_layer
+from factory.run.methods.study import Study, steered_layer
 from factory.run.pictured import check_pictures
 from factory.run.questions.arms import Arm
 from factory.run.questions.suite import AnySuite, put, questions_of, suites

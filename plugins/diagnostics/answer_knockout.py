@@ -7,13 +7,14 @@ taken on the prompts that follow. The paper's deep layers are lost in our copy: 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from pydantic import Field, PositiveInt
 
 from factory.bench import Bench
+from factory.benchmark import Records
 from factory.data.sample import ConflictSample
 from factory.diagnose.profiles import Mean, matching, mean_of, share_of
 from factory.diagnose.summary import Figure, Finding, Summary, Table
@@ -27,7 +28,6 @@ from plugins.diagnostics._anchor import CLAIMS
 if TYPE_CHECKING:
     import matplotlib.figure
 
-Rows = Sequence[Mapping[str, Any]]
 STRONG, WEAK = "instruction->generated", "cues->generated"
 DRAMATIC, NEGLIGIBLE = 0.5, 0.1  # falls of MFR; ours, the paper has a figure and these two words
 
@@ -80,7 +80,7 @@ class AnswerKnockout(Instructing):
                     )
         return rows
 
-    def summary(self, rows: Rows) -> Summary:
+    def summary(self, rows: Records) -> Summary:
         p = self.params
         followed = matching(rows, metric="follows", outcome="follow")
         directions = [d for d in p.directions if matching(followed, direction=d)]
@@ -113,18 +113,18 @@ class AnswerKnockout(Instructing):
         )
 
 
-def _follows(rows: Rows, direction: str, pathway: str, layer: int | None = None) -> dict[tuple[str, str], float]:
+def _follows(rows: Records, direction: str, pathway: str, layer: int | None = None) -> dict[tuple[str, str], float]:
     return {
         (r["sample"], r["form"]): r["value"] for r in matching(rows, direction=direction, pathway=pathway, layer=layer)
     }
 
 
-def _share(rows: Rows, direction: str, pathway: str, layer: int | None = None) -> Mean:
+def _share(rows: Records, direction: str, pathway: str, layer: int | None = None) -> Mean:
     of = _follows(rows, direction, pathway, layer)
     return share_of(list(of.values()), list(of))
 
 
-def _mediated(rows: Rows, direction: str) -> Finding:
+def _mediated(rows: Records, direction: str) -> Finding:
     """Cutting the instruction off from the answer stops prompts from following; cutting the modalities off from it does
     not.
     """

@@ -15,6 +15,7 @@ import torch
 
 from factory import files, progress
 from factory.bench import asked_forms
+from factory.benchmark import Rows
 from factory.data.prompt import Prompt
 from factory.data.sample import ConflictSample
 from factory.faults import concerning
@@ -25,7 +26,7 @@ from factory.run.methods.cells import Fitted, Strengths, always, ask, cells, con
 from factory.run.methods.choose import Choice, choose, oracle
 from factory.run.methods.halving import Candidates, asked_of_all, halve
 from factory.run.methods.share import CHOSEN, OTHERS, Row, gather_share, swept_samples
-from factory.run.methods.study import Rows, Study
+from factory.run.methods.study import Study
 from factory.run.questions.arms import Arm
 from factory.run.rundir import Stage
 from factory.steer import LogitsMethod, PromptMethod, Steerer, Trials, artefact

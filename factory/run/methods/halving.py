@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from factory.benchmark import Rows
 from factory.data.sample import ConflictSample
 from factory.run.methods.cells import Strengths
 from factory.run.methods.choose import ranked
 from factory.steer.base import Direction
 
 FEWEST = 16  # samples of a first round
-Rows = list[dict[str, Any]]
 Candidate = tuple[str, float]
 """A variant and a strength."""
 Candidates = Mapping[tuple[str, Direction], Sequence[Candidate]]

@@ -13,12 +13,12 @@ from functools import partial
 from typing import Any
 
 from factory import files, progress
+from factory.benchmark import Rows
 from factory.data.sample import ConflictSample
 from factory.run.rundir import Stage
 from factory.run.samples import thin
 
 Row = Mapping[str, Any]
-Rows = list[dict[str, Any]]
 CHOSEN, OTHERS = "chosen", "others"
 PARTS = (CHOSEN, OTHERS)
 

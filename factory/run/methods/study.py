@@ -16,6 +16,7 @@ from torch import Tensor
 
 from factory import code, files, progress
 from factory.bench import Bench, conflicts
+from factory.benchmark import Rows
 from factory.blame import wrong
 from factory.data.sample import ConflictSample
 from factory.diagnose import Diagnostic, about
@@ -30,8 +31,6 @@ from factory.steer import States, Steerer
 from factory.steer.base import Direction
 from factory.steer.collect import ASKS, Plan, collect, joined, states_toward
 from factory.zoo.cards import Card
-
-Rows = list[dict[str, Any]]
 
 
 def steered_layer(recipe: Recipe, depth: int, card: Card | None) -> int:

@@ -20,14 +20,14 @@ from typing import Any
 import torch
 
 from factory.bench import conflicts
-from factory.benchmark import Conflicts
+from factory.benchmark import Conflicts, Rows
 from factory.data.sample import ConflictSample
 from factory.errors import UserError
 from factory.model.prefix import prefill
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.run.methods.comparison import Comparison
-from factory.run.methods.study import Rows, Study, study_aside
+from factory.run.methods.study import Study, study_aside
 from factory.run.pipeline import conclude
 from factory.run.plan.data import LOOKED_AT, own_words
 from factory.run.plan.work import OWN, Expected, Method, stages

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from factory import files, progress
-from factory.benchmark import Harness
+from factory.benchmark import Harness, Rows
 from factory.model.source import Wanted
 from factory.model.view import ModelView
 from factory.recipe import Recipe
@@ -19,8 +19,6 @@ from factory.run.inputs import answering, with_code
 from factory.run.questions.arms import Arm
 from factory.run.rundir import RunDir
 from factory.steer import Steering
-
-Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from factory import files, progress
-from factory.benchmark import Conflicts, Harness, Item, Questions
+from factory.benchmark import Conflicts, Harness, Item, Questions, Rows
 from factory.blame import blaming
 from factory.corpus.conversation import halved
 from factory.corpus.refusals import Shapes
@@ -36,7 +36,6 @@ from factory.run.rundir import RunDir, Stage
 from factory.run.samples import check_share
 from factory.terminal import warn
 
-Rows = list[dict[str, Any]]
 UNREAD = "its image cannot be read"
 
 

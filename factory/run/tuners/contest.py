@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from factory import files, progress, report
+from factory.benchmark import Rows
 from factory.blame import blaming, wrong
 from factory.data.prompt import Prompt
 from factory.diagnose import Diagnostic
@@ -37,8 +38,6 @@ from factory.run.tuners.going_on import refuse_other
 from factory.run.tuners.opening import shared_source
 from factory.run.tuners.tuning import COST, TUNED, check, inputs_of, tune_on
 from factory.terminal import Console
-
-Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table as Shown
 
+from factory.benchmark import Records
 from factory.diagnose.summary import Cell, Figure, Finding, Summary, Table
 from factory.recipe.schema import CompareSpec
 
@@ -18,13 +19,12 @@ if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
 
-Rows = Sequence[Mapping[str, Any]]
 MARKERS = "osD^vP*X<>"
 MIB = 2**20
 
 
 def summaries_of(
-    spec: CompareSpec, records: Rows, rows: Rows, prices: Mapping[str, Mapping[str, Any]], untuned: str
+    spec: CompareSpec, records: Records, rows: Records, prices: Mapping[str, Mapping[str, Any]], untuned: str
 ) -> list[Summary]:
     """One section a task; ``records`` are all tunings, ``rows`` the scores, ``prices`` the costs of the chosen tunings
     by task and method, ``untuned`` the label of the model as it is.
@@ -39,7 +39,7 @@ def summaries_of(
 
 
 def _summary(
-    records: Rows, rows: Rows, prices: Mapping[str, Mapping[str, Any]], untuned: str
+    records: Records, rows: Records, prices: Mapping[str, Mapping[str, Any]], untuned: str
 ) -> tuple[tuple[Finding, ...], tuple[Table, ...], tuple[Figure, ...]]:
     chosen = [r for r in records if r["chosen"]]
     labels = list(dict.fromkeys(r["label"] for r in rows))
@@ -109,7 +109,7 @@ def in_terminal(summary: Summary) -> Shown:
     return shown
 
 
-def _caption(rows: Rows) -> str:
+def _caption(rows: Records) -> str:
     sizes = sorted({row["n"] for row in rows if row["task"] == "all"})
     return (
         f"chosen models, 95 % intervals, n = {' or '.join(map(str, sizes))}; the x-axis counts the method's own"
@@ -117,7 +117,7 @@ def _caption(rows: Rows) -> str:
     )
 
 
-def _score(rows: Rows, label: str, method: str, task: str = "all") -> Mapping[str, Any] | None:
+def _score(rows: Records, label: str, method: str, task: str = "all") -> Mapping[str, Any] | None:
     return next((r for r in rows if (r["label"], r["method"], r["task"]) == (label, method, task)), None)
 
 
@@ -133,7 +133,7 @@ def _interval(value: float, ci: Sequence[float] | None) -> str:
 
 
 def _main(
-    chosen: Rows, rows: Rows, labels: Sequence[str], prices: Mapping[str, Mapping[str, Any]], untuned: str
+    chosen: Records, rows: Records, labels: Sequence[str], prices: Mapping[str, Mapping[str, Any]], untuned: str
 ) -> Table:
     columns = (
         "method",
@@ -165,7 +165,7 @@ def _main(
     return Table("tuners", "Each method at the learning rate chosen for it", columns, tuple(lines))
 
 
-def _by_task(label: str, rows: Rows) -> Table:
+def _by_task(label: str, rows: Records) -> Table:
     own = [r for r in rows if r["label"] == label]
     tasks, methods = (list(dict.fromkeys(r[key] for r in own)) for key in ("task", "method"))
     lines = tuple((method, *(_value(_score(own, label, method, task)) for task in tasks)) for method in methods)
@@ -178,7 +178,7 @@ def _by_task(label: str, rows: Rows) -> Table:
     )
 
 
-def _sweep(records: Rows) -> Table:
+def _sweep(records: Records) -> Table:
     columns = ("method", "learning rate", "dev", "loss of the last step", "")
     note = lambda r: ", ".join(word for word, said in (("default", r["default"]), ("chosen", r["chosen"])) if said)
     dev = lambda r: r["dev"] and _interval(r["dev"]["value"], r["dev"]["ci"])
@@ -186,7 +186,7 @@ def _sweep(records: Rows) -> Table:
     return Table("rates", "Learning rates tried", columns, lines)
 
 
-def _findings(chosen: Rows, rows: Rows, labels: Sequence[str], untuned: str) -> Iterator[Finding]:
+def _findings(chosen: Records, rows: Records, labels: Sequence[str], untuned: str) -> Iterator[Finding]:
     for label in labels:
         scores = {r["method"]: s["metrics"][s["main"]] for r in chosen if (s := _score(rows, label, r["method"]))}
         if not scores:
@@ -200,7 +200,9 @@ def _findings(chosen: Rows, rows: Rows, labels: Sequence[str], untuned: str) -> 
         yield Finding(text, values={**scores, **({untuned: base["metrics"][base["main"]]} if base else {})})
 
 
-def _scatter(figure: matplotlib.figure.Figure, chosen: Rows, rows: Rows, labels: Sequence[str], untuned: str) -> None:
+def _scatter(
+    figure: matplotlib.figure.Figure, chosen: Records, rows: Records, labels: Sequence[str], untuned: str
+) -> None:
     for axes, label in zip(figure.subplots(1, len(labels), squeeze=False)[0], labels, strict=True):
         for i, r in enumerate(chosen, 1):  # C0 is the untuned model's where it is drawn as one of them
             row = _score(rows, label, r["method"])
@@ -237,7 +239,7 @@ def _bars(value: float, ci: Sequence[float] | None) -> list[list[float]] | None:
     return [[max(0.0, value - ci[0])], [max(0.0, ci[1] - value)]] if ci else None
 
 
-def _rates(figure: matplotlib.figure.Figure, records: Rows) -> None:
+def _rates(figure: matplotlib.figure.Figure, records: Records) -> None:
     axes = figure.subplots()
     for i, method in enumerate(dict.fromkeys(r["method"] for r in records), 1):
         own = [r for r in records if r["method"] == method and r["dev"]]

@@ -4,11 +4,12 @@ shallow against deep.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from factory.benchmark import Records
 from factory.diagnose.profiles import curve, mean_of, profile
 from factory.diagnose.summary import Figure, Finding, Summary, Table
 from plugins.diagnostics._anchor import CLAIMS
@@ -18,14 +19,13 @@ if TYPE_CHECKING:
 
     from . import Attribution
 
-Rows = Sequence[Mapping[str, Any]]
 OUTCOMES = {"follow": "followed", "compete": "failed"}
 # Share of layers in which the mean is positive; this and the next number are ours, the paper has figures alone.
 CONSISTENT = 0.75
 NEAR_ZERO = 0.25
 
 
-def summarise(rows: Rows, params: Attribution.Params) -> Summary:
+def summarise(rows: Records, params: Attribution.Params) -> Summary:
     present = [
         (d, o)
         for d in params.directions
@@ -40,7 +40,7 @@ def summarise(rows: Rows, params: Attribution.Params) -> Summary:
     return Summary(title, tuple(findings), tables, tuple(_figures(rows, present)), CLAIMS)
 
 
-def _toward_instruction(rows: Rows, direction: str, outcome: str) -> Finding:
+def _toward_instruction(rows: Records, direction: str, outcome: str) -> Finding:
     """Attention moves the margin toward the instruction in most layers and in sum; the MLP does so in fewer layers and
     less.
     """
@@ -73,7 +73,7 @@ def _toward_instruction(rows: Rows, direction: str, outcome: str) -> Finding:
     return Finding(text, holds, values, max(a.p, more.p), f"anchor 3/{OUTCOMES[outcome]}")
 
 
-def _buffer_then_arbiter(rows: Rows, direction: str) -> Finding:
+def _buffer_then_arbiter(rows: Records, direction: str) -> Finding:
     """Attention's effect on the margin per layer: positive in the upper half, and at most a quarter of that, either
     way, in the lower half.
     """
@@ -99,7 +99,7 @@ def _buffer_then_arbiter(rows: Rows, direction: str) -> Finding:
     )
 
 
-def _table(rows: Rows, present: Sequence[tuple[str, str]]) -> Table:
+def _table(rows: Records, present: Sequence[tuple[str, str]]) -> Table:
     metrics = [f"{part}_{what}" for part in ("attention", "mlp") for what in ("comply", "compete", "margin")]
     out: list[tuple[Any, ...]] = []
     for direction, outcome in present:
@@ -115,7 +115,7 @@ def _table(rows: Rows, present: Sequence[tuple[str, str]]) -> Table:
     )
 
 
-def _figures(rows: Rows, present: Sequence[tuple[str, str]]) -> list[Figure]:
+def _figures(rows: Records, present: Sequence[tuple[str, str]]) -> list[Figure]:
     if not present:
         return []
 

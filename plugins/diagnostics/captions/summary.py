@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from factory.benchmark import Records
 from factory.diagnose.profiles import Mean, matching, mean_of, share_of
 from factory.diagnose.summary import Figure, Finding, Summary, Table
 from factory.registry import lookup
@@ -18,12 +19,11 @@ if TYPE_CHECKING:
 
     from . import Captions, Cell
 
-Rows = Sequence[Mapping[str, Any]]
 SCORES = ("METEOR", "CIDEr", "SPICE")
 INTO_INSTRUCTION = "image->instruction"
 
 
-def summarise(rows: Rows, params: Captions.Params, cells: Sequence[Cell]) -> Summary:
+def summarise(rows: Records, params: Captions.Params, cells: Sequence[Cell]) -> Summary:
     shares = {cell: {metric: _share(rows, metric, cell) for metric in ("follows", "misled")} for cell in cells}
     scored, why = _scores(rows, cells)
     findings = [f for f in (*_cut(rows, cells), _amplified(rows, cells)) if f is not None] + (
@@ -45,22 +45,22 @@ def label(cell: Cell) -> str:
     )
 
 
-def _of(rows: Rows, metric: str, cell: Cell) -> dict[tuple[str, str], Mapping[str, Any]]:
+def _of(rows: Records, metric: str, cell: Cell) -> dict[tuple[str, str], Mapping[str, Any]]:
     return {(r["sample"], r["form"]): r for r in matching(rows, metric=metric, **cell._asdict())}
 
 
-def _share(rows: Rows, metric: str, cell: Cell) -> Mean:
+def _share(rows: Records, metric: str, cell: Cell) -> Mean:
     of = _of(rows, metric, cell)
     return share_of([r["value"] for r in of.values()], list(of))
 
 
-def _difference(rows: Rows, a: Cell, b: Cell) -> Mean:
+def _difference(rows: Records, a: Cell, b: Cell) -> Mean:
     """Share that follows with ``a`` minus that with ``b``, paired by sample."""
     first, second = (_of(rows, "follows", cell) for cell in (a, b))
     return mean_of([first[key]["value"] - second[key]["value"] for key in first], list(first))
 
 
-def _cut(rows: Rows, cells: Sequence[Cell]) -> list[Finding]:
+def _cut(rows: Records, cells: Sequence[Cell]) -> list[Finding]:
     """Cutting the picture off from the instruction costs following, and more than cutting it off from another
     target.
     """
@@ -82,7 +82,7 @@ def _cut(rows: Rows, cells: Sequence[Cell]) -> list[Finding]:
     return out
 
 
-def _amplified(rows: Rows, cells: Sequence[Cell]) -> Finding | None:
+def _amplified(rows: Records, cells: Sequence[Cell]) -> Finding | None:
     amplified = {(cell.choice, cell.heads): cell for cell in cells if cell.action == "amplify"}
     if not amplified:
         return None
@@ -101,7 +101,7 @@ def _amplified(rows: Rows, cells: Sequence[Cell]) -> Finding | None:
     return Finding(text, gain.interval[0] > 0 and more.interval[0] > 0, values, max(gain.p, more.p))
 
 
-def _scores(rows: Rows, cells: Sequence[Cell]) -> tuple[Mapping[Cell, Mapping[str, float]], str | None]:
+def _scores(rows: Records, cells: Sequence[Cell]) -> tuple[Mapping[Cell, Mapping[str, float]], str | None]:
     """Corpus scores of every cell, on the samples that have references; or why there are none."""
     references = {r["sample"]: r["caption"].split("\n") for r in matching(rows, metric="references") if r["value"]}
     if not references:

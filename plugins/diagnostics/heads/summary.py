@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from factory.benchmark import Records
 from factory.diagnose.profiles import Profile, matching, mean_of
 from factory.diagnose.summary import Figure, Finding, Summary, Table
 from factory.instruments.heads import few
@@ -18,11 +19,10 @@ if TYPE_CHECKING:
 
     from . import Heads
 
-Rows = Sequence[Mapping[str, Any]]
 MOST = 0.5
 
 
-def head_map(rows: Rows, metric: str, **facts: Any) -> Profile:
+def head_map(rows: Records, metric: str, **facts: Any) -> Profile:
     """Values [n, layers, heads] of the prompts that say ``facts``."""
     cells: dict[tuple[str, str], dict[tuple[int, int], float]] = {}
     for row in matching(rows, metric=metric, **facts):
@@ -37,7 +37,7 @@ def head_map(rows: Rows, metric: str, **facts: Any) -> Profile:
     )
 
 
-def summarise(rows: Rows, params: Heads.Params) -> Summary:
+def summarise(rows: Records, params: Heads.Params) -> Summary:
     test = matching(rows, split="test", outcome="follow")
     maps = {d: m for d in params.directions if (m := head_map(test, "head_margin", direction=d)).n}
     learnt = {

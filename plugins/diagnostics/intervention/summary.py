@@ -4,11 +4,12 @@ chosen ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from factory.benchmark import Records
 from factory.diagnose.profiles import Mean, matching, mean_of, share_of
 from factory.diagnose.summary import Figure, Finding, Summary, Table
 from factory.instruments.heads import few
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from . import Intervention
 
-Rows = Sequence[Mapping[str, Any]]
 SHIFT, LITTLE = (
     0.5,
     0.1,
@@ -32,7 +32,7 @@ LOOKS: dict[str, dict[str, Any]] = {
 }
 
 
-def summarise(rows: Rows, params: Intervention.Params) -> Summary:
+def summarise(rows: Records, params: Intervention.Params) -> Summary:
     findings = [
         f
         for d in params.directions
@@ -47,7 +47,7 @@ def plural(k: int) -> str:
     return f"{k} heads" if k > 1 else "head"
 
 
-def following(rows: Rows, metric: str = "follows", **facts: Any) -> dict[tuple[str, str], float]:
+def following(rows: Records, metric: str = "follows", **facts: Any) -> dict[tuple[str, str], float]:
     """0 or 1 of every (sample, form) in a cell; with several draws of random heads, the mean over them."""
     found: dict[tuple[str, str], list[float]] = {}
     for r in matching(rows, metric=metric, **facts):
@@ -55,7 +55,7 @@ def following(rows: Rows, metric: str = "follows", **facts: Any) -> dict[tuple[s
     return {key: float(np.mean(values)) for key, values in found.items()}
 
 
-def _moved(rows: Rows, **facts: Any) -> tuple[Mean, Mean, Mean, int] | None:
+def _moved(rows: Records, **facts: Any) -> tuple[Mean, Mean, Mean, int] | None:
     """MFR with the top heads, with as many random ones, the difference, and how many heads the model has; None without
     such prompts.
     """
@@ -67,7 +67,7 @@ def _moved(rows: Rows, **facts: Any) -> tuple[Mean, Mean, Mean, int] | None:
     return share_of(a, keys), share_of(b, keys), mean_of(a - b, keys), len(keys)
 
 
-def claimed(rows: Rows, params: Intervention.Params) -> int:
+def claimed(rows: Records, params: Intervention.Params) -> int:
     """How many blocked heads the claim is about: as many of ``counts`` as come to 5 % of all heads, or the fewest there
     are.
     """
@@ -75,7 +75,7 @@ def claimed(rows: Rows, params: Intervention.Params) -> int:
     return max([k for k in params.counts if k <= enough], default=min(params.counts))
 
 
-def _blocking(rows: Rows, direction: str, params: Intervention.Params) -> Finding | None:
+def _blocking(rows: Records, direction: str, params: Intervention.Params) -> Finding | None:
     k = claimed(rows, params)
     if (found := _moved(rows, action="block", heads=k, direction=direction)) is None:
         return None
@@ -102,7 +102,7 @@ def _blocking(rows: Rows, direction: str, params: Intervention.Params) -> Findin
     )
 
 
-def _amplifying(rows: Rows, direction: str, params: Intervention.Params) -> Finding | None:
+def _amplifying(rows: Records, direction: str, params: Intervention.Params) -> Finding | None:
     c = params.coefficient
     if (found := _moved(rows, action="amplify", coefficient=c, direction=direction)) is None:
         return None
@@ -123,7 +123,7 @@ def _amplifying(rows: Rows, direction: str, params: Intervention.Params) -> Find
     return Finding(text, top.mean >= SHIFT and difference.interval[0] > 0, values, difference.p, "anchor 5/amplify")
 
 
-def _alone(rows: Rows, direction: str, params: Intervention.Params) -> Finding | None:
+def _alone(rows: Records, direction: str, params: Intervention.Params) -> Finding | None:
     """What blocking costs where there is no conflict, and whether that is less than what it costs where there is
     one.
     """
@@ -144,7 +144,7 @@ def _alone(rows: Rows, direction: str, params: Intervention.Params) -> Finding |
     return Finding(text, kept.mean >= 1 - LITTLE / 2 and more.interval[0] > 0, values, more.p, "anchor 5/specific")
 
 
-def _table(rows: Rows) -> Table:
+def _table(rows: Records) -> Table:
     cells: dict[tuple, list[Mapping[str, Any]]] = {}
     for r in rows:
         if r["metric"] in ("follows", "answers"):
@@ -164,7 +164,7 @@ def _table(rows: Rows) -> Table:
     )
 
 
-def _figure(rows: Rows, params: Intervention.Params) -> Figure:
+def _figure(rows: Records, params: Intervention.Params) -> Figure:
     panels = (
         ("block", "heads", "blocked heads", "blocking, prompts that follow"),
         ("amplify", "coefficient", "coefficient", f"amplifying {plural(params.amplified)}, prompts that fail"),
@@ -194,7 +194,7 @@ def _figure(rows: Rows, params: Intervention.Params) -> Figure:
     return Figure("interventions", "Blocking and amplifying heads", caption, draw, (11.0, 3.2 * len(params.directions)))
 
 
-def _line(ax: Axes, found: Rows, key: str, choice: str, look: dict[str, Any]) -> None:
+def _line(ax: Axes, found: Records, key: str, choice: str, look: dict[str, Any]) -> None:
     """The mean over prompts by ``key``, and the range over draws."""
     at = sorted({r[key] for r in found})
     by_draw = [

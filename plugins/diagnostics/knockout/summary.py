@@ -4,11 +4,12 @@ position.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from factory.benchmark import Records
 from factory.diagnose.profiles import curve, held_out_layer, matching, mean_of, profile, together
 from factory.diagnose.summary import Figure, Finding, Summary, Table
 from factory.instruments.instructed import told_left_out
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from . import Knockout
 
-Rows = Sequence[Mapping[str, Any]]
 PRONOUNCED = -0.1  # nats: what it takes to go from 0.9 to 0.7 of the mass; ours, the paper gives no number
 MARGINAL = 0.5  # and a weak pathway does less than this part of what a strong one does
 LINES = {"instruction": "-", "generated": "--"}
@@ -49,7 +49,7 @@ PARTS = (  # part of a claim, directions, what is said, the strong pathway and t
 )
 
 
-def summarise(rows: Rows, params: Knockout.Params) -> Summary:
+def summarise(rows: Records, params: Knockout.Params) -> Summary:
     followed = matching(rows, outcome="follow")
     directions = [d for d in params.directions if matching(followed, direction=d)]
     findings = [
@@ -71,7 +71,7 @@ def summarise(rows: Rows, params: Knockout.Params) -> Summary:
     )
 
 
-def _compared(rows: Rows, direction: str, part: str | None, claim: str, strong: str, weak: str) -> Finding | None:
+def _compared(rows: Records, direction: str, part: str | None, claim: str, strong: str, weak: str) -> Finding | None:
     """Whether cutting ``strong`` moves the decision away from the instruction, and cutting ``weak`` does little beside
     that; each at its most harmful layer, chosen on the other samples, and paired by sample."""
     pair = [profile(rows, metric="nssd", direction=direction, pathway=p) for p in (strong, weak)]
@@ -102,7 +102,7 @@ def _compared(rows: Rows, direction: str, part: str | None, claim: str, strong: 
     )
 
 
-def _table(rows: Rows, params: Knockout.Params, directions: Sequence[str]) -> Table:
+def _table(rows: Records, params: Knockout.Params, directions: Sequence[str]) -> Table:
     out = []
     for direction in directions:
         for pathway in params.pathways:
@@ -122,7 +122,7 @@ def _table(rows: Rows, params: Knockout.Params, directions: Sequence[str]) -> Ta
     )
 
 
-def _figures(rows: Rows, params: Knockout.Params, directions: Sequence[str]) -> list[Figure]:
+def _figures(rows: Records, params: Knockout.Params, directions: Sequence[str]) -> list[Figure]:
     if not directions:
         return []
 

@@ -10,6 +10,7 @@ from math import ceil, isnan, nan
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
+from factory.benchmark import Records
 from factory.diagnose.profiles import PROMPTS
 from factory.diagnose.summary import Figure, Finding, Summary, Table
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     import matplotlib.figure
     import matplotlib.image
 
-Rows = Sequence[Mapping[str, Any]]
 Means = Mapping[str, Mapping[int, float]]
 IMAGE, TEXT = PROMPTS["vision"][1], PROMPTS["text"][1]
 MARKERS = "osD^vP*X<>"
@@ -26,7 +26,7 @@ TOP = "image's attention on its top tenth"
 STRETCH = "stretch of image tokens, in reading order"
 
 
-def summary_of(rows: Rows, bins: int, tokens: int) -> Summary | None:
+def summary_of(rows: Records, bins: int, tokens: int) -> Summary | None:
     """What the rows of one model say; None where no prompt has both modalities."""
     rows = _both(rows)
     means = _means(rows)
@@ -98,7 +98,7 @@ def _sparse(peaks: Mapping[int, float], tokens: int, n: int) -> Finding:
     )
 
 
-def beside_of(found: Mapping[str, Rows], trained: Mapping[str, int], bins: int) -> Summary | None:
+def beside_of(found: Mapping[str, Records], trained: Mapping[str, int], bins: int) -> Summary | None:
     """What the rows of several models say, by name; ``trained`` parameters of those that were tuned."""
     kept = {name: _both(rows) for name, rows in found.items()}
     means = {name: _means(rows) for name, rows in kept.items() if rows}
@@ -174,7 +174,7 @@ def beside_of(found: Mapping[str, Rows], trained: Mapping[str, int], bins: int) 
     return Summary("Layer-wise modality attention ratio", (finding,), tables, tuple(figures))
 
 
-def _both(rows: Rows) -> list[Mapping[str, Any]]:
+def _both(rows: Records) -> list[Mapping[str, Any]]:
     """The rows of samples that have both modalities."""
     lacking = {
         row["sample"] for row in rows if row["metric"] == "lmar" and (row["value"] is None or isnan(row["value"]))
@@ -182,7 +182,7 @@ def _both(rows: Rows) -> list[Mapping[str, Any]]:
     return [row for row in rows if row["sample"] not in lacking]
 
 
-def _means(rows: Rows) -> dict[str, dict[int, float]]:
+def _means(rows: Records) -> dict[str, dict[int, float]]:
     """Mean of each metric over samples, by layer."""
     values: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:

@@ -4,11 +4,12 @@ stands.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from factory.benchmark import Records
 from factory.diagnose.profiles import Profile, curve, held_out_layer, mean_of, profile, share_of, together
 from factory.diagnose.summary import Figure, Finding, Summary, Table
 from factory.instruments.instructed import told_left_out
@@ -19,12 +20,11 @@ if TYPE_CHECKING:
 
     from . import LogitLens
 
-Rows = Sequence[Mapping[str, Any]]
 OUTCOMES = {"follow": "followed", "compete": "failed"}
 CHANCE, DECIDED, ALIKE = 0.5, 0.95, 0.9  # the paper's numbers: sec. 3.3.3
 
 
-def summarise(rows: Rows, params: LogitLens.Params) -> Summary:
+def summarise(rows: Records, params: LogitLens.Params) -> Summary:
     directions = [d for d in params.directions if decided(rows, d).n]
     findings = [f for d in directions for f in _findings(rows, d)]
     findings.append(told_left_out(rows))
@@ -34,7 +34,7 @@ def summarise(rows: Rows, params: LogitLens.Params) -> Summary:
     )
 
 
-def margins(rows: Rows, direction: str, outcome: str) -> Profile:
+def margins(rows: Records, direction: str, outcome: str) -> Profile:
     """f_C - f_X of the prompts with an outcome."""
     f_C, f_X = together(
         *(profile(rows, metric=m, direction=direction, outcome=outcome) for m in ("f_comply", "f_compete"))
@@ -42,7 +42,7 @@ def margins(rows: Rows, direction: str, outcome: str) -> Profile:
     return Profile(f_C.keys, f_C.values - f_X.values)
 
 
-def decided(rows: Rows, direction: str) -> Profile:
+def decided(rows: Records, direction: str) -> Profile:
     """1 where the belief agrees with the answer (eq. 6), on prompts that followed or failed; empty without such."""
     followed, failed = (margins(rows, direction, outcome) for outcome in OUTCOMES)
     parts = [p for p in (Profile(followed.keys, followed.values > 0), Profile(failed.keys, failed.values < 0)) if p.n]
@@ -51,7 +51,7 @@ def decided(rows: Rows, direction: str) -> Profile:
     return Profile([key for p in parts for key in p.keys], np.concatenate([p.values for p in parts]).astype(float))
 
 
-def _findings(rows: Rows, direction: str) -> list[Finding]:
+def _findings(rows: Records, direction: str) -> list[Finding]:
     """LDAR in the first layer and where it is best, the two positions' agreement there; that layer is chosen on the
     other samples.
     """
@@ -86,7 +86,7 @@ def _findings(rows: Rows, direction: str) -> list[Finding]:
     return findings
 
 
-def _table(rows: Rows, direction: str) -> Table:
+def _table(rows: Records, direction: str) -> Table:
     ldar, alike = decided(rows, direction), profile(rows, metric="synchronised", direction=direction)
     out = []
     for layer in range(ldar.values.shape[1]):
@@ -100,7 +100,7 @@ def _table(rows: Rows, direction: str) -> Table:
     )
 
 
-def _figures(rows: Rows, directions: Sequence[str]) -> list[Figure]:
+def _figures(rows: Records, directions: Sequence[str]) -> list[Figure]:
     if not directions:
         return []
 

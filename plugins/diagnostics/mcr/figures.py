@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from factory.benchmark import Records
 from factory.diagnose.profiles import PROMPTS
 from factory.diagnose.summary import Figure
 from factory.statistics.intervals import bootstrap_mean
@@ -17,13 +18,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-Rows = Sequence[Mapping[str, Any]]
 Ratios = dict[tuple[str, str, str], float]
 """By task, sample and prompt."""
 AXES = {"R_V_sum": "Visual MCR $R_V$ (share)", "R_V_mean_per_token": "$R_V$, mean per token (share)"}
 
 
-def ratios(rows: Rows, metric: str) -> tuple[str, Ratios]:
+def ratios(rows: Records, metric: str) -> tuple[str, Ratios]:
     """A metric's values on one split, each the mean over a sample's forms, and the name of the split: test where it was
     measured, else the one with most values.
     """
@@ -37,7 +37,7 @@ def ratios(rows: Rows, metric: str) -> tuple[str, Ratios]:
     return split, {key: float(np.mean(several)) for key, several in values.items()}
 
 
-def by_task(rows: Rows) -> Figure | None:
+def by_task(rows: Records) -> Figure | None:
     """The distribution of R_V per task under each measured prompt (Figure 5); None where R_V was not measured."""
     split, values = ratios(rows, "R_V")
     if not values:
@@ -66,7 +66,7 @@ def by_task(rows: Rows) -> Figure | None:
     return Figure("by_task", "Visual MCR by task", caption, draw, (max(5.5, 2.0 + 1.1 * len(tasks)), 4.4))
 
 
-def by_prompt(rows: Rows) -> Figure | None:
+def by_prompt(rows: Records) -> Figure | None:
     """The distribution and mean of R_V per prompt over all tasks (Figure 6), summed over tokens as published and per
     token; None where neither was measured.
     """

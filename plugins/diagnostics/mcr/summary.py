@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from factory.benchmark import Records
 from factory.diagnose.profiles import mean_of
 from factory.diagnose.summary import Figure, Finding, Predictor, Summary, Table
 from factory.statistics.association import bootstrap, interval, spearman
@@ -22,7 +23,6 @@ from .figures import by_prompt, by_task
 if TYPE_CHECKING:
     import matplotlib.figure
 
-Rows = Sequence[Mapping[str, Any]]
 Values = dict[tuple[str, str], float]  # by sample and form
 SHIFTS = (("vision", "text", 1), ("vision", "base", 1), ("text", "base", -1))  # and the sign that RQ1 expects
 SAID = {"vision": "the vision instruction", "text": "the text instruction", "base": "no instruction"}
@@ -35,7 +35,7 @@ def again(repeat: int) -> str:
     return f"R_V_again_{repeat}"
 
 
-def summary_of(rows: Rows) -> Summary | None:
+def summary_of(rows: Records) -> Summary | None:
     """R_V by task and by prompt, the paired test of every shift between two prompts, and the test-retest of R_V; None
     without any R_V.
     """
@@ -57,7 +57,7 @@ def summary_of(rows: Rows) -> Summary | None:
     )
 
 
-def _measured(rows: Rows, metric: str, prompt: str) -> Values:
+def _measured(rows: Records, metric: str, prompt: str) -> Values:
     return {
         (row["sample"], row["form"]): row["value"]
         for row in rows
@@ -65,7 +65,7 @@ def _measured(rows: Rows, metric: str, prompt: str) -> Values:
     }
 
 
-def _shifts(rows: Rows) -> Iterator[tuple[Finding, tuple[Any, ...]]]:
+def _shifts(rows: Records) -> Iterator[tuple[Finding, tuple[Any, ...]]]:
     by_prompt = {prompt: _measured(rows, "R_V", prompt) for prompt in SAID}
     for to, start, sign in SHIFTS:
         keys = [key for key in by_prompt[to] if key in by_prompt[start]]
@@ -82,7 +82,7 @@ def _shifts(rows: Rows) -> Iterator[tuple[Finding, tuple[Any, ...]]]:
         yield Finding(text, holds, values, shift.p), (start, to, shift.mean, low, high, shift.p, shift.n)
 
 
-def _repeated(rows: Rows) -> list[tuple[str, dict[tuple[str, str], list[float]]]]:
+def _repeated(rows: Records) -> list[tuple[str, dict[tuple[str, str], list[float]]]]:
     """By prompt, the values of R_V of each sample and form whose every run is finite, first to last."""
     found = []
     for prompt in SAID:
