@@ -10,10 +10,11 @@ from typing import Any
 
 from eval_suite.benchmark import AnswerBenchmark, Item, Record, Sums
 from eval_suite.released import Question
+from eval_suite.results import MODALITIES
 from eval_suite.scorers.conflict import UNKNOWN, VERDICTS, agree
 from eval_suite.scorers.reading import Reading
 from factory.benchmark import Conflicts
-from factory.data.prompt import Role
+from factory.data.prompt import Prompt, Role
 from factory.data.sample import ConflictSample
 from factory.registry import Params
 
@@ -25,15 +26,23 @@ class ConflictQuestions(AnswerBenchmark):
 
     ``wanted`` is the verdict that stands for the benchmark. Where a sample is asked in several forms its verdicts must
     agree, as under ``data:``. A picture that several samples show is one unit.
+
+    With ``alone`` each sample is asked of either modality alone too: ``known`` is the share, and ``known_n`` the
+    number, of samples answered rightly from each, and ``known_ratio`` their S_v / (S_v + S_t). The other shares are of
+    the whole prompts.
     """
 
     shares = {verdict: (verdict, "n") for verdict in VERDICTS}  # noqa: RUF012
+    without_interval = ("known_n",)
 
-    def __init__(self, benchmark: Conflicts, wanted: str = "vision", split: str = "test") -> None:
+    def __init__(
+        self, benchmark: Conflicts, wanted: str = "vision", split: str = "test", *, alone: bool = False
+    ) -> None:
         super().__init__(Params())
-        self.benchmark, self.main, self.asked = benchmark, wanted, split
+        self.benchmark, self.main, self.asked, self.alone = benchmark, wanted, split, alone
         self.name = benchmark.name  # type: ignore[misc]  # it stands for a benchmark of any name
-        self.beside = tuple(v for v in (*VERDICTS, "vision_ratio") if v != wanted)
+        beside = (*VERDICTS, "vision_ratio", *(("known_ratio", "known_n") if alone else ()))
+        self.beside = tuple(v for v in beside if v != wanted)
 
     @property
     def scorer(self) -> str:
@@ -45,7 +54,7 @@ class ConflictQuestions(AnswerBenchmark):
 
     @property
     def protocol(self) -> str:
-        return f"{self.benchmark.protocol}/{self.asked}-asked"
+        return f"{self.benchmark.protocol}/{self.asked}-asked{'/alone-too' * self.alone}"
 
     @property
     def split(self) -> str:
@@ -59,16 +68,27 @@ class ConflictQuestions(AnswerBenchmark):
         return self.benchmark.pictures(folder)
 
     def items(self) -> Sequence[Item]:
-        return [self._item(s, form) for s in self.samples.values() for form in self.benchmark.forms]
+        kinds = ("both", *MODALITIES) if self.alone else ("both",)
+        return [self._item(s, f, kind) for s in self.samples.values() for f in self.benchmark.forms for kind in kinds]
 
-    def _item(self, sample: ConflictSample, form: str) -> Item:
-        name = sample.id if len(self.benchmark.forms) == 1 else f"{sample.id}/{form}"
-        unit = sample.images[0].name if sample.images else sample.id
-        words = ((int(Role.QUESTION), sample.question), (int(Role.CONTEXT), sample.context))
-        prompt = Question(words, partial(self.benchmark.prompt, sample, form))
+    def _item(self, sample: ConflictSample, form: str, kind: str) -> Item:
+        of_form = "" if len(self.benchmark.forms) == 1 else f"/{form}"
+        of_kind, facts = ("", {}) if kind == "both" else (f"/{kind}", {"alone": kind})
+        shown = sample.images[0].name if sample.images else sample.id
+        unit = str(sample.tags.get("picture", shown))
+        words = [(int(Role.QUESTION), sample.question)]
+        if kind != "vision":
+            words.append((int(Role.CONTEXT), sample.context))
+        prompt = Question(tuple(words), partial(self._prompt, sample, form, kind))
         gold = (sample.id, form, sample.answer_vision, sample.answer_text)
-        facts = {"conflict": sample.id, "form": form, **sample.tags}
-        return Item(name, prompt, gold, (sample.task,), unit, sample.images, facts)
+        about = {"conflict": sample.id, "form": form, **facts, **sample.tags}
+        images = sample.images if kind != "text" else ()
+        return Item(f"{sample.id}{of_form}{of_kind}", prompt, gold, (sample.task,), unit, images, about)
+
+    def _prompt(self, sample: ConflictSample, form: str, kind: str) -> Prompt:
+        if kind == "both":
+            return self.benchmark.prompt(sample, form)
+        return self.benchmark.alone(sample, form, kind)
 
     @cached_property
     def samples(self) -> dict[str, ConflictSample]:
@@ -82,18 +102,38 @@ class ConflictQuestions(AnswerBenchmark):
         value = float(found == self.main) if len(self.benchmark.forms) == 1 else None
         return Reading(verdict, {}, value, failed=verdict == "error")
 
-    def unit_sums(self, members: Sequence[Record]) -> dict[str, float]:
-        asked: dict[str, list[str]] = defaultdict(list)
+    def by_sample(self, members: Sequence[Record]) -> dict[str, dict[str, Record]]:
+        """Records by sample, and by what they were asked with: both, vision or text."""
+        told: dict[str, dict[str, Record]] = defaultdict(dict)
         for member in members:
-            asked[member["conflict"]].append(member["parsed"])
+            told[member["conflict"]][member.get("alone", "both")] = member
+        return told
+
+    def unit_sums(self, members: Sequence[Record]) -> dict[str, float]:
+        asked: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+        for member in members:
+            asked[member["conflict"]][member.get("alone", "both")].append(member["parsed"])
         sums: dict[str, float] = defaultdict(float)
         for verdicts in asked.values():
-            found = agree(verdicts)
+            if "both" not in verdicts:
+                continue
+            found = agree(verdicts["both"])
             sums["other" if found == UNKNOWN else found] += 1
             sums["n"] += 1
+            if all(name in verdicts and agree(verdicts[name]) == name for name in MODALITIES):
+                sums["known"] += 1
+                sums[f"known/{found}"] += 1
         return sums
 
     def metrics(self, sums: Sums) -> dict[str, Any]:
         shares = {verdict: sums.ratio(verdict, "n") for verdict in VERDICTS}
-        both = Sums({"vision": sums["vision"], "sides": sums["vision"] + sums["text"]})
-        return {**shares, "vision_ratio": both.ratio("vision", "sides")}
+        metrics = {**shares, "vision_ratio": _ratio(sums, "vision", "text")}
+        if self.alone:
+            metrics["known_ratio"] = _ratio(sums, "known/vision", "known/text")
+            metrics |= {"known": sums.ratio("known", "n"), "known_n": sums["known"]}
+        return metrics
+
+
+def _ratio(sums: Sums, vision: str, text: str) -> Any:
+    """S_v / (S_v + S_t)."""
+    return Sums({"vision": sums[vision], "sides": sums[vision] + sums[text]}).ratio("vision", "sides")

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from PIL import Image
 
-from factory.data.prompt import Prompt
+from factory.data.prompt import Prompt, Role
 from factory.data.sample import ConflictSample
 from factory.errors import UserError
 from factory.model.view import ModelView
@@ -105,6 +105,10 @@ class Conflicts(Benchmark):
     def prompt(self, sample: ConflictSample, form: str) -> Prompt:
         """The prompt of a form."""
         raise TypeError(f"{type(self).__name__} must define prompt(sample, form)")
+
+    def alone(self, sample: ConflictSample, form: str, modality: str) -> Prompt:
+        """The prompt of a form with one modality, vision or text."""
+        return self.prompt(sample, form).without(Role.CONTEXT if modality == "vision" else Role.IMAGE)
 
     def answer(self, sample: ConflictSample, form: str, direction: str) -> str:
         """The canonical answer that follows ``direction``, as a form of the prompt asks for it."""

@@ -23,7 +23,7 @@ from factory.recipe.schema import Node, TuneSpec
 
 SCORING = ("judge", "outcome")
 LESSONS = ("lesson", "text_lesson", "picture", "corpus", "examine")
-QUESTIONS = ("as_questions",)
+QUESTIONS = ("as_questions", "alone")
 """Members of a conflict benchmark that make verdicts of answers, that teach, and that make questions of it; the others
 ask."""
 SHORT = 16  # digits of a digest

@@ -61,3 +61,39 @@ def chartqa_conflict(root: Path, n: int = 6) -> dict[str, Any]:
         picture(root / item["image_file"], i)
     (root / "items.jsonl").write_text("".join(f"{json.dumps(item)}\n" for item in items), encoding="utf-8")
     return {"type": "chartqa_conflict", "root": str(root)}
+
+
+WORDS_FOLDERS = {"VQAv2": "lmms-lab/VQAv2", "DocVQA": "lmms-lab/DocVQA/DocVQA"}
+
+
+def words_sample(i: int, subset: str = "VQAv2", **changes: Any) -> dict[str, Any]:
+    thing, seen, said = THINGS[i % 8], COLORS[i % 4], COLORS[(i + 1) % 4]
+    return {
+        "question_id": (500 + i) * 1000 + 2 if subset == "VQAv2" else f"{600 + i}/['layout']",
+        "question": f"What color is the {thing}?",
+        "instruct": "contradict_stat",
+        "original": [f"A {seen} {thing}."],
+        "response": [f"The {thing} in the picture is {said}."],
+        "original_ans": [seen],
+        "changed_ans": [said],
+        "supp_stat": [f"The {thing} in the picture is {seen}."],
+    } | changes
+
+
+def lines(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def words_or_vision(root: Path, n: int = 8, subset: str = "VQAv2") -> dict[str, Any]:
+    samples = [words_sample(i, subset) for i in range(n)]
+    folder = root / "raw_code/syth_response" / WORDS_FOLDERS[subset]
+    lines(folder / "gpt-4o-2024-05-13/contradict_stat.jsonl", samples)
+    about = {name: samples[0][name] for name in ("instruct", "original")}
+    keys = ("question_id", "question")
+    others = [{**{k: s[k] for k in keys}, **about, "response": [f" Text {i} .\n"]} for i, s in enumerate(samples)]
+    lines(folder / "irrel_wikitext.jsonl", [*others, {**others[0], "response": ["again"]}])
+    for i in range(n if subset == "VQAv2" else 0):
+        picture(root / "coco/val2014" / f"COCO_val2014_{500 + i:012d}.jpg", i)
+    return {"type": "words_or_vision", "root": str(root), "images": str(root / "coco"), "subset": subset}

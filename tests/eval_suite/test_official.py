@@ -23,6 +23,10 @@ iconqa.jsonl           bibisbar/LLaVA-Steering (MoReS) at 045cd2d, eval_iconqa_t
 clash_open, _choice    tpopordanoska/clash at d9609c3, evaluation.py with nltk 3.10.4: its match of open answers, and
                        the strict one of choices; four flags each, in its order
 charts.jsonl           Ro-netizen004/multimodal-arbitration-artifact at fe73af7, chartqa_attribution.py: classify
+words_or_vision.jsonl  d-ailin/blind-faith-in-text at 4208bfb, raw_code/hf_evaluator.py: what run_eval makes of
+                       check_answer_match and eval_utils.best_subspan_em for a data set that eval_func does not know
+words_or_vision_own    the same, raw_code/utils/metrics.py: the status of get_modality_prefer_score, in which both,
+                       neither and undefined are "other"; answers drawn from a few, so that many coincide
 vlms_are_biased.jsonl  EvolvingLMMs-Lab/lmms-eval at ca3c1a1, tasks/vlms_are_biased/utils.py:
                        vlms_are_biased_process_results; accuracy and bias_ratio
 mmvet_judge.jsonl      yuweihao/MM-Vet at acde843, mm-vet_evaluator.py: runs() on a scripted judge that says 0.3
@@ -46,7 +50,7 @@ from eval_suite.benchmarks.hallusionbench import HallusionBench, HallusionParams
 from eval_suite.benchmarks.mme import Mme, MmeParams
 from eval_suite.benchmarks.pope import Pope, PopeParams
 from eval_suite.scorers import chartqa_conflict as charts
-from eval_suite.scorers import clash, exact, mmmu, vlms_are_biased, vqa, yes_no
+from eval_suite.scorers import clash, exact, mmmu, vlms_are_biased, vqa, words_or_vision, yes_no
 from eval_suite.scorers.judged import AGAIN, grade_of, hallusion_verdict, mmvet_prompt
 from factory.data.prompt import Prompt
 from tests.eval_suite.released_files import hallusion_row, written
@@ -55,9 +59,9 @@ HERE = Path(__file__).with_name("official")
 TOTALS = json.loads((HERE / "totals.json").read_text(encoding="utf-8"))
 
 
-def table(name):
+def table(name, distinct=lambda row: row[0]):
     rows = [json.loads(line) for line in (HERE / f"{name}.jsonl").read_text(encoding="utf-8").split("\n") if line]
-    assert len({row[0] for row in rows}) >= 300
+    assert len({distinct(row) for row in rows}) >= 300
     return rows
 
 
@@ -131,6 +135,16 @@ def test_vlms_are_biased():
         return [read["right"], read["biased"]]
 
     assert differences(found, "vlms_are_biased") == []
+
+
+def test_words_or_vision():
+    assert differences(lambda row: words_or_vision.right(row[0], row[1]), "words_or_vision") == []
+
+
+def test_words_or_visions_own_answers():
+    rows = table("words_or_vision_own", lambda row: tuple(row[:3]))
+    assert {row[3] for row in rows} == {"image", "text", "same", "other"}
+    assert [row for row in rows if words_or_vision.follows(*row[:3]) != row[3]] == []
 
 
 def test_mmmu_choices():
