@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-from factory.benchmark import Benchmark, Item, Questions, Rows
+from factory.benchmark import Benchmark, Item, Questions, Record, Rows
 from factory.data.sample import ConflictSample
 from factory.diagnose.summary import Summary
 from factory.recipe.nodes import Node
@@ -15,6 +15,16 @@ from factory.registry import Plugin, lookup
 
 Questioned = Mapping[str, tuple[Questions, Sequence[Item]]]
 """Benchmarks of questions by label, each with what was asked."""
+
+
+@runtime_checkable
+class WithSummary(Protocol):
+    """A benchmark of questions with a section of its own in the report."""
+
+    def summary(self, records: Sequence[Record], unsteered: str) -> Summary:
+        """What it says of its records, those of all arms together; ``unsteered`` is the method that is the model as it
+        is."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ from typing import Any
 from eval_suite.report import build, print_findings, print_published, print_tables
 from eval_suite.report.explain import explain
 from eval_suite.report.rows import labels
-from eval_suite.report.samples.gather import collections
+from eval_suite.report.samples.gather import collections, kept
 from factory import files
 from factory.benchmark import Conflicts
+from factory.diagnose.summary import Summary
 from factory.registry import register
-from factory.report import Finished, Report
+from factory.report import Finished, Report, WithSummary
 from factory.terminal import Console
 
 TEXTS = ("question", "context", "answer_vision", "answer_text")
@@ -28,7 +29,7 @@ class RunPage(Report):
         of_conflicts, console = isinstance(run.benchmark, Conflicts), Console()
         offered = [predictor for summary in run.summaries for predictor in summary.predictors]
         explained = explain(run.diagnostics, run.predictions, labels(run.results)[0], offered)
-        summaries = [*run.summaries, *explained]
+        summaries = [*run.summaries, *of_questions(run), *explained]
         pictures = run.benchmark.pictures(run.folder / "report" / "pictures")
         keep(run)
         page = build(
@@ -57,6 +58,14 @@ class RunPage(Report):
         from eval_suite.commands.compare import Compare  # here, so that printing a table does not load matplotlib
 
         return Compare.over(runs, out)
+
+
+def of_questions(run: Finished) -> list[Summary]:
+    """What question benchmarks say of their answers by themselves."""
+    unsteered = labels(run.results)[0]
+    asked = {label: benchmark for label, (benchmark, _) in run.asked.items() if isinstance(benchmark, WithSummary)}
+    found = ((benchmark, kept(run, label, unsteered)) for label, benchmark in asked.items())
+    return [benchmark.summary(records, unsteered) for benchmark, records in found if records]
 
 
 def keep(run: Finished) -> None:

@@ -32,7 +32,7 @@ ANEW = {
     "diagnostic": ("summary", "beside"),
     "benchmark": (
         *("rows", "metrics", "unit_sums", "submission", "main", "beside", "shares", "without_interval"),
-        *("pictures", "warnings"),
+        *("pictures", "warnings", "summary"),
     ),
 }
 """By kind, what is computed at every start from what the stages keep: no stage's inputs hold its code."""

@@ -71,11 +71,16 @@ def of_questions(run: Finished) -> Iterator[Collection]:
     unsteered = labels(run.results)[0]
     named = dict.fromkeys(row.get("label") for row in run.results.get("rows", []))
     for label in (name for name in named if name):
-        kept = sorted((run.folder / "predictions" / files.file_name(label)).glob("*.jsonl"))
-        told = [p for path in kept for p in files.read_jsonl(path) if "text" in p]
-        told.sort(key=lambda p: (p["method"] != unsteered, p.get("direction") or ""))
+        told = kept(run, label, unsteered)
         if told:
             yield _asked(label, told, unsteered, *run.asked.get(label, (None, ())))
+
+
+def kept(run: Finished, label: str, unsteered: str) -> list[dict[str, Any]]:
+    """The records of a question benchmark's answers that the run kept, the model's as it is first."""
+    paths = sorted((run.folder / "predictions" / files.file_name(label)).glob("*.jsonl"))
+    told = [p for path in paths for p in files.read_jsonl(path) if "text" in p]
+    return sorted(told, key=lambda p: (p["method"] != unsteered, p.get("direction") or ""))
 
 
 def _asked(
@@ -100,8 +105,9 @@ def _asked(
 
 
 def scored(record: Mapping[str, Any]) -> Answer:
-    """An answer with what its rule made of it."""
+    """An answer with what its rule made of it; one that is no part of the main metric may be ``shown`` as right."""
     value, text = record.get("value"), str(record["text"])
+    value = record.get("shown") if value is None else value
     if record.get("failed"):
         return Answer("U", text)
     if not isinstance(value, int | float) or not math.isfinite(value):

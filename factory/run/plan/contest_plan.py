@@ -21,7 +21,7 @@ from factory.recipe.nodes import given
 from factory.recipe.schema import CompareSpec, ContenderSpec, TaskSpec
 from factory.run.plan.refused import Refusal, say_missing
 from factory.run.questions.arms import Arm
-from factory.run.questions.suite import AnySuite, Suite
+from factory.run.questions.suite import AnySuite, Suite, in_turns
 from factory.run.timing import timed
 from factory.run.tuners.opening import planned_source
 from factory.run.tuners.tuning import steps_of
@@ -210,5 +210,5 @@ def _step_seconds(
 
 
 def _answer_seconds(view: ModelView, suite: Suite) -> float:
-    prompts = [item.prompt() for item in suite.items[:TIMED_ANSWERS]]
+    prompts = [item.prompt() for item in in_turns(suite.items)[0][:TIMED_ANSWERS]]
     return timed(lambda: Arm().answer(view, prompts, suite.benchmark.new_tokens), view.device)[1] / len(prompts)

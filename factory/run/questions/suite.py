@@ -5,7 +5,7 @@ predictions.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
@@ -95,13 +95,15 @@ class Suite:
         known = Responses(Path(self.recipe.run.root), made_by)
         if known.damaged and folder.world.first:
             _tell_damaged(folder, known)
-        batches = {f"{i:06d}": self.items[i : i + size] for i in range(0, len(self.items), size)}
-        work = {
-            key: lambda items=items: list(self._answers(view, arm, known, items, new_tokens))
-            for key, items in batches.items()
-        }
-        chunks = progress.gather(stage, work)
-        answers = [row for chunk in chunks for row in chunk]
+        answers: Rows = []
+        for number, turn in enumerate(in_turns(self.items)):
+            said = {a["sample"]: a["text"] for a in answers if "text" in a}
+            batches = {f"{begins(number)}{i:06d}": turn[i : i + size] for i in range(0, len(turn), size)}
+            work = {
+                key: lambda items=items, said=said: list(self._answers(view, arm, known, items, new_tokens, said))
+                for key, items in batches.items()
+            }
+            answers += [row for chunk in progress.gather(stage, work) for row in chunk]
         skipped = self.absent + [{"sample": a["sample"], "reason": a["unread"]} for a in answers if a.get("unread")]
         with blaming(self.node):
             check_share(skipped, len(self.items) + len(self.absent), self.recipe.evaluate.max_skipped)
@@ -127,13 +129,22 @@ class Suite:
         return rows, [{**s, "benchmark": self.node.label} for s in skipped], cost(arm, answers, view)
 
     def _answers(
-        self, view: ModelView, arm: Arm, known: Responses, items: Sequence[Any], new_tokens: int
+        self,
+        view: ModelView,
+        arm: Arm,
+        known: Responses,
+        items: Sequence[Item],
+        new_tokens: int,
+        said: Mapping[str, str],
     ) -> Iterator[dict[str, Any]]:
         prompts: dict[str, Prompt] = {}
         shapes = Shapes(view)
         for item in items:
+            if why := _unsaid(item, said, view):
+                yield {"sample": item.id, "unread": why}
+                continue
             try:
-                prompt = arm.prompt(item.prompt())
+                prompt = arm.prompt(self._prompt(item, said))
             except OSError as error:
                 yield {"sample": item.id, "unread": f"{UNREAD}: {error}"}
                 continue
@@ -159,6 +170,16 @@ class Suite:
                 **seen,
             }
 
+    def _prompt(self, item: Item, said: Mapping[str, str]) -> Prompt:
+        """What a question asks, of a second turn after what was ``said`` in the first."""
+        if item.follow is None:
+            return item.prompt()
+        return item.follow(self._by_id[item.after].prompt(), said[item.after])
+
+    @cached_property
+    def _by_id(self) -> dict[str, Item]:
+        return {item.id: item for item in self.items}
+
     def _scored_once(self, stage: Stage, answers: Rows, folder: RunDir) -> Rows:
         """The records, made by the first rank alone: a judge is paid once, and what it cost is printed."""
         if folder.world.first:
@@ -167,7 +188,7 @@ class Suite:
         return stage.chunk("scored", lambda: self._scored(answers))
 
     def _scored(self, answers: Rows) -> Rows:
-        items = {item.id: item for item in self.items}
+        items = self._by_id
         told = [a for a in answers if "text" in a]
         self.benchmark.consult([(items[a["sample"]], a["text"]) for a in told])
         return list(
@@ -190,6 +211,34 @@ class Suite:
         if handed_in := self.benchmark.submission(records):
             name, content = handed_in
             files.write_json(folder / "submissions" / label / own / name, content)
+
+
+def in_turns(items: Sequence[Item]) -> list[list[Item]]:
+    """The questions by turn: those that come after none, then those after one of these, and so on; what comes after a
+    question that is not among them is left to the last turn."""
+    found: list[list[Item]] = []
+    rest, there = list(items), {""}
+    while rest:
+        turn = [item for item in rest if item.after in there] or rest
+        found.append(turn)
+        there |= {item.id for item in turn}
+        rest = [item for item in rest if item.id not in there]
+    return found
+
+
+def begins(turn: int) -> str:
+    """How the names of a turn's chunks begin, counted from 0; the first's have always been numbers alone."""
+    return f"turn{turn + 1}-" if turn else ""
+
+
+def _unsaid(item: Item, said: Mapping[str, str], view: ModelView) -> str | None:
+    """Why a second turn cannot be asked; None where it can, and of a first one."""
+    if item.follow is None:
+        return None
+    if item.after not in said:
+        return "the question before it was not answered"
+    spelt = view.writing.reserved(said[item.after])
+    return f"the answer before it spells the special token {spelt!r}" if spelt else None
 
 
 def _refused(prompt: Prompt, shapes: Shapes) -> str | None:

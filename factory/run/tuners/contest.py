@@ -244,7 +244,7 @@ class Contest:
             self.diagnostics[node.label],
         )
         assert isinstance(suite, Suite), "`_check` refuses a harness in front of a diagnostic"
-        items = thin(suite.items, self.spec.diagnose_on)
+        items = thin([item for item in suite.items if not item.after], self.spec.diagnose_on)
         inputs = {
             **answering(view),
             "diagnostic": with_code(node),
