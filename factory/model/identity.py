@@ -27,7 +27,8 @@ from factory.model.weights import at_hand, packed_values
 SAMPLED = 4  # values kept of each tensor
 PACKED = 0.35  # root mean square error of packed weights over their own, of which 4-bit floats make 0.1 to 0.25
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
-LORA = re.compile(r"\.lora_(embedding_)?[AB]\b")
+WRAPPED = re.compile(r"\.base_layer\b|\.modules_to_save\.\w+")
+LORA, SECOND = re.compile(r"\.lora_(embedding_)?[AB]\b"), re.compile(r"\.lora_(embedding_)?B\b")
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,9 @@ def _tensors(view: ModelView, leave: Container[int]) -> Iterator[tuple[str, list
             continue
         path, _, last = name.rpartition(".")
         module: Any = model.get_submodule(path)
-        plain = f"{path}.{last}".replace(".base_layer", "").lstrip(".")
+        if ".original_module." in name:  # in whose place a copy stands that PEFT trains
+            continue
+        plain = WRAPPED.sub("", f"{path}.{last}").lstrip(".")
         if last == "weight" and not tensor.is_floating_point() and hasattr(module, "in_features"):
             shape = [module.out_features, module.in_features]
             yield plain, shape, True, packed_values(module, _places(shape[0] * shape[1])).float().cpu()
@@ -198,14 +201,17 @@ def _adds_nothing(view: ModelView, added: list[str]) -> bool:
     """Whether the added tensors are LoRA's, and each product of two of them is zero, as before training."""
     if not all(LORA.search(name) for name in added):
         return False
-    second = [
-        (n, t) for n, t in view.model.state_dict(keep_vars=True).items() if re.search(r"\.lora_(embedding_)?B", n)
-    ]
-    for name, tensor in second:
-        with at_hand(view.model, name, tensor) as whole:
-            if whole.detach().any():
-                return False
-    return True
+    held = view.model.state_dict(keep_vars=True)
+    return not any(
+        _any(view, name, held[name]) and _any(view, first, held[first])
+        for name in held
+        if (first := SECOND.sub(r".lora_\1A", name)) != name
+    )
+
+
+def _any(view: ModelView, name: str, tensor: Tensor) -> bool:
+    with at_hand(view.model, name, tensor) as whole:
+        return bool(whole.detach().any())
 
 
 def _some(names: list[str]) -> str:

@@ -18,7 +18,7 @@ from factory.model import manifest as made_for
 from factory.model.identity import identity_of
 from factory.model.view import ModelView
 from factory.steer.base import Context, Steerer
-from factory.steer.runtime import Steering, check, check_steerer
+from factory.steer.runtime import Steering, check, check_steerer, check_strength
 from factory.steer.where import Where
 
 MANIFEST, TENSORS = "steering_config.json", "steering.safetensors"
@@ -44,6 +44,7 @@ def save(folder: str | Path, steering: Steering, view: ModelView, about: dict[st
         raise UserError(
             "an artefact holds one number as its strength; give a strength per row or a controller when it is loaded"
         )
+    check_strength(steering.strength)
     if odd := made_for.not_finite(steering.state):
         raise UserError(
             f"{folder}: steering '{steering.steerer.name}': its tensor '{odd}' holds NaN or infinite values"
@@ -105,15 +106,17 @@ def _check_tensors(path: Path, steering: Steering, view: ModelView) -> None:
     layer = steering.layer
     width = view.width if steering.where.site == "block" else view.heads_of(layer) * view.head_dim
     try:
-        made = tuple(steering.steerer.delta(torch.zeros(2, width), steering.state, Context(layer)).shape)
+        made = steering.steerer.delta(torch.zeros(2, width), steering.state, Context(layer))
     except KeyError as error:
         raise UserError(f"{path}: the tensor {error} of steering '{steering.steerer.name}' is missing") from error
     except (RuntimeError, IndexError, ValueError) as error:
         raise UserError(
             f"{path}: its tensors do not fit a model of width {width} ({str(error).splitlines()[0]})"
         ) from error
-    if made != (2, width):
-        raise UserError(f"{path}: its tensors make vectors of width {made[-1]}, and the model's width is {width}")
+    if tuple(made.shape) != (2, width):
+        raise UserError(f"{path}: its tensors make vectors of width {made.shape[-1]}, and the model's width is {width}")
+    if made.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        raise UserError(f"{path}: its tensors make vectors of {str(made.dtype)[6:]}, and need floating-point numbers")
 
 
 def push(folder: str | Path, repo: str, token: str | None = None, private: bool = False) -> str:

@@ -122,7 +122,7 @@ class Steering:
             last, ctx = last_states(h, step), self.context(h, step, ahead)
             gain = self.steerer.gain(last, self.state, ctx)
             gain = _shaped(gain, last.shape[:1], self.steerer, "gain")
-            self.gain = gain * self.strength(last, ctx) if callable(self.strength) else gain
+            self.gain = gain * _told(self.strength(last, ctx), last) if callable(self.strength) else gain
             self.prompt = h
         if isinstance(self.strength, Tensor) and self.strength.ndim and len(self.strength) * step.beams != len(h):
             raise UserError(
@@ -192,7 +192,7 @@ class Steering:
             return self.gain
         if isinstance(self.strength, Tensor) and self.strength.ndim:
             return _per_row(self.strength.to(h.device, torch.float32), self.gain.shape[0]) * self.gain
-        return self.strength * self.gain
+        return (self.strength if isinstance(self.strength, Tensor) else float(self.strength)) * self.gain
 
     def _mask(self, h: Tensor, step: Step) -> Tensor:
         """[R, T] booleans: the prompt tokens that are steered."""
@@ -205,6 +205,16 @@ def _shaped(value: Any, shape: Sequence[int], method: Steerer, what: str) -> Ten
         return value
     made = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
     raise UserError(f"steering '{_name(method)}': {what} should return a tensor {list(shape)}, and returned {made}")
+
+
+def _told(strength: object, last: Tensor) -> Tensor | float:
+    """What a controller made of states ``last`` [R, d]. Raises ``UserError`` for what is no number or tensor [R]."""
+    if _is_finite(strength):
+        return float(strength)  # type: ignore[arg-type]  # a number, as has been seen
+    if isinstance(strength, Tensor) and strength.shape in (last.shape[:1], ()):
+        return strength.to(last.device)
+    made = list(strength.shape) if isinstance(strength, Tensor) else _short(strength)
+    raise UserError(f"a strength's controller should return a number or a tensor [{len(last)}], and returned {made}")
 
 
 def _moved(h: Tensor, mask: Tensor, vector: Tensor, scale: Tensor) -> Tensor:
@@ -262,12 +272,16 @@ def going_on(view: ModelView, steerings: Sequence[Steering]) -> Iterator[None]:
 
 def check(steering: Steering, view: ModelView) -> None:
     check_steerer(steering)
-    strength = steering.strength
     for layer in steering.where.blocks:
         if layer is None or not 0 <= layer < view.depth:
             raise UserError(
                 f"layer {layer} is out of range: {type(view.model).__name__} has decoder blocks 0 to {view.depth - 1}"
             )
+    check_strength(steering.strength)
+
+
+def check_strength(strength: object) -> None:
+    """Raises ``UserError`` for what is no finite number, one per prompt [B], or a controller."""
     if isinstance(strength, Tensor):
         if strength.ndim > 1 or strength.dtype == torch.bool or strength.is_complex():
             shape, kind = list(strength.shape), str(strength.dtype).removeprefix("torch.")

@@ -57,6 +57,13 @@ class Where(BaseModel):
             )
         return take
 
+    @field_validator("layers")
+    @classmethod
+    def _distinct(cls, layers: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if layers is not None and (not layers or len(set(layers)) < len(layers)):
+            raise ValueError("must name at least one block, and each once")
+        return layers
+
     @property
     def blocks(self) -> tuple[int | None, ...]:
         """The decoder blocks that are steered, bottom up."""

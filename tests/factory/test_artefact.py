@@ -76,6 +76,21 @@ def test_a_strength_that_is_no_number_cannot_be_saved(tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize("strength", [float("nan"), float("-inf"), 10**400])
+def test_a_strength_that_is_not_finite_cannot_be_saved(strength, tmp_path):
+    with pytest.raises(UserError, match="is not a finite number"):
+        artefact.save(tmp_path / "odd", steering(Case("static"), 1, strength), tiny_view())
+    assert not (tmp_path / "odd").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.float8_e4m3fn])
+def test_vectors_that_are_no_floating_point_numbers_are_refused(dtype, tmp_path):
+    made = artefact.save(tmp_path / "static", steering(Case("static"), 1, 1.0), tiny_view())
+    exchange(made, {"v": torch.ones(48).to(dtype)})
+    with pytest.raises(UserError, match="its tensors make vectors of .*, and need floating-point numbers"):
+        artefact.load(made, tiny_view())
+
+
 def test_an_empty_folder_is_no_artefact(tmp_path):
     with pytest.raises(UserError, match=r"not a steering artefact.*steering_config\.json"):
         artefact.load(tmp_path, tiny_view())

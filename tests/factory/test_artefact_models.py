@@ -9,6 +9,7 @@ import json
 import re
 import warnings
 
+import peft
 import pytest
 import torch
 
@@ -81,6 +82,23 @@ def test_a_fresh_lora_is_no_other_model_and_a_trained_one_is(tmp_path):
     tuned = made(tmp_path / "tuned", view)
     artefact.load(tuned, view)
     assert "it has no model.language_model.layers.*" in refusal(tuned, tiny_view(), strict=False)
+
+
+@pytest.mark.parametrize(
+    "trained, config",
+    [
+        ("embed_tokens.lora_embedding_A", {"target_modules": ["embed_tokens"]}),
+        ("lm_head.modules_to_save", {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}),
+    ],
+)
+def test_what_peft_adds_without_effect_is_no_other_model(trained, config, tmp_path):
+    """A LoRA of the embedding, whose first matrix is the one that starts at zero, and a layer's copy to be trained."""
+    folder, view = made(tmp_path, tiny_view()), fresh_view()
+    peft.get_peft_model(view.model, peft.LoraConfig(**config))
+    artefact.load(folder, view)
+    with torch.no_grad():
+        next(p for name, p in view.model.named_parameters() if trained in name).add_(1e-3)
+    assert "made for another base model" in refusal(folder, view)
 
 
 @pytest.mark.parametrize("dtype", sorted(HALVES))

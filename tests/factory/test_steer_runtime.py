@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from fractions import Fraction
 
 import pytest
 import torch
@@ -106,6 +107,16 @@ def test_a_controller_gives_each_row_its_strength():
     steered, _ = states(view, mixed_prompts(), push(strength=controller), 1)
     expected, _ = states(view, mixed_prompts(), push(strength=torch.tensor([0.0, 1.0, 2.0, -1.0])), 1)
     assert torch.equal(steered, expected) and asked == [((4, 48), 1, False)]
+
+
+@pytest.mark.parametrize("made", [torch.ones(2, 1), torch.ones(3), None, float("nan"), [1.0, 1.0], "1"])
+def test_what_a_controller_makes_is_a_number_or_one_per_prompt(made):
+    view = tiny_view()
+    with pytest.raises(UserError, match=r"controller should return a number or a tensor \[2\]"):
+        states(view, conflict_prompts(2), push(strength=lambda h, ctx: made), 1)
+    for fits in (2.0, torch.tensor(2.0), torch.tensor([2.0, 2.0])):
+        steered, _ = states(view, conflict_prompts(2), push(strength=lambda h, ctx, fits=fits: fits), 1)
+        assert torch.equal(steered, states(view, conflict_prompts(2), push(strength=Fraction(2)), 1)[0])
 
 
 def test_gain_multiplies_the_strength_row_by_row():

@@ -106,6 +106,6 @@ def test_unknown_forms_are_refused(take):
 
 
 def test_unknown_keys_roles_and_layers_are_refused():
-    for wrong in ({"role": "picture"}, {"layer": -1}, {"layers": 3}):
+    for wrong in ({"role": "picture"}, {"layer": -1}, {"layers": 3}, {"layers": ()}, {"layers": (1, 1)}):
         with pytest.raises(ValidationError):
             Where(**wrong)
