@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from factory.benchmark import Benchmark, Item, Questions, Record, Rows
+from factory.blame import wrong
 from factory.data.sample import ConflictSample
 from factory.diagnose.summary import Summary
 from factory.recipe.nodes import Node
 from factory.registry import Plugin, lookup
+
+if TYPE_CHECKING:  # its library takes seconds to import, and most reports follow no training
+    from transformers import TrainerCallback
 
 Questioned = Mapping[str, tuple[Questions, Sequence[Item]]]
 """Benchmarks of questions by label, each with what was asked."""
@@ -57,7 +61,17 @@ class Finished:
 
 
 class Report(Plugin):
-    """Base of the reports. A subclass defines ``write``, and ``beside`` where it can show several runs."""
+    """Base of the reports. A subclass defines ``write``, ``beside`` where it can show several runs, and ``follow``
+    where it shows a training as it goes.
+    """
+
+    def unready(self) -> str | None:
+        """Why it cannot be written here, as where a library is lacking; asked before a run does anything."""
+        return None
+
+    def follow(self, folder: Path, name: str) -> TrainerCallback | None:
+        """What is told of each step of a training, the stage ``name`` in its ``folder``; None where it shows none."""
+        return None
 
     def write(self, run: Finished) -> Path:
         """Write about a run, below its folder's ``report/``, and print what a person should see at once; returns the
@@ -84,3 +98,16 @@ def write(run: Finished, also: Sequence[Node] = ()) -> Path:
     for node in also:
         node.make().write(run)
     return path
+
+
+def check_reports(also: Sequence[Node]) -> None:
+    """Raises ``UserError``, with the place of its key, for a report that cannot be written here."""
+    for node in also:
+        if (why := node.make().unready()) is not None:
+            raise wrong(node, "type", why)
+
+
+def followers(also: Sequence[Node], stage: Path) -> list[TrainerCallback]:
+    """What is told of each step of the training whose stage lies in the folder ``stage``."""
+    name = "-".join(stage.absolute().parts[-2:])
+    return [each for node in also if (each := node.make().follow(stage, name)) is not None]

@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[1]
 WRITING = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}
 TUNE = (
     ROOT / "recipes" / "tune_tiny.yaml",
-    ["tune.data.take=32", "tune.batch_size=8", "tune.save_every=1", "tune.report=[]"],
+    ["tune.data.take=32", "tune.batch_size=8", "tune.save_every=1"],
 )
 TRAIN = """
 name: from_scratch

@@ -239,8 +239,11 @@ def test_every_pin_is_exact_and_every_dependency_is_pinned():
     for need in map(
         Requirement,
         metadata["dependencies"]
-        + metadata["optional-dependencies"]["test"]
-        + metadata["optional-dependencies"]["docs"],
+        + [
+            need
+            for extra in ("test", "docs", "play", "tensorboard", "wandb")
+            for need in metadata["optional-dependencies"][extra]
+        ],
     ):
         [pin] = pins[canonicalize_name(need.name)].specifier
         assert need.specifier.contains(pin.version), f"{need} does not hold the version that was tested, {pin.version}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from eval_suite.commands import Command
 from factory.errors import UserError
+from factory.extras import not_installed
 from factory.registry import register
 
 ROOT = Path(__file__).parents[2]
@@ -31,9 +31,8 @@ class Docs(Command):
     def run(args: argparse.Namespace) -> int:
         if not (ROOT / "mkdocs.yml").is_file():
             raise UserError("this installation carries no documents; build them from a checkout of the project")
-        if lacking := [name for name in ("mkdocs", "material", "mkdocstrings") if not importlib.util.find_spec(name)]:
-            install = f"{sys.executable} -m pip install -c constraints.txt -e '.[docs]'"
-            raise UserError(f"the documents need {', '.join(lacking)}, the extra 'docs'; in {ROOT}: {install}")
+        if why := not_installed("the site of documents", "docs", ["mkdocs", "material", "mkdocstrings"]):
+            raise UserError(why)
         config = ["--config-file", str(ROOT / "mkdocs.yml"), "--strict"]
         if args.do == "build":
             more = ["--site-dir", str((args.to or ROOT / "site").absolute())]

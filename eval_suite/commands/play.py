@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import socket
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 from eval_suite.commands import Command
 from factory.errors import UserError
+from factory.extras import not_installed
 from factory.plain import say
 from factory.registry import register
 
-ROOT = Path(__file__).parents[2]
 LOOPBACK = "127.0.0.1"
 
 
@@ -42,9 +40,8 @@ class Play(Command):
 
     @staticmethod
     def run(args: argparse.Namespace) -> None:
-        if importlib.util.find_spec("gradio") is None:
-            install = f"{sys.executable} -m pip install -c constraints.txt -e '.[play]'"
-            raise UserError(f"the playground needs gradio, the extra 'play'; in {ROOT}: {install}")
+        if why := not_installed("the playground", "play", ["gradio"]):
+            raise UserError(why)
         if args.limit < 1:
             raise UserError(f"--limit {args.limit} should be a whole number of 1 or more")
         check_free(args.host, args.port)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from importlib.util import find_spec
 from pathlib import Path
 
 from eval_suite.commands import Command
 from factory.api import load
 from factory.errors import UserError
+from factory.extras import not_installed
 from factory.registry import register
 from factory.steer import Steering, artefact
 from factory.terminal import Console
@@ -31,8 +31,8 @@ class Serve(Command):
 
     @staticmethod
     def run(args: argparse.Namespace) -> None:
-        if missing := [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]:
-            raise UserError(f"serve needs {' and '.join(missing)}: pip install 'steering-factory[serve]'")
+        if why := not_installed("serve", "serve", ["fastapi", "uvicorn"]):
+            raise UserError(why)
         import uvicorn
 
         from eval_suite.serving.app import app_of

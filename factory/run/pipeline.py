@@ -109,7 +109,8 @@ def _work(
 
 
 def check_launch(recipe: Recipe, ranks: int) -> None:
-    """Raises ``UserError`` where a recipe cannot run on so many ranks."""
+    """Raises ``UserError`` where a recipe cannot run on so many ranks, or not be reported as it asks."""
+    report.check_reports(recipe.report.also)
     if recipe.train and ranks > 1:
         raise UserError("train: this recipe trains in one process; leave launch.processes at 1")
     trained, section = recipe.tune or recipe.compare, "tune" if recipe.tune else "compare"

@@ -17,9 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from torch.utils.tensorboard import SummaryWriter
 from transformers import PrinterCallback, TrainerCallback
-from transformers.integrations import TensorBoardCallback
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from factory import files
@@ -271,7 +269,7 @@ def train(
         save_steps=spec.save_every,
         logging_steps=1,
         logging_nan_inf_filter=False,
-        report_to=[name for name in spec.report if name != "tensorboard"] or "none",
+        report_to="none",
         seed=seed,
         remove_unused_columns=False,
         use_cpu=cpu,
@@ -280,7 +278,6 @@ def train(
         disable_tqdm=True,
         deepspeed=config,
         log_level="error",
-        run_name="-".join(folder.parts[-3:-1]),
     )
     parts = tuner.by_part(view)
     rates = {id(p): rate for part, rate in (spec.learning_rates or {}).items() for p in parts.get(part, {}).values()}
@@ -297,15 +294,7 @@ def train(
     )
     trainer.keep = spec.keep_checkpoints
     trainer.remove_callback(PrinterCallback)
-    if "tensorboard" in spec.report and zero.is_first():
-        trainer.add_callback(
-            TensorBoardCallback(SummaryWriter(folder.parent / "tensorboard"))
-        )  # one folder, however often it is started
     trainer.go_on()
-    if "wandb" in spec.report and zero.is_first():
-        import wandb
-
-        wandb.finish()  # the next training of this process is a run of its own
     unset_hf_deepspeed_config()  # under ZeRO-3 transformers would cut whatever model is loaded next
     view.model.eval()
     return [row for row in trainer.state.log_history if "loss" in row]

@@ -131,7 +131,7 @@ def test_a_composed_model_that_is_none_is_refused_by_its_part(vision, connector,
 def test_the_command_merges_a_run(tmp_path, capsys):
     model = saved_tiny(tmp_path / "model")
     (tmp_path / "tune.yaml").write_text(
-        f"name: short\nmodel: {{path: {model}}}\ntune: {{tuner: {{type: lora, rank: 2}}, batch_size: 4, report: [],"
+        f"name: short\nmodel: {{path: {model}}}\ntune: {{tuner: {{type: lora, rank: 2}}, batch_size: 4,"
         f" data: {{lessons: scenes, take: 4}}}}\nrun: {{root: {tmp_path / 'runs'}}}\n"
     )
     assert main([str(tmp_path / "tune.yaml")]) == 0

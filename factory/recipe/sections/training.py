@@ -85,7 +85,7 @@ class TermsSpec(Spec):
 
     ``schedule`` of the learning rate after the warm-up; ``weight_decay`` is AdamW's; ``max_grad_norm`` clips the
     gradient; ``gradient_checkpointing`` computes activations twice to save memory; every ``save_every`` steps a
-    checkpoint is kept; ``report`` names the trackers; ``threads`` null leaves the environment's.
+    checkpoint is kept; ``threads`` null leaves the environment's. ``report.also`` of the recipe names trackers.
 
     ``learning_rates`` are those of parts of ``beside`` that learn at a rate of their own. ``neftune`` is the alpha of
     noise on the embeddings while training (NEFTune). ``fp16`` computes in float16 with a scaled loss, on a GPU.
@@ -114,7 +114,6 @@ class TermsSpec(Spec):
     gradient_checkpointing: bool = False
     save_every: PositiveInt = 500
     keep_checkpoints: PositiveInt = 1
-    report: Annotated[tuple[Literal["tensorboard", "wandb"], ...], AfterValidator(distinct)] = ("tensorboard",)
     threads: PositiveInt | None = None
 
     @model_validator(mode="after")

@@ -23,7 +23,7 @@ from factory.train import checkpoint
 CHECKPOINTS = "checkpoints"  # in the folder of a stage that trains
 
 SAME: dict[type[Spec], set[str]] = {  # to the byte, or where floats are summed in another order, to rounding
-    TuneSpec: {"micro_batch", "gradient_checkpointing", "save_every", "keep_checkpoints", "report", "threads", "exam"},
+    TuneSpec: {"micro_batch", "gradient_checkpointing", "save_every", "keep_checkpoints", "threads", "exam"},
     TuneDataSpec: {"workers", "max_skipped", "decode"},  # a sample left out anew is another source, which "data" tells
     TrainSpec: {"save_every", "threads"},
     LaunchSpec: {"hostfile"},

@@ -4,13 +4,14 @@ zoo.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
+from transformers import TrainerCallback
 
 from factory.benchmark import Curriculum, WithCorpus, WithExam, WithLessons, WithPictures, WithTexts
 from factory.errors import UserError
@@ -21,6 +22,7 @@ from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.nodes import given
 from factory.recipe.schema import TrainSpec
+from factory.report import followers
 from factory.run.inputs import running, with_code
 from factory.run.rundir import RunDir, Stage
 from factory.run.tuners.exam import EXAM, answerer, tell
@@ -32,6 +34,7 @@ from factory.train.scratch.trainer import train_lessons
 from factory.train.scratch.vision import pretrain_connector, pretrain_vision
 
 EXAM_BATCH = 96
+Watching = Sequence[TrainerCallback]
 
 
 def build(recipe: Recipe, benchmark: WithCorpus) -> ModelView:
@@ -96,15 +99,16 @@ def train_model(recipe: Recipe, folder: RunDir, limit: int | None = None) -> Non
     for name in ("train", "connector", "text", "vision"):  # the last that has begun says most
         refuse_other(folder.path / name, inputs)
     together, out = folder.stage("train", inputs), folder.path / "model"
+    told: Callable[[Stage], Watching] = lambda stage: followers(recipe.report.also, stage.path)
 
     def learn() -> dict[str, str]:
         torch.manual_seed(recipe.seed)
         lessons = LessonStream(benchmark.lesson, spec.batch_size, spec.steps)
-        train_lessons(view, lessons, spec, spec.steps, recipe.seed, together.path / CHECKPOINTS)
+        train_lessons(view, lessons, spec, spec.steps, recipe.seed, together.path / CHECKPOINTS, told(together))
         return _save(view, out)
 
     if not together.done:
-        _apart(view, benchmark, spec, recipe.seed, folder, inputs)
+        _apart(view, benchmark, spec, recipe.seed, folder, inputs, told)
         saved = learn()
         exam = benchmark.examine(answerer(view, benchmark, EXAM_BATCH))
         together.finish({"exam": exam, "steps": spec.steps, "model": saved})
@@ -123,11 +127,17 @@ def _save(view: ModelView, out: Path) -> dict[str, str]:
 
 
 def _apart(
-    view: ModelView, benchmark: Curriculum, spec: TrainSpec, seed: int, folder: RunDir, inputs: dict[str, Any]
+    view: ModelView,
+    benchmark: Curriculum,
+    spec: TrainSpec,
+    seed: int,
+    folder: RunDir,
+    inputs: dict[str, Any],
+    told: Callable[[Stage], Watching],
 ) -> None:
     """Train the vision tower on pictures, the language model on texts, and the connector between them, each alone."""
 
-    def text(checkpoints: Path) -> None:
+    def text(checkpoints: Path, watching: Watching) -> None:
         torch.manual_seed(seed)
         train_lessons(
             view,
@@ -136,16 +146,17 @@ def _apart(
             spec.text_steps,
             seed,
             checkpoints,
+            watching,
         )
 
     parts = (
-        ("vision", view.vision_tower, spec.vision_steps, lambda at: pretrain_vision(view, benchmark, spec, seed, at)),
+        ("vision", view.vision_tower, spec.vision_steps, lambda *at: pretrain_vision(view, benchmark, spec, seed, *at)),
         ("text", view.decoder, spec.text_steps, text),
         (
             "connector",
             view.connector,
             spec.connector_steps,
-            lambda at: pretrain_connector(view, benchmark, spec, seed, at),
+            lambda *at: pretrain_connector(view, benchmark, spec, seed, *at),
         ),
     )
     for name, part, steps, learn in parts:
@@ -155,7 +166,7 @@ def _apart(
             part: nn.Module = part, steps: int = steps, learn: Callable = learn, stage: Stage = stage
         ) -> dict[str, Tensor]:
             if steps:
-                learn(stage.path / CHECKPOINTS)
+                learn(stage.path / CHECKPOINTS, told(stage))
             return {k: t.contiguous() for k, t in part.state_dict().items()}
 
         part.load_state_dict(stage.chunk("weights", weights))

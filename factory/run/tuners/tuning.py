@@ -30,6 +30,7 @@ from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.nodes import given
 from factory.recipe.schema import ModelSpec, TuneSpec
+from factory.report import followers
 from factory.run.inputs import learning, running_digest, with_code
 from factory.run.rundir import RunDir, Stage
 from factory.run.tuners.exam import answerer, tell
@@ -166,6 +167,8 @@ def _tune(
     meter = Meter(view.device)
     with ExitStack() as shown:
         watching = [_Progress(shown, stage.name), meter]
+        if zero.is_first():
+            watching += followers(recipe.report.also, stage.path)
         log = train(
             view,
             tuner,
@@ -272,8 +275,6 @@ def check(spec: TuneSpec, model: ModelSpec, section: str = "tune", ranks: int | 
         torch.set_num_threads(spec.threads)
     with blaming(spec):
         Shape.of(spec, ranks or zero.world_size())
-        if "wandb" in spec.report and find_spec("wandb") is None:
-            raise UserError("report: names wandb, which is not installed: pip install wandb, or leave it out")
         if spec.optimizer == "adamw_8bit" and find_spec("bitsandbytes") is None:
             raise UserError(
                 "optimizer: adamw_8bit needs bitsandbytes, which is not installed: pip install bitsandbytes"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from factory.model.view import ModelView
 from factory.recipe.schema import TrainSpec
@@ -64,7 +65,7 @@ def arguments(
         save_steps=save_every,
         logging_steps=50,
         logging_nan_inf_filter=False,
-        report_to="tensorboard",
+        report_to="none",
         seed=seed,
         remove_unused_columns=False,
         use_cpu=cpu,
@@ -73,9 +74,17 @@ def arguments(
     )
 
 
-def train_lessons(view: ModelView, lessons: LessonStream, spec: TrainSpec, steps: int, seed: int, folder: Path) -> None:
+def train_lessons(
+    view: ModelView,
+    lessons: LessonStream,
+    spec: TrainSpec,
+    steps: int,
+    seed: int,
+    folder: Path,
+    watching: Sequence[TrainerCallback] = (),
+) -> None:
     """Train every parameter of ``view.model`` in place on ``lessons``; gone on from the newest whole checkpoint in
-    ``folder`` after a kill.
+    ``folder`` after a kill. ``watching`` is told of each step.
     """
     view.model.requires_grad_(True).train()
     cpu = view.device.type == "cpu"
@@ -88,6 +97,7 @@ def train_lessons(view: ModelView, lessons: LessonStream, spec: TrainSpec, steps
         train_dataset=lessons,
         data_collator=LessonCollator(view),
         text_weight=spec.text_weight,
+        callbacks=list(watching),
     )
     trainer.go_on()
     view.model.eval().requires_grad_(False)

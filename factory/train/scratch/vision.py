@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerCallback
 
 from factory.benchmark import WithPictures
 from factory.model.view import ModelView
@@ -97,9 +97,16 @@ class ConnectorProbe(Questioned):
         return {"loss": F.cross_entropy(logits, labels), "logits": logits}
 
 
-def pretrain_vision(view: ModelView, benchmark: WithPictures, spec: TrainSpec, seed: int, folder: Path) -> None:
+def pretrain_vision(
+    view: ModelView,
+    benchmark: WithPictures,
+    spec: TrainSpec,
+    seed: int,
+    folder: Path,
+    watching: Sequence[TrainerCallback] = (),
+) -> None:
     """Train the vision tower of ``view.model`` in place; gone on from the newest whole checkpoint in ``folder``
-    after a kill.
+    after a kill. ``watching`` is told of each step.
     """
     torch.manual_seed(seed)
     layer = view.model.config.vision_feature_layer
@@ -109,11 +116,18 @@ def pretrain_vision(view: ModelView, benchmark: WithPictures, spec: TrainSpec, s
         benchmark.question_words,
         list(chain(*benchmark.answers)),
     )
-    _train(view, benchmark, model, spec, spec.vision_steps, seed, folder)
+    _train(view, benchmark, model, spec, spec.vision_steps, seed, folder, watching)
     view.vision_tower.eval().requires_grad_(False)
 
 
-def pretrain_connector(view: ModelView, benchmark: WithPictures, spec: TrainSpec, seed: int, folder: Path) -> None:
+def pretrain_connector(
+    view: ModelView,
+    benchmark: WithPictures,
+    spec: TrainSpec,
+    seed: int,
+    folder: Path,
+    watching: Sequence[TrainerCallback] = (),
+) -> None:
     """Train the connector of ``view.model`` in place, the vision tower and the language model frozen."""
     torch.manual_seed(seed)
     _train(
@@ -124,12 +138,20 @@ def pretrain_connector(view: ModelView, benchmark: WithPictures, spec: TrainSpec
         spec.connector_steps,
         seed,
         folder,
+        watching,
     )
     view.connector.requires_grad_(False)
 
 
 def _train(
-    view: ModelView, benchmark: WithPictures, model: Questioned, spec: TrainSpec, steps: int, seed: int, folder: Path
+    view: ModelView,
+    benchmark: WithPictures,
+    model: Questioned,
+    spec: TrainSpec,
+    steps: int,
+    seed: int,
+    folder: Path,
+    watching: Sequence[TrainerCallback],
 ) -> None:
     batch = 2 * spec.batch_size
     args = arguments(folder, steps, batch, spec.learning_rate, spec.warmup, 0.05, 500, seed, view.device.type == "cpu")
@@ -138,5 +160,6 @@ def _train(
         args=args,
         train_dataset=Pictures(benchmark, steps * batch),
         data_collator=lambda rows: model.collate(view, rows),
+        callbacks=list(watching),
     )
     trainer.go_on()

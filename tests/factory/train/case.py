@@ -114,7 +114,6 @@ def tuned(
             "data": {"path": str(data), "group_by_length": False, "workers": data_workers},
             "batch_size": BATCH,
             "learning_rate": 3e-3,
-            "report": (),
             **more,
         }
     )

@@ -126,7 +126,7 @@ def recipe(folder: Path, name: str, tune: dict, tuned: tuple[str, ...] = ()):
         },
         "tuned": list(tuned),
     }
-    keys = {"batch_size": 8, "report": [], "learning_rate": 1e-2, "save_every": 10}
+    keys = {"batch_size": 8, "learning_rate": 1e-2, "save_every": 10}
     return loads(
         json.dumps({"name": name, "model": model, "run": {"root": str(folder / "runs")}, "tune": keys | tune}),
         path=folder / f"{name}.yaml",

@@ -62,7 +62,6 @@ def ours(data: Path, folder: Path, steps: int) -> tuple[ModelView, list[float]]:
             "learning_rate": RATE,
             "schedule": "constant",
             "warmup": 0,
-            "report": (),
         }
     )
     method = lookup("tuner", "full")(spec.method.params)

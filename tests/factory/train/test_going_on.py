@@ -45,7 +45,7 @@ def recipe(root: Path, runs: str, seed: int = 0, model: dict | None = None, **ch
         "seed": seed,
         "model": {"path": str(root / "model"), **(model or {})},
         "run": {"root": str(root / runs)},
-        "tune": {**terms, "report": [], "data": data, **changes},
+        "tune": {**terms, "data": data, **changes},
     }
     return loads(json.dumps(spec), path=root / f"{runs}.yaml")
 
@@ -77,7 +77,6 @@ def test_every_key_is_known_to_change_what_is_learnt_or_not_to(spec):
     ("change", "exact"),
     [
         ({"save_every": 3}, True),
-        ({"report": ["tensorboard"]}, True),
         ({"data": {"max_skipped": 0.5}}, True),
         ({"data": {"workers": 1}}, True),
         ({"threads": 1}, True),

@@ -44,7 +44,6 @@ def test_connector_then_mores_on_a_composed_model(tmp_path):
             "data": {"path": str(data), "max_tokens": 200},
             "batch_size": 4,
             "steps": 3,
-            "report": [],
             "learning_rate": 1e-2,
         }
         rest = {"tune": keys | tune} if tune else {"data": "scenes"}

@@ -43,7 +43,6 @@ def written(root: Path, folder: Path, **changes) -> str:
             }
         ],
         "batch_size": 4,
-        "report": [],
     }
     recipe = {
         "name": "side",
