@@ -209,13 +209,14 @@ def prompt_hash(records: Iterable[Record]) -> str:
 def thinned(items: Sequence[Item], limit: int | None) -> list[Item]:
     """Whole units, evenly spread, of at most ``limit`` questions together (the first alone where none is so small).
 
-    A part of a unit is another question: of MME's two on each picture the first is always the one that says yes.
+    A part of a unit is another question: of MME's two on each picture the first is always the one that says yes, and of
+    POPE's six every second.
     """
     if limit is None or limit >= len(items):
         return list(items)
     units: dict[str, list[Item]] = defaultdict(list)
     for item in items:
-        units[item.unit or item.id].append(item)
+        units[item.kept_with or item.unit or item.id].append(item)
     groups = list(units.values())
     for n in range(min(limit, len(groups)), 0, -1):
         chosen = [item for group in thin(groups, n) for item in group]

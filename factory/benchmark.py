@@ -32,7 +32,8 @@ class Item:
 
     ``prompt`` reads the pictures only when it is called and raises ``OSError`` where one cannot be read; ``images``
     names their files, so that missing ones are told before anything heavy starts. A prompt whose pictures stand between
-    its texts gives ``pictures_first`` too, for models whose chat template writes pictures before texts.
+    its texts gives ``pictures_first`` too, for models whose chat template writes pictures before texts. A limit asks
+    all or none of the questions that bear one name under ``kept_with`` (of a unit, where that is empty).
 
     A second turn names in ``after`` the question that comes before it: ``follow(prompt, answer)`` makes its prompt of
     that question's prompt and the answer that was given. Its own ``prompt`` is then for people to read alone, and has
@@ -47,6 +48,7 @@ class Item:
     images: tuple[Path, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     pictures_first: Callable[[], Prompt] | None = None
+    kept_with: str = ""
     after: str = ""
     follow: Callable[[Prompt, str], Prompt] | None = None
 

@@ -63,7 +63,15 @@ class Pope(AnswerBenchmark):
             image, label = folder / row.key("image"), row.among("label", "yes", "no")
             prompt = asked(image, (Role.QUESTION, row.text("text")), (Role.OPTIONS, SHORT))
             items.append(
-                Item(f"{split}/{number}", prompt, (label, split), (split,), images=(image,), facts={"label": label})
+                Item(
+                    f"{split}/{number}",
+                    prompt,
+                    (label, split),
+                    (split,),
+                    images=(image,),
+                    facts={"label": label},
+                    kept_with=f"{split}/{image.name}",
+                )
             )
         if not items:
             raise UserError(f"{path}: holds no question; leave the split out or download it again")

@@ -264,6 +264,23 @@ def test_mme_is_thinned_by_picture(tmp_path):
         assert bench.rows(said_yes, draws=0)[0]["metrics"]["points"] == 50  # half right, no picture whole
 
 
+def test_pope_is_thinned_by_picture(tmp_path):
+    """Yes and no stand by turns: of every second question, every thirtieth, all answers would be yes."""
+    for split in ("random", "popular"):
+        rows = [
+            {"question_id": i, "image": f"{i // 6}.jpg", "text": f"Is there a {i}?", "label": ("yes", "no")[i % 2]}
+            for i in range(600)
+        ]
+        (tmp_path / f"coco_pope_{split}.json").write_text("\n".join(map(json.dumps, rows)))
+    bench = read_node("benchmark", {"type": "pope", "root": str(tmp_path), "splits": ["random", "popular"]}).make()
+    for limit in (1, 6, 10, 12, 40, 60, 100, 120, 300, 599, 600, 1199):
+        asked = bench.questions(limit)
+        assert len(asked) == max(6, limit // 6 * 6) and sum(item.gold[0] == "yes" for item in asked) == len(asked) / 2
+        of_random = sum(item.gold[1] == "random" for item in asked)
+        assert limit < 12 or abs(of_random - len(asked) / 2) <= 3
+    assert len({item.unit for item in bench.items()}) == 1, "answers are as independent as before"
+
+
 def test_hallusionbench_is_thinned_by_set(tmp_path):
     rows = [
         hallusion_row("VD", 1 + (figure > 0), figure, question, 1, group)
