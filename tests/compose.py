@@ -11,6 +11,22 @@ from factory.model.view import ModelView
 from factory.recipe.schema import ComposeSpec
 from tests.tiny import tiny_tokenizer
 
+# As released: SigLIP so400m and Phi-2.
+SIGLIP = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "image_size": 384,
+    "patch_size": 14,
+}
+PHI2 = {
+    "vocab_size": 51200,
+    "hidden_size": 2560,
+    "intermediate_size": 10240,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+}
 VIT = {
     "hidden_size": 32,
     "intermediate_size": 48,

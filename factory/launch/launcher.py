@@ -121,7 +121,7 @@ def _on_this_machine(slots: Sequence[int]) -> list[str]:
         "deepspeed.launcher.launch",
         f"--world_info={world}",
         "--master_addr=127.0.0.1",
-        f"--master_port={_free_port()}",
+        f"--master_port={free_port()}",
         "--module",
         "--no_local_rank",
         "--log_level=critical",
@@ -142,7 +142,8 @@ def _on_hosts(spec: LaunchSpec) -> list[str]:
     ]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 
+from factory.launch.launcher import free_port
 from factory.recipe.schema import LaunchSpec
 
 
@@ -70,7 +70,7 @@ def ready_deepspeed(cpu: bool, used: bool) -> None:
     if "RANK" not in os.environ:
         alone = {
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(_free_port()),
+            "MASTER_PORT": str(free_port()),
             "RANK": "0",
             "LOCAL_RANK": "0",
             "WORLD_SIZE": "1",
@@ -80,12 +80,6 @@ def ready_deepspeed(cpu: bool, used: bool) -> None:
         import deepspeed.ops
 
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def whole_values(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:

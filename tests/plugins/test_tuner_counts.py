@@ -13,6 +13,7 @@ from factory.model.families.steering_factory_composed import Composed
 from factory.model.view import ModelView
 from factory.recipe.schema import ComposeSpec
 from factory.registry import lookup
+from tests.compose import PHI2, SIGLIP
 
 CLIP = {
     "hidden_size": 1024,
@@ -21,21 +22,6 @@ CLIP = {
     "num_attention_heads": 16,
     "image_size": 336,
     "patch_size": 14,
-}
-SIGLIP = {
-    "hidden_size": 1152,
-    "intermediate_size": 4304,
-    "num_hidden_layers": 27,
-    "num_attention_heads": 16,
-    "image_size": 384,
-    "patch_size": 14,
-}
-PHI2 = {
-    "vocab_size": 51200,
-    "hidden_size": 2560,
-    "intermediate_size": 10240,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
 }
 VICUNA_7B = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
 VICUNA_13B = {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40}

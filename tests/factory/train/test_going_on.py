@@ -19,6 +19,7 @@ from factory.recipe.schema import LaunchSpec, TrainSpec, TuneDataSpec, TuneSpec
 from factory.run.pipeline import run
 from factory.run.tuners.going_on import OTHER, SAME, TOLD
 from tests.factory.train.case import Interrupted, stops_at, write_data
+from tests.kills import BRIEF
 from tests.tiny import SMALL, fresh_view, saved_tiny
 
 TENSORS = "tuner.safetensors"
@@ -215,20 +216,6 @@ def test_a_precision_without_gradients_is_refused_before_data_and_model_are_read
     model = {"dtype": dtype, "quantize": quantize}
     with pytest.raises(UserError, match=rf"^recipe:1:\d+ model.dtype={dtype}: [^\n]*{told}[^\n]*$"):
         run(recipe(project, "half", model=model, bf16=bf16, data={"path": "nowhere.json"}))
-
-
-BRIEF = '''
-from eval_suite.benchmarks.scenes import Scenes
-from factory.registry import register
-
-
-@register("benchmark", "brief")
-class Brief(Scenes):
-    """Scenes whose examination asks nothing."""
-
-    def examine(self, answer, per_task=None):
-        return {"all": {"asked": 0.0}}
-'''
 
 
 def test_a_training_from_scratch_is_kept_repaired_and_not_overwritten(tmp_path, capsys):
