@@ -97,3 +97,66 @@ def words_or_vision(root: Path, n: int = 8, subset: str = "VQAv2") -> dict[str, 
     for i in range(n if subset == "VQAv2" else 0):
         picture(root / "coco/val2014" / f"COCO_val2014_{500 + i:012d}.jpg", i)
     return {"type": "words_or_vision", "root": str(root), "images": str(root / "coco"), "subset": subset}
+
+
+def vlind_entry(i: int, **changes: Any) -> dict[str, Any]:
+    thing, odd, usual = THINGS[i % 8], COLORS[i % 4], COLORS[(i + 1) % 4]
+    return {
+        "global_id": 100 + i,
+        "context_id": i,
+        "concept": ("color", "habitat")[i % 2],
+        "context": f"All things like a {thing} are {odd}.",
+        "factual_context": f"A {thing} is {usual}.",
+        "true_statement": f"The {thing} is {odd}.",
+        "false_statement": f"The {thing} is {usual}.",
+        "existent_noun": thing,
+        "non-existent_noun": THINGS[(i + 1) % 8],
+        "best_img_id": "2",
+        "aggregated_human_label_good_images": {"0": 1, "2": 3, "5": 2, "11": 0},
+    } | changes
+
+
+def vlind_bench(root: Path, n: int = 3, entries: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    entries = [vlind_entry(i) for i in range(n)] if entries is None else entries
+    for i, e in enumerate(entries):
+        place = f"{e['concept']}/{e['context_id']}_"
+        picture(root / f"images/factual/{place}{e['factual_context']}" / "0.jpg", i)
+        for name in ("2", *e["aggregated_human_label_good_images"]):
+            picture(root / f"images/counterfactual/{place}{e['context']}" / f"{name}.jpg", i + 1)
+    written(root / "data.json", entries)
+    return {"type": "vlind_bench", "root": str(root)}
+
+
+def phd_entry(i: int, **changes: Any) -> dict[str, Any]:
+    thing, gold, hitem = THINGS[i % 8], COLORS[i % 4], COLORS[(i + 1) % 4]
+    return {
+        "image_id": str(700 + i),
+        "task": ("attribute", "object", "counting", "sentiment", "positional")[i % 5],
+        "yes_question": f"Is the {thing} {gold}?",
+        "no_question": f"Is the {thing} {hitem}?",
+        "hitem": hitem,
+        "gt": gold,
+        "subject": thing,
+        "context": {"iac": f"Some like a {hitem} {thing}.", "icc": f"The {thing} in the image is {hitem}."},
+    } | changes
+
+
+def phd_odd(i: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "image_id": str(i),
+        "ccs_description": "A banana peel with a sausage in it.",
+        "yes_question": "Is there a sausage in the peel?",
+        "no_question": "Is there a banana in the peel?",
+        "task": "object",
+    } | changes
+
+
+def phd(root: Path, n: int = 8) -> dict[str, Any]:
+    for i in range(n):
+        picture(
+            root / "images" / f"{('train', 'val')[i % 2]}2014/COCO_{('train', 'val')[i % 2]}2014_{700 + i:012d}.jpg", i
+        )
+    for i in range(2):
+        picture(root / "images/CCS_images" / f"{i}.png", i)
+    written(root / "data.json", [*(phd_entry(i) for i in range(n)), *(phd_odd(i) for i in range(2))])
+    return {"type": "phd", "root": str(root)}

@@ -23,6 +23,8 @@ iconqa.jsonl           bibisbar/LLaVA-Steering (MoReS) at 045cd2d, eval_iconqa_t
 clash_open, _choice    tpopordanoska/clash at d9609c3, evaluation.py with nltk 3.10.4: its match of open answers, and
                        the strict one of choices; four flags each, in its order
 charts.jsonl           Ro-netizen004/multimodal-arbitration-artifact at fe73af7, chartqa_attribution.py: classify
+vlind.jsonl            klee972/VLind-Bench at 62bf96e, eval/gpt4o_eval.py: infer_true_or_false; score_pipeline.py,
+                       run as a script over drawn answers, is held against in test_vlind_bench.py
 words_or_vision.jsonl  d-ailin/blind-faith-in-text at 4208bfb, raw_code/hf_evaluator.py: what run_eval makes of
                        check_answer_match and eval_utils.best_subspan_em for a data set that eval_func does not know
 words_or_vision_own    the same, raw_code/utils/metrics.py: the status of get_modality_prefer_score, in which both,
@@ -50,7 +52,7 @@ from eval_suite.benchmarks.hallusionbench import HallusionBench, HallusionParams
 from eval_suite.benchmarks.mme import Mme, MmeParams
 from eval_suite.benchmarks.pope import Pope, PopeParams
 from eval_suite.scorers import chartqa_conflict as charts
-from eval_suite.scorers import clash, exact, mmmu, vlms_are_biased, vqa, words_or_vision, yes_no
+from eval_suite.scorers import clash, exact, mmmu, vlind_bench, vlms_are_biased, vqa, words_or_vision, yes_no
 from eval_suite.scorers.judged import AGAIN, grade_of, hallusion_verdict, mmvet_prompt
 from factory.data.prompt import Prompt
 from tests.eval_suite.released_files import hallusion_row, written
@@ -135,6 +137,10 @@ def test_vlms_are_biased():
         return [read["right"], read["biased"]]
 
     assert differences(found, "vlms_are_biased") == []
+
+
+def test_vlind():
+    assert differences(lambda row: vlind_bench.answer(row[0]) or "NA", "vlind") == []
 
 
 def test_words_or_vision():
