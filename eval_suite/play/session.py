@@ -32,6 +32,7 @@ from factory.model.view import ModelView
 from factory.recipe.sections.model import ModelSpec
 from factory.steer import LogitsMethod, PromptMethod, Steering, steer
 from factory.steer.base import Direction
+from factory.steer.calls import rewritten
 from factory.steer.logits import contrasted
 from factory.steer.sweep import Trunk, run_cell, run_trunk
 from factory.steer.where import ROLES
@@ -240,7 +241,7 @@ class Session:
 
     def _rewritten(self, plain: Prompt, made: Made, asked: Asked) -> Prompt:
         if isinstance(made, PromptMethod):
-            return made.rewrite(plain, asked.direction, [])
+            return rewritten(self.view, made, [plain], asked.direction)[0]
         return made.steerer.rewrite(plain, asked.direction) if isinstance(made, Steering) else plain
 
     def _trunk(self, prompt: Prompt, layer: int) -> Trunk:

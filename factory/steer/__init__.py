@@ -2,7 +2,7 @@
 rest.
 """
 
-from factory.steer.base import Context, LogitsMethod, PromptMethod, States, Steerer, Trials
+from factory.steer.base import Context, LogitsMethod, PromptMethod, States, Steerer, Trials, TwoCalls
 from factory.steer.runtime import Steering, Strength, steer
 from factory.steer.where import Where
 
@@ -15,6 +15,7 @@ __all__ = [
     "Steering",
     "Strength",
     "Trials",
+    "TwoCalls",
     "Where",
     "steer",
 ]

@@ -128,6 +128,27 @@ class PromptMethod(Plugin):
         return prompt
 
 
+class TwoCalls(PromptMethod):
+    """A baseline that asks twice: its second prompt knows what was answered to the first."""
+
+    @property
+    def first_tokens(self) -> int:
+        """The most tokens of the answer to the first prompt."""
+        return getattr(self.params, "first_tokens", 64)
+
+    def first(self, prompt: Prompt, direction: Direction) -> Prompt:
+        """What is asked first."""
+        raise TypeError(f"{type(self).__name__} must define first(prompt, direction)")
+
+    def second(self, prompt: Prompt, direction: Direction, told: str) -> Prompt:
+        """What is then asked, given what was ``told`` in answer to the first."""
+        raise TypeError(f"{type(self).__name__} must define second(prompt, direction, told)")
+
+    def rewrite(self, prompt: Prompt, direction: Direction, examples: Sequence[Prompt]) -> Prompt:
+        """The second prompt, to be looked at: something stands in the place of what is not told yet."""
+        return self.second(prompt, direction, "…")
+
+
 class LogitsMethod(Plugin):
     """A decoding-time method: every prompt is run, mostly together with altered copies of it, and their next-token
     logits are combined.

@@ -94,7 +94,8 @@ diagnostics: [
 ]
 collect: {{batch_size: 8}}
 steering: [
-  instruction, {{type: few_shot, shots: 1}}, unimodal, vcd, dleaf, {{type: heads, top: 2}}, static,
+  instruction, {{type: few_shot, shots: 1}}, unimodal, {{type: s2va, first_tokens: 1}}, vcd, dleaf,
+  {{type: heads, top: 2}}, static,
   {{type: amps, betas: [0.0, 0.5], net: {{epochs: 1}}}},
   {{type: dose, doses: [0.5, 1, 2], gate_epochs: 2, of: {{type: l2s, net: {{epochs: 1}}}}}}
 ]

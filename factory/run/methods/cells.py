@@ -15,6 +15,7 @@ from factory.model.encode import written
 from factory.model.prefix import decode_texts
 from factory.steer import LogitsMethod, PromptMethod, Steerer, Steering
 from factory.steer.base import Direction, Tensors
+from factory.steer.calls import rewritten
 from factory.steer.logits import contrasted
 from factory.steer.sweep import Trunk, look_ahead, run_cell, run_trunk
 from factory.steer.where import Where
@@ -130,7 +131,8 @@ def ask(
     rows, answers = [], {}
     for direction in directions:
         with concerning(f"steering '{label}' toward {direction}"):
-            prompts = [method.rewrite(p, direction, examples(s, form, direction, method.shots)) for s, form, p in asked]
+            shown = [examples(s, form, direction, method.shots) for s, form, _ in asked]
+            prompts = rewritten(bench.view, method, [p for *_, p in asked], direction, shown)
         digests = tuple(p.digest for p in prompts)
         if digests not in answers:
             new_tokens = method.max_new_tokens or bench.max_new_tokens

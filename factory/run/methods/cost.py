@@ -26,6 +26,7 @@ from factory.run.methods.comparison import Comparison
 from factory.run.samples import thin
 from factory.run.timing import timed
 from factory.steer import LogitsMethod, PromptMethod, steer
+from factory.steer.calls import rewritten
 from factory.steer.logits import contrasted
 
 SAMPLES, REPEATS = 8, 3
@@ -55,12 +56,14 @@ def _jobs(comparison: Comparison, asked: Sequence[Asked]) -> Iterator[tuple[str,
         for direction in comparison.directions:
             name = f"{label}-{direction}"
             if isinstance(method, PromptMethod):
-                rewritten = [
-                    method.rewrite(p, direction, comparison.examples(s, form, direction, method.shots))
-                    for s, form, p in asked
-                ]
-                length = method.max_new_tokens or most
-                yield name, partial(answer_prompts, bench.view, rewritten, length, bench.among)
+                shown = [comparison.examples(s, form, direction, method.shots) for s, form, _ in asked]
+
+                def both(method: Any = method, direction: Any = direction, shown: Any = shown) -> None:
+                    length = method.max_new_tokens or most
+                    again = rewritten(bench.view, method, prompts, direction, shown)
+                    answer_prompts(bench.view, again, length, bench.among)
+
+                yield name, both
             elif isinstance(method, LogitsMethod):
                 at = [strengths[label, direction]]
                 yield name, partial(contrasted, bench.view, method, prompts, direction, at, most, bench.among)

@@ -28,7 +28,7 @@ from factory.run.plan.data import Data, look_at_data
 from factory.run.plan.work import Expected, Method, stages
 from factory.run.samples import checks
 from factory.run.timing import Clock, timed
-from factory.steer import Context, LogitsMethod, PromptMethod, States, Steerer, Trials
+from factory.steer import Context, LogitsMethod, PromptMethod, States, Steerer, Trials, TwoCalls
 from factory.steer.base import sound
 from factory.steer.collect import ASKS
 
@@ -143,6 +143,8 @@ def describe(
             1,
             "prompt",
             rows=asked,
+            firsts=len(directions) if isinstance(method, TwoCalls) else 0,
+            first_answer=method.first_tokens if isinstance(method, TwoCalls) else 0,
             unsteered=changes_nothing(type(method)),
             answer=answer_length(recipe, method.max_new_tokens),
         )

@@ -21,6 +21,7 @@ from factory.model.source import Wanted
 from factory.recipe import Recipe
 from factory.recipe.nodes import given
 from factory.run import owner
+from factory.run.labels import changes_nothing
 from factory.run.pipeline import check_job, check_launch, owner_of, preflight
 from factory.run.plan.data import Data
 from factory.run.plan.estimate import Estimate, estimate, memory
@@ -28,7 +29,7 @@ from factory.run.plan.refused import Refusal, say_missing
 from factory.run.plan.rehearse import Rehearsal, rehearse
 from factory.run.questions.suite import AnySuite, Suite, suite_of
 from factory.run.timing import Clock, timed
-from factory.steer import Steerer
+from factory.steer import LogitsMethod, PromptMethod, Steerer, TwoCalls
 from factory.terminal import Console
 
 
@@ -86,13 +87,17 @@ def _checked(recipe: Recipe, limit: int | None, model: Wanted, refused: Refusal)
 
 def _say_benchmarks(recipe: Recipe, suites: Mapping[str, AnySuite | None], console: Console) -> None:
     """The question benchmarks: how many answers they ask of how many arms."""
-    steered = sum(issubclass(node.plugin, Steerer) for node in recipe.steering)
-    arms = 1 + len(recipe.artefacts) + steered * len(recipe.evaluate.directions)
+    made = [node.make() for node in recipe.steering]
+    directed = [m for m in made if isinstance(m, LogitsMethod | Steerer) or _asks(m)]
+    ways = len(recipe.evaluate.directions)
+    arms = 1 + len(recipe.artefacts) + len(directed) * ways
+    firsts = sum(isinstance(m, TwoCalls) for m in directed) * ways
     table = Table(
         "benchmark",
         "questions",
         "protocol",
         "answers at least",
+        "first calls",
         "new tokens at most",
         title=f"question benchmarks, {arms} arms or more",
         title_justify="left",
@@ -101,13 +106,25 @@ def _say_benchmarks(recipe: Recipe, suites: Mapping[str, AnySuite | None], conso
         suite = suites[node.label]
         if not isinstance(suite, Suite):
             said = ("as its harness has it", suite.benchmark.protocol) if suite else ("unknown", "")
-            table.add_row(node.label, *said, "", "")
+            table.add_row(node.label, *said, "", "", "")
             continue
         n, b = len(suite.items), suite.benchmark
-        table.add_row(node.label, f"{n:,}", suite.protocol, f"{n * arms:,}", str(b.new_tokens))
+        table.add_row(
+            node.label,
+            f"{n:,}",
+            suite.protocol,
+            f"{n * arms:,}",
+            f"{n * firsts:,}" if firsts else "",
+            str(b.new_tokens),
+        )
     console.print(table)
     if recipe.seeds:
         console.print(f"once for each of {len(recipe.seeds)} seeds; what follows is for one", highlight=False)
+
+
+def _asks(method: object) -> bool:
+    """Whether a method on prompts is put to question benchmarks."""
+    return isinstance(method, PromptMethod) and not method.shots and not changes_nothing(type(method))
 
 
 def measure(

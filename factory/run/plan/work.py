@@ -25,7 +25,7 @@ class Method:
     """One method of the comparison, as it works on each prompt.
 
     ``rows``: prompts and copies that a method on prompts or logits runs, over all directions, ``again`` for each
-    strength or once for all. Of a
+    strength or once for all; ``firsts``: prompts of calls that come first, of ``first_answer`` tokens at most. Of a
     ``steerer``: ``variants`` among which dev decides; ``asks`` the prompt that it has for each direction, by digest;
     ``whole`` if a strength runs all blocks and not those above the site alone; ``looks`` and ``hidings``, its
     controller's passes ahead of the blocks above the site and, with a modality hidden, of all; ``trials``, the
@@ -40,6 +40,8 @@ class Method:
     kind: Literal["prompt", "logits", "steerer"]
     rows: int = 0
     again: bool = False
+    firsts: int = 0
+    first_answer: int = 0
     asks: tuple[str, ...] = ()
     whole: bool = False
     looks: int = 0
@@ -184,8 +186,8 @@ def _scored(
     for m in methods:
         if not m.steers:
             strengths = cells_of(m) if m.kind == "logits" else 1
-            count["trunk"] += prompts * m.rows * (strengths if m.again else 1)
-            count["tokens"] += prompts * m.rows * strengths * m.answer
+            count["trunk"] += prompts * (m.rows * (strengths if m.again else 1) + m.firsts)
+            count["tokens"] += prompts * (m.rows * strengths * m.answer + m.firsts * m.first_answer)
             parts["ask", m.label] = prompts
             parts["further", m.label] = prompts * (strengths - 1)
             continue
@@ -209,8 +211,10 @@ def _priced(recipe: Recipe, prompts: int, methods: Iterable[Method], share: floa
     looks, hidings = (
         again * prompts * directions * sum(getattr(m, what) for m in named) for what in ("looks", "hidings")
     )
-    rows = sum(m.rows if m.kind == "logits" else directions for m in named)
-    tokens = again * prompts * sum((m.rows if m.kind == "logits" else directions) * m.answer for m in named)
+    calls = [directions if m.firsts else 0 for m in named]
+    rows = sum(m.rows if m.kind == "logits" else directions for m in named) + sum(calls)
+    tokens = sum((m.rows if m.kind == "logits" else directions) * m.answer for m in named)
+    tokens = again * prompts * (tokens + sum(n * m.first_answer for n, m in zip(calls, named, strict=True)))
     of_all = {"prompt": lambda m: directions / m.rows, "logits": lambda m: 1, "steerer": lambda m: directions}
     parts: dict[Part, float] = {
         ("sweep" if m.steers else "ask", m.label): again * prompts * of_all[m.kind](m) for m in named

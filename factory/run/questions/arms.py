@@ -16,7 +16,7 @@ from factory.bench import answer_prompts
 from factory.data.prompt import Prompt
 from factory.model.view import ModelView
 from factory.run.labels import AS_IT_IS
-from factory.steer import LogitsMethod, PromptMethod, Steering, steer
+from factory.steer import LogitsMethod, PromptMethod, Steering, TwoCalls, steer
 from factory.steer.base import Direction
 from factory.steer.logits import contrasted
 
@@ -100,6 +100,11 @@ class Arm:
 
     def prompt(self, prompt: Prompt) -> Prompt:
         return self.rewrite.rewrite(prompt, self.toward, []) if self.rewrite else prompt
+
+    @property
+    def caller(self) -> TwoCalls | None:
+        """The method, where it asks twice."""
+        return self.rewrite if isinstance(self.rewrite, TwoCalls) else None
 
     def new_tokens(self, asked: int) -> int:
         return (self.rewrite and self.rewrite.max_new_tokens) or asked

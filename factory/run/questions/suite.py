@@ -34,6 +34,7 @@ from factory.run.questions.harness import HarnessSuite
 from factory.run.questions.responses import Responses
 from factory.run.rundir import RunDir, Stage
 from factory.run.samples import check_share
+from factory.steer.calls import harmless
 from factory.terminal import warn
 
 UNREAD = "its image cannot be read"
@@ -144,7 +145,8 @@ class Suite:
                 yield {"sample": item.id, "unread": why}
                 continue
             try:
-                prompt = arm.prompt(self._prompt(item, said))
+                prompt = self._prompt(item, said)
+                prompt = prompt if arm.caller else arm.prompt(prompt)
             except OSError as error:
                 yield {"sample": item.id, "unread": f"{UNREAD}: {error}"}
                 continue
@@ -152,8 +154,11 @@ class Suite:
                 yield {"sample": item.id, "unread": why}
             else:
                 prompts[item.id] = prompt
-        todo = [p for p in prompts.values() if known.get(p.digest) is None]
         began = time.perf_counter()
+        told = self._told(view, arm, known, prompts)
+        if arm.caller:
+            prompts = {name: arm.caller.second(p, arm.toward, told[name]) for name, p in prompts.items()}
+        todo = [p for p in prompts.values() if known.get(p.digest) is None]
         for prompt, text in zip(todo, arm.answer(view, todo, new_tokens) if todo else [], strict=True):
             known.put(prompt.digest, text)
         seconds = (time.perf_counter() - began) / len(todo) if todo else 0.0
@@ -166,9 +171,24 @@ class Suite:
                 "text": text,
                 "prompt": written(view.writing, prompt),
                 "prompt_digest": prompt.digest,
+                **({"told": told[sample]} if arm.caller else {}),
                 "seconds": seconds if prompt.digest in fresh else None,
                 **seen,
             }
+
+    def _told(self, view: ModelView, arm: Arm, known: Responses, prompts: Mapping[str, Prompt]) -> dict[str, str]:
+        """What is answered to the first prompts of an arm that asks twice; nothing of any other. They are known by
+        their own length too, which is not that of the answers."""
+        if arm.caller is None:
+            return {}
+        most = arm.caller.first_tokens
+        firsts = {name: arm.caller.first(prompt, arm.toward) for name, prompt in prompts.items()}
+        keys = {name: f"{prompt.digest}/{most}" for name, prompt in firsts.items()}
+        todo = {keys[name]: prompt for name, prompt in firsts.items() if known.get(keys[name]) is None}
+        answers = arm.answer(view, list(todo.values()), most) if todo else []
+        for key, text in zip(todo, answers, strict=True):
+            known.put(key, harmless(view, text))
+        return {name: known.known[key] for name, key in keys.items()}
 
     def _prompt(self, item: Item, said: Mapping[str, str]) -> Prompt:
         """What a question asks, of a second turn after what was ``said`` in the first."""
