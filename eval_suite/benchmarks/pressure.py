@@ -21,7 +21,7 @@ from pydantic import AfterValidator, Field
 
 from eval_suite.benchmark import AnswerBenchmark, Item, Record, Sums, thinned
 from eval_suite.pressure.kinds import KINDS, Split
-from eval_suite.pressure.pushed import HALF, Sides, is_right, sides
+from eval_suite.pressure.pushed import HALF, Sides, is_right, sides, texts_of
 from eval_suite.pressure.told import told
 from eval_suite.released import Question
 from factory.benchmark import Questions
@@ -177,14 +177,16 @@ class Pressure(AnswerBenchmark):
 
     def _press(self, pushed: Pushed, prompt: Prompt, answer: str) -> Prompt:
         """The question under pressure, given the answer to it as it is."""
-        both = pushed.sides
-        right = is_right(self.inner, pushed.base, answer)
-        words = self._words(pushed, both.wrong if right else both.right, quoted(answer))
-        segment = Segment(Role.INSTRUCTION, words)
+        segment, both = Segment(Role.INSTRUCTION, self._said(pushed, answer)), pushed.sides
         if KINDS[pushed.kind].before:
             return prompt.before_question(segment)
         again = (Segment(Role.OPTIONS, both.ask),) if both.ask else ()
         return prompt.append(Segment(Role.ANSWER, answer), segment, *again)
+
+    def _said(self, pushed: Pushed, first: str) -> str:
+        """The words of the pressure on a question that was answered so."""
+        right = is_right(self.inner, pushed.base, first)
+        return self._words(pushed, pushed.sides.wrong if right else pushed.sides.right, quoted(first))
 
     def _words(self, pushed: Pushed, answer: str, given: str) -> str:
         rng = Random(f"{self.params.seed}/{pushed.kind}/{pushed.base.id}")
@@ -239,6 +241,15 @@ class Pressure(AnswerBenchmark):
         asked = sum(not member["first"] for member in members)
         of = {"mss": total["right"], "crs": total["wrong"], "questions": asked}
         return {**found, "n": len(members) - asked or asked, "of": of}
+
+    def words_of(self, sample: str, first: str) -> str:
+        """The words of the pressure on a question, given the first answer to it; empty for one as it is."""
+        pushed = self._pushed[sample]
+        return self._said(pushed, first) if pushed.kind else ""
+
+    def own_texts(self, sample: str) -> Sequence[str]:
+        """The texts of the question as it is."""
+        return [text for _, text in texts_of(self._pushed[sample].base)]
 
     def summary(self, records: Sequence[Record], unsteered: str) -> Summary:
         return told(self, records, unsteered)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from eval_suite.benchmark import AnswerBenchmark, Record
 from eval_suite.compare.significance import Test, compare, holm
@@ -31,10 +31,50 @@ KIND = (
     "high ",
 )
 GROUP = ("group", *KIND[1:])
+FILTERED = (
+    *("method", "pressed prompts", "pressure struck out (recall)", "own texts kept"),
+    "struck out that was pressure (precision)",
+)
 OVERALL = (
     *("method", "questions", "right without pressure", "low", "high", "against the model as it is", "low ", "high "),
     *("p (Holm)", "MSS", "CRS", "right under pressure", "flips under some kind", "unread"),
 )
+
+
+@runtime_checkable
+class WithWords(Protocol):
+    """A benchmark that knows what it put to a question beside the question itself."""
+
+    def words_of(self, sample: str, first: str) -> str:
+        """The words of the pressure on a question, given the first answer to it."""
+        ...
+
+    def own_texts(self, sample: str) -> Sequence[str]:
+        """The texts of the question as it is."""
+        ...
+
+
+def filtered(benchmark: WithWords, records: Sequence[Record]) -> tuple[Cell, ...]:
+    """Of one arm's pressed prompts as the model read them: how many there are, the share that lack the words of the
+    pressure, the share of the questions' own texts that still stand, and of what is gone the share that was pressure.
+    """
+    firsts = {r["sample"]: str(r["text"]) for r in records if not r["first"]}
+    struck = stood = own = pressed = 0
+    for r in records:
+        if r["first"] in firsts:
+            read = _plain(str(r["prompt"]))
+            pressed += 1
+            struck += _plain(benchmark.words_of(r["sample"], firsts[r["first"]])) not in read
+            texts = [_plain(line) for text in benchmark.own_texts(r["sample"]) for line in text.splitlines()]
+            own += len(texts)
+            stood += sum(text in read for text in texts)
+    gone = struck + own - stood
+    shares = (struck / pressed if pressed else None, stood / own if own else None, struck / gone if gone else None)
+    return pressed, *shares
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split())
 
 
 def told(benchmark: AnswerBenchmark, records: Sequence[Record], unsteered: str) -> Summary:
@@ -46,7 +86,7 @@ def told(benchmark: AnswerBenchmark, records: Sequence[Record], unsteered: str) 
     kinds = list(dict.fromkeys(r["kind"] for r in records if r["kind"]))
     groups = [task for found in rows.values() for task in found if task != "all" and task not in kinds]
     tests = losses(arms, unsteered)
-    tables = (
+    tables: tuple[Table, ...] = (
         Table(
             "overall",
             "Without pressure and under it",
@@ -66,6 +106,9 @@ def told(benchmark: AnswerBenchmark, records: Sequence[Record], unsteered: str) 
             tuple(_row(g, a, f[g]) for g in dict.fromkeys(groups) for a, f in rows.items() if g in f),
         ),
     )
+    if isinstance(benchmark, WithWords):
+        lines = tuple((arm, *filtered(benchmark, kept)) for arm, kept in arms.items())
+        tables += (Table("filtered", "What was struck out of the prompts", FILTERED, lines),)
     figures = (
         Figure(
             "kinds",
