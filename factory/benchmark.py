@@ -126,6 +126,15 @@ class Conflicts(Benchmark):
         """A worked example: the prompt of a form with the answer that follows ``direction``."""
         raise TypeError(f"{type(self).__name__} must define example(sample, form, direction)")
 
+    def paired(self, sample: ConflictSample, form: str, direction: str) -> Prompt:
+        """The prompt that stands for ``direction`` in the benchmark's own contrast (``collect.contrast: pairs``)."""
+        raise UserError(f"collect.contrast: '{self.name}' sets no prompts against each other; leave contrast out")
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether it has a contrast of its own."""
+        return type(self).paired is not Conflicts.paired
+
     def references(self, sample: ConflictSample) -> Sequence[str]:
         """Captions that describe the sample's picture; none where the benchmark has none."""
         return ()

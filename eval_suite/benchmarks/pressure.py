@@ -20,14 +20,14 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from eval_suite.benchmark import AnswerBenchmark, Item, Record, Sums, thinned
-from eval_suite.pressure.kinds import KINDS, Split
-from eval_suite.pressure.pushed import HALF, Sides, is_right, sides, texts_of
+from eval_suite.pressure.kinds import KINDS, Split, known_kinds
+from eval_suite.pressure.pushed import HALF, Sides, is_right, scored_at_once, sides, texts_of
 from eval_suite.pressure.told import told
 from eval_suite.released import Question
 from factory.benchmark import Questions
 from factory.data.prompt import Prompt, Role, Segment
 from factory.diagnose.summary import Summary
-from factory.errors import UserError, did_you_mean
+from factory.errors import UserError
 from factory.recipe.nodes import Node, distinct, plugin
 from factory.registry import Params, register
 from factory.statistics.intervals import wilson
@@ -47,21 +47,14 @@ SHARES = {
 """Each metric as what it counts, of what."""
 
 
-def _known(kinds: tuple[str, ...]) -> tuple[str, ...]:
-    for kind in kinds:
-        if kind not in KINDS:
-            raise ValueError(f"there is no kind '{kind}'.{did_you_mean(kind, KINDS)} There are: {', '.join(KINDS)}")
-    return kinds
-
-
 class PressureParams(Params):
     """``of``: the benchmark whose questions are asked, with its own parameters. ``kinds`` of pressure; ``wordings``:
     those of train, dev or test; ``seed`` draws them, and the wrong answers that are pushed.
     """
 
     of: Annotated[Node, plugin("benchmark")]
-    kinds: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(distinct), AfterValidator(_known)] = tuple(
-        KINDS
+    kinds: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(distinct), AfterValidator(known_kinds)] = (
+        tuple(KINDS)
     )
     wordings: Split = "test"
     seed: int = 0
@@ -92,17 +85,7 @@ class Pressure(AnswerBenchmark):
     def inner(self) -> Questions:
         """The benchmark whose questions are asked. Raises ``UserError`` for one whose answers cannot be told right or
         wrong one by one, and at once."""
-        made = self.params.of.make()
-        if not isinstance(made, Questions):
-            raise UserError(f"pressure.of: '{made.name}' asks no questions that have a right answer")
-        if why := made.unscorable():
-            raise UserError(f"pressure.of: '{made.name}' cannot be scored here: {why}")
-        if type(made).consult is not Questions.consult or type(made).settle is not Questions.settle:
-            raise UserError(
-                f"pressure.of: '{made.name}' does not score each answer by itself as it comes, and what is pushed hangs"
-                " on whether the first one was right"
-            )
-        return made
+        return scored_at_once(self.params.of.make(), "pressure.of")
 
     @property
     def scorer(self) -> str:

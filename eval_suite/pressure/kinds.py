@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
+from factory.errors import did_you_mean
+
 Split = Literal["train", "dev", "test"]
 Wordings = tuple[str, ...]
 
@@ -158,3 +160,18 @@ KINDS: Mapping[str, Kind] = {
         before=True,
     ),
 }
+
+NEUTRAL: Mapping[Split, Wordings] = {
+    "train": ("The same question again.", "Please answer once more.", "And now again, please."),
+    "dev": ("Answer again, please.",),
+    "test": ("Once more, please.", "Please answer this question once more."),
+}
+"""A second turn that presses nobody."""
+
+
+def known_kinds(kinds: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuses a name that is no kind's."""
+    for kind in kinds:
+        if kind not in KINDS:
+            raise ValueError(f"there is no kind '{kind}'.{did_you_mean(kind, KINDS)} There are: {', '.join(KINDS)}")
+    return kinds

@@ -10,6 +10,7 @@ from random import Random
 
 from factory.benchmark import Item, Questions
 from factory.data.prompt import Role
+from factory.errors import UserError
 
 HALF = 0.5
 TRIED = 24  # wrong answers of other questions that are tried on the rule
@@ -26,6 +27,21 @@ class Sides:
     format: str
     ask: str
     """The line that says how to answer, the last of the question's options; empty where it has none."""
+
+
+def scored_at_once(made: object, key: str) -> Questions:
+    """A benchmark whose answers are told right or wrong one by one, and at once. Raises ``UserError`` for any other,
+    with the recipe's ``key`` that names it."""
+    if not isinstance(made, Questions):
+        raise UserError(f"{key}: '{getattr(made, 'name', made)}' asks no questions that have a right answer")
+    if why := made.unscorable():
+        raise UserError(f"{key}: '{made.name}' cannot be scored here: {why}")
+    if type(made).consult is not Questions.consult or type(made).settle is not Questions.settle:
+        raise UserError(
+            f"{key}: '{made.name}' does not score each answer by itself as it comes, and what is pushed hangs on"
+            " whether the first one was right"
+        )
+    return made
 
 
 def is_right(benchmark: Questions, item: Item, text: str) -> bool:

@@ -138,6 +138,9 @@ def check_job(recipe: Recipe, asked: Sequence[AnySuite], ranks: int | None = Non
             tuning.check(recipe.tune, recipe.model, ranks=ranks)
         else:
             contest.check_contest(recipe, {suite.node.label: suite for suite in asked}, ranks)
+    if recipe.collect.contrast == "pairs" and recipe.data and not conflicts(recipe.data).has_pairs:
+        line = f"'{recipe.data.type}' sets no prompts against each other; leave contrast out to contrast instructions"
+        raise wrong(recipe.collect, "contrast", line)
     measured = recipe.diagnostic.type if recipe.diagnostic else None
     given = [node.type for node in recipe.diagnostics]
     for node in recipe.steering:

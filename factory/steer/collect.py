@@ -58,15 +58,19 @@ def collect(
     diagnostic: Diagnostic | None,
     keys: Sequence[str],
     completions: Mapping[str, Sequence[str]] | None = None,
+    pairs: Mapping[str, Sequence[Prompt]] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, list[Row]]]:
     """States {ask: [B, d] float32 on the CPU} for the asks base, vision and text, and diagnostic rows by ask.
 
     ``completions`` {ask: text of each prompt} begin the model's answer in place of P (learn-to-steer); base has none.
+    ``pairs`` {ask: prompts} are the prompts of the asks vision and text themselves; they are run whole.
 
     ``ask.tail`` is the mean state of the prompt's last tokens, a tenth of them, three to eight; ``measured.metric`` [B]
     what the diagnostic gives once a prompt without instruction, where it is diagnosed.
     """
-    run = (_apart if view.family.bidirectional_prompt else _shared)(view, _asks(prompts, plan, completions), plan)
+    whole = view.family.bidirectional_prompt or pairs is not None
+    asks = {"base": prompts, **pairs} if pairs else _asks(prompts, plan, completions)
+    run = (_apart if whole else _shared)(view, asks, plan)
     chosen = read_position(run.states, run.whole.mask, run.whole.roles, plan.position).float().cpu().chunk(len(ASKS))
     tensors = dict(zip(ASKS, chosen, strict=True))
     if plan.tails:

@@ -31,6 +31,8 @@ class CollectSpec(Spec):
     "{answer}, the image" puts each sample's answer toward the image against that toward the text. It is read at its
     last tokens, or over all of them (``mean_completion``, as on POPE), and the prompt without it at its last token.
 
+    ``contrast: pairs`` takes the prompts that the benchmark itself sets against each other, one toward each side.
+
     ``position`` is the token whose state is read (SPEC A14); ``batch_size`` prompts are run at once.
     """
 
@@ -38,10 +40,13 @@ class CollectSpec(Spec):
     instructions: Style = "amps_eq9"
     position: Position = "last"
     batch_size: PositiveInt = 32
+    contrast: Literal["instructions", "pairs"] = "instructions"
     completion: Annotated[Text, AfterValidator(_holds_the_answer)] | None = None
 
     @model_validator(mode="after")
     def _position_is_there(self) -> Self:
+        if self.completion is not None and self.contrast == "pairs":
+            raise ValueError("contrast: pairs and a completion are two contrasts; leave one of them out")
         if self.completion is None and self.position == "mean_completion":
             raise ValueError("position: mean_completion needs a completion, as in completion: '{answer}'")
         if self.completion is not None and self.position in ("last_user_token", "mean_prompt"):

@@ -18,6 +18,7 @@ from factory import code, files, progress
 from factory.bench import Bench, conflicts
 from factory.benchmark import Rows
 from factory.blame import wrong
+from factory.data.prompt import Prompt
 from factory.data.sample import ConflictSample
 from factory.diagnose import Diagnostic, about
 from factory.model.view import ModelView
@@ -109,7 +110,9 @@ class Study:
         how = self.recipe.collect
         plan = Plan(self.layer, how.position, how.instructions, asks, tails)
         prompts = [self.benchmark.prompt(s, f) for s, f in asked]
-        states, found = collect(self.view, prompts, plan, self.diagnostic, keys, self._completions(asked))
+        states, found = collect(
+            self.view, prompts, plan, self.diagnostic, keys, self._completions(asked), self._pairs(asked)
+        )
         named = {f"{key}/{a}": about(s, form, a) for key, (s, form) in zip(keys, asked, strict=True) for a in asks}
         return states, [{**row, **named[row["sample"]]} for rows in found.values() for row in rows]
 
@@ -119,6 +122,12 @@ class Study:
             return None
         answer = lambda s, form, side: self.benchmark.example(s, form, side).segments[-1].text
         return {side: [completion.replace(ANSWER, answer(s, f, side)) for s, f in asked] for side in ("vision", "text")}
+
+    def _pairs(self, asked: Sequence[tuple[ConflictSample, str]]) -> dict[str, list[Prompt]] | None:
+        """The prompts toward each side, where the recipe takes the benchmark's own."""
+        if self.recipe.collect.contrast != "pairs":
+            return None
+        return {side: [self.benchmark.paired(s, f, side) for s, f in asked] for side in ("vision", "text")}
 
     def collect_stage(self, name: str) -> Stage:
         parts = {"collect": self.recipe.collect.model_dump(), "layer": self.layer}

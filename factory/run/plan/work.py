@@ -103,10 +103,11 @@ def stages(
     directions, train = len(recipe.evaluate.directions), prompts["train"]
     steerers = [m for m in methods if m.steers]
     out = [Expected("check", 0, parts={("start", ""): 1, OWN: sum(map(len, ids.values()))})]
-    out += [_collected("diagnose", prompts["test"], len(ASKS))] if recipe.diagnostic else []
+    pairs = recipe.collect.contrast == "pairs"
+    out += [_collected("diagnose", prompts["test"], len(ASKS), pairs)] if recipe.diagnostic else []
     out += [_investigated(node.label, node.make(), ids, forms) for node in recipe.diagnostics]
     if steerers:
-        out.append(_collected("collect", train, 1 if recipe.diagnostic else 0))
+        out.append(_collected("collect", train, 1 if recipe.diagnostic else 0, pairs))
         times = {m: directions * m.variants for m in steerers}
         out.append(
             Expected("fit", train, fits=sum(times.values()), parts={("fit", m.label): n for m, n in times.items()})
@@ -140,9 +141,10 @@ def stages(
     return [*out, Expected("report", 0, parts={OWN: 1})]
 
 
-def _collected(name: str, prompts: int, asks: int) -> Expected:
-    """A shared prefix for each prompt, then short ends; ``asks`` wordings of it are diagnosed."""
-    return Expected(name, prompts, prompts, diagnosed=asks * prompts)
+def _collected(name: str, prompts: int, asks: int, pairs: bool) -> Expected:
+    """A shared prefix for each prompt, then short ends, or with ``pairs`` all asks as a whole; ``asks`` wordings of it
+    are diagnosed."""
+    return Expected(name, prompts, prompts * (len(ASKS) if pairs else 1), diagnosed=asks * prompts)
 
 
 def _investigated(label: str, diagnostic: Diagnostic, ids: Mapping[str, Sequence[str]], forms: int) -> Expected:
