@@ -26,6 +26,12 @@ FOLDER = "tensorboard"
 HUNDREDTHS = 100  # steps are whole numbers, strengths are not
 
 
+class TensorBoardParams(Params):
+    """``samples`` of each benchmark are shown, at most."""
+
+    samples: NonNegativeInt = 50
+
+
 @register("report", "tensorboard")
 class TensorBoard(Report):
     """A run for TensorBoard, in its folder's ``tensorboard/``, and each step of a training as it goes, in that of its
@@ -37,12 +43,8 @@ class TensorBoard(Report):
     the last alone.
     """
 
-    class Params(Params):
-        """``samples`` of each benchmark are shown, at most."""
-
-        samples: NonNegativeInt = 50
-
-    params: Params
+    Params = TensorBoardParams
+    params: TensorBoardParams
 
     def unready(self) -> str | None:
         return not_installed("report tensorboard", "tensorboard", ["tensorboard"])

@@ -26,6 +26,17 @@ FOLDER = "wandb"
 IDENTITY = "wandb.json"  # in the folder that is told of: written again, it is the same run there
 
 
+class WandbParams(Params):
+    """``project`` and ``entity`` (null: your own) say where; ``mode`` null is the environment's, online where that
+    says nothing; ``samples`` of each benchmark are kept, at most.
+    """
+
+    project: str = "steering-factory"
+    entity: str | None = None
+    mode: Literal["online", "offline"] | None = None
+    samples: NonNegativeInt = 200
+
+
 @register("report", "wandb")
 class WeightsAndBiases(Report):
     """A run for Weights & Biases: scores (the run's summary and a table), each metric over strengths (a table and a
@@ -37,17 +48,8 @@ class WeightsAndBiases(Report):
     nothing; ``wandb sync`` does so later, on the same machine.
     """
 
-    class Params(Params):
-        """``project`` and ``entity`` (null: your own) say where; ``mode`` null is the environment's, online where that
-        says nothing; ``samples`` of each benchmark are kept, at most.
-        """
-
-        project: str = "steering-factory"
-        entity: str | None = None
-        mode: Literal["online", "offline"] | None = None
-        samples: NonNegativeInt = 200
-
-    params: Params
+    Params = WandbParams
+    params: WandbParams
 
     def unready(self) -> str | None:
         if (why := not_installed("report wandb", "wandb", ["wandb"])) is not None:
