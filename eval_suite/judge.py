@@ -18,7 +18,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from pydantic import AfterValidator, NonNegativeFloat, NonNegativeInt, PositiveInt
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, InvalidHeader
 
 from factory import files, terminal
 from factory.errors import UserError
@@ -28,13 +28,17 @@ SECONDS = 120  # of silence, and the longest wait that an endpoint may ask for
 TRIES_MORE = 5  # times that MM-Vet's evaluator asks again for an answer it cannot read
 LARGEST = 4 << 20  # bytes of one reply
 DRY = "the judge's requests were printed, none was sent (dry_run)"
-BUSY = (408, 409, 429, 500, 502, 503, 504)
+BUSY = (408, 409, 425, 429, 500, 502, 503, 504, *range(520, 525), 529)
 KEY_NAME = re.compile(r"([A-Z][A-Z0-9_]*_)?(API|JUDGE)_(KEY|TOKEN)")
 
 
 def _plain_address(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        whole = False
+    if not whole or any(c.isspace() or not c.isprintable() for c in url):
         raise ValueError("should be an address such as https://HOST/v1")
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         raise ValueError("should hold no user, password or query: a key belongs in the variable that key_env names")
@@ -236,11 +240,21 @@ def _text(told: dict[str, Any]) -> str | None:
     return None
 
 
+class _Patient(urllib3.Retry):
+    """Waits by its own rule where an endpoint asks for a pause in words that say none."""
+
+    def parse_retry_after(self, retry_after: str) -> float:
+        try:
+            return super().parse_retry_after(retry_after)
+        except InvalidHeader:
+            return 0
+
+
 def _pool(params: JudgeParams) -> urllib3.PoolManager:
     """Connections to the endpoint alone: no redirects, and a pause that grows (or that the endpoint asks for) where it
     is busy.
     """
-    retries = urllib3.Retry(
+    retries = _Patient(
         total=params.retries,
         connect=1,
         redirect=False,

@@ -260,6 +260,13 @@ def test_a_busy_endpoint_is_waited_for(endpoint, tmp_path, monkeypatch):
     assert len(endpoint.asked) == 4 and 0 < pauses[0] < 17 and pauses[-1] == 17
 
 
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 522, 529])
+@pytest.mark.parametrize("pause", ["soon", "-5", "Wed, 21 Oct 2015 07:28:00 GMT", ""])
+def test_whatever_says_busy_is_asked_again_also_where_its_pause_is_no_number(status, pause, endpoint, tmp_path):
+    endpoint.replies = [(status, {}, {"Retry-After": pause}), says("0.5")]
+    assert Judge(JudgeParams(**options(tmp_path, endpoint))).ask("?") == "0.5" and len(endpoint.asked) == 2
+
+
 @pytest.mark.parametrize(
     ("reply", "told", "times"),
     [
@@ -316,6 +323,10 @@ def test_variables_for_such_keys(name, endpoint, tmp_path):
         f"https://host/v1#{KEY}",
         "file:///etc/passwd",
         "host/v1",
+        "https://host/v1\n",
+        "https://ho st/v1",
+        "https://host:99999/v1",
+        "https://[host/v1",
         "",
     ],
 )
