@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -26,18 +27,18 @@ NOTHING = Prompt((Segment(Role.QUESTION, "."),))
 
 
 class Places(Dataset):
-    """The numbers of the samples of ``steps`` optimiser steps, place by place; a sample is read where it is
-    collated.
+    """The numbers of the samples of ``steps`` optimiser steps, place by place, those of ``numbers`` [n] where the order
+    is one of n; a sample is read where it is collated.
     """
 
-    def __init__(self, order: Order, steps: int) -> None:
-        self.order, self.total = order, steps * order.batch
+    def __init__(self, order: Order, steps: int, numbers: np.ndarray | None = None) -> None:
+        self.order, self.total, self.numbers = order, steps * order.batch, numbers
 
     def __len__(self) -> int:
         return self.total
 
     def __getitem__(self, place: int) -> int:
-        return self.order[place]
+        return self.order[place] if self.numbers is None else int(self.numbers[self.order[place]])
 
 
 class Refused(UserError):

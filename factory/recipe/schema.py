@@ -15,7 +15,7 @@ from factory.recipe.sections.contest import CompareSpec, ContenderSpec, TaskSpec
 from factory.recipe.sections.launch import LaunchSpec, ReportSpec, RunSpec
 from factory.recipe.sections.model import ComposeSpec, ModelSpec
 from factory.recipe.sections.steering import DEFAULT_STRENGTHS, CollectSpec, EvaluateSpec
-from factory.recipe.sections.training import TermsSpec, TrainSpec, TuneDataSpec, TuneSpec
+from factory.recipe.sections.training import HeldOutSpec, TermsSpec, TrainSpec, TuneDataSpec, TuneSpec
 from factory.recipe.sections.words import Direction, FileName, PathText, Seed, Text
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "ContenderSpec",
     "Direction",
     "EvaluateSpec",
+    "HeldOutSpec",
     "LaunchSpec",
     "ModelSpec",
     "Node",
@@ -166,7 +167,8 @@ class Recipe(Spec):
     def asked(self) -> tuple[Node, ...]:
         """Every question benchmark that the recipe puts to a model."""
         tasks = self.compare.tasks if self.compare else ()
-        return (*self.benchmarks, *(node for task in tasks for _, node in task.nodes()))
+        held = self.tune.held_out.benchmark if self.tune and self.tune.held_out else None
+        return (*self.benchmarks, *([held] if held else []), *(node for task in tasks for _, node in task.nodes()))
 
     @property
     def source_path(self) -> Path | None:

@@ -103,7 +103,7 @@ def _work(
         from factory.run.tuners.tuning import tune_model
 
         if recipe.train or recipe.tune:
-            return train_model if recipe.train else partial(tune_model, model=model)
+            return train_model if recipe.train else partial(tune_model, model=model, asked=asked)
         return partial(compare_tuners, model=model, asked=asked, notes=notes)
     return partial(compare if recipe.data else examine, model=model, asked=asked, notes=notes)
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from factory import files
@@ -26,6 +26,7 @@ from factory.errors import UserError
 from factory.model.view import ModelView
 from factory.recipe.schema import LaunchSpec, TuneSpec
 from factory.train import checkpoint, zero
+from factory.train.held_out import LOSS, SCORE, HeldOut, Looking
 from factory.train.resume import WEIGHTS, OneDevice, Resuming
 from factory.train.sam import RandomState, ascended, drawing_again, random_state
 from factory.train.watch import Learning
@@ -93,14 +94,20 @@ class Shape:
 class TuneTrainer(Resuming):
     """Normalises by the labelled tokens of the whole step, and keeps checkpoints that hold the trained part alone.
     ``rates`` are the learning rates of parameters, by id, that have one of their own. With ``rho`` a step is
-    sharpness-aware: its gradient is taken again, at w + eps(w), and its log has the sharpness.
+    sharpness-aware: its gradient is taken again, at w + eps(w), and its log has the sharpness. ``held`` is looked at.
     """
 
     def __init__(
-        self, tuner: Tuner, about: dict[str, Any], rates: Mapping[int, float], rho: float | None = None, **kwargs: Any
+        self,
+        tuner: Tuner,
+        about: dict[str, Any],
+        rates: Mapping[int, float],
+        rho: float | None = None,
+        held: HeldOut | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.tuner, self.about, self.rates, self.rho = tuner, about, rates, rho
+        self.tuner, self.about, self.rates, self.rho, self.held = tuner, about, rates, rho, held
         self._pieces: list[tuple[RandomState, dict[str, Tensor], Tensor]] = []  # the step's, up to its second pass
         self._sharpness: float | None = None
         ours = {id(p) for p in tuner.trainable.values()}
@@ -153,6 +160,24 @@ class TuneTrainer(Resuming):
         if "loss" in logs and self._sharpness is not None:
             logs |= {"sharpness": self._sharpness}
         super().log(logs, *args, **kwargs)
+
+    def over(self, state: TrainerState) -> bool:
+        return self.held is not None and self.held.over(state.log_history)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        assert self.held is not None, "what is held out is looked at where there is any"
+        found = self.held.look(self)
+        self.log(found)
+        self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
+        return found
+
+    def _load_best_model(self) -> None:
+        """The best weights, but for a model that DeepSpeed has cut: there they are read from the checkpoint."""
+        best = Path(self.args.output_dir) / checkpoint.folder_name(self.state.best_global_step)
+        with checkpoint.read_as_data(best):
+            checkpoint.check(best)
+            if not self.is_deepspeed_enabled:
+                self.fill(files.read_safetensors(best / WEIGHTS))
 
     def weights(self) -> dict[str, Tensor]:
         passing = zero.whole_values({PASSING + name: p for name, p in self.passing.items()})
@@ -230,9 +255,10 @@ def train(
     folder: Path,
     callbacks: Sequence[TrainerCallback] = (),
     objective: nn.Module | None = None,
+    held: HeldOut | None = None,
 ) -> list[dict[str, Any]]:
     """Train what ``tuner``, applied to ``view``, makes trainable, for ``steps`` optimiser steps; returns the log, a row
-    a step.
+    a step and one a look at what is ``held`` out, whose ``best`` step is then known.
 
     ``objective`` takes a batch of ``collator`` to a summed loss over its labels; by default ``Answers``. Parameters of
     its own are trained with it, and kept in checkpoints alone.
@@ -266,7 +292,7 @@ def train(
         bf16=spec.bf16,
         fp16=spec.fp16,
         neftune_noise_alpha=spec.neftune,
-        save_steps=spec.save_every,
+        **{"save_steps": spec.save_every, **(held.arguments() if held else {})},
         logging_steps=1,
         logging_nan_inf_filter=False,
         report_to="none",
@@ -286,18 +312,26 @@ def train(
         about,
         rates,
         spec.rho if spec.optimizer == "sam" else None,
+        held,
         model=objective or Answers(view),
         args=args,
         train_dataset=data,
+        eval_dataset=data if held else None,
         data_collator=collator,
-        callbacks=[*callbacks, Learning({name: list(part.values()) for name, part in parts.items()})],
+        callbacks=[
+            *callbacks,
+            *([Looking(held)] if held else []),
+            Learning({name: list(part.values()) for name, part in parts.items()}),
+        ],
     )
     trainer.keep = spec.keep_checkpoints
     trainer.remove_callback(PrinterCallback)
     trainer.go_on()
     unset_hf_deepspeed_config()  # under ZeRO-3 transformers would cut whatever model is loaded next
     view.model.eval()
-    return [row for row in trainer.state.log_history if "loss" in row]
+    if held and held.keep == "best":
+        held.best = trainer.state.best_global_step
+    return [row for row in trainer.state.log_history if row.keys() & {"loss", LOSS, SCORE}]
 
 
 def _ready(view: ModelView, tuner: Tuner, spec: TuneSpec) -> None:

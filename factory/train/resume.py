@@ -31,7 +31,7 @@ class OneDevice(TrainingArguments):
 
 class Resuming(Trainer):
     """A trainer that takes its data in order (shuffling is the data's own business, so any step can be gone on from)
-    and goes on from the newest whole checkpoint of its folder, of which it keeps the newest ``keep``.
+    and goes on from the newest whole checkpoint of its folder, of which it keeps the newest ``keep``, and the best.
 
     A subclass whose checkpoints hold less than the model's whole state says so in ``weights`` and ``fill``.
     """
@@ -48,8 +48,14 @@ class Resuming(Trainer):
         newest = self._agreed(checkpoint.newest(Path(self.args.output_dir)) if self.args.should_save else None)
         if newest:
             with checkpoint.read_as_data(newest):
-                TrainerState.load_from_json(str(newest / STATE))
+                state = TrainerState.load_from_json(str(newest / STATE))
+            if self.over(state):
+                self.args.max_steps = state.global_step
         self.train(resume_from_checkpoint=str(newest) if newest else None)
+
+    def over(self, state: TrainerState) -> bool:
+        """Whether a training that has come to ``state`` ends there, before its last step."""
+        return False
 
     def weights(self) -> Mapping[str, Tensor]:
         """What is trained, by name; all ranks call it."""
@@ -84,7 +90,9 @@ class Resuming(Trainer):
             folder = Path(self.args.output_dir)
             current = folder / checkpoint.folder_name(self.state.global_step)
             checkpoint.seal(current, {"step": self.state.global_step, **self.about})
-            for old in [each for each in checkpoint.present(folder) if each != current][self.keep - 1 :]:
+            best = folder / checkpoint.folder_name(self.state.best_global_step or 0)
+            others = [each for each in checkpoint.present(folder) if each not in (current, best)]
+            for old in others[self.keep - 1 :]:
                 checkpoint.remove(old)
 
     def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> tuple[int, int]:

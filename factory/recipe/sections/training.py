@@ -75,6 +75,31 @@ class TuneDataSpec(Spec):
         return self
 
 
+class HeldOutSpec(Spec):
+    """What is looked at while tuning and never learnt: a ``share`` of the samples, drawn by the data's seed, or
+    ``data`` of its own, or the answers to a ``benchmark``, whose score then decides.
+
+    Looks come ``every`` so many steps and after the last. ``keep`` best: the weights of the best look are the result,
+    and a checkpoint is kept at each look, whatever ``save_every`` says. ``patience``: looks in a row without a better
+    one that end the training; null never does.
+    """
+
+    share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    data: TuneDataSpec | None = None
+    benchmark: Annotated[Node, plugin("benchmark")] | None = None
+    every: PositiveInt = 100
+    keep: Literal["best", "last"] = "best"
+    patience: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _holds_something(self) -> Self:
+        if self.share is not None and self.data is not None:
+            raise refusal([(("data",), "share is given too; choose one of them")])
+        if self.share is None and self.data is None and self.benchmark is None:
+            raise ValueError("needs something to look at: share, data or benchmark")
+        return self
+
+
 class TermsSpec(Spec):
     """The terms on which anything is tuned.
 
@@ -132,6 +157,8 @@ class TuneSpec(TermsSpec):
     ``learning_rate`` null is the tuner's own. ``exam``: how many samples of each task of its lessons' benchmark the
     tuned model is examined on afterwards (null: none).
 
+    ``held_out`` is looked at while tuning.
+
     ``stage`` says which of the three; ``tuner`` is the method, in ``stage: finetune`` alone; ``data`` is what is
     learnt.
     """
@@ -141,6 +168,7 @@ class TuneSpec(TermsSpec):
     data: TuneDataSpec
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     exam: PositiveInt | None = None
+    held_out: HeldOutSpec | None = None
 
     @model_validator(mode="after")
     def _fits_its_stage(self) -> TuneSpec:
@@ -157,6 +185,11 @@ class TuneSpec(TermsSpec):
             )
         if self.stage == "align" and self.neftune:
             raise refusal([(("neftune",), "stage: align runs no language model, whose embeddings would get the noise")])
+        if self.held_out and self.held_out.data:
+            if self.data.cache_features:
+                raise refusal([(("held_out", "data"), "with cache_features give a share of the same data: share: 0.1")])
+            if self.held_out.data == self.data:
+                raise refusal([(("held_out", "data"), "is what is learnt; hold out a share of it: share: 0.1")])
         if self.data.cache_features and "vision_tower" in self.beside:
             raise ValueError("trains the vision tower, whose features cannot be kept: leave data.cache_features out")
         if self.exam and self.data.lessons is None:

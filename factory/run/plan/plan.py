@@ -52,7 +52,7 @@ def plan(recipe: Recipe, limit: int | None = None, waited: float = 0.0) -> None:
     elif recipe.tune:
         from factory.run.plan.tuning_plan import plan_tuning
 
-        plan_tuning(recipe, model, console, refused, limit)
+        plan_tuning(recipe, model, console, refused, suites, limit)
     elif recipe.compare:
         from factory.run.plan.contest_plan import plan_tuners
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from factory.corpus.collate import Collator
 from factory.corpus.show import show_sample
 from factory.errors import UserError
@@ -12,27 +14,43 @@ from factory.recipe.nodes import given
 from factory.recipe.schema import TuneSpec
 from factory.run.pipeline import owner_of
 from factory.run.plan.refused import Refusal, say_missing
+from factory.run.questions.suite import AnySuite
 from factory.run.tuners.going_on import refuse_other
+from factory.run.tuners.held_out import held_of, learnt_and_held
 from factory.run.tuners.opening import open_source, planned_source
 from factory.run.tuners.tuning import inputs_of, refuse_kept_features, show_trainable, steps_of
 from factory.terminal import Console
 from factory.train.loop import Shape
 
 
-def plan_tuning(recipe: Recipe, model: Wanted, console: Console, refused: Refusal, limit: int | None = None) -> None:
+def plan_tuning(
+    recipe: Recipe,
+    model: Wanted,
+    console: Console,
+    refused: Refusal,
+    suites: Mapping[str, AnySuite | None],
+    limit: int | None = None,
+) -> None:
     """Print what a tuning would train, on what, for how many steps."""
     spec = given(recipe.tune)
     with refused.kept():
         source = planned_source(recipe, spec.data, spec.batch_size, model)
-        steps, ranks = steps_of(spec, len(source)), recipe.launch.processes
+        held = held_of(spec, suites, lambda data: planned_source(recipe, data, spec.batch_size, model))
+        numbers, aside = learnt_and_held(spec, len(source))
+        steps, ranks = steps_of(spec, len(numbers)), recipe.launch.processes
         shape = Shape.of(spec, ranks)
         root, name, *_ = owner_of(recipe, limit)
-        refuse_other(root / name / "tune", inputs_of(recipe, source, limit))
+        refuse_other(root / name / "tune", inputs_of(recipe, source, limit, held))
         console.print(
-            f"data: {len(source):,} samples, {steps:,} steps of {spec.batch_size} ({ranks} rank(s) x {shape.accumulate}"
-            f" x {shape.micro}), {steps * spec.batch_size / len(source):.2f} epochs",
+            f"data: {len(numbers):,} samples, {steps:,} steps of {spec.batch_size} ({ranks} rank(s) x"
+            f" {shape.accumulate} x {shape.micro}), {steps * spec.batch_size / len(numbers):.2f} epochs",
             highlight=False,
         )
+        if held:
+            looks = -(-steps // held.spec.every)
+            n = len(held.source) if held.source else len(aside)
+            questions = f" and {len(held.suite.items):,} questions of {held.suite.node.label}" if held.suite else ""
+            console.print(f"held out: {looks:,} looks at {n:,} samples{questions}", highlight=False)
     for why in refused.fetched:
         say_missing(console, why)
     with refused.kept():

@@ -62,6 +62,19 @@ class Responses:
             self.known[prompt] = text
 
 
+class Unkept:
+    """Answers by prompt digest of a model that will have changed when it is asked again."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, str] = {}
+
+    def get(self, prompt: str) -> str | None:
+        return self.known.get(prompt)
+
+    def put(self, prompt: str, text: str) -> None:
+        self.known[prompt] = text
+
+
 def _check(prompt: str, text: str) -> str:
     return files.digest([prompt, text])[:16]
 

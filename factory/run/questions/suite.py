@@ -31,7 +31,7 @@ from factory.recipe.schema import Node
 from factory.run.inputs import answering, each_item, with_code
 from factory.run.questions.arms import Arm
 from factory.run.questions.harness import HarnessSuite
-from factory.run.questions.responses import Responses
+from factory.run.questions.responses import Responses, Unkept
 from factory.run.rundir import RunDir, Stage
 from factory.run.samples import check_share
 from factory.steer.calls import harmless
@@ -129,11 +129,22 @@ class Suite:
             row["generation"] = {"max_new_tokens": new_tokens, "do_sample": False, **precision(view, size)}
         return rows, [{**s, "benchmark": self.node.label} for s in skipped], cost(arm, answers, view)
 
+    def score(self, view: ModelView) -> float:
+        """The main metric of a model as it stands, over all questions; nothing of it is kept."""
+        size, known, told = self.recipe.evaluate.batch_size, Unkept(), list[Record]()
+        for turn in in_turns(self.items):
+            said = {a["sample"]: a["text"] for a in told if "text" in a}
+            for i in range(0, len(turn), size):
+                told += self._answers(view, Arm("now"), known, turn[i : i + size], self.benchmark.new_tokens, said)
+        rows = self.benchmark.rows(self._scored(told), protocol=self.protocol, label=self.node.label)
+        whole = next(row for row in rows if row["task"] == "all")
+        return float(whole["metrics"][whole["main"]])
+
     def _answers(
         self,
         view: ModelView,
         arm: Arm,
-        known: Responses,
+        known: Responses | Unkept,
         items: Sequence[Item],
         new_tokens: int,
         said: Mapping[str, str],

@@ -146,7 +146,7 @@ class Contest:
         self.suites = {suite.node.label: suite for suite in asked}
         self.diagnostics = {node.label: node.make() for node in recipe.diagnostics}
         self.sources = {
-            task.name: shared_source(self._single(self.spec.tuners[0], task, 1.0), folder, model)
+            task.name: shared_source(self._single(self.spec.tuners[0], task, 1.0), folder, model, task.data)
             for task in self.spec.tasks
         }
         self._refuse_other()

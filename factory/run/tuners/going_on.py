@@ -29,7 +29,7 @@ SAME: dict[type[Spec], set[str]] = {  # to the byte, or where floats are summed 
     LaunchSpec: {"hostfile"},
 }
 TOLD: dict[type[Spec], dict[str, str]] = {  # by another entry of the inputs, or by a checkpoint's manifest
-    TuneSpec: {"steps": "steps", "epochs": "steps", "data": "tune.data and data"},
+    TuneSpec: {"steps": "steps", "epochs": "steps", "data": "tune.data and data", "held_out": "held_out"},
     TuneDataSpec: {"path": "data", "images": "data", "photos": "data"},
     TrainSpec: {},
     LaunchSpec: {"processes": "ranks", "zero": "zero", "offload": "offload"},
@@ -84,19 +84,20 @@ def sums_of(out: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def last_of(stage: Stage, out: Path) -> Path:
-    """The last checkpoint of a finished training, to write its result ``out`` anew from.
+    """The checkpoint that a finished training ended with, to write its result ``out`` anew from.
 
     Raises ``UserError`` where that is gone or damaged too.
     """
-    last = checkpoint.folder_name(stage.summary["steps"])
-    newest = checkpoint.newest(stage.path / CHECKPOINTS)
-    if newest is None or newest.name != last:
+    last = stage.path / CHECKPOINTS / checkpoint.folder_name(stage.summary.get("kept", stage.summary["steps"]))
+    try:
+        checkpoint.check(last)
+    except checkpoint.Damaged:
         raise UserError(
-            f"{out}: what was trained is damaged or gone, and so is its last checkpoint, {last} in {stage.path}. Remove"
+            f"{out}: what was trained is damaged or gone, and so is its checkpoint, {last.name} in {stage.path}. Remove"
             " that folder to train again, or start afresh with name=OTHER"
-        )
-    Console().print(f"{out}: damaged or gone; written again from {newest}", highlight=False, soft_wrap=True)
-    return newest
+        ) from None
+    Console().print(f"{out}: damaged or gone; written again from {last}", highlight=False, soft_wrap=True)
+    return last
 
 
 def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

@@ -30,13 +30,15 @@ from factory.terminal import Console
 INDICES = ".index"  # of data files, beside the runs: many runs read one file
 
 
-def shared_source(recipe: Recipe, folder: RunDir, model: Wanted) -> Opened:
-    """The samples of ``recipe.tune``, indexed by the first rank and then taken from the index by the others."""
-    spec = given(recipe.tune)
-    view = outline(model) if spec.data.lessons is None else None
-    source = open_source(recipe, spec.data, spec.batch_size, view) if folder.owner else None
+def shared_source(recipe: Recipe, folder: RunDir, model: Wanted, data: TuneDataSpec) -> Opened:
+    """The samples of ``data`` of ``recipe.tune``, indexed by the first rank and then taken from the index by the
+    others.
+    """
+    batch = given(recipe.tune).batch_size
+    view = outline(model) if data.lessons is None else None
+    source = open_source(recipe, data, batch, view) if folder.owner else None
     folder.world.meet("the data are indexed")
-    return source or open_source(recipe, spec.data, spec.batch_size, view, quiet=True)
+    return source or open_source(recipe, data, batch, view, quiet=True)
 
 
 def planned_source(recipe: Recipe, data: TuneDataSpec, batch: int, model: Wanted) -> Opened:

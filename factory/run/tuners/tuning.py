@@ -32,13 +32,16 @@ from factory.recipe.nodes import given
 from factory.recipe.schema import ModelSpec, TuneSpec
 from factory.report import followers
 from factory.run.inputs import learning, running_digest, with_code
+from factory.run.questions.suite import AnySuite
 from factory.run.rundir import RunDir, Stage
 from factory.run.tuners.exam import answerer, tell
 from factory.run.tuners.going_on import CHECKPOINTS, is_kept, last_of, learnt, refuse_other, sums_of
+from factory.run.tuners.held_out import Held, held_of, learnt_and_held, told
 from factory.run.tuners.opening import digest_of, failed, may_fail, shared_source, times_of
 from factory.terminal import Console
 from factory.train import zero
 from factory.train.align import AlignCollator, Aligned
+from factory.train.checkpoint import folder_name
 from factory.train.loop import Shape, cut_by, refuse_other_shape, train, trained_in
 from factory.train.losses import plot_losses
 from factory.train.meter import Meter
@@ -61,18 +64,24 @@ OF_TRAINING = {
 }  # keys of the data that do not change a sample
 
 
-def tune_model(recipe: Recipe, folder: RunDir, limit: int | None, model: Wanted) -> Path:
+def tune_model(
+    recipe: Recipe, folder: RunDir, limit: int | None, model: Wanted, asked: Sequence[AnySuite] = ()
+) -> Path:
     """Tune the recipe's model; the trained part goes to ``tuned/`` in the run folder. ``limit`` bounds the number of
-    optimiser steps.
+    optimiser steps; ``asked`` are its question benchmarks, one of which may be held out.
 
     Raises ``UserError``, before the model is loaded, for data that cannot be used; and before the first step where
     nothing is trainable. ``check`` comes before.
     """
     spec = given(recipe.tune)
-    source = shared_source(recipe, folder, model)
-    refuse_other(folder.path / "tune", inputs_of(recipe, source, limit))
+    source = shared_source(recipe, folder, model, spec.data)
+    suites = {suite.node.label: suite for suite in asked}
+    held = held_of(spec, suites, lambda data: shared_source(recipe, folder, model, data))
+    refuse_other(folder.path / "tune", inputs_of(recipe, source, limit, held))
     view = load(model)
-    stage = tune_on(recipe, folder, "tune", source, running_digest(view), lambda: view, folder.path / TUNED, limit)
+    stage = tune_on(
+        recipe, folder, "tune", source, running_digest(view), lambda: view, folder.path / TUNED, limit, held
+    )
     if spec.exam:
         _examine(recipe, spec, folder)
     Console().print(f"tuned part: {folder.path / TUNED}\nloss:       {stage.path / 'loss.png'}", soft_wrap=True)
@@ -88,14 +97,15 @@ def tune_on(
     load_view: Callable[[], ModelView],
     out: Path,
     limit: int | None = None,
+    held: Held | None = None,
 ) -> Stage:
-    """The stage ``name`` of a run, in which the recipe's tuner learns from ``source``; the trained part goes to
-    ``out``.
+    """The stage ``name`` of a run, in which the recipe's tuner learns from ``source``, less what is ``held`` out; the
+    trained part goes to ``out``.
 
     ``model`` is the identity of the view that ``load_view`` gives, which is asked for it only where there is work to
     do.
     """
-    spec, inputs = given(recipe.tune), {"model": model, **inputs_of(recipe, source, limit)}
+    spec, inputs = given(recipe.tune), {"model": model, **inputs_of(recipe, source, limit, held)}
     refuse_other(folder.path / name, inputs)
     stage = folder.stage(name, inputs)
     if stage.done and folder.world.agree(f"{name} is kept", folder.owner and is_kept(out, stage.summary.get(TUNED))):
@@ -104,14 +114,14 @@ def tune_on(
     tuner = spec.method.make()
     if not stage.done:
         refuse_other_shape(stage.path / CHECKPOINTS, cut_by(recipe.launch))
-        _tune(recipe, spec, load_view(), tuner, source, inputs["steps"], stage, out)
+        _tune(recipe, spec, load_view(), tuner, source, inputs["steps"], stage, out, held)
     elif folder.owner:
         _restore(recipe, spec, load_view(), tuner, stage, out)
     folder.world.meet(f"stage {name} is written")
     return stage
 
 
-def inputs_of(recipe: Recipe, source: Opened, limit: int | None) -> dict[str, Any]:
+def inputs_of(recipe: Recipe, source: Opened, limit: int | None, held: Held | None = None) -> dict[str, Any]:
     """What the result of a tuning follows from, beside its model's fingerprint."""
     spec = given(recipe.tune)
     return {
@@ -119,9 +129,9 @@ def inputs_of(recipe: Recipe, source: Opened, limit: int | None) -> dict[str, An
         "code": learning(spec),
         "tune": learnt(spec),
         "data": digest_of(source),
-        "steps": min(steps_of(spec, len(source)), limit or math.inf),
+        "steps": min(steps_of(spec, len(learnt_and_held(spec, len(source))[0])), limit or math.inf),
         "seed": recipe.seed,
-    }
+    } | ({"held_out": held.inputs} if held else {})
 
 
 def _tune(
@@ -133,6 +143,7 @@ def _tune(
     steps: int,
     stage: Stage,
     out: Path,
+    held: Held | None,
 ) -> None:
     torch.manual_seed(recipe.seed)  # a tuner draws its starting values
     tuner.apply(view, spec.beside)
@@ -154,17 +165,20 @@ def _tune(
             lengths, collator = -(-prepared.lengths() // ALIKE), PreparedCollator(view, prepared)
     elif spec.data.group_by_length:
         lengths = source.lengths(CHARACTERS_PER_TOKEN * image_tokens(view))
-    order = Order(len(source), spec.batch_size, recipe.seed, lengths if spec.data.group_by_length else None)
+    numbers, aside = learnt_and_held(spec, len(source))
+    lengths = lengths[numbers] if lengths is not None and spec.data.group_by_length else None
+    order = Order(len(numbers), spec.batch_size, recipe.seed, lengths)
     console = Console()
     shape = Shape.of(spec, zero.world_size())
     console.print(
         f"{spec.stage} with {tuner.name}: {steps} steps of {spec.batch_size} samples ({shape.ranks} rank(s) x"
-        f" {shape.accumulate} x {shape.micro}), {len(source)} samples, learning rate"
+        f" {shape.accumulate} x {shape.micro}), {len(numbers)} samples, learning rate"
         f" {spec.learning_rate or tuner.learning_rate:g}",
         highlight=False,
         soft_wrap=True,
     )
     meter = Meter(view.device)
+    looks = held.looks(view, collator, aside.tolist(), spec.data.max_tokens, shape.micro) if held else None
     with ExitStack() as shown:
         watching = [_Progress(shown, stage.name), meter]
         if zero.is_first():
@@ -172,7 +186,7 @@ def _tune(
         log = train(
             view,
             tuner,
-            Places(order, steps),
+            Places(order, steps, numbers),
             collator,
             spec,
             recipe.launch,
@@ -181,10 +195,19 @@ def _tune(
             stage.path / CHECKPOINTS,
             watching,
             objective,
+            looks,
         )
-    values = zero.whole_values(tuner.trainable)
-    lost = failed(skipped, source, allowed)
-    found = {"steps": steps, "loss": log[-1]["loss"], "parameters": tuner.counts(), "skipped": lost}
+    kept = stage.path / CHECKPOINTS / folder_name(looks.best) if looks and looks.best else None
+    values = trained_in(kept) if kept else zero.whole_values(tuner.trainable)
+    lost, steps = failed(skipped, source, allowed), max(row["step"] for row in log)
+    last = [row["loss"] for row in log if "loss" in row][-1]
+    found = {
+        "steps": steps,
+        "loss": last,
+        **(told(looks, log) if looks else {}),
+        "parameters": tuner.counts(),
+        "skipped": lost,
+    }
     if not isinstance(source, Lessons):
         found["data"] = source.audit.record()
     if stage.run.owner:
@@ -206,6 +229,7 @@ def _save(
     values: dict[str, Tensor],
 ) -> None:
     about = {"stage": spec.stage, "run": recipe.name, "steps": found["steps"], "loss": found["loss"]}
+    about |= {key: found[key] for key in ("kept", "looks") if key in found}
     tune.save(out, tuner, view, about, values)
 
 
