@@ -86,3 +86,11 @@ def told(held: HeldOut, log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     looks = [{key: row[key] for key in ("step", "eval_loss", "eval_score") if key in row} for row in log]
     looks = [row for row in looks if len(row) > 1]
     return {"looks": looks, "kept": held.best or looks[-1]["step"], "decides": held.decides}
+
+
+def said(summary: Mapping[str, Any]) -> str:
+    """One line on the look whose weights a finished training has kept."""
+    looks, kept, decides = summary["looks"], summary["kept"], summary["decides"]
+    value = next(row[decides] for row in looks if row["step"] == kept)
+    what = {"eval_loss": "loss", "eval_score": "score"}[decides]
+    return f"held out:   {what} {value:.4g} after step {kept}, whose weights are kept, of {len(looks)} looks"

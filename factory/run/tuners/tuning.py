@@ -36,7 +36,7 @@ from factory.run.questions.suite import AnySuite
 from factory.run.rundir import RunDir, Stage
 from factory.run.tuners.exam import answerer, tell
 from factory.run.tuners.going_on import CHECKPOINTS, is_kept, last_of, learnt, refuse_other, sums_of
-from factory.run.tuners.held_out import Held, held_of, learnt_and_held, told
+from factory.run.tuners.held_out import Held, held_of, learnt_and_held, said, told
 from factory.run.tuners.opening import digest_of, failed, may_fail, shared_source, times_of
 from factory.terminal import Console
 from factory.train import zero
@@ -84,6 +84,8 @@ def tune_model(
     )
     if spec.exam:
         _examine(recipe, spec, folder)
+    if held:
+        Console().print(said(stage.summary), highlight=False)
     Console().print(f"tuned part: {folder.path / TUNED}\nloss:       {stage.path / 'loss.png'}", soft_wrap=True)
     return folder.path / TUNED
 

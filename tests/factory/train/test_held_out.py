@@ -114,10 +114,11 @@ def wrong(project: Path, rate: float, steps: int, **held: Any) -> dict[str, Any]
     return {"learning_rate": rate, "steps": steps, **UP_AND_DOWN, "held_out": {"data": data, "every": 1, **held}}
 
 
-def test_the_best_weights_are_the_result_and_survive_kills_and_losses(project):
+def test_the_best_weights_are_the_result_and_survive_kills_and_losses(project, capsys):
     how = wrong(project, 2.0, 3)
     run(recipe(project, "best", **how))
     told = summary(project, "best")
+    assert f"after step {told['kept']}, whose weights are kept, of 3 looks" in capsys.readouterr().out
     losses = {row["step"]: row["eval_loss"] for row in told["looks"]}
     best = min(losses, key=lambda step: losses[step])
     assert told["kept"] == best < 3, "the losses must rise again for this test to tell"
