@@ -131,7 +131,8 @@ class Suite:
 
     def score(self, view: ModelView) -> float:
         """The main metric of a model as it stands, over all questions; nothing of it is kept."""
-        size, known, told = self.recipe.evaluate.batch_size, Unkept(), list[Record]()
+        size, known = self.recipe.evaluate.batch_size, Unkept()
+        told: Rows = []
         for turn in in_turns(self.items):
             said = {a["sample"]: a["text"] for a in told if "text" in a}
             for i in range(0, len(turn), size):
