@@ -188,7 +188,9 @@ class Suite:
                 **seen,
             }
 
-    def _told(self, view: ModelView, arm: Arm, known: Responses, prompts: Mapping[str, Prompt]) -> dict[str, str]:
+    def _told(
+        self, view: ModelView, arm: Arm, known: Responses | Unkept, prompts: Mapping[str, Prompt]
+    ) -> dict[str, str]:
         """What is answered to the first prompts of an arm that asks twice; nothing of any other. They are known by
         their own length too, which is not that of the answers."""
         if arm.caller is None:

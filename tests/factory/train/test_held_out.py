@@ -52,7 +52,6 @@ def recipe(root: Path, runs: str, **changes: Any):
             "batch_size": 4,
             "steps": 6,
             "save_every": 1,
-            "report": [],
             **changes,
         },
     }
