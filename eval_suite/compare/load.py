@@ -78,6 +78,8 @@ class Arm:
     scores: dict[Column, Score] = field(default_factory=dict)
     parameters: int | None = None
     seconds: float | None = None
+    passes: float | None = None
+    tokens: float | None = None
     peak_bytes: int | None = None
     recipe: str = ""
     unsteered: str = "none"
@@ -223,6 +225,7 @@ def _cost(arm: Arm, folder: Path, row: read.Row, prices: Mapping[str, read.Price
     if price := prices.get(f"{row.column}/{row.name}"):
         arm.parameters, arm.peak_bytes = price.parameters, price.peak_bytes or arm.peak_bytes
         arm.seconds = price.seconds_per_answer or arm.seconds
+        arm.passes, arm.tokens = price.passes_per_answer or arm.passes, price.tokens_per_answer or arm.tokens
     if arm.parameters is None:
         arm.parameters = read.numbers(folder / "artefacts" / file_name(row.name) / "steering.safetensors")
 

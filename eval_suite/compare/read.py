@@ -82,6 +82,8 @@ class Price(_Written):
 
     parameters: int | None = None
     seconds_per_answer: FiniteFloat | None = None
+    passes_per_answer: FiniteFloat | None = None
+    tokens_per_answer: FiniteFloat | None = None
     peak_bytes: int | None = None
 
 

@@ -138,7 +138,7 @@ def _together(one: Arm, other: Arm) -> Arm:
     named, unnamed = (other, one) if other.direction else (one, other)
     price = {
         key: getattr(named, key) if getattr(named, key) is not None else getattr(unnamed, key)
-        for key in ("parameters", "seconds", "peak_bytes")
+        for key in ("parameters", "seconds", "passes", "tokens", "peak_bytes")
     }
     return replace(named, **price)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 
 from rich import box
@@ -28,7 +29,7 @@ FOOT = (
     " 95 %; over several seeds the score is their mean, and the interval one over samples. Rank: mean rank over the"
     " columns that all arms have."
 )
-COSTS = ("parameters", "s/answer", "peak memory")
+COSTS = ("parameters", "s/answer", "passes/answer", "tokens/answer", "peak memory")
 
 
 def number(value: float, metric: str) -> str:
@@ -43,11 +44,13 @@ def shown_value(cell: Cell) -> str:
 
 
 def costs(line: Line) -> list[str]:
-    """Fitted parameters, seconds an answer, peak device memory; a dash for what was not recorded."""
+    """Fitted parameters; seconds, decoder passes and tokens an answer; peak device memory. A dash for what was not
+    recorded.
+    """
     a = line.arm
     return [
         DASH if a.parameters is None else f"{a.parameters:,}",
-        DASH if a.seconds is None else f"{a.seconds:.3g}",
+        *(DASH if number is None else f"{number:.3g}" for number in (a.seconds, a.passes, a.tokens)),
         DASH if not a.peak_bytes else f"{a.peak_bytes / 2**30:.2f} GiB",
     ]
 
@@ -61,9 +64,16 @@ def _spread(cell: Cell) -> str:
 
 
 def grid(table: Table, block: Block, cell_text: Callable[[Cell], str]) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of one block, published numbers last."""
+    """Headings and rows of one block, published numbers last; costs that no arm has have no column."""
     ranked = any(line.rank is not None for line in block.lines)
-    heads = ["method", "strength", *map(heading, block.columns), *(["rank"] if ranked else []), *COSTS]
+    priced = [any(cost != DASH for cost in column) for column in zip(*map(costs, block.lines), strict=True)]
+    heads = [
+        "method",
+        "strength",
+        *map(heading, block.columns),
+        *(["rank"] if ranked else []),
+        *compress(COSTS, priced),
+    ]
     rows = []
     for line in block.lines:
         cells = [cell_text(line.cells[c]) if c in line.cells else DASH for c in block.columns]
@@ -74,12 +84,12 @@ def grid(table: Table, block: Block, cell_text: Callable[[Cell], str]) -> tuple[
                 strengths,
                 *cells,
                 *([f"{line.rank:.2f}" if line.rank else DASH] if ranked else []),
-                *costs(line),
+                *compress(costs(line), priced),
             ]
         )
     for name, source, values in block.published:
         cells = [number(values[c].value, c[1]) if c in values else DASH for c in block.columns]
-        rows.append([f"published: {name} [{source}]", DASH, *cells, *([DASH] if ranked else []), *[DASH] * len(COSTS)])
+        rows.append([f"published: {name} [{source}]", DASH, *cells, *([DASH] if ranked else []), *[DASH] * sum(priced)])
     return heads, rows
 
 
@@ -100,7 +110,7 @@ def show(table: Table, console: Console) -> None:
 
 def _terminal(table: Table, block: Block, priced: bool) -> Shown:
     heads, rows = grid(table, block, shown_value)
-    kept = len(heads) if priced else len(heads) - len(COSTS)
+    kept = len(heads) if priced else sum(head not in COSTS for head in heads)
     shown = Shown(
         box=box.SIMPLE_HEAD,
         title=title(block),
@@ -142,6 +152,8 @@ def to_csv(table: Table) -> str:
             "rank",
             "parameters",
             "seconds_per_answer",
+            "passes_per_answer",
+            "tokens_per_answer",
             "peak_bytes",
             "reference",
             "test",
@@ -176,6 +188,8 @@ def to_csv(table: Table) -> str:
                     line.rank,
                     a.parameters,
                     a.seconds,
+                    a.passes,
+                    a.tokens,
                     a.peak_bytes,
                 ]
                 tests: Mapping[str, Test | None] = cell.against or {"": None}

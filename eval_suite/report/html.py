@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from eval_suite.report import outcomes, sections
+from eval_suite.report import closed, outcomes, sections
 from eval_suite.report.findings import Section
 from eval_suite.report.published import beside
 from eval_suite.report.rows import DASH, Predictions
@@ -51,6 +51,7 @@ def page(
         published=beside(results),
         comparisons=sections.comparison_lines(compared),
         references=sorted({c.reference for c in compared}),
+        closed=closed.blocks(results, predictions),
         dash=DASH,
         strengths=sections.strength_lines(results, budget),
         protocols=sections.protocol_lines(results),

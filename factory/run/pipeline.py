@@ -37,7 +37,7 @@ from factory.run.methods.share import swept_samples
 from factory.run.methods.study import Study, steered_layer
 from factory.run.pictured import check_pictures
 from factory.run.questions.arms import Arm
-from factory.run.questions.suite import AnySuite, put, questions_of, suites
+from factory.run.questions.suite import AnySuite, add_prices, put, questions_of, suites
 from factory.run.rundir import RunDir
 from factory.run.samples import usable_samples
 from factory.steer import Steerer, artefact
@@ -164,9 +164,20 @@ def compare(
     answered = (
         put(folder, study.view, asked, [*comparison.arms(), *saved_arms(recipe, study.view)]) if asked else ([], [])
     )
-    costs = [measure_costs(comparison)] if recipe.evaluate.cost else []
+    costs, prices = measure_costs(comparison) if recipe.evaluate.cost else (None, {})
     if folder.world.first:
-        conclude(study, (diagnostics, further), predictions, choices, answered, notes, costs, questions_of(asked))
+        if prices:
+            add_prices(folder.path, prices)
+        conclude(
+            study,
+            (diagnostics, further),
+            predictions,
+            choices,
+            answered,
+            notes,
+            [costs] if costs else [],
+            questions_of(asked),
+        )
 
 
 def conclude(

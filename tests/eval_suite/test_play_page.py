@@ -91,7 +91,12 @@ def test_a_moved_slider_runs_the_steered_answer_alone_above_its_block(client, se
         with decoder_work(view) as work:
             client.predict(*fields(session, given, strength=strength), api_name="/answer")
         answered = view.depth * (session.max_new_tokens - 1)
-        assert 0 < sum(work) <= (view.depth - session.layer) * tokens + answered < view.depth * tokens
+        assert (
+            0
+            < sum(done.tokens for done in work)
+            <= (view.depth - session.layer) * tokens + answered
+            < view.depth * tokens
+        )
 
 
 def test_a_visitor_who_leaves_leaves_nothing_steered(address, session, view, given):

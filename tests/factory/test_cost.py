@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
 import pytest
 
+from factory import cli
 from factory.recipe import load
 from factory.run import pipeline, rundir
 from factory.run.methods.cost import decoder_work
 from tests.contract.cases import answers
 from tests.tiny import conflict_prompts, saved_tiny, tiny_view
 
+MEASURED = ("seconds an answer", "passes an answer", "decoder tokens an answer")
 RECIPE = """\
 name: costs
 model: {{path: {folder}, layer: 1}}
@@ -63,6 +66,22 @@ def test_seconds_stay_out_of_the_results(finished):
     }
 
 
+def test_a_comparison_of_runs_shows_what_the_methods_cost(finished, tmp_path):
+    """Two new tokens: a pass over the prompt and one more, which VCD takes a second time and CausalMM a third."""
+    rows = list(csv.DictReader((finished / "report" / "cost.csv").read_text().splitlines()))
+    told = {(r["method"], r["toward"]): [float(r[k]) for k in MEASURED] for r in rows}
+    prices = json.loads((finished / "costs.json").read_text())
+    assert {key for key in prices} == {f"scenes/{method}-{direction}" for method, direction in told}
+    assert cli.main(["compare", str(finished), "--out", str(tmp_path)]) == 0
+    shown = list(csv.DictReader((tmp_path / "compare.csv").read_text().splitlines()))
+    columns = ("seconds_per_answer", "passes_per_answer", "tokens_per_answer")
+    compared = {(r["method"], r["direction"]): [float(r[k]) for k in columns] for r in shown if r["passes_per_answer"]}
+    assert compared == {key: pytest.approx(values, rel=1e-3) for key, values in told.items()}
+    passes = {method: values[1] for (method, direction), values in told.items() if direction == "vision"}
+    assert passes["none"] == passes["static"] == 2 and passes["vcd"] == 4 and passes["causalmm"] == 6
+    assert "passes/answer" in (tmp_path / "compare.md").read_text()
+
+
 def test_a_finished_run_measures_nothing_again(finished):
     before = (finished / "report" / "cost.csv").read_text()
     with rundir.watched_stores(lambda stage, key: pytest.fail(f"{stage.name}/{key} was computed again")):
@@ -75,7 +94,8 @@ def test_work_is_counted_in_tokens_of_every_block():
     width = view.encode(prompts).input_ids.shape[1]
     with decoder_work(view) as calls:
         tokens = answers(view, prompts, n=3)
-    assert sum(calls) == view.depth * 2 * (width + len(tokens[0]) - 1)
+    assert sum(call.tokens for call in calls) == view.depth * 2 * (width + len(tokens[0]) - 1)
+    assert sum(call.rows for call in calls) == view.depth * 2 * len(tokens[0])
     with decoder_work(view) as calls:
         pass
     assert calls == []

@@ -1,9 +1,9 @@
-"""What an answer costs under each method: seconds, and decoder work beside the unsteered answer's, measured on some
-test prompts.
+"""What an answer costs under each method: seconds, passes through the decoder, and their tokens beside the unsteered
+answer's, measured on some test prompts.
 
 Every method answers the same prompts from nothing, in one batch, at its chosen strength; no pass is shared with another
-method. Seconds differ from run to run, so they are kept with the run and shown in its report, and results.json has none
-of them.
+method. Seconds differ from run to run, so they are kept with the run, shown in its report and read by a comparison of
+runs, and results.json has none of them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -30,12 +30,22 @@ from factory.steer.calls import rewritten
 from factory.steer.logits import contrasted
 
 SAMPLES, REPEATS = 8, 3
+COUNTED = ("seconds", "passes", "tokens")
 
 
-def measure_costs(comparison: Comparison) -> Summary:
-    """The table of costs, of every method in every direction; measured once per run folder."""
+class BlockCall(NamedTuple):
+    """One call of one decoder block: how many prompts it saw, and how many tokens, padding included."""
+
+    rows: int
+    tokens: int
+
+
+def measure_costs(comparison: Comparison) -> tuple[Summary, dict[str, dict[str, float]]]:
+    """The table of costs, and each by BENCHMARK/METHOD-DIRECTION as a run's costs.json has them; of every method in
+    every direction, measured once per run folder.
+    """
     study = comparison.study
-    stage = study.folder.stage("cost", {"scored": comparison.scored})
+    stage = study.folder.stage("cost", {"scored": comparison.scored, "counted": COUNTED})
     prompts = asked_forms(study.bench, thin(study.samples["test"], SAMPLES))
 
     def measured(name: str, job: Callable[[], Any]) -> dict[str, Any]:
@@ -44,7 +54,8 @@ def measure_costs(comparison: Comparison) -> Summary:
     rows = progress.gather(stage, {name: partial(measured, name, job) for name, job in _jobs(comparison, prompts)})
     if not stage.done:
         stage.finish({"measured": len(rows)})
-    return _summary(rows, comparison.labels.unsteered)
+    prices = {f"{study.benchmark.name}/{r['name']}": {f"{k}_per_answer": r[k] for k in COUNTED} for r in rows}
+    return _summary(rows, comparison.labels.unsteered), prices
 
 
 def _jobs(comparison: Comparison, asked: Sequence[Asked]) -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -78,12 +89,12 @@ def _jobs(comparison: Comparison, asked: Sequence[Asked]) -> Iterator[tuple[str,
 
 
 @contextmanager
-def decoder_work(view: ModelView) -> Iterator[list[int]]:
-    """Collects tokens processed by each call of each decoder block, padding included."""
-    calls: list[int] = []
+def decoder_work(view: ModelView) -> Iterator[list[BlockCall]]:
+    """Collects what each call of each decoder block processes."""
+    calls: list[BlockCall] = []
 
     def count(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
-        calls.append(output.shape[0] * output.shape[1])
+        calls.append(BlockCall(output.shape[0], output.shape[0] * output.shape[1]))
 
     handles = [layer.register_forward_hook(count) for layer in view.layers]
     try:
@@ -98,7 +109,8 @@ def _measured(view: ModelView, job: Callable[[], Any], answers: int) -> dict[str
         job()
     return {
         "seconds": median(timed(job, view.device)[1] for _ in range(REPEATS)) / answers,
-        "work": sum(calls) / view.depth / answers,
+        "passes": sum(call.rows for call in calls) / view.depth / answers,
+        "tokens": sum(call.tokens for call in calls) / view.depth / answers,
     }
 
 
@@ -111,15 +123,15 @@ def _summary(rows: list[dict[str, Any]], unsteered: str) -> Summary:
     lines = []
     for r in rows:
         method, _, direction = r["name"].rpartition("-")
-        work = beside(r, "work")
-        lines.append(
-            (method, direction, r["seconds"], beside(r, "seconds"), r["work"], None if work is None else work - 1)
-        )
+        work = beside(r, "tokens")
+        extra = None if work is None else work - 1
+        lines.append((method, direction, r["seconds"], beside(r, "seconds"), r["passes"], r["tokens"], extra))
     columns = (
         "method",
         "toward",
         "seconds an answer",
         "x unsteered",
+        "passes an answer",
         "decoder tokens an answer",
         "extra forwards an answer",
     )

@@ -326,6 +326,13 @@ def put(folder: RunDir, view: ModelView, asked: Sequence[AnySuite], arms: Sequen
     return rows, skipped
 
 
+def add_prices(run: Path, prices: Mapping[str, Any]) -> None:
+    """Write what arms cost, by BENCHMARK/ARM, into a run's costs.json, beside what stands there of other benchmarks."""
+    path = run / "costs.json"
+    kept = files.read_json(path) if path.is_file() else {}
+    files.write_json(path, {**kept, **prices})
+
+
 def precision(view: ModelView, batch_size: int) -> dict[str, Any]:
     """The dtype and, where it is not float32, the batch size: padding then changes roundings, and with them an answer
     now and then.
