@@ -192,11 +192,17 @@ def _verdict_sentence(comparison: Comparison) -> str:
     text += {
         "higher": f": {comparison.method} beats {name}",
         "lower": f": {comparison.method} falls short of {name}",
-        "undecided": f", which contains zero: this run does not show that {comparison.method} beats {name}",
+        "undecided": f", {_why_undecided(d)}: this run does not show that {comparison.method} beats {name}",
     }[d.verdict]
     if d.verdict == "higher" and comparison.error.verdict == "higher":
         text += f", at {percent(comparison.error.difference, signed=True)} points of errors"
     return text + "."
+
+
+def _why_undecided(d: PairedDifference) -> str:
+    if d.low <= 0 <= d.high:
+        return "which contains zero"
+    return f"but too few samples differ (McNemar's exact p = {d.p:.2g})"
 
 
 def _runner_up(reference: str, cells: Mapping[str, Cell], here: Mapping[str, Comparison], steered: list[str]) -> str:

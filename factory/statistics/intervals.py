@@ -13,6 +13,8 @@ from statistics import NormalDist
 
 import numpy as np
 
+from factory.statistics.significance import sign_test
+
 Interval = tuple[float, float]
 Numbers = Sequence[float] | np.ndarray
 
@@ -65,7 +67,8 @@ class PairedDifference:
     """Share of `outcome` under one method minus the share under another, over the samples both answered.
 
     Fields: `difference`, `low`, `high` are shares (0.1 = ten percentage points); `n` paired samples; `unmatched`
-    samples that only one of the two has.
+    samples that only one of the two has; `p` that of McNemar's exact test. The bootstrap's interval is too narrow where
+    few samples differ (3 of 8, none the other way: it excludes zero, and p is 0.25), so a verdict takes both.
     """
 
     difference: float
@@ -73,13 +76,14 @@ class PairedDifference:
     high: float
     n: int
     unmatched: int
+    p: float
 
     @property
     def verdict(self) -> str:
-        """'higher', 'lower', or 'undecided' when the interval contains zero."""
-        if self.low > 0:
-            return "higher"
-        return "lower" if self.high < 0 else "undecided"
+        """'higher', 'lower', or 'undecided' when the interval contains zero or `p` is not below 0.05."""
+        if self.p >= 0.05 or self.low <= 0 <= self.high:
+            return "undecided"
+        return "higher" if self.low > 0 else "lower"
 
 
 def paired_difference(
@@ -102,7 +106,8 @@ def paired_difference(
     right = np.array([second[key] for key in shared])
     low, high = paired_bootstrap(left, right, seed=seed, draws=draws, level=level)
     unmatched = len(first) + len(second) - 2 * len(shared)
-    return PairedDifference(float((left - right).mean()), low, high, len(shared), unmatched)
+    p = sign_test(int((left > right).sum()), int((left < right).sum()))
+    return PairedDifference(float((left - right).mean()), low, high, len(shared), unmatched, p)
 
 
 def _by_sample(predictions: Iterable[Mapping], outcome: str) -> dict[tuple, float]:

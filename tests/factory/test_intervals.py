@@ -100,6 +100,17 @@ def test_paired_difference_counts_unmatched_and_may_be_undecided():
     assert result.verdict == "undecided"
 
 
+@pytest.mark.parametrize("n", [8, 384])
+@pytest.mark.parametrize("gained, verdict", [(3, "undecided"), (4, "undecided"), (5, "undecided"), (6, "higher")])
+def test_a_verdict_needs_as_many_samples_that_differ_as_the_exact_test_does(n, gained, verdict):
+    """Of k differences all one way the exact p is 2 / 2^k; the bootstrap's interval alone excludes zero from k = 4."""
+    more, less = (_records(["follow"] * k + ["other"] * (n - k)) for k in (gained, 0))
+    result = paired_difference(more, less)
+    assert result.p == pytest.approx(2 / 2**gained) and result.verdict == verdict
+    assert paired_difference(less, more).verdict == {"higher": "lower"}.get(verdict, verdict)
+    assert gained < 4 or result.low > 0
+
+
 def test_paired_difference_of_another_outcome():
     assert paired_difference(_records(["error"] * 5), _records(["follow"] * 5), outcome="error").difference == 1
 
