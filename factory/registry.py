@@ -222,7 +222,8 @@ def _in_tree(kind: str) -> dict[str, Path]:
     for module in pkgutil.iter_modules([str(folder) for folder in folders]):
         if not module.name.startswith("_"):
             file = f"{module.name}/__init__.py" if module.ispkg else f"{module.name}.py"
-            modules[module.name] = Path(module.module_finder.path, file)  # type: ignore[union-attr]  # a finder of files has a path
+            found = module.module_finder.path  # type: ignore[union-attr]  # a finder of files has a path
+            modules[module.name] = Path(found, file)
     return modules
 
 

@@ -211,4 +211,6 @@ def test_no_module_is_exempt_from_the_type_check_and_an_ignored_error_says_why()
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_file_is_short(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) < 400, f"split {path.name} by what it does"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 400, f"split {path.name} by what it does"
+    assert not [number for number, line in enumerate(lines, 1) if len(line) > 120], "more than 120 columns"

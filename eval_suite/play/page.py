@@ -63,7 +63,8 @@ def for_people(function: Callable[..., Any], *names: str) -> Callable[..., Any]:
         except UserError as error:
             raise gr.Error(str(error), title="This cannot be asked", duration=12, print_exception=False) from None
 
-    told.__signature__ = Signature([Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names])  # type: ignore[attr-defined]  # inspect reads it of any function
+    own = Signature([Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names])
+    told.__signature__ = own  # type: ignore[attr-defined]  # inspect reads it of any function
     return told
 
 

@@ -10,10 +10,10 @@ from eval_suite.scorers.answer_words import ARTICLES, CJK, Mention, Word, meant,
 _LETTERS = {"a": "A", "b": "B"}
 _JOINED = frozenset({"and", "or", "nor", "和", "或", "与", "與", "及", "option", "options"})
 _NO_NOUN = re.compile(  # words that no article stands before: "A is correct", "A because the image shows it"
-    r"is|isn't|was|wasn't|are|were|be|has|had|does|did|because|as|since|and|or|but|so|if|not|nor|in|on|of|to|by|from|for"
-    r"|with|which|that|would|should|could|will|can|cannot|can't|may|might|must|seems|appears|looks|matches|fits|rather"
-    r"|instead|than|then|it|i|the|this|these|they|he|she|we|you|please|based|according|due|while|whereas|although"
-    r"|though|when|where|after|before|over",
+    r"is|isn't|was|wasn't|are|were|be|has|had|does|did|because|as|since|and|or|but|so|if|not|nor|in|on|of|to|by|from"
+    r"|for|with|which|that|would|should|could|will|can|cannot|can't|may|might|must|seems|appears|looks|matches|fits"
+    r"|rather|instead|than|then|it|i|the|this|these|they|he|she|we|you|please|based|according|due|while|whereas"
+    r"|although|though|when|where|after|before|over",
     re.IGNORECASE,
 )
 _REASONS = frozenset({"because", "since", "although", "though"})

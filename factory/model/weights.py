@@ -23,7 +23,8 @@ LINEAR = (nn.Linear, Conv1D)
 
 def outputs(module: nn.Module) -> int:
     """How many values a linear map gives."""
-    return module.nf if isinstance(module, Conv1D) else module.out_features  # type: ignore[return-value]  # an int of both
+    count = module.nf if isinstance(module, Conv1D) else module.out_features
+    return count  # type: ignore[return-value]  # an int of both
 
 
 @contextmanager

@@ -75,7 +75,8 @@ def test_states_of_pairs_are_those_of_each_prompt_by_itself():
     for ask, prompts in {"base": base, **pairs}.items():
         for i, prompt in enumerate(prompts):
             seen = []
-            handle = view.layers[1].register_forward_hook(lambda module, args, output: seen.append(output))  # noqa: B023
+            keep = lambda module, args, output, seen=seen: seen.append(output)
+            handle = view.layers[1].register_forward_hook(keep)
             batch = view.encode([prompt])
             with torch.no_grad():
                 view.model(**batch)
@@ -118,7 +119,8 @@ def test_static_on_pairs_is_the_mean_of_calm_less_pressed(folder):
         states = []
         for way in ("vision", "text"):
             seen = []
-            handle = view.layers[1].register_forward_hook(lambda module, args, output: seen.append(output))  # noqa: B023
+            keep = lambda module, args, output, seen=seen: seen.append(output)
+            handle = view.layers[1].register_forward_hook(keep)
             batch = view.encode([benchmark.paired(sample, "pressed", way)])
             with torch.no_grad():
                 view.model(**batch)
