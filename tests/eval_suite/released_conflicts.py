@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.eval_suite.released_files import picture, written
+from tests.eval_suite.released_files import blob, parquet_file, picture, written
 
 THINGS = ("cat", "bus", "lamp", "kite", "boat", "spoon", "tent", "drum")
 COLORS = ("red", "green", "blue", "white")
@@ -160,3 +160,20 @@ def phd(root: Path, n: int = 8) -> dict[str, Any]:
         picture(root / "images/CCS_images" / f"{i}.png", i)
     written(root / "data.json", [*(phd_entry(i) for i in range(n)), *(phd_odd(i) for i in range(2))])
     return {"type": "phd", "root": str(root)}
+
+
+def mmmc_row(i: int, **changes: Any) -> dict[str, Any]:
+    thing, kind = THINGS[i % 8], ("object", "attribute", "relation", None)[i % 4]
+    return {
+        "image": blob(i),
+        "image_id": 2000 + i // 4,
+        "question": f"What color is the {thing}?",
+        "answer": f"There is no {thing} in the image." if kind else "It is red.",
+        "conflict_type": kind,
+        "key_component": thing if kind else None,
+    } | changes
+
+
+def mmmc(root: Path, n: int = 8) -> dict[str, Any]:
+    parquet_file(root / "data/test-00000-of-00001.parquet", [mmmc_row(i) for i in range(n)], group=3)
+    return {"type": "mmmc", "root": str(root)}
