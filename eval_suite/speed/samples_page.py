@@ -55,22 +55,25 @@ FILTERS: tuple[dict[str, str], ...] = (
 SCRIPT = """
 (async () => {
   const list = document.getElementById("list"), form = document.getElementById("filters");
-  const drawn = (before) => new Promise((done) => {
-    const look = () => list.dataset.drawn !== before ? done() : setTimeout(look, 1);
+  const becomes = (what, before) => new Promise((done) => {
+    const look = () => list.dataset[what] !== before ? done() : setTimeout(look, 1);
     look();
   });
-  await drawn(undefined);
+  await becomes("drawn", undefined);
   document.body.offsetHeight;
   const opened = performance.now(), filters = [];
   for (const wanted of FILTERS) {
     for (const [name, value] of Object.entries(wanted)) form.elements[name].value = value;
-    const before = list.dataset.drawn, began = performance.now();
+    const { shown, drawn } = list.dataset, began = performance.now();
     form.elements.task.dispatchEvent(new Event("input", { bubbles: true }));
     document.body.offsetHeight;
     const counted = performance.now() - began;
-    await drawn(before);
+    await becomes("shown", shown);
     document.body.offsetHeight;
-    filters.push([document.getElementById("count").textContent, counted, performance.now() - began]);
+    const seen = performance.now() - began;
+    await becomes("drawn", drawn);
+    document.body.offsetHeight;
+    filters.push([document.getElementById("count").textContent, counted, seen, performance.now() - began]);
   }
   const shown = list.innerText.slice(0, SHOWN);
   console.log("MARK" + JSON.stringify({ opened, filters, title: document.title, shown }));
@@ -142,8 +145,8 @@ def _answers(sample: ConflictSample, rng: np.random.Generator) -> Iterator[dict[
 
 def in_browser(page: Path, browser: str) -> dict[str, Any]:
     """Milliseconds until ``page`` shows its first samples, and of each filter its count, and milliseconds until the
-    count and until the samples are there; then the page's title and the text it shows. Raises ``TimeoutError`` where
-    the browser does not say.
+    count, the samples that a window shows, and the whole list are there, texts and pictures; then the page's title and
+    the text it shows. Raises ``TimeoutError`` where the browser does not say.
     """
     script = SCRIPT.replace("FILTERS", json.dumps(FILTERS)).replace("MARK", MARK).replace("SHOWN", str(SHOWN))
     measured = page.with_name("measured.html")

@@ -14,6 +14,7 @@ from PIL import Image
 from eval_suite.report.samples.gather import collections, scored
 from eval_suite.report.samples.write import write
 from eval_suite.speed.samples_page import in_browser, made_up
+from factory.run.labels import CURVE
 
 EVIL = "</script><img src=x onerror=\"document.title='caught'\">\u2028"
 
@@ -93,6 +94,19 @@ def test_flipped_and_broken_samples_are_those_of_a_plain_loop(run, page, change,
     own = [i for i, arm in enumerate(told["arms"]) if arm["method"] == "amps"]
     marked = [s for s in told["samples"] if any(int(s[4][i], 16) & bit for i in own)]
     assert len(marked) == expected(run, "amps", change) > 0
+
+
+def test_the_strip_is_of_the_share_of_test_that_curves_are_of(run):
+    """As under ``evaluate.curve: chosen``: all of test at the chosen strengths, and every fourth sample at all."""
+    share = {s.id for s in run.samples[::4]}
+    chosen = [p for p in run.predictions if p["chosen"]]
+    swept = [p | {"split": CURVE} for p in run.predictions if p["sample"] in share]
+    [whole], [found] = (collections(replace(run, predictions=kept)) for kept in (run.predictions, chosen + swept))
+    assert found.arms == whole.arms and found.total == whole.total
+    for own, every in zip(found.entries, whole.entries, strict=True):
+        at = {(i, arm.strength) for i, arm in enumerate(found.arms)}
+        kept = every.answers if own.id in share else {key: a for key, a in every.answers.items() if key in at}
+        assert own.answers == kept and len(kept) > 0
 
 
 def test_texts_stay_texts_and_a_page_without_samples_goes(run, page):

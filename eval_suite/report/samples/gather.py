@@ -16,6 +16,7 @@ from factory.benchmark import Item, Questions
 from factory.data.prompt import USER_TEXT
 from factory.data.sample import ConflictSample
 from factory.report import Finished
+from factory.run.labels import CURVE
 from factory.run.samples import thin
 
 MOST = 5_000  # samples of one benchmark; of more these, evenly spread: a report must not take longer than its run
@@ -30,8 +31,8 @@ def collections(run: Finished) -> list[Collection]:
 
 
 def of_conflicts(run: Finished) -> Collection:
-    """Test samples with every method's answer at every strength."""
-    told = [p for p in run.predictions if p["split"] == "test" and not is_oracle(p["method"])]
+    """Test samples with every method's answer at every strength, or of a share of them where no more were asked."""
+    told = [p for p in run.predictions if p["split"] in ("test", CURVE) and not is_oracle(p["method"])]
     arms = arms_of(told, labels(run.results)[0])
     index = {(arm.direction, arm.method): i for i, arm in enumerate(arms)}
     entries = {entry.id: entry for entry in side_by_side(_conflict, thin(run.samples, MOST))}

@@ -1,7 +1,7 @@
 "use strict";
 // Texts reach the page as text alone: nothing here writes HTML.
 const steeringSamples = (() => {
-  const PAGE = 8;
+  const PAGE = 8, FIRST = 2;  // cards of a page; those filled at once, more than a window of 1280 by 900 shows
   const files = new Map(), waiting = new Map();
   const form = document.getElementById("filters"), list = document.getElementById("list");
   let about = null, found = [], page = 0, drawn = 0;
@@ -153,7 +153,7 @@ const steeringSamples = (() => {
     const link = element("a", { href: `#${new URLSearchParams({ set: form.elements.set.value, words: sample[0] })}` }, sample[0]);
     const made = element("article", { class: "sample" }, element("h2", {}, link, element("small", {}, set.tasks[sample[1]].replaceAll("_", " "))),
       element("p", { class: "waiting" }, "…"));
-    made.told = fill(made, set, sample, place, shown).catch((fault) => { made.querySelector(".waiting").textContent = String(fault.message); });
+    made.fill = () => fill(made, set, sample, place, shown).catch((fault) => { made.querySelector(".waiting").textContent = String(fault.message); });
     return made;
   };
 
@@ -174,8 +174,20 @@ const steeringSamples = (() => {
       nav.hidden = last === 0;
       nav.replaceChildren(turn("Earlier", page - 1), `page ${page + 1} of ${last + 1}`, turn("Later", page + 1));
     }
+    return filled(cards);
+  };
+
+  const filled = async (cards) => {
     const own = ++drawn;
-    return Promise.all(cards.map((made) => made.told)).then(() => { if (own === drawn) list.dataset.drawn = String(own); });
+    await Promise.all(cards.slice(0, FIRST).map((made) => made.fill()));
+    if (own !== drawn) return;
+    list.dataset.shown = String(own);
+    for (const made of cards.slice(FIRST)) {
+      await new Promise((painted) => setTimeout(painted));
+      if (own !== drawn) return;
+      await made.fill();
+    }
+    if (own === drawn) list.dataset.drawn = String(own);
   };
 
   const remember = () => {
