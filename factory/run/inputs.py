@@ -16,7 +16,7 @@ from typing import Any
 
 from factory import code, files
 from factory.data.sample import ConflictSample
-from factory.model.load import fingerprint
+from factory.model.fingerprint import contents
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import Node, TuneSpec
@@ -51,7 +51,7 @@ def running(view: ModelView) -> dict[str, Any]:
     """
     made_of = sorted(f"{type(part).__name__} {code.of_plugin(part)}" for part in (view.family, *view.parts))
     return {
-        "model": fingerprint(view),
+        "model": contents(view),
         "config": _config(view),
         "parts": made_of,
         "processor": reads(view),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from factory import files
 from factory.recipe import load
@@ -165,6 +166,15 @@ def reconfigured(*path: str, value: object) -> Callable[[Path], None]:
     return edit
 
 
+def one_value(home: Path) -> None:
+    """Another last value of one tensor of the weights, as of one token's row that was learnt."""
+    path = home / "model" / "model.safetensors"
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.endswith("embed_tokens.weight"))
+    tensors[name][-1, -1] += 1
+    save_file(tensors, path, {"format": "pt"})
+
+
 def another_template(home: Path) -> None:
     for name in ("chat_template.jinja", "processor_config.json", "tokenizer_config.json", "chat_template.json"):
         path = home / "model" / name
@@ -219,6 +229,7 @@ CASES = {
         (),
         {*STUDIED, *ANSWERED},
     ),
+    "one value of the weights": (one_value, (), {*STUDIED, *ANSWERED}),
     "the template": (another_template, (), {"check", *STUDIED, *ANSWERED}),
     "parameters of a method": (None, ("steering.1.as=shoved",), {"fit", "dev", "test", "bench-quiz-shoved-vision"}),
 }
