@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.machinery import SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -183,7 +184,7 @@ def available(kind: str | None = None) -> list[Entry]:
     found = {}
     for each in [kind] if kind else KINDS:
         for name, path in _in_tree(each).items():
-            if (summary := _read_summary(path, each, name)) is not None:
+            if (summary := _read_summary(path, each, name, _changed(path))) is not None:
                 found[each, name] = Entry(each, name, "in-tree", summary)
     for (each, name), item in _registered.items():
         if kind in (None, each) and (each, name) not in found:
@@ -218,8 +219,14 @@ def _in_tree(kind: str) -> dict[str, Path]:
     top, *rest = KINDS[kind].split(".")
     spec = importlib.util.find_spec(top)
     folders = [Path(root, *rest) for root in (spec.submodule_search_locations or ())] if spec else []
+    return _modules(tuple((folder, _changed(folder)) for folder in folders))
+
+
+@lru_cache(maxsize=64)
+def _modules(folders: tuple[tuple[Path, int], ...]) -> dict[str, Path]:
+    """Names and files of the modules in ``folders``, each with the time of its last change."""
     modules = {}
-    for module in pkgutil.iter_modules([str(folder) for folder in folders]):
+    for module in pkgutil.iter_modules([str(folder) for folder, _ in folders]):
         if not module.name.startswith("_"):
             file = f"{module.name}/__init__.py" if module.ispkg else f"{module.name}.py"
             found = module.module_finder.path  # type: ignore[union-attr]  # a finder of files has a path
@@ -286,8 +293,21 @@ def _import(name: str) -> ModuleType:
 
 
 def _load_entry_points() -> None:
-    for point in entry_points(group=ENTRY_POINT_GROUP):
+    for point in _entry_points(tuple((folder, _changed(Path(folder))) for folder in sys.path)):
         _load_entry_point(point)
+
+
+@lru_cache(maxsize=2)
+def _entry_points(folders: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
+    """Those of all that is installed in ``folders``, each with the time of its last change."""
+    return tuple(entry_points(group=ENTRY_POINT_GROUP))
+
+
+def _changed(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _load_entry_point(point: EntryPoint) -> None:
@@ -329,6 +349,8 @@ def _load_file(path: Path) -> None:
 
 
 def _load_module(name: str) -> None:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise UserError(f"'{name[:60]}' is neither a plugin file, NAME.py, nor a module, PACKAGE.NAME")
     try:
         _import(name)
     except ImportError as fault:
@@ -350,7 +372,8 @@ def _explain(plugin: str, fault: BaseException) -> None:
         raise UserError(f"the plugin {plugin} needs '{fault.name}', which is not installed") from fault
 
 
-def _read_summary(path: Path, kind: str, name: str) -> str | None:
+@lru_cache(maxsize=1024)
+def _read_summary(path: Path, kind: str, name: str, changed: int) -> str | None:
     """First docstring paragraph of the class that ``path`` registers, else of the module; None if it registers none."""
     tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     for node in ast.walk(tree):

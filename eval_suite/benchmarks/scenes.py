@@ -31,6 +31,7 @@ from factory.data.sample import ConflictSample
 from factory.registry import Params, register
 
 EXAMINED = 64
+MOST = 100_000  # of a split, which are drawn before anything is told of them
 
 
 class PerTask(Params):
@@ -39,9 +40,9 @@ class PerTask(Params):
     ``train``, ``dev`` and ``test`` are the splits.
     """
 
-    train: PositiveInt = 48
-    dev: PositiveInt = 32
-    test: PositiveInt = 48
+    train: PositiveInt = Field(48, le=MOST)
+    dev: PositiveInt = Field(32, le=MOST)
+    test: PositiveInt = Field(48, le=MOST)
 
 
 class ColorSet(Params):
@@ -52,9 +53,9 @@ class ColorSet(Params):
     ``train``, ``dev`` and ``test``: samples of each split; ``controls`` of the test split.
     """
 
-    train: PositiveInt = 56
-    dev: PositiveInt = 56
-    test: PositiveInt = 224
+    train: PositiveInt = Field(56, le=MOST)
+    dev: PositiveInt = Field(56, le=MOST)
+    test: PositiveInt = Field(224, le=MOST)
     controls: NonNegativeInt = 0
 
 

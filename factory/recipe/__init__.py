@@ -26,6 +26,7 @@ __all__ = ["Node", "Recipe", "RecipeError", "dump", "load", "loads"]
 
 
 TOLD = 30  # mistakes that a message shows
+OVERRIDE = 200  # characters of an override that it shows
 
 
 class RecipeError(UserError):
@@ -94,7 +95,7 @@ def _overridden(root: yaml.Node, overrides: Sequence[str], path: Path | None, mi
 
 
 def _override(root: yaml.Node, text: str, path: Path | None) -> yaml.Node:
-    place = Place(f"override '{text}'")
+    place = Place(f"override '{text if len(text) <= OVERRIDE else text[:OVERRIDE] + '…'}'")
     key, equals, value = text.partition("=")
     if not equals or not all(key.split(".")):
         raise Mistake(place, "should read KEY=VALUE, as in steering.2.beta=0.5")

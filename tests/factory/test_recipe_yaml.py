@@ -155,7 +155,28 @@ def test_what_no_recipe_needs_is_one_line_at_once(lines, mistake):
 
 
 def test_an_override_of_a_thousand_steps_is_refused():
-    assert mistakes(GOOD, "a." * 1000 + "b=1")[0].endswith(TOO_MUCH)
+    [told] = mistakes(GOOD, "a." * 1000 + "b=1")
+    assert told.endswith(TOO_MUCH) and len(told) < 400
+
+
+def test_a_thousand_unknown_plugins_are_told_at_once():
+    """What there is is read once: each name of its own read every plugin's file again."""
+    found: list[str] = []
+    text = GOOD + f"benchmarks: [{', '.join(f'nope{i}' for i in range(1000))}]"
+    mistakes(GOOD + "benchmarks: [nope]")
+    assert calls(lambda: found.extend(mistakes(text))) < 9_000_000
+    assert len(found) == 31 and "no benchmark plugin 'nope0'" in found[0]
+
+
+@pytest.mark.parametrize("spec", ["", ".", "..x", "a b", "x.", "a/../b.", "3"])
+def test_a_plugin_that_is_neither_a_file_nor_a_module_is_one_line(spec):
+    told = mistakes(GOOD + f"plugins: ['{spec}']")
+    assert "neither a plugin file" in told[-1] or "not found" in told[-1]
+
+
+def test_a_name_longer_than_a_file_system_takes_is_told_at_its_place():
+    [told] = mistakes(GOOD, f"name={'x' * 300}")
+    assert "name: should have at most 150 characters" in told
 
 
 def test_many_mistakes_are_told_in_part():
