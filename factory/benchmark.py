@@ -135,6 +135,10 @@ class Conflicts(Benchmark):
         """Whether it has a contrast of its own."""
         return type(self).paired is not Conflicts.paired
 
+    def picture_with(self, sample: ConflictSample, answer: str) -> Image.Image | None:
+        """The sample's picture as it would be if it showed ``answer``; None where the benchmark can make none."""
+        return None
+
     def references(self, sample: ConflictSample) -> Sequence[str]:
         """Captions that describe the sample's picture; none where the benchmark has none."""
         return ()

@@ -25,7 +25,7 @@ from eval_suite.scenes.exam import FORMS, examine
 from eval_suite.scenes.language import describe
 from eval_suite.scenes.lessons.asking import Exam
 from eval_suite.scenes.sheet import save_sheet
-from eval_suite.scenes.world import ANSWERS, SUBJECTS, TASKS, scene, specs
+from eval_suite.scenes.world import ANSWERS, SUBJECTS, TASKS, paint, scene, spec_of, specs
 from factory.data.prompt import Prompt
 from factory.data.sample import ConflictSample
 from factory.registry import Params, register
@@ -102,6 +102,12 @@ class Scenes(ConflictBenchmark):
             scene(spec)
             for spec in specs(split, getattr(self.params.per_task, split), self.params.seed, self.params.scale)
         ]
+
+    def picture_with(self, sample: ConflictSample, answer: str) -> Image.Image | None:
+        """The scene drawn again with ``answer`` on it, by the same draws; None in the colour set."""
+        if self.params.colors or answer not in ANSWERS.get(sample.task, ()):
+            return None
+        return paint(spec_of(sample, self.params.scale), answer)[0]
 
     def references(self, sample: ConflictSample) -> Sequence[str]:
         """What the picture shows, in every phrasing of the direct contexts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,9 +54,12 @@ def _drawn(summary: Summary) -> list[style.Figure]:
 
 
 def write_tables(summaries: Sequence[Summary], folder: Path) -> None:
-    """Write every table as `NAME.csv` with its full numbers."""
+    """Write every table as `NAME.csv` with its full numbers, and every document as `NAME.json`."""
     for table in (t for summary in summaries for t in summary.tables):
         files.write_text(folder / f"{files.file_name(table.name)}.csv", _csv(table))
+    for document in (d for summary in summaries for d in summary.documents):
+        text = json.dumps(document.content, indent=1, ensure_ascii=False)
+        files.write_text(folder / f"{files.file_name(document.name)}.json", text + "\n")
 
 
 def print_findings(summaries: Sequence[Summary], console: Console) -> None:

@@ -178,10 +178,13 @@ DRAW = {
 }
 
 
-def paint(spec: SceneSpec) -> tuple[Image.Image, str, str, str]:
-    """Draw a scene: (picture, subject of the question, vision answer, text answer)."""
+def paint(spec: SceneSpec, shown: str | None = None) -> tuple[Image.Image, str, str, str]:
+    """Draw a scene: (picture, subject of the question, vision answer, text answer); with ``shown`` in the place of the
+    vision answer, as much else as can be staying as it is.
+    """
     rng = Random(f"{spec.split}/{spec.task}/{spec.seed}")
     vision, text = rng.sample(ANSWERS[spec.task], 2)
+    vision = shown or vision
     tier = VISUAL_TIERS[spec.visual_tier]
     canvas = Canvas(rng, scale=spec.scale)
     subject = DRAW.get(spec.task, _draw_person)(canvas, rng, spec, vision, tier)
@@ -202,6 +205,18 @@ def scene(spec: SceneSpec) -> ConflictSample:
         answer_text=text,
         load_image=lambda: image,
         tags={"visual_tier": spec.visual_tier, "text_tier": spec.text_tier, "subject": subject},
+    )
+
+
+def spec_of(sample: ConflictSample, scale: int = 1) -> SceneSpec:
+    """The spec that drew a sample."""
+    return SceneSpec(
+        sample.task,
+        sample.id.partition("-")[0],
+        int(sample.id.rpartition("-")[2]),
+        int(sample.tags["visual_tier"]),
+        int(sample.tags["text_tier"]),
+        scale,
     )
 
 

@@ -18,7 +18,11 @@ from factory.model.prefix import Prefix, last_index, prefill
 from factory.model.view import ModelView
 from factory.registry import Plugin
 
-__all__ = ["Diagnostic", "Query", "Row", "about", "attention", "hold_back"]
+__all__ = ["ALL", "Diagnostic", "Query", "Row", "about", "attention", "hold_back"]
+
+
+ALL = "(all)"
+"""The sample of a row that is about all samples of a split together."""
 
 
 class Row(TypedDict):
@@ -53,6 +57,8 @@ class Diagnostic(Plugin):
 
     splits: ClassVar[tuple[str, ...]] = ("test",)
     summarised: ClassVar[tuple[str, ...]] = ("base",)
+    at_once: ClassVar[bool] = False
+    """Whether ``on_samples`` needs all samples of a split at once; it may then give rows about ``ALL`` of them too."""
 
     @classmethod
     def measures_prompts(cls) -> bool:

@@ -63,6 +63,14 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class JsonFile:
+    """A JSON file for other programs, ``name``.json beside the tables; ``content`` is JSON-able."""
+
+    name: str
+    content: Any
+
+
+@dataclass(frozen=True)
 class Predictor:
     """A metric of a prompt that may tell what steering does to it. ``toward(value, direction)`` makes it one of the
     modality steered to, which ``name`` says.
@@ -86,6 +94,7 @@ class Summary:
     claims: Mapping[str, Claim] = field(default_factory=dict)
     predictors: tuple[Predictor, ...] = ()
     leads: bool = False
+    documents: tuple[JsonFile, ...] = ()
 
     @property
     def shown(self) -> bool:
@@ -95,7 +104,7 @@ class Summary:
     def under(self, label: str) -> Summary:
         """The same with file names of its own: those of several diagnostics of one type must not meet."""
         own = lambda parts: tuple(replace(part, name=f"{label}-{part.name}") for part in parts)
-        return replace(self, tables=own(self.tables), figures=own(self.figures))
+        return replace(self, tables=own(self.tables), figures=own(self.figures), documents=own(self.documents))
 
     def record(self) -> dict[str, Any]:
         """The part that belongs in results.json: everything but the drawings."""

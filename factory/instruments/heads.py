@@ -17,6 +17,8 @@ from factory.steer.where import RoleName, Where
 Head = tuple[int, int]
 Choice = Literal["top", "random", "shared"]
 METRIC = "head_margin"
+IN_CIRCUIT = "circuit_head"
+"""What a head carries within a circuit: the sizes of its edges' scores."""
 
 
 class HeadScaler(Steerer):
@@ -56,14 +58,14 @@ def coefficients(heads: Iterable[Head], value: float, shape: Sequence[int]) -> T
     return {"coefficient": c}
 
 
-def scores(rows: Iterable[Mapping[str, Any]], direction: str) -> Tensor:
-    """Mean dM [layers, heads] (eq. 9) over the prompts that follow ``direction``; over all of its prompts where none
-    does.
+def scores(rows: Iterable[Mapping[str, Any]], direction: str, metric: str = METRIC) -> Tensor:
+    """Mean dM [layers, heads] (eq. 9), or of another ``metric``, over the prompts that follow ``direction``; over all
+    of its prompts where none does.
 
     Empty where there are no rows.
     """
-    found = [r for r in rows if r["metric"] == METRIC and r["direction"] == direction]
-    found = [r for r in found if r["outcome"] == "follow"] or found
+    found = [r for r in rows if r["metric"] == metric and r["direction"] == direction]
+    found = [r for r in found if r.get("outcome") == "follow"] or found
     if not found:
         return torch.zeros(0, 0)
     at = torch.tensor([(r["layer"], r["head"]) for r in found]).T

@@ -13,7 +13,7 @@ from torch import Tensor
 from factory.data.instructions import Style, instruction
 from factory.data.prompt import Prompt
 from factory.errors import UserError
-from factory.instruments.heads import HeadScaler, choose_heads, coefficients, scores
+from factory.instruments.heads import IN_CIRCUIT, METRIC, HeadScaler, choose_heads, coefficients, scores
 from factory.instruments.instructed import Layout, instruct
 from factory.registry import Params, register
 from factory.steer import States
@@ -22,7 +22,8 @@ from factory.steer.where import RoleName
 
 class HeadsParams(Params):
     """``heads``: the ``top`` of eq. 9 on training prompts, as many ``random`` others, or those of the top that both
-    directions share.
+    directions share. ``by``: eq. 9, or what a head carries in the circuit of the picture (toward the image) and of the
+    context (toward the text), which `circuit` among the diagnostics finds.
 
     ``coefficient``: c at strength 1 (0 blocks; the paper's own value is lost, its table 4 finds 8 to 10 best); strength
     s gives 1 + s (c - 1). ``role``: whose tokens are changed, ``generated``: the answer's too. ``style`` and
@@ -30,6 +31,7 @@ class HeadsParams(Params):
     """
 
     heads: Literal["top", "random", "shared"] = "top"
+    by: Literal["attribution", "circuit"] = "attribution"
     top: PositiveInt = 30
     coefficient: float = Field(10.0, ge=0)
     role: RoleName = "instruction"
@@ -41,6 +43,12 @@ class HeadsParams(Params):
 LACKING = (
     "steering 'heads' chooses by the attribution of each head: add `heads` to the recipe's `diagnostics:`, with both"
     " directions"
+)
+
+
+LACKING_CIRCUIT = (
+    "steering 'heads' by circuit needs the circuit of each direction: add `circuit` (exchange: picture for the image,"
+    " context for the text) to the recipe's `diagnostics:`"
 )
 
 
@@ -58,16 +66,20 @@ class Heads(HeadScaler):
         return "plugin" if self.params.heads == "random" else ""
 
     def unfit(self, diagnostic: str | None, diagnostics: Sequence[str]) -> str | None:
-        return None if "heads" in diagnostics else LACKING
+        by_circuit = self.params.by == "circuit"
+        needed, lacking = ("circuit", LACKING_CIRCUIT) if by_circuit else ("heads", LACKING)
+        return None if needed in diagnostics else lacking
 
     def rewrite(self, prompt: Prompt, direction: str) -> Prompt:
         p = self.params
         return prompt if p.style is None else instruct(prompt, instruction(p.style, direction), p.layout)
 
     def fit(self, states: States) -> dict[str, Tensor]:
-        """Raises ``UserError`` where no head attribution was measured on the training split."""
-        by_direction = {d: s for d in ("vision", "text") if (s := scores(states.found, d)).numel()}
+        """Raises ``UserError`` where no head attribution, or no circuit, was measured on the training split."""
+        by_circuit = self.params.by == "circuit"
+        metric = IN_CIRCUIT if by_circuit else METRIC
+        by_direction = {d: s for d in ("vision", "text") if (s := scores(states.found, d, metric)).numel()}
         if states.direction not in by_direction:
-            raise UserError(LACKING)
+            raise UserError(LACKING_CIRCUIT if by_circuit else LACKING)
         chosen = choose_heads(by_direction, states.direction, self.params.top, self.params.heads, states.seed)
         return coefficients(chosen, self.params.coefficient, tuple(by_direction[states.direction].shape))

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from factory.diagnose import Diagnostic, hold_back
+from factory.diagnose import ALL, Diagnostic, hold_back
 from factory.model.prefix import prefill
 from factory.registry import lookup
 from tests.anchor import scenes_bench
@@ -154,7 +154,8 @@ def test_rows_about_samples_are_tidy_and_repeatable(view, asking_diagnostic):
         assert {"task", "form", "prompt"} <= row.keys()
         places.add(tuple(v for k, v in row.items() if k != "value"))
     assert len(places) == len(rows), "one number for each sample, form, metric, layer and head"
-    assert len({row["sample"] for row in rows}) == len(scenes_bench(view)[1])
+    assert len({row["sample"] for row in rows} - {ALL}) == len(scenes_bench(view)[1])
+    assert lookup("diagnostic", asking_diagnostic).at_once or ALL not in {row["sample"] for row in rows}
 
 
 def test_asking_about_samples_leaves_nothing_behind(asking_diagnostic):
@@ -168,6 +169,8 @@ def test_asking_about_samples_leaves_nothing_behind(asking_diagnostic):
 def test_a_sample_says_the_same_whatever_else_is_asked(view, asking_diagnostic):
     few, all_ = investigate(asking_diagnostic, view, 2), investigate(asking_diagnostic, view)
     of = lambda rows: {
-        tuple(v for k, v in r.items() if k != "value"): r["value"] for r in rows if not math.isnan(r["value"])
+        tuple(v for k, v in r.items() if k != "value"): r["value"]
+        for r in rows
+        if not math.isnan(r["value"]) and r["sample"] != ALL
     }
     assert agree(of(few), {k: of(all_)[k] for k in of(few)}, 1e-2)

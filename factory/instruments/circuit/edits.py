@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from factory.model.prefix import last_index
 from factory.model.replay import Call
 
 from .graph import Graph
-from .passes import Pass
+from .passes import Deltas, Pass
 
 ROLES: dict[str, tuple[Role, ...]] = {
     "image": (Role.IMAGE,),
@@ -35,6 +35,13 @@ class Trace:
     values: Tensor
     outputs: Sequence[Tensor]
     hidden: Tensor
+    _sums: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def sum_of(self, seen: int) -> Tensor:
+        """What the first ``seen`` senders add together [B, T, d]."""
+        if seen not in self._sums:
+            self._sums[seen] = self.values[:seen].sum(0)
+        return self._sums[seen]
 
     @property
     def rows(self) -> int:
@@ -58,54 +65,77 @@ class Summed:
     def stream(self, layer: int, x: Tensor, added: Tensor) -> None:
         return None
 
-    def deltas(self, receivers: range, x: Tensor, senders: Sequence[Tensor]) -> tuple[Sequence[int], Tensor]:
+    def deltas(self, receivers: range, x: Tensor, senders: Sequence[Tensor], total: Tensor) -> Deltas:
         assert self.run is not None
-        seen = int(self.run.graph.allowed[receivers[0]].sum())  # a prefix of the senders
-        reader = self.run.graph.receivers[receivers[0]]
-        beside = reader.kind == "mlp" and self.run.graph.parallel[reader.layer]
-        total = torch.stack(list(senders[:seen])).sum(0)
-        for rest in self.run.rest[: len(self.run.rest) - beside]:
+        for rest in self.run.rest[: self.run.graph.rests(receivers[0])]:
             total = total + rest
-        return list(receivers), (total - x)[None].expand(len(receivers), *x.shape)
+        return [(receivers, (total - x)[None])]
 
 
 class Exchange:
-    """Edges exchanged for another run's: ``other`` [U, B, T, d], ``absent`` [R, V, U] booleans, or [R, V, U, G] with
-    ``gates`` [G, B, T]."""
+    """Edges exchanged for those of another run: ``absent`` [R, V, U] booleans, or parts of edges, or [R, V, U, G] with
+    ``gates`` [G, B, T].
 
-    def __init__(self, trace: Trace, other: Tensor, absent: Tensor, below: int, gates: Tensor | None = None) -> None:
+    Of a receiver most of whose edges are exchanged the others are put back: x' - x - sum over present (z'_u - z_u).
+    """
+
+    def __init__(self, trace: Trace, other: Trace, absent: Tensor, below: int, gates: Tensor | None = None) -> None:
         self.trace, self.other, self.below = trace, other, below
-        self.absent = absent.to(other.device)
-        self.gates = None if gates is None else gates.to(other.dtype)
-        every = self.absent.flatten(3).any(-1) if self.absent.ndim == 4 else self.absent
-        self.any_row = every.any(0).cpu()
+        self.gates = None if gates is None else gates.to(other.values.dtype)
+        self.touched = (
+            absent.flatten(3).any(-1).any(0).any(-1).tolist() if absent.ndim == 4 else (absent.any(0).any(-1).tolist())
+        )
+        self.flips = absent.dtype == torch.bool and gates is None
+        self.absent = absent.to(other.values.device, other.values.dtype)
         self.rows = len(absent)
 
     def stream(self, layer: int, x: Tensor, added: Tensor) -> None:
         return None
 
-    def deltas(self, receivers: range, x: Tensor, senders: Sequence[Tensor]) -> tuple[Sequence[int], Tensor] | None:
-        touched = [v for v in receivers if bool(self.any_row[v].any())]
-        if not touched:
-            return None
-        us = self.any_row[touched].any(0).nonzero()[:, 0].tolist()
-        R, (B, T, d) = self.rows, self.other.shape[1:]
-        low, high = [u for u in us if u < self.below], [u for u in us if u >= self.below]
-        out = x.new_zeros(len(touched), R, B, T, d)
-        if low:
-            D = (self.other[low] - self.trace.values[low])[:, None].expand(-1, R, -1, -1, -1)
-            out = out + self._sum(touched, low, D)
-        if high:
-            D = self.other[high][:, None] - torch.stack([senders[u] for u in high]).view(len(high), R, B, T, d)
-            out = out + self._sum(touched, high, D)
-        return touched, out.flatten(1, 2)
+    def deltas(self, receivers: range, x: Tensor, senders: Sequence[Tensor], total: Tensor) -> Deltas:
+        vs = [v for v in receivers if self.touched[v]]
+        if not vs:
+            return []
+        shape = (self.rows, *self.other.values.shape[1:])
+        part = self.absent[:, vs, : len(senders)]
+        most = torch.zeros(len(vs), dtype=torch.bool)
+        if self.flips:
+            most = (part.mean((0, 2)) > 0.5).cpu()
+            part = part - most[None, :, None].to(part)
+        back = (self.other.sum_of(len(senders))[None] - total.view(shape)).flatten(0, 1) if bool(most.any()) else None
+        own = (part != 0).flatten(3).any(-1) if part.ndim == 4 else part != 0
+        alike = [i for i in range(len(vs)) if most[i] and not bool(own[:, i].any())]
+        rest = [i for i in range(len(vs)) if i not in alike]
+        found: list[tuple[Sequence[int], Tensor]] = []
+        if alike and back is not None:
+            found.append(([vs[i] for i in alike], back[None]))
+        if rest:
+            out = self._differences(part[:, rest], own[:, rest].any(0).any(0), senders, shape)
+            if back is not None:
+                out = out + back * most[rest].to(back)[:, None, None, None]
+            found.append(([vs[i] for i in rest], out))
+        return found
 
-    def _sum(self, vs: list[int], us: list[int], D: Tensor) -> Tensor:
-        """[n, R, B, T, d] from the differences D [u, R, B, T, d]."""
-        a = self.absent[:, vs][:, :, us].to(D.dtype)
-        if self.gates is None:
-            return torch.einsum("rnu,urbtd->nrbtd", a, D)
-        return torch.einsum("rnubt,urbtd->nrbtd", torch.einsum("rnug,gbt->rnubt", a, self.gates), D)
+    def _differences(self, part: Tensor, own: Tensor, senders: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
+        """[n, R * B, T, d]: sum of parts [R, n, u, ..] of z' - z over the senders that are their ``own`` [u]."""
+        us = own.nonzero()[:, 0].tolist()
+        low, high = [u for u in us if u < self.below], [u for u in us if u >= self.below]
+        out = senders[0].new_zeros(part.shape[1], *shape)
+        if low:
+            D = (self.other.values[low] - self.trace.values[low])[:, None]
+            out = out + self._sum(part[:, :, low], D.expand(-1, self.rows, -1, -1, -1))
+        if high:
+            D = torch.stack([self.other.values[u] - senders[u].view(shape) for u in high])
+            out = out + self._sum(part[:, :, high], D)
+        return out.flatten(1, 2)
+
+    def _sum(self, part: Tensor, D: Tensor) -> Tensor:
+        """[n, R, B, T, d] from parts [R, n, u] (or [R, n, u, G]) and differences D [u, R, B, T, d]."""
+        if self.gates is not None:
+            return torch.einsum("rnubt,urbtd->nrbtd", torch.einsum("rnug,gbt->rnubt", part, self.gates), D)
+        if len(part) == 1 or bool((part == part[:1]).all()):
+            return torch.tensordot(part[0], D, 1)
+        return torch.stack([torch.tensordot(part[r], D[:, r], 1) for r in range(len(part))], 1)
 
 
 class Leaves:
@@ -122,7 +152,7 @@ class Leaves:
         at = 0 if layer == 0 else self.graph.below(layer) - 1
         return None if self.share == 1 else x + (1 - self.share) * self.D[at]
 
-    def deltas(self, receivers: range, x: Tensor, senders: Sequence[Tensor]) -> tuple[Sequence[int], Tensor]:
+    def deltas(self, receivers: range, x: Tensor, senders: Sequence[Tensor], total: Tensor) -> Deltas:
         zero = torch.zeros(len(receivers), *x.shape, dtype=x.dtype, device=x.device, requires_grad=True)
 
         def held(leaf: Tensor) -> None:
@@ -134,4 +164,4 @@ class Leaves:
             leaf.grad = None
 
         zero.register_post_accumulate_grad_hook(held)
-        return list(receivers), zero
+        return [(receivers, zero)]

@@ -81,10 +81,20 @@ class Graph:
                 found[v, start : start + self.heads] = True
         return found
 
+    @cached_property
+    def seen(self) -> list[int]:
+        """By receiver how many senders come before it; it reads them all."""
+        return self.allowed.sum(-1).tolist()
+
     @property
     def edges(self) -> list[Edge]:
         """Every edge, receivers in the order in which they are computed."""
         return [(v, u) for v, u in self.allowed.nonzero().tolist()]
+
+    def rests(self, receiver: int) -> int:
+        """How many blocks' attention has been added before a receiver reads."""
+        r = self.receivers[receiver]
+        return r.layer + (r.kind == "mlp" and not self.parallel[r.layer])
 
     def name(self, edge: Edge) -> str:
         """SENDER->RECEIVER."""

@@ -111,7 +111,9 @@ class Machine:
         """Final normed states [rows * B, d] of the last tokens, where a pass begins at block ``start``."""
         run.start = start
         run.senders = list(trace.values[: self.graph.below(start)]) if start else []
+        run.summed = len(run.senders)
         repeat = lambda x: x.repeat(rows, *[1] * (x.ndim - 1))
+        run.total = repeat(trace.sum_of(run.summed)) if start else None
         given = repeat(trace.outputs[start - 1]) if start else trace.outputs[0][:0]
         with run.running():
             hidden = replay(self.view, start - 1, tiled(trace.call, trace.rows, rows), given, None)
@@ -121,14 +123,14 @@ class Machine:
     def exchanged(
         self,
         trace: Trace,
-        other: Tensor,
+        other: Trace,
         absent: Tensor,
         gates: Tensor | None = None,
         arithmetic: Arithmetic | None = None,
         start: int | None = None,
     ) -> Tensor:
         """[R, B, d]: final states of the last tokens with the edges ``absent`` [R, V, U] (or [R, V, U, G]) exchanged
-        for those of ``other`` [U, B, T, d]. ``start``: the first block to run, where it is known; none below the first
+        for those of the ``other`` run. ``start``: the first block to run, where it is known; none below the first
         changed receiver need be."""
         if start is None:
             start = self.first_changed(absent) if arithmetic is None else 0
@@ -158,10 +160,10 @@ class Machine:
         return edit.scores / trace.rows
 
     def first_changed(self, absent: Tensor) -> int:
-        """The first block with a changed receiver; the last one where only the logits', or nothing, changed."""
+        """The first block with a changed receiver; the depth where only the logits', or nothing, changed."""
         found = absent.flatten(2).any(-1).any(0).nonzero()[:, 0]
         v = int(found[0]) if len(found) else len(self.graph.receivers) - 1
-        return min(self.graph.receivers[v].layer, self.view.depth - 1)
+        return self.graph.receivers[v].layer
 
 
 def tiled(call: Mapping[str, Any], rows: int, times: int) -> Call:

@@ -15,6 +15,9 @@ from factory.model.weights import weight_of
 from .graph import Graph
 from .wiring import Wired, first, gain, stream_of
 
+Deltas = Sequence[tuple[Sequence[int], Tensor]]
+"""Receivers and x' - x of each [n, B, T, d], or [1, B, T, d] of all of them."""
+
 
 class Edit(Protocol):
     """What a pass changes."""
@@ -24,9 +27,9 @@ class Edit(Protocol):
         block before; None leaves it."""
         ...
 
-    def deltas(self, receivers: range, x: Tensor, senders: Sequence[Tensor]) -> tuple[Sequence[int], Tensor] | None:
-        """Which of ``receivers`` read another stream than ``x``, and x' - x [n, B, T, d] of each; ``senders`` [u, B, T,
-        d] is what was added up to here."""
+    def deltas(self, receivers: range, x: Tensor, senders: Sequence[Tensor], total: Tensor) -> Deltas:
+        """Which of ``receivers`` read another stream than ``x``; ``senders`` are what was added before them [B, T, d],
+        and ``total`` is their sum."""
         ...
 
 
@@ -59,6 +62,8 @@ class Pass:
     ) -> None:
         self.view, self.blocks, self.graph, self.edit, self.arithmetic = view, blocks, graph, edit, arithmetic
         self.start = 0
+        self.total: Tensor | None = None
+        self.summed = 0
         self.senders: list[Tensor] = []
         self.rest: list[Tensor] = []
         self.outputs: list[Tensor] = []
@@ -66,7 +71,7 @@ class Pass:
         self.middle: Tensor | None = None
         self.last: Tensor | None = None
         self.heads: Tensor | None = None
-        self.given: tuple[Sequence[int], Tensor] | None = None
+        self.given: Deltas = ()
 
     @contextmanager
     def running(self) -> Iterator[Pass]:
@@ -114,16 +119,21 @@ class Pass:
 
         return hook
 
-    def _deltas(self, receivers: range) -> tuple[Sequence[int], Tensor] | None:
+    def _deltas(self, receivers: range) -> Deltas:
         if self.edit is None or self.middle is None:
-            return None
-        return self.edit.deltas(receivers, self.middle, self.senders)
+            return ()
+        seen = int(self.graph.seen[receivers[0]])
+        for sender in self.senders[self.summed : seen]:
+            self.total = sender if self.total is None else self.total + sender
+        self.summed = max(self.summed, seen)
+        assert self.total is not None
+        return self.edit.deltas(receivers, self.middle, self.senders[:seen], self.total)
 
     def _project(self, b: Wired, module: nn.Module) -> Callable[..., Any]:
         parts = [p for p in b.parts if b.parts[p].module is module]
 
         def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
-            if self.given is None and self.arithmetic is None:
+            if not self.given and self.arithmetic is None:
                 return None
             assert self.x is not None
             out = output.view(*self.x.shape[:2], -1)
@@ -143,19 +153,25 @@ class Pass:
         n, base = b.parts[part].heads, self.graph.of_layer(b.layer)
         offset = base + {"q": 0, "k": self.graph.heads, "v": self.graph.heads + self.graph.kv_heads}[part]
         norm = (lambda x: x) if b.reads is None else b.reads.forward
-        own: list[tuple[int, int]] = []
-        if self.given is not None:
-            own = [(v - offset, i) for i, v in enumerate(self.given[0]) if offset <= v < offset + n]
-        if self.arithmetic is not None and (rest := sorted(set(range(n)) - {h for h, _ in own})):
-            yield rest, norm(self.x)[None].expand(len(rest), -1, -1, -1)
-        if own and self.given is not None:
-            yield [h for h, _ in own], norm(self.x + self.given[1][[i for _, i in own]])
+        inside = lambda v: offset <= v < offset + n
+        known = {v - offset for vs, _ in self.given for v in vs if inside(v)}
+        if self.arithmetic is not None and (rest := sorted(set(range(n)) - known)):
+            yield rest, norm(self.x)[None]
+        for vs, delta in self.given:
+            at = [i for i, v in enumerate(vs) if inside(v)]
+            if at:
+                yield [vs[i] - offset for i in at], norm(self.x + (delta if len(delta) == 1 else delta[at]))
 
     def _linear(self, b: Wired, part: str, heads: list[int], x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
-        """[n, B, T, head_dim] of heads that read ``x`` [n, B, T, d]."""
+        """[n, B, T, head_dim] of heads that read ``x`` [n, B, T, d], or all of them x [1, B, T, d]."""
         if self.arithmetic is not None:
-            x, W = self.arithmetic.given(b, part, heads, x), self.arithmetic.weight(b, part, heads, W)
-        made = torch.matmul(x, W.to(x.device).mT[:, None])
+            x = self.arithmetic.given(b, part, heads, x.expand(len(heads), -1, -1, -1))
+            W = self.arithmetic.weight(b, part, heads, W)
+        W = W.to(x.device)
+        if len(x) == 1:
+            made = (x[0] @ W.flatten(0, 1).T).unflatten(-1, W.shape[:2]).permute(2, 0, 1, 3)
+        else:
+            made = torch.matmul(x, W.mT[:, None])
         return made if bias is None else made + bias.to(x.device)[:, None, None]
 
     def _attended(self, b: Wired) -> Callable[..., Any]:
@@ -200,10 +216,10 @@ class Pass:
                 self.middle = args[0].view(self.x.shape)
             at = self.graph.of_layer(b.layer + 1) - 1
             given = self._deltas(range(at, at + 1))
-            if given is None or not len(given[0]):
+            if not given:
                 return None
             assert self.middle is not None
-            read = self.middle + given[1][0]
+            read = self.middle + given[0][1][0]
             read = read if b.mlp_reads is None else b.mlp_reads.forward(read)
             return (read.view(args[0].shape), *args[1:])
 
@@ -221,7 +237,7 @@ class Pass:
         self.last = self.middle
         at = len(self.graph.receivers) - 1
         given = self._deltas(range(at, at + 1))
-        if given is None or not len(given[0]):
+        if not given:
             return None
-        changed = self.middle + given[1][0]
+        changed = self.middle + given[0][1][0]
         return ((changed, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": changed})

@@ -92,6 +92,10 @@ class Study:
         batches = {f"{name}-{i * size:05d}": batch for i, batch in enumerate(self.batches(samples, rows))}
         return progress.gather(stage, {key: partial(compute, batch) for key, batch in batches.items()})
 
+    def _at_once(self, split: str) -> int:
+        """So many prompts that a split is one batch."""
+        return max(1, len(self.samples[split]) * len(self.benchmark.forms))
+
     def size_of(self, rows: int) -> int:
         """How many samples make a batch of so many prompts, at least one."""
         return max(1, rows // len(self.benchmark.forms))
@@ -220,8 +224,9 @@ class Study:
                 "after": before,
             },
         )
+        rows_of = lambda split: self._at_once(split) if diagnostic.at_once else batch
         found = {
-            split: self.chunks(stage, split, batch, lambda samples: diagnostic.on_samples(self.bench, samples))
+            split: self.chunks(stage, split, rows_of(split), lambda samples: diagnostic.on_samples(self.bench, samples))
             for split in diagnostic.splits
         }
         rows = [{**row, "split": split} for split, chunks in found.items() for chunk in chunks for row in chunk]
