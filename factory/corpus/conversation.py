@@ -1,5 +1,5 @@
-"""One record of instruction-tuning data as a conversation: LLaVA-JSON (``conversations``) or chat messages
-(``messages``).
+"""One record of instruction-tuning data as a conversation: LLaVA-JSON and sharegpt (``conversations``), chat messages
+(``messages``), alpaca, or query and response (``factory.corpus.layouts``).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 from PIL import Image
 
+from factory.corpus.layouts import LEARNT, Unusable, absent, is_learnt, one_of, turns_of
 from factory.data import pictures
 from factory.data.prompt import SPEAKERS, Prompt, Role, Segment
 from factory.errors import quoted
@@ -34,7 +35,7 @@ OF_LOSS: dict[str, tuple[Any, ...]] = {
 OF_MEDIA = dict.fromkeys(("video", "videos", "audio", "audios"), ())
 OF_ITEM = OF_LOSS | OF_MEDIA | dict.fromkeys(("base64", "image_url"), ())
 OF_TURN = (
-    OF_LOSS
+    {key: values for key, values in OF_LOSS.items() if key not in LEARNT}
     | OF_MEDIA
     | dict.fromkeys(
         ("tools", "tool_calls", "tool_call_id", "function_call", "reasoning_content", "reasoning", "thinking")
@@ -46,7 +47,7 @@ OF_RECORD: dict[str, tuple[Any, ...]] = (
     OF_LOSS
     | OF_MEDIA
     | dict.fromkeys(
-        ("system", "system_prompt", "history", "kto_tag", "chosen", "rejected")
+        ("kto_tag", "chosen", "rejected")
         + ("rejected_response", "rejected_messages", "rejected_images", "chat_template_kwargs"),
         (),
     )
@@ -61,23 +62,16 @@ _SPLIT = re.compile(rf"\s*({re.escape(PLACEHOLDER)})\s*")
 _HALF = re.compile("[\ud800-\udfff]")
 
 
-class Unusable(ValueError):
-    """A sample that cannot be trained on: the message says why, ``kind`` in few words what it has in common with
-    others."""
-
-    def __init__(self, why: str, kind: str = "not a conversation") -> None:
-        super().__init__(why)
-        self.kind = kind
-
-
 @dataclass(frozen=True)
 class Conversation:
     """Turns in reading order: ``(role, text)``, an image as ``(Role.IMAGE, picture)``, where the picture is the path
-    that the record has, or the bytes of a file where the record itself holds them (Parquet).
+    that the record has, or the bytes of a file where the record itself holds them (Parquet). ``unlearnt``: answers
+    that are read and not learnt, by their number from 0.
     """
 
     id: str
     parts: tuple[tuple[Role, Any], ...]
+    unlearnt: frozenset[int] = frozenset()
 
     @property
     def images(self) -> list[str | bytes]:
@@ -93,23 +87,27 @@ class Conversation:
 
     def prompt(self, folder: Path) -> Prompt:
         """The conversation with its images read from ``folder``. Raises ``Unusable`` for one that cannot be read."""
-        return Prompt(
-            tuple(
-                Segment(role, image=_read(folder, part)) if role == Role.IMAGE else Segment(role, part)
-                for role, part in self.parts
-            )
-        )
+        segments, answers = [], 0
+        for role, part in self.parts:
+            if role == Role.IMAGE:
+                segments.append(Segment(role, image=_read(folder, part)))
+            else:
+                segments.append(Segment(role, part, learnt=role != Role.ANSWER or answers not in self.unlearnt))
+                answers += role == Role.ANSWER
+        return Prompt(tuple(segments))
 
 
-def parse(record: Mapping[str, Any], number: int) -> Conversation:
-    """The conversation of a record; ``number`` names one without an ``id``. Raises ``Unusable`` saying what is wrong
-    with it.
+def parse(record: Mapping[str, Any], number: int, mask_history: bool = False) -> Conversation:
+    """The conversation of a record; ``number`` names one without an ``id``; with ``mask_history``, which a record may
+    also ask for itself, its last answer alone is learnt. Raises ``Unusable`` saying what is wrong with it.
 
     ``conversations: [{from: human|gpt|system, value}]`` or ``messages: [{role: user|assistant|system, content}]``,
     where content is a text or a list of ``{type: text, text}`` and ``{type: image, image|path|url}``. ``image`` or
     ``images`` (a path or a list) are the files that the ``<image>`` marks in the texts, and the image items without a
-    path, stand for, in order. A key that is null or empty counts as absent; one that asks for something which is not
-    done here (another loss, a tool, a film) is refused by name.
+    path, stand for, in order. ``instruction``, ``input`` and ``output``, or ``query`` and ``response``, with
+    ``history`` (pairs), are read as well, and a ``system`` text. In an answer's turn ``loss``, ``train`` or ``weight``
+    of false or 0 leaves it unlearnt. A key that is null or empty counts as absent; one that asks for something which is
+    not done here (another loss, a tool, a film) is refused by name.
     """
     _refuse(record, OF_RECORD, "")
     if record.get(UNWANTED) is False:
@@ -117,14 +115,16 @@ def parse(record: Mapping[str, Any], number: int) -> Conversation:
             f"has the key '{UNWANTED}' (False), which marks an answer that should not be given; take the row out",
             f"key '{UNWANTED}' is not honoured",
         )
-    turns, named = _one_of(record, "messages", "conversations"), _one_of(record, "images", "image")
-    if not isinstance(turns, list):
-        raise Unusable("has no turns under 'conversations' or 'messages'", "no turns")
+    turns, named = turns_of(record), one_of(record, "images", "image")
     named = [] if named is None else named if isinstance(named, list) else [named]
-    named = [picture for picture in named if not _absent(picture)]
+    named = [picture for picture in named if not absent(picture)]
     parts: list[tuple[Role, Any]] = []
+    learnt: list[bool] = []
     for turn in turns:
         parts += _turn(turn)
+        own = is_learnt(turn)
+        if parts and parts[-1][0] == Role.ANSWER:
+            learnt.append(own)
     waiting = [i for i, (role, text) in enumerate(parts) if role == Role.IMAGE and text is None]
     if len(waiting) != len(named):
         raise Unusable(
@@ -134,13 +134,17 @@ def parse(record: Mapping[str, Any], number: int) -> Conversation:
     for at, picture in zip(waiting, named, strict=True):
         parts[at] = (Role.IMAGE, _picture(picture))
     _check_order([role for role, _ in parts])
-    return Conversation(name_of(record, number), tuple(parts))
+    if mask_history or record.get("mask_history"):
+        learnt[:-1] = [False] * (len(learnt) - 1)
+    if not any(learnt):
+        raise Unusable("has no answer that is learnt", "nothing to learn")
+    return Conversation(name_of(record, number), tuple(parts), frozenset(i for i, own in enumerate(learnt) if not own))
 
 
 def name_of(record: Mapping[str, Any], number: int) -> str:
     """What a record is called in messages: its ``id``, cut where it is long, else its number."""
     name = record.get("id")
-    name = str(number) if _absent(name) else str(name)
+    name = str(number) if absent(name) else str(name)
     return name if len(name) <= LONGEST_NAME and name.isprintable() else quoted(name, LONGEST_NAME)
 
 
@@ -150,31 +154,14 @@ def halved(text: str) -> str | None:
     return f"half a character (the lone surrogate U+{ord(found[0]):04X})" if found else None
 
 
-def _absent(value: Any) -> bool:
-    """Nothing, or what holds nothing: Parquet files have a struct of nulls where a row has no picture."""
-    inside = value.values() if isinstance(value, Mapping) else value
-    if isinstance(value, (Mapping, list, tuple)):
-        return all(map(_absent, inside))
-    return value is None or isinstance(value, (str, bytes)) and not value
-
-
 def _refuse(where: Mapping[str, Any], keys: Mapping[str, tuple[Any, ...]], of: str) -> None:
     for key in keys.keys() & where.keys():
         value = where[key]
-        if not _absent(value) and value not in keys[key]:
+        if not absent(value) and value not in keys[key]:
             raise Unusable(
                 f"has the key '{key}'{of} ({quoted(value)}), which is not honoured here; take it out, or the row",
                 f"key '{key}' is not honoured",
             )
-
-
-def _one_of(record: Mapping[str, Any], one: str, other: str) -> Any:
-    """What stands under one of two names. Raises ``Unusable`` where both names say something, and not the same."""
-    first, second = (None if _absent(record.get(key)) else record[key] for key in (one, other))
-    listed = [value if isinstance(value, list) else [value] for value in (first, second)]
-    if first is not None and second is not None and listed[0] != listed[1]:
-        raise Unusable(f"has both '{one}' and '{other}', and they differ", f"both '{one}' and '{other}'")
-    return second if first is None else first
 
 
 def _turn(turn: Any) -> list[tuple[Role, Any]]:
@@ -201,7 +188,7 @@ def _item(item: Any, role: Role) -> list[tuple[Role, Any]]:
     if isinstance(item, Mapping):
         _refuse(item, OF_ITEM, " in a content item")
     if kind == "image":
-        picture = next((item[key] for key in IN_ITEM if not _absent(item.get(key))), None)
+        picture = next((item[key] for key in IN_ITEM if not absent(item.get(key))), None)
         return [(Role.IMAGE, None if picture is None else _picture(picture))]
     if kind != "text" or not isinstance(item.get("text"), str):
         raise Unusable(
@@ -223,7 +210,7 @@ def _text(text: str, role: Role) -> list[tuple[Role, Any]]:
 def _picture(value: Any) -> str | bytes:
     """The path of a picture, or its bytes. ``{bytes, path}`` is how Parquet files hold one."""
     if isinstance(value, Mapping):
-        value = value.get("path") if _absent(value.get("bytes")) else value["bytes"]
+        value = value.get("path") if absent(value.get("bytes")) else value["bytes"]
     if isinstance(value, bytes) and value:
         return value
     if not isinstance(value, str) or not value:

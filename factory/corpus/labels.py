@@ -72,7 +72,17 @@ def labelled(view: ModelView, sample: Sample, written: Sequence[str]) -> Example
         (encoded,) = view.tokens([sample.prompt], [written], ended=True)
     except UserError as error:
         raise Unusable(str(error), OF_TEMPLATE) from error
-    return Example(encoded, [i if said else IGNORE for i, said in zip(encoded.ids, encoded.answers, strict=True)])
+    return Example(encoded, _labels(encoded, [s.learnt for s in sample.prompt.segments if s.role == Role.ANSWER]))
+
+
+def _labels(encoded: Encoded, learnt: Sequence[bool]) -> list[int]:
+    """The tokens of each answer that is ``learnt``; answers are the runs of tokens that were said."""
+    labels, number, within = [], -1, False
+    for token, said in zip(encoded.ids, encoded.answers, strict=True):
+        number += said and not within
+        within = said
+        labels.append(token if said and learnt[number] else IGNORE)
+    return labels
 
 
 def _fitted(view: ModelView, sample: Sample, written: Sequence[str], max_tokens: int | None) -> tuple[Example, Prompt]:

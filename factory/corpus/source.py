@@ -56,7 +56,8 @@ class ConversationFile:
     Args: ``folder`` of the images; ``cache`` a folder for the index, which is built once (the file is read through,
     every record is parsed and every image's header read, or with ``decode`` every image) and taken again while file and
     images are the same; ``max_skipped`` the share of samples that may be unusable; ``take`` and ``seed`` draw a subset;
-    ``check`` refuses what a model cannot take; ``tell`` is shown what was found, before anything is refused.
+    ``check`` refuses what a model cannot take; ``tell`` is shown what was found, before anything is refused;
+    ``mask_history``: each sample's last answer alone is learnt.
     Raises ``UserError``, with counts and names, where more samples than that cannot be used.
     """
 
@@ -72,8 +73,9 @@ class ConversationFile:
         check: Check | None = None,
         decode: bool = False,
         tell: Callable[[Audit], None] = lambda _: None,
+        mask_history: bool = False,
     ) -> None:
-        self.path, self.folder = path, folder
+        self.path, self.folder, self.mask_history = path, folder, mask_history
         if not path.is_file():
             kind = "is a folder; name the file in it" if path.is_dir() else "not found. Give it"
             raise UserError(f"data file {path}: {kind} as tune.data.path")
@@ -94,7 +96,9 @@ class ConversationFile:
 
     def conversation(self, index: int) -> Conversation:
         entry = self.index[index]
-        return parse(self._reader.read(int(entry["offset"]), int(entry["size"])), int(self.numbers[index]))
+        return parse(
+            self._reader.read(int(entry["offset"]), int(entry["size"])), int(self.numbers[index]), self.mask_history
+        )
 
     def lengths(self, image: int) -> np.ndarray:
         return self.index["characters"].astype(np.int64) + image * self.index["images"].astype(np.int64)

@@ -32,12 +32,13 @@ SPEAKERS = {Role.SYSTEM: "system", Role.ANSWER: "assistant"}
 @dataclass(frozen=True)
 class Segment:
     """One piece of a prompt: either ``text`` or, for ``Role.IMAGE``, an ``image``. A text that is ``inline`` goes on
-    after a space, where others begin a line."""
+    after a space, where others begin a line. An answer that is not ``learnt`` is read in training, and no more."""
 
     role: Role
     text: str = ""
     image: Image.Image | None = None
     inline: bool = False
+    learnt: bool = True
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ class TuneDataSpec(Spec):
     """What a model is tuned on: a file of conversations with the folder of its images, a folder of labelled photos, or
     the lessons of a benchmark.
 
-    ``path``: LLaVA-JSON or messages, JSONL, one JSON array or Parquet; ``images`` null is the file's own folder.
+    ``path``: LLaVA-JSON, messages, sharegpt, alpaca, or query and response; JSONL, one JSON array or Parquet. With
+    ``mask_history`` each sample's last answer alone is learnt. ``images`` null is the file's own folder.
     ``photos``: a folder; a photo's label is in the .txt file beside it, or its folder's name, and answers ``question``.
     ``take`` samples are drawn by ``seed``. ``max_tokens`` null cuts nothing; ``max_skipped`` is the share of samples
     that may be unusable; before the first step every row and every picture's header is read, with ``decode`` every
@@ -60,6 +61,7 @@ class TuneDataSpec(Spec):
     take: PositiveInt | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     max_tokens: PositiveInt | None = 2048
+    mask_history: bool = False
     max_skipped: Annotated[float, Field(ge=0, le=1)] = 0.0
     decode: bool = False
     group_by_length: bool = True
@@ -70,6 +72,8 @@ class TuneDataSpec(Spec):
     def _has_one_source(self) -> TuneDataSpec:
         if sum(given is not None for given in (self.path, self.photos, self.lessons)) != 1:
             raise ValueError("needs one of path, photos and lessons")
+        if self.mask_history and self.path is None:
+            raise refusal([(("mask_history",), "is for conversations, from a file under path")])
         if self.lessons is not None and self.take is None:
             raise ValueError("needs take, the number of lessons to draw")
         return self

@@ -37,7 +37,16 @@ TOLD: dict[type[Spec], dict[str, str]] = {  # by another entry of the inputs, or
 OTHER: dict[type[Spec], set[str]] = {  # another result
     TuneSpec: {"stage", "tuner", "learning_rate", "beside", "batch_size", "schedule", "warmup", "weight_decay"}
     | {"max_grad_norm", "bf16", "fp16", "optimizer", "rho", "learning_rates", "neftune"},
-    TuneDataSpec: {"question", "lessons", "take", "seed", "max_tokens", "group_by_length", "cache_features"},
+    TuneDataSpec: {
+        "question",
+        "lessons",
+        "take",
+        "seed",
+        "max_tokens",
+        "group_by_length",
+        "cache_features",
+        "mask_history",
+    },
     TrainSpec: {"steps", "vision_steps", "text_steps", "connector_steps", "batch_size", "learning_rate", "warmup"}
     | {"weight_decay", "text_weight"},
     LaunchSpec: set(),

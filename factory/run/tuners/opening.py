@@ -71,7 +71,9 @@ def open_source(
     if spec.photos is not None:
         return PhotoFolder(path, spec.question, *drawn, check, spec.decode, tell, cache)
     with ExitStack() as shown:
-        return ConversationFile(path, images, cache, *drawn, _reading(path, shown), check, spec.decode, tell)
+        return ConversationFile(
+            path, images, cache, *drawn, _reading(path, shown), check, spec.decode, tell, spec.mask_history
+        )
 
 
 def digest_of(source: Opened) -> str | int:

@@ -115,7 +115,6 @@ PAIR = {"role": "assistant", "content": "A dog"}
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("system", "Be brief"),
         ("loss", False),
         ("weight", 0),
         ("weight", 0.5),
@@ -128,7 +127,6 @@ PAIR = {"role": "assistant", "content": "A dog"}
         ("video", "a.mp4"),
         ("videos", ["a.mp4"]),
         ("audios", ["a.wav"]),
-        ("history", [["q", "a"]]),
     ],
 )
 def test_a_key_of_a_row_that_would_be_dropped_is_refused_by_name(key, value):
@@ -142,9 +140,6 @@ def test_a_key_of_a_row_that_would_be_dropped_is_refused_by_name(key, value):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("loss", False),
-        ("weight", 0),
-        ("train", False),
         ("mask", [0, 1]),
         ("tool_calls", [{"id": "1"}]),
         ("reasoning_content", "Hm"),
