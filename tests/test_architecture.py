@@ -102,6 +102,7 @@ NAMED = {  # words of the engine that are also a plugin's name: in which files, 
     ),
     ("none", "an option of a library"): ("run/tuners/contest_summary.py", "train/scratch/trainer.py", "train/loop.py"),
     ("instruction", "a role of tokens"): ("instruments/pathways.py", "instruments/heads.py", "steer/where.py"),
+    ("instruction", "a key of alpaca records"): ("corpus/layouts.py",),
     ("heads", "a site"): ("steer/block.py", "instruments/heads.py", "steer/where.py"),
     ("connector", "a part of a model, or its kind of plugins"): (
         *("model/compose.py", "new_plugin/__init__.py", "recipe/sections/model.py", "registry.py", "model/facts.py"),
