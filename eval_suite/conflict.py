@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from eval_suite.conflict_questions import ConflictQuestions
 from eval_suite.results import result_rows
@@ -138,7 +138,7 @@ class ConflictBenchmark(Conflicts):
         """Its test samples as questions, for ``benchmarks:``: whom answers follow, with no direction steered to."""
         return ConflictQuestions(self)
 
-    def rows(self, predictions: Sequence[dict], **context: object) -> list[dict]:
+    def rows(self, predictions: Sequence[dict], **context: Any) -> list[dict]:
         """Rows of results.json from per-sample predictions."""
         about = {"benchmark": self.name, "protocol": self.protocol, "scorer": self.scorer}
         return result_rows(predictions, self.forms, **about, **context)

@@ -10,7 +10,7 @@ from typing import Any
 
 from eval_suite.benchmark import AnswerBenchmark, Item, Record, Sums
 from eval_suite.released import Question
-from eval_suite.results import MODALITIES
+from eval_suite.results import MODALITIES, ORDERS
 from eval_suite.scorers.conflict import UNKNOWN, VERDICTS, agree
 from eval_suite.scorers.reading import Reading
 from factory.benchmark import Conflicts
@@ -25,7 +25,8 @@ class ConflictQuestions(AnswerBenchmark):
     ``vision_ratio`` S_v / (S_v + S_t).
 
     ``wanted`` is the verdict that stands for the benchmark. Where a sample is asked in several forms its verdicts must
-    agree, as under ``data:``. A picture that several samples show is one unit.
+    agree, as under ``data:``, and ``first_option`` is the share of answers for option A where both orders name an
+    option (0.5: no bias). A picture that several samples show is one unit.
 
     With ``alone`` each sample is asked of either modality alone too: ``known`` is the share, and ``known_n`` the
     number, of samples answered rightly from each, and ``known_ratio`` their S_v / (S_v + S_t). The other shares are of
@@ -47,6 +48,11 @@ class ConflictQuestions(AnswerBenchmark):
     @property
     def scorer(self) -> str:
         return self.benchmark.scorer
+
+    @property
+    def _ordered(self) -> bool:
+        """Whether each sample is asked in both orders of its options."""
+        return tuple(self.benchmark.forms) == ORDERS
 
     @property
     def new_tokens(self) -> int:
@@ -111,7 +117,7 @@ class ConflictQuestions(AnswerBenchmark):
 
     def unit_sums(self, members: Sequence[Record]) -> dict[str, float]:
         asked: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-        for member in members:
+        for member in sorted(members, key=lambda m: self.benchmark.forms.index(m["form"])):
             asked[member["conflict"]][member.get("alone", "both")].append(member["parsed"])
         sums: dict[str, float] = defaultdict(float)
         for verdicts in asked.values():
@@ -120,6 +126,10 @@ class ConflictQuestions(AnswerBenchmark):
             found = agree(verdicts["both"])
             sums["other" if found == UNKNOWN else found] += 1
             sums["n"] += 1
+            if self._ordered and all(verdict in MODALITIES for verdict in verdicts["both"]):
+                one, two = verdicts["both"]
+                sums["first"] += (one == "vision") + (two == "text")
+                sums["named"] += 2
             if all(name in verdicts and agree(verdicts[name]) == name for name in MODALITIES):
                 sums["known"] += 1
                 sums[f"known/{found}"] += 1
@@ -128,6 +138,8 @@ class ConflictQuestions(AnswerBenchmark):
     def metrics(self, sums: Sums) -> dict[str, Any]:
         shares = {verdict: sums.ratio(verdict, "n") for verdict in VERDICTS}
         metrics = {**shares, "vision_ratio": _ratio(sums, "vision", "text")}
+        if self._ordered:
+            metrics["first_option"] = sums.ratio("first", "named")
         if self.alone:
             metrics["known_ratio"] = _ratio(sums, "known/vision", "known/text")
             metrics |= {"known": sums.ratio("known", "n"), "known_n": sums["known"]}

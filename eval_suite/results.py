@@ -16,7 +16,9 @@ BESIDE = ("flags", "error", "vision_ratio")
 """Metrics that a comparison of runs shows beside ``follow``."""
 
 
-def result_rows(predictions: Sequence[Prediction], forms: Sequence[str], **context: object) -> list[dict[str, Any]]:
+def result_rows(
+    predictions: Sequence[Prediction], forms: Sequence[str], *, known: str | None = None, **context: object
+) -> list[dict[str, Any]]:
     """One row per split, task (and "all"), direction, method and strength, in order of first appearance.
 
     A prediction has sample, task, split, direction, method, strength, outcome, verdicts (one per form), chosen and
@@ -25,22 +27,44 @@ def result_rows(predictions: Sequence[Prediction], forms: Sequence[str], **conte
     the samples that name an option in both orders (0.5: no bias to a position), where there are such. ``ci`` are 95 %
     Wilson intervals over samples. ``parse_failure_rate`` is the share of single answers whose verdict was an error,
     ``unknown_rate`` that of those which name neither answer, and flag nothing. ``context`` is added to each row.
+
+    ``known`` is the label of the method that asks with one modality alone. Then ``known_ratio`` is S_v / (S_v + S_t) of
+    the samples that it answers rightly from either, and a row's ``known_n`` how many of its samples these are.
     """
     cells: dict[tuple, list[Prediction]] = defaultdict(list)
     for p in predictions:
         for task in (p["task"], "all"):
             cells[p["split"], task, p["direction"], p["method"], p["strength"]].append(p)
-    return [_row(key, members, forms, context) for key, members in cells.items()]
+    of_both = {split: _known(predictions, split, known) for split in {key[0] for key in cells}} if known else {}
+    return [_row(key, members, forms, of_both.get(key[0]), context) for key, members in cells.items()]
+
+
+def _known(predictions: Sequence[Prediction], split: str, method: str) -> set[str]:
+    """The samples that a method answers rightly toward either modality."""
+    own = [p for p in predictions if p["split"] == split and p["method"] == method and p["outcome"] == "follow"]
+    vision, text = ({p["sample"] for p in own if p["direction"] == modality} for modality in MODALITIES)
+    return vision & text
 
 
 def _row(
-    key: tuple, members: Sequence[Prediction], forms: Sequence[str], context: Mapping[str, object]
+    key: tuple,
+    members: Sequence[Prediction],
+    forms: Sequence[str],
+    known: set[str] | None,
+    context: Mapping[str, object],
 ) -> dict[str, Any]:
     split, task, direction, method, strength = key
     n = len(members)
     counts = {name: sum(m["outcome"] == name for m in members) for name in OUTCOMES}
     shares = {name: (float(count), n) for name, count in counts.items()}
     shares |= _preference(counts, direction) | _position(members, forms)
+    about: dict[str, Any] = {}
+    if known is not None:
+        own = [m["outcome"] for m in members if m["sample"] in known]
+        among = {name: own.count(name) for name in OUTCOMES}
+        for share in _preference(among, direction).values():
+            shares["known_ratio"] = share
+        about = {"known_n": len(own)}
     verdicts = [verdict for m in members for verdict in m["verdicts"]]
     return {
         "split": split,
@@ -57,6 +81,7 @@ def _row(
         "chosen": members[0]["chosen"],
         "variant": members[0]["variant"],
         "prompt_hash": members[0]["prompt_hash"],
+        **about,
         **context,
     }
 

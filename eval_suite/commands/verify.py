@@ -17,7 +17,7 @@ from factory.recipe import load
 from factory.recipe.schema import Recipe
 from factory.registry import register
 
-NUMBERS = ("n", "metrics", "ci", "parse_failure_rate", "unknown_rate", "guess_share", "empty_share")
+NUMBERS = ("n", "known_n", "metrics", "ci", "parse_failure_rate", "unknown_rate", "guess_share", "empty_share")
 CELL = ("split", "task", "direction", "method", "strength")
 ANSWERED = ("sample", "method", "direction", "variant", "strength")
 SPLITS = ("dev", "test")
@@ -89,7 +89,8 @@ def conflict_rows(run: Path, recipe: Recipe, results: Sequence[Row]) -> Found:
             outcome = benchmark.outcome(verdicts, p["direction"])
             own = {"split": split, "verdicts": verdicts, "outcome": outcome, "chosen": True, "prompt_hash": ""}
             found.append({**p, **own})
-    return {key(row): row for row in benchmark.rows(found)}
+    known = {"known": recipe.evaluate.known} if recipe.evaluate.known else {}
+    return {key(row): row for row in benchmark.rows(found, **known)}
 
 
 def question_rows(run: Path, recipe: Recipe) -> Found:

@@ -9,9 +9,9 @@ from eval_suite.scorers.conflict import OUTCOMES
 from factory.plain import csv_text
 
 SHARES = {name: name.capitalize() for name in OUTCOMES}
-PREFERENCE = {"vision_ratio": "Vision ratio", "first_option": "First option"}
+PREFERENCE = {"vision_ratio": "Vision ratio", "first_option": "First option", "known_ratio": "Known ratio"}
 SPANNED = tuple(PREFERENCE.values())
-HEADINGS = ("Towards", "Method", "Strength", "n", *SHARES.values(), "Unknown", *PREFERENCE.values())
+HEADINGS = ("Towards", "Method", "Strength", "n", *SHARES.values(), "Unknown", *PREFERENCE.values(), "Known n")
 
 
 def outcome_lines(results: Mapping) -> list[tuple[str, list[list[str]]]]:
@@ -19,8 +19,9 @@ def outcome_lines(results: Mapping) -> list[tuple[str, list[list[str]]]]:
 
     Unknown is the share of single answers that name neither side; they count as other. The vision ratio is
     S_v / (S_v + S_t) of the samples that follow either modality (SPEC.md 3.3), whatever the method steers toward; first
-    option the share of answers for option A where both orders name an option. Both have their 95 % interval. A dash
-    stands where nothing was measured.
+    option the share of answers for option A where both orders name an option; the known ratio is S_v / (S_v + S_t) of
+    the ``Known n`` samples that are answered rightly from each modality alone (``evaluate.known``). All three have
+    their 95 % interval. A dash stands where nothing was measured.
     """
     return [(group.title(), _lines(group)) for group in groups(results)]
 
@@ -38,7 +39,8 @@ def _lines(group: Group) -> list[list[str]]:
             row = group.row(direction, method, TOTAL, choice.strength, group.scored_split) or {}
             shares.append(percent(row.get("unknown_rate")))
             preference = [_with_interval(cell) for cell in cells[len(SHARES) :]]
-            lines.append([*head, str(total.n or DASH), *shares, *preference])
+            known = str(row.get("known_n", DASH))
+            lines.append([*head, str(total.n or DASH), *shares, *preference, known])
     return lines
 
 

@@ -134,10 +134,14 @@ class Recipe(Spec):
 
     @model_validator(mode="after")
     def _reference_is_a_method(self) -> Recipe:
-        named, labels = self.evaluate.reference, [node.label for node in self.steering]
-        if named is not None and named not in labels:
-            there = f"{did_you_mean(named, labels)} There are: {', '.join(labels) or 'none'}"
-            raise refusal([(("evaluate", "reference"), f"names no method of 'steering', got '{named}'.{there}")])
+        labels = [node.label for node in self.steering]
+        for key in ("reference", "known"):
+            named = getattr(self.evaluate, key)
+            if named is not None and named not in labels:
+                there = f"{did_you_mean(named, labels)} There are: {', '.join(labels) or 'none'}"
+                raise refusal([(("evaluate", key), f"names no method of 'steering', got '{named}'.{there}")])
+        if self.evaluate.known and len(self.evaluate.directions) < 2:
+            raise refusal([(("evaluate", "known"), "needs both directions: a sample is known from either modality")])
         return self
 
     @model_validator(mode="after")

@@ -325,7 +325,8 @@ def results_of(
     if (share := recipe.evaluate.curve_share) < 1:
         about["curve"] = {"share": share, "samples": len(swept_samples(study.samples["test"], share))}
     about["model"] |= {"card": study.card.name if study.card else None, "layer": study.layer}
-    rows = study.benchmark.rows(predictions, seed=recipe.seed, skipped=len(skipped))
+    known = {"known": recipe.evaluate.known} if recipe.evaluate.known else {}
+    rows = study.benchmark.rows(predictions, seed=recipe.seed, skipped=len(skipped), **known)
     return {
         "schema": 1,
         "run": about,

@@ -14,6 +14,7 @@ from factory.corpus.conversation import halved
 from factory.corpus.refusals import Shapes
 from factory.data.instructions import Style
 from factory.data.pictures import PROTOCOL
+from factory.data.prompt import Prompt
 from factory.data.sample import ConflictSample
 from factory.errors import UserError
 from factory.model.encode import Writing
@@ -77,15 +78,21 @@ def fitting(view: ModelView, benchmark: Conflicts, style: Style) -> Fit:
                 f"its context and question alone take {alone:,} tokens, and {type(view.model).__name__} has"
                 f" {view.positions}: shorten its text"
             )
-        prompts = [asked(benchmark.prompt(sample, form), ask, style) for form in benchmark.forms for ask in ASKS]
-        try:
-            images, shown = view.images_of(prompts)
-            view.batch(view.tokens(prompts, shown), images, "left")
-        except UserError as error:
-            return str(error)
-        return None
+        return unfit(
+            view, [asked(benchmark.prompt(sample, form), ask, style) for form in benchmark.forms for ask in ASKS]
+        )
 
     return fit
+
+
+def unfit(view: ModelView, prompts: Sequence[Prompt]) -> str | None:
+    """Why prompts do not fit a model (more positions than it has), or None."""
+    try:
+        images, shown = view.images_of(prompts)
+        view.batch(view.tokens(prompts, shown), images, "left")
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def thin(samples: Sequence[T], limit: int | None) -> list[T]:

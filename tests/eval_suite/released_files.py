@@ -12,9 +12,9 @@ from PIL import Image
 COLOURS = ("red", "green", "blue", "white", "black")
 
 
-def picture(path: Path, i: int = 0) -> Path:
+def picture(path: Path, i: int = 0, size: tuple[int, int] = (40, 30)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (40, 30), COLOURS[i % len(COLOURS)]).save(path)
+    Image.new("RGB", size, COLOURS[i % len(COLOURS)]).save(path)
     return path
 
 

@@ -368,10 +368,11 @@ def test_conflicts_as_questions_count_each_sample_once(tmp_path):
     of_order = {"order1": "A", "order2": "B"}
     row = questions.rows(ask(questions, lambda item: of_order[item.gold[1]]), draws=5)[0]
     assert row["n"] == 16 and row["metrics"]["vision"] == row["metrics"]["vision_ratio"] == 1
+    assert row["metrics"]["first_option"] == 0.5
     row = questions.rows(ask(questions, lambda item: "A"), draws=5)[0]
     assert (
         row["metrics"]["vision"] == 0
-        and row["metrics"]["other"] == 1
+        and row["metrics"]["other"] == row["metrics"]["first_option"] == 1
         and row["ci"]["other"][0] == pytest.approx(wilson(8, 8)[0])
     )
     control = {**clash(tmp_path, 4), "scoring": "open_ended", "wo_contr": True, "asked": "all"}

@@ -314,6 +314,27 @@ def test_a_run_refuses_before_it_reads_the_model(tmp_path, capsys, monkeypatch):
     assert f"{path}:5: question_id 1 stands in {path}:1 too" in told and told.count("\n") == 1
 
 
+def test_a_question_that_the_model_has_no_positions_for_is_left_out_counted_and_named(tmp_path, capsys):
+    model = saved_tiny(tmp_path / "model")
+    MAKERS["pope"](tmp_path / "pope")
+    path = tmp_path / "pope" / "coco_pope_random.json"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    written(path, [rows[0], rows[1] | {"text": "Is there a dog in the image? " * 200}, *rows[2:]])
+    for i in range(4):
+        picture(tmp_path / "pope/val2014" / f"COCO_val2014_{i:012d}.jpg", i, (48, 48))
+    recipe = tmp_path / "r.yaml"
+    asked = f"{{type: pope, root: {tmp_path / 'pope'}, splits: [random]}}"
+    recipe.write_text(f"name: r\nmodel: {{path: {model}}}\nbenchmarks: [{asked}]\n")
+    run = [str(recipe), f"run.root={tmp_path / 'runs'}", "evaluate.max_new_tokens=2"]
+    assert main(run) == 2
+    assert "1 of 4 samples cannot be used" in (told := capsys.readouterr().err) and "has 512" in told
+    assert main([*run, "evaluate.max_skipped=0.3"]) == 0
+    results = json.loads((tmp_path / "runs/r/results.json").read_text())
+    assert {row["n"] for row in results["rows"]} == {3}
+    (lost,) = results["run"]["skipped"]
+    assert lost["sample"] == "random/2" and "positions" in lost["reason"]
+
+
 class Joined(AnswerBenchmark):
     """A benchmark whose author thought of nothing."""
 

@@ -78,8 +78,16 @@ def test_two_versions_of_a_scorer_never_share_a_table():
 
 def test_every_outcome_is_told_with_the_vision_ratio():
     row = simple("none", 30, n=100, error=5, unknown_rate=0.125)
-    row["metrics"] |= {"compete": 0.45, "flags": 0.2, "other": 0.0, "vision_ratio": 0.4, "first_option": 0.55}
-    row["ci"] |= {"vision_ratio": [0.3, 0.51], "first_option": [0.45, 0.65]}
+    row["metrics"] |= {
+        "compete": 0.45,
+        "flags": 0.2,
+        "other": 0.0,
+        "vision_ratio": 0.4,
+        "first_option": 0.55,
+        "known_ratio": 0.25,
+    }
+    row["ci"] |= {"vision_ratio": [0.3, 0.51], "first_option": [0.45, 0.65], "known_ratio": [0.1, 0.5]}
+    row["known_n"] = 12
     [(_, [line, other])] = outcome_lines(results(row, simple("l2s", 80, strength=1.0, chosen=True, direction="text")))
     assert other[:4] == ["the text", "l2s", "1", "100"] and other[-2:] == ["—", "—"]
     assert dict(zip(HEADINGS, line, strict=True)) == {
@@ -95,6 +103,8 @@ def test_every_outcome_is_told_with_the_vision_ratio():
         "Unknown": "12.5",
         "Vision ratio": "40.0 (30.0–51.0)",
         "First option": "55.0 (45.0–65.0)",
+        "Known ratio": "25.0 (10.0–50.0)",
+        "Known n": "12",
     }
     [told] = csv.DictReader(io.StringIO(outcomes_csv(results(row))))
     del told["Table"], told["Towards"], told["Method"]

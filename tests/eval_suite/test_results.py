@@ -103,6 +103,30 @@ def test_no_vision_ratio_where_nobody_follows_or_the_sources_are_no_picture_and_
     assert "vision_ratio" not in row["metrics"]
 
 
+def test_the_preference_is_told_of_samples_known_from_each_modality_alone():
+    """``alone`` answers s0, s1 and s2 rightly from the picture, and s1, s2 and s3 from the text."""
+    told = []
+    for direction, known in (("vision", "012"), ("text", "123")):
+        for i in "01234":
+            told.append(
+                prediction(
+                    "t", "follow" if i in known else "other", sample=f"s{i}", method="alone", direction=direction
+                )
+            )
+    outcomes = {"vision": "follow compete follow flags follow", "text": "follow compete follow flags follow"}
+    for direction, each in outcomes.items():
+        told += [prediction("t", o, sample=f"s{i}", direction=direction) for i, o in enumerate(each.split())]
+    told.append(prediction("t", "follow", sample="s1", split="dev"))
+    rows = {(r["split"], r["method"], r["direction"]): r for r in result_rows(told, ("open",), known="alone")}
+    toward = {d: rows["test", "m", d] for d in ("vision", "text")}
+    assert [row["known_n"] for row in toward.values()] == [2, 2] and toward["vision"]["n"] == 5
+    assert toward["vision"]["metrics"]["known_ratio"] == 0.5 and toward["text"]["metrics"]["known_ratio"] == 0.5
+    assert toward["vision"]["ci"]["known_ratio"] == list(wilson(1, 2))
+    assert toward["vision"]["metrics"]["vision_ratio"] == 0.75 and toward["text"]["metrics"]["vision_ratio"] == 0.25
+    assert rows["dev", "m", "vision"]["known_n"] == 0 and "known_ratio" not in rows["dev", "m", "vision"]["metrics"]
+    assert "known_n" not in result_rows(told, ("open",))[0]
+
+
 def test_a_bias_to_the_first_option_is_measured_over_both_orders():
     pairs = [("vision", "vision"), ("vision", "text"), ("vision", "text"), ("text", "vision"), ("vision", "unknown")]
     (row, _) = result_rows([prediction("color", "other", pair) for pair in pairs], ("order1", "order2"))

@@ -69,7 +69,8 @@ class EvaluateSpec(Spec):
 
     ``choose``: grid answers dev at every strength in every variant; halving asks all of them of a few samples, and the
     better half of them of twice as many, until the last are asked of all. ``trials``: the share of training samples on
-    which a method with a controller tries its strengths.
+    which a method with a controller tries its strengths. ``known``: the label of the method that asks with one modality
+    alone; the preference is then told of the samples too that it answers rightly from either.
     """
 
     directions: Annotated[tuple[Direction, ...], Field(min_length=1), AfterValidator(distinct)] = ("vision", "text")
@@ -81,6 +82,7 @@ class EvaluateSpec(Spec):
     bootstrap: Annotated[int, Field(ge=0)] = 1000
     cost: bool = False
     reference: Text | None = None
+    known: Text | None = None
     choose: Literal["grid", "halving"] = "grid"
     trials: Annotated[float, Field(gt=0, le=1)] = 1.0
     curve: Literal["full", "chosen"] | Share = "full"

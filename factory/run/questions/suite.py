@@ -33,7 +33,7 @@ from factory.run.questions.arms import Arm
 from factory.run.questions.harness import HarnessSuite
 from factory.run.questions.responses import Responses, Unkept
 from factory.run.rundir import RunDir, Stage
-from factory.run.samples import check_share
+from factory.run.samples import check_share, unfit
 from factory.steer.calls import harmless
 from factory.terminal import warn
 
@@ -162,7 +162,7 @@ class Suite:
             except OSError as error:
                 yield {"sample": item.id, "unread": f"{UNREAD}: {error}"}
                 continue
-            if why := _refused(prompt, shapes):
+            if why := _refused(prompt, shapes, view):
                 yield {"sample": item.id, "unread": why}
             else:
                 prompts[item.id] = prompt
@@ -275,11 +275,16 @@ def _unsaid(item: Item, said: Mapping[str, str], view: ModelView) -> str | None:
     return f"the answer before it spells the special token {spelt!r}" if spelt else None
 
 
-def _refused(prompt: Prompt, shapes: Shapes) -> str | None:
-    """Why a prompt cannot be put to the model; None where it can."""
+def _refused(prompt: Prompt, shapes: Shapes, view: ModelView) -> str | None:
+    """Why a prompt cannot be put to the model; None where it can. Its positions are counted only where the words alone
+    might take half of them.
+    """
     halves = (half and f"its text holds {half}" for half in (halved(s.text) for s in prompt.segments))
     sizes = (shapes.refusal(image.size) for image in prompt.images)
-    return next(filter(None, (*halves, *sizes)), None)
+    why = next(filter(None, (*halves, *sizes)), None)
+    if why or view.positions is None or sum(len(s.text.encode()) for s in prompt.segments) < view.positions // 2:
+        return why
+    return unfit(view, [prompt])
 
 
 def _tell_damaged(folder: RunDir, known: Responses) -> None:
