@@ -38,6 +38,7 @@ from factory.model.view import ModelView
 from factory.recipe.nodes import distinct
 from factory.recipe.paths import RecipePath
 from factory.registry import register
+from factory.run.samples import unfit
 
 SOURCE = "data/chartqa_conflict of github.com/Ro-netizen004/multimodal-arbitration-artifact"
 NEUTRAL = "You are given two conflicting evidence sources. Neither source is privileged."
@@ -208,7 +209,8 @@ class ChartConflicts(ConflictBenchmark):
 
 class ChartQuestions(ConflictQuestions):
     """The charts as questions. ``cll_margin`` is the mean over charts of log p(report's answer) less log p(chart's),
-    each a mean over its tokens in nats, by the model without steering: above 0 it favours the report.
+    each a mean over its tokens in nats, by the model without steering: above 0 it favours the report. Charts whose
+    prompt leaves the model no room for an answer are no part of it.
     """
 
     benchmark: ChartConflicts
@@ -228,6 +230,8 @@ class ChartQuestions(ConflictQuestions):
         )
         sample = self.of_words[words]
         sides = (sample.answer_text, sample.answer_vision)
+        if unfit(view, [prompt.append(Segment(Role.ANSWER, side)) for side in sides]):
+            return {}  # the prompt fits, and leaves no room for an answer
         (text, of_text), (chart, of_chart) = negative_log_likelihoods(view, [prompt] * 2, sides)
         return {
             "cll_text": -text / of_text,
@@ -236,10 +240,11 @@ class ChartQuestions(ConflictQuestions):
         }
 
     def unit_sums(self, members: Sequence[Record]) -> dict[str, float]:
-        return {**super().unit_sums(members), "margin": sum(m.get("margin", 0.0) for m in members)}
+        margins = [m["margin"] for m in members if "margin" in m]
+        return {**super().unit_sums(members), "margin": sum(margins), "margins": float(len(margins))}
 
     def metrics(self, sums: Sums) -> dict[str, Any]:
-        margin = {"cll_margin": sums.ratio("margin", "n")} if self.benchmark.params.margins else {}
+        margin = {"cll_margin": sums.ratio("margin", "margins")} if self.benchmark.params.margins else {}
         return {**super().metrics(sums), **margin}
 
 
