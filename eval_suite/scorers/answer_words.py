@@ -184,9 +184,10 @@ def _negated(said: Sequence[Word], mention: Mention, before: tuple[Mention, bool
     if before is not None:
         start = before[0].last
         between = [word.text for word in said[start : mention.first]]
-        pair = said[before[0].first - 1].text in {"between", "both"} if before[0].first else False
-        joining = {"or", "nor", *ARTICLES, *(["and"] if pair else [])}
-        if before[1] and between and all(word in joining for word in between):
+        led = [word.text for word in said[: before[0].first] if word.text not in ARTICLES]
+        pair = led[-1:] in (["between"], ["both"])
+        joining = {"or", "nor", *(["and"] if pair else [])}
+        if before[1] and not joining.isdisjoint(between) and joining.union(ARTICLES).issuperset(between):
             return True
     ahead = [word.text for word in said[start : mention.first] if word.clause == clause and word.text not in ARTICLES]
     return (

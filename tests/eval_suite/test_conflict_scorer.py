@@ -1,10 +1,12 @@
 """Rule conflict/2 against a table of answers that was labelled by hand, twice, before the rule was written.
 
-``conflict_answers.jsonl`` holds 502 answers to questions in the manner of MC² (facts and answers written for it). Each
-was labelled ``first`` as it was written, and ``second`` from the bare answers in a shuffled order; both passes are by
-one labeller. ``label`` is what was settled on. The labels follow SPEC.md 3.3: error is an answer without a letter and a
-digit or one that repeats itself; then the option letter, then the one answer that is named and not taken back, then
-a statement that the sources disagree; else other.
+``conflict_answers.jsonl`` holds 568 answers to questions in the manner of MC² (facts and answers written for it), 445
+of them over 22 pairs that are MC²'s own. Each was labelled ``first`` as it was written, and ``second`` from the bare
+answers in a shuffled order; both passes are by one labeller. The last 66 are another's, written and labelled when the
+rule was there, before it was run on them: it read one otherwise ("No smile. A frown."), and was mended. ``label`` is
+what was settled on. The labels follow SPEC.md 3.3: error is an answer without a letter and a digit or one that repeats
+itself; then the option letter, then the one answer that is named and not taken back, then a statement that the sources
+disagree; else other.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ def test_the_two_passes_agree_and_what_they_settled_on_is_one_of_theirs():
     first, second = ([row[which] for row in TABLE] for which in ("first", "second"))
     same = sum(a == b for a, b in zip(first, second, strict=True)) / len(TABLE)
     by_chance = sum(first.count(label) * second.count(label) for label in VERDICTS) / len(TABLE) ** 2
-    assert same == pytest.approx(501 / 502) and (same - by_chance) / (1 - by_chance) == pytest.approx(0.997, abs=5e-4)
+    assert same == pytest.approx(566 / 568) and (same - by_chance) / (1 - by_chance) == pytest.approx(0.995, abs=5e-4)
     assert all(row["label"] in (row["first"], row["second"]) for row in TABLE)
 
 
@@ -59,7 +61,7 @@ def test_its_predecessor_does_not():
     differ = [
         r["answer"] for r in TABLE if conflict_1.judge(r["form"], r["answer"], r["vision"], r["text"]) != r["label"]
     ]
-    assert len(differ) == 190
+    assert len(differ) == 216
     assert {"A man is playing tennis", "It is not A, it is B", "tennis tennis three three three three"} < {*differ}
 
 
@@ -120,6 +122,11 @@ def test_letters_beside_the_table(answer, letter):
         ("2 dogs or 3", "2", "5", "other"),
         ("The two sources conflict", "two", "three", "flags"),
         ("The event involves horses, not dogs.", "Horses", "Dogs", "vision"),
+        ("It isn't a cat. The dog.", "cat", "dog", "text"),
+        ("Not a cat, a dog", "cat", "dog", "text"),
+        ("Neither a cat nor a dog", "cat", "dog", "other"),
+        ("I can't choose between a cat and a dog", "cat", "dog", "other"),
+        ("not both the cat and the dog", "cat", "dog", "other"),
         ("빨간색입니다", "빨간색", "파란색", "vision"),
         ("two hundred", "two", "200", "text"),
         ("a hundred", "100", "1", "vision"),
