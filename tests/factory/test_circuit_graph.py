@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -201,6 +202,21 @@ def test_parallel_blocks_have_no_edge_from_their_heads_to_their_mlp():
     graph = Machine(view := family_view("phi"), batch_of(view)).graph
     names = {graph.name(e) for e in graph.edges}
     assert "a1.h0->m1" not in names and "a0.h0->m1" in names and "a1.h0->logits" in names
+
+
+def test_blocks_are_told_apart_where_the_stream_is_far_larger_than_what_is_added():
+    view = fresh_view()
+    with torch.no_grad():
+        view.model.get_input_embeddings().weight.mul_(300)
+    view.model.to(torch.bfloat16)
+    assert Machine(view, batch_of(view)).graph.parallel == (False, False, False)
+
+
+def test_a_model_on_several_devices_is_refused_by_name():
+    view = fresh_view()
+    view.layers[1]._hf_hook = SimpleNamespace(execution_device="meta")
+    with pytest.raises(UserError, match="LlamaModel is spread over devices"):
+        Machine(view, batch_of(view))
 
 
 def test_blocks_that_add_otherwise_are_refused_by_name():

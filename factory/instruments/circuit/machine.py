@@ -17,6 +17,7 @@ from torch import Tensor
 from factory.errors import UserError
 from factory.instruments.residual import TOLERANCE
 from factory.model.encode import Batch
+from factory.model.family import device_of
 from factory.model.prefix import last_index
 from factory.model.replay import Call, recorded, replay
 from factory.model.steps import Step, announced
@@ -34,6 +35,11 @@ class Machine:
 
     def __init__(self, view: ModelView, batch: Batch) -> None:
         self.view = view
+        if len({device_of(block) for block in view.layers}) > 1:
+            raise UserError(
+                f"{type(view.decoder).__name__} is spread over devices, and its edges are exchanged on one: load it on"
+                " one (no model.device_map), or quantised"
+            )
         self.blocks = wiring(view, lambda: self._call(batch))
         parallel = [b.parallel for b in self.blocks]
         self.graph = Graph(view.depth, view.heads, self.blocks[0].parts["k"].heads, parallel, self._added_before(batch))
