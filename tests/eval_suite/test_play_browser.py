@@ -1,0 +1,99 @@
+"""The playground in real browsers: each gets its own answers, and one that is killed leaves nothing steered."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("gradio", reason="gradio, the extra 'play', is not installed")
+pytest.importorskip("playwright", reason="playwright is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium"),
+]
+
+from playwright.sync_api import Page, sync_playwright
+
+from eval_suite.play.page import serve
+from eval_suite.play.session import Session
+from eval_suite.play.shots import FLAGS, PATIENCE, shown
+from tests.eval_suite.play_session import last
+
+
+@pytest.fixture(scope="module")
+def address(session: Session, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    blocks, local = serve(session, "127.0.0.1", 0, tmp_path_factory.mktemp("exports"))
+    yield local
+    blocks.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[Any]:
+    with sync_playwright() as playwright:
+        yield playwright.chromium
+
+
+def browser(driver: Any) -> Any:
+    return driver.launch(executable_path=shutil.which("chromium"), args=list(FLAGS))
+
+
+def answers(page: Page) -> tuple[str, str]:
+    """What stands on the page: the answer as it is, and the steered one."""
+    return tuple(page.get_by_label(label, exact=True).input_value() for label in ("As it is", "Steered"))  # type: ignore[return-value]
+
+
+def alone(session: Session, strength: float) -> tuple[str, str]:
+    """The same by the session, for the sample and method that the page opens with."""
+    found = last(session, replace(session.asked(session.turned, "push"), strength=strength))
+    return found.unsteered, found.steered
+
+
+def move(page: Page, strength: float) -> None:
+    slider = page.get_by_label("number input for Strength")
+    slider.fill(f"{strength:g}")
+    slider.press("Enter")
+
+
+def test_two_browsers_at_once_get_their_own_answers(address, session, driver):
+    strengths = {"one": 30.0, "other": 2.0}
+    expected = {name: alone(session, strength) for name, strength in strengths.items()}
+    assert len(set(expected.values())) == 2, "the two strengths are answered differently"
+    browsers = {name: browser(driver) for name in strengths}
+    pages = {name: each.new_page(viewport={"width": 1280, "height": 900}) for name, each in browsers.items()}
+    for page in pages.values():
+        assert shown(page, address, 1.0) == [], "nothing goes wrong, nothing is fetched from elsewhere"
+    for _ in range(2):  # both are asked before either has answered
+        for name, page in pages.items():
+            move(page, strengths[name])
+        for name, page in pages.items():
+            page.wait_for_selector(f'svg[aria-label*="at {strengths[name]:g}:"]', timeout=PATIENCE)
+            page.wait_for_timeout(500)
+            assert answers(page) == expected[name]
+        for page in pages.values():
+            move(page, 0.0)
+            page.wait_for_selector('svg[aria-label*="at 0:"]', timeout=PATIENCE)
+    for each in browsers.values():
+        each.close()
+
+
+def test_a_killed_browser_leaves_nothing_steered(address, session, view, driver):
+    leaving = browser(driver)
+    page = leaving.new_page()
+    shown(page, address, 1.0)
+    move(page, 30.0)
+    leaving.close()  # while it is answered
+    deadline = time.monotonic() + 60
+    while any(layer._forward_hooks for layer in view.layers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    unsteered, steered = alone(session, 0.0)
+    assert unsteered == steered and not view.steps.blocks and not view.steps.users
+    assert all(not layer._forward_hooks for layer in view.layers)
+    staying = browser(driver)
+    page = staying.new_page()
+    assert shown(page, address, 0.0) == [] and answers(page) == (unsteered, unsteered)
+    staying.close()
