@@ -55,6 +55,8 @@ class Diagnostic(Plugin):
     ``diagnostic:`` those under the ``summarised`` prompts, is for the report.
     """
 
+    by_prompt: ClassVar[tuple[str, ...] | None] = None
+    """Names of the numbers that it gives once a prompt, which methods may be fitted on; None where it does not say."""
     splits: ClassVar[tuple[str, ...]] = ("test",)
     summarised: ClassVar[tuple[str, ...]] = ("base",)
     at_once: ClassVar[bool] = False

@@ -27,6 +27,7 @@ class Iaf(Diagnostic):
     Metric ``IAF`` by layer and head, 0 for a prompt without image. Cost beside the prefill: one pass of the last token.
     """
 
+    by_prompt = ()
     pictured = True
 
     def on_prefix(

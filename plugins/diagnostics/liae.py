@@ -25,6 +25,7 @@ class Liae(Diagnostic):
     Metric ``LIAE`` by layer; NaN for a prompt without image. Cost beside the prefill: one pass of the last token.
     """
 
+    by_prompt = ()
     pictured = True
 
     def on_prefix(

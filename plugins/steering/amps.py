@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from factory.registry import Params, register
+from factory.registry import Params, lookup, register
 from factory.steer import Context, States, Steerer
 from factory.steer.base import needs
 from factory.steer.places import ApplyTo, place
@@ -59,7 +59,8 @@ class Amps(Steerer):
         self.reads = params.predict_from
 
     def unfit(self, diagnostic: str | None, diagnostics: Sequence[str]) -> str | None:
-        return None if diagnostic else needs("R_V", self.name, by="mcr")
+        given = lookup("diagnostic", diagnostic).by_prompt if diagnostic else ()
+        return None if given is None or "R_V" in given else needs("R_V", self.name, by="mcr")
 
     def where(self) -> Where:
         return place(self.params.apply_to)

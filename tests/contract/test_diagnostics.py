@@ -56,6 +56,13 @@ def test_rows_are_tidy(view, diagnostic_name):
     assert all(math.isfinite(r["value"]) for r in rows if r["sample"] != keys[3]), "both modalities are there"
 
 
+def test_it_says_what_it_gives_once_a_prompt(view, diagnostic_name):
+    said = lookup("diagnostic", diagnostic_name).by_prompt
+    rows = measure(view, diagnostic_name, conflict_prompts(2))
+    once = {row["metric"] for row in rows if row["layer"] is None and row["head"] is None}
+    assert said is None or set(said) == once
+
+
 def test_the_same_seed_gives_the_same_bytes(view, diagnostic_name):
     prompts = conflict_prompts(2)
     first = measure(view, diagnostic_name, prompts)

@@ -44,7 +44,9 @@ def browser(driver: Any) -> Any:
 
 def answers(page: Page) -> tuple[str, str]:
     """What stands on the page: the answer as it is, and the steered one."""
-    return tuple(page.get_by_label(label, exact=True).input_value() for label in ("As it is", "Steered"))  # type: ignore[return-value]
+    return page.get_by_label("As it is", exact=True).input_value(), page.get_by_label(
+        "Steered", exact=True
+    ).input_value()
 
 
 def alone(session: Session, strength: float) -> tuple[str, str]:

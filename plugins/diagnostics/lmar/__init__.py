@@ -108,6 +108,7 @@ def _on_top(alpha: Tensor, image: Tensor) -> Tensor:
 class Lmar(Diagnostic):
     """Attention per image token over attention per text token, by layer."""
 
+    by_prompt = ()
     pictured = True
 
     Params = LmarParams
