@@ -59,7 +59,7 @@ def refused(command, path, capsys, *overrides):
         ("layer: 1", "device: cuda:7", "4:3 model.device: 'cuda:7' is not on this machine"),
         ("layer: 1", "tuned: [gone]", "4:3 model.tuned: gone holds no trained part"),
         ("diagnostic: {type: mcr, draws: 1}\n", "", "10:3 steering.1.type: amps needs R_V of each training prompt"),
-        ("{type: mcr, draws: 1}", "iaf", "11:5 steering.1.type: amps needs R_V of each training prompt"),
+        ("{type: mcr, draws: 1}", "iaf", "11:3 steering.1.type: amps needs R_V of each training prompt"),
         ("- type: amps\n  net: {epochs: 1}", "- heads", "11:3 steering.1.type: steering 'heads' chooses by"),
         ("net: {epochs: 1}", "net: {epochs: 1}\nartefacts: [gone]", "13:13 artefacts.0: gone: not a steering artefact"),
         ("net: {epochs: 1}", "net: {epochs: 1}\nlaunch: {zero: 3}", "13:10 launch.zero: 3 cuts the model"),
