@@ -23,9 +23,9 @@ from eval_suite.scorers import conflict_1
 from eval_suite.scorers.collapse import collapsed, repeats
 from eval_suite.scorers.conflict import OUTCOMES, RULE, RULES, UNKNOWN, VERDICTS, agree, judge, outcome, read
 from tests.counted import calls
+from tests.released import RELEASED
 
 TABLE = [json.loads(line) for line in Path(__file__).with_name("conflict_answers.jsonl").open(encoding="utf-8")]
-RELEASED = Path(__file__).parents[3] / "shared/data"
 CLASH, CHARTS = RELEASED / "clash", RELEASED / "chartqa_conflict"
 
 

@@ -14,8 +14,9 @@ from eval_suite.benchmarks.mc2 import Mc2, Mc2Params, read
 from eval_suite.conflict import TASKS
 from factory.errors import UserError
 from tests.mc2 import PER_TASK, cut, entry
+from tests.released import RELEASED
 
-RELEASED = Path(__file__).parents[3] / "shared/data/mc2/evaluate_final.json"
+FILE = RELEASED / "mc2/evaluate_final.json"
 
 
 def bench(folder: Path, **params: object) -> Mc2:
@@ -162,9 +163,9 @@ def test_a_cut_picture_is_named(folder, tmp_path, keep):
         sample.load_image()
 
 
-@pytest.mark.skipif(not RELEASED.is_file(), reason="the authors' file is not beside the project")
+@pytest.mark.skipif(not FILE.is_file(), reason="the authors' file is not here")
 def test_the_released_file():
-    b = Mc2(Mc2Params(file=str(RELEASED)))
+    b = Mc2(Mc2Params(file=str(FILE)))
     splits = {split: b.samples(split) for split in ("train", "dev", "test")}
     assert (
         {split: len(each) for split, each in splits.items()} == b.expected == {"train": 1280, "dev": 320, "test": 400}
@@ -172,7 +173,7 @@ def test_the_released_file():
     assert all(set(Counter(s.task for s in each).values()) == {len(each) // 8} for each in splits.values())
     seen = {s.tags["image_id"] for s in splits["train"]}
     assert not any(s.tags["image_id"] in seen for split in ("dev", "test") for s in splits[split])
-    assert Mc2(Mc2Params(file=str(RELEASED), protocol="paper")).expected["test"] == len(b.entries) == 2000
+    assert Mc2(Mc2Params(file=str(FILE), protocol="paper")).expected["test"] == len(b.entries) == 2000
 
 
 @pytest.mark.parametrize("image_id", ["0" * 5000, "a/../b", "a\0b", "\ud83d", "x\ny"])

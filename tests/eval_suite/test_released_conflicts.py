@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,8 +18,8 @@ from factory.errors import UserError
 from factory.recipe.nodes import read_node
 from tests.eval_suite.released_conflicts import chart_item, chartqa_conflict, clash, clash_sample
 from tests.eval_suite.released_files import written
+from tests.released import RELEASED
 
-RELEASED = Path(os.environ.get("STEERING_FACTORY_DATA") or Path(__file__).parents[3] / "shared/data")
 MADE = {"clash": clash, "chartqa_conflict": chartqa_conflict}
 
 

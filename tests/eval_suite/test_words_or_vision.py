@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 
@@ -16,6 +14,7 @@ from factory.errors import UserError
 from factory.recipe.nodes import read_node
 from tests.eval_suite.released_conflicts import WORDS_FOLDERS, lines, words_or_vision, words_sample
 from tests.eval_suite.released_files import blob, parquet_file
+from tests.released import RELEASED
 
 PARQUET = pytest.mark.skipif(find_spec("pyarrow") is None, reason="pyarrow is not installed")
 TEXTS = "gpt-4o-2024-05-13/contradict_stat.jsonl"
@@ -173,8 +172,7 @@ def test_released_answers_are_read_as_they_are(tmp_path):
         matched(b, answers_of(tmp_path / "bad.jsonl"), Fields())
 
 
-RELEASED = Path(os.environ.get("STEERING_FACTORY_DATA") or Path(__file__).parents[3] / "shared/data")
-RELEASED /= "blind-faith-in-text"
+ANSWERS = RELEASED / "blind-faith-in-text"
 COUNTS = {  # of get_modality_prefer_score at 4208bfb on the 1,000 released answers each: image, text, same
     ("VQAv2", "llava-hf-llava-1.5-7b-hf"): [(140, 647, 141), (46, 275, 628), (582, 26, 310)],
     ("VQAv2", "llava-hf-llava-v1.6-vicuna-7b-hf"): [(118, 697, 128), (40, 251, 675), (606, 30, 293)],
@@ -185,12 +183,12 @@ COUNTS = {  # of get_modality_prefer_score at 4208bfb on the 1,000 released answ
 }
 
 
-@pytest.mark.skipif(not RELEASED.is_dir(), reason="the released repository is not here")
+@pytest.mark.skipif(not ANSWERS.is_dir(), reason="the released repository is not here")
 @pytest.mark.parametrize("subset, model", COUNTS)
 def test_the_released_answers_give_the_released_counts(subset, model):
     from eval_suite.scorers.words_or_vision import follows
 
-    folder = RELEASED / "raw_code/outputs" / WORDS_FOLDERS[subset] / model
+    folder = ANSWERS / "raw_code/outputs" / WORDS_FOLDERS[subset] / model
     own = {p.name: {r["question_id"]: r["output"] for r in map(json.loads, p.open())} for p in folder.glob("*.jsonl")}
     image = own["t=0_seed=0.jsonl"]
     for source, wanted in zip(("contradict", "supp", "irrel"), COUNTS[subset, model], strict=True):
