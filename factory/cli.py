@@ -299,7 +299,7 @@ def _test(parser: _Parser, argv: list[str]) -> None:
     if not (PROJECT / "tests").is_dir():
         raise UserError("this installation carries no tests; run them from a checkout of the project")
     os.chdir(PROJECT)
-    workers = ["-n", str(min(os.cpu_count() or 1, 8)), "--dist", "loadfile", "--durations", "10"]
+    workers = ["-n", str(min(os.cpu_count() or 1, 8)), "--dist", "loadfile", "--durations", "10", "-rs"]
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *(argv or [*workers, "-m", "not slow"])])
 
 

@@ -67,6 +67,12 @@ def steerer_cases(with_options: bool = False) -> list[Case]:
     return cases
 
 
+def acting_cases() -> list[Case]:
+    """Those that change a forward over a prompt alone."""
+    asleep = [Case(case.method, (("apply_to", "generated_only"),)) for case in steerer_cases()]
+    return [case for case in steerer_cases(with_options=True) if case not in asleep]
+
+
 def sites() -> list[tuple[Case, int]]:
     """Every method at the first, a middle and the last layer, and its options at the middle one."""
     plain = steerer_cases()
@@ -80,6 +86,12 @@ def diagnostics(asks: bool) -> list[str]:
     return [
         name for name, cls in classes("diagnostic").items() if asks == (cls.on_samples is not Diagnostic.on_samples)
     ]
+
+
+def prefix_diagnostics() -> list[str]:
+    """Those that measure prompts of a shared prefix, not whole ones."""
+    measuring = {name: lookup("diagnostic", name) for name in diagnostics(asks=False)}
+    return [name for name, cls in measuring.items() if cls.on_prefix is not Diagnostic.on_prefix]
 
 
 def prompt_methods() -> list[str]:

@@ -126,10 +126,8 @@ def test_a_batch_without_images_does_not_crash(view, diagnostic_name):
     assert {r["sample"] for r in measure(view, diagnostic_name, prompts)} == {p.digest for p in prompts}
 
 
-def test_measuring_leaves_the_prefix_as_it_was(view, diagnostic_name):
-    cls = lookup("diagnostic", diagnostic_name)
-    if cls.on_prefix is Diagnostic.on_prefix:
-        pytest.skip("it measures whole prompts")
+def test_measuring_leaves_the_prefix_as_it_was(view, prefix_diagnostic):
+    cls = lookup("diagnostic", prefix_diagnostic)
     diagnostic, batch, keys = cls(cls.Params()), view.encode(conflict_prompts(2)), ["a", "b"]
     with torch.no_grad():
         hidden, whole = prefill(view, batch)
