@@ -4,6 +4,7 @@ kind.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from factory import files
 from factory.corpus.conversation import Unusable
 from factory.errors import UserError
 
@@ -50,6 +52,23 @@ class Audit:
             self.troubles[fault.kind] = (count + 1, first)
             if len(self.named) < NAMED:
                 self.named.append(said)
+
+    @classmethod
+    def together(cls, audits: Sequence[Audit]) -> Audit:
+        """One audit of several files."""
+        whole = cls()
+        for one in audits:
+            whole.samples, whole.images = whole.samples + one.samples, whole.images + one.images
+            whole.missing, whole.without = whole.missing + one.missing, whole.without + one.without
+            if one.longest > whole.longest:
+                whole.longest, whole.longest_name = one.longest, one.longest_name
+            for kind, (n, first) in one.troubles.items():
+                before, said = whole.troubles.get(kind, (0, first))
+                whole.troubles[kind] = (before + n, said)
+            whole.named = [*whole.named, *one.named][:NAMED]
+        whole.digest = files.digest([one.digest for one in audits])
+        whole.times = files.digest([one.times for one in audits])
+        return whole
 
     @property
     def unusable(self) -> int:

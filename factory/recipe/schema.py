@@ -15,7 +15,7 @@ from factory.recipe.sections.contest import CompareSpec, ContenderSpec, TaskSpec
 from factory.recipe.sections.launch import LaunchSpec, ReportSpec, RunSpec
 from factory.recipe.sections.model import ComposeSpec, ModelSpec
 from factory.recipe.sections.steering import DEFAULT_STRENGTHS, CollectSpec, EvaluateSpec
-from factory.recipe.sections.training import HeldOutSpec, TermsSpec, TrainSpec, TuneDataSpec, TuneSpec
+from factory.recipe.sections.training import DataFileSpec, HeldOutSpec, TermsSpec, TrainSpec, TuneDataSpec, TuneSpec
 from factory.recipe.sections.words import Direction, FileName, PathText, Seed, Text
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "CompareSpec",
     "ComposeSpec",
     "ContenderSpec",
+    "DataFileSpec",
     "Direction",
     "EvaluateSpec",
     "HeldOutSpec",

@@ -37,13 +37,24 @@ class TrainSpec(Spec):
     threads: PositiveInt | None = None
 
 
+class DataFileSpec(Spec):
+    """One of several data files, as ``path`` and ``images`` of the data are. ``weight``: how often an epoch shows each
+    of its samples; of 0.5 a half of them is drawn.
+    """
+
+    path: PathText
+    images: PathText | None = None
+    weight: Annotated[float, Field(gt=0)] = 1.0
+
+
 class TuneDataSpec(Spec):
     """What a model is tuned on: a file of conversations with the folder of its images, a folder of labelled photos, or
     the lessons of a benchmark.
 
-    ``path``: LLaVA-JSON, messages, sharegpt, alpaca, or query and response; JSONL, one JSON array or Parquet. With
-    ``mask_history`` each sample's last answer alone is learnt. ``images`` null is the file's own folder.
-    ``photos``: a folder; a photo's label is in the .txt file beside it, or its folder's name, and answers ``question``.
+    ``path``: LLaVA-JSON, messages, sharegpt, alpaca, or query and response; JSONL, one JSON array or Parquet;
+    ``images`` null is the file's own folder. ``mix``: several such files, each with its weight. With ``mask_history``
+    each sample's last answer alone is learnt. ``photos``: a folder; a photo's label is in the .txt file beside it, or
+    its folder's name, and answers ``question``.
     ``take`` samples are drawn by ``seed``. ``max_tokens`` null cuts nothing; ``max_skipped`` is the share of samples
     that may be unusable; before the first step every row and every picture's header is read, with ``decode`` every
     picture in full. ``cache_features`` runs the frozen vision tower over every picture once, before the first step, and
@@ -55,6 +66,7 @@ class TuneDataSpec(Spec):
 
     path: PathText | None = None
     images: PathText | None = None
+    mix: Annotated[tuple[DataFileSpec, ...], Field(min_length=1)] | None = None
     photos: PathText | None = None
     question: Text = "What does the picture show?"
     lessons: Annotated[Node, plugin("benchmark")] | None = None
@@ -70,10 +82,12 @@ class TuneDataSpec(Spec):
 
     @model_validator(mode="after")
     def _has_one_source(self) -> TuneDataSpec:
-        if sum(given is not None for given in (self.path, self.photos, self.lessons)) != 1:
-            raise ValueError("needs one of path, photos and lessons")
-        if self.mask_history and self.path is None:
-            raise refusal([(("mask_history",), "is for conversations, from a file under path")])
+        if sum(given is not None for given in (self.path, self.mix, self.photos, self.lessons)) != 1:
+            raise ValueError("needs one of path, mix, photos and lessons")
+        if self.mix and self.images:
+            raise refusal([(("images",), "with mix each file names the folder of its own images")])
+        if self.mask_history and not (self.path or self.mix):
+            raise refusal([(("mask_history",), "is for conversations, from a file under path or mix")])
         if self.lessons is not None and self.take is None:
             raise ValueError("needs take, the number of lessons to draw")
         return self

@@ -36,7 +36,7 @@ def plan_tuning(
     with refused.kept():
         source = planned_source(recipe, spec.data, spec.batch_size, model)
         held = held_of(spec, suites, lambda data: planned_source(recipe, data, spec.batch_size, model))
-        numbers, aside = learnt_and_held(spec, len(source))
+        numbers, aside = learnt_and_held(spec, source)
         steps, ranks = steps_of(spec, len(numbers)), recipe.launch.processes
         shape = Shape.of(spec, ranks)
         root, name, *_ = owner_of(recipe, limit)

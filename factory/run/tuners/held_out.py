@@ -68,17 +68,20 @@ def held_of(spec: TuneSpec, suites: Mapping[str, AnySuite | None], opened: Calla
     return Held(held, opened(held.data) if held.data else None, suite)
 
 
-def learnt_and_held(spec: TuneSpec, samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the samples that are learnt and of those that are held out, both sorted. Raises ``UserError`` where
-    nothing is left to learn from.
+def learnt_and_held(spec: TuneSpec, source: Opened) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the samples of ``source`` that are learnt and of those that are held out, both sorted; what a mix of
+    files shows more than once is held out once. Raises ``UserError`` where nothing is left to learn from.
     """
+    of = getattr(source, "of", np.arange(len(source)))
+    names, first = np.unique(of, return_index=True)
+    samples = len(names)
     share = spec.held_out.share if spec.held_out else None
     if share is None:
-        return np.arange(samples), np.arange(0)
+        return np.arange(len(source)), np.arange(0)
     held = subset(samples, max(1, round(share * samples)), spec.data.seed)
     if len(held) == samples:
         raise UserError(f"tune.held_out.share: {share:g} of {samples} samples leaves none to learn from")
-    return np.setdiff1d(np.arange(samples), held), held
+    return np.flatnonzero(~np.isin(of, names[held])), np.sort(first[held])
 
 
 def told(held: HeldOut, log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -14,16 +14,17 @@ from factory.benchmark import WithLessons
 from factory.blame import blaming
 from factory.corpus.audit import Audit
 from factory.corpus.index import Check
+from factory.corpus.mixed import MixedFiles
 from factory.corpus.photos import PhotoFolder
 from factory.corpus.refusals import Refusals
-from factory.corpus.source import ConversationFile, Lessons, Opened
+from factory.corpus.source import Audited, ConversationFile, Lessons, Opened
 from factory.errors import UserError
 from factory.model.load import lacking, outline
 from factory.model.source import Wanted
 from factory.model.view import ModelView
 from factory.recipe import Recipe
-from factory.recipe.nodes import given
-from factory.recipe.schema import TuneDataSpec
+from factory.recipe.nodes import Spec, given
+from factory.recipe.schema import DataFileSpec, TuneDataSpec
 from factory.run.rundir import RunDir
 from factory.terminal import Console
 
@@ -62,7 +63,15 @@ def open_source(
                 f"tune.data.lessons: benchmark '{spec.lessons.type}' has no lessons to train on; use scenes"
             )
         return Lessons(benchmark, batch, spec.take or 0)
-    with blaming(spec):
+    if spec.mix is not None:
+        parts = [_opened(recipe, _alone(spec, file), view, quiet, file) for file in spec.mix]
+        return MixedFiles(parts, [file.weight for file in spec.mix], spec.take, spec.seed)
+    return _opened(recipe, spec, view, quiet, spec)
+
+
+def _opened(recipe: Recipe, spec: TuneDataSpec, view: ModelView | None, quiet: bool, place: Spec) -> Audited:
+    """The samples of one file or folder, which stands in the recipe's ``place``."""
+    with blaming(place):
         path = spec.photos.directory("photos") if spec.photos else given(spec.path).file("path")
         images = spec.images.directory("images") if spec.images else path.parent
     check: Check | None = Refusals(view, spec.max_tokens) if view is not None else None
@@ -74,6 +83,11 @@ def open_source(
         return ConversationFile(
             path, images, cache, *drawn, _reading(path, shown), check, spec.decode, tell, spec.mask_history
         )
+
+
+def _alone(spec: TuneDataSpec, file: DataFileSpec) -> TuneDataSpec:
+    """One file of a mix as data of its own, whole."""
+    return spec.model_copy(update={"mix": None, "take": None, "path": file.path, "images": file.images})
 
 
 def digest_of(source: Opened) -> str | int:

@@ -131,7 +131,7 @@ def inputs_of(recipe: Recipe, source: Opened, limit: int | None, held: Held | No
         "code": learning(spec),
         "tune": learnt(spec),
         "data": digest_of(source),
-        "steps": min(steps_of(spec, len(learnt_and_held(spec, len(source))[0])), limit or math.inf),
+        "steps": min(steps_of(spec, len(learnt_and_held(spec, source)[0])), limit or math.inf),
         "seed": recipe.seed,
     } | ({"held_out": held.inputs} if held else {})
 
@@ -167,7 +167,7 @@ def _tune(
             lengths, collator = -(-prepared.lengths() // ALIKE), PreparedCollator(view, prepared)
     elif spec.data.group_by_length:
         lengths = source.lengths(CHARACTERS_PER_TOKEN * image_tokens(view))
-    numbers, aside = learnt_and_held(spec, len(source))
+    numbers, aside = learnt_and_held(spec, source)
     lengths = lengths[numbers] if lengths is not None and spec.data.group_by_length else None
     order = Order(len(numbers), spec.batch_size, recipe.seed, lengths)
     console = Console()

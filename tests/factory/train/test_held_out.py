@@ -102,7 +102,7 @@ def test_a_share_is_held_out_of_what_is_learnt(project):
     view, data = fresh_view(), project / "data.jsonl"
     tune.load(project / "share" / "r" / "tuned", view)
     source = ConversationFile(data, data.parent, project / "index")
-    learnt, held = learnt_and_held(recipe(project, "share", held_out={"share": 0.25}).tune, 24)
+    learnt, held = learnt_and_held(recipe(project, "share", held_out={"share": 0.25}).tune, source)
     assert sorted([*learnt, *held]) == list(range(24)) and len(held) == 6
     last = summary(project, "share")["looks"][-1]
     assert last["eval_loss"] == pytest.approx(loss_of(view, source, held), rel=1e-4)
