@@ -22,6 +22,7 @@ from urllib3.exceptions import HTTPError, InvalidHeader
 
 from factory import files, terminal
 from factory.errors import UserError
+from factory.plain import shown
 from factory.registry import Params
 
 SECONDS = 120  # of silence, and the longest wait that an endpoint may ask for
@@ -113,7 +114,8 @@ class Judge:
         if self.params.dry_run:
             for body in (self._body(prompt, 0) for prompt in todo):
                 if self._key(body, 0) not in self.known:
-                    print(json.dumps({"url": self._address, "body": body}, ensure_ascii=False))
+                    told = json.dumps({"url": self._address, "body": body}, ensure_ascii=False)
+                    print("".join(c if shown(c) == c else json.dumps(c)[1:-1] for c in told))
             return
         before, stopped = dict(self.spent), threading.Event()
 
@@ -221,7 +223,7 @@ class Judge:
             self.spent["requests"] += 1
             for name in ("prompt_tokens", "completion_tokens"):
                 number = usage.get(name) if isinstance(usage, dict) else None
-                self.spent[name] += number if isinstance(number, int) else 0
+                self.spent[name] += max(number, 0) if isinstance(number, int) else 0
 
     def _told(self, prompts: list[str], before: dict[str, int]) -> str:
         sent, read, written = (self.spent[name] - before[name] for name in self.spent)

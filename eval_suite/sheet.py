@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -39,8 +40,14 @@ def write_sheet(path: Path, cells: Sequence[Cell]) -> Path:
         pen.text((x, y + SIDE + 4), _short(cell.name), fill="dimgrey", font=font)
         pen.text((x, y + SIDE + 22), "\n".join(said), fill="black", font=font)
         pen.text((x, y + SIDE + CAPTION - 40), "\n".join(map(_short, cell.answers[:2])), fill=(170, 0, 0), font=font)
-    files.make_folder(path.parent)
-    page.save(path, optimize=True)
+    return write_png(path, page)
+
+
+def write_png(path: Path, picture: Image.Image) -> Path:
+    """Raises ``UserError`` where the file cannot be written."""
+    out = io.BytesIO()
+    picture.save(out, "PNG", optimize=True)
+    files.write_bytes(path, out.getvalue())
     return path
 
 

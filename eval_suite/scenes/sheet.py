@@ -7,6 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ..sheet import write_png
 from .draw import SIZE, VISUAL_TIERS
 from .world import TASKS, SceneSpec, scene
 
@@ -41,7 +42,4 @@ def draw_sheet(split: str = "test", seed: int = 0) -> Image.Image:
 
 
 def save_sheet(folder: Path, split: str = "test", seed: int = 0) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"scenes_{split}.png"
-    draw_sheet(split, seed).save(path, optimize=True)
-    return path
+    return write_png(folder / f"scenes_{split}.png", draw_sheet(split, seed))

@@ -189,7 +189,9 @@ def faults(
 
 def check_share(skipped: Sequence[dict[str, Any]], total: int, allowed: float) -> None:
     """Raises ``UserError`` when more than a share ``allowed`` of ``total`` samples is unusable."""
-    if total == 0 or len(skipped) > allowed * total:
+    if total == 0:
+        raise UserError("0 of 0 samples: there is none to ask. A split is empty, as of a file too small to be split")
+    if len(skipped) > allowed * total:
         first = f"; the first: {skipped[0]['sample']}: {skipped[0]['reason']}" if skipped else ""
         raise UserError(
             f"{len(skipped)} of {total} samples cannot be used, more than evaluate.max_skipped={allowed:g}"

@@ -370,6 +370,14 @@ def test_one_that_fails_ends_the_others_and_keeps_what_there_is(endpoint, tmp_pa
     assert len(kept(tmp_path)) == 2 and len(endpoint.asked) == 3
 
 
+def test_a_dry_run_prints_no_character_that_a_terminal_obeys_or_cannot_show(endpoint, tmp_path, capfd):
+    asked = ["half \ud800", "\x9b31m red", "红色"]
+    Judge(JudgeParams(**options(tmp_path, endpoint, dry_run=True))).consult(asked)
+    told = capfd.readouterr().out
+    assert [json.loads(line)["body"]["messages"][0]["content"] for line in told.splitlines()] == asked
+    assert "红色" in told and told.replace("\n", "").isprintable()
+
+
 @pytest.mark.parametrize("name", ["mmvet", "hallusionbench"])
 def test_a_dry_run_prints_the_requests_and_sends_none(name, endpoint, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("TEST_JUDGE_KEY", KEY)

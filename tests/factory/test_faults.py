@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -141,3 +142,15 @@ def test_a_disk_that_is_full_is_one_line_wherever_it_is_met(recipe, capsys, monk
     assert "\nerror: the disk is full" in f"\n{err}" and "finished work is kept" in err
     monkeypatch.undo()
     assert main(["run", recipe]) == 0
+
+
+def test_a_folder_in_the_place_of_a_picture_of_samples_is_one_line(recipe, capsys):
+    assert main(["run", recipe]) == 0
+    [run] = [path for path in Path(recipe).with_name("runs").iterdir() if (path / "report").is_dir()]
+    picture = run / "report" / "pictures" / "scenes_test.png"
+    picture.unlink()
+    picture.mkdir()
+    capsys.readouterr()
+    assert main(["run", recipe]) == 2
+    assert f"{picture}: cannot write: a folder stands" in capsys.readouterr().err
+    picture.rmdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from eval_suite.speed.plan import Measured
 from factory.cli import main
@@ -277,3 +279,16 @@ def test_what_does_not_train_a_model_brings_none_of_the_trainers_libraries():
     done = subprocess.run([sys.executable, "-c", code], cwd=root, check=True, capture_output=True, text=True)
     loaded = set(done.stdout.split())
     assert {"amps", "l2s", "torch"} <= loaded and not {"peft", "deepspeed", "tensorboard"} & loaded
+
+
+def test_a_file_too_small_to_be_split_is_one_line_in_a_plan_as_in_a_run(tmp_path, capsys):
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.jpg")
+    row = {"image_id": "a", "task": "color", "context": "It is red.", "gt": "blue", "hitem": "red"}
+    (tmp_path / "m.json").write_text(json.dumps([{**row, "question": f"Which color, {i}?"} for i in range(7)]))
+    (tmp_path / "x.yaml").write_text(
+        f"name: x\nmodel: {{zoo: tiny}}\ndata: {{type: mc2, file: {tmp_path}/m.json, images: {tmp_path}}}\n"
+        f"steering: [none, static]\nrun: {{root: {tmp_path}/runs}}\n"
+    )
+    for command in ("plan", "run"):
+        assert main([command, str(tmp_path / "x.yaml")]) == 2
+        assert "there is none to ask" in capsys.readouterr().err

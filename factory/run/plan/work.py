@@ -134,7 +134,7 @@ def stages(
     base = next((m for m in methods if m.unsteered), None)
     asked_on_dev = [m for m in methods if m.kind != "prompt" or m is base or recipe.evaluate.choose == "grid"]
     out.append(_scored("dev", recipe, prompts["dev"], asked_on_dev, share, *_on_dev(recipe, len(ids["dev"]))))
-    asked = 1 + (strengths - 1) * swept / len(ids["test"])
+    asked = 1 + (strengths - 1) * swept / max(1, len(ids["test"]))
     out.append(_scored("test", recipe, prompts["test"], methods, share, lambda m: 1, lambda m: asked))
     if recipe.evaluate.cost:
         out.append(_priced(recipe, min(len(ids["test"]), SAMPLES) * forms, methods, share))
