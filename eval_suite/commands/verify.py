@@ -1,13 +1,17 @@
-"""``verify RUN``: every number of a results file, recomputed from the answers that the run kept."""
+"""``verify RUN|TABLE``: every number of a results file, or of a document's tables of outcomes, recomputed from the
+answers that runs kept.
+"""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from eval_suite.commands import Command
+from eval_suite.documented import Table, tables
 from eval_suite.released import read_json, read_jsonl
 from factory.benchmark import Conflicts, Harness, Questions
 from factory.errors import UserError, quoted
@@ -16,6 +20,7 @@ from factory.plain import say
 from factory.recipe import load
 from factory.recipe.schema import Recipe
 from factory.registry import register
+from factory.run.inputs import made_from
 
 NUMBERS = ("n", "known_n", "metrics", "ci", "parse_failure_rate", "unknown_rate", "guess_share", "empty_share")
 CELL = ("split", "task", "direction", "method", "strength")
@@ -30,14 +35,22 @@ Found = dict[tuple[Any, ...], Row]
 class Verify(Command):
     """Recompute every number of a run's results.json from its kept answers, by the rules as they are now, and say the
     first that differs (exit code 1). Which rows no kept answer is behind (an oracle's, a harness's) is said.
+
+    Of a document (docs/results.md) the tables of outcomes are recomputed whose runs are here: a table belongs to the
+    recipe's command printed above it, and a run to the recipe that it is of.
     """
 
     @staticmethod
     def arguments(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
+        parser.add_argument("run", type=Path, metavar="RUN|TABLE", help="a finished run's folder, or a Markdown file")
+        parser.add_argument(
+            "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where a table's runs lie"
+        )
 
     @staticmethod
     def run(args: argparse.Namespace) -> int:
+        if args.run.suffix.lower() == ".md":
+            return _documented(args.run, args.runs)
         results, recipe = opened(args.run)
         found = {**conflict_rows(args.run, recipe, results), **question_rows(args.run, recipe)}
         rows = [(key(row), row) for row in results]
@@ -50,6 +63,65 @@ class Verify(Command):
         if differ:
             say(f"the first: {differ[0]}")
         return 1 if differ or not held else 0
+
+
+def _documented(document: Path, runs: Path) -> int:
+    """Say of each table of outcomes whether its numbers are those of its run; 1 where any differs or none could be."""
+    held = 0
+    differ: list[str] = []
+    for table in tables(document):
+        compared, wrong, why = _compared(table, runs)
+        held, differ = held + compared, differ + wrong
+        told = why or f"{compared:,} numbers recomputed, {len(wrong):,} differ"
+        say(f"{table.place} ({table.heading}): {told}")
+    if differ:
+        say(f"the first: {differ[0]}")
+    return 1 if differ or not held else 0
+
+
+def _compared(table: Table, runs: Path) -> tuple[int, list[str], str]:
+    """How many numbers of a table were held against its run's kept answers, those that differ, and why none was."""
+    if len(table.commands) != 1:
+        return 0, [], f"not recomputed: {len(table.commands)} commands stand above it, one makes a table's run"
+    recipe, overrides = _named(table.commands[0])
+    run = runs / recipe.name
+    if not (run / "results.json").is_file():
+        return 0, [], f"not recomputed: no run in {run}; make it: {shlex.join(table.commands[0])}"
+    results, own = opened(run)
+    if made_from(own) != made_from(recipe):
+        return 0, [], f"not recomputed: {run} is of another recipe, or of other code, than {' '.join(overrides)}"
+    found = conflict_rows(run, own, results)
+    chosen = {(r.get("method"), r.get("direction")): key(r) for r in results if _reported(r)}
+    differ: list[str] = []
+    compared = 0
+    for number in table.numbers:
+        row = found.get(chosen.get((number.method, number.direction), ()))
+        if row is None or number.metric not in row["metrics"]:
+            continue
+        compared += 1
+        told = (number.value, *(number.interval or ()))
+        now = (row["metrics"][number.metric], *(row["ci"][number.metric] if number.interval else ()))
+        if any(
+            abs(100 * made - value) > 0.5 * 10**-number.decimals + 1e-9 for value, made in zip(told, now, strict=True)
+        ):
+            made = ", ".join(f"{100 * value:.{number.decimals}f}" for value in now)
+            what = f"{number.method} toward {number.direction}, {number.metric}"
+            differ.append(f"{number.place}: {what}: {', '.join(map(str, told))} is printed, and {made} recomputed")
+    lost = len(table.numbers) + table.unread - compared
+    if lost:
+        say(f"{table.place}: {lost:,} cells have no kept answers, or are no share")
+    return compared, differ, ""
+
+
+def _named(command: Sequence[str]) -> tuple[Recipe, list[str]]:
+    """The recipe that a command runs, and its words from the recipe on."""
+    at = next(i for i, word in enumerate(command) if word.endswith(".yaml"))
+    overrides = [word for word in command[at + 1 :] if "=" in word]
+    return load(command[at], overrides), list(command[at:])
+
+
+def _reported(row: Row) -> bool:
+    return bool(row.get("split") == "test" and row.get("task") == "all" and row.get("chosen"))
 
 
 def opened(run: Path) -> tuple[list[dict[str, Any]], Recipe]:
