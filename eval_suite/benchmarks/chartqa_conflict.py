@@ -210,7 +210,7 @@ class ChartConflicts(ConflictBenchmark):
 class ChartQuestions(ConflictQuestions):
     """The charts as questions. ``cll_margin`` is the mean over charts of log p(report's answer) less log p(chart's),
     each a mean over its tokens in nats, by the model without steering: above 0 it favours the report. Charts whose
-    prompt leaves the model no room for an answer are no part of it.
+    prompt leaves the model no room for an answer, or lacks a source, are no part of it.
     """
 
     benchmark: ChartConflicts
@@ -224,6 +224,8 @@ class ChartQuestions(ConflictQuestions):
 
     def _margin(self, view: ModelView, prompt: Prompt) -> dict[str, Any]:
         said = {role: [s.text for s in prompt.segments if s.role == role] for role in (Role.QUESTION, Role.CONTEXT)}
+        if not (prompt.images and said[Role.CONTEXT]):
+            return {}  # a method that asks with one source alone
         words = (
             said[Role.QUESTION][-1].removeprefix("Question: ").rstrip("\n"),
             said[Role.CONTEXT][-1].partition("\n")[2],

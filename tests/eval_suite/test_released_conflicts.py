@@ -19,6 +19,7 @@ from factory.recipe.nodes import read_node
 from tests.eval_suite.released_conflicts import chart_item, chartqa_conflict, clash, clash_sample
 from tests.eval_suite.released_files import written
 from tests.released import RELEASED
+from tests.tiny import tiny_view
 
 MADE = {"clash": clash, "chartqa_conflict": chartqa_conflict}
 
@@ -253,3 +254,19 @@ def test_levels_of_legibility_are_those_of_the_released_code():
         assert made == corrupted(report, level, 3) != corrupted(report, level, 4)
         assert len(report) - len(made) == pytest.approx(share / 2 * len(report.replace(" ", "")), rel=0.2)
         assert made.count("\n") == 200
+
+
+def test_a_margin_is_measured_where_both_sources_are_shown_and_answers_have_room(tmp_path):
+    long = chart_item(2, text_report="The report says that bar 2 has the value 5. " * 40)
+    questions = made(tmp_path, "chartqa_conflict", asked="all").as_questions()
+    items = [chart_item(0), chart_item(1), long]
+    (tmp_path / "items.jsonl").write_text("".join(f"{json.dumps(item)}\n" for item in items))
+    first, second, third = (item.prompt() for item in questions.questions())
+    prompts = [first.without(Role.CONTEXT), first.without(Role.IMAGE), second, third]
+    measured = questions.inspect(tiny_view(), prompts, [""] * 4)
+    assert measured[:2] == [{}, {}] and set(measured[2]) == {"cll_text", "cll_image", "margin"}
+    assert measured[3] == {}
+    records = []
+    for item, more in zip(questions.questions(), ({}, *measured[2:]), strict=True):
+        records.append({**questions.record(item, "4"), **more, "text": "4", "prompt_digest": ""})
+    assert questions.rows(records, draws=5)[0]["metrics"]["cll_margin"] == pytest.approx(measured[2]["margin"])
