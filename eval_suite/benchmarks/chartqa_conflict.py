@@ -115,7 +115,7 @@ class ChartConflicts(ConflictBenchmark):
 
     @property
     def protocol(self) -> str:
-        return f"{self.name}/{self.params.arm}/L{'+'.join(map(str, self.params.levels))}"
+        return f"{self.name}/{self.params.arm}/L{'+'.join(map(str, self.params.levels))}{self.params.control}"
 
     @cached_property
     def folder(self) -> Path:
@@ -142,7 +142,7 @@ class ChartConflicts(ConflictBenchmark):
     def _sample(self, e: Entry, level: Level) -> ConflictSample:
         of_image, path = self.params.arm == "image", self.folder / e.image
         report = e.said if of_image else corrupted(e.said, level, e.number)
-        load = partial(_picture, path, level if of_image else 0, SEED + e.number)
+        load = self.params.load(partial(_picture, path, level if of_image else 0, SEED + e.number))
         tags: dict[str, int | str] = {"item": e.number, "level": level, "unit_class": e.unit, "first": e.first}
         texts = (e.question, report, e.chart, e.report)
         return ConflictSample(f"{e.id}-L{level}", f"{NAMES[level]}", *texts, load, tags, (path,), e.place)

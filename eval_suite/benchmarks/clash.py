@@ -108,7 +108,7 @@ class Clash(ConflictBenchmark):
     @property
     def protocol(self) -> str:
         control = "/wo_contr" if self.params.wo_contr else ""
-        return f"{self.name}/{self.params.scoring}{control}"
+        return f"{self.name}/{self.params.scoring}{control}{self.params.control}"
 
     @cached_property
     def entries(self) -> list[Entry]:
@@ -142,7 +142,7 @@ class Clash(ConflictBenchmark):
         context = e.caption if self.params.wo_contr else e.conflicting
         texts = (e.question, context, e.options[clash.IMAGE], e.options[clash.TEXT])
         tags = {"image_id": e.image_id, "category": e.category}
-        load = partial(coco.picture, folder, e.image_id)
+        load = self.params.load(partial(coco.picture, folder, e.image_id))
         return ConflictSample(e.id, e.task, *texts, load, tags, (path,), e.place)
 
     def absent(self, samples: Sequence[ConflictSample]) -> tuple[list[str], str]:

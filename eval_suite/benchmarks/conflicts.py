@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from os.path import isfile
@@ -18,6 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
+from PIL import Image
 from pydantic import Field
 
 from eval_suite.conflict import ConflictBenchmark, Scoring
@@ -60,12 +61,27 @@ class ConflictsParams(Params):
 class DividedParams(Params):
     """Of conflicts that are released without splits: ``test_share`` of their pictures are test and ``dev_share`` of the
     rest dev, as ``seed`` draws them. ``asked``: the split that ``benchmarks:`` asks, or all, as the authors do.
+    ``shown``: the picture, or the control that shows a blank one of its size.
     """
 
     test_share: float = Field(0.4, gt=0, lt=1)
     dev_share: float = Field(0.2, gt=0, lt=1)
     seed: int = 0
     asked: Literal["test", "dev", "all"] = "test"
+    shown: Literal["picture", "blank"] = "picture"
+
+    @property
+    def control(self) -> str:
+        """What the control adds to a protocol."""
+        return "/blank" if self.shown == "blank" else ""
+
+    def load(self, picture: Callable[[], Image.Image]) -> Callable[[], Image.Image]:
+        """What is shown in place of a picture: itself, or a white one of its size."""
+        return picture if self.shown == "picture" else partial(_blank, picture)
+
+
+def _blank(picture: Callable[[], Image.Image]) -> Image.Image:
+    return Image.new("RGB", picture().size, "white")
 
 
 @dataclass(frozen=True)

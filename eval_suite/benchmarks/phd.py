@@ -88,7 +88,7 @@ class Phd(ConflictBenchmark):
 
     @property
     def protocol(self) -> str:
-        return f"{self.name}/{self.params.mode}{'' if self.params.told else '/untold'}"
+        return f"{self.name}/{self.params.mode}{'' if self.params.told else '/untold'}{self.params.control}"
 
     @cached_property
     def file(self) -> Path:
@@ -146,7 +146,7 @@ class Phd(ConflictBenchmark):
         path = self.find(e)
         tags: dict[str, int | str] = {"picture": e.image_id, "label": label}
         texts = (e.questions[label], e.context, label, rule.OTHER[label])
-        load = partial(self.picture, e)
+        load = self.params.load(partial(self.picture, e))
         return ConflictSample(_id(e, label), e.task, *texts, load, tags, (path,) if path else (), e.place)
 
     def find(self, e: Entry) -> Path | None:
@@ -235,7 +235,9 @@ class PhdQuestions(AnswerBenchmark):
 
     def _item(self, e: Entry, label: str) -> Item:
         texts = self.benchmark.words(e.questions[label], e.context)
-        make = lambda: Prompt((Segment(Role.IMAGE, image=self.benchmark.picture(e)), *texts))
+        make = lambda: Prompt(
+            (Segment(Role.IMAGE, image=self.benchmark.params.load(partial(self.benchmark.picture, e))()), *texts)
+        )
         prompt = Question(tuple((int(segment.role), segment.text) for segment in texts), make)
         at = self.benchmark.find(e) or self.benchmark.folder / f"{e.image_id} (not found)"
         return Item(_id(e, label), prompt, label, (e.task,), e.image_id, (at,))

@@ -106,7 +106,7 @@ class WordsOrVision(ConflictBenchmark):
 
     @property
     def protocol(self) -> str:
-        return f"{self.name}/{self.params.subset}/{self.params.text}"
+        return f"{self.name}/{self.params.subset}/{self.params.text}{self.params.control}"
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -191,7 +191,7 @@ class WordsOrVision(ConflictBenchmark):
     def _sample(self, e: Entry) -> ConflictSample:
         folder = self.params.images.path
         path = e.read.path if e.read else coco.find(folder, e.picture)
-        load = e.read or partial(self._picture, e)
+        load = self.params.load(e.read or partial(self._picture, e))
         tags: dict[str, int | str] = {"picture": e.picture}
         texts = (e.question, e.texts[self.params.text], e.answers[0], e.corrupted[0])
         return ConflictSample(e.id, e.task, *texts, load, tags, (path,) if path else (), e.place)

@@ -16,7 +16,7 @@ from eval_suite.scorers.porter import stem
 from factory.data.prompt import Role
 from factory.errors import UserError
 from factory.recipe.nodes import read_node
-from tests.eval_suite.released_conflicts import chart_item, chartqa_conflict, clash, clash_sample
+from tests.eval_suite.released_conflicts import chart_item, chartqa_conflict, clash, clash_sample, phd, words_or_vision
 from tests.eval_suite.released_files import written
 from tests.released import RELEASED
 from tests.tiny import tiny_view
@@ -270,3 +270,17 @@ def test_a_margin_is_measured_where_both_sources_are_shown_and_answers_have_room
     for item, more in zip(questions.questions(), ({}, *measured[2:]), strict=True):
         records.append({**questions.record(item, "4"), **more, "text": "4", "prompt_digest": ""})
     assert questions.rows(records, draws=5)[0]["metrics"]["cll_margin"] == pytest.approx(measured[2]["margin"])
+
+
+@pytest.mark.parametrize("make", [clash, chartqa_conflict, words_or_vision, phd])
+def test_the_blank_control_shows_a_white_picture_of_the_same_size(tmp_path, make):
+    node = make(tmp_path)
+    plain, blank = (read_node("benchmark", {**node, "shown": shown}).make() for shown in ("picture", "blank"))
+    assert (
+        blank.protocol == f"{plain.protocol}/blank" and blank.as_questions().protocol != plain.as_questions().protocol
+    )
+    one, other = (b.prompt(b.samples("all")[0], b.forms[0]) for b in (plain, blank))
+    assert one.messages() == other.messages() and one.images[0].size == other.images[0].size
+    assert other.images[0].getcolors() == [(40 * 30, (255, 255, 255))] != one.images[0].getcolors()
+    asked = blank.as_questions().questions()[0].prompt()
+    assert asked.images[0].getcolors() == [(40 * 30, (255, 255, 255))]
