@@ -14,7 +14,7 @@ from eval_suite.released import Row, asked, entries_of, file, once
 from eval_suite.scorers.judged import HALLUSION as JUDGED
 from eval_suite.scorers.judged import HALLUSION_PROMPT, hallusion_verdict
 from eval_suite.scorers.reading import Reading, right_or_wrong
-from eval_suite.scorers.yes_no import HALLUSION, first_yes_no, hallusion
+from eval_suite.scorers.yes_no import HALLUSION, hallusion, settled_yes_no
 from factory.data.prompt import Role
 from factory.recipe.paths import RecipePath
 from factory.registry import Params, register
@@ -103,7 +103,7 @@ class HallusionBench(AnswerBenchmark):
             if said is None:
                 return replace(right_or_wrong(None, False), again=True)
             return hallusion(hallusion_verdict(said), shown)
-        said = first_yes_no(text)
+        said = settled_yes_no(text)
         return hallusion(None if said is None else said == label, shown)
 
     def unit_sums(self, members: Sequence[Record]) -> dict[str, float]:

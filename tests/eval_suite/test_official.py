@@ -36,7 +36,7 @@ mmvet_judge.jsonl      yuweihao/MM-Vet at acde843, mm-vet_evaluator.py: runs() o
 
 VizWiz's own evaluation code is in no public repository: ``vizwiz`` uses what LLaVA hands to its server (EvalAI's
 normalisation) and VQA's accuracy, both held here. ``flickr30k`` calls the authors' own code, pycocoevalcap.
-``hallusion-string/1``, ``fluency`` and ``conflict`` have no such judge.
+``hallusion-string/2`` (test_yes_no.py), ``fluency`` and ``conflict`` have no such judge.
 """
 
 from __future__ import annotations
