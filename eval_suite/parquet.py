@@ -17,7 +17,7 @@ from factory.data import pictures
 from factory.errors import UserError
 from factory.recipe.paths import RecipePath
 
-PART = re.compile(r"(\w+-)(\d{5})-of-(\d{5})\.parquet")
+PART = re.compile(r"(\w+-)(\d{5})-of-(\d{5})((?:-[0-9a-f]+)?)\.parquet")  # some of the hub's end with a hash
 PLACES = ("", "data/")  # below the folder of a data set
 
 
@@ -38,8 +38,10 @@ def whole(paths: list[Path]) -> list[Path]:
     for path in paths:
         if cut := PART.fullmatch(path.name):
             for number in range(int(cut[3])):
-                other = path.with_name(f"{cut[1]}{number:05d}-of-{cut[3]}.parquet")
-                if not other.is_file():
+                begins = f"{cut[1]}{number:05d}-of-{cut[3]}"
+                others = path.parent.glob(f"{begins}-*.parquet") if cut[4] else [path.with_name(f"{begins}.parquet")]
+                if not any(other.is_file() for other in others):
+                    other = path.with_name(f"{begins}.parquet")
                     raise UserError(f"{other}: is missing beside {path.name}; download it again")
     return paths
 

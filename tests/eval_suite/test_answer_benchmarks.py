@@ -25,7 +25,12 @@ from tests.eval_suite.released_files import MAKERS, mmmu_rows
 from tests.tiny import interrupts, saved_tiny, tiny_view
 
 PARQUET = pytest.mark.skipif(find_spec("pyarrow") is None, reason="pyarrow is not installed")
-MARKS = {"mmmu": PARQUET, "vlms_are_biased": PARQUET, "flickr30k": pytest.mark.slow}  # captions start Java three times
+MARKS = {
+    "mmmu": PARQUET,
+    "vlms_are_biased": PARQUET,
+    "path_vqa": PARQUET,
+    "flickr30k": pytest.mark.slow,
+}  # captions start Java three times
 NAMES = [pytest.param(name, marks=MARKS[name]) if name in MARKS else name for name in MAKERS]
 
 
@@ -77,6 +82,7 @@ RIGHT = {
     "hallusionbench": lambda i: i.gold[0],
     "iconqa": lambda i: i.gold,
     "vlms_are_biased": lambda i: f"{{{i.gold[0]}}}",
+    **dict.fromkeys(("slake", "vqa_rad", "path_vqa"), lambda i: i.gold[0]),
 }
 
 
