@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from itertools import groupby
+from itertools import count, groupby
 
 from PIL import Image
 
@@ -70,6 +70,11 @@ class Prompt:
 
     def without(self, *roles: Role) -> Prompt:
         return replace(self, segments=tuple(s for s in self.segments if s.role not in roles))
+
+    def with_pictures(self, kept: Collection[int]) -> Prompt:
+        """The prompt with those of its images alone whose places among them, from 0, are ``kept``."""
+        place = count()
+        return replace(self, segments=tuple(s for s in self.segments if s.image is None or next(place) in kept))
 
     def images_first(self) -> Prompt:
         """The prompt with the images of each turn before its texts, as templates want it that write them there. A text

@@ -30,7 +30,7 @@ def test_the_second_prompt_holds_what_was_told(name, direction):
     found = rewritten(view, method, prompts, direction)
     for prompt, second in zip(prompts, found, strict=True):
         [told] = answer_prompts(view, [method.first(prompt, direction)], 5)
-        assert second == method.second(prompt, direction, told) != method.rewrite(prompt, direction, [])
+        assert second == method.second(prompt, direction, told)
         assert second.segments[-1].role != Role.ANSWER
 
 

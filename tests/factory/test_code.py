@@ -143,7 +143,7 @@ def test_a_definition_that_moves_to_another_file_changes_no_digest(before, chang
 
 
 REGRESSED = {("steering", name) for name in ("l2s", "amps", "pixel")}
-DRAWN = {("benchmark", name) for name in ("scenes", "plain_scenes")}
+DRAWN = {("benchmark", name) for name in ("scenes", "plain_scenes", "films")}
 
 
 @pytest.mark.parametrize(

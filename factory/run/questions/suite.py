@@ -151,14 +151,15 @@ class Suite:
         said: Mapping[str, str],
     ) -> Iterator[dict[str, Any]]:
         prompts: dict[str, Prompt] = {}
+        plain: dict[str, Prompt] = {}
         shapes = Shapes(view)
         for item in items:
             if why := _unsaid(item, said, view):
                 yield {"sample": item.id, "unread": why}
                 continue
             try:
-                prompt = self._prompt(item, said)
-                prompt = prompt if arm.caller else arm.prompt(prompt)
+                plain[item.id] = self._prompt(item, said)
+                prompt = plain[item.id] if arm.caller else arm.prompt(plain[item.id])
             except OSError as error:
                 yield {"sample": item.id, "unread": f"{UNREAD}: {error}"}
                 continue
@@ -184,6 +185,7 @@ class Suite:
                 "prompt": written(view.writing, prompt),
                 "prompt_digest": prompt.digest,
                 **({"told": told[sample]} if arm.caller else {}),
+                **_pictures_left(plain[sample], prompt),
                 "seconds": seconds if prompt.digest in fresh else None,
                 **seen,
             }
@@ -273,6 +275,13 @@ def _unsaid(item: Item, said: Mapping[str, str], view: ModelView) -> str | None:
         return "the question before it was not answered"
     spelt = view.writing.reserved(said[item.after])
     return f"the answer before it spells the special token {spelt!r}" if spelt else None
+
+
+def _pictures_left(plain: Prompt, asked: Prompt) -> dict[str, list[int]]:
+    """Which of a question's pictures a method kept, from 0, where it left some of several out."""
+    there = {id(image) for image in asked.images}
+    kept = [i for i, image in enumerate(plain.images) if id(image) in there]
+    return {"pictures": kept} if len(kept) < len(plain.images) > 1 else {}
 
 
 def _refused(prompt: Prompt, shapes: Shapes, view: ModelView) -> str | None:
