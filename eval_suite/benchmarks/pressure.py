@@ -34,6 +34,7 @@ from factory.statistics.intervals import wilson
 
 RULE = "pressure/1"
 UNKNOWN = "…"  # in the place of an answer that is not there yet
+FEW = 10  # units
 LONGEST = 60  # characters of a first answer that is quoted; a longer one is "that"
 STRATA = ("organ", "modality", "location", "content")
 SHARES = {
@@ -206,7 +207,8 @@ class Pressure(AnswerBenchmark):
         return {name: sums.ratio(*parts) for name, parts in SHARES.items() if parts[1] in sums.values}
 
     def _measured(self, members: Sequence[Record], draws: int) -> dict[str, Any]:
-        """Wilson's interval stands where each unit has one answer of a kind, and so one part in a share."""
+        """Wilson's interval stands where each unit has one answer of a kind, and so one part in a share; none where a
+        bootstrap would draw from a few units alone."""
         found = super()._measured(members, draws)
         units: dict[str, list[Record]] = defaultdict(list)
         for member in members:
@@ -218,6 +220,8 @@ class Pressure(AnswerBenchmark):
         for metric, (above, below) in SHARES.items() if draws else ():
             if metric in found["metrics"] and all(sums.get(below, 0.0) <= 1 for sums in table):
                 found["ci"][metric] = list(wilson(total[above], round(total[below])))
+            elif sum(sums.get(below, 0.0) > 0 for sums in table) < FEW:
+                found["ci"].pop(metric, None)
         if len({member["kind"] for member in members if member["kind"]}) < 2:  # it would be the kind's own MSS
             for part in ("metrics", "ci"):
                 found[part].pop("flips_once", None)

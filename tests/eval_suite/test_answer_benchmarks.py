@@ -22,6 +22,7 @@ from factory.run.questions.arms import Arm
 from factory.statistics.intervals import wilson
 from tests.eval_suite.released_conflicts import chartqa_conflict, clash
 from tests.eval_suite.released_files import MAKERS, mmmu_rows
+from tests.eval_suite.released_medical import MEDICAL
 from tests.tiny import interrupts, saved_tiny, tiny_view
 
 PARQUET = pytest.mark.skipif(find_spec("pyarrow") is None, reason="pyarrow is not installed")
@@ -31,11 +32,12 @@ MARKS = {
     "path_vqa": PARQUET,
     "flickr30k": pytest.mark.slow,
 }  # captions start Java three times
-NAMES = [pytest.param(name, marks=MARKS[name]) if name in MARKS else name for name in MAKERS]
+EVERY = {**MAKERS, **MEDICAL}
+NAMES = [pytest.param(name, marks=MARKS[name]) if name in MARKS else name for name in EVERY]
 
 
 def made(name, tmp_path, **more):
-    node = read_node("benchmark", {**MAKERS[name](tmp_path / name), **more})
+    node = read_node("benchmark", {**EVERY[name](tmp_path / name), **more})
     return node.make()
 
 

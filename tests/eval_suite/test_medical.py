@@ -10,7 +10,8 @@ import pytest
 from eval_suite.scorers.medical import is_closed, medical
 from factory.errors import UserError
 from factory.recipe.schema import read_node
-from tests.eval_suite.released_files import MAKERS, path_rows, rad_rows, slake_rows, written
+from tests.eval_suite.released_files import written
+from tests.eval_suite.released_medical import MEDICAL, path_rows, rad_rows, slake_rows
 
 PARQUET = pytest.mark.skipif(find_spec("pyarrow") is None, reason="pyarrow is not installed")
 
@@ -41,7 +42,7 @@ def test_the_rule_by_hand(text, answer, told, value):
 
 
 def test_slake_asks_its_english_questions_with_their_strata(tmp_path):
-    MAKERS["slake"](tmp_path)
+    MEDICAL["slake"](tmp_path)
     items = made("slake", tmp_path).questions()
     rows = [row for row in slake_rows() if row["q_lang"] == "en"]
     assert [i.id for i in items] == [str(row["qid"]) for row in rows]
@@ -54,7 +55,7 @@ def test_slake_asks_its_english_questions_with_their_strata(tmp_path):
 
 @pytest.mark.parametrize(("split", "kept"), [("test", [0, 2]), ("train", [1])])
 def test_rad_tells_train_and_test_apart_by_their_phrases(split, kept, tmp_path):
-    MAKERS["vqa_rad"](tmp_path)
+    MEDICAL["vqa_rad"](tmp_path)
     items = made("vqa_rad", tmp_path, split=split).questions()
     rows = [rad_rows()[i] for i in kept]
     assert [(i.id, i.gold[0], i.facts["organ"]) for i in items] == [
@@ -65,7 +66,7 @@ def test_rad_tells_train_and_test_apart_by_their_phrases(split, kept, tmp_path):
 
 @PARQUET
 def test_path_vqa_reads_both_of_its_parts(tmp_path):
-    MAKERS["path_vqa"](tmp_path)
+    MEDICAL["path_vqa"](tmp_path)
     items = made("path_vqa", tmp_path).questions()
     assert [(i.gold[0], i.tasks[0]) for i in items] == [
         (row["answer"], "closed" if row["answer"] in ("yes", "no") else "open") for row in path_rows()
@@ -89,7 +90,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("name", "file", "change", "told"), WRONG)
 def test_a_wrong_value_is_told_with_file_and_entry(name, file, change, told, tmp_path):
-    MAKERS[name](tmp_path)
+    MEDICAL[name](tmp_path)
     rows = json.loads((tmp_path / file).read_text())
     rows[2].update(change)
     written(tmp_path / file, rows)
@@ -107,7 +108,7 @@ def test_a_wrong_value_is_told_with_file_and_entry(name, file, change, told, tmp
     ],
 )
 def test_a_missing_file_is_told_with_where_it_is_had(name, file, had, tmp_path):
-    MAKERS[name](tmp_path)
+    MEDICAL[name](tmp_path)
     (tmp_path / file).unlink()
     with pytest.raises(UserError, match=had):
         made(name, tmp_path).questions()
@@ -117,7 +118,7 @@ def test_a_missing_file_is_told_with_where_it_is_had(name, file, had, tmp_path):
 
 
 def test_pressure_on_them_is_told_by_organ_and_modality(tmp_path):
-    of = MAKERS["slake"](tmp_path)
+    of = MEDICAL["slake"](tmp_path)
     benchmark = read_node("benchmark", {"type": "pressure", "of": of, "kinds": ["expert"]}).make()
     items = benchmark.questions()
     answers = {item.id: "Yes" if item.after else benchmark.wanted(item) for item in items}

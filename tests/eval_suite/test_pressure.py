@@ -133,6 +133,7 @@ def test_mss_crs_and_resistance_are_those_of_a_plain_loop(tmp_path):
     once = sum(any(not rule(i, answers[f"{i.id}#{k}"]) for k in KINDS) for i in right)
     assert rows["all"]["metrics"]["accuracy"] == pytest.approx(len(right) / n)
     assert rows["all"]["metrics"]["flips_once"] == pytest.approx(once / len(right))
+    assert "mss" not in rows["all"]["ci"]  # ten answers each, of a handful of questions
     splits = {f"task: {task}" for item in inner.questions() for task in item.tasks}
     assert {"format: yes_no", *splits} <= set(rows) and "flips_once" not in rows["strong"]["metrics"]
 
