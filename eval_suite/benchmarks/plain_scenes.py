@@ -6,13 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from eval_suite.benchmark import AnswerBenchmark, Item
 from eval_suite.conflict import build_prompt
-from eval_suite.scenes.world import scene, specs
+from eval_suite.scenes.draw import VISUAL_TIERS
+from eval_suite.scenes.language import TEXT_TIERS
+from eval_suite.scenes.world import TASKS, SceneSpec, scene, specs
 from eval_suite.scorers.conflict import RULE, judge
 from eval_suite.scorers.reading import Reading, right_or_wrong
 from factory.registry import Params, register
@@ -20,12 +22,14 @@ from factory.registry import Params, register
 
 class PlainScenesParams(Params):
     """``shows``: the modality that is left; ``conflict`` leaves both, and right is what the image shows. ``seed`` draws
-    the scenes, ``per_task`` of each of the eight tasks."""
+    the scenes, ``per_task`` of each of the eight tasks, none of a visual tier above ``hardest`` (0 to 3; null: all).
+    """
 
     shows: Literal["image", "text", "conflict"] = "image"
     split: Literal["dev", "test"] = "test"
     per_task: PositiveInt = 48
     seed: int = 1
+    hardest: Annotated[int, Field(ge=0, le=3)] | None = None
 
 
 @register("benchmark", "plain_scenes")
@@ -39,11 +43,12 @@ class PlainScenes(AnswerBenchmark):
 
     @property
     def protocol(self) -> str:
-        return f"{super().protocol}/{self.params.shows}"
+        tiers = "" if self.params.hardest is None else f"/tiers-to-{self.params.hardest}"
+        return f"{super().protocol}/{self.params.shows}{tiers}"
 
     def items(self) -> Sequence[Item]:
         image, context = self.params.shows != "text", self.params.shows != "image"
-        samples = [scene(spec) for spec in specs(self.params.split, self.params.per_task, self.params.seed)]
+        samples = [scene(spec) for spec in self._specs()]
         return [
             Item(
                 s.id,
@@ -53,6 +58,15 @@ class PlainScenes(AnswerBenchmark):
             )
             for s in samples
         ]
+
+    def _specs(self) -> list[SceneSpec]:
+        p = self.params
+        if p.hardest is None:
+            return specs(p.split, p.per_task, p.seed)
+        drawn = [
+            s for s in specs(p.split, p.per_task * len(VISUAL_TIERS) * TEXT_TIERS, p.seed) if s.visual_tier <= p.hardest
+        ]
+        return [s for task in TASKS for s in [s for s in drawn if s.task == task][: p.per_task]]
 
     def wanted(self, item: Item) -> str:
         return item.gold[self.params.shows == "text"]

@@ -12,7 +12,7 @@ from factory.steer import PromptMethod
 
 
 class SomeFramesParams(Params):
-    """``k`` pictures are kept, the ``first`` or those that ``seed`` draws for each prompt."""
+    """``k`` pictures are kept. ``pick``: the first, or a random choice that ``seed`` draws for each prompt."""
 
     k: PositiveInt = 3
     pick: Literal["first", "random"] = "first"

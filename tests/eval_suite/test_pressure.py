@@ -12,6 +12,7 @@ import torch
 from eval_suite.pressure.kinds import KINDS
 from eval_suite.pressure.pushed import sides
 from eval_suite.scenes.lessons.pressure import PRESSURES
+from eval_suite.scenes.world import scene, specs
 from factory.cli import main
 from factory.data.prompt import Role, Segment
 from factory.errors import UserError
@@ -275,3 +276,14 @@ def test_what_comes_after_a_question_that_was_not_answered_is_left_out_and_named
         f"{gone}#mimicry": "the question before it was not answered",
     }
     assert rows[0]["n"] == 14 and rows[0]["skipped"] == 3
+
+
+def test_the_hardest_pictures_can_be_left_out():
+    """Of each task the first scenes of the whole draw that are no harder."""
+    every = {spec.task: [] for spec in specs("test", 64, 1)}
+    for spec in specs("test", 64, 1):
+        every[spec.task] += [scene(spec)] if spec.visual_tier <= 1 else []
+    benchmark = read_node("benchmark", {**SCENES, "per_task": 5, "hardest": 1}).make()
+    items = benchmark.questions()
+    assert [i.id for i in items] == [sample.id for samples in every.values() for sample in samples[:5]]
+    assert benchmark.protocol.endswith("/tiers-to-1")
