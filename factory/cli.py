@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from factory.blame import blaming
@@ -147,6 +148,12 @@ def _run(parser: _Parser, argv: list[str]) -> int | None:
 
         run(recipe, args.limit, parser.world)
         return None
+    except SystemExit as left:
+        *_, (frame, _) = walk_tb(left.__traceback__)
+        if frame.f_globals.get("__name__", "").startswith("factory."):  # another rank's end, or a signal
+            raise
+        told = f"it left by SystemExit({left.code!r})"  # a plugin's: a run that is not done would end as if it were
+        raise RuntimeError(told).with_traceback(left.__traceback__) from None
     except Exception as fault:
         fault.add_note(f"The run stopped here; once the fault is mended, {CONTINUE}.")
         raise

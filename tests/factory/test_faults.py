@@ -32,6 +32,8 @@ class Faulty(Steerer):
     def fit(self, states):
         if self.params.at == "fit":
             return self.helper({})
+        if self.params.at == "exit":
+            raise SystemExit(0)
         if self.params.at == "nothing":
             return None
         return {"v": states.toward.mean(0) * self.params.worth}
@@ -94,7 +96,7 @@ FAULTS = [
     (
         "steering.1={type: faulty, as: mine, at: fit}",
         1,
-        "error: steering 'mine' toward text: fit raised KeyError: 'no such key' (faulty.py:27); --debug shows",
+        "error: steering 'mine' toward text: fit raised KeyError: 'no such key' (faulty.py:29); --debug shows",
     ),
     ("steering.1={type: faulty, as: mine}", 1, "error: steering 'mine' toward text: delta raised RuntimeError: "),
     ("steering.1={type: faulty, at: nothing}", 2, "toward text: fit should return named tensors, as in {'v': …}"),
