@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval_suite.report.rows import DASH, Group, Predictions, groups, is_oracle, percent
+from eval_suite.report.rows import DASH, TARGETS, Group, Predictions, groups, is_oracle, percent
 from factory.plain import csv_text
 from factory.run.labels import CURVE
 from factory.statistics.intervals import bootstrap_sums
@@ -126,7 +126,9 @@ def blocks(results: Mapping, predictions: Predictions) -> list[tuple[str, list[s
             own = [cells.get((direction, method, start)) for start in starts]
             first = next(line for line in own if line is not None)
             rates = [percent(first.follow), percent(first.ends), str(first.n)]
-            lines.append([method, direction or DASH, *rates, *(_told(line) for line in own)])
+            lines.append(
+                [method, TARGETS.get(direction or "", direction or DASH), *rates, *(_told(line) for line in own)]
+            )
         if found:
             title = f"{group.title()}, {group.samples_of(split)}, oracle of {found[0].oracle.partition(':')[2].strip()}"
             heads = ["Method", "Towards", "Follow", "Oracle", "n", *(f"Closed from {start}" for start in starts)]
