@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, TypedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -18,7 +18,10 @@ from factory.model.prefix import Prefix, last_index, prefill
 from factory.model.view import ModelView
 from factory.registry import Plugin
 
-__all__ = ["ALL", "Diagnostic", "Query", "Row", "about", "attention", "hold_back"]
+if TYPE_CHECKING:
+    from factory.steer.base import Direction, States
+
+__all__ = ["ALL", "Diagnostic", "Known", "Query", "Row", "about", "attention", "hold_back"]
 
 
 ALL = "(all)"
@@ -44,6 +47,17 @@ class Query(NamedTuple):
 
     def pick(self, rows: Tensor) -> Query:
         return Query(*(t.index_select(0, rows) for t in self))
+
+
+class Known(NamedTuple):
+    """What a run knows before any further diagnostic is asked: the usable ``samples`` of each split, what a method is
+    fitted on toward a direction, by ``states(direction, split)`` (a row for each sample and form, in order; collected
+    when first asked for, and to be asked for in ``acquaint``), and the run's ``seed``.
+    """
+
+    samples: Mapping[str, Sequence[ConflictSample]]
+    states: Callable[[Direction, str], States]
+    seed: int
 
 
 class Diagnostic(Plugin):
@@ -118,6 +132,11 @@ class Diagnostic(Plugin):
 
     def learn(self, found: Sequence[Mapping[str, Any]]) -> None:
         """Take in the training rows of the diagnostics listed before this one; called before ``on_samples``."""
+
+    def acquaint(self, known: Known) -> None:
+        """Take in what the run knows; called once before ``on_samples``. A subclass that defines it is run again where
+        what is collected changes.
+        """
 
     def summary(self, rows: Sequence[dict[str, Any]]) -> Summary | None:
         """What all rows of a run say (each also has its ``split``); None where the rows speak for themselves."""

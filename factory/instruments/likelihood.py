@@ -17,7 +17,6 @@ from factory.steer import Steering
 from factory.steer.sweep import final_states, run_trunk
 
 
-@torch.no_grad()
 def answer_logprobs(view: ModelView, batch: Batch, hidden: Tensor) -> Tensor:
     """log p(answer | prompt) [B] of the answers that end the rows of ``batch``, from final states [B, T, d]: the sum
     over the answer's tokens, an end token not among them. An answer of no token has 0.
@@ -28,6 +27,7 @@ def answer_logprobs(view: ModelView, batch: Batch, hidden: Tensor) -> Tensor:
     return said.new_zeros(batch.size).index_add(0, row, said)
 
 
+@torch.no_grad()
 def likelihoods(
     view: ModelView, prompts: Sequence[Prompt], layer: int, steering: Steering | None, strengths: Sequence[float]
 ) -> Tensor:

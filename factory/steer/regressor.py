@@ -7,8 +7,8 @@ ReLU)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from factory.registry import Params
 from factory.train.sam import ascended
 
+if TYPE_CHECKING:
+    from factory.steer.base import States
+
 Theta = dict[str, Tensor]
+NAMES = ("encoder.weight", "encoder.bias", "decoder.weight")
+Watch = Callable[[int, Theta], None]
+"""What follows a training: told each epoch, counted from 1, and the weights at its end."""
 
 
 class RegressorParams(Params):
@@ -58,47 +64,84 @@ class RegressorParams(Params):
     keep: Literal["best", "last"] = "best"
 
 
+@runtime_checkable
+class Regressing(Protocol):
+    """A steering method whose vectors a network g predicts: how it is trained, and what it is to give."""
+
+    @property
+    def net(self) -> RegressorParams: ...
+
+    def targets(self, states: States) -> Tensor:
+        """The vectors [n, d] that g is trained to give at ``states.base``."""
+        ...
+
+
 def g(theta: Theta, h: Tensor, activation: str) -> Tensor:
     """g_Theta(h): steering vectors [n, d] from states [n, d]."""
     act = torch.tanh if activation == "tanh" else torch.relu
     return act(h @ theta["encoder.weight"].T + theta["encoder.bias"]) @ theta["decoder.weight"].T
 
 
-def fit_g(h: Tensor, v: Tensor, params: RegressorParams, seed: int, tasks: Sequence[str] = ()) -> Theta:
+def fit_g(
+    h: Tensor,
+    v: Tensor,
+    params: RegressorParams,
+    seed: int,
+    tasks: Sequence[str] = (),
+    weights: Tensor | None = None,
+    watch: Watch | None = None,
+) -> Theta:
     """Theta* = argmin E ||v - g_Theta(h)||² (AMPS eq. 13) over states ``h`` and targets ``v`` [n, d], float32.
 
     ``tasks``: the task of each, for ``balance``. ``keep: best`` returns the epoch with the least loss on a held-out
-    ``validation`` share. Same seed, same bytes. Raises ValueError where ``balance: task`` lacks a task for each.
+    ``validation`` share. Same seed, same bytes. ``weights`` [n] weigh each sample's loss in the mean of its batch: one
+    of weight 0 teaches nothing, while start and batches stay as they are. Raises ValueError where ``balance: task``
+    lacks a task for each.
     """
     rng = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(h), generator=rng)
-    held = int(len(h) * params.validation)
-    val, train = order[:held], order[held:]
+    val, train = parted(len(h), params, rng)
     groups = _groups(tasks, len(h)) if params.balance == "task" else None
     theta = {k: t.requires_grad_() for k, t in _start(h, v[train], params, rng).items()}
     optimizer = torch.optim.Adam(theta.values(), lr=params.learning_rate, weight_decay=params.weight_decay)
     scheduler = _scheduler(optimizer, params, -(-len(train) // params.batch_size))
     best, best_loss = _copy(theta), float("inf")
     for epoch in range(params.epochs):
-        weight = cosine_weight(params.loss, epoch)
+        cosine = cosine_weight(params.loss, epoch)
         with torch.enable_grad():
             for batch in train[torch.randperm(len(train), generator=rng)].split(params.batch_size):
+                own = None if weights is None else weights[batch]
+                if own is not None and not own.any():
+                    continue
                 optimizer.zero_grad()
                 of = None if groups is None else groups[batch]
-                of_batch = (h[batch], v[batch], params.activation, weight, of, len(set(tasks)))
+                of_batch = (h[batch], v[batch], params.activation, cosine, of, len(set(tasks)), own)
                 _balanced(theta, *of_batch).backward()
                 if params.optimizer == "sam":
                     with ascended(theta.values(), params.rho):
                         _balanced(theta, *of_batch).backward()
                 optimizer.step()
                 scheduler.step()
-        if params.keep == "best" and held:
+        if params.keep == "best" and len(val):
             with torch.no_grad():
                 held_out = float(_loss(g(theta, h[val], params.activation), v[val], cosine_weight(params.loss)))
             if held_out < best_loss:
                 best, best_loss = _copy(theta), held_out
-    found = best if params.keep == "best" and held else _copy(theta)
+        if watch:
+            watch(epoch + 1, _copy(theta))
+    found = best if params.keep == "best" and len(val) else _copy(theta)
     return found | {"sharpness": sharpness(found, h[train], v[train], params)} if params.optimizer == "sam" else found
+
+
+def parted(n: int, params: RegressorParams, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The numbers of the samples that ``fit_g`` holds out, and of those that it trains on; ``rng`` has its seed."""
+    order, held = torch.randperm(n, generator=rng), int(n * params.validation)
+    return order[:held], order[held:]
+
+
+def each_loss(theta: Theta, h: Tensor, v: Tensor, params: RegressorParams) -> Tensor:
+    """The loss [n] of each sample, of which a batch's is the mean, as in the last epoch of a training."""
+    predicted, cosine = g(theta, h, params.activation), cosine_weight(params.loss, params.epochs - 1)
+    return _each(predicted, v, cosine)
 
 
 def sharpness(theta: Theta, h: Tensor, v: Tensor, params: RegressorParams) -> Tensor:
@@ -160,14 +203,32 @@ def _start(h: Tensor, v: Tensor, params: RegressorParams, rng: torch.Generator) 
 
 
 def _balanced(
-    theta: Theta, h: Tensor, v: Tensor, activation: str, cosine: float | None, groups: Tensor | None, number: int
+    theta: Theta,
+    h: Tensor,
+    v: Tensor,
+    activation: str,
+    cosine: float | None,
+    groups: Tensor | None,
+    number: int,
+    weights: Tensor | None,
 ) -> Tensor:
     """The loss of a batch, or the sum of its groups' own losses over the ``number`` of groups that there are."""
     predicted, target = g(theta, h, activation), v
+    of = lambda chosen: _loss(predicted[chosen], target[chosen], cosine)
+    if weights is not None:
+        each = _each(predicted, target, cosine)
+        of = lambda chosen: (weights[chosen] * each[chosen]).sum() / weights[chosen].sum().clamp_min(1e-30)
     if groups is None:
-        return _loss(predicted, target, cosine)
-    own = [_loss(predicted[groups == k], target[groups == k], cosine) for k in groups.unique()]
-    return torch.stack(own).sum() / number
+        return of(slice(None))
+    return torch.stack([of(groups == k) for k in groups.unique()]).sum() / number
+
+
+def _each(predicted: Tensor, target: Tensor, cosine: float | None) -> Tensor:
+    """The parts [n] whose mean ``_loss`` is."""
+    mse = (predicted - target).square().mean(-1)
+    if cosine is None:
+        return mse
+    return mse + (predicted - target).abs().mean(-1) - cosine * F.cosine_similarity(predicted, target, dim=-1)
 
 
 def _loss(predicted: Tensor, target: Tensor, cosine: float | None) -> Tensor:

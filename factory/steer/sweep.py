@@ -84,9 +84,10 @@ def run_cell(
         return answer(hidden, cache)
 
 
-@torch.no_grad()
 def final_states(view: ModelView, trunk: Trunk, steering: Steering | None) -> Tensor:
-    """Final normed states [B, T, d] of the trunk's prompts in one cell, and of answers that are given with them."""
+    """Final normed states [B, T, d] of the trunk's prompts in one cell, and of answers that are given with them.
+    Where gradients are taken they reach the steering's state.
+    """
     if steering is None:
         return trunk.final
     check(steering, view)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -34,6 +34,11 @@ Losses = Callable[[Tensor, Tensor], Tensor]
 
 MOVED, TURNED = 1.0, 0.5  # above them a first-order form is not to be trusted (docs/guides/influence.md)
 LOOKED_AT = 64  # samples whose gradients are measured for ``Standing``
+STIFF = (
+    4.0  # damping of a step in units of the largest curvature, by the field's length relative to a sample's gradient
+)
+POWER_STEPS = 20
+LOOKED_EVERY = 5  # steps of GMRES between two looks at how much is left
 SMALLEST = 1e-30
 
 
@@ -91,6 +96,11 @@ class Trained:
     decay: float = 0.0
     rho: float = 0.0
     rows: int | None = None
+
+    def weighted(self, weights: Tensor) -> Trained:
+        """The same with each sample's loss weighed by ``weights`` [n], the mean being over their sum."""
+        c = weights * self.n / weights.sum()
+        return replace(self, losses=lambda w, index: c[index] * self.losses(w, index))
 
     def _parts(self) -> Iterator[Tensor]:
         yield from torch.arange(self.n, device=self.w.device).split(self.rows or self.n)
@@ -158,6 +168,14 @@ class Trained:
         return self.rho * (v - (u @ v) * u) / length
 
     @cached_property
+    def steepest(self) -> float:
+        """The largest curvature of the mean loss at w, by power iteration."""
+        v = torch.randn(len(self.w), generator=torch.Generator().manual_seed(0)).to(self.w)
+        for _ in range(POWER_STEPS):
+            v = self.curved(self.w, v / v.norm().clamp_min(SMALLEST))
+        return float(v.norm())
+
+    @cached_property
     def standing(self) -> Standing:
         index = torch.linspace(0, self.n - 1, min(self.n, LOOKED_AT)).long().to(self.w.device)
         there = self.each_gradient(self.ascended, index).norm(dim=-1).mean()
@@ -188,14 +206,14 @@ class Influence:
         """How retraining on the mean of the others moves the weights [p], to first order."""
         f, index = self.fitted, torch.as_tensor(index, device=self.fitted.w.device)
         b = self._own(index) / max(1, f.n - len(index))
-        return self._solve(b, transposed=False)
+        return self.solved(b)
 
     def on_score(self, gradient: Tensor) -> tuple[Tensor, float]:
         """What the presence of each sample adds to a score [n], and the residual of the solve, from the score's
         ``gradient`` [p] at w: the score as trained minus the score without the sample.
         """
         f = self.fitted
-        z, residual = self._solve(gradient, transposed=True)
+        z, residual = self.solved(gradient, transposed=True)
         moved = f.along(self._at, z) - f.gradient(self._at) @ z
         if self.form == "total" and f.rho:
             moved = moved + f.along(f.w, f.turned(f.curved(f.ascended, z)))
@@ -213,7 +231,8 @@ class Influence:
             b = b + f.curved(f.ascended, f.turned(f.each_gradient(f.w, index).sum(0)))
         return b
 
-    def _solve(self, b: Tensor, transposed: bool) -> Solved:
+    def solved(self, b: Tensor, transposed: bool = False) -> Solved:
+        """x of J x = ``b`` [p], or of J^T x = b."""
         if len(b) <= self.exact:
             J = self._written_out.T if transposed else self._written_out
             x = torch.linalg.solve(J, b)
@@ -245,6 +264,34 @@ class Influence:
         return J + (f.decay + self.damping) * one
 
 
+def settled(trained: Trained, tolerance: float = 1e-6, steps: int = 40) -> Solved:
+    """The weights [p] near ``trained.w`` where its training ends, and the length that is left there of g(w + eps) + lam
+    w, relative to a sample's gradient.
+
+    Newton's steps with J, where one halves that length; else steps that are damped in proportion to it, which follow
+    the descent (pseudo-transient continuation, Kelley and Keyes 1998). They end at ``tolerance``. Weights that begin
+    close to a saddle stay there.
+    """
+    field = lambda f: f.gradient(f.ascended) + f.decay * f.w
+    here, sample, newton = trained, max(trained.standing.sample, SMALLEST), True
+    F, stiff = field(here), STIFF * trained.steepest
+    for _ in range(steps):
+        if (size := float(F.norm())) <= tolerance * sample:
+            break
+        if newton and float((after := field(there := _stepped(here, F, 0.0))).norm()) < size / 2:
+            here, F = there, after
+            continue
+        here = _stepped(here, F, stiff * size / sample)
+        F = field(here)
+        newton = float(F.norm()) < size
+    return Solved(here.w, float(F.norm()) / sample)
+
+
+def _stepped(here: Trained, F: Tensor, damping: float) -> Trained:
+    step = Influence(here, "total", damping, tolerance=1e-3, steps=200).solved(-F).x
+    return replace(here, w=here.w + step)
+
+
 class Moment(NamedTuple):
     """Weights ``w`` [p] during training, and ``rate``, the sum of the learning rates of the steps that they stand
     for.
@@ -265,7 +312,7 @@ def trajectory(fitted: Trained, checkpoints: Sequence[Moment], gradient: Callabl
     return out
 
 
-def gmres(times: Callable[[Tensor], Tensor], b: Tensor, tolerance: float, steps: int, restart: int = 50) -> Solved:
+def gmres(times: Callable[[Tensor], Tensor], b: Tensor, tolerance: float, steps: int, restart: int = 200) -> Solved:
     """x [p] of A x = b by restarted GMRES (Saad and Schultz 1986), A given by what it makes of a vector; at most
     ``steps`` products, those that begin a cycle aside.
     """
@@ -296,11 +343,15 @@ def _cycle(times: Callable[[Tensor], Tensor], b: Tensor, x: Tensor, enough: floa
                 H[i, j] += share
                 v = v - share * q
         H[j + 1, j] = v.norm()
+        invariant = float(H[j + 1, j]) <= 1e-13 * float(H[:, j].norm())
+        if (j + 1) % LOOKED_EVERY and j + 1 < width and not invariant:
+            basis.append(v / H[j + 1, j])
+            continue
         goal = b.new_zeros(j + 2)
         goal[0] = beta
         small = H[: j + 2, : j + 1]
         y = torch.linalg.lstsq(small, goal[:, None], driver="gelsd" if b.device.type == "cpu" else None).solution[:, 0]
-        if float((goal - small @ y).norm()) <= enough or float(H[j + 1, j]) <= SMALLEST:
+        if float((goal - small @ y).norm()) <= enough or invariant:
             break
         basis.append(v / H[j + 1, j])
     return x + torch.stack(basis[: len(y)], 1) @ y, len(y)

@@ -73,12 +73,20 @@ class Amps(Steerer):
             for b in self.params.betas
         }
 
+    @property
+    def net(self) -> RegressorParams:
+        return self.params.net
+
+    def targets(self, states: States) -> Tensor:
+        """v of eq. 12 [n, d]."""
+        d, _ = deviation(self._ratio(states), states.tasks, self.params.anchor)
+        return self._scale(d)[:, None] * (self._sign(states.direction) * (states.toward - states.away))
+
     def fit(self, states: States) -> dict[str, Tensor]:
-        sign = self._sign(states.direction)
-        d, r_bar = deviation(self._ratio(states), states.tasks, self.params.anchor)
-        v = self._scale(d)[:, None] * (sign * (states.toward - states.away))  # eq. 12
-        theta = fit_g(states.base, v, self.params.net, states.seed, states.tasks)  # eq. 13
-        return {**theta, "sign": torch.tensor(sign), **{f"anchor.{task}": r for task, r in r_bar.items()}}
+        _, r_bar = deviation(self._ratio(states), states.tasks, self.params.anchor)
+        theta = fit_g(states.base, self.targets(states), self.net, states.seed, states.tasks)  # eq. 13
+        sign = torch.tensor(self._sign(states.direction))
+        return {**theta, "sign": sign, **{f"anchor.{task}": r for task, r in r_bar.items()}}
 
     def delta(self, h: Tensor, state: dict[str, Tensor], ctx: Context) -> Tensor:
         return state["sign"] * g(state, h, self.params.net.activation)  # eq. 14

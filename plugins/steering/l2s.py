@@ -40,8 +40,15 @@ class LearnToSteer(Steerer):
     def where(self) -> Where:
         return place(self.params.apply_to)
 
+    @property
+    def net(self) -> RegressorParams:
+        return self.params.net
+
+    def targets(self, states: States) -> Tensor:
+        return states.toward - states.away
+
     def fit(self, states: States) -> dict[str, Tensor]:
-        return fit_g(states.base, states.toward - states.away, self.params.net, states.seed, states.tasks)
+        return fit_g(states.base, self.targets(states), self.net, states.seed, states.tasks)
 
     def delta(self, h: Tensor, state: dict[str, Tensor], ctx: Context) -> Tensor:
         return g(state, h, self.params.net.activation)

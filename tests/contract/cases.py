@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from factory.data.prompt import USER_TEXT, Prompt, Role, Segment
-from factory.diagnose import Diagnostic
+from factory.data.sample import ConflictSample
+from factory.diagnose import Diagnostic, Known
 from factory.model.encode import Encoded
 from factory.model.prefix import at_last, greedy, prefill
 from factory.model.view import ModelView
@@ -37,6 +38,20 @@ SPECIAL = {
         ("coefficient", 2.0),
     ),  # else it steers only what an instruction has added
     "dose": (("conflicts_only", False),),  # else it leaves prompts with one modality alone
+}
+
+SMALL = {  # else it trains networks of full size, again and again
+    "influence": {
+        "of": {"type": "l2s", "net": {"hidden": 3, "epochs": 4, "batch_size": 4}},
+        "again": "anew",
+        "exact": 0,
+        "solver_steps": 10,
+        "retrainings": 3,
+        "draws": 1,
+        "removed": 0.3,
+        "planted": 0.3,
+        "moments": 2,
+    }
 }
 
 
@@ -132,6 +147,12 @@ def random_states(seed: int = 0, n: int = 24, d: int = 48, direction: str = "vis
         tails,
         found,
     )
+
+
+def known(samples: Sequence[ConflictSample]) -> Known:
+    """A run that knows some samples, of one form, and random states of each."""
+    states = lambda direction, split: random_states(0 if split == "train" else 1, len(samples), direction=direction)
+    return Known({"train": samples, "dev": samples, "test": samples}, states, 0)
 
 
 @cache

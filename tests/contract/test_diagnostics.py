@@ -143,7 +143,8 @@ def investigate(name: str, view=None, count: int | None = None) -> list[dict]:
     """What a diagnostic that asks prompts of its own says of a few samples."""
     bench, samples = scenes_bench(view)
     cls = lookup("diagnostic", name)
-    diagnostic = cls(cls.Params())
+    diagnostic = cls(cls.Params.model_validate(cases.SMALL.get(name, {})))
+    diagnostic.acquaint(cases.known(samples))
     diagnostic.learn(cases.random_states().found)
     return diagnostic.on_samples(bench, samples[:count])
 

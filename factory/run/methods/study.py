@@ -20,7 +20,7 @@ from factory.benchmark import Rows
 from factory.blame import wrong
 from factory.data.prompt import Prompt
 from factory.data.sample import ConflictSample
-from factory.diagnose import Diagnostic, about
+from factory.diagnose import Diagnostic, Known, about
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.nodes import Node, given
@@ -64,6 +64,7 @@ class Study:
         self.layer = steered_layer(recipe, view.depth, self.card)
         self.tails = any(isinstance(m, Steerer) and m.reads_tails for m in (node.make() for node in recipe.steering))
         self.samples, self.skipped = checked or usable_samples(recipe, self.benchmark, folder, limit, view)
+        self._elsewhere: dict[str, dict[str, Tensor]] = {}  # what was collected of other splits than the training one
         self.bench = Bench(view, self.benchmark, self.layer, recipe.evaluate.max_new_tokens)
         self.inputs = {
             "code": version("steering-factory"),
@@ -135,7 +136,7 @@ class Study:
 
     def collect_stage(self, name: str) -> Stage:
         parts = {"collect": self.recipe.collect.model_dump(), "layer": self.layer}
-        parts |= {"tails": self.tails} if name == "collect" else {}
+        parts |= {"tails": self.tails} if name.startswith("collect") else {}
         diagnostic = self.recipe.diagnostic and inputs.with_code(self.recipe.diagnostic)
         if self.recipe.diagnostic:
             parts |= {
@@ -153,10 +154,13 @@ class Study:
         """h_[I,T], h_[I,T,Pv], h_[I,T,Pt] of the training prompts [n, d], and what the diagnostic gives once a prompt
         [n] (see ``factory.steer.collect``).
         """
-        stage = self.collect_stage("collect")
+        return self._collected("collect", "train")
+
+    def _collected(self, name: str, split: str) -> dict[str, Tensor]:
+        stage = self.collect_stage(name)
         chunks = self.chunks(
             stage,
-            "train",
+            split,
             self.recipe.collect.batch_size,
             lambda samples: self._collect(samples, ("base",), self.tails)[0],
         )
@@ -164,6 +168,14 @@ class Study:
         if not stage.done:
             stage.finish({"prompts": len(tensors["base"])})
         return tensors
+
+    def states_of(self, direction: Direction, split: str) -> States:
+        """As ``states``, of any split's prompts, and without what the further diagnostics found."""
+        if split != "train" and split not in self._elsewhere:
+            self._elsewhere[split] = self._collected(f"collect-{split}", split)
+        collected = self.collected if split == "train" else self._elsewhere[split]
+        tasks = [s.task for s in self.samples[split] for _ in self.benchmark.forms]
+        return states_toward(direction, collected, tasks, self.recipe.seed)
 
     def states(self, direction: Direction) -> States:
         """What a method is fitted on toward ``direction``."""
@@ -199,9 +211,10 @@ class Study:
         return found
 
     def taught(self, node: Node, earlier: Mapping[str, Rows]) -> Diagnostic:
-        """A further diagnostic that has learnt from the training rows of those before it. Raises ``UserError`` where
-        they are not what it needs."""
+        """A further diagnostic that has learnt from the training rows of those before it, and knows what the run does.
+        Raises ``UserError`` where they are not what it needs."""
         diagnostic: Diagnostic = node.make()
+        diagnostic.acquaint(Known(self.samples, self.states_of, self.recipe.seed))
         diagnostic.learn([row for rows in earlier.values() for row in rows if row["split"] == "train"])
         return diagnostic
 
@@ -210,11 +223,14 @@ class Study:
         batch = self.recipe.collect.batch_size
         before = [inputs.with_code(n) for n in self.recipe.diagnostics[: len(earlier)]]
         scored = {"scoring": self.scoring} if code.asks(type(diagnostic), inputs.SCORING) else {}
+        knows = type(diagnostic).acquaint is not Diagnostic.acquaint
+        collected = {"collect": self.collect_stage("collect").digest} if knows else {}
         stage = self.folder.stage(
             files.file_name(f"diagnose-{node.label}"),
             {
                 **self.inputs,
                 **scored,
+                **collected,
                 **self._defaults(node),
                 "ends": self.view.end_ids,
                 "diagnostic": inputs.with_code(node),

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from factory.train.influence import FORMS, Influence, Moment, Trained, gmres, trajectory
+from factory.train.influence import FORMS, Influence, Moment, Trained, gmres, settled, trajectory
 
 torch.set_num_threads(1)
 
@@ -146,6 +146,10 @@ def test_products_are_those_of_plain_autograd(rows):
     assert close(f.hessian(f.w), H) and close(f.curved(f.w, v), H @ v) and close(f.gradient(f.w), each.mean(0))
     assert close(f.each_gradient(f.w, torch.tensor([3, 7])), each[[3, 7]]) and close(f.along(f.w, v), each @ v)
     assert close(f.ascended, ascent(f, f.w))
+    assert f.steepest == pytest.approx(float(torch.linalg.eigvalsh(H).abs().max()), rel=0.02)
+    c = torch.arange(12).double()
+    weighted = torch.func.grad(lambda w: (c * f.losses(w, torch.arange(12))).sum() / c.sum())(f.w)
+    assert close(f.weighted(c).gradient(f.w), weighted)
     g = torch.func.grad(mean)(f.w)
     P = torch.autograd.functional.jacobian(lambda g: f.rho * g / g.norm(), g)
     assert close(f.turned(v), P @ v)
@@ -182,6 +186,18 @@ def test_what_a_sample_adds_to_a_score_is_what_its_removal_takes(form, exact):
     told, residual = influence.on_score(score)
     taken = [score @ Influence(f, form, damping=0.5, exact=21).removal([k]).x for k in range(12)]
     assert residual < 1e-10 and torch.allclose(told, -torch.stack(taken), atol=1e-9)
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.05])
+def test_what_is_settled_stands_where_training_ends(rho):
+    f = net(decay=0.02, rho=rho)
+    w, left = settled(f)
+    field = lambda w: torch.func.grad(lambda w: f.losses(w, torch.arange(12)).mean())(ascent(f, w)) + 0.02 * w
+    assert float(field(w).norm()) == pytest.approx(left * f.standing.sample, abs=1e-9) and left <= 1e-6
+    assert torch.linalg.eigvals(torch.autograd.functional.jacobian(field, w)).real.min() > 0, "descent would stay here"
+    assert float(field(f.w).norm()) > 0.1
+    one = settled(f, steps=1)
+    assert one.residual == pytest.approx(float(field(one.x).norm()) / f.standing.sample) and one.residual > left
 
 
 def test_without_an_ascent_all_forms_are_one():
