@@ -142,7 +142,8 @@ def test_a_definition_that_moves_to_another_file_changes_no_digest(before, chang
     assert digests(copy) == before
 
 
-REGRESSED = {("steering", name) for name in ("l2s", "amps", "pixel")}
+STEERED = {("steering", name) for name in ("l2s", "amps", "pixel")}
+REGRESSED = STEERED | {("diagnostic", "influence")}
 DRAWN = {("benchmark", name) for name in ("scenes", "plain_scenes", "films")}
 
 
@@ -151,7 +152,7 @@ DRAWN = {("benchmark", name) for name in ("scenes", "plain_scenes", "films")}
     [
         ("factory/steer/regressor.py", "- cosine * F.cosine", "- 2 * cosine * F.cosine", REGRESSED),
         ("factory/steer/regressor.py", "params.hidden**-0.5", "params.hidden**-0.25", REGRESSED),
-        ("factory/steer/regressor.py", "hidden: PositiveInt = 100", "hidden: PositiveInt = 64", REGRESSED),
+        ("factory/steer/regressor.py", "hidden: PositiveInt = 100", "hidden: PositiveInt = 64", STEERED),
         ("plugins/steering/static.py", ".mean(0)", ".median(0).values", {("steering", "static")}),
         ("plugins/diagnostics/mcr/tokens.py", "Role.QUESTION", "Role.OPTIONS", {("diagnostic", "mcr")}),
         ("eval_suite/scorers/yes_no.py", '"no"', '"nope"', None),
