@@ -58,7 +58,8 @@ class Influences(Diagnostic):
 
     class Params(registry.Params):
         """``what`` is trained: the ``network`` of the method ``of`` (l2s, amps with its own beta), or a linear
-        ``probe`` that tells the states toward either side apart, with weight decay ``ridge``. ``score``: the ``margin``
+        ``probe`` that tells the states toward either side apart, with weight decay ``ridge``. It is told toward each of
+        ``directions``. ``score``: the ``margin``
         log p(answer) - log p(other answer) of dev prompts under the steering at ``strength``, or the ``error`` on them.
 
         ``damping`` of the closed forms, as a share of the largest curvature; up to ``exact`` weights they are solved
