@@ -246,7 +246,8 @@ class ChartQuestions(ConflictQuestions):
         return {**super().unit_sums(members), "margin": sum(margins), "margins": float(len(margins))}
 
     def metrics(self, sums: Sums) -> dict[str, Any]:
-        margin = {"cll_margin": sums.ratio("margin", "margins")} if self.benchmark.params.margins else {}
+        measured = self.benchmark.params.margins and np.any(sums["margins"])
+        margin = {"cll_margin": sums.ratio("margin", "margins")} if measured else {}
         return {**super().metrics(sums), **margin}
 
 

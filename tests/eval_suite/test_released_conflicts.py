@@ -270,6 +270,7 @@ def test_a_margin_is_measured_where_both_sources_are_shown_and_answers_have_room
     for item, more in zip(questions.questions(), ({}, *measured[2:]), strict=True):
         records.append({**questions.record(item, "4"), **more, "text": "4", "prompt_digest": ""})
     assert questions.rows(records, draws=5)[0]["metrics"]["cll_margin"] == pytest.approx(measured[2]["margin"])
+    assert "cll_margin" not in questions.rows(records[:1], draws=5)[0]["metrics"]
 
 
 @pytest.mark.parametrize("make", [clash, chartqa_conflict, words_or_vision, phd])
