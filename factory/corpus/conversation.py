@@ -134,7 +134,12 @@ def parse(record: Mapping[str, Any], number: int, mask_history: bool = False) ->
     for at, picture in zip(waiting, named, strict=True):
         parts[at] = (Role.IMAGE, _picture(picture))
     _check_order([role for role, _ in parts])
-    if mask_history or record.get("mask_history"):
+    if not absent(said := record.get("mask_history")) and said not in (0, 1):
+        raise Unusable(
+            f"has the key 'mask_history' ({quoted(said)}); true and false are honoured, so take it out",
+            "key 'mask_history' is neither true nor false",
+        )
+    if mask_history or said:
         learnt[:-1] = [False] * (len(learnt) - 1)
     if not any(learnt):
         raise Unusable("has no answer that is learnt", "nothing to learn")

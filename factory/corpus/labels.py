@@ -39,8 +39,8 @@ def encode_samples(
     anything is cut, no more is kept than the model has positions.
 
     Raises ``Unusable`` for a sample too long for the model's positions, or to keep its images and one token of its
-    first answer, and, with its id, for one whose texts spell a special token or whose turns or images the model
-    refuses.
+    first answer, or an answer that is learnt, and, with its id, for one whose texts spell a special token or whose
+    turns or images the model refuses.
     """
     prompts = [s.prompt for s in samples]
     try:
@@ -88,12 +88,15 @@ def _labels(encoded: Encoded, learnt: Sequence[bool]) -> list[int]:
 def _fitted(view: ModelView, sample: Sample, written: Sequence[str], max_tokens: int | None) -> tuple[Example, Prompt]:
     """The sample cut to ``max_tokens`` from its end, by whole exchanges; the first answer alone is cut within."""
     prompt, example = sample.prompt, labelled(view, sample, written)
+    asks = bool(example.labelled)  # a sample that stands for a skipped one has nothing to learn
     while max_tokens is not None and len(example.labels) > max_tokens:
         shorter = without_last_exchange(prompt)
         if shorter is None:
             return _cut(example, max_tokens, view.positions), prompt
         prompt = shorter
         example = labelled(view, Sample(sample.id, prompt), written[: len(prompt.images)])
+        if asks and not example.labelled:
+            raise Unusable(f"is cut to {max_tokens} tokens, which leave none of its answers that are learnt", TOO_LONG)
     return example, prompt
 
 

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from factory.errors import quoted
@@ -55,6 +55,8 @@ def turns_of(record: Mapping[str, Any]) -> list[Any]:
     if isinstance(turns, list) and not OF_LAYOUTS & record.keys():
         return turns
     asked = [key for key in ASKED if key in record and not (turns is not None and absent(record[key]))]
+    if len(asked) > 1:  # Parquet files have every key in every row
+        asked = [key for key in asked if not (absent(record[key]) and absent(record.get(ANSWERED[key])))] or asked[:1]
     if turns is not None and asked:
         raise Unusable(f"has turns and '{asked[0]}' too; keep one of them", "two layouts in one row")
     if len(asked) > 1:
@@ -86,7 +88,7 @@ def _exchanges(record: Mapping[str, Any], asked: str) -> list[Any]:
     if not isinstance(answer, str):
         raise Unusable(f"has '{asked}' without a text under '{ANSWERED[asked]}'", "turn without a text")
     history = record.get("history") or []
-    if not (isinstance(history, Sequence) and all(isinstance(h, Sequence) and len(h) == 2 for h in history)):
+    if not (isinstance(history, list) and all(isinstance(h, (list, tuple)) and len(h) == 2 for h in history)):
         raise Unusable("has a history that is not a list of [question, answer]", "history that is no list of pairs")
     pairs = [*history, ("\n".join(text for text in texts if text), answer)]
     return [turn for q, a in pairs for turn in ({"role": "user", "content": q}, {"role": "assistant", "content": a})]

@@ -11,22 +11,30 @@ from factory.corpus.order import subset
 from factory.corpus.source import Audited, Sample
 from factory.errors import UserError
 
+MOST = 50_000_000  # samples an epoch, of which a table is kept in memory
+
 
 class MixedFiles:
     """Sources one after the other, each sample of a source of weight w there floor(w) times, and a share w - floor(w)
     of them, drawn by ``seed``, once more. ``take`` draws a subset of it all.
 
-    ``of`` [n]: equal numbers are the same sample. Raises ``UserError`` for a weight at which a source shows nothing.
+    ``of`` [n]: equal numbers are the same sample, also of a source that is there twice. Raises ``UserError`` for a
+    weight at which a source shows nothing, and for weights that make more than ``MOST`` samples.
     """
 
     def __init__(self, parts: Sequence[Audited], weights: Sequence[float], take: int | None, seed: int) -> None:
         self.parts = parts
+        if not sum(len(part) * weight for part, weight in zip(parts, weights, strict=True)) <= MOST:
+            raise UserError(
+                f"tune.data.mix: its weights make an epoch of more than {MOST:,} samples; choose lower ones"
+            )
         rows = [self._rows(i, weight, seed) for i, weight in enumerate(weights)]
         table = np.concatenate(rows)
         table = table[subset(len(table), take, seed)]
         self.part, self.at = table[:, 0], table[:, 1]
         self.audit = Audit.together([part.audit for part in parts])
-        begins = np.cumsum([0, *(len(part) for part in parts)])
+        first = [next(i for i, other in enumerate(parts) if _same(other, part)) for part in parts]
+        begins = np.cumsum([0, *(len(part) for part in parts)])[first]
         self.of = begins[self.part] + self.at
         self.numbers = self._gathered([part.numbers for part in parts])
 
@@ -57,3 +65,7 @@ class MixedFiles:
 
     def name(self, index: int) -> str:
         return self.parts[self.part[index]].name(int(self.at[index]))
+
+
+def _same(one: Audited, other: Audited) -> bool:
+    return one.audit.digest == other.audit.digest and np.array_equal(one.numbers, other.numbers)

@@ -81,7 +81,9 @@ class HeldOut:
             if not mine:
                 batch["labels"] = torch.full_like(batch["labels"], IGNORE)
             batch = {name: t.to(trainer.args.device) for name, t in batch.items()}
-            total += torch.stack([trainer.model(**batch).double(), (batch["labels"][:, 1:] != IGNORE).sum().double()])
+            labels = batch["labels"]
+            targets = labels[:, 1:] if labels.ndim == 2 else labels  # of tokens, or one a sample
+            total += torch.stack([trainer.model(**batch).double(), (targets != IGNORE).sum().double()])
         nats, tokens = accelerator.reduce(total, "sum").tolist()
         return nats / max(tokens, 1.0)
 

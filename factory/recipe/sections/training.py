@@ -92,6 +92,12 @@ class TuneDataSpec(Spec):
             raise ValueError("needs take, the number of lessons to draw")
         return self
 
+    @property
+    def origins(self) -> set[str]:
+        """Where the samples come from, however many of them are taken."""
+        paths = [self.path, self.photos, *(file.path for file in self.mix or ())]
+        return {str(path) for path in paths if path} | ({self.lessons.model_dump_json()} if self.lessons else set())
+
 
 class HeldOutSpec(Spec):
     """What is looked at while tuning and never learnt: a ``share`` of the samples, drawn by the data's seed, or
@@ -206,7 +212,7 @@ class TuneSpec(TermsSpec):
         if self.held_out and self.held_out.data:
             if self.data.cache_features:
                 raise refusal([(("held_out", "data"), "with cache_features give a share of the same data: share: 0.1")])
-            if self.held_out.data == self.data:
+            if self.held_out.data.origins & self.data.origins:
                 raise refusal([(("held_out", "data"), "is what is learnt; hold out a share of it: share: 0.1")])
         if self.data.cache_features and "vision_tower" in self.beside:
             raise ValueError("trains the vision tower, whose features cannot be kept: leave data.cache_features out")

@@ -57,8 +57,13 @@ def learnt(spec: TuneSpec | TrainSpec) -> dict[str, Any]:
     """The keys of a training that change what is learnt, JSON-able."""
     kept = spec.model_dump(mode="json", include=OTHER[type(spec)])
     if isinstance(spec, TuneSpec):
-        kept["data"] = spec.data.model_dump(mode="json", include=OTHER[TuneDataSpec])
+        kept["data"] = learnt_of(spec.data)
     return kept
+
+
+def learnt_of(data: TuneDataSpec) -> dict[str, Any]:
+    """The keys of training data that change what is read of them, JSON-able."""
+    return data.model_dump(mode="json", include=OTHER[TuneDataSpec])
 
 
 def refuse_other(stage: Path, inputs: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from factory.model.view import ModelView
 from factory.recipe.schema import HeldOutSpec, TuneSpec
 from factory.run.inputs import with_code
 from factory.run.questions.suite import AnySuite, Suite
+from factory.run.tuners.going_on import learnt_of
 from factory.run.tuners.opening import digest_of
 from factory.train.held_out import HeldOut
 
@@ -35,7 +36,7 @@ class Held:
     def inputs(self) -> dict[str, Any]:
         """What its looks, and so the choice among them, follow from (JSON-able)."""
         told = self.spec.model_dump(mode="json", exclude={"data", "benchmark"})
-        found = digest_of(self.source) if self.source else None
+        found = [digest_of(self.source), learnt_of(self.spec.data)] if self.source and self.spec.data else None
         asked = {"code": with_code(self.suite.node), "asked": self.suite.asked} if self.suite else None
         return {**told, "data": found, "benchmark": asked}
 
