@@ -43,6 +43,8 @@ class Dleaf(LogitsMethod):
     layer looks astray.
     """
 
+    pictured = True
+
     Params = DleafParams
     shares_prompt = False
 

@@ -67,6 +67,10 @@ class Dose(Around):
 
     Params = DoseParams
 
+    @classmethod
+    def needs_pictures(cls, params: DoseParams) -> bool:
+        return params.conflicts_only or params.alone
+
     @property
     def trial_strengths(self) -> tuple[float, ...]:
         return self.params.doses

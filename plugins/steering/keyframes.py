@@ -31,6 +31,8 @@ class KeyframesParams(Params):
 class Keyframes(TwoCalls):
     """The question with the k pictures that the model itself picks without pressure; of k or fewer all stay."""
 
+    pictured = True
+
     Params = KeyframesParams
 
     def first(self, prompt: Prompt, direction: str) -> Prompt:

@@ -36,6 +36,8 @@ class S2vaParams(Params):
 class S2va(TwoCalls):
     """Two calls: a witness of one side alone, and an arbiter who has the witness's report in its place."""
 
+    pictured = True
+
     Params = S2vaParams
 
     def first(self, prompt: Prompt, direction: str) -> Prompt:

@@ -23,6 +23,8 @@ class SomeFramesParams(Params):
 class SomeFrames(PromptMethod):
     """The prompt with k of its pictures, picked without looking at them."""
 
+    pictured = True
+
     Params = SomeFramesParams
 
     def rewrite(self, prompt: Prompt, direction: str, examples: Sequence[Prompt]) -> Prompt:

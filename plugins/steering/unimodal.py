@@ -17,5 +17,7 @@ class Unimodal(PromptMethod):
     needed.
     """
 
+    pictured = True
+
     def rewrite(self, prompt: Prompt, direction: str, examples: Sequence[Prompt]) -> Prompt:
         return prompt.without(OTHER[direction])

@@ -17,6 +17,7 @@ from factory.statistics.intervals import wilson
 from factory.steer import Steering
 from factory.steer.where import Where
 from tests.tiny import saved_tiny, tiny_view
+from tests.tiny_families import family_view
 
 if find_spec("lm_eval") is None:
     pytest.skip("lm-eval is not installed (the extra `benchmarks`)", allow_module_level=True)
@@ -132,10 +133,11 @@ def test_only_a_strength_that_is_not_zero_changes_anything(tasks):
         assert [r["prompt_digest"] for r in a["records"]] == [r["prompt_digest"] for r in b["records"]]
 
 
-def test_log_likelihoods_are_those_of_one_plain_forward():
+@pytest.mark.parametrize("name", ["tiny", "llama", "gpt2", "opt", "gemma2"])
+def test_log_likelihoods_are_those_of_one_plain_forward(name):
     from eval_suite.bridges.lm_model import LiveModel
 
-    view = tiny_view()
+    view = tiny_view() if name == "tiny" else family_view(name)
     requests = [(("", ""), [5, 6, 7], [8, 9]), (("", ""), [5], [6]), (("", ""), [9, 8, 7, 6, 5], [4, 3, 2])]
     found = LiveModel(view, 2)._loglikelihood_tokens(requests)
     for (_, ctx, cont), (value, greedy) in zip(requests, found, strict=True):

@@ -6,13 +6,14 @@ import pytest
 import torch
 from PIL import Image
 
+import factory
 from factory.data.prompt import Prompt, Role, Segment
 from factory.errors import UserError
 from factory.instruments.branch import Cuts, branch, run_stem, tail_of
 from factory.instruments.residual import residuals
 from factory.model.encode import Batch
 from factory.model.prefix import prefill
-from tests.tiny import conflict_prompts, shown
+from tests.tiny import conflict_prompts, no_image, shown
 from tests.tiny_families import family_view
 from tests.tiny_texts import TEXTS
 
@@ -87,3 +88,15 @@ def test_a_model_without_a_template_is_asked_in_the_plain_one():
     view = family_view("gpt2")
     (encoded,) = view.tokens([Prompt((Segment(Role.CONTEXT, "It is red."), Segment(Role.QUESTION, "Color?")))], [[]])
     assert encoded.text == "Question: It is red.\nColor?\nAnswer:"
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_vector_fitted_on_prompts_of_ones_own_is_added_as_it_is(name):
+    view, prompts = family_view(name), [no_image(prompt) for prompt in conflict_prompts(4)]
+    fitted = factory.fit(view, "static", prompts, layer=1)
+    plain = factory.states(view, prompts, [1])
+    with factory.steered(view, fitted, strength=2.0):
+        moved = factory.states(view, prompts, [1])
+    v = fitted.state["v"]
+    assert float(v.norm()) > 1e-3
+    assert torch.allclose((moved - plain)[:, 0], 2.0 * v.expand(4, -1), atol=1e-4 * float(plain.abs().max()))

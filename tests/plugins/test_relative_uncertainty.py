@@ -39,6 +39,22 @@ def measured(b: Bench, n: int = 4) -> tuple[list, dict]:
     return samples, {(r["sample"], r["form"], r["metric"], r["layer"]): r["value"] for r in rows}
 
 
+def test_a_benchmark_says_what_one_side_alone_is():
+    class Apart(Scenes):
+        def alone(self, sample, form, modality):
+            return super().alone(sample, form, modality).without(Role.OPTIONS)
+
+    b = Bench(tiny_view(), Apart(ScenesParams(scoring="open_ended")), 1, 3)
+    samples, found = measured(b)
+    for sample in samples:
+        for metric, gone in (("H_v", Role.CONTEXT), ("H_t", Role.IMAGE)):
+            batch = b.view.encode([b.benchmark.prompt(sample, "open").without(gone, Role.OPTIONS)])
+            with torch.no_grad():
+                p = b.view.model(**batch).logits[0, -1].double().softmax(-1)
+            expected = -sum(float(x) * math.log(float(x)) for x in p if x > 0)
+            assert found[sample.id, "open", metric, None] == pytest.approx(expected, abs=1e-4)
+
+
 @pytest.mark.parametrize("scoring", ["open_ended", "both_orders"])
 def test_measures_are_those_of_single_prompts_run_whole(scoring):
     b = bench(scoring)

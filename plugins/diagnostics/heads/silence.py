@@ -57,4 +57,5 @@ def silenced(view: ModelView, stem: Stem) -> Tensor:
             fork_cache(stem.prefix.cache),
             mask_of,
         )
-    return out[:, 1:].unflatten(1, (view.depth, H))
+    # A decoder may shape what it gives by the one token that it was given, as GPT-2: rows then stand beside prompts.
+    return out.reshape(B, rows_up_to(view.depth - 1), -1)[:, 1:].unflatten(1, (view.depth, H))

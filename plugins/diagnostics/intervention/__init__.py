@@ -69,6 +69,10 @@ class Intervention(Instructing):
         alone: bool = True
         seed: int = 0
 
+    @classmethod
+    def needs_pictures(cls, params: Params) -> bool:
+        return params.alone
+
     def __init__(self, params: Params) -> None:
         super().__init__(params)
         self.scores: dict[str, Tensor] = {}

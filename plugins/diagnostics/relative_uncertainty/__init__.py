@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from factory import registry
 from factory.bench import Bench, asked_forms
-from factory.data.prompt import Prompt, Role
+from factory.data.prompt import Prompt
 from factory.data.sample import ConflictSample
 from factory.diagnose import Diagnostic, about
 from factory.diagnose.summary import Summary
@@ -62,11 +62,13 @@ class RelativeUncertainty(Diagnostic):
 
     def on_samples(self, bench: Bench, samples: Sequence[ConflictSample]) -> list[dict[str, Any]]:
         asked = asked_forms(bench, samples)
-        whole, vision, text = ([p.without(*roles) for *_, p in asked] for roles in ((), (Role.CONTEXT,), (Role.IMAGE,)))
+        vision, text = (
+            [bench.benchmark.alone(sample, form, side) for sample, form, _ in asked] for side in ("vision", "text")
+        )
         H_v, verdict_v, _ = _alone(bench, asked, vision)
         H_t, verdict_t, _ = _alone(bench, asked, text)
         with layer_logits(bench.view) as lens:
-            _, verdict, confidence = _alone(bench, asked, whole)
+            _, verdict, confidence = _alone(bench, asked, [prompt for *_, prompt in asked])
         dH = relative_uncertainty(H_v.numpy(), H_t.numpy()).tolist()
         rows = []
         for i, (sample, form, _) in enumerate(asked):
