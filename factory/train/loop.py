@@ -173,10 +173,9 @@ class TuneTrainer(Resuming):
 
     def _load_best_model(self) -> None:
         """The best weights, but for a model that DeepSpeed has cut: there they are read from the checkpoint."""
-        best = Path(self.args.output_dir) / checkpoint.folder_name(self.state.best_global_step)
-        with checkpoint.read_as_data(best):
-            checkpoint.check(best)
-            if not self.is_deepspeed_enabled:
+        best = _whole_best(Path(self.args.output_dir), self.state.best_global_step)
+        if not self.is_deepspeed_enabled:
+            with checkpoint.read_as_data(best):
                 self.fill(files.read_safetensors(best / WEIGHTS))
 
     def weights(self) -> dict[str, Tensor]:
@@ -212,6 +211,19 @@ def _by_rate(group: dict[str, Any], rates: Mapping[int, float]) -> list[dict[str
     for p in group["params"]:
         found.setdefault(rates.get(id(p), group["lr"]), []).append(p)
     return [group | {"params": params, "lr": rate} for rate, params in found.items()] or [group]
+
+
+def _whole_best(folder: Path, step: int) -> Path:
+    """The checkpoint of the best look. Raises ``UserError`` where it is damaged or gone."""
+    best = folder / checkpoint.folder_name(step)
+    try:
+        checkpoint.check(best)
+    except checkpoint.Damaged as damage:
+        raise UserError(
+            f"{best}: {damage}; it held the best weights of this training. Remove {folder.parent} to train again, or"
+            " start afresh with name=OTHER"
+        ) from damage
+    return best
 
 
 def cut_by(launch: LaunchSpec) -> dict[str, Any]:
@@ -331,6 +343,7 @@ def train(
     view.model.eval()
     if held and held.keep == "best":
         held.best = trainer.state.best_global_step
+        _whole_best(folder, held.best)
     return [row for row in trainer.state.log_history if row.keys() & {"loss", LOSS, SCORE}]
 
 

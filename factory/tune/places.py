@@ -25,10 +25,11 @@ SEEN = {
     "key": ("k_proj", "key", "k"),
     "value": ("v_proj", "value", "v"),
     "attention_out": ("out_proj", "o_proj", "proj", "projection_layer"),
-    "mlp_in": ("fc1", "gate_proj", "up_proj", "w1"),
-    "mlp_out": ("fc2", "down_proj", "w2"),
+    "mlp_in": ("fc1", "linear_fc1", "gate_proj", "up_proj", "w1"),
+    "mlp_out": ("fc2", "linear_fc2", "down_proj", "w2"),
 }  # the same in vision towers, some of which fuse query, key and value into one map
 FUSED = ("qkv",)
+POOLING = {"head", "pooler"}  # what a tower makes of its tokens for other uses; no language model reads it
 LAYERS = r"all|shallow|middle|deep|every:[1-9]\d*"
 Layers = Annotated[str, StringConstraints(pattern=rf"^({LAYERS})$")]
 
@@ -63,7 +64,11 @@ def seeing_projections(view: ModelView, kinds: Sequence[str]) -> dict[str, nn.Mo
     and value are fused counts for each of them. Raises ``UserError`` where the tower has none of a kind.
     """
     tower = {id(module) for module in view.vision_tower.modules()}
-    linear = {n: m for n, m in view.model.named_modules() if id(m) in tower and isinstance(m, nn.Linear)}
+    linear = {
+        name: module
+        for name, module in view.model.named_modules()
+        if id(module) in tower and isinstance(module, nn.Linear) and not POOLING & set(name.split("."))
+    }
     found: dict[str, nn.Module] = {}
     for kind in kinds:
         names = SEEN[kind] + (FUSED if kind in ("query", "key", "value") else ())

@@ -116,6 +116,13 @@ def test_the_vision_tower_s_maps_are_tuned_and_the_decoder_s_left_alone():
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in names.values())
 
 
+def test_a_pooling_head_which_no_language_model_reads_is_left_alone():
+    view = fresh_view()
+    before = set(lora(where="vision_tower", targets=["mlp_in"]).apply(fresh_view()))
+    view.vision_tower.add_module("head", nn.ModuleDict({"fc1": nn.Linear(4, 4)}))
+    assert set(lora(where="vision_tower", targets=["mlp_in"]).apply(view)) == before
+
+
 def test_a_tower_without_such_a_map_is_told():
     view = fresh_view()
     for module in view.vision_tower.modules():

@@ -40,13 +40,11 @@ class Held:
         asked = {"code": with_code(self.suite.node), "asked": self.suite.asked} if self.suite else None
         return {**told, "data": found, "benchmark": asked}
 
-    def looks(
-        self, view: ModelView, learnt: Read, numbers: Sequence[int], max_tokens: int | None, micro: int
-    ) -> HeldOut:
+    def looks(self, view: ModelView, learnt: Read, numbers: Sequence[int], micro: int) -> HeldOut:
         """The looks at a model: at ``numbers`` of what is ``learnt``, or at all samples of the data held out."""
         read = learnt
-        if self.source:
-            read, numbers = Collator(view, self.source, max_tokens, None), range(len(self.source))
+        if self.source and self.spec.data:
+            read, numbers = Collator(view, self.source, self.spec.data.max_tokens, None), range(len(self.source))
         score = (lambda suite=self.suite: suite.score(view)) if self.suite else None
         s = self.spec
         return HeldOut(s.every, numbers, read, micro, score, s.keep, s.patience)

@@ -180,7 +180,7 @@ def _tune(
         soft_wrap=True,
     )
     meter = Meter(view.device)
-    looks = held.looks(view, collator, aside.tolist(), spec.data.max_tokens, shape.micro) if held else None
+    looks = held.looks(view, collator, aside.tolist(), shape.micro) if held else None
     with ExitStack() as shown:
         watching = [_Progress(shown, stage.name), meter]
         if zero.is_first():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +71,11 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(t, other[name]) for name, t in one.items())
 
 
-def loss_of(view, source, numbers) -> float:
+def loss_of(view, source, numbers, max_tokens: int = 200) -> float:
     """Nats a labelled token, a sample at a time."""
     total, tokens = 0.0, 0
     for i in numbers:
-        batch = Collator(view, source, 200, None)([i])
+        batch = Collator(view, source, max_tokens, None)([i])
         with torch.no_grad():
             logits = view.model(**{k: t for k, t in batch.items() if k not in ("labels", "roles")}).logits[:, :-1]
         labels = batch["labels"][:, 1:].flatten()
@@ -204,3 +205,35 @@ def test_plan_counts_the_looks(project, capsys):
     plan(recipe(project, "planned", held_out={"share": 0.25, "every": 4}))
     said = capsys.readouterr().out
     assert "data: 18 samples, 6 steps" in said and "held out: 2 looks at 6 samples" in said
+
+
+def test_a_best_checkpoint_that_is_damaged_or_gone_is_one_line(project):
+    how = wrong(project, 2.0, 3)
+    for runs, harm in (("harmed", "write"), ("removed", "remove")):
+        run(recipe(project, runs, **how))
+        stage = project / runs / "r" / "tune"
+        (stage / "summary.json").unlink()  # as if it had been killed before it was told
+        best = min((stage / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+        if harm == "write":
+            (best / "trained.safetensors").write_bytes(b"other")
+        else:
+            shutil.rmtree(best)
+        with pytest.raises(UserError, match="it held the best weights of this training. Remove") as told:
+            run(recipe(project, runs, **how))
+        assert "\n" not in str(told.value)
+
+
+def test_data_of_their_own_are_cut_at_their_own_length(project):
+    rows = [{"query": f"Say {i}", "response": "word " * 40} for i in range(3)]
+    files.write_jsonl(project / "long.jsonl", rows)
+    losses = {}
+    for most in (24, 200):
+        own = {"data": {"path": str(project / "long.jsonl"), "max_tokens": most}, "every": 1, "keep": "last"}
+        run(recipe(project, f"cut at {most}", steps=1, held_out=own))
+        view, path = fresh_view(), project / "long.jsonl"
+        tune.load(project / f"cut at {most}" / "r" / "tuned", view)
+        source = ConversationFile(path, path.parent, project / "index")
+        [look] = summary(project, f"cut at {most}")["looks"]
+        losses[most] = look["eval_loss"]
+        assert look["eval_loss"] == pytest.approx(loss_of(view, source, range(3), most), rel=1e-4)
+    assert abs(losses[24] - losses[200]) > 1e-3
