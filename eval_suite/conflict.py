@@ -71,11 +71,6 @@ def answer_of(sample: ConflictSample, form: str, direction: str) -> str:
     return answer if form == "open" else "AB"[options(sample, 0 if form == "order1" else 1).index(answer)]
 
 
-def answered(sample: ConflictSample, form: str, direction: str) -> Prompt:
-    """A worked example: the prompt of a form with the answer that follows ``direction``."""
-    return build_prompt(sample, form).append(Segment(Role.ANSWER, answer_of(sample, form, direction)))
-
-
 class ConflictBenchmark(Conflicts):
     """Base of benchmarks whose samples set an image against a text. Subclasses give ``samples``."""
 
@@ -118,7 +113,8 @@ class ConflictBenchmark(Conflicts):
         return build_prompt(sample, form)
 
     def example(self, sample: ConflictSample, form: str, direction: str) -> Prompt:
-        return answered(sample, form, direction)
+        """A worked example: the prompt of a form with the answer that follows ``direction``."""
+        return self.prompt(sample, form).append(Segment(Role.ANSWER, self.answer(sample, form, direction)))
 
     def answer(self, sample: ConflictSample, form: str, direction: str) -> str:
         """The canonical answer that follows ``direction``, as a form of the prompt asks for it."""

@@ -24,7 +24,7 @@ from pydantic import AfterValidator, Field
 from eval_suite.benchmark import Record, Sums
 from eval_suite.benchmarks.conflicts import SPLITS, DividedParams, divide
 from eval_suite.benchmarks.fluency import negative_log_likelihoods
-from eval_suite.conflict import ConflictBenchmark
+from eval_suite.conflict import ConflictBenchmark, Scoring
 from eval_suite.conflict_questions import ConflictQuestions
 from eval_suite.elsewhere import Left, Told, ours, said
 from eval_suite.released import Row, file, lines_of, once
@@ -102,16 +102,9 @@ class ChartConflicts(ConflictBenchmark):
     Params = ChartParams
     params: ChartParams
     scorer: ClassVar[str] = rule.RULE
+    scoring: Scoring = "open_ended"
     answer_tokens = 128  # what the released code allows
     typical_words, longest_words = 127.0, 211.0
-
-    @property
-    def forms(self) -> tuple[str, ...]:
-        return ("open",)
-
-    @property
-    def letters(self) -> tuple[str, ...]:
-        return ()
 
     @property
     def protocol(self) -> str:
@@ -170,11 +163,8 @@ class ChartConflicts(ConflictBenchmark):
             )
         )
 
-    def answer(self, sample: ConflictSample, form: str, direction: str) -> str:
-        """The bare value, without the mark that is asked for, which both directions would share."""
-        return sample.answer_vision if direction == "vision" else sample.answer_text
-
     def example(self, sample: ConflictSample, form: str, direction: str) -> Prompt:
+        """With the mark that is asked for, which an answer leaves out: both directions would share it."""
         marked = Segment(Role.ANSWER, f"#### {self.answer(sample, form, direction)}")
         return self.prompt(sample, form).append(marked)
 

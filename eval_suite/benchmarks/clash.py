@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from eval_suite import coco
-from eval_suite.benchmarks.conflicts import SPLITS, DividedParams, divide
+from eval_suite.benchmarks.conflicts import SPLITS, DividedParams, by_picture
 from eval_suite.conflict import ConflictBenchmark
 from eval_suite.conflict_questions import ConflictQuestions
 from eval_suite.elsewhere import Left, Told, ours, said
@@ -26,7 +26,6 @@ from eval_suite.scorers import clash
 from factory.benchmark import Questions
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
-from factory.errors import UserError
 from factory.recipe.paths import RecipePath
 from factory.registry import register
 
@@ -123,13 +122,7 @@ class Clash(ConflictBenchmark):
     @cached_property
     def splits(self) -> dict[str, list[Entry]]:
         """The entries of each split, each kind of change in proportion; no picture is in two."""
-        shown: dict[str, list[str]] = {}
-        for e in self.entries:
-            shown.setdefault(e.image_id, []).append(e.task)
-        if len(shown) < len(SPLITS):
-            raise UserError(f"{self.params.root}: {len(shown)} different pictures; train, dev and test need one each")
-        p = self.params
-        drawn = dict(zip(shown, divide(list(shown.values()), p.test_share, p.dev_share, p.seed), strict=True))
+        drawn = by_picture(((e.image_id, e.task) for e in self.entries), self.params, self.params.root)
         ordered = sorted(self.entries, key=lambda e: e.task)
         return {split: [e for e in ordered if drawn[e.image_id] == split] for split in SPLITS} | {"all": ordered}
 
@@ -180,9 +173,6 @@ class Clash(ConflictBenchmark):
         if form != "open":
             return f"({self.choices(sample)[clash.IMAGE if direction == 'vision' else clash.TEXT]})"
         return sample.answer_vision if direction == "vision" else sample.answer_text
-
-    def example(self, sample: ConflictSample, form: str, direction: str) -> Prompt:
-        return self.prompt(sample, form).append(Segment(Role.ANSWER, self.answer(sample, form, direction)))
 
     def judge(self, sample: ConflictSample, form: str, text: str) -> str:
         """The verdict by ``clash/1``: vision, text, flags, other (several at once), or unknown (none of these)."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from os.path import isfile
@@ -173,6 +173,18 @@ class OwnConflicts(ConflictBenchmark):
         do = "Put them there, or name another folder: data.images=FOLDER"
         line = f"pictures that are not in {self.folder}: {first}. {do}"
         return [s.id for s in lost], line
+
+
+def by_picture(rows: Iterable[tuple[str, str]], p: DividedParams, place: object) -> dict[str, str]:
+    """The split of each picture, from the picture and the task of each of the ``rows``; each task in proportion. Raises
+    ``UserError`` where ``place`` shows fewer than three.
+    """
+    shown: dict[str, list[str]] = {}
+    for picture, task in rows:
+        shown.setdefault(picture, []).append(task)
+    if len(shown) < len(SPLITS):
+        raise UserError(f"{place}: {len(shown)} different pictures; train, dev and test need one each")
+    return dict(zip(shown, divide(list(shown.values()), p.test_share, p.dev_share, p.seed), strict=True))
 
 
 def divide(tasks: Sequence[Sequence[str]], test_share: float, dev_share: float, seed: int) -> list[str]:

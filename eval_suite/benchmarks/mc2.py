@@ -179,9 +179,6 @@ class Mc2(ConflictBenchmark):
             return prompt
         return prompt.without(Role.OPTIONS).append(Segment(Role.OPTIONS, DIRECT, inline=True))
 
-    def example(self, sample: ConflictSample, form: str, direction: str) -> Prompt:
-        return self.prompt(sample, form).append(super().example(sample, form, direction).segments[-1])
-
     @cached_property
     def captions(self) -> dict[int, list[str]]:
         """COCO's captions by picture. Raises ``UserError`` for a file that is not COCO's."""

@@ -20,9 +20,8 @@ from pydantic import Field, PositiveInt
 
 from eval_suite import coco
 from eval_suite.benchmark import AnswerBenchmark, Item, Sums, divide
-from eval_suite.benchmarks import conflicts
-from eval_suite.benchmarks.conflicts import SPLITS, DividedParams
-from eval_suite.conflict import ConflictBenchmark
+from eval_suite.benchmarks.conflicts import SPLITS, DividedParams, by_picture
+from eval_suite.conflict import ConflictBenchmark, Scoring
 from eval_suite.released import Question, Row, entries_of, file
 from eval_suite.scorers import phd as rule
 from eval_suite.scorers.reading import Reading
@@ -75,16 +74,9 @@ class Phd(ConflictBenchmark):
     Params = PhdParams
     params: PhdParams
     scorer: ClassVar[str] = rule.RULE
+    scoring: Scoring = "open_ended"
     answer_tokens = 32
     typical_words, longest_words = 90.0, 160.0
-
-    @property
-    def forms(self) -> tuple[str, ...]:
-        return ("open",)
-
-    @property
-    def letters(self) -> tuple[str, ...]:
-        return ()
 
     @property
     def protocol(self) -> str:
@@ -130,13 +122,7 @@ class Phd(ConflictBenchmark):
             shown = list(dict.fromkeys(e.image_id for e in own))
             drawn = set(Random(f"phd/{p.seed}/{task}").sample(shown, min(p.per_task, len(shown))))
             chosen += [e for e in own if e.image_id in drawn]
-        members: dict[str, list[str]] = {}
-        for e in chosen:
-            members.setdefault(e.image_id, []).append(e.task)
-        if len(members) < len(SPLITS):
-            raise UserError(f"{self.file}: {len(members)} different pictures; train, dev and test need one each")
-        parts = conflicts.divide(list(members.values()), p.test_share, p.dev_share, p.seed)
-        of = dict(zip(members, parts, strict=True))
+        of = by_picture(((e.image_id, e.task) for e in chosen), p, self.file)
         return {split: [e for e in chosen if of[e.image_id] == split] for split in SPLITS} | {"all": chosen}
 
     def samples(self, split: str) -> Sequence[ConflictSample]:
@@ -188,9 +174,6 @@ class Phd(ConflictBenchmark):
     def answer(self, sample: ConflictSample, form: str, direction: str) -> str:
         said = sample.answer_vision if direction == "vision" else sample.answer_text
         return said.capitalize()
-
-    def example(self, sample: ConflictSample, form: str, direction: str) -> Prompt:
-        return self.prompt(sample, form).append(Segment(Role.ANSWER, self.answer(sample, form, direction)))
 
     def judge(self, sample: ConflictSample, form: str, text: str) -> str:
         """The verdict by ``phd/1``: vision, text (the other answer), flags, unknown, or error (says nothing)."""

@@ -111,9 +111,6 @@ class Pressed(ConflictBenchmark):
     def answer(self, sample: ConflictSample, form: str, direction: str) -> str:
         return sample.answer_vision if direction == "vision" else sample.answer_text
 
-    def example(self, sample: ConflictSample, form: str, direction: str) -> Prompt:
-        return self.prompt(sample, form).append(Segment(Role.ANSWER, self.answer(sample, form, direction)))
-
     def judge(self, sample: ConflictSample, form: str, text: str) -> str:
         """What the inner rule takes as right follows the image; of the rest what names the pushed answer, the text."""
         item, both, _ = self._asked[sample.id]

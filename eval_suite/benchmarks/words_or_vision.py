@@ -18,8 +18,8 @@ from pydantic import Field
 
 from eval_suite import coco, parquet
 from eval_suite.benchmark import Record, Sums
-from eval_suite.benchmarks.conflicts import SPLITS, DividedParams, divide
-from eval_suite.conflict import ConflictBenchmark
+from eval_suite.benchmarks.conflicts import SPLITS, DividedParams, by_picture
+from eval_suite.conflict import ConflictBenchmark, Scoring
 from eval_suite.conflict_questions import ConflictQuestions
 from eval_suite.elsewhere import Left, Told, ours, said
 from eval_suite.released import Row, file, lines_of, once
@@ -28,7 +28,6 @@ from factory.benchmark import Questions
 from factory.data import pictures
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
-from factory.errors import UserError
 from factory.recipe.paths import RecipePath
 from factory.registry import register
 
@@ -93,16 +92,9 @@ class WordsOrVision(ConflictBenchmark):
     Params = WordsParams
     params: WordsParams
     scorer: ClassVar[str] = rule.RULE
+    scoring: Scoring = "open_ended"
     answer_tokens = 64  # what the released code allows
     typical_words, longest_words = 66.0, 106.0
-
-    @property
-    def forms(self) -> tuple[str, ...]:
-        return ("open",)
-
-    @property
-    def letters(self) -> tuple[str, ...]:
-        return ()
 
     @property
     def protocol(self) -> str:
@@ -175,13 +167,7 @@ class WordsOrVision(ConflictBenchmark):
     @cached_property
     def splits(self) -> dict[str, list[Entry]]:
         """The questions of each split, each task in proportion; no picture of VQAv2 is in two."""
-        shown: dict[str, list[str]] = {}
-        for e in self.entries:
-            shown.setdefault(e.picture, []).append(e.task)
-        if len(shown) < len(SPLITS):
-            raise UserError(f"{self.params.root}: {len(shown)} different pictures; train, dev and test need one each")
-        p = self.params
-        drawn = dict(zip(shown, divide(list(shown.values()), p.test_share, p.dev_share, p.seed), strict=True))
+        drawn = by_picture(((e.picture, e.task) for e in self.entries), self.params, self.params.root)
         ordered = sorted(self.entries, key=lambda e: e.task)
         return {split: [e for e in ordered if drawn[e.picture] == split] for split in SPLITS} | {"all": ordered}
 
@@ -232,12 +218,6 @@ class WordsOrVision(ConflictBenchmark):
         if modality == "vision":
             return Prompt((Segment(Role.IMAGE, image=sample.load_image()), *self._asked(sample)))
         return self.prompt(sample, form).without(Role.IMAGE)
-
-    def answer(self, sample: ConflictSample, form: str, direction: str) -> str:
-        return sample.answer_vision if direction == "vision" else sample.answer_text
-
-    def example(self, sample: ConflictSample, form: str, direction: str) -> Prompt:
-        return self.prompt(sample, form).append(Segment(Role.ANSWER, self.answer(sample, form, direction)))
 
     def judge(self, sample: ConflictSample, form: str, text: str) -> str:
         """The verdict by ``words-or-vision/1``: vision (right), text (corrupted), other (both), unknown or error."""

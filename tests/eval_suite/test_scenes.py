@@ -13,7 +13,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from eval_suite.conflict import CHOOSE, DIRECT, answered, build_prompt, options
+from eval_suite.conflict import CHOOSE, DIRECT, build_prompt, options
 from eval_suite.scenes.curriculum import Mix, Practice, draw_spec, lesson, moved, worked_example_lesson
 from eval_suite.scenes.draw import VISUAL_TIERS, Canvas
 from eval_suite.scenes.language import CLOSERS, GRAMMARS, HOLDERS, KNOWLEDGE, OPENERS, TEXT_TIERS, write_context
@@ -255,10 +255,11 @@ def test_the_prompt_has_the_layout_of_the_benchmark():
 )
 def test_worked_examples_follow_their_direction(form, direction, answer):
     sample = scene(SceneSpec("counting", "train", 1, 0, 0))
-    assert answered(sample, form, direction).segments[-1].text == answer
-    benchmark = lookup("benchmark", "scenes")
-    assert benchmark(benchmark.Params()).judge(sample, form, answer) == direction
-    assert answered(sample, "open", direction).segments[-1].text == (
+    cls = lookup("benchmark", "scenes")
+    benchmark = cls(cls.Params())
+    assert benchmark.example(sample, form, direction).segments[-1].text == answer
+    assert benchmark.judge(sample, form, answer) == direction
+    assert benchmark.example(sample, "open", direction).segments[-1].text == (
         sample.answer_vision if direction == "vision" else sample.answer_text
     )
 
