@@ -172,11 +172,7 @@ class TuneTrainer(Resuming):
         return found
 
     def _load_best_model(self) -> None:
-        """The best weights, but for a model that DeepSpeed has cut: there they are read from the checkpoint."""
-        best = _whole_best(Path(self.args.output_dir), self.state.best_global_step)
-        if not self.is_deepspeed_enabled:
-            with checkpoint.read_as_data(best):
-                self.fill(files.read_safetensors(best / WEIGHTS))
+        """``train`` does, once it has seen that the checkpoint is whole."""
 
     def weights(self) -> dict[str, Tensor]:
         passing = zero.whole_values({PASSING + name: p for name, p in self.passing.items()})
@@ -343,7 +339,10 @@ def train(
     view.model.eval()
     if held and held.keep == "best":
         held.best = trainer.state.best_global_step
-        _whole_best(folder, held.best)
+        best = _whole_best(folder, held.best)
+        if not trainer.is_deepspeed_enabled:  # a model that it has cut takes them from the checkpoint later
+            with checkpoint.read_as_data(best):
+                trainer.fill(files.read_safetensors(best / WEIGHTS))
     return [row for row in trainer.state.log_history if row.keys() & {"loss", LOSS, SCORE}]
 
 

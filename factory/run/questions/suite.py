@@ -5,7 +5,7 @@ predictions.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
@@ -96,15 +96,16 @@ class Suite:
         known = Responses(Path(self.recipe.run.root), made_by)
         if known.damaged and folder.world.first:
             _tell_damaged(folder, known)
-        answers: Rows = []
-        for number, turn in enumerate(in_turns(self.items)):
-            said = {a["sample"]: a["text"] for a in answers if "text" in a}
+
+        def asked(number: int, turn: Sequence[Item], said: Mapping[str, str]) -> Rows:
             batches = {f"{begins(number)}{i:06d}": turn[i : i + size] for i in range(0, len(turn), size)}
             work = {
-                key: lambda items=items, said=said: list(self._answers(view, arm, known, items, new_tokens, said))
+                key: lambda items=items: list(self._answers(view, arm, known, items, new_tokens, said))
                 for key, items in batches.items()
             }
-            answers += [row for chunk in progress.gather(stage, work) for row in chunk]
+            return [row for chunk in progress.gather(stage, work) for row in chunk]
+
+        answers = self._in_turns(asked)
         skipped = self.absent + [{"sample": a["sample"], "reason": a["unread"]} for a in answers if a.get("unread")]
         with blaming(self.node):
             check_share(skipped, len(self.items) + len(self.absent), self.recipe.evaluate.max_skipped)
@@ -132,14 +133,22 @@ class Suite:
     def score(self, view: ModelView) -> float:
         """The main metric of a model as it stands, over all questions; nothing of it is kept."""
         size, known = self.recipe.evaluate.batch_size, Unkept()
-        told: Rows = []
-        for turn in in_turns(self.items):
-            said = {a["sample"]: a["text"] for a in told if "text" in a}
-            for i in range(0, len(turn), size):
-                told += self._answers(view, Arm("now"), known, turn[i : i + size], self.benchmark.new_tokens, said)
-        rows = self.benchmark.rows(self._scored(told), protocol=self.protocol, label=self.node.label)
+
+        def asked(_: int, turn: Sequence[Item], said: Mapping[str, str]) -> Rows:
+            batches = (turn[i : i + size] for i in range(0, len(turn), size))
+            tokens = self.benchmark.new_tokens
+            return [row for b in batches for row in self._answers(view, Arm("now"), known, b, tokens, said)]
+
+        rows = self.benchmark.rows(self._scored(self._in_turns(asked)), protocol=self.protocol, label=self.node.label)
         whole = next(row for row in rows if row["task"] == "all")
         return float(whole["metrics"][whole["main"]])
+
+    def _in_turns(self, asked: Callable[[int, Sequence[Item], Mapping[str, str]], Rows]) -> Rows:
+        """The answers to all questions, those of a turn ``asked`` with what was said in the turns before."""
+        answers: Rows = []
+        for number, turn in enumerate(in_turns(self.items)):
+            answers += asked(number, turn, {a["sample"]: a["text"] for a in answers if "text" in a})
+        return answers
 
     def _answers(
         self,

@@ -71,12 +71,12 @@ def learnt_and_held(spec: TuneSpec, source: Opened) -> tuple[np.ndarray, np.ndar
     """Numbers of the samples of ``source`` that are learnt and of those that are held out, both sorted; what a mix of
     files shows more than once is held out once. Raises ``UserError`` where nothing is left to learn from.
     """
-    of = getattr(source, "of", np.arange(len(source)))
-    names, first = np.unique(of, return_index=True)
-    samples = len(names)
     share = spec.held_out.share if spec.held_out else None
     if share is None:
         return np.arange(len(source)), np.arange(0)
+    of = getattr(source, "of", np.arange(len(source)))
+    names, first = np.unique(of, return_index=True)
+    samples = len(names)
     held = subset(samples, max(1, round(share * samples)), spec.data.seed)
     if len(held) == samples:
         raise UserError(f"tune.held_out.share: {share:g} of {samples} samples leaves none to learn from")
