@@ -257,6 +257,20 @@ FAMILIES = {  # the layouts of tests.tiny_families, by hand
             "<end_of_turn>",
         ),
     ),
+    **dict.fromkeys(("mistral3", "pixtral"), Layout("", "[IMG]", ("[INST]", "[/INST]"), "", "</s>", "<s>", end="</s>")),
+    **dict.fromkeys(
+        ("glm4v", "glm46v"),
+        Layout(
+            "",
+            "<|begin_of_image|><|image|><|end_of_image|>",
+            ("", ""),
+            "<|assistant|>\n",
+            "<|user|>\n",  # the next turn's opening is what ends an answer
+            "[gMASK]<sop><|user|>\n",
+            "",
+            "<|user|>",
+        ),
+    ),
     **dict.fromkeys(  # the plain template of those that bring none
         ("gpt2", "opt"), Layout("", "", ("Question: ", "\n"), "Answer:", "</s>\n", parted=" ", end="</s>")
     ),

@@ -22,6 +22,7 @@ from factory.registry import lookup
 from tests.compose import composed_spec, encoder, llm
 from tests.tiny import tiny_tokenizer
 from tests.tiny_parts import CHATML, TURNS, VISION, image_id, text_config, tokenizer, written
+from tests.tiny_recent import RECENT
 from tests.tiny_texts import TEXTS, Built
 
 SEEING: dict[str, Callable[[], Built]] = {}  # those with a picture side
@@ -358,6 +359,7 @@ def steering_factory_composed() -> Built:
     return compose(composed_spec(encoder("mof"), "mof_mlp", llm("phi")), 0, tiny_tokenizer(400))
 
 
+SEEING |= RECENT
 BUILDERS = SEEING | TEXTS
 
 

@@ -17,7 +17,7 @@ PROJECTIONS = {
     "key": ("k_proj",),
     "value": ("v_proj",),
     "attention_out": ("o_proj", "dense", "out_proj"),
-    "mlp_in": ("gate_proj", "up_proj", "fc1"),
+    "mlp_in": ("gate_proj", "up_proj", "gate_up_proj", "fc1"),
     "mlp_out": ("down_proj", "fc2"),
 }
 SEEN = {

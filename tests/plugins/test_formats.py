@@ -153,8 +153,8 @@ def test_a_bias_carries_the_vector_or_is_refused_by_name(family, tmp_path):
     """Where a norm stands between a block's MLP and the residual stream no bias can; everywhere else PEFT's does."""
     view = family_view(family)
     steering = static(width=view.width)
-    if family in ("gemma2", "gemma3", "gemma3_text"):
-        with pytest.raises(UserError, match=r"block 1 .*post_feedforward_layernorm"):
+    if family in ("gemma2", "gemma3", "gemma3_text", "glm4v", "glm46v"):
+        with pytest.raises(UserError, match=r"block 1 .*(post_feedforward_layernorm|post_mlp_layernorm)"):
             made("beft").write(tmp_path / "v", [steering], view)
         return
     if family == "gpt2":  # of maps that PEFT's adapters do not know

@@ -18,6 +18,12 @@ class Llava(Family):
     model_class = "LlavaForConditionalGeneration"
     processor_class = "LlavaProcessor"
 
+    @classmethod
+    def of(cls, config: Any) -> Llava | None:
+        """The family of a LLaVA with one number of tokens per image; Pixtral's tower gives rows of them."""
+        found = cls.config_class == type(config).__name__ and config.vision_config.model_type != "pixtral"
+        return cls() if found else None
+
     def image_texts(self, model: PreTrainedModel, processor: Any, inputs: dict[str, Any], n_images: int) -> list[str]:
         vision = model.config.vision_config
         states = (vision.image_size // vision.patch_size) ** 2 + (not vision.model_type.startswith("siglip"))
