@@ -25,11 +25,13 @@ from factory.model.parts import Parts
 from tests.hub_templates import (
     DEEPSEEK_TEMPLATE,
     GEMMA3_TEMPLATE,
+    GLM_TEMPLATE,
     IDEFICS3_TEMPLATE,
     INTERNVL_TEMPLATE,
     LLAVA_TEMPLATE,
     MISTRAL_TEMPLATE,
     ONEVISION_TEMPLATE,
+    PIXTRAL_TEMPLATE,
     QWEN2_TEMPLATE,
     QWEN3_TEMPLATE,
     SMOLVLM_TEMPLATE,
@@ -115,7 +117,43 @@ def qwen(repo: str, rows: int, template: str, old: bool) -> Hub:
     )
 
 
+def rows(repo: str) -> Hub:  # (C) the image token's id; (M) the others, and the names of tensors
+    ids = {"<unk>": 0, "<s>": 1, "</s>": 2, "[INST]": 3, "[/INST]": 4, "[IMG]": 10, "<pad>": 11}
+    return Hub(
+        repo,
+        ids | {"[IMG_BREAK]": 12, "[IMG_END]": 13},
+        131072,
+        ("<s>", "</s>", "<pad>"),
+        PIXTRAL_TEMPLATE,
+        {"before 4.52": INTERNVL_OLD, "since 4.52": SAME},
+        LLAVA_NAMES,
+        named={"image_token": "[IMG]"},
+        begins=True,
+    )
+
+
+def glm(repo: str, picture: int, first: int) -> Hub:  # (C) ids of Glm4vConfig; (H) the image token's of GLM-4.6V
+    marks = [f"<|{side}_of_{what}|>" for what in ("image", "video") for side in ("begin", "end")]
+    ids = {"<|endoftext|>": 151329, "[gMASK]": 151331, "<sop>": 151333, "<|user|>": 151336, "<|assistant|>": 151337}
+    keys = ("image_start_token_id", "image_end_token_id", "video_start_token_id", "video_end_token_id")
+    return Hub(
+        repo,
+        ids | {mark: first + i for i, mark in enumerate(marks)} | {"<|image|>": picture, "<|video|>": picture + 1},
+        151552,
+        (None, "<|endoftext|>", "<|endoftext|>"),
+        GLM_TEMPLATE,
+        {"since 4.52": SAME},
+        {"since 4.52": NEW_Q},
+        named={"image_token": "<|image|>"},
+        config=dict(zip(keys, marks, strict=True)) | {"video_token_id": "<|video|>"},
+    )
+
+
 HUB: dict[str, Hub] = {
+    "mistral3": rows("mistralai/Mistral-Small-3.1-24B-Instruct-2503"),
+    "pixtral": rows("mistral-community/pixtral-12b"),
+    "glm4v": glm("zai-org/GLM-4.1V-9B-Thinking", 151343, 151339),
+    "glm46v": glm("zai-org/GLM-4.6V-Flash", 151363, 151339),
     "llava": Hub(
         "llava-hf/llava-1.5-7b-hf",
         LLAMA2,

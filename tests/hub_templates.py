@@ -75,3 +75,13 @@ DEEPSEEK_TEMPLATE = (  # the wording of lmdeploy's test of deepseek-vl, put into
     " c['type'] == 'image' else c['text'] }}{% endfor %}{{ '\n\n' if m['role'] == 'user' else eos_token }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
+PIXTRAL_TEMPLATE = (  # (M): what it writes of user and assistant
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}[INST]{% for content in"
+    " message['content'] %}{% if content['type'] == 'image' %}[IMG]{% else %}{{ content['text'] }}{% endif %}{% endfor"
+    " %}[/INST]{% else %}{{ message['content'][0]['text'] + eos_token }}{% endif %}{% endfor %}"
+)
+GLM_TEMPLATE = (  # (M), and as tests of other tools show its parts
+    "[gMASK]<sop>{% for message in messages %}<|{{ message['role'] }}|>\n{% for content in message['content'] %}{% if"
+    " content['type'] == 'image' %}<|begin_of_image|><|image|><|end_of_image|>{% else %}{{ content['text'] }}{% endif"
+    " %}{% endfor %}{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
