@@ -14,6 +14,8 @@ import yaml
 
 from eval_suite.compare.load import Arm, Column, Score
 from eval_suite.compare.significance import Test, compare, holm
+from eval_suite.report.closed import Gap, gap
+from eval_suite.report.rows import is_oracle
 
 AS_THEY_ARE = ("perplexity", "points")  # metrics that are no shares, and are not printed as percentages
 PUBLISHED = Path(__file__).with_name("published.yaml")
@@ -22,10 +24,13 @@ TABLES = Path(__file__).parents[1] / "published" / "mores.csv"
 
 @dataclass
 class Cell:
-    """A score with what it was tested against: the same run's unsteered model, and the same method in the first run."""
+    """A score with what it was tested against, the same run's unsteered model and the same method in the first run; and
+    what it closes of the distance from that unsteered model to the same run's oracle, where one was measured.
+    """
 
     score: Score
     against: dict[str, Test] = field(default_factory=dict)
+    closed: Gap | None = None
 
     @property
     def verdict(self) -> str:
@@ -82,6 +87,8 @@ def build(arms: Sequence[Arm], notes: Sequence[str] = ()) -> Table:
         for direction in directions
     ]
     _test(blocks, groups)
+    for block in blocks:
+        _close(block)
     tests = [
         (f"{_where(block, line, column)}, against {name}", test)
         for block in blocks
@@ -174,6 +181,21 @@ def _test(blocks: Sequence[Block], groups: Sequence[str]) -> None:
                         pending.append((cell, name, test))
     for (cell, name, _), test in zip(pending, holm([test for *_, test in pending]), strict=True):
         cell.against[name] = test
+
+
+def _close(block: Block) -> None:
+    """Of a run with several oracles the first counts."""
+    at = {(line.arm.group, line.arm.method): line for line in reversed(block.lines)}
+    ends = {group: line for (group, method), line in at.items() if is_oracle(method)}
+    for line in block.lines:
+        arm = line.arm
+        start, end = at.get((arm.group, arm.unsteered)), ends.get(arm.group)
+        if start is None or end is None or is_oracle(arm.method) or arm.method == arm.unsteered:
+            continue
+        for column, cell in line.cells.items():
+            if column in start.cells and column in end.cells and cell.score.main:
+                samples = (each.cells[column].score.samples for each in (line, start, end))
+                cell.closed = gap(*samples)
 
 
 def _counterpart(line: Line, block: Block, group: str) -> Line | None:

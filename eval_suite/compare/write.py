@@ -14,7 +14,8 @@ from rich.table import Table as Shown
 from eval_suite.compare.plots import draw
 from eval_suite.compare.significance import Test
 from eval_suite.compare.table import AS_THEY_ARE, Block, Cell, Line, Table, heading, label, title
-from eval_suite.report.rows import DASH, strength_text
+from eval_suite.report.closed import Gap
+from eval_suite.report.rows import DASH, percent, strength_text
 from eval_suite.report.table_files import FITTED, latex_escape, markdown_escape
 from factory import files
 from factory.plain import csv_text
@@ -27,7 +28,8 @@ FOOT = (
     " 0.05 after Holm's correction over all tests here; McNemar's test on right and wrong answers, a paired bootstrap"
     " on graded ones and on questions that hang together, a sign-flip test where those are fewer than 50. Intervals are"
     " 95 %; over several seeds the score is their mean, and the interval one over samples. Rank: mean rank over the"
-    " columns that all arms have."
+    " columns that all arms have. Closed: share of the distance from the same run's unsteered model to its oracle, in"
+    " percent."
 )
 COSTS = ("parameters", "s/answer", "passes/answer", "tokens/answer", "peak memory")
 
@@ -63,20 +65,31 @@ def _spread(cell: Cell) -> str:
     return "; ".join([*said, *([f"seeds {low}–{high}"] if low != high else [])])
 
 
-def grid(table: Table, block: Block, cell_text: Callable[[Cell], str]) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of one block, published numbers last; costs that no arm has have no column."""
+def _share(gap: Gap) -> str:
+    return percent(gap.share)
+
+
+def grid(
+    table: Table, block: Block, cell_text: Callable[[Cell], str], gap_text: Callable[[Gap], str] = _share
+) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of one block, published numbers last; what is closed of the distance to an oracle, and costs,
+    have no column where no arm has them.
+    """
     ranked = any(line.rank is not None for line in block.lines)
     priced = [any(cost != DASH for cost in column) for column in zip(*map(costs, block.lines), strict=True)]
+    closed = [c for c in block.columns if any(c in line.cells and line.cells[c].closed for line in block.lines)]
     heads = [
         "method",
         "strength",
         *map(heading, block.columns),
         *(["rank"] if ranked else []),
+        *("closed" if len(closed) == 1 else f"{c[0]} closed" for c in closed),
         *compress(COSTS, priced),
     ]
     rows = []
     for line in block.lines:
         cells = [cell_text(line.cells[c]) if c in line.cells else DASH for c in block.columns]
+        gaps = [line.cells[c].closed if c in line.cells else None for c in closed]
         strengths = ", ".join(dict.fromkeys(map(strength_text, line.arm.strengths)))
         rows.append(
             [
@@ -84,12 +97,14 @@ def grid(table: Table, block: Block, cell_text: Callable[[Cell], str]) -> tuple[
                 strengths,
                 *cells,
                 *([f"{line.rank:.2f}" if line.rank else DASH] if ranked else []),
+                *(gap_text(gap) if gap else DASH for gap in gaps),
                 *compress(costs(line), priced),
             ]
         )
     for name, source, values in block.published:
         cells = [number(values[c].value, c[1]) if c in values else DASH for c in block.columns]
-        rows.append([f"published: {name} [{source}]", DASH, *cells, *([DASH] if ranked else []), *[DASH] * sum(priced)])
+        dashes = [DASH] * (ranked + len(closed) + sum(priced))
+        rows.append([f"published: {name} [{source}]", DASH, *cells, *dashes])
     return heads, rows
 
 
@@ -164,6 +179,9 @@ def to_csv(table: Table) -> str:
             "p",
             "p_holm",
             "verdict",
+            "closed",
+            "closed_low",
+            "closed_high",
         ]
     ]
     for block in table.blocks:
@@ -192,6 +210,8 @@ def to_csv(table: Table) -> str:
                     a.tokens,
                     a.peak_bytes,
                 ]
+                gap = cell.closed
+                closed = [gap.share, *(gap.interval or ("", ""))] if gap else [""] * 3
                 tests: Mapping[str, Test | None] = cell.against or {"": None}
                 for reference, t in tests.items():
                     tested = (
@@ -199,14 +219,14 @@ def to_csv(table: Table) -> str:
                         if t
                         else [""] * 9
                     )
-                    rows.append(["" if v is None else v for v in [*head, *tested]])
+                    rows.append(["" if v is None else v for v in [*head, *tested, *closed]])
     return csv_text(rows)
 
 
 def to_markdown(table: Table) -> str:
     parts = []
     for block in table.blocks:
-        heads, rows = grid(table, block, lambda c: shown_value(c) + (f" ({_spread(c)})" if _spread(c) else ""))
+        heads, rows = grid(table, block, lambda c: shown_value(c) + (f" ({_spread(c)})" if _spread(c) else ""), str)
         lines = [
             f"### {title(block)}",
             "",

@@ -63,7 +63,7 @@ def build(
     files.write_text(folder / "table.csv", table_files.to_csv(blocks))
     files.write_text(folder / "table.md", table_files.to_markdown(blocks))
     files.write_text(folder / "outcomes.csv", outcomes.to_csv(results))
-    files.write_text(folder / "table.tex", table_files.to_latex(blocks))
+    files.write_text(folder / "table.tex", table_files.to_latex(blocks, closed.blocks(results, records)))
     if (counts := initial.to_csv(results, records)) is not None:
         files.write_text(folder / "turned.csv", counts)
     if (shares := closed.to_csv(results, records)) is not None:

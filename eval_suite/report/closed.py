@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from rich import box
+from rich.markup import escape
+from rich.table import Table
 
 from eval_suite.report.rows import DASH, TARGETS, Group, Predictions, groups, is_oracle, percent
 from factory.plain import csv_text
 from factory.run.labels import CURVE
 from factory.statistics.intervals import bootstrap_sums
+from factory.terminal import Console
 
 HEADINGS = (
     "Table",
@@ -27,25 +31,42 @@ HEADINGS = (
     "Low",
     "High",
 )
-Hits = Mapping[tuple[str | None, str], float]
+Hits = Mapping[Any, float]
+"""Of each sample, by whatever tells it, whether it follows (over several seeds: how often)."""
+MEANING = (
+    "Closed: share of the distance from that baseline to the oracle, in percent, with a 95 % interval over samples;"
+    " below 0 a method does worse than the baseline. The oracle picks each sample's strength with the labels."
+)
 
 
-class Closed(NamedTuple):
-    """Of one method: following rates on ``n`` shared samples, of itself, of the baseline ``start`` (``begins``) and of
-    the oracle (``ends``), and the share (follow - begins) / (ends - begins) of the distance, None where there is none.
-    The interval is None where some resample has no distance.
+class Gap(NamedTuple):
+    """Following rates on ``n`` shared samples, of a method, of the baseline (``begins``) and of the oracle (``ends``),
+    and the share (follow - begins) / (ends - begins) of the distance, None where there is none. The interval is None
+    where some resample has no distance.
     """
 
-    direction: str | None
-    method: str
-    start: str
-    oracle: str
     n: int
     follow: float
     begins: float
     ends: float
     share: float | None
     interval: tuple[float, float] | None
+
+    def __str__(self) -> str:
+        if self.share is None:
+            return DASH
+        low_high = f" [{percent(self.interval[0])}, {percent(self.interval[1])}]" if self.interval else ""
+        return percent(self.share) + low_high
+
+
+class Closed(NamedTuple):
+    """Of one method: what it closes of the distance from the baseline ``start`` to the oracle."""
+
+    direction: str | None
+    method: str
+    start: str
+    oracle: str
+    gap: Gap
 
 
 def closed(group: Group, predictions: Predictions) -> tuple[str | None, list[Closed]]:
@@ -66,7 +87,8 @@ def _toward(group: Group, predictions: Predictions, direction: str | None, split
         for method in (m for m in methods if not is_oracle(m)):
             for start in dict.fromkeys((group.unsteered, group.reference)):
                 if start in hits and method not in (start, group.unsteered) and hits[start] and hits[method]:
-                    yield from _closed(direction, (method, hits[method]), (start, hits[start]), (oracle, hits[oracle]))
+                    found = gap(hits[method], hits[start], hits[oracle])
+                    yield from [Closed(direction, method, start, oracle, found)] if found else []
 
 
 def _hits(group: Group, predictions: Predictions, direction: str | None, method: str, split: str | None) -> Hits:
@@ -77,19 +99,17 @@ def _hits(group: Group, predictions: Predictions, direction: str | None, method:
     return {(p.get("task"), p["sample"]): float(p["outcome"] == "follow") for p in records}
 
 
-def _closed(
-    direction: str | None, own: tuple[str, Hits], start: tuple[str, Hits], oracle: tuple[str, Hits]
-) -> Iterator[Closed]:
-    (method, does), (begin, begins), (end, ends) = own, start, oracle
+def gap(does: Hits, begins: Hits, ends: Hits) -> Gap | None:
+    """What is closed on the samples that all three share; None where they share none."""
     shared = [key for key in does if key in begins and key in ends]
     if not shared:
-        return
+        return None
     sums = np.array([[does[key] - begins[key], ends[key] - begins[key]] for key in shared])
     gained, distance = sums.sum(0)
     interval = _interval(sums) if distance > 0 else None
     follow, first, last = (sum(hits[key] for key in shared) / len(shared) for hits in (does, begins, ends))
     share = gained / distance if distance > 0 else None
-    yield Closed(direction, method, begin, end, len(shared), follow, first, last, share, interval)
+    return Gap(len(shared), follow, first, last, share, interval)
 
 
 def _interval(sums: np.ndarray) -> tuple[float, float] | None:
@@ -102,7 +122,7 @@ def _interval(sums: np.ndarray) -> tuple[float, float] | None:
 def to_csv(results: Mapping, predictions: Predictions) -> str | None:
     """Every share as one table; None where no oracle was measured."""
     lines = [
-        (group.title(), split, *line[:9], *(line.interval or (None, None)))
+        (group.title(), split, *line[:4], *line.gap[:5], *(line.gap.interval or (None, None)))
         for group in groups(results)
         for split, found in [closed(group, predictions)]
         for line in found
@@ -125,10 +145,9 @@ def blocks(results: Mapping, predictions: Predictions) -> list[tuple[str, list[s
         for direction, method in dict.fromkeys((line.direction, line.method) for line in found):
             own = [cells.get((direction, method, start)) for start in starts]
             first = next(line for line in own if line is not None)
-            rates = [percent(first.follow), percent(first.ends), str(first.n)]
-            lines.append(
-                [method, TARGETS.get(direction or "", direction or DASH), *rates, *(_told(line) for line in own)]
-            )
+            rates = [percent(first.gap.follow), percent(first.gap.ends), str(first.gap.n)]
+            shares = [DASH if line is None else str(line.gap) for line in own]
+            lines.append([method, TARGETS.get(direction or "", direction or DASH), *rates, *shares])
         if found:
             title = f"{group.title()}, {group.samples_of(split)}, oracle of {found[0].oracle.partition(':')[2].strip()}"
             heads = ["Method", "Towards", "Follow", "Oracle", "n", *(f"Closed from {start}" for start in starts)]
@@ -136,8 +155,28 @@ def blocks(results: Mapping, predictions: Predictions) -> list[tuple[str, list[s
     return made
 
 
-def _told(line: Closed | None) -> str:
-    if line is None or line.share is None:
-        return DASH
-    told = f" [{percent(line.interval[0])}, {percent(line.interval[1])}]" if line.interval else ""
-    return percent(line.share) + told
+def show(results: Mapping, predictions: Predictions, console: Console) -> None:
+    """Print what each method closes; nothing where no oracle was measured. A narrow terminal loses the intervals."""
+    made = blocks(results, predictions)
+    for title, heads, lines in made:
+        shown = _table(title, heads, lines)
+        if console.measure(shown, options=console.options.update(width=10_000)).maximum > console.width:
+            shown = _table(title, heads, [[cell.partition(" [")[0] for cell in line] for line in lines])
+        console.print(shown)
+    if made:
+        console.print(MEANING, style="dim", markup=False, highlight=False)
+
+
+def _table(title: str, heads: list[str], lines: list[list[str]]) -> Table:
+    shown = Table(
+        box=box.SIMPLE_HEAD,
+        title=escape(f"How much of the gap to the oracle is closed: {title}"),
+        title_justify="left",
+        title_style="bold",
+        pad_edge=False,
+    )
+    for i, head in enumerate(heads):
+        shown.add_column(escape(head.replace("Closed from ", "Closed\nfrom ")), justify="left" if i < 2 else "right")
+    for line in lines:
+        shown.add_row(*map(escape, line))
+    return shown

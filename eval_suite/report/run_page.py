@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval_suite.report import build, print_findings, print_published, print_tables
+from eval_suite.report import build, closed, print_findings, print_published, print_tables
 from eval_suite.report.explain import explain
-from eval_suite.report.rows import labels
+from eval_suite.report.rows import Predictions, labels
 from eval_suite.report.samples.gather import collections, kept
 from factory import files
 from factory.benchmark import Conflicts
@@ -46,6 +46,7 @@ class RunPage(Report):
         )
         print_tables(run.results, console)
         if of_conflicts:
+            closed.show(run.results, Predictions(run.predictions), console)
             print_published(run.results, console)
         for warning in run.benchmark.warnings:
             console.print(warning, style="yellow", markup=False, highlight=False, soft_wrap=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from eval_suite.report.closed import MEANING
 from eval_suite.report.rows import DASH, TOTAL
 from eval_suite.report.tables import ERROR, Block, Entry, Line
 from factory.plain import csv_text
@@ -106,9 +107,13 @@ FITTED = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
 """Opens what is made smaller where it is wider than its place; a brace ends it."""
 
 
-def to_latex(blocks: Sequence[Block]) -> str:
-    """One booktabs table per block, across both columns of a page that has two, no wider than the page."""
-    return "% \\usepackage{booktabs,graphicx}\n" + "\n".join(_latex_block(i, b) for i, b in enumerate(blocks, 1))
+def to_latex(blocks: Sequence[Block], gaps: Sequence[tuple[str, list[str], list[list[str]]]] = ()) -> str:
+    """One booktabs table per block, across both columns of a page that has two, no wider than the page; then one of
+    each of ``gaps``, as ``closed.blocks`` makes them.
+    """
+    tables = [_latex_block(i, b) for i, b in enumerate(blocks, 1)]
+    tables += [_latex_gap(i, *gap) for i, gap in enumerate(gaps, 1)]
+    return "% \\usepackage{booktabs,graphicx}\n" + "\n".join(tables)
 
 
 def _named(line: Line) -> str:
@@ -124,25 +129,29 @@ def _latex_block(number: int, block: Block) -> str:
     count = f" ($n = {block.n}$)" if block.n else ""
     caption = latex_escape(block.title) + count + ". Share of samples that follow the target modality, in percent."
     notes = "".join(" " + latex_escape(note) for note in block.notes)
-    head = " & ".join(["Method", "Strength", *(latex_escape(label) for _, label in block.columns)])
-    rows = [
-        r"\begin{table*}[t]",
-        r"\centering",
-        rf"\caption{{{caption}{notes}}}",
-        rf"\label{{tab:steering-{number}}}",
-        FITTED,
-        rf"\begin{{tabular}}{{l{'r' * (len(block.columns) + 1)}}}",
-        r"\toprule",
-        head + r" \\",
-        r"\midrule",
-    ]
+    heads = ["Method", "Strength", *(label for _, label in block.columns)]
+    rows: list[str] = []
     separated = False
     for line in block.lines:
         if line.oracle and not separated:
             rows.append(r"\midrule")
             separated = True
         rows.append(_latex_line(block, line))
-    return "\n".join([*rows, r"\bottomrule", r"\end{tabular}}", r"\end{table*}", ""])
+    return _latex_table(caption + notes, f"tab:steering-{number}", "l" + "r" * (len(heads) - 1), heads, rows)
+
+
+def _latex_gap(number: int, title: str, heads: list[str], lines: list[list[str]]) -> str:
+    caption = f"Share of the gap to the oracle that is closed: {title}. {MEANING}"
+    rows = [" & ".join(map(latex_escape, line)) + r" \\" for line in lines]
+    return _latex_table(latex_escape(caption), f"tab:closed-{number}", "ll" + "r" * (len(heads) - 2), heads, rows)
+
+
+def _latex_table(caption: str, label: str, columns: str, heads: Sequence[str], rows: Sequence[str]) -> str:
+    """``caption`` and ``rows`` are LaTeX, ``heads`` plain."""
+    opening = [r"\begin{table*}[t]", r"\centering", rf"\caption{{{caption}}}", rf"\label{{{label}}}", FITTED]
+    head = " & ".join(map(latex_escape, heads)) + r" \\"
+    body = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *rows, r"\bottomrule"]
+    return "\n".join([*opening, *body, r"\end{tabular}}", r"\end{table*}", ""])
 
 
 def _latex_line(block: Block, line: Line) -> str:

@@ -75,7 +75,7 @@ SCRIPT = """
     document.body.offsetHeight;
     filters.push([document.getElementById("count").textContent, counted, seen, performance.now() - began]);
   }
-  const shown = list.innerText.slice(0, SHOWN);
+  const shown = list.textContent.slice(0, SHOWN);
   console.log("MARK" + JSON.stringify({ opened, filters, title: document.title, shown }));
 })();
 """

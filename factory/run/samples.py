@@ -35,17 +35,23 @@ Fit = Callable[[ConflictSample], str | None]
 
 
 def fault(
-    sample: ConflictSample, writing: Writing | None = None, fit: Fit | None = None, shapes: Shapes | None = None
+    sample: ConflictSample,
+    writing: Writing | None = None,
+    fit: Fit | None = None,
+    shapes: Shapes | None = None,
+    pictured: bool = True,
 ) -> str | None:
     """Why a sample cannot be scored, or None; with a model's ``writing`` also where a text spells one of its special
     tokens, with ``fit`` where the sample's prompts are too long for it, and with ``shapes`` where its picture is of a
-    size that the model refuses.
+    size that the model refuses. Its picture is not read where it is not ``pictured``.
     """
-    why = _fault(sample, writing, fit, shapes)
+    why = _fault(sample, writing, fit, shapes, pictured)
     return f"{sample.place}: {why}" if why and sample.place else why
 
 
-def _fault(sample: ConflictSample, writing: Writing | None, fit: Fit | None, shapes: Shapes | None) -> str | None:
+def _fault(
+    sample: ConflictSample, writing: Writing | None, fit: Fit | None, shapes: Shapes | None, pictured: bool
+) -> str | None:
     for field in ("context", "question", "answer_vision", "answer_text"):
         text = getattr(sample, field)
         if not text.strip():
@@ -56,11 +62,14 @@ def _fault(sample: ConflictSample, writing: Writing | None, fit: Fit | None, sha
             return f"its {field} spells the model's special token '{spelt}'"
     if sample.flaw:
         return sample.flaw
-    try:
-        image = sample.load_image()
-    except OSError as error:
-        return f"its image cannot be read: {error}"
-    return (shapes.refusal(image.size) if shapes else None) or (fit(sample) if fit else None)
+    if pictured:
+        try:
+            image = sample.load_image()
+        except OSError as error:
+            return f"its image cannot be read: {error}"
+        if shapes and (why := shapes.refusal(image.size)):
+            return why
+    return fit(sample) if fit else None
 
 
 def fitting(view: ModelView, benchmark: Conflicts, style: Style) -> Fit:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import random
+import re
 
 import pytest
 
 from eval_suite.report import build, closed
 from eval_suite.report.rows import Predictions, groups
+from factory.terminal import Console
 from tests.eval_suite.synthetic_report import RECIPE, results_of
 
 N = 200
@@ -47,28 +49,30 @@ def test_the_share_is_that_of_the_distance_and_its_interval_that_of_plain_resamp
     rng = random.Random(8)
     for (method, start), line in shown.items():
         own, begin, end = drawn[method], drawn[start], drawn["oracle: l2s"]
-        assert line.share == pytest.approx((sum(own) - sum(begin)) / (sum(end) - sum(begin)))
-        assert (line.n, line.follow, line.ends) == (N, sum(own) / N, sum(end) / N)
+        assert line.gap.share == pytest.approx((sum(own) - sum(begin)) / (sum(end) - sum(begin)))
+        assert (line.gap.n, line.gap.follow, line.gap.ends) == (N, sum(own) / N, sum(end) / N)
         shares = []
         for _ in range(2000):
             picks = [rng.randrange(N) for _ in range(N)]
             first, last = sum(begin[i] for i in picks), sum(end[i] for i in picks)
             shares.append((sum(own[i] for i in picks) - first) / (last - first))
         shares.sort()
-        assert line.interval == pytest.approx((shares[50], shares[1949]), abs=0.03)
+        assert line.gap.interval == pytest.approx((shares[50], shares[1949]), abs=0.03)
 
 
 def test_the_ends_are_0_and_1_and_without_a_distance_nothing_is_said(drawn):
     same = {**drawn, "l2s": drawn["none"], "amps": drawn["oracle: l2s"]}
     (_, found), _ = told_of(same)
-    told = {(line.method, line.start): (line.share, line.interval) for line in found}
+    told = {(line.method, line.start): (line.gap.share, line.gap.interval) for line in found}
     assert told["l2s", "none"] == (0, (0, 0)) and told["amps", "none"] == (1, (1, 1))
     flat = {**drawn, "oracle: l2s": drawn["none"]}
     (_, found), _ = told_of(flat)
-    assert {line.start: (line.share, line.interval) for line in found if line.method == "l2s"}["none"] == (None, None)
+    told = {(line.method, line.start): (line.gap.share, line.gap.interval) for line in found}
+    assert told["l2s", "none"] == (None, None)
     one = [i == 0 for i in range(N)]
     (_, found), _ = told_of({"none": [False] * N, "l2s": one, "oracle: l2s": one})
-    assert found[0].share == 1 and found[0].interval is None, "resamples without the one sample have no distance"
+    assert found[0].gap.share == 1
+    assert found[0].gap.interval is None, "resamples without the one sample have no distance"
 
 
 def test_without_an_oracle_there_is_no_table_and_with_one_it_is_on_the_page(drawn, tmp_path):
@@ -82,3 +86,17 @@ def test_without_an_oracle_there_is_no_table_and_with_one_it_is_on_the_page(draw
     share = (sum(drawn["amps"]) - sum(drawn["l2s"])) / (sum(drawn["oracle: l2s"]) - sum(drawn["l2s"]))
     [line] = [r for r in rows if (r["Method"], r["From"]) == ("amps", "l2s")]
     assert float(line["Closed"]) == pytest.approx(share) and f"{100 * share:.1f} [" in page
+    tex = (tmp_path / "report" / "table.tex").read_text()
+    assert re.search(rf"amps & the image & .* & {100 * share:.1f} \{{\[\}}", tex) and "tab:closed-1" in tex
+
+
+def test_the_terminal_prints_the_shares_and_a_narrow_one_leaves_the_intervals(drawn, capsys):
+    _, kept = told_of(drawn)
+    share = (sum(drawn["amps"]) - sum(drawn["l2s"])) / (sum(drawn["oracle: l2s"]) - sum(drawn["l2s"]))
+    for width, told in ((100, f"{100 * share:.1f} ["), (56, f"{100 * share:.1f}\n")):
+        closed.show(results_of(kept), Predictions(kept), Console(width=width))
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("amps ")]
+        assert len(lines) == 1 and told in f"{lines[0].rstrip()}\n" and ("[" in lines[0]) == (width == 100)
+    none = [p for p in kept if not p["method"].startswith("oracle")]
+    closed.show(results_of(none), Predictions(none), Console(width=100))
+    assert not capsys.readouterr().out

@@ -69,7 +69,8 @@ def test_every_sample_has_its_texts_answers_and_numbers(run, page):
             ]
         r_v = [r["value"] for r in run.diagnostics if r["sample"] == sample.id and r["metric"] == "R_V"]
         assert list(detail["numbers"]["R_V"].values()) == pytest.approx(r_v, abs=1e-3)
-    assert parts[0]["pictures"] == parts[1]["pictures"] != parts[2]["pictures"]
+    first, second, third, *_ = (sample[5] for sample in told["samples"])
+    assert first == second != third
 
 
 def expected(run, method: str, change: str) -> int:
@@ -137,6 +138,8 @@ def test_an_answer_to_a_question_is_marked_by_its_score(record, letter):
 def test_a_browser_opens_the_file_filters_and_runs_nothing_of_a_text(run, page):
     """Also what a text would do as markup: the third sample's is a script that renames the page."""
     found = in_browser(page, "chromium")
-    method, *_ = found["filters"]
+    method, _, task, words, *_ = found["filters"]
+    assert task[0].startswith(f"{sum(s.task == run.samples[2].task for s in run.samples)} samples of 40")
+    assert words[0].startswith(f"{sum('colour 19' in s.question for s in run.samples)} sample of 40")
     assert method[0].startswith(f"{expected(run, 'amps', 'flipped')} samples of 40")
     assert found["title"] != "caught" and EVIL[:12] in found["shown"]

@@ -19,6 +19,7 @@ from factory.cli import main
 from factory.recipe import load
 from factory.registry import lookup
 from factory.run.methods.study import Study
+from factory.run.plan.data import look_at_data
 from factory.run.plan.estimate import estimate, memory
 from factory.run.plan.plan import measure
 from factory.run.plan.practice import training_memory, training_phases
@@ -222,6 +223,27 @@ def test_a_plan_is_printed_and_nothing_is_written(recipe_file, folder, tmp_path,
     ):
         assert word in said
     assert [p.name for p in tmp_path.iterdir()] == ["small.yaml"]
+
+
+def test_of_many_samples_a_picture_or_two_of_each_split_are_read(recipe_file, folder, monkeypatch):
+    """Texts are looked at in more: a plan is of seconds, on a slow disk too. Of few samples every picture is."""
+    scenes, read = lookup("benchmark", "scenes"), []
+    samples = scenes.samples
+
+    def watched(benchmark, split):
+        told = [(s, f"{split}/{s.id}", s.load_image) for s in samples(benchmark, split)]
+        return [
+            replace(s, load_image=lambda name=name, draw=draw: read.append(name) or draw()) for s, name, draw in told
+        ]
+
+    monkeypatch.setattr(scenes, "samples", watched)
+    for per_task, most in ((20, 6), (2, math.inf)):
+        each = {"train": per_task, "dev": per_task, "test": per_task}
+        found = look_at_data(load(recipe_file(RECIPE, folder=folder), [f"data.per_task={each}"]))
+        total = 3 * 8 * per_task
+        assert sum(found.samples.values()) == total and found.prompt and not found.missing
+        assert len(set(read)) == min(most, total)
+        read.clear()
 
 
 def test_without_a_model_the_rest_is_planned_before_it_is_refused(recipe_file, capsys):

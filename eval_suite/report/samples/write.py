@@ -40,9 +40,9 @@ def _write(collections: Sequence[Collection], data: Path) -> Iterator[str]:
     bundles, about = Bundles(), []
     for number, each in enumerate(collections):
         for part, start in enumerate(range(0, len(each.entries), PART)):
-            content = [_detail(each, entry, bundles) for entry in each.entries[start : start + PART]]
+            content = [_detail(each, entry) for entry in each.entries[start : start + PART]]
             yield _script(data, f"{number}-{part:03d}", content)
-        about.append(_about(each))
+        about.append(_about(each, bundles))
     for number, pictures in enumerate(bundles):
         yield _script(data, f"pictures-{number:03d}", pictures)
     yield _script(data, "index", {"sets": about, "part": PART})
@@ -55,8 +55,10 @@ def _script(folder: Path, name: str, content: Any) -> str:
     return f"{name}.js"
 
 
-def _about(collection: Collection) -> dict[str, Any]:
-    """What the page filters by: it holds all samples, without their texts and answers."""
+def _about(collection: Collection, bundles: Bundles) -> dict[str, Any]:
+    """What the page filters by, and where each sample's pictures lie, so that they load together with its texts: it
+    holds all samples, without their texts and answers.
+    """
     tasks = list(dict.fromkeys(entry.task for entry in collection.entries))
     return {
         "title": collection.title,
@@ -65,7 +67,14 @@ def _about(collection: Collection) -> dict[str, Any]:
         "arms": [_arm(arm) for arm in collection.arms],
         "tasks": tasks,
         "samples": [
-            [e.id, tasks.index(e.task), e.question, collection.outcomes(e), collection.events(e)]
+            [
+                e.id,
+                tasks.index(e.task),
+                e.question,
+                collection.outcomes(e),
+                collection.events(e),
+                list(map(bundles.place, e.pictures)),
+            ]
             for e in collection.entries
         ],
     }
@@ -83,7 +92,7 @@ def _arm(arm: Arm) -> dict[str, Any]:
     }
 
 
-def _detail(collection: Collection, entry: Entry, bundles: Bundles) -> dict[str, Any]:
+def _detail(collection: Collection, entry: Entry) -> dict[str, Any]:
     """The texts of a sample; its answers as numbers of ``texts``, -1 where a strength was not asked."""
     texts: dict[str, int] = {}
     arms = []
@@ -96,7 +105,6 @@ def _detail(collection: Collection, entry: Entry, bundles: Bundles) -> dict[str,
         arms.append(line)
     return {
         "facts": entry.facts,
-        "pictures": [bundles.place(picture) for picture in entry.pictures],
         "texts": list(texts),
         "arms": arms,
         "numbers": _numbers(entry.numbers),

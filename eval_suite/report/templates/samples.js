@@ -28,6 +28,14 @@ const steeringSamples = (() => {
     document.head.append(script);
   });
 
+  const marks = new Map(), lower = new WeakMap();
+
+  // Of each sample the words that a search looks through; made at the first search, kept for the next.
+  const searched = (set) => {
+    if (!lower.has(set)) lower.set(set, set.samples.map(([id, , question]) => `${id}\n${question}`.toLowerCase()));
+    return lower.get(set);
+  };
+
   const number = (n) => String(n).padStart(3, "0");
   const current = () => about.sets[Number(form.elements.set.value) || 0];
   const count = (n, what) => `${n.toLocaleString("en")} ${what}${n === 1 ? "" : "s"}`;
@@ -67,27 +75,35 @@ const steeringSamples = (() => {
   const filter = () => {
     const set = current(), wanted = arms(set), { task, outcome, change, words } = form.elements;
     const bit = Number(change.value), letter = outcome.value, text = words.value.trim().toLowerCase();
-    const fits = ([id, kind, question, outcomes, events]) =>
-      (!task.value || kind === Number(task.value))
-      && (!text || id.toLowerCase().includes(text) || question.toLowerCase().includes(text))
-      && (!(letter || bit) || wanted.some((i) => (!letter || outcomes[i] === letter)
-        && (!bit || (parseInt(events[i], 16) & bit))));
-    found = set.samples.map((_, i) => i).filter((i) => fits(set.samples[i]));
+    const words_of = text ? searched(set) : null, kind = task.value ? Number(task.value) : null;
+    const hit = (outcomes, events) => wanted.some((i) => (!letter || outcomes[i] === letter)
+      && (!bit || (parseInt(events[i], 16) & bit)));
+    found = [];
+    set.samples.forEach(([, own, , outcomes, events], i) => {
+      if ((kind === null || own === kind) && (!text || words_of[i].includes(text)) && (!(letter || bit) || hit(outcomes, events))) found.push(i);
+    });
     const kept = set.total > set.samples.length ? ` (${count(set.samples.length, "sample")}, evenly spread, of ${set.total.toLocaleString("en")})` : "";
     document.getElementById("count").textContent = found.length === set.samples.length
       ? `${count(found.length, "sample")}${kept}` : `${count(found.length, "sample")} of ${set.samples.length.toLocaleString("en")}${kept}`;
   };
 
-  const mark = (letter, attributes = {}) => element("span", { ...attributes, class: `o o-${letter === "." ? "none" : letter} ${attributes.class ?? ""}`.trim() },
-    letter === "." ? "·" : letter);
+  const mark = (letter) => {
+    if (!marks.has(letter)) marks.set(letter, element("span", { class: `o o-${letter === "." ? "none" : letter}` }, letter === "." ? "·" : letter));
+    return marks.get(letter).cloneNode(true);
+  };
   const nameOf = (set, letter) => (set.outcomes.find(([own]) => own === letter) ?? [null, "not asked"])[1];
 
   const strip = (set, arm, [letters, said], texts) => {
     if (arm.strengths.length < 2) return "";
     const told = [...letters].map((letter, i) => `${arm.strengths[i]}: ${nameOf(set, letter)}`);
-    return element("span", { class: "strip", role: "img", "aria-label": `Outcomes by strength. ${told.join(", ")}` },
-      ...[...letters].map((letter, i) => mark(letter, { class: i === arm.chosen ? "chosen" : "",
-        title: `strength ${told[i]}${said[i] < 0 ? "" : `\n${texts[said[i]]}`}` })));
+    const made = element("span", { class: "strip", role: "img", "aria-label": `Outcomes by strength. ${told.join(", ")}` },
+      ...[...letters].map(mark));
+    made.children[arm.chosen].classList.add("chosen");
+    // A page has some thousand marks: what a pointer is told of them is written when one comes near.
+    made.addEventListener("pointerenter", () => [...made.children].forEach((own, i) => {
+      own.title = `strength ${told[i]}${said[i] < 0 ? "" : `\n${texts[said[i]]}`}`;
+    }), { once: true });
+    return made;
   };
 
   const row = (set, i, sample, detail) => {
@@ -133,17 +149,24 @@ const steeringSamples = (() => {
     return details;
   };
 
+  const partOf = (set, place) => `${about.sets.indexOf(set)}-${number(Math.floor(place / about.part))}`;
+
+  // Asks for every file of a page at once; who needs one waits for it, and tells what fails.
+  const ask = (set, places) => {
+    const names = places.flatMap((place) => [partOf(set, place), ...set.samples[place][5].map(([bundle]) => `pictures-${number(bundle)}`)]);
+    for (const name of new Set(names)) load(name).catch(() => {});
+  };
+
   const fill = async (card, set, sample, place, shown) => {
-    const part = await load(`${about.sets.indexOf(set)}-${number(Math.floor(place / about.part))}`);
-    const detail = part[place % about.part];
+    const detail = (await load(partOf(set, place)))[place % about.part], places = sample[5];
     const facts = element("dl", { class: "said" }, element("dt", {}, "Question"), element("dd", { class: "question" }, sample[2]),
       ...detail.facts.flatMap(([name, text]) => [element("dt", {}, name), element("dd", {}, text)]));
-    const pictures = detail.pictures.map((_, i) => element("img", {
-      alt: `Picture ${detail.pictures.length > 1 ? `${i + 1} ` : ""}of sample ${sample[0]}` }));
+    const pictures = places.map((_, i) => element("img", {
+      alt: `Picture ${places.length > 1 ? `${i + 1} ` : ""}of sample ${sample[0]}` }));
     card.querySelector(".waiting").remove();
     card.append(element("div", {}, ...pictures, measured(detail.numbers)), element("div", {}, facts, answers(set, sample, detail, shown)));
     return Promise.all(pictures.map(async (picture, i) => {
-      const [bundle, at] = detail.pictures[i];
+      const [bundle, at] = places[i];
       picture.src = (await load(`pictures-${number(bundle)}`))[at];
     }));
   };
@@ -162,7 +185,8 @@ const steeringSamples = (() => {
     page = Math.min(Math.max(0, page), last);
     const wanted = arms(set), bases = wanted.map((i) => set.arms[i].base).filter((i) => i !== null);
     const shown = [...new Set([...wanted, ...bases])].sort((a, b) => a - b);
-    const cards = found.slice(page * PAGE, (page + 1) * PAGE).map((place) => card(set, place, shown));
+    const places = found.slice(page * PAGE, (page + 1) * PAGE), cards = places.map((place) => card(set, place, shown));
+    ask(set, places);
     list.replaceChildren(...cards);
     const turn = (text, to) => {
       const button = element("button", { type: "button" }, text);
@@ -182,11 +206,9 @@ const steeringSamples = (() => {
     await Promise.all(cards.slice(0, FIRST).map((made) => made.fill()));
     if (own !== drawn) return;
     list.dataset.shown = String(own);
-    for (const made of cards.slice(FIRST)) {
-      await new Promise((painted) => setTimeout(painted));
-      if (own !== drawn) return;
-      await made.fill();
-    }
+    await new Promise((painted) => setTimeout(painted));
+    if (own !== drawn) return;
+    await Promise.all(cards.slice(FIRST).map((made) => made.fill()));
     if (own === drawn) list.dataset.drawn = String(own);
   };
 

@@ -15,6 +15,7 @@ from factory.recipe import Recipe
 from factory.run.samples import check_share, fault, present_samples, thin
 
 LOOKED_AT, FEW = 16, 400  # samples of each split of many; all where there are few
+PICTURES = 2  # read of each split of many: a slow disk takes a while for each
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Data:
 
 
 def look_at_data(recipe: Recipe, limit: int | None = None, known: tuple[Any, ...] = ()) -> Data:
-    """Count the samples and look at some of each split, or at all where they are few, by what ``checks`` makes
-    ``known`` of the model; a benchmark whose file is not there may know what it would hold.
+    """Count the samples and look at some of each split and at a picture or two, or at all where they are few, by what
+    ``checks`` makes ``known`` of the model; a benchmark whose file is not there may know what it would hold.
     """
     benchmark = conflicts(recipe.data)
     forms = tuple(benchmark.forms)
@@ -62,12 +63,10 @@ def look_at_data(recipe: Recipe, limit: int | None = None, known: tuple[Any, ...
             missing=(str(error),),
         )
     gone, few = set(absent), sum(map(len, splits.values())) <= FEW
-    looked_at = [
-        s
-        for samples in splits.values()
-        for s in thin([s for s in samples if s.id not in gone], None if few else LOOKED_AT)
-    ]
-    faulty = {s.id: why for s in looked_at if (why := fault(s, *known))}
+    there = [[s for s in samples if s.id not in gone] for samples in splits.values()]
+    looked_at = [s for samples in there for s in thin(samples, None if few else LOOKED_AT)]
+    read = {s.id for samples in there for s in thin(samples, None if few else PICTURES)}
+    faulty = {s.id: why for s in looked_at if (why := fault(s, *known, pictured=s.id in read))}
     usable = next((s for s in looked_at if s.id not in faulty), None)
     lost, noted = _lost(recipe, splits, faulty, few), [line] if absent else []
     if faulty and not lost:

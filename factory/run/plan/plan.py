@@ -45,6 +45,8 @@ def plan(recipe: Recipe, limit: int | None = None, waited: float = 0.0) -> None:
     with refused.kept():
         refused.fetched = to_fetch(model)
     suites = _checked(recipe, limit, model, refused)
+    if not recipe.train:  # whose plan ends there
+        refused.say(console)
     if recipe.benchmarks:
         _say_benchmarks(recipe, suites, console)
     if recipe.train:  # what trains is imported where it is planned: its libraries take as long as all others

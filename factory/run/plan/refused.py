@@ -35,6 +35,11 @@ class Refusal:
         if line not in self.lines and not any(each in line for each in self.fetched):
             self.lines.append(line)
 
+    def say(self, console: Console) -> None:
+        """Print what was kept so far: a plan's tables may take a while, and stand between it and the end."""
+        for line in self.lines:
+            console.print("refused:", line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
     def tell(self) -> None:
         """Raises ``UserError`` with all that was kept, a line each; the first is what the run says."""
         if self.lines:

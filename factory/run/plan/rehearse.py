@@ -29,13 +29,14 @@ from factory.recipe import Recipe
 from factory.run.methods.comparison import Comparison
 from factory.run.methods.study import Study, study_aside
 from factory.run.pipeline import conclude
-from factory.run.plan.data import LOOKED_AT, own_words
+from factory.run.plan.data import own_words
 from factory.run.plan.work import OWN, Expected, Method, stages
 from factory.run.samples import SPLITS, checks, faults, thin
 from factory.run.timing import Clock, timed
 from factory.stopwatch import Part, Stopwatch, chunk
 
 FORWARD_SECONDS, PROMPTS = 2.0, 48  # of the forwards of what is rehearsed of a split, and how many prompts at most
+WORDIEST = 4  # samples among which the longest prompt is looked for, by their words
 LIKE = {"dev": "test", "cost": "test"}  # stages that do what another does, and are not timed for themselves
 
 Samples = Mapping[str, Sequence[ConflictSample]]
@@ -179,6 +180,6 @@ def _encoded(view: ModelView, benchmark: Conflicts, samples: Sequence[ConflictSa
 
 def _longest(recipe: Recipe, view: ModelView, benchmark: Conflicts, drawn: Samples) -> int:
     """Tokens of the prompts whose samples say most."""
-    wordy = sorted((s for samples in drawn.values() for s in samples), key=own_words)[-LOOKED_AT:]
+    wordy = sorted((s for samples in drawn.values() for s in samples), key=own_words)[-WORDIEST:]
     bad = {row["sample"] for row in faults(wordy, "all", 1.0, *checks(recipe, view, benchmark))}
     return _encoded(view, benchmark, [s for s in wordy if s.id not in bad]).input_ids.shape[1]
