@@ -39,6 +39,7 @@ def fault(
     writing: Writing | None = None,
     fit: Fit | None = None,
     shapes: Shapes | None = None,
+    *,
     pictured: bool = True,
 ) -> str | None:
     """Why a sample cannot be scored, or None; with a model's ``writing`` also where a text spells one of its special
