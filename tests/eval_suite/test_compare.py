@@ -161,24 +161,6 @@ def test_a_real_difference_is_significant_and_a_null_one_is_not(tmp_path, capsys
     assert "resizebox" in (tmp_path / "out" / "compare.tex").read_text()
 
 
-def test_what_a_method_closes_of_the_distance_to_its_runs_oracle(tmp_path, capsys):
-    """Of run ``b`` alone, which has an oracle; and a run without one has no column."""
-    none = drawn(0.4)
-    amps = [max(v, float(i % 5 == 0)) for i, v in enumerate(none)]
-    oracle = [max(v, float(i % 2 == 0)) for i, v in enumerate(amps)]
-    a = run_folder(tmp_path, "a", {"none": flipped(none, 0.1, 3), "amps": amps})
-    b = run_folder(tmp_path, "b", {"none": none, "amps": amps, "oracle:amps": oracle})
-    assert main(["compare", str(a), str(b), "--out", str(tmp_path / "out")]) == 0
-    share = (sum(amps) - sum(none)) / (sum(oracle) - sum(none))
-    closed = {(r["run"], r["method"]): (r["closed"], r["closed_low"]) for r in table_of(tmp_path / "out")}
-    assert float(closed["b", "amps"][0]) == pytest.approx(share) and float(closed["b", "amps"][1]) < share
-    assert {key for key, (value, _) in closed.items() if value} == {("b", "amps")}
-    told = f"{100 * share:.1f}"
-    assert told in capsys.readouterr().out and rf"{told} \[" in (tmp_path / "out" / "compare.md").read_text()
-    assert main(["compare", str(a), "--out", str(tmp_path / "alone")]) == 0
-    assert "| closed |" not in (tmp_path / "alone" / "compare.md").read_text()
-
-
 def test_a_figure_of_twenty_arms_names_each_on_its_axis_and_warns_of_nothing(tmp_path, monkeypatch, recwarn):
     base, panels = drawn(0.5, n=60), []
     monkeypatch.setattr(style, "finish", lambda canvas, *_: panels.append(canvas.axes[0]))

@@ -16,7 +16,7 @@ from eval_suite.compare.load import load
 from factory.cli import main
 from factory.errors import UserError
 from factory.files import file_name
-from tests.eval_suite.test_compare import drawn, run_folder, table_of
+from tests.eval_suite.test_compare import drawn, flipped, run_folder, table_of
 
 
 def compared(*runs: Path, out: Path, more: tuple[str, ...] = ()) -> int:
@@ -61,6 +61,24 @@ def test_only_seeds_of_one_recipe_on_the_same_samples_are_averaged(tmp_path, oth
         b = rewritten(run_folder(tmp_path / "b", "e-seed1", {"none": base}, seed=1), made_from="x")
     arms = load([a, b])
     assert len(arms) == 2 and len({arm.group for arm in arms}) == 2 and all(len(arm.seeds) == 1 for arm in arms)
+
+
+def test_what_a_method_closes_of_the_distance_to_its_runs_oracle(tmp_path, capsys):
+    """Of run ``b`` alone, which has an oracle; and a run without one has no column."""
+    none = drawn(0.4)
+    amps = [max(v, float(i % 5 == 0)) for i, v in enumerate(none)]
+    oracle = [max(v, float(i % 2 == 0)) for i, v in enumerate(amps)]
+    a = run_folder(tmp_path, "a", {"none": flipped(none, 0.1, 3), "amps": amps})
+    b = run_folder(tmp_path, "b", {"none": none, "amps": amps, "oracle:amps": oracle})
+    assert compared(a, b, out=tmp_path / "out") == 0
+    share = (sum(amps) - sum(none)) / (sum(oracle) - sum(none))
+    closed = {(r["run"], r["method"]): (r["closed"], r["closed_low"]) for r in table_of(tmp_path / "out")}
+    assert float(closed["b", "amps"][0]) == pytest.approx(share) and float(closed["b", "amps"][1]) < share
+    assert {key for key, (value, _) in closed.items() if value} == {("b", "amps")}
+    told = f"{100 * share:.1f}"
+    assert told in capsys.readouterr().out and rf"{told} \[" in (tmp_path / "out" / "compare.md").read_text()
+    assert compared(a, out=tmp_path / "alone") == 0
+    assert "| closed |" not in (tmp_path / "alone" / "compare.md").read_text()
 
 
 def test_samples_of_one_name_that_are_not_one_sample_are_refused(tmp_path, capsys):
