@@ -1,4 +1,6 @@
-"""What goes to the hub: an artefact or a trained part, with a card that says of what, how well, and how to load it."""
+"""What goes to the hub: an artefact, a trained part, or a tuned model as other tools read it, with a card that says of
+what, how well, and how to load it.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +19,10 @@ from factory.tune import checkpoint
 from factory.zoo.cards import cards, read_card
 
 CARD = "README.md"
+EXPORTED = {"config.json": "transformers", "adapter_config.json": "peft"}
+"""What `export RUN model` and `export RUN adapter` write: the file that tells them, and the library that loads it."""
+PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", CARD)
+"""What of such a folder goes up and comes down: never a file that would have to be unpickled."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +43,16 @@ class Shared:
                 return cls(inside, "tuner", manifest, origin_of(inside, "tuned"))
         if not (folder / artefact.MANIFEST).is_file():
             raise UserError(
-                f"{folder}: neither a steering artefact (RUN/artefacts/NAME) nor a trained part (RUN/tuned); runs are"
-                " shared by these"
+                f"{folder}: neither a steering artefact (RUN/artefacts/NAME) nor a trained part (RUN/tuned) nor what"
+                " `export RUN model` or `export RUN adapter` has written; runs are shared by these"
             )
         artefact.artefact_manifest(folder)
         return cls(folder, "steering", files.read_json(folder / artefact.MANIFEST), origin_of(folder))
 
-    def contents(self) -> dict[str, bytes]:
+    def contents(self) -> dict[str, bytes | Path]:
         """What is uploaded: manifest, tensors and the card. Raises ``UserError`` where a file is missing."""
         names = checkpoint.FILES if self.kind == "tuner" else artefact.FILES
-        found = {name: files.read_bytes(self.folder / name) for name in names if name != CARD}
+        found: dict[str, bytes | Path] = {n: files.read_bytes(self.folder / n) for n in names if n != CARD}
         return {**found, CARD: self.card().encode()}
 
     def card(self) -> str:
@@ -120,6 +126,55 @@ class Shared:
         yield ""
 
 
+@dataclass(frozen=True)
+class Tuned(Shared):
+    """A trained part as ``export`` writes it for a ``library`` that does not know this project: ``line`` loads it."""
+
+    library: str
+    line: str
+
+    def _head(self) -> Iterator[str]:
+        yield from ("---", f"library_name: {self.library}", "tags: [multimodal, parameter-efficient-fine-tuning]")
+        if base := self._hub_id()[0]:
+            relation = "adapter" if self.library == "peft" else "finetune"
+            yield from (f"base_model: {base}", f"base_model_relation: {relation}")
+        yield from ("---", "", f"# {self.manifest['base_model']['class']} tuned by {self.manifest['type']}", "")
+
+    def _loading(self) -> Iterator[str]:
+        yield from ("", "## How to load it", "", "```python", self.line, "```")
+
+
+def write_card(to: Path, part: Path, line: str) -> None:
+    """Put the card of the trained part in folder ``part`` into ``to``, where ``export`` has written it for a library of
+    the hub's; ``line`` loads it from there.
+    """
+    for library in (library for name, library in EXPORTED.items() if (to / name).is_file()):
+        shared = Shared.of(part)
+        loading = line.replace(str(to), "OWNER/NAME")
+        tuned = Tuned(shared.folder, shared.kind, shared.manifest, shared.origin, library, loading)
+        files.write_text(to / CARD, tuned.card())
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether a folder holds a model or an adapter as other tools read it."""
+    return any((folder / name).is_file() for name in EXPORTED) and any(folder.glob("*.safetensors"))
+
+
+def contents_of(folder: Path) -> dict[str, bytes | Path]:
+    """What ``push`` uploads of a folder, its card among it. Raises ``UserError`` for one that cannot be shared."""
+    if not is_exported(folder):
+        return Shared.of(folder).contents()
+    if not (folder / CARD).is_file():
+        raise UserError(f"{folder}: has no {CARD}, the card of a shared model; export the run again, or write one")
+    return {path.name: path for pattern in PATTERNS for path in sorted(folder.glob(pattern))}
+
+
+def card_of(contents: Mapping[str, bytes | Path]) -> str:
+    """The card among what is uploaded, as text."""
+    card = contents[CARD]
+    return card.decode() if isinstance(card, bytes) else card.read_text(encoding="utf-8")
+
+
 def is_shared(folder: Path) -> bool:
     """Whether a folder holds what ``push`` uploads."""
-    return tune.is_saved(folder) or (folder / artefact.MANIFEST).is_file()
+    return tune.is_saved(folder) or (folder / artefact.MANIFEST).is_file() or is_exported(folder)

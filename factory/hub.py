@@ -13,9 +13,10 @@ TRANSPORTS = ("httpx", "httpx2", "httpcore", "requests", "urllib3", "hf_xet", "h
 
 
 def push_files(
-    repo: str, contents: Mapping[str, bytes], message: str, token: str | None = None, private: bool = False
+    repo: str, contents: Mapping[str, bytes | Path], message: str, token: str | None = None, private: bool = False
 ) -> str:
-    """Write files to the model repository ``repo`` (OWNER/NAME), made where there is none; returns its address.
+    """Write files, given as bytes or by their path, to the model repository ``repo`` (OWNER/NAME), made where there is
+    none; returns its address.
 
     ``token`` null takes the one of ``hf auth login`` or HF_TOKEN. Raises ``UserError`` in one line without a token,
     for a bad name, and where the hub cannot be reached or refuses.

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from eval_suite.commands import Command
+from eval_suite.sharing import write_card
 from eval_suite.travel import Origin, everywhere, format_named, meant, on_dev, origin_of
 from factory.errors import UserError
 from factory.formats import Format, ModelFormat
@@ -56,7 +57,9 @@ def _steering(args: argparse.Namespace, form: Format) -> str:
 def _model(args: argparse.Namespace, form: ModelFormat) -> str:
     folder = tuned_folder(str(args.source))
     spec = model_of(args.model, origin_of(folder, "tuned"))
-    return form.write(args.to, load(spec.model_copy(update={"tuned": (*spec.tuned, str(folder))})))
+    line = form.write(args.to, load(spec.model_copy(update={"tuned": (*spec.tuned, str(folder))})))
+    write_card(args.to, folder, line)
+    return line
 
 
 def model_of(named: str | None, origin: Origin | None) -> ModelSpec:

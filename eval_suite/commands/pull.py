@@ -1,4 +1,4 @@
-"""``pull OWNER/NAME``: an artefact or a trained part from the Hugging Face hub."""
+"""``pull OWNER/NAME``: an artefact, a trained part or an exported model from the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from eval_suite.commands import Command
-from eval_suite.sharing import is_shared
+from eval_suite.sharing import PATTERNS, is_shared
 from factory.errors import UserError
 from factory.hub import check_repo, pull_files
 from factory.plain import say
@@ -17,7 +17,7 @@ from factory.tune import checkpoint
 
 @register("command", "pull")
 class Pull(Command):
-    """Download an artefact or a trained part from the Hugging Face hub; prints the folder that it lies in."""
+    """Download an artefact, a trained part or an exported model from the Hugging Face hub; prints its folder."""
 
     @staticmethod
     def arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,12 +28,12 @@ class Pull(Command):
 
     @staticmethod
     def run(args: argparse.Namespace) -> None:
-        names = sorted({*artefact.FILES, *checkpoint.FILES})
+        names = sorted({*artefact.FILES, *checkpoint.FILES, *PATTERNS})
         if args.dry_run:
             check_repo(args.repo, "pull from")
             say(f"of {args.repo} ({args.revision or 'its main branch'}), as far as they are there: {', '.join(names)}")
             return
         folder = pull_files(args.repo, names, args.to, args.revision)
         if not is_shared(folder):
-            raise UserError(f"{args.repo}: holds neither a steering artefact nor a trained part")
+            raise UserError(f"{args.repo}: holds neither a steering artefact nor a trained part nor a model")
         say(folder)

@@ -12,13 +12,15 @@ from typing import ClassVar
 import pytest
 import yaml
 
+import factory
 from factory import tune
 from factory.cli import main
+from factory.model.load import fingerprint
 from factory.registry import lookup
 from factory.steer import Steering, artefact
 from factory.steer.where import Where
 from plugins.steering.static import Static
-from tests.tiny import tiny_view
+from tests.tiny import saved_tiny, tiny_view
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -185,3 +187,32 @@ def test_a_trained_part_has_a_card_too(tmp_path, capsys):
     said = capsys.readouterr().out
     for words in ("tuner.safetensors: ", "# lora for Llava", "data: scenes", "tune.load", "Nothing was measured"):
         assert words in said
+
+
+@pytest.mark.parametrize(("form", "library"), [("model", "transformers"), ("adapter", "peft")])
+def test_what_export_has_written_is_pushed_with_its_card_and_loads_where_it_comes_down(
+    form, library, hub, tmp_path, capsys
+):
+    run = tmp_path / "runs" / "short"
+    (tmp_path / "tune.yaml").write_text(
+        f"name: short\nmodel: {{path: {saved_tiny(tmp_path / 'model')}}}\ntune: {{tuner: {{type: lora, rank: 2}},"
+        f" batch_size: 4, data: {{lessons: scenes, take: 4}}}}\nrun: {{root: {tmp_path / 'runs'}}}\n"
+    )
+    assert main([str(tmp_path / "tune.yaml")]) == 0
+    assert main(["export", str(run), str(tmp_path / "out"), form]) == 0
+    assert main(["push", str(tmp_path / "out"), "me/tuned"]) == 0
+    card = Hub.repos["me/tuned"]["README.md"].decode()
+    head = yaml.safe_load(card.split("---")[1])
+    assert head["library_name"] == library and "name: short" in card and "from_pretrained" in card
+    assert str(tmp_path / "out") not in card.split("## Recipe")[0], "no path of this machine in how it is loaded"
+    there = {path.name for path in (tmp_path / "out").iterdir()}
+    assert set(Hub.repos["me/tuned"]) == there and any(name.endswith(".safetensors") for name in there)
+    assert main(["pull", "me/tuned", "--to", str(tmp_path / "back")]) == 0
+    assert {p.name: p.read_bytes() for p in (tmp_path / "back").iterdir() if p.is_file()} == Hub.repos["me/tuned"]
+    if form == "model":
+        view, back = (factory.load(str(tmp_path / name)) for name in ("out", "back"))
+        assert fingerprint(view) == fingerprint(back)
+    (tmp_path / "out" / "README.md").unlink()
+    capsys.readouterr()
+    assert main(["push", str(tmp_path / "out"), "me/tuned"]) == 2
+    assert "has no README.md, the card of a shared model" in capsys.readouterr().err

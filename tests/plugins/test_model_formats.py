@@ -83,6 +83,38 @@ def test_peft_loads_a_trained_part_and_its_connector(name, beside, tmp_path):
     assert torch.allclose(logits(theirs, batch), logits(view.model, batch), atol=1e-5)
 
 
+VARIANTS = [
+    {"variant": "rslora"},
+    {"variant": "dora"},
+    {"start": "pissa"},
+    {"variant": "dora", "start": "pissa"},
+    {"where": "both"},
+    {"where": "vision_tower", "targets": ["query", "mlp_out"]},
+]
+
+
+@pytest.mark.parametrize("params", VARIANTS, ids=str)
+def test_each_variant_of_lora_travels_merged_and_as_an_adapter(params, tmp_path):
+    """PEFT decomposes the base anew for PiSSA, and finds what it found: plain PEFT and transformers answer alike."""
+    view = tuned(fresh(tmp_path), "lora", {"rank": 4, **params})
+    batch = view.encode(conflict_prompts(2))
+    ours = logits(view.model, batch)
+    made("adapter").write(tmp_path / "adapter", view)
+    plain = transformers.LlavaForConditionalGeneration.from_pretrained(tmp_path / "base").eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = PeftModel.from_pretrained(plain, str(tmp_path / "adapter")).eval()
+    assert torch.allclose(logits(theirs, batch), ours, atol=1e-4)
+    view.model.double()  # so that what is left of a difference is none of rounding
+    batch = {k: t.double() if t.is_floating_point() else t for k, t in batch.items()}
+    ours = logits(view.model, batch)
+    made("model").write(tmp_path / "merged", view)
+    merged = transformers.LlavaForConditionalGeneration.from_pretrained(tmp_path / "merged").eval()
+    assert torch.allclose(logits(merged, batch), ours, atol=1e-6)
+    base = transformers.LlavaForConditionalGeneration.from_pretrained(tmp_path / "base").double().eval()
+    assert not torch.allclose(ours, logits(base, batch), atol=1e-2), "training moved it"
+
+
 @pytest.mark.parametrize("name", sorted({e.name for e in available("tuner")} - set(TUNERS)))
 def test_what_no_plain_model_has_is_refused_by_name(name, tmp_path):
     view = tuned(fresh(tmp_path), name, {})
