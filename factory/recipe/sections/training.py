@@ -181,7 +181,8 @@ class TuneSpec(TermsSpec):
     ``learning_rate`` null is the tuner's own. ``exam``: how many samples of each task of its lessons' benchmark the
     tuned model is examined on afterwards (null: none).
 
-    ``held_out`` is looked at while tuning.
+    ``held_out`` is looked at while tuning. ``initial``: a finished run, its tuned/ folder or a folder in PEFT's layout,
+    whose values the tuner begins with; the step count and the schedule begin anew.
 
     ``stage`` says which of the three; ``tuner`` is the method, in ``stage: finetune`` alone; ``data`` is what is
     learnt.
@@ -190,6 +191,7 @@ class TuneSpec(TermsSpec):
     stage: Literal["align", "pretrain", "finetune"] = "finetune"
     tuner: Annotated[Node, plugin("tuner")] | None = None
     data: TuneDataSpec
+    initial: PathText | None = None
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     exam: PositiveInt | None = None
     held_out: HeldOutSpec | None = None

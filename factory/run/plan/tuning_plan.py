@@ -21,6 +21,7 @@ from factory.run.tuners.opening import open_source, planned_source
 from factory.run.tuners.tuning import inputs_of, refuse_kept_features, show_trainable, steps_of
 from factory.terminal import Console
 from factory.train.loop import Shape
+from factory.tune.initial import Initial
 
 
 def plan_tuning(
@@ -57,6 +58,8 @@ def plan_tuning(
         view = sizes(model)
         tuner = spec.method.make()
         tuner.apply(view, spec.beside)
+        if spec.initial:
+            Initial.of(spec.initial).begin(tuner, view)
         refuse_kept_features(spec, view, tuner)
         show_trainable(view, tuner)
         console.print(

@@ -29,7 +29,8 @@ SAME: dict[type[Spec], set[str]] = {  # to the byte, or where floats are summed 
     LaunchSpec: {"hostfile"},
 }
 TOLD: dict[type[Spec], dict[str, str]] = {  # by another entry of the inputs, or by a checkpoint's manifest
-    TuneSpec: {"steps": "steps", "epochs": "steps", "data": "tune.data and data", "held_out": "held_out"},
+    TuneSpec: {"steps": "steps", "epochs": "steps", "data": "tune.data and data", "held_out": "held_out"}
+    | {"initial": "initial"},
     TuneDataSpec: {"path": "data", "mix": "data", "images": "data", "photos": "data"},
     TrainSpec: {},
     LaunchSpec: {"processes": "ranks", "zero": "zero", "offload": "offload"},

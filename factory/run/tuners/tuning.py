@@ -47,6 +47,7 @@ from factory.train.losses import plot_losses
 from factory.train.meter import Meter
 from factory.tune import Tuner
 from factory.tune.checkpoint import FILES, TENSORS
+from factory.tune.initial import Initial
 
 CHARACTERS_PER_TOKEN = 4
 TUNED = "tuned"
@@ -126,14 +127,18 @@ def tune_on(
 def inputs_of(recipe: Recipe, source: Opened, limit: int | None, held: Held | None = None) -> dict[str, Any]:
     """What the result of a tuning follows from, beside its model's fingerprint."""
     spec = given(recipe.tune)
-    return {
-        "precision": [recipe.model.dtype, recipe.model.quantize],
-        "code": learning(spec),
-        "tune": learnt(spec),
-        "data": digest_of(source),
-        "steps": min(steps_of(spec, len(learnt_and_held(spec, source)[0])), limit or math.inf),
-        "seed": recipe.seed,
-    } | ({"held_out": held.inputs} if held else {})
+    return (
+        {
+            "precision": [recipe.model.dtype, recipe.model.quantize],
+            "code": learning(spec),
+            "tune": learnt(spec),
+            "data": digest_of(source),
+            "steps": min(steps_of(spec, len(learnt_and_held(spec, source)[0])), limit or math.inf),
+            "seed": recipe.seed,
+        }
+        | ({"held_out": held.inputs} if held else {})
+        | ({"initial": Initial.of(spec.initial).digest} if spec.initial else {})
+    )
 
 
 def _tune(
@@ -149,6 +154,8 @@ def _tune(
 ) -> None:
     torch.manual_seed(recipe.seed)  # a tuner draws its starting values
     tuner.apply(view, spec.beside)
+    if spec.initial:
+        Initial.of(spec.initial).begin(tuner, view)
     refuse_kept_features(spec, view, tuner)
     show_trainable(view, tuner)
     skipped = (_features(recipe, spec, view, source) if spec.data.cache_features else stage.path) / "skipped.jsonl"
@@ -305,6 +312,8 @@ def check(spec: TuneSpec, model: ModelSpec, section: str = "tune", ranks: int | 
             raise UserError(
                 "optimizer: adamw_8bit needs bitsandbytes, which is not installed: pip install bitsandbytes"
             )
+        if spec.initial:
+            Initial.of(spec.initial)
     if spec.exam:
         examiner(spec)
     check_precision(spec, model, section)
