@@ -54,12 +54,13 @@ def _drawn(summary: Summary) -> list[style.Figure]:
 
 
 def write_tables(summaries: Sequence[Summary], folder: Path) -> None:
-    """Write every table as `NAME.csv` with its full numbers, and every document as `NAME.json`."""
+    """Write every table as `NAME.csv` with its full numbers, and every document as `NAME.json`, or `NAME.jsonl`."""
     for table in (t for summary in summaries for t in summary.tables):
         files.write_text(folder / f"{files.file_name(table.name)}.csv", _csv(table))
     for document in (d for summary in summaries for d in summary.documents):
-        text = json.dumps(document.content, indent=1, ensure_ascii=False)
-        files.write_text(folder / f"{files.file_name(document.name)}.json", text + "\n")
+        parts = document.content if document.lines else [document.content]
+        text = "".join(json.dumps(p, indent=None if document.lines else 1, ensure_ascii=False) + "\n" for p in parts)
+        files.write_text(folder / f"{files.file_name(document.name)}.json{'l' if document.lines else ''}", text)
 
 
 def print_findings(summaries: Sequence[Summary], console: Console) -> None:

@@ -64,10 +64,13 @@ class Figure:
 
 @dataclass(frozen=True)
 class JsonFile:
-    """A JSON file for other programs, ``name``.json beside the tables; ``content`` is JSON-able."""
+    """A JSON file for other programs, ``name``.json beside the tables; ``content`` is JSON-able. In ``lines``, a list
+    of which name.jsonl has one entry a line.
+    """
 
     name: str
     content: Any
+    lines: bool = False
 
 
 @dataclass(frozen=True)

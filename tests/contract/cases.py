@@ -51,7 +51,8 @@ SMALL = {  # else it trains networks of full size, again and again
         "removed": 0.3,
         "planted": 0.3,
         "moments": 2,
-    }
+    },
+    "regret": {"max_new_tokens": 4},
 }
 
 
