@@ -15,7 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from factory.bench import Bench
 from factory.data.prompt import Prompt, Role, Segment
@@ -119,14 +119,14 @@ def _spans(text: str) -> list[tuple[int, int]]:
     return list(zip(starts, [*starts[1:], len(text)], strict=True)) if starts else []
 
 
-def token_at(tokenizer: object, ids: Sequence[int], character: int) -> int:
+def token_at(tokenizer: Any, ids: Sequence[int], character: int) -> int:
     """The token of an answer in which a character of its stripped text stands."""
-    told = tokenizer.batch_decode([list(ids[: i + 1]) for i in range(len(ids))], skip_special_tokens=True)  # type: ignore[attr-defined]
+    told = tokenizer.batch_decode([list(ids[: i + 1]) for i in range(len(ids))], skip_special_tokens=True)
     blank = len(told[-1]) - len(told[-1].lstrip()) if told else 0
     return next((i for i, text in enumerate(told) if len(text) > blank + character), max(0, len(ids) - 1))
 
 
-def places(tokenizer: object, replies: Sequence[Reply]) -> list[int]:
+def places(tokenizer: Any, replies: Sequence[Reply]) -> list[int]:
     """The token of each answer that is looked at: where its word of regret begins; in one without, where that stands
     most often in the answers of its kind that have one, counted in sentences and in tokens from a sentence's start.
     """
