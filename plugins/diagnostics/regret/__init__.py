@@ -66,9 +66,9 @@ class Regret(Diagnostic):
         ``keywords``: ``ours``, the paper's (``released``), or phrases by severity. ``label``: whether regret is an
         answer ``changed`` or a ``keyword``. ``probe``, a ``linear`` one with ``ridge`` or the paper's ``mlp`` of
         ``hidden`` widths, trained by Adam with ``learning_rate`` and ``weight_decay`` for ``epochs`` in batches of
-        ``batch_size``; ``folds`` of items. ``units``: the blocks' outputs or what their MLPs' last projections are given;
-        ``layer``: whose units are scored (null: the last). ``before``: tokens ahead of the word. ``scaled``: RDS of
-        units scaled to [0, 1], else as released. ``taus``; ``draws`` of random groups. ``silence``: so many random
+        ``batch_size``; ``folds`` of items. ``units``: the blocks' outputs or what their MLPs' last projections are
+        given; ``layer``: whose units are scored (null: the last). ``before``: tokens ahead of the word. ``scaled``: RDS
+        of units scaled to [0, 1], else as released. ``taus``; ``draws`` of random groups. ``silence``: so many random
         groups beside RegretD while the model answers, at ``tau`` (0: leave it out). ``steered`` methods at
         ``strengths`` toward either modality. ``max_new_tokens`` of second answers; ``batch`` prompts at once;
         ``resamples`` of the curve; ``seed`` of all draws.
