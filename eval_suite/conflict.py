@@ -1,5 +1,7 @@
 """Conflict benchmarks (MC², arXiv 2505.20977): prompt layout, the two scorings, and the common base class.
 
+Of two texts that contradict each other (ours) the first stands where the image does, and each is headed by its name.
+
 Layout and instruction strings are those of the authors' script (SPEC.md 3.2); scoring follows SPEC.md 3.3.
 """
 
@@ -11,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from eval_suite.conflict_questions import ConflictQuestions
 from eval_suite.results import result_rows
-from eval_suite.scorers.conflict import RULE, agree, outcome, read
+from eval_suite.scorers.conflict import RULE, agree, called, outcome, read
 from eval_suite.sheet import SHOWN, Cell, write_sheet
 from factory.benchmark import Conflicts, Questions
 from factory.data.prompt import Prompt, Role, Segment
@@ -37,10 +39,11 @@ FORMS: dict[str, tuple[str, ...]] = {
 }
 CHOOSE = "Answer the question by selecting the correct answer A or B."
 DIRECT = "Please directly answer the question."
+SHORT = {"vision": "image"}  # what a sheet calls a source
 
 
 def options(sample: ConflictSample, order: int) -> tuple[str, str]:
-    """(A, B): the vision answer comes first in order 0 and second in order 1."""
+    """(A, B): the first source's answer comes first in order 0 and second in order 1."""
     pair = (sample.answer_vision, sample.answer_text)
     return pair if order == 0 else pair[::-1]
 
@@ -58,21 +61,37 @@ def build_prompt(sample: ConflictSample, form: str, image: bool = True, context:
     ``image`` and ``context`` switch the unimodal settings ``base_text`` and ``base_image`` of the authors' script.
     """
     parts: list[Segment] = []
-    if image:
+    if image and sample.sources.pictured:
         parts.append(Segment(Role.IMAGE, image=sample.load_image()))
     if context:
-        parts.append(Segment(Role.CONTEXT, f"Text context: {sample.context}"))
-    return Prompt((*parts, *question_segments(sample, form)))
+        parts += context_segments(sample)
+    return Prompt((*parts, *question_segments(sample, form)), sample.sources)
+
+
+def context_segments(sample: ConflictSample) -> list[Segment]:
+    """What the texts of a sample say, each headed by its name: "Memo: ..."; of an image and a text "Text context:
+    ...".
+    """
+    if sample.sources.pictured:
+        return [Segment(Role.CONTEXT, f"Text context: {sample.context}")]
+    return [Segment(sample.sources[name].role, f"{heading(name)}: {text}") for name, text in sample.contexts.items()]
+
+
+def heading(source: str) -> str:
+    """What a source is headed by in a prompt: "Memo" of memo, "Weather report" of weather_report."""
+    return source.replace("_", " ").capitalize()
 
 
 def answer_of(sample: ConflictSample, form: str, direction: str) -> str:
     """The answer that follows ``direction`` in the words of a form: the answer itself, or its option's letter."""
-    answer = sample.answer_vision if direction == "vision" else sample.answer_text
+    answer = sample.answers[direction]
     return answer if form == "open" else "AB"[options(sample, 0 if form == "order1" else 1).index(answer)]
 
 
 class ConflictBenchmark(Conflicts):
-    """Base of benchmarks whose samples set an image against a text. Subclasses give ``samples``."""
+    """Base of benchmarks whose samples set two sources against each other, an image against a text unless they say.
+    Subclasses give ``samples``.
+    """
 
     scorer: ClassVar[str] = RULE
     name: ClassVar[str]
@@ -97,15 +116,7 @@ class ConflictBenchmark(Conflicts):
     def pictures(self, folder: Path) -> list[tuple[str, Path]]:
         """A sheet of some samples: split and id, context, question, and both answers under each picture."""
         drawn = [(split, sample) for split in SPLITS for sample in self.samples(split)]
-        cells = [
-            Cell(
-                f"{split} {s.id}",
-                s.load_image,
-                f"{s.context} {s.question}",
-                (f"image: {s.answer_vision}", f"text: {s.answer_text}"),
-            )
-            for split, s in thin(drawn, SHOWN)
-        ]
+        cells = [cell_of(f"{split} {s.id}", s) for split, s in thin(drawn, SHOWN)]
         title = f"{self.name}: {len(cells)} of {len(drawn)} samples"
         return [(title, write_sheet(folder / f"{self.name}.png", cells))] if cells else []
 
@@ -121,10 +132,10 @@ class ConflictBenchmark(Conflicts):
         return answer_of(sample, form, direction)
 
     def judge(self, sample: ConflictSample, form: str, text: str) -> str:
-        """The verdict on one answer's text: vision, text, flags, other, unknown (other, and names neither answer) or
-        error.
+        """The verdict on one answer's text: the name of the source that it follows, flags, other, unknown (other, and
+        names neither answer) or error.
         """
-        return read(form, text, sample.answer_vision, sample.answer_text)
+        return called(read(form, text, sample.answer_vision, sample.answer_text), sample.sources.names)
 
     def outcome(self, verdicts: Sequence[str], direction: str) -> str:
         """One sample's outcome from the verdicts on all its forms: follow, compete, flags, other or error."""
@@ -137,4 +148,13 @@ class ConflictBenchmark(Conflicts):
     def rows(self, predictions: Sequence[dict], **context: Any) -> list[dict]:
         """Rows of results.json from per-sample predictions."""
         about = {"benchmark": self.name, "protocol": self.protocol, "scorer": self.scorer}
-        return result_rows(predictions, self.forms, **about, **context)
+        return result_rows(predictions, self.forms, self.sources.names, **about, **context)
+
+
+def cell_of(name: str, sample: ConflictSample) -> Cell:
+    """A sample on a sheet: its picture where it has one, what its texts say, what is asked, and both answers."""
+    answers = tuple(f"{SHORT.get(source, source)}: {answer}" for source, answer in sample.answers.items())
+    if sample.sources.pictured:
+        return Cell(name, sample.load_image, f"{sample.context} {sample.question}", answers)
+    words = [segment.text for segment in context_segments(sample)]
+    return Cell(name, None, "\n".join((*words, sample.question)), answers)

@@ -9,14 +9,14 @@ from typing import Any
 from eval_suite.elsewhere import Fields, Left, Matched, Told, WithReleasedAnswers, known, once_each, ours
 from eval_suite.released import Row
 from eval_suite.report.rows import percent
-from eval_suite.scorers.conflict import VERDICTS, agree
+from eval_suite.results import ratio_of
+from eval_suite.scorers.conflict import NEITHER, SIDES, agree
 from factory.benchmark import Conflicts, Questions
 from factory.data.sample import ConflictSample
 from factory.errors import UserError
 from factory.statistics.intervals import wilson
 
-HEADS = {"vision": "follows image", "text": "follows text", "flags": "flags", "other": "other", "error": "error"}
-RATIO = "image / (image + text)"
+IMAGE = {"vision": "image"}  # what a table calls a source
 
 
 def matched(benchmark: Conflicts, rows: Sequence[Row], fields: Fields) -> Matched:
@@ -85,42 +85,44 @@ def _form(row: Row, forms: Sequence[str]) -> str:
     return row.among("form", *forms) if "form" in row else ""
 
 
-def outcome_rows(told: Sequence[Told], rule: str) -> list[dict[str, Any]]:
+def outcome_rows(told: Sequence[Told], rule: str, sources: tuple[str, str] = SIDES) -> list[dict[str, Any]]:
     """For all samples and each task the shares of outcomes with 95 % Wilson intervals by our rule and, where the file
-    has them, by the released verdicts.
+    has them, by the released verdicts. ``sources`` are the names of the two sides.
     """
     tasks = dict.fromkeys(each.task for each in told)
     groups = {"all": list(told)} | {task: [each for each in told if each.task == task] for task in tasks}
     out = []
     for task, members in groups.items() if len(tasks) > 1 else [("all", list(told))]:
-        out.append(_outcomes(task, rule, [each.verdict for each in members]))
+        out.append(_outcomes(task, rule, [each.verdict for each in members], sources))
         if official := [each.official for each in members if each.official is not None]:
-            out.append(_outcomes(task, "released verdicts", official))
+            out.append(_outcomes(task, "released verdicts", official, sources))
     return out
 
 
-def _outcomes(task: str, by: str, verdicts: Sequence[str]) -> dict[str, Any]:
-    counts, n = Counter(verdicts), len(verdicts)
-    sides = counts["vision"] + counts["text"]
-    shares = {verdict: (counts[verdict], n) for verdict in VERDICTS}
+def _outcomes(task: str, by: str, verdicts: Sequence[str], sources: tuple[str, str]) -> dict[str, Any]:
+    counts, n, known = Counter(verdicts), len(verdicts), (*sources, *NEITHER)
+    sides = sum(counts[name] for name in sources)
+    shares = {verdict: (counts[verdict], n) for verdict in known}
     if sides:
-        shares["vision_ratio"] = (counts["vision"], sides)
+        shares[ratio_of(sources[0])] = (counts[sources[0]], sides)
     return {
         "task": task,
         "by": by,
         "n": n,
-        "counts": {verdict: counts[verdict] for verdict in VERDICTS},
+        "counts": {verdict: counts[verdict] for verdict in known},
         "metrics": {name: hits / of for name, (hits, of) in shares.items()},
         "ci": {name: list(wilson(hits, of)) for name, (hits, of) in shares.items()},
     }
 
 
-def outcome_table(rows: Sequence[Mapping[str, Any]]) -> str:
+def outcome_table(rows: Sequence[Mapping[str, Any]], sources: tuple[str, str] = SIDES) -> str:
     """The rows as a Markdown table, in percent."""
-    heads = ["task", "by", "n", *HEADS.values(), RATIO]
+    first, second = (IMAGE.get(name, name) for name in sources)
+    heads = ["task", "by", "n", f"follows {first}", f"follows {second}", *NEITHER, f"{first} / ({first} + {second})"]
+    metrics = (*sources, *NEITHER, ratio_of(sources[0]))
     lines = [_line(heads), "|:---|:---|" + "---:|" * (len(heads) - 2)]
     for row in rows:
-        shares = [_share(row, name) for name in (*HEADS, "vision_ratio")]
+        shares = [_share(row, name) for name in metrics]
         lines.append(_line([row["task"], row["by"], f"{row['n']:,}", *shares]))
     return "\n".join(lines) + "\n"
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from factory import cli, files
 from factory.data.prompt import Prompt
+from factory.data.sources import PICTURE_AND_TEXT
 from factory.errors import UserError, did_you_mean
 from factory.model.load import load as load_model
 from factory.model.prefix import prefill
@@ -106,7 +107,8 @@ def _fitted_on(
     parts = [
         collect(view, prompts[i : i + BATCH], plan, None, keys[i : i + BATCH])[0] for i in range(0, len(prompts), BATCH)
     ]
-    state = method.fit(states_toward(direction, joined(parts), ["all"] * len(prompts), seed))
+    sources = prompts[0].sources if prompts else PICTURE_AND_TEXT
+    state = method.fit(states_toward(direction, joined(parts), ["all"] * len(prompts), seed, sources=sources))
     return Steering(method, state, method.placed(state, layer))
 
 
@@ -213,12 +215,14 @@ class Run:
     @property
     def samples(self) -> list[dict[str, Any]]:
         """One dictionary a test sample: benchmark, sample, task, what the run kept of its texts (question, context,
-        answer_vision, answer_text), and by METHOD-DIRECTION the ``answers``, and the ``outcomes`` or scores.
+        answer_vision, answer_text; of two texts those of each name), and by METHOD-DIRECTION the ``answers``, and the
+        ``outcomes`` or scores.
         """
         table: dict[tuple[str, str], dict[str, Any]] = {}
         for benchmark, p in self._predictions:
             about = {"benchmark": benchmark, "sample": p["sample"], "task": next(iter(p.get("tasks") or ()), None)}
-            texts = {name: p[name] for name in SAMPLE_TEXTS if name in p}
+            named = (name for name in p if name.startswith(("context_", "answer_")))
+            texts = {name: p[name] for name in dict.fromkeys((*SAMPLE_TEXTS, *named)) if name in p}
             row = table.setdefault((benchmark, p["sample"]), {**about, **texts, "answers": {}, "outcomes": {}})
             arm = "-".join(filter(None, (p["method"], p.get("direction"))))
             said = p.get("answers", p.get("text"))

@@ -38,7 +38,7 @@ class Bench:
 
 
 def conflicts(node: Node | None) -> Conflicts:
-    """The benchmark of a recipe's ``data:``. Raises ``UserError`` for one that sets no image against a text."""
+    """The benchmark of a recipe's ``data:``. Raises ``UserError`` for one that sets no sources against each other."""
     assert node is not None, "a recipe that compares methods has data"
     benchmark = node.make()
     if not isinstance(benchmark, Conflicts):

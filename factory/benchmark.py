@@ -11,8 +11,9 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from PIL import Image
 
-from factory.data.prompt import Prompt, Role
+from factory.data.prompt import Prompt
 from factory.data.sample import ConflictSample
+from factory.data.sources import PICTURE_AND_TEXT, Sources
 from factory.errors import UserError
 from factory.model.view import ModelView
 from factory.registry import Plugin
@@ -77,8 +78,8 @@ class Benchmark(Plugin):
 
 
 class Conflicts(Benchmark):
-    """Samples that set an image against a text, each asked in one or more ``forms`` of a prompt. ``scorer`` names the
-    rule that reads answers, and its version.
+    """Samples that set two ``sources`` against each other, an image against a text unless it says, each asked in one or
+    more ``forms`` of a prompt. ``scorer`` names the rule that reads answers, and its version.
     """
 
     pictured = True
@@ -86,6 +87,20 @@ class Conflicts(Benchmark):
     typical_words: ClassVar[float] = 0.0
     longest_words: ClassVar[float] = 0.0
     """Words of a typical and of the longest prompt, for plans that are made before the samples are there."""
+
+    @classmethod
+    def sources_of(cls, params: Any) -> Sources:
+        """The two sources that it sets against each other, with parameters ``params``."""
+        return PICTURE_AND_TEXT
+
+    @property
+    def sources(self) -> Sources:
+        """The two sources that it sets against each other: a direction is the name of one."""
+        return self.sources_of(self.params)
+
+    @classmethod
+    def needs_pictures(cls, params: Any) -> bool:
+        return cls.pictured and cls.sources_of(params).pictured
 
     def samples(self, split: str) -> Sequence[ConflictSample]:
         """The samples of train, dev or test, alike at every call. Raises ``UserError`` where files are missing."""
@@ -115,8 +130,8 @@ class Conflicts(Benchmark):
         raise TypeError(f"{type(self).__name__} must define prompt(sample, form)")
 
     def alone(self, sample: ConflictSample, form: str, modality: str) -> Prompt:
-        """The prompt of a form with one modality, vision or text."""
-        return self.prompt(sample, form).without(Role.CONTEXT if modality == "vision" else Role.IMAGE)
+        """The prompt of a form with one modality alone, the source of that name."""
+        return self.prompt(sample, form).only(modality)
 
     def answer(self, sample: ConflictSample, form: str, direction: str) -> str:
         """The canonical answer that follows ``direction``, as a form of the prompt asks for it."""
@@ -153,7 +168,7 @@ class Conflicts(Benchmark):
 
     def as_questions(self) -> Questions:
         """Its samples as questions that no direction is steered to, for ``benchmarks:``."""
-        raise UserError(f"benchmarks: '{self.name}' sets an image against a text and belongs under 'data:'")
+        raise UserError(f"benchmarks: '{self.name}' sets two sources against each other and belongs under 'data:'")
 
     def rows(self, predictions: Sequence[Record], **context: Any) -> Rows:
         """Rows of results.json from predictions, one of which is a sample's under one method."""

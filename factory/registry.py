@@ -84,14 +84,21 @@ class Plugin:
     Params: ClassVar[type[BaseModel]]
     params: Any
     pictured: ClassVar[bool] = False
+    sided: ClassVar[bool] = False
 
     def __init__(self, params: Any) -> None:
         self.params = params
 
     @classmethod
     def needs_pictures(cls, params: Any) -> bool:
-        """Whether it is of no use with a model that reads text alone; ``pictured``, unless its parameters decide."""
+        """Whether it is of no use without pictures; ``pictured``, unless its parameters decide."""
         return cls.pictured
+
+    @classmethod
+    def needs_sources(cls, params: Any) -> bool:
+        """Whether it shows or hides the sources of a conflict one by one, and so is of no use where one of them is a
+        picture that the model cannot see; ``sided``, unless its parameters decide."""
+        return cls.sided
 
 
 Plugin.Params = Params

@@ -50,9 +50,9 @@ class Rescore(Command):
         say(f"{args.answers}: {len(rows):,} rows; scored by {benchmark.scorer}")
         if isinstance(benchmark, Conflicts):
             found = matched(benchmark, rows, fields)
-            table = outcome_rows(found.told, benchmark.scorer)
+            table = outcome_rows(found.told, benchmark.scorer, benchmark.sources.names)
             kept: list[dict[str, Any]] = [_kept(each) for each in found.told]
-            text = outcome_table(table)
+            text = outcome_table(table, benchmark.sources.names)
         else:
             kept, found = scored(benchmark, rows, fields)
             table = benchmark.rows(kept)

@@ -13,7 +13,7 @@ from eval_suite.commands import Command
 from eval_suite.conflict import ConflictBenchmark
 from eval_suite.released import read_jsonl
 from eval_suite.report.rows import percent, strength_text
-from eval_suite.scorers.conflict import RULES, agree, outcome
+from eval_suite.scorers.conflict import RULES, agree, called, outcome
 from factory.errors import UserError
 from factory.recipe import load
 from factory.registry import register
@@ -51,7 +51,7 @@ def opened(run: Path, split: str) -> tuple[ConflictBenchmark, list[dict[str, Any
     recipe = load(run / "resolved.yaml")
     benchmark = recipe.data.make() if recipe.data else None
     if not isinstance(benchmark, ConflictBenchmark):
-        raise UserError(f"{run}: its data is no conflict between image and text")
+        raise UserError(f"{run}: its data is no conflict between two sources")
     rows = [row for file in files for row in read_jsonl(file)]
     cell = ("sample", "method", "direction", "variant", "strength")
     return benchmark, list({tuple(row[key] for key in cell): row for row in rows}.values())
@@ -66,7 +66,8 @@ def rescored(benchmark: ConflictBenchmark, split: str, predictions: Iterable[Map
             raise UserError(f"{benchmark.name}: has no {split} sample {p['sample']} any more; were its files changed?")
         pair = samples[p["sample"]].answer_vision, samples[p["sample"]].answer_text
         answers = list(zip(benchmark.forms, p["answers"], strict=True))
-        scored.append((p, {name: [rule(form, a, *pair) for form, a in answers] for name, rule in RULES.items()}))
+        named = lambda verdict: called(verdict, benchmark.sources.names)
+        scored.append((p, {name: [named(rule(form, a, *pair)) for form, a in answers] for name, rule in RULES.items()}))
     return scored
 
 

@@ -10,7 +10,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from eval_suite.report.rows import DASH, TARGETS, Group, Predictions, groups, is_oracle, percent
+from eval_suite.report.rows import DASH, Group, Predictions, groups, is_oracle, percent, target
 from factory.plain import csv_text
 from factory.run.labels import CURVE
 from factory.statistics.intervals import bootstrap_sums
@@ -147,7 +147,7 @@ def blocks(results: Mapping, predictions: Predictions) -> list[tuple[str, list[s
             first = next(line for line in own if line is not None)
             rates = [percent(first.gap.follow), percent(first.gap.ends), str(first.gap.n)]
             shares = [DASH if line is None else str(line.gap) for line in own]
-            lines.append([method, TARGETS.get(direction or "", direction or DASH), *rates, *shares])
+            lines.append([method, target(direction), *rates, *shares])
         if found:
             title = f"{group.title()}, {group.samples_of(split)}, oracle of {found[0].oracle.partition(':')[2].strip()}"
             heads = ["Method", "Towards", "Follow", "Oracle", "n", *(f"Closed from {start}" for start in starts)]

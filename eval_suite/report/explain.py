@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from eval_suite.report.rows import TARGETS, is_oracle
+from eval_suite.report.rows import is_oracle, target
 from factory.diagnose.summary import Figure, Finding, Predictor, Summary, Table
 from factory.run.labels import CURVE
 from factory.statistics.association import Interval, auroc, bootstrap, interval, spearman
@@ -69,7 +69,7 @@ def explain(
                 name = offered[metric].name
                 toward = {s: offered[metric].toward(v, direction) for s, v in values.items() if s in at}
                 if line := _line(list(toward.values()), [at[s] for s in toward]):
-                    rows.append((TARGETS[direction], method, event, name, *line))
+                    rows.append((target(direction), method, event, name, *line))
                     cells[event, name].append(
                         dict(
                             zip(

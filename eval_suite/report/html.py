@@ -47,7 +47,7 @@ def page(
         summary=summarise(results, compared, budget),
         blocks=main_tables(results),
         outcomes=outcomes.outcome_lines(results),
-        outcome_headings=outcomes.HEADINGS,
+        outcome_headings=outcomes.headings(results),
         published=beside(results),
         comparisons=sections.comparison_lines(compared),
         references=sorted({c.reference for c in compared}),

@@ -1,4 +1,4 @@
-"""Samples that the unsteered model answers by the other modality: how many turn, and how many break, at growing
+"""Samples that the unsteered model answers by the other source: how many turn, and how many break, at growing
 strength (figure 2 of the AMPS paper).
 """
 
@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from eval_suite.report import style
-from eval_suite.report.rows import TARGETS, Group, Predictions, groups, is_oracle
+from eval_suite.report.rows import Group, Predictions, groups, is_oracle, target
 from eval_suite.report.style import Figure, Look
 from factory.plain import csv_text
 from factory.run.labels import CURVE
 from factory.statistics.intervals import wilson
 
-OTHER = {"vision": "text", "text": "vision"}
+OTHER = {"vision": "text", "text": "vision"}  # where a run has one direction alone
 HEADINGS = ("Table", "Split", "Towards", "Method", "Strength", "n", "Follow", "Compete", "Error")
 
 
@@ -39,7 +39,7 @@ def turned(group: Group, predictions: Predictions) -> tuple[str | None, list[Tur
         found = [
             line
             for direction in group.directions
-            if direction in OTHER
+            if direction
             for line in _toward(group, predictions, direction, split)
         ]
         if len({line.strength for line in found}) > 1:
@@ -93,7 +93,7 @@ def turning(group: Group, palette: Mapping[str, Look], predictions: Predictions,
             for row, metric in enumerate(("follow", "error")):
                 handles[method] = _curve(axes[row, column], lines, metric, palette[method])
         n = max(line.n for line in own)
-        axes[0, column].set_title(f"From {TARGETS[OTHER[direction]]} to {TARGETS[direction]}, n = {n}")
+        axes[0, column].set_title(f"From {_other(group, direction)} to {target(direction)}, n = {n}")
         axes[1, column].set_xlabel("Steering strength")
     axes[0, 0].set_ylabel("Follows the target (%)")
     axes[1, 0].set_ylabel("Error (%)")
@@ -105,6 +105,12 @@ def turning(group: Group, palette: Mapping[str, Look], predictions: Predictions,
     )
     title = "Samples that start with the other modality" + (f" ({group.title()})" if suffix else "")
     return style.finish(figure, f"turned{suffix}", title, caption, wide=len(directions) > 1)
+
+
+def _other(group: Group, direction: str) -> str:
+    """The source that steering toward ``direction`` turns away from."""
+    beside = next((name for name in group.directions if name and name != direction), OTHER.get(direction))
+    return target(beside, "the other source")
 
 
 def _curve(ax: Any, lines: Sequence[Turned], metric: str, look: Look) -> Any:

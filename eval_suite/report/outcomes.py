@@ -4,18 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from eval_suite.report.rows import DASH, TARGETS, TOTAL, Cell, Group, groups, percent, strength_text
-from eval_suite.scorers.conflict import OUTCOMES
+from eval_suite.report.rows import DASH, TOTAL, Cell, Group, groups, percent, strength_text, target
+from eval_suite.results import ratio_of
+from eval_suite.scorers.conflict import OUTCOMES, SIDES
 from factory.plain import csv_text
 
 SHARES = {name: name.capitalize() for name in OUTCOMES}
-PREFERENCE = {"vision_ratio": "Vision ratio", "first_option": "First option", "known_ratio": "Known ratio"}
-SPANNED = tuple(PREFERENCE.values())
-HEADINGS = ("Towards", "Method", "Strength", "n", *SHARES.values(), "Unknown", *PREFERENCE.values(), "Known n")
+BESIDE = {"first_option": "First option", "known_ratio": "Known ratio"}
+RATIO = ratio_of(SIDES[0])
+
+
+def headings(results: Mapping) -> tuple[str, ...]:
+    """The columns of ``outcome_lines``; the ratio bears the name of its source where all tables have one ratio."""
+    ratios = {_ratio(group) for group in groups(results)} or {RATIO}
+    ratio = _headed(ratios.pop()) if len(ratios) == 1 else "Ratio of the first source"
+    return ("Towards", "Method", "Strength", "n", *SHARES.values(), "Unknown", ratio, *BESIDE.values(), "Known n")
+
+
+def _headed(metric: str) -> str:
+    return metric.replace("_", " ").capitalize()
+
+
+def _ratio(group: Group) -> str:
+    """The metric S_v / (S_v + S_t) of a table, by the name of its first source."""
+    names = {name for row in group.rows for name in row["metrics"]}
+    named = (ratio_of(direction) for direction in group.directions if direction)
+    return next((name for name in (RATIO, *named) if name in names), RATIO)
+
+
+HEADINGS = headings({})
+SPANNED = range(HEADINGS.index(_headed(RATIO)), len(HEADINGS) - 1)
+"""Places of the columns that have an interval."""
 
 
 def outcome_lines(results: Mapping) -> list[tuple[str, list[list[str]]]]:
-    """Of each table its title, and a line per direction and method under ``HEADINGS``, shares in percent.
+    """Of each table its title, and a line per direction and method under ``headings``, shares in percent.
 
     Unknown is the share of single answers that name neither side; they count as other. The vision ratio is
     S_v / (S_v + S_t) of the samples that follow either modality (SPEC.md 3.3), whatever the method steers toward; first
@@ -33,9 +56,9 @@ def _lines(group: Group) -> list[list[str]]:
             choice, total = group.choice(direction, method), group.reported(direction, method)
             if choice is None or total is None:
                 continue
-            cells = [group.reported(direction, method, name) for name in (*SHARES, *PREFERENCE)]
+            cells = [group.reported(direction, method, name) for name in (*SHARES, _ratio(group), *BESIDE)]
             shares = [percent(cell.value if cell else None) for cell in cells[: len(SHARES)]]
-            head = [TARGETS.get(direction or "", direction or DASH), method, strength_text(choice.strength)]
+            head = [target(direction), method, strength_text(choice.strength)]
             row = group.row(direction, method, TOTAL, choice.strength, group.scored_split) or {}
             shares.append(percent(row.get("unknown_rate")))
             preference = [_with_interval(cell) for cell in cells[len(SHARES) :]]
@@ -60,14 +83,17 @@ def flag_note(group: Group, direction: str | None) -> str:
 
 def to_csv(results: Mapping) -> str:
     """``outcome_lines`` as one table: ends of intervals have their own columns; what was not measured is empty."""
-    heads = [h for name in HEADINGS for h in ((name, f"{name} low", f"{name} high") if name in SPANNED else (name,))]
+    names = headings(results)
+    heads = [
+        h for i, name in enumerate(names) for h in ((name, f"{name} low", f"{name} high") if i in SPANNED else (name,))
+    ]
     lines = ([title, *_spread(line)] for title, lines in outcome_lines(results) for line in lines)
     return csv_text([["Table", *heads], *lines])
 
 
 def _spread(line: Sequence[str]) -> list[str]:
     cells: list[str] = []
-    for heading, cell in zip(HEADINGS, line, strict=True):
+    for i, cell in enumerate(line):
         value, _, span = ("" if cell == DASH else cell).partition(" (")
-        cells += [value, *(span.rstrip(")").split("–") if span else ("", ""))] if heading in SPANNED else [value]
+        cells += [value, *(span.rstrip(")").split("–") if span else ("", ""))] if i in SPANNED else [value]
     return cells

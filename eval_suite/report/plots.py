@@ -13,7 +13,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from eval_suite.report import style
 from eval_suite.report.initial import turning
 from eval_suite.report.plots_predictors import fifths
-from eval_suite.report.rows import TARGETS, TOTAL, Group, Predictions, groups, is_oracle, labels, percent
+from eval_suite.report.rows import TOTAL, Group, Predictions, groups, is_oracle, labels, percent, target
 from eval_suite.report.style import Figure, Look
 from factory.diagnose.profiles import PROMPTS
 from factory.diagnose.summary import Predictor
@@ -72,7 +72,7 @@ def strength_curves(group: Group, palette: Mapping[str, Look], budget: float | N
         if budget is not None:
             line = axes[1, column].axhline(100 * budget, color="#222222", linewidth=1, linestyle=(0, (1, 2)))
             handles["error budget"] = line
-        axes[0, column].set_title(f"Towards {TARGETS.get(direction or '', direction or 'no direction')}")
+        axes[0, column].set_title(f"Towards {target(direction, 'no direction')}")
         axes[1, column].set_xlabel("Steering strength")
     for row in axes:
         top = max(ax.get_ylim()[1] for ax in row)

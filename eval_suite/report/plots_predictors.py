@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from eval_suite.report import style
 from eval_suite.report.explain import measured
-from eval_suite.report.rows import TARGETS, Group, Predictions, is_oracle, strength_text
+from eval_suite.report.rows import Group, Predictions, is_oracle, strength_text, target
 from eval_suite.report.style import Figure, Look
 from factory.diagnose.summary import Predictor
 from factory.statistics.intervals import wilson
@@ -71,7 +71,7 @@ def _by_fifths(
     for column, (direction, chosen, how) in enumerate(panels):
         at = {s: predictor.toward(v, direction or "") for s, v in values.items()}
         handles |= _panel(list(axes[:, column]), chosen, at, palette)
-        axes[0, column].set_title(f"Towards {TARGETS.get(direction or '', direction or 'no direction')}{how}")
+        axes[0, column].set_title(f"Towards {target(direction, 'no direction')}{how}")
         axes[1, column].set_xlabel(f"{predictor.name[0].upper()}{predictor.name[1:]} (fifths of the samples)")
     for ax, label in zip(axes[:, 0], ("Follows the target (%)", "Error (%)"), strict=True):
         ax.set_ylabel(label)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from factory.data.sources import said
 from factory.run.labels import CURVE
 
 TASKS = {
@@ -22,8 +23,12 @@ TASKS = {
 TOTAL = "all"
 BEFORE = {"unsteered": "none", "reference": "l2s"}  # labels of results whose run entry names none: all had these
 ORACLE = "oracle:"
-TARGETS = {"vision": "the image", "text": "the text"}
 DASH = "—"
+
+
+def target(direction: str | None, nothing: str = DASH) -> str:
+    """What a direction leads to: "the image", "the memo"; ``nothing`` where there is none."""
+    return said(direction) if direction else nothing
 
 
 def labels(results: Mapping) -> tuple[str, str | None]:

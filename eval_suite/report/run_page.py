@@ -15,9 +15,8 @@ from factory.benchmark import Conflicts
 from factory.diagnose.summary import Summary
 from factory.registry import register
 from factory.report import Finished, Report, WithSummary
+from factory.run.samples import texts_of
 from factory.terminal import Console
-
-TEXTS = ("question", "context", "answer_vision", "answer_text")
 
 
 @register("report", "run_page")
@@ -75,7 +74,7 @@ def keep(run: Finished) -> None:
     """
     b, seed, cells = run.benchmark, run.results["run"]["seed"], dict[str, list[dict[str, Any]]]()
     about = {"benchmark": b.name, "label": b.name, "protocol": b.protocol, "seed": seed}
-    texts = {s.id: {name: getattr(s, name) for name in TEXTS} for s in run.samples}
+    texts = {s.id: texts_of(s) for s in run.samples}
     asked = {d: text for p in run.predictions for d, text in zip(p["prompts"], p.get("asked", ()), strict=False)}
     for p in run.predictions:
         if p["split"] == "test" and p["chosen"]:

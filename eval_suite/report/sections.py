@@ -9,12 +9,12 @@ import yaml
 
 from eval_suite.report.rows import (
     DASH,
-    TARGETS,
     TOTAL,
     groups,
     is_oracle,
     percent,
     strength_text,
+    target,
 )
 from eval_suite.report.verdict import Comparison
 from factory.statistics.intervals import PairedDifference
@@ -51,7 +51,7 @@ def strength_lines(results: Mapping, budget: float | None) -> list[dict[str, str
                 lines.append(
                     {
                         "benchmark": group.title(),
-                        "direction": TARGETS.get(direction or "", direction or DASH),
+                        "direction": target(direction),
                         "method": method,
                         "variant": group.variant(direction, method),
                         "tried": ", ".join(map(strength_text, tried)),
@@ -79,7 +79,7 @@ def comparison_lines(compared: Sequence[Comparison]) -> list[dict[str, str | boo
     return [
         {
             "benchmark": c.group.title(),
-            "direction": TARGETS.get(c.direction or "", c.direction or DASH),
+            "direction": target(c.direction),
             "pair": f"{c.method} − {c.reference}",
             "follow": percent(c.follow.difference, signed=True),
             "follow_ci": span(c.follow),

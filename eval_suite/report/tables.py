@@ -14,7 +14,6 @@ from eval_suite.report.outcomes import flag_note
 from eval_suite.report.rows import (
     DASH,
     ORACLE,
-    TARGETS,
     TASKS,
     TOTAL,
     Cell,
@@ -25,6 +24,7 @@ from eval_suite.report.rows import (
     percent,
     short_task,
     strength_text,
+    target,
 )
 from factory.run.labels import CURVE
 from factory.terminal import Console
@@ -77,8 +77,7 @@ class Block:
 
     @property
     def title(self) -> str:
-        target = TARGETS.get(self.direction or "", self.direction or "no direction")
-        return f"Towards {target}: {self.group.title()}, {self.split or 'all samples'}"
+        return f"Towards {target(self.direction, 'no direction')}: {self.group.title()}, {self.split or 'all samples'}"
 
     @property
     def n(self) -> int | None:

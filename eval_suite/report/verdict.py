@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from eval_suite.report.rows import (
-    TARGETS,
     Cell,
     Group,
     Predictions,
@@ -14,6 +13,7 @@ from eval_suite.report.rows import (
     is_oracle,
     percent,
     strength_text,
+    target,
 )
 from factory.statistics.intervals import PairedDifference, paired_difference
 
@@ -55,8 +55,8 @@ def comparisons(results: Mapping, predictions: Predictions) -> tuple[list[Compar
             against = _outcomes(group, direction, reference, predictions) if reference else []
             if not reference or not against:
                 notes.append(
-                    f"{group.title()}, towards {_target(direction)}: no paired comparison, because there are "
-                    "no per-sample predictions of a reference method."
+                    f"{group.title()}, towards {target(direction, 'no direction')}: no paired comparison, because"
+                    " there are no per-sample predictions of a reference method."
                 )
                 continue
             for method in group.methods(direction):
@@ -67,7 +67,7 @@ def comparisons(results: Mapping, predictions: Predictions) -> tuple[list[Compar
                     pair = [paired_difference(own, against, outcome) for outcome in ("follow", "error")]
                 except ValueError as problem:
                     notes.append(
-                        f"{group.title()}, towards {_target(direction)}, {method} against {reference}: "
+                        f"{group.title()}, towards {target(direction, 'no direction')}, {method} against {reference}: "
                         f"not compared ({problem})."
                     )
                     continue
@@ -99,10 +99,6 @@ def _outcomes(group: Group, direction: str | None, method: str, predictions: Pre
     return group.predictions(predictions, direction, method, choice.strength, group.scored_split)
 
 
-def _target(direction: str | None) -> str:
-    return TARGETS.get(direction or "", direction or "no direction")
-
-
 def summarise(results: Mapping, compared: Sequence[Comparison], budget: float | None = None) -> list[str]:
     """One short passage per table of modality preference: who follows best, at what error, and whether that beats the
     reference.
@@ -113,7 +109,7 @@ def summarise(results: Mapping, compared: Sequence[Comparison], budget: float | 
         for direction in group.directions:
             text = _passage(group, direction, compared, budget)
             where = f" on {group.title()}" if len(found) > 1 else ""
-            passages.append(f"Towards {_target(direction)}{where}: {text}")
+            passages.append(f"Towards {target(direction, 'no direction')}{where}: {text}")
     return passages
 
 

@@ -25,7 +25,9 @@ from eval_suite.scorers.collapse import collapsed
 from eval_suite.scorers.letters import letter
 
 RULE = "conflict/2"
-VERDICTS = ("vision", "text", "flags", "other", "error")
+SIDES = ("vision", "text")
+NEITHER = ("flags", "other", "error")
+VERDICTS = (*SIDES, *NEITHER)
 OUTCOMES = ("follow", "compete", "flags", "other", "error")
 UNKNOWN = "unknown"
 
@@ -75,6 +77,13 @@ def read(form: str, text: str, vision: str, text_answer: str) -> str:
             return behind[chosen]
     found = mentions(said, names)
     return named(answer, said, found) or ("flags" if flagged else "other" if found else UNKNOWN)
+
+
+def called(verdict: str, sources: tuple[str, str]) -> str:
+    """A verdict of any version of the rule in the names of the two ``sources``: the rule calls the first one vision and
+    the second text.
+    """
+    return dict(zip(SIDES, sources, strict=True)).get(verdict, verdict)
 
 
 def answered(text: str) -> str:

@@ -22,7 +22,7 @@ from PIL import Image
 
 import factory
 from eval_suite.report import style
-from eval_suite.report.rows import TARGETS, TOTAL, Group, groups, labels
+from eval_suite.report.rows import TOTAL, Group, groups, labels, target
 from eval_suite.scenes.sheet import save_sheet
 from factory.data.sample import ConflictSample
 from factory.diagnose.profiles import PROMPTS
@@ -134,7 +134,7 @@ def strength(results: Mapping[str, Any]) -> bytes:
         for column, direction in enumerate(group.directions):
             for row, metric in enumerate(("follow", "error")):
                 handles |= _lines(axes[row, column], group, direction, metric, palette, labels(results)[0])
-            axes[0, column].set_title(f"Toward {TARGETS.get(direction or '', direction)}")
+            axes[0, column].set_title(f"Toward {target(direction)}")
             axes[1, column].set_xlabel("strength")
         axes[0, 0].set_ylabel("following rate (%)")
         axes[1, 0].set_ylabel("error rate (%)")

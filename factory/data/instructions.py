@@ -1,10 +1,13 @@
-"""The instructions that ask for a modality, word for word from their sources."""
+"""The instructions that ask for one source of a conflict: for a picture or its text word for word from the papers, for
+any other two sources in the same words (ours).
+"""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from factory.data.prompt import Role, Segment
+from factory.data.sources import PICTURE_AND_TEXT, Sources
 
 Style = Literal[
     "amps_eq9", "amps_rq1", "mc2", "mc2_prioritize", "mc2_original", "anchor", "anchor_prioritize", "anchor_focus"
@@ -54,7 +57,24 @@ INSTRUCTIONS: dict[str, dict[str, str]] = {
     },
 }
 
+_DISAGREE = "In case there is an inconsistency between {first} and {second}, "
+OF_ANY: dict[Style, str] = {
+    "amps_eq9": "based on {this}",
+    "amps_rq1": "Follow {this} rather than {other}",
+    "mc2": _DISAGREE + "you must rely on {this} rather than {other}. ",
+    "mc2_prioritize": _DISAGREE + "prioritize the information from {this}. ",
+    "mc2_original": _DISAGREE + "you should follow {this} rather than {other}. ",
+    "anchor": "You should follow {this} rather than {other}.",
+    "anchor_prioritize": "Prioritize the information in {this} over {other}",
+    "anchor_focus": "Focus on {this}; ignore {other}.",
+}
+"""The same wordings for any two sources, by what they are called."""
 
-def instruction(style: Style, direction: str) -> Segment:
-    """The segment P that asks for ``direction`` ("vision" or "text")."""
-    return Segment(Role.INSTRUCTION, INSTRUCTIONS[style][direction])
+
+def instruction(style: Style, direction: str, sources: Sources = PICTURE_AND_TEXT) -> Segment:
+    """The segment P that asks for ``direction``, the name of one of ``sources``."""
+    this, other = sources[direction], sources.other(direction)
+    if sources == PICTURE_AND_TEXT:
+        return Segment(Role.INSTRUCTION, INSTRUCTIONS[style][direction])
+    names = {"this": this.said, "other": other.said, "first": sources.first.said, "second": sources.second.said}
+    return Segment(Role.INSTRUCTION, OF_ANY[style].format_map(names))

@@ -5,27 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from enum import IntEnum
 from itertools import count, groupby
 
 from PIL import Image
 
+from factory.data.sources import PICTURE_AND_TEXT, Role, Sources
 
-class Role(IntEnum):
-    """Role of one token. ``TEMPLATE`` is what the chat template adds; ``ANSWER`` is an assistant turn."""
-
-    PAD = 0
-    TEMPLATE = 1
-    SYSTEM = 2
-    IMAGE = 3
-    CONTEXT = 4
-    QUESTION = 5
-    OPTIONS = 6
-    INSTRUCTION = 7
-    ANSWER = 8
-
-
-USER_TEXT = (Role.CONTEXT, Role.QUESTION, Role.OPTIONS)
+USER_TEXT = (Role.CONTEXT_A, Role.CONTEXT, Role.QUESTION, Role.OPTIONS)
 SPEAKERS = {Role.SYSTEM: "system", Role.ANSWER: "assistant"}
 
 
@@ -43,9 +29,12 @@ class Segment:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Segments in reading order; an ``ANSWER`` segment closes a user turn (worked examples have one each)."""
+    """Segments in reading order; an ``ANSWER`` segment closes a user turn (worked examples have one each). ``sources``
+    are those of the conflict that it is about, if it is about one.
+    """
 
     segments: tuple[Segment, ...]
+    sources: Sources = PICTURE_AND_TEXT
 
     @property
     def images(self) -> list[Image.Image]:
@@ -70,6 +59,10 @@ class Prompt:
 
     def without(self, *roles: Role) -> Prompt:
         return replace(self, segments=tuple(s for s in self.segments if s.role not in roles))
+
+    def only(self, direction: str) -> Prompt:
+        """The prompt with the source of that name alone. Raises ``UserError`` for a name that no source has."""
+        return self.without(self.sources.other(direction).role)
 
     def with_pictures(self, kept: Collection[int]) -> Prompt:
         """The prompt with those of its images alone whose places among them, from 0, are ``kept``."""

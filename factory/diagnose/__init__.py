@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypedDict
 
 import torch
 from torch import Tensor
 
 from factory.bench import Bench
 from factory.data.sample import ConflictSample
+from factory.data.sources import PICTURE_AND_TEXT, Sources
 from factory.diagnose.summary import Summary
 from factory.model.attention import attention
 from factory.model.encode import Batch
@@ -73,6 +74,12 @@ class Diagnostic(Plugin):
     """Names of the numbers that it gives once a prompt, which methods may be fitted on; None where it does not say."""
     splits: ClassVar[tuple[str, ...]] = ("test",)
     summarised: ClassVar[tuple[str, ...]] = ("base",)
+    """The prompts whose rows ``summary`` is given of a ``diagnostic:``: base, vision and text, or of two texts those
+    that ask for the first and for the second."""
+    of_any_sources: ClassVar[bool] = True
+    """Whether it takes conflicts between two texts too; others speak of an image and a text."""
+    sources: Sources = PICTURE_AND_TEXT
+    """What the conflicts set against each other; whoever runs it says so, as by ``between``."""
     at_once: ClassVar[bool] = False
     """Whether ``on_samples`` needs all samples of a split at once; it may then give rows about ``ALL`` of them too."""
 
@@ -80,6 +87,11 @@ class Diagnostic(Plugin):
     def measures_prompts(cls) -> bool:
         """Whether it measures prompts that it is given, as a ``diagnostic:`` does, not only those it asks itself."""
         return any(getattr(cls, way) is not getattr(Diagnostic, way) for way in ("measure", "on_whole", "on_prefix"))
+
+    def between(self, sources: Sources) -> Self:
+        """Itself, on conflicts between these ``sources``."""
+        self.sources = sources
+        return self
 
     def queried(self, prefix: Prefix, keys: Sequence[str]) -> Tensor:
         """[R, T] booleans: the end of each whole prompt that queries what is before it. Here its last token."""

@@ -101,7 +101,8 @@ def learnt_scores(rows: Iterable[Mapping[str, Any]], needed: Iterable[str], diag
     none.
     """
     rows = list(rows)
-    found = {d: s for d in ("vision", "text") if (s := scores(rows, d)).numel()}
+    asked = dict.fromkeys(row["direction"] for row in rows if row.get("direction"))
+    found = {d: s for d in asked if (s := scores(rows, d)).numel()}
     if set(needed) - set(found):
         raise UserError(
             f"diagnostic '{diagnostic}' needs each head's attribution: list `heads` before it under `diagnostics:`"

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -18,6 +18,7 @@ from factory.bench import Bench
 from factory.data.instructions import Style, instruction
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
+from factory.data.sources import PICTURE_AND_TEXT, Sources
 from factory.diagnose import Diagnostic, about
 from factory.diagnose.summary import Finding
 from factory.errors import UserError
@@ -29,6 +30,7 @@ from factory.instruments.residual import Residuals, columns_of, residuals
 from factory.model.encode import Batch
 from factory.model.prefix import at_last, decode_texts, greedy, last_index
 from factory.model.view import ModelView
+from factory.recipe.sections.words import Direction
 from factory.registry import Params
 
 SYSTEM = (
@@ -45,13 +47,13 @@ class InstructedParams(Params):
     T_fmt, right before it (app. C.2, swapped), or before the question (MC²). ``system`` puts a general system prompt,
     which counts as format, before both or between them (app. C.2). ``dictionary``: how answers are told.
 
-    ``directions``: the modalities that are asked for.
+    ``directions``: the sources that are asked for, both unless named.
     """
 
     style: Style = "amps_rq1"
     layout: Layout = "after_format"
     system: Literal["none", "before", "between"] = "none"
-    directions: tuple[Literal["vision", "text"], ...] = ("vision", "text")
+    directions: tuple[Direction, ...] = PICTURE_AND_TEXT.names
     dictionary: DictionaryParams = DictionaryParams()
 
 
@@ -88,9 +90,14 @@ class Asked:
         return [item.direction for item in self.items]
 
     @property
+    def sources(self) -> Sources:
+        """The sources that the prompts set against each other."""
+        return self.items[0].prompt.sources
+
+    @property
     def sets(self) -> dict[str, Tensor]:
         """[B, T] booleans of every token set that a pathway can name."""
-        return role_sets(self.stem.batch.roles, self.stem.batch.attention_mask, self.directions)
+        return role_sets(self.stem.batch.roles, self.stem.batch.attention_mask, self.directions, self.sources)
 
     def facts(self, i: int) -> dict[str, Any]:
         return {**self.items[i].facts, "outcome": self.outcomes[i]}
@@ -126,18 +133,18 @@ def instruct(prompt: Prompt, segment: Segment, layout: str = "after_format", sys
     if system != "none":
         both = [i for i, s in enumerate(segments) if s is segment or s.role == Role.OPTIONS]
         segments.insert(both[0] if system == "before" else both[0] + 1, Segment(Role.OPTIONS, SYSTEM))
-    return Prompt(tuple(segments))
+    return replace(prompt, segments=tuple(segments))
 
 
 def instructed(
     bench: Bench, samples: Sequence[ConflictSample], params: InstructedParams, dictionary: Dictionary
 ) -> tuple[list[Instructed], list[dict[str, Any]]]:
     """Every sample, form and direction that the dictionary covers, and a row for each that it does not."""
-    items, told_left_out = [], []
+    items, told_left_out, sources = [], [], bench.benchmark.sources
     for sample in samples:
         for form in bench.benchmark.forms:
-            answers = {d: bench.benchmark.answer(sample, form, d) for d in ("vision", "text")}
-            pair = dictionary.pair(answers["vision"], answers["text"])
+            first, second = (bench.benchmark.answer(sample, form, name) for name in sources.names)
+            pair = dictionary.pair(first, second)
             if isinstance(pair, str):
                 told_left_out.append(
                     {
@@ -152,8 +159,8 @@ def instructed(
                 continue
             prompt = bench.benchmark.prompt(sample, form)
             for direction in params.directions:
-                own = pair if direction == "vision" else Pair(pair.compete, pair.comply)
-                whole = instruct(prompt, instruction(params.style, direction), params.layout, params.system)
+                own = pair if direction == sources.first.name else Pair(pair.compete, pair.comply)
+                whole = instruct(prompt, instruction(params.style, direction, sources), params.layout, params.system)
                 items.append(Instructed(sample, form, direction, whole, own))
     return items, told_left_out
 
@@ -220,7 +227,7 @@ def thinned(ids: Sequence[str], share: float) -> list[str]:
 
 
 class Instructing(Diagnostic):
-    """Base of the diagnostics that ask every sample with an instruction toward either modality."""
+    """Base of the diagnostics that ask every sample with an instruction toward either source."""
 
     Params = InstructedParams
 

@@ -11,12 +11,14 @@ import torch
 from pydantic import StringConstraints
 from torch import Tensor
 
-from factory.data.prompt import Role
+from factory.data.sources import PICTURE_AND_TEXT, Role, Sources
 from factory.model.prefix import last_index
 
 ROLES = {
     "image": Role.IMAGE,
     "context": Role.CONTEXT,
+    "context_a": Role.CONTEXT_A,
+    "context_b": Role.CONTEXT,
     "question": Role.QUESTION,
     "format": Role.OPTIONS,
     "instruction": Role.INSTRUCTION,
@@ -26,25 +28,34 @@ NAMES = "|".join([*ROLES, "cues", "compliant", "competing", "generated"])
 Pathway = Annotated[str, StringConstraints(pattern=rf"^({NAMES})->({NAMES})$")]
 
 
-def role_sets(roles: Tensor, mask: Tensor, directions: Sequence[str]) -> dict[str, Tensor]:
+def role_sets(
+    roles: Tensor, mask: Tensor, directions: Sequence[str], sources: Sources = PICTURE_AND_TEXT
+) -> dict[str, Tensor]:
     """[B, T] booleans of every token set, from roles and mask [B, T] of prompts each instructed toward one of
-    ``directions``.
+    ``directions``, which are names of ``sources``.
 
-    cues: both contexts; compliant and competing: the one that the instruction asks for and the other; generated: the
+    cues: both sources; compliant and competing: the one that the instruction asks for and the other; generated: the
     last token.
     """
     found = {name: roles == role for name, role in ROLES.items()}
-    toward_vision = torch.tensor([d == "vision" for d in directions], device=roles.device)[:, None]
+    first, second = (roles == source.role for source in (sources.first, sources.second))
+    toward_first = torch.tensor([d == sources.first.name for d in directions], device=roles.device)[:, None]
     return found | {
-        "cues": found["image"] | found["context"],
-        "compliant": torch.where(toward_vision, found["image"], found["context"]),
-        "competing": torch.where(toward_vision, found["context"], found["image"]),
+        "cues": first | second,
+        "compliant": torch.where(toward_first, first, second),
+        "competing": torch.where(toward_first, second, first),
         "generated": torch.arange(roles.shape[1], device=roles.device) == last_index(mask)[:, None],
     }
 
 
-def first_target(roles: Tensor, mask: Tensor, targets: Collection[str], directions: Sequence[str]) -> Tensor:
+def first_target(
+    roles: Tensor,
+    mask: Tensor,
+    targets: Collection[str],
+    directions: Sequence[str],
+    sources: Sources = PICTURE_AND_TEXT,
+) -> Tensor:
     """Column [B] of each prompt's first token of ``targets``; its last token where it has none."""
-    sets, last = role_sets(roles, mask, directions), last_index(mask)
+    sets, last = role_sets(roles, mask, directions, sources), last_index(mask)
     any_of = torch.stack([sets[name] for name in targets]).any(0)
     return torch.where(any_of, torch.arange(roles.shape[1], device=roles.device), last[:, None]).amin(-1)

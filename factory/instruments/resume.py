@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from factory.data.sources import PICTURE_AND_TEXT, Sources
 from factory.diagnose import attention
 from factory.errors import UserError
 from factory.instruments.branch import Stem, tail_of
@@ -30,7 +31,7 @@ from factory.model.view import ModelView
 class Rest:
     """Prompts that lie in a cache up to ``roles`` [B, t], and what follows: the decoder's input ``embeds`` [B, t, d],
     images in place, its ``positions`` [B, t] or [axes, B, t] and ``mask`` [B, t], padded right; ``directions``: which
-    modality each is asked to follow.
+    of the ``sources`` each is asked to follow.
     """
 
     prefix: Prefix
@@ -39,6 +40,7 @@ class Rest:
     mask: Tensor
     roles: Tensor
     directions: Sequence[str]
+    sources: Sources = PICTURE_AND_TEXT
 
     def pick(self, rows: Sequence[int]) -> Rest:
         at = torch.tensor(rows, device=self.roles.device)
@@ -50,15 +52,22 @@ class Rest:
             self.mask[at],
             self.roles[at],
             [self.directions[i] for i in rows],
+            self.sources,
         )
 
 
-def held_back(view: ModelView, stem: Stem, targets: Collection[str], directions: Sequence[str]) -> Rest:
+def held_back(
+    view: ModelView,
+    stem: Stem,
+    targets: Collection[str],
+    directions: Sequence[str],
+    sources: Sources = PICTURE_AND_TEXT,
+) -> Rest:
     """Prompts that were run, held back from their first token of ``targets`` on. Raises ``UserError`` as ``tail_of``
     does.
     """
     batch, whole = stem.batch, stem.prefix
-    tail = tail_of(view, stem, first_target(batch.roles, batch.attention_mask, targets, directions))
+    tail = tail_of(view, stem, first_target(batch.roles, batch.attention_mask, targets, directions, sources))
     rows = torch.arange(len(tail.at), device=tail.at.device)[:, None]
     prefix = Prefix(whole.cache, tail.before.long(), whole.roles * tail.before, whole.next_position - tail.mask.sum(-1))
     positions = batch.position_ids.gather(-1, tail.at.expand(*batch.position_ids.shape[:-1], -1))
@@ -69,6 +78,7 @@ def held_back(view: ModelView, stem: Stem, targets: Collection[str], directions:
         tail.mask.long(),
         whole.roles.gather(-1, tail.at) * tail.mask,
         directions,
+        sources,
     )
 
 
@@ -119,8 +129,8 @@ def severed(view: ModelView, rest: Rest, pathway: str, layers: Collection[int]) 
     """
     source, target = pathway.split("->")
     roles = torch.cat([rest.prefix.roles, rest.roles], -1)
-    hidden = role_sets(roles, torch.cat([rest.prefix.mask, rest.mask], -1), rest.directions)[source]
-    in_prompt = role_sets(rest.roles, rest.mask, rest.directions)[target]
+    hidden = role_sets(roles, torch.cat([rest.prefix.mask, rest.mask], -1), rest.directions, rest.sources)[source]
+    in_prompt = role_sets(rest.roles, rest.mask, rest.directions, rest.sources)[target]
     reached = set()
 
     def attend(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, PrivateAttr, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from factory.errors import did_you_mean
 from factory.recipe.explain import refusal
@@ -17,6 +17,7 @@ from factory.recipe.sections.model import ComposeSpec, ModelSpec
 from factory.recipe.sections.steering import DEFAULT_STRENGTHS, CollectSpec, EvaluateSpec
 from factory.recipe.sections.training import DataFileSpec, HeldOutSpec, TermsSpec, TrainSpec, TuneDataSpec, TuneSpec
 from factory.recipe.sections.words import Direction, FileName, PathText, Seed, Text
+from factory.recipe.toward import sources_of, toward
 
 __all__ = [
     "DEFAULT_STRENGTHS",
@@ -80,7 +81,7 @@ class Recipe(Spec):
     diagnostics: Annotated[tuple[Annotated[Node, plugin("diagnostic")], ...], AfterValidator(distinct_labels)] = ()
     collect: CollectSpec = CollectSpec()
     steering: Annotated[tuple[Annotated[Node, plugin("steering")], ...], AfterValidator(distinct_labels)] = ()
-    evaluate: EvaluateSpec = EvaluateSpec()
+    evaluate: Annotated[EvaluateSpec, Field(validate_default=True)] = EvaluateSpec()
     train: TrainSpec | None = None
     tune: TuneSpec | None = None
     compare: CompareSpec | None = None
@@ -89,6 +90,22 @@ class Recipe(Spec):
     launch: LaunchSpec = LaunchSpec()
 
     _source: Origin = PrivateAttr(Origin())
+
+    @field_validator("diagnostics")
+    @classmethod
+    def _diagnostics_ask_for_sources(cls, nodes: tuple[Node, ...], info: ValidationInfo) -> tuple[Node, ...]:
+        if info.data.get("data") is None:
+            return nodes
+        sources, out = sources_of(info.data["data"]), []
+        for i, node in enumerate(nodes):
+            params = toward(node.params, sources, (i,))
+            out.append(node if params is node.params else node.model_copy(update={"params": params}))
+        return tuple(out)
+
+    @field_validator("evaluate")
+    @classmethod
+    def _directions_are_sources(cls, evaluate: EvaluateSpec, info: ValidationInfo) -> EvaluateSpec:
+        return toward(evaluate, sources_of(info.data.get("data")))
 
     @model_validator(mode="after")
     def _has_one_job(self) -> Recipe:

@@ -128,7 +128,8 @@ def each_sample(samples: Iterable[ConflictSample]) -> dict[str, str]:
     samples = list(samples)
     seen = pictures(path for s in samples for path in s.images)
     texts = ("id", "task", "question", "context", "answer_vision", "answer_text")
-    about = lambda s: [*(getattr(s, t) for t in texts), _plain(s.tags), [seen[path] for path in s.images]]
+    own = lambda s: [] if s.sources.pictured else [s.context_a, s.sources.names]
+    about = lambda s: [*(getattr(s, t) for t in texts), _plain(s.tags), [seen[path] for path in s.images], *own(s)]
     return {s.id: files.digest(about(s))[:SHORT] for s in samples}
 
 

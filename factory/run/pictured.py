@@ -7,13 +7,20 @@ from typing import Any
 
 from factory.blame import wrong
 from factory.code import nodes
+from factory.diagnose import Diagnostic
 from factory.model.family import Family
 from factory.recipe import Recipe
 from factory.recipe.schema import Node
+from factory.recipe.toward import sources_of
 
 
 def check_pictures(recipe: Recipe, family: Family) -> None:
-    """Raises ``UserError`` for what a recipe asks of pictures where a family's models take none."""
+    """Raises ``UserError`` for what a recipe asks of pictures where a family's models take none, and for what it asks
+    of the pictures of conflicts between two texts.
+    """
+    sources = sources_of(recipe.data)
+    if recipe.data and not sources.pictured:
+        _check_methods(recipe, f"'{recipe.data.type}' sets two texts against each other")
     if family.sees:
         return
     blind = f"{family.model_class} reads text alone"
@@ -21,8 +28,17 @@ def check_pictures(recipe: Recipe, family: Family) -> None:
         if getattr(recipe, section):
             raise wrong(recipe, section, f"its methods train models that see pictures, and {blind}")
     for node in _every(recipe):
-        if node.plugin.needs_pictures(node.params):
+        hidden = recipe.data and sources.pictured and node.plugin.needs_sources(node.params)
+        if hidden or node.plugin.needs_pictures(node.params):
             raise wrong(node, "type", f"'{node.type}' needs pictures, and {blind}")
+
+
+def _check_methods(recipe: Recipe, why: str) -> None:
+    for node in _every((recipe.diagnostic, recipe.diagnostics, recipe.steering)):
+        if node.plugin.needs_pictures(node.params):
+            raise wrong(node, "type", f"'{node.type}' needs pictures, and {why}")
+        if issubclass(node.plugin, Diagnostic) and not node.plugin.of_any_sources:
+            raise wrong(node, "type", f"'{node.type}' is about an image and a text, and {why}")
 
 
 def _every(value: Any) -> Iterator[Node]:

@@ -41,6 +41,7 @@ from factory.run.questions.suite import AnySuite, add_prices, put, questions_of,
 from factory.run.rundir import RunDir
 from factory.run.samples import usable_samples
 from factory.steer import Steerer, artefact
+from factory.steer.collect import ASKS, asks_of
 from factory.terminal import Console, warn
 
 
@@ -224,9 +225,11 @@ def _summaries(study: Study, diagnostics: Rows, further: Mapping[str, Rows]) -> 
     recipe, found = study.recipe, {}
     if recipe.diagnostic and study.diagnostic and diagnostics:
         label = recipe.diagnostic.label
-        rows = [row for row in diagnostics if row["prompt"] in study.diagnostic.summarised]
+        places = dict(zip(ASKS, asks_of(study.benchmark.sources), strict=True))
+        prompts = {places.get(prompt, prompt) for prompt in study.diagnostic.summarised}
+        rows = [row for row in diagnostics if row["prompt"] in prompts]
         found[f"diagnostic-{label}" if label in further else label] = study.diagnostic.summary(rows)
-    found |= {node.label: node.make().summary(further[node.label]) for node in recipe.diagnostics}
+    found |= {node.label: study.diagnostic_of(node).summary(further[node.label]) for node in recipe.diagnostics}
     return {label: summary.under(label) for label, summary in found.items() if summary is not None}
 
 

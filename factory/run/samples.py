@@ -24,7 +24,7 @@ from factory.recipe.nodes import given
 from factory.run import inputs
 from factory.run.owner import CHECK
 from factory.run.rundir import RunDir
-from factory.steer.collect import ASKS, asked
+from factory.steer.collect import asked, asks_of
 from factory.terminal import warn
 
 SPLITS = ("train", "dev", "test")
@@ -53,8 +53,7 @@ def fault(
 def _fault(
     sample: ConflictSample, writing: Writing | None, fit: Fit | None, shapes: Shapes | None, pictured: bool
 ) -> str | None:
-    for field in ("context", "question", "answer_vision", "answer_text"):
-        text = getattr(sample, field)
+    for field, text in texts_of(sample).items():
         if not text.strip():
             return f"its {field} is empty"
         if half := halved(text):
@@ -63,14 +62,30 @@ def _fault(
             return f"its {field} spells the model's special token '{spelt}'"
     if sample.flaw:
         return sample.flaw
-    if pictured:
-        try:
-            image = sample.load_image()
-        except OSError as error:
-            return f"its image cannot be read: {error}"
-        if shapes and (why := shapes.refusal(image.size)):
-            return why
-    return fit(sample) if fit else None
+    seen = _unseen(sample, shapes) if pictured and sample.sources.pictured else None
+    return seen or (fit(sample) if fit else None)
+
+
+def _unseen(sample: ConflictSample, shapes: Shapes | None) -> str | None:
+    """Why its picture cannot be shown; None where it can."""
+    try:
+        image = sample.load_image()
+    except OSError as error:
+        return f"its image cannot be read: {error}"
+    return shapes.refusal(image.size) if shapes else None
+
+
+def texts_of(sample: ConflictSample) -> dict[str, str]:
+    """What a sample says, by what messages, predictions and ``factory.read`` call it: question, contexts and answers.
+
+    Of an image and a text these are question, context, answer_vision and answer_text; of two texts every context and
+    answer bears the name of its source.
+    """
+    answers = {f"answer_{name}": answer for name, answer in sample.answers.items()}
+    if sample.sources.pictured:
+        return {"question": sample.question, "context": sample.context, **answers}
+    contexts = {f"context_{name}": text for name, text in sample.contexts.items()}
+    return {**contexts, "question": sample.question, **answers}
 
 
 def fitting(view: ModelView, benchmark: Conflicts, style: Style) -> Fit:
@@ -79,9 +94,12 @@ def fitting(view: ModelView, benchmark: Conflicts, style: Style) -> Fit:
     """
 
     def fit(sample: ConflictSample) -> str | None:
-        if view.positions is None or len(f"{sample.context}{sample.question}".encode()) < view.positions // 2:
+        if (
+            view.positions is None
+            or len("".join((*sample.contexts.values(), sample.question)).encode()) < view.positions // 2
+        ):
             return None
-        texts = [sample.context, sample.question]
+        texts = [*sample.contexts.values(), sample.question]
         alone = sum(map(len, view.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]))
         if alone > view.positions:  # told without writing whole prompts of endless texts
             return (
@@ -89,7 +107,12 @@ def fitting(view: ModelView, benchmark: Conflicts, style: Style) -> Fit:
                 f" {view.positions}: shorten its text"
             )
         return unfit(
-            view, [asked(benchmark.prompt(sample, form), ask, style) for form in benchmark.forms for ask in ASKS]
+            view,
+            [
+                asked(benchmark.prompt(sample, form), ask, style)
+                for form in benchmark.forms
+                for ask in asks_of(benchmark.sources)
+            ],
         )
 
     return fit

@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 
 from factory.data.prompt import Prompt
+from factory.data.sources import PICTURE_AND_TEXT, Sources
 from factory.errors import UserError
 from factory.model.manifest import not_finite
 from factory.model.view import ModelView
 from factory.registry import Plugin
 from factory.steer.where import Where
 
-Direction = Literal["vision", "text"]
+Direction = str
+"""The name of a conflict's source: vision or text, or one of two texts."""
 Tensors = dict[str, Tensor]
 
 
@@ -39,7 +41,8 @@ def needs(metric: str, whose: str, by: str) -> str:
 
 @dataclass(frozen=True)
 class States:
-    """What a method is fitted on, for one direction; n training prompts, d the model's width.
+    """What a method is fitted on, for one direction, the name of one of ``sources``; n training prompts, d the model's
+    width.
 
     ``base`` h_[I,T], ``toward`` h_[I,T,P+], ``away`` h_[I,T,P-] [n, d] float32 (AMPS eq. 11); ``measured`` by metric
     what the recipe's ``diagnostic:`` gives once a prompt [n]; ``tasks`` one name per prompt; ``seed`` decides all
@@ -57,6 +60,12 @@ class States:
     seed: int = 0
     tails: tuple[Tensor, Tensor, Tensor] | None = None
     found: Sequence[Mapping[str, Any]] = ()
+    sources: Sources = PICTURE_AND_TEXT
+
+    @property
+    def toward_first(self) -> bool:
+        """Whether the direction is that of the first source."""
+        return self.direction == self.sources.first.name
 
     def number(self, metric: str, whose: str, by: str) -> Tensor:
         """``measured[metric]`` [n] for the method ``whose``; ``by`` is a diagnostic that gives it. Raises ``UserError``

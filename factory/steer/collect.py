@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from factory.data.instructions import Style, instruction
 from factory.data.prompt import USER_TEXT, Prompt, Role, Segment
+from factory.data.sources import PICTURE_AND_TEXT, Sources
 from factory.diagnose import Diagnostic, Row, once_a_prompt
 from factory.errors import UserError
 from factory.model.encode import Encoded
@@ -28,7 +29,9 @@ from factory.model.view import ModelView
 from factory.steer import States
 from factory.steer.base import Direction
 
-ASKS = ("base", "vision", "text")
+BASE = "base"
+WORDINGS = 3
+"""How often a prompt is asked: as it is, and toward either source."""
 MEASURED = "measured."
 
 
@@ -45,9 +48,17 @@ class Plan:
     tails: bool = False
 
 
+def asks_of(sources: Sources) -> tuple[str, ...]:
+    """What every prompt is asked: as it is (``base``), and toward either source, by their names."""
+    return (BASE, *sources.names)
+
+
+ASKS = asks_of(PICTURE_AND_TEXT)
+
+
 def asked(prompt: Prompt, ask: str, style: Style) -> Prompt:
     """[I,T] for ``base``, else [I,T,P] (AMPS eq. 9)."""
-    return prompt if ask == "base" else prompt.append(instruction(style, ask))
+    return prompt if ask == BASE else prompt.append(instruction(style, ask, prompt.sources))
 
 
 @torch.no_grad()
@@ -60,26 +71,28 @@ def collect(
     completions: Mapping[str, Sequence[str]] | None = None,
     pairs: Mapping[str, Sequence[Prompt]] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, list[Row]]]:
-    """States {ask: [B, d] float32 on the CPU} for the asks base, vision and text, and diagnostic rows by ask.
+    """States {ask: [B, d] float32 on the CPU} for base and the names of the prompts' sources (vision and text), and
+    diagnostic rows by ask.
 
     ``completions`` {ask: text of each prompt} begin the model's answer in place of P (learn-to-steer); base has none.
-    ``pairs`` {ask: prompts} are the prompts of the asks vision and text themselves; they are run whole.
+    ``pairs`` {ask: prompts} are the prompts toward either source themselves; they are run whole.
 
     ``ask.tail`` is the mean state of the prompt's last tokens, a tenth of them, three to eight; ``measured.metric`` [B]
     what the diagnostic gives once a prompt without instruction, where it is diagnosed.
     """
     whole = view.family.bidirectional_prompt or pairs is not None
-    asks = {"base": prompts, **pairs} if pairs else _asks(prompts, plan, completions)
+    asks = {BASE: prompts, **pairs} if pairs else _asks(prompts, plan, completions)
+    names = tuple(asks)
     run = (_apart if whole else _shared)(view, asks, plan)
-    chosen = read_position(run.states, run.whole.mask, run.whole.roles, plan.position).float().cpu().chunk(len(ASKS))
-    tensors = dict(zip(ASKS, chosen, strict=True))
+    chosen = read_position(run.states, run.whole.mask, run.whole.roles, plan.position).float().cpu().chunk(len(names))
+    tensors = dict(zip(names, chosen, strict=True))
     if plan.tails:
-        means = _tail_mean(run.states, run.whole.mask).cpu().chunk(len(ASKS))
-        tensors |= {f"{ask}.tail": mean for ask, mean in zip(ASKS, means, strict=True)}
+        means = _tail_mean(run.states, run.whole.mask).cpu().chunk(len(names))
+        tensors |= {f"{ask}.tail": mean for ask, mean in zip(names, means, strict=True)}
     found: dict[str, list[Row]] = {}
     if diagnostic is not None:
         for ask in plan.diagnose:
-            rows = ASKS.index(ask) * len(prompts) + torch.arange(len(prompts), device=view.device)
+            rows = names.index(ask) * len(prompts) + torch.arange(len(prompts), device=view.device)
             found[ask] = diagnostic.on_whole(view, *run.pick(rows), [f"{key}/{ask}" for key in keys])
     once = once_a_prompt(found.get("base", ()), [f"{key}/base" for key in keys])
     return {**tensors, **{f"{MEASURED}{metric}": values for metric, values in once.items()}}, found
@@ -103,11 +116,12 @@ def states_toward(
     tasks: Sequence[str],
     seed: int,
     found: Sequence[Mapping[str, Any]] = (),
+    sources: Sources = PICTURE_AND_TEXT,
 ) -> States:
     """What a method is fitted on toward ``direction``, of ``collected`` states and numbers."""
-    c, other = collected, "text" if direction == "vision" else "vision"
+    c, other = collected, sources.other(direction).name
     tails = (c["base.tail"], c[f"{direction}.tail"], c[f"{other}.tail"]) if "base.tail" in c else None
-    return States(direction, c["base"], c[direction], c[other], measured_in(c), tasks, seed, tails, found)
+    return States(direction, c["base"], c[direction], c[other], measured_in(c), tasks, seed, tails, found, sources)
 
 
 Asks = Mapping[str, Sequence[Prompt]]
@@ -116,12 +130,13 @@ Asks = Mapping[str, Sequence[Prompt]]
 def _asks(prompts: Sequence[Prompt], plan: Plan, completions: Mapping[str, Sequence[str]] | None) -> Asks:
     """The prompts of each ask."""
     if completions is None:
-        return {ask: [asked(prompt, ask, plan.style) for prompt in prompts] for ask in ASKS}
+        sources = prompts[0].sources if prompts else PICTURE_AND_TEXT
+        return {ask: [asked(prompt, ask, plan.style) for prompt in prompts] for ask in asks_of(sources)}
     begun = {
         ask: [p.append(Segment(Role.ANSWER, text)) for p, text in zip(prompts, texts, strict=True)]
         for ask, texts in completions.items()
     }
-    return {"base": list(prompts), **begun}
+    return {BASE: list(prompts), **begun}
 
 
 @dataclass(frozen=True)
@@ -146,10 +161,10 @@ def _shared(view: ModelView, asks: Asks, plan: Plan) -> _Pass:
     """The three asks of each prompt, from what they share."""
     prompts = asks["base"]
     images, counts = view.images_of(prompts)
-    encoded = {ask: view.tokens(asks[ask], counts) for ask in ASKS}
+    encoded = {ask: view.tokens(some, counts) for ask, some in asks.items()}
     shared = [_common(row) for row in zip(*encoded.values(), strict=True)]
     heads = [Encoded(e.ids[:n], e.roles[:n], "") for e, n in zip(encoded["base"], shared, strict=True)]
-    tails = [Encoded(e.ids[n:], e.roles[n:], "") for ask in ASKS for e, n in zip(encoded[ask], shared, strict=True)]
+    tails = [Encoded(e.ids[n:], e.roles[n:], "") for own in encoded.values() for e, n in zip(own, shared, strict=True)]
     head, tail = view.collate(heads, images), view.collate(tails, {})
     every = torch.arange(len(tails), device=view.device)
     rows = every % len(prompts)
@@ -162,12 +177,12 @@ def _shared(view: ModelView, asks: Asks, plan: Plan) -> _Pass:
 
 def _apart(view: ModelView, asks: Asks, plan: Plan) -> _Pass:
     """The three asks as prompts of their own, for models whose prompt tokens see what follows them."""
-    if any(prompt.answered for prompt in asks["text"]):
+    if any(prompt.answered for ask, prompts in asks.items() if ask != BASE for prompt in prompts):
         raise UserError(
             f"collect.completion: the prompt's tokens of {type(view.model).__name__} see what follows them, so that a"
             " begun answer would not be read as it is written; contrast instructions there"
         )
-    batch = view.encode([prompt for ask in ASKS for prompt in asks[ask]])
+    batch = view.encode([prompt for some in asks.values() for prompt in some])
     with _output_of(view, plan.layer) as seen:
         hidden, whole = prefill(view, batch)
     return _Pass(batch.input_ids, whole, seen[0], ((hidden, torch.arange(batch.size, device=view.device)),))

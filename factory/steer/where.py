@@ -11,12 +11,26 @@ from torch import Tensor
 
 from factory.data.prompt import USER_TEXT, Role
 
-RoleName = Literal["all", "image", "text", "context", "question", "options", "instruction", "template", "none"]
+RoleName = Literal[
+    "all",
+    "image",
+    "text",
+    "context",
+    "context_a",
+    "context_b",
+    "question",
+    "options",
+    "instruction",
+    "template",
+    "none",
+]
 ROLES: dict[str, tuple[Role, ...]] = {
     "all": tuple(r for r in Role if r != Role.PAD),
     "image": (Role.IMAGE,),
     "text": USER_TEXT,
     "context": (Role.CONTEXT,),
+    "context_a": (Role.CONTEXT_A,),
+    "context_b": (Role.CONTEXT,),
     "question": (Role.QUESTION,),
     "options": (Role.OPTIONS,),
     "instruction": (Role.INSTRUCTION,),
@@ -30,6 +44,8 @@ TAKE = re.compile(rf"{ONE}(?:\+{ONE})*")
 
 class Where(BaseModel):
     """Token choice: prompt tokens of ``role``, thinned by ``take``, and the generated tokens if ``generated``.
+
+    Of two texts ``context_a`` is the first and ``context_b`` the second.
 
     ``take``: ``all``, ``first:K``, ``last:K``, ``uniform:K``, ``ratio:R`` (uniform, share R of them), ``from:K`` (all
     but the first K); joined by ``+`` they add up, as in ``first:4+last:5``.

@@ -40,6 +40,8 @@ class AnswerKnockout(Instructing):
     Rows: ``follows`` (1 or 0) of every prompt and pathway; with a ``layer`` where a window around it was cut.
     """
 
+    of_any_sources = False
+
     class Params(InstructedParams):
         """``pathways`` as in ``knockout``; ``layers``: first and last that are cut (null: the upper half). ``window``:
         also cut so many layers around each one, for a curve by layer (null: no curve)."""

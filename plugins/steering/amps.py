@@ -80,27 +80,25 @@ class Amps(Steerer):
     def targets(self, states: States) -> Tensor:
         """v of eq. 12 [n, d]."""
         d, _ = deviation(self._ratio(states), states.tasks, self.params.anchor)
-        return self._scale(d)[:, None] * (self._sign(states.direction) * (states.toward - states.away))
+        return self._scale(d)[:, None] * (self._sign(states) * (states.toward - states.away))
 
     def fit(self, states: States) -> dict[str, Tensor]:
         _, r_bar = deviation(self._ratio(states), states.tasks, self.params.anchor)
         theta = fit_g(states.base, self.targets(states), self.net, states.seed, states.tasks)  # eq. 13
-        sign = torch.tensor(self._sign(states.direction))
+        sign = torch.tensor(self._sign(states))
         return {**theta, "sign": sign, **{f"anchor.{task}": r for task, r in r_bar.items()}}
 
     def delta(self, h: Tensor, state: dict[str, Tensor], ctx: Context) -> Tensor:
         return state["sign"] * g(state, h, self.params.net.activation)  # eq. 14
 
-    def _sign(self, direction: str) -> float:
+    def _sign(self, states: States) -> float:
         """-1 where the text direction is the vision module taken backwards (A3: negate_alpha)."""
-        return -1.0 if direction == "text" and self.params.text_mode == "negate_alpha" else 1.0
+        return -1.0 if not states.toward_first and self.params.text_mode == "negate_alpha" else 1.0
 
     def _ratio(self, states: States) -> Tensor:
-        r_v = states.number("R_V", self.name, by="mcr")
+        r_v = states.number(f"R_{states.sources.first.letter}", self.name, by="mcr")
         towards_text = (
-            states.direction == "text"
-            and self.params.text_mode == "separate_module"
-            and self.params.ratio == "r_target"
+            not states.toward_first and self.params.text_mode == "separate_module" and self.params.ratio == "r_target"
         )
         return 1 - r_v if towards_text else r_v
 

@@ -37,11 +37,11 @@ from factory.steer.logits import contrastive
 Level = Literal["vision", "language"]
 OPTIONS: dict[str, tuple[Level, ...]] = {"vision": ("vision",), "language": ("language",)}
 OPTIONS["both"] = ("vision", "language")
-LEVELS: dict[tuple[str, str], tuple[Level, ...]] = {
-    ("by_direction", "vision"): ("vision",),
-    ("by_direction", "text"): ("language",),
-}
-LEVELS |= {(option, d): levels for d in ("vision", "text") for option, levels in OPTIONS.items()}
+
+
+def levels_of(option: str, direction: str) -> tuple[Level, ...]:
+    """Whose attention is counterfactual toward a direction."""
+    return OPTIONS["vision" if direction == "vision" else "language"] if option == "by_direction" else OPTIONS[option]
 
 
 class CausalParams(Params):
@@ -70,16 +70,13 @@ class CausalMM(LogitsMethod):
         return params.levels != "language"
 
     def copies(self, prompt: Prompt, direction: str) -> tuple[Prompt, ...]:
-        return (prompt,) * len(LEVELS[self.params.levels, direction])
+        return (prompt,) * len(levels_of(self.params.levels, direction))
 
     @contextmanager
     def running(self, view: ModelView, direction: str, blocks: int, strength: float) -> Iterator[None]:
-        parts = {"vision": view.vision_tower, "language": view.decoder}
-        altered = {
-            id(m): (level, block)
-            for block, level in enumerate(LEVELS[self.params.levels, direction], 1)
-            for m in parts[level].modules()
-        }
+        levels = levels_of(self.params.levels, direction)
+        parts = {level: view.vision_tower if level == "vision" else view.decoder for level in levels}
+        altered = {id(m): (level, block) for block, level in enumerate(levels, 1) for m in parts[level].modules()}
 
         def attend(
             module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **options: Any
@@ -98,7 +95,7 @@ class CausalMM(LogitsMethod):
             return torch.cat([out[: rows.start], applied(A, v[rows]), out[rows.stop :]]), None
 
         with ExitStack() as stack:
-            for level in LEVELS[self.params.levels, direction]:
+            for level in levels:
                 stack.enter_context(attention(view, attend, parts[level]))
             yield
 

@@ -28,4 +28,5 @@ class ChainOfThought(PromptMethod):
     Params = ChainOfThoughtParams
 
     def rewrite(self, prompt: Prompt, direction: str, examples: Sequence[Prompt]) -> Prompt:
-        return prompt.append(instruction(self.params.style, direction), Segment(Role.INSTRUCTION, self.params.think))
+        asked = instruction(self.params.style, direction, prompt.sources)
+        return prompt.append(asked, Segment(Role.INSTRUCTION, self.params.think))

@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from factory.data.prompt import Role
 from factory.errors import UserError
 from factory.recipe.nodes import Node, plugin, read_node
 from factory.registry import register
@@ -27,11 +26,12 @@ from factory.steer.around import Around, AroundParams
 
 Tensors = dict[str, Tensor]
 CLASSES = 3  # neither, follow, error
+SHARES = ("R_V", "R_A")  # the share of the first source: a picture's, or the first of two texts'
 
 
 class DoseParams(AroundParams):
-    """``of`` the method whose vectors are dosed; ``doses`` to choose among; ``alone``: hear each modality alone too;
-    ``conflicts_only``: leave prompts without an image or without a context as they are; ``aversion`` weighs errors
+    """``of`` the method whose vectors are dosed; ``doses`` to choose among; ``alone``: hear each source alone too;
+    ``conflicts_only``: leave prompts that lack either (an image or a context) as they are; ``aversion`` weighs errors
     against following; the rest is the gate's training. Defaults were chosen on dev scenes.
 
     ``gate_hidden`` units, ``gate_epochs``, ``gate_learning_rate`` and ``gate_decay`` (AdamW's weight decay) train the
@@ -68,7 +68,7 @@ class Dose(Around):
     Params = DoseParams
 
     @classmethod
-    def needs_pictures(cls, params: DoseParams) -> bool:
+    def needs_sources(cls, params: DoseParams) -> bool:
         return params.conflicts_only or params.alone
 
     @property
@@ -76,8 +76,8 @@ class Dose(Around):
         return self.params.doses
 
     def fit(self, states: States) -> Tensors:
-        roles = (Role.IMAGE, Role.CONTEXT) if states.direction == "vision" else (Role.CONTEXT, Role.IMAGE)
-        wanted, other = (torch.tensor(float(role)) for role in roles)
+        sides = states.sources[states.direction], states.sources.other(states.direction)
+        wanted, other = (torch.tensor(float(source.role)) for source in sides)
         return {**super().fit(states), "wanted": wanted, "other": other}
 
     def look(self, h: Tensor, state: Tensors, ctx: Context) -> Tensor:
@@ -106,7 +106,7 @@ class Dose(Around):
         )
 
     def calibrate(self, state: Tensors, trials: Trials) -> Tensors:
-        ridge = _ridge(trials.base, trials.measured.get("R_V"), self.params.ridge)
+        ridge = _ridge(trials.base, _share(trials), self.params.ridge)
         x = _with_mcr(trials.looks, trials.base, ridge)
         mean, std = x.flatten(0, 1).mean(0), x.flatten(0, 1).std(0) + 1e-6
         outcome = trials.follow.long() + 2 * trials.error.long()
@@ -120,12 +120,17 @@ class Dose(Around):
         p = _gate(state, x).softmax(-1)
         best = (p[..., 1] - self.params.aversion * p[..., 2]).argmax(1)
         dose = torch.tensor(self.params.doses, device=h.device)[best]
-        return dose * _conflicts(ctx.roles) if self.params.conflicts_only and ctx.roles is not None else dose
+        return dose * _conflicts(ctx.roles, state) if self.params.conflicts_only and ctx.roles is not None else dose
 
 
-def _conflicts(roles: Tensor) -> Tensor:
-    """1 for each prompt [rows] that has both an image and a context among its ``roles`` [rows, T], else 0."""
-    return torch.stack([(roles == role).any(-1) for role in (Role.IMAGE, Role.CONTEXT)]).all(0).float()
+def _share(trials: Trials) -> Tensor | None:
+    """The first source's MCR [n] of the training prompts; None where it was not measured."""
+    return next((trials.measured[name] for name in SHARES if trials.measured.get(name) is not None), None)
+
+
+def _conflicts(roles: Tensor, state: Tensors) -> Tensor:
+    """1 for each prompt [rows] that has both sources (an image and a context) among its ``roles`` [rows, T], else 0."""
+    return torch.stack([(roles == state[side]).any(-1) for side in ("wanted", "other")]).all(0).float()
 
 
 def _describe(doses: Tensor, answers: Tensor, i: int, p_0: Tensor, p_back: Tensor, dose: Tensor) -> Tensor:

@@ -72,13 +72,15 @@ class Heads(HeadScaler):
 
     def rewrite(self, prompt: Prompt, direction: str) -> Prompt:
         p = self.params
-        return prompt if p.style is None else instruct(prompt, instruction(p.style, direction), p.layout)
+        if p.style is None:
+            return prompt
+        return instruct(prompt, instruction(p.style, direction, prompt.sources), p.layout)
 
     def fit(self, states: States) -> dict[str, Tensor]:
         """Raises ``UserError`` where no head attribution, or no circuit, was measured on the training split."""
         by_circuit = self.params.by == "circuit"
         metric = IN_CIRCUIT if by_circuit else METRIC
-        by_direction = {d: s for d in ("vision", "text") if (s := scores(states.found, d, metric)).numel()}
+        by_direction = {d: s for d in states.sources.names if (s := scores(states.found, d, metric)).numel()}
         if states.direction not in by_direction:
             raise UserError(LACKING_CIRCUIT if by_circuit else LACKING)
         chosen = choose_heads(by_direction, states.direction, self.params.top, self.params.heads, states.seed)

@@ -23,5 +23,5 @@ class Instruction(PromptMethod):
     Params = InstructionParams
 
     def rewrite(self, prompt: Prompt, direction: str, examples: Sequence[Prompt]) -> Prompt:
-        segment = instruction(self.params.style, direction)
+        segment = instruction(self.params.style, direction, prompt.sources)
         return prompt.append(segment) if self.params.at == "end" else prompt.before_question(segment)

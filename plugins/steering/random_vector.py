@@ -24,7 +24,7 @@ class RandomVector(Steerer):
 
     def fit(self, states: States) -> dict[str, Tensor]:
         v = (states.toward - states.away).mean(0)
-        generator = torch.Generator().manual_seed(2 * states.seed + (states.direction == "text"))
+        generator = torch.Generator().manual_seed(2 * states.seed + (not states.toward_first))
         z = torch.randn(v.shape, generator=generator)
         return {"r": z * (v.norm() / z.norm())}
 

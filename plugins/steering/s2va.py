@@ -14,12 +14,13 @@ from factory.data.prompt import Prompt, Role, Segment
 from factory.registry import Params, register
 from factory.steer import TwoCalls
 
-SIDES = {"vision": (Role.IMAGE, "picture"), "text": (Role.CONTEXT, "text")}
+CALLED = {"vision": "picture"}
 
 
 class S2vaParams(Params):
     """``witness`` asks for the report; ``report`` words it for the arbiter ({report}), ``decide`` is what the arbiter
-    is told; {side} is "picture" or "text". ``arbiter_sees``: the arbiter is shown the side as well.
+    is told; {side} is "picture" or "text", or the name of one of two texts. ``arbiter_sees``: the arbiter is
+    shown the side as well.
 
     ``first_tokens`` of a report, ``max_new_tokens`` of an answer (null: the evaluation's own).
     """
@@ -36,22 +37,27 @@ class S2vaParams(Params):
 class S2va(TwoCalls):
     """Two calls: a witness of one side alone, and an arbiter who has the witness's report in its place."""
 
-    pictured = True
+    sided = True
 
     Params = S2vaParams
 
     def first(self, prompt: Prompt, direction: str) -> Prompt:
         """The side and the question alone: no text of the other side, no pressure, no earlier answer."""
-        role, side = SIDES[direction]
+        role, side = prompt.sources[direction].role, _called(direction)
         kept = tuple(s for s in prompt.segments if s.role in (role, Role.QUESTION))
-        return Prompt((*kept, *_said(Role.INSTRUCTION, self.params.witness, side=side)))
+        return Prompt((*kept, *_said(Role.INSTRUCTION, self.params.witness, side=side)), prompt.sources)
 
     def second(self, prompt: Prompt, direction: str, told: str) -> Prompt:
         """The whole conversation, begun with the report in place of what it reports on."""
-        role, side = SIDES[direction]
+        role, side = prompt.sources[direction].role, _called(direction)
         rest = prompt if self.params.arbiter_sees else prompt.without(role)
         report = _said(Role.CONTEXT, self.params.report, side=side, report=" ".join(told.split()))
         return rest.prepend(*report).append(*_said(Role.INSTRUCTION, self.params.decide, side=side))
+
+
+def _called(direction: str) -> str:
+    """What a wording calls a side."""
+    return CALLED.get(direction, direction.replace("_", " "))
 
 
 def _said(role: Role, wording: str, **words: str) -> Sequence[Segment]:

@@ -25,15 +25,15 @@ CUES = (
 )
 """Pairs of words that name a person, an act of saying or knowing, or a verdict, taken from the train wordings of the
 benchmark ``pressure`` alone: its dev and test wordings were not looked at for them."""
-STRUCK = (Role.CONTEXT, Role.INSTRUCTION, Role.QUESTION)
+STRUCK = (Role.CONTEXT_A, Role.CONTEXT, Role.INSTRUCTION, Role.QUESTION)
 SENTENCE = re.compile(r"[^.?!]*[.?!]+|[^.?!]+$")
 EVIDENCE = "First say what the {side} shows, then answer, as in: The {side} shows … . The answer is … ."
-SIDES = {"vision": "picture", "text": "text"}
+CALLED = {"vision": "picture"}
 
 
 class ViperParams(Params):
     """``cues``: two words in a row that make a sentence no evidence. ``ask``: the line that asks for evidence first
-    ({side}: picture or text); empty leaves the filter alone.
+    ({side}: picture or text, or the name of one of two texts); empty leaves the filter alone.
 
     ``max_new_tokens`` of an answer with its evidence.
     """
@@ -57,8 +57,8 @@ class Viper(PromptMethod):
         if last and not any(s.text for s in segments[last:] if s.role != Role.OPTIONS):
             asked = [s for s in segments if s.role == Role.QUESTION][-1:]
             segments = (*segments[:last], *asked, *segments[last:])
-        ask = self.params.ask.replace("{side}", SIDES[direction])
-        return Prompt((*segments, *((Segment(Role.INSTRUCTION, ask),) if ask else ())))
+        ask = self.params.ask.replace("{side}", CALLED.get(direction, direction.replace("_", " ")))
+        return replace(prompt, segments=(*segments, *((Segment(Role.INSTRUCTION, ask),) if ask else ())))
 
     def _filtered(self, segment: Segment) -> Segment:
         """A segment without the sentences that are no evidence; of a question its last one always stays."""

@@ -44,7 +44,7 @@ CONFLICT = Vocabulary(
     (
         Outcome("F", "follow", "gives the answer of the side that is steered towards"),
         Outcome("C", "compete", "gives the other side's answer"),
-        Outcome("D", "flags", "says that image and text disagree"),
+        Outcome("D", "flags", "says that the two sources disagree"),
         Outcome("O", "other", "gives neither answer"),
         Outcome("E", "error", "is no usable answer"),
     ),

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from eval_suite.conflict import heading
 from eval_suite.report.rows import is_oracle, labels
 from eval_suite.report.samples.collection import CONFLICT, QUESTION, Answer, Collection, Entry, arms_of
 from eval_suite.report.samples.thumbnails import read, side_by_side, thumbnail
@@ -15,6 +16,7 @@ from factory import files
 from factory.benchmark import Item, Questions
 from factory.data.prompt import USER_TEXT
 from factory.data.sample import ConflictSample
+from factory.data.sources import said
 from factory.report import Finished
 from factory.run.labels import CURVE
 from factory.run.samples import thin
@@ -47,8 +49,12 @@ def of_conflicts(run: Finished) -> Collection:
 
 
 def _conflict(sample: ConflictSample) -> Entry:
-    facts = ("Context", sample.context), ("Image says", sample.answer_vision), ("Text says", sample.answer_text)
-    return Entry(sample.id, sample.task, sample.question, facts, read(sample.load_image))
+    says = tuple((f"{said(name)[4:].capitalize()} says", answer) for name, answer in sample.answers.items())
+    if sample.sources.pictured:
+        facts = (("Context", sample.context), *says)
+        return Entry(sample.id, sample.task, sample.question, facts, read(sample.load_image))
+    texts = tuple((heading(name), text) for name, text in sample.contexts.items())
+    return Entry(sample.id, sample.task, sample.question, (*texts, *says))
 
 
 def measured(diagnostics: Sequence[Mapping[str, Any]]) -> Numbers:

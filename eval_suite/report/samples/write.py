@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval_suite.report.rows import TARGETS, strength_text
+from eval_suite.report.rows import strength_text, target
 from eval_suite.report.samples.collection import Arm, Collection, Entry
 from eval_suite.report.samples.thumbnails import Bundles
 from eval_suite.report.template import render
@@ -83,7 +83,7 @@ def _about(collection: Collection, bundles: Bundles) -> dict[str, Any]:
 def _arm(arm: Arm) -> dict[str, Any]:
     return {
         "method": arm.method,
-        "direction": TARGETS.get(arm.direction or "", arm.direction or ""),
+        "direction": target(arm.direction, ""),
         "variant": arm.variant,
         "strength": strength_text(arm.strength),
         "strengths": [strength_text(s) for s in arm.strengths],

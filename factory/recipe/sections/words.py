@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import PurePath
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field, StringConstraints
 
 from factory.recipe.paths import RecipePath
 
-Direction = Literal["vision", "text"]
+Direction = Annotated[str, StringConstraints(min_length=1)]
 Layer = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Text = Annotated[str, StringConstraints(min_length=1)]

@@ -30,7 +30,7 @@ from factory.run.rundir import RunDir, Stage
 from factory.run.samples import Checked, usable_samples
 from factory.steer import States, Steerer
 from factory.steer.base import Direction
-from factory.steer.collect import ASKS, Plan, collect, joined, states_toward
+from factory.steer.collect import BASE, Plan, asks_of, collect, joined, states_toward
 from factory.zoo.cards import Card
 
 
@@ -59,7 +59,7 @@ class Study:
         self.recipe, self.folder, self.view, self.limit = recipe, folder, view, limit
         data = given(recipe.data)
         self.benchmark = conflicts(data)
-        self.diagnostic: Diagnostic | None = recipe.diagnostic.make() if recipe.diagnostic else None
+        self.diagnostic = self.diagnostic_of(recipe.diagnostic) if recipe.diagnostic else None
         self.card = view.card
         self.layer = steered_layer(recipe, view.depth, self.card)
         self.tails = any(isinstance(m, Steerer) and m.reads_tails for m in (node.make() for node in recipe.steering))
@@ -75,6 +75,11 @@ class Study:
             "samples": inputs.of_samples(s for split in self.samples.values() for s in split),
         }
         self.scoring = inputs.scoring(data, self.benchmark.scorer)
+
+    def diagnostic_of(self, node: Node) -> Diagnostic:
+        """The diagnostic of a node, on the benchmark's sources."""
+        made: Diagnostic = node.make()
+        return made.between(self.benchmark.sources)
 
     def chunks(self, stage: Stage, split: str, rows: int, compute: Callable[[list[ConflictSample]], Any]) -> list[Any]:
         """All chunks of ``stage`` over a split, ``rows`` prompts at a time; those stored before are only read."""
@@ -126,13 +131,16 @@ class Study:
         if (completion := self.recipe.collect.completion) is None:
             return None
         answer = lambda s, form, side: self.benchmark.example(s, form, side).segments[-1].text
-        return {side: [completion.replace(ANSWER, answer(s, f, side)) for s, f in asked] for side in ("vision", "text")}
+        return {
+            side: [completion.replace(ANSWER, answer(s, f, side)) for s, f in asked]
+            for side in self.benchmark.sources.names
+        }
 
     def _pairs(self, asked: Sequence[tuple[ConflictSample, str]]) -> dict[str, list[Prompt]] | None:
         """The prompts toward each side, where the recipe takes the benchmark's own."""
         if self.recipe.collect.contrast != "pairs":
             return None
-        return {side: [self.benchmark.paired(s, f, side) for s, f in asked] for side in ("vision", "text")}
+        return {side: [self.benchmark.paired(s, f, side) for s, f in asked] for side in self.benchmark.sources.names}
 
     def collect_stage(self, name: str) -> Stage:
         parts = {"collect": self.recipe.collect.model_dump(), "layer": self.layer}
@@ -162,7 +170,7 @@ class Study:
             stage,
             split,
             self.recipe.collect.batch_size,
-            lambda samples: self._collect(samples, ("base",), self.tails)[0],
+            lambda samples: self._collect(samples, (BASE,), self.tails)[0],
         )
         tensors = joined(chunks)
         if not stage.done:
@@ -175,11 +183,13 @@ class Study:
             self._elsewhere[split] = self._collected(f"collect-{split}", split)
         collected = self.collected if split == "train" else self._elsewhere[split]
         tasks = [s.task for s in self.samples[split] for _ in self.benchmark.forms]
-        return states_toward(direction, collected, tasks, self.recipe.seed)
+        return states_toward(direction, collected, tasks, self.recipe.seed, sources=self.benchmark.sources)
 
     def states(self, direction: Direction) -> States:
         """What a method is fitted on toward ``direction``."""
-        return states_toward(direction, self.collected, self.train_tasks, self.recipe.seed, self.found)
+        return states_toward(
+            direction, self.collected, self.train_tasks, self.recipe.seed, self.found, self.benchmark.sources
+        )
 
     @property
     def found(self) -> Rows:
@@ -191,12 +201,12 @@ class Study:
         return [s.task for s in self.samples["train"] for _ in self.benchmark.forms]
 
     def diagnosed(self) -> Rows:
-        """Diagnostic rows of the test prompts under no, the vision and the text instruction (AMPS figures 5 and 6)."""
+        """Diagnostic rows of the test prompts under no instruction and one toward each source (AMPS figures 5, 6)."""
         if self.diagnostic is None:
             return []
-        stage = self.collect_stage("diagnose")
+        stage, asks = self.collect_stage("diagnose"), asks_of(self.benchmark.sources)
         chunks = self.chunks(
-            stage, "test", self.recipe.collect.batch_size, lambda samples: self._collect(samples, ASKS)[1]
+            stage, "test", self.recipe.collect.batch_size, lambda samples: self._collect(samples, asks)[1]
         )
         if not stage.done:
             stage.finish({"rows": sum(map(len, chunks))})
@@ -213,7 +223,7 @@ class Study:
     def taught(self, node: Node, earlier: Mapping[str, Rows]) -> Diagnostic:
         """A further diagnostic that has learnt from the training rows of those before it, and knows what the run does.
         Raises ``UserError`` where they are not what it needs."""
-        diagnostic: Diagnostic = node.make()
+        diagnostic = self.diagnostic_of(node)
         diagnostic.acquaint(Known(self.samples, self.states_of, self.recipe.seed))
         diagnostic.learn([row for rows in earlier.values() for row in rows if row["split"] == "train"])
         return diagnostic

@@ -107,4 +107,4 @@ def _lost(
 
 def own_words(sample: ConflictSample) -> int:
     """Words that a sample brings into its prompt."""
-    return len(f"{sample.context} {sample.question}".split())
+    return len(" ".join((*sample.contexts.values(), sample.question)).split())

@@ -30,7 +30,7 @@ from factory.run.samples import checks
 from factory.run.timing import Clock, timed
 from factory.steer import Context, LogitsMethod, PromptMethod, States, Steerer, Trials, TwoCalls
 from factory.steer.base import sound
-from factory.steer.collect import ASKS
+from factory.steer.collect import WORDINGS
 
 FIT_ON = 128
 TRIED_ON = 4
@@ -150,7 +150,7 @@ def describe(
         )
     length = answer_length(recipe)
     if isinstance(method, LogitsMethod):
-        copies = len(method.copies(prompt, "vision"))
+        copies = len(method.copies(prompt, prompt.sources.first.name))
         place = (
             f"the logits, beside {copies} altered copy(s) of the prompt"
             if copies
@@ -264,7 +264,8 @@ def by_direction(method: PromptMethod, prompt: Prompt) -> bool:
     """Whether the method's prompts depend on the direction; with worked examples they do, through the examples'
     answers.
     """
-    return bool(method.shots) or method.rewrite(prompt, "vision", []) != method.rewrite(prompt, "text", [])
+    one, other = (method.rewrite(prompt, name, []) for name in prompt.sources.names)
+    return bool(method.shots) or one != other
 
 
 def memory(recipe: Recipe, model: ModelFacts, tokens: tuple[int, int], prompts: Mapping[str, int]) -> int:
@@ -292,11 +293,10 @@ def memory(recipe: Recipe, model: ModelFacts, tokens: tuple[int, int], prompts: 
         min(batch, max(prompts.values(), default=batch))
         for batch in (recipe.collect.batch_size, recipe.evaluate.batch_size)
     )
-    wordings = len(ASKS)
-    held = 1 + wordings
+    held = 1 + WORDINGS
     if recipe.diagnostic:
         held += recipe.diagnostic.make().rows_held(collecting) / collecting
-    collected = max(forward(longest), longest * (held * cache + (1 + wordings) * state))
+    collected = max(forward(longest), longest * (held * cache + (1 + WORDINGS) * state))
     swept = forward(longest) + longest * (cache + 2 * model.width * (4 + b)) + 4 * model.vocabulary
     shots = max(
         (method.shots for node in recipe.steering if isinstance(method := node.make(), PromptMethod)), default=0

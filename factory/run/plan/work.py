@@ -13,7 +13,7 @@ from factory.recipe import Recipe
 from factory.run.methods.cost import REPEATS, SAMPLES
 from factory.run.methods.halving import pairs_asked
 from factory.run.methods.share import swept_samples
-from factory.steer.collect import ASKS
+from factory.steer.collect import WORDINGS
 from factory.stopwatch import Part
 
 OWN: Part = ("own", "")
@@ -104,7 +104,7 @@ def stages(
     steerers = [m for m in methods if m.steers]
     out = [Expected("check", 0, parts={("start", ""): 1, OWN: sum(map(len, ids.values()))})]
     pairs = recipe.collect.contrast == "pairs"
-    out += [_collected("diagnose", prompts["test"], len(ASKS), pairs)] if recipe.diagnostic else []
+    out += [_collected("diagnose", prompts["test"], WORDINGS, pairs)] if recipe.diagnostic else []
     out += [_investigated(node.label, node.make(), ids, forms) for node in recipe.diagnostics]
     if steerers:
         out.append(_collected("collect", train, 1 if recipe.diagnostic else 0, pairs))
@@ -144,7 +144,7 @@ def stages(
 def _collected(name: str, prompts: int, asks: int, pairs: bool) -> Expected:
     """A shared prefix for each prompt, then short ends, or with ``pairs`` all asks as a whole; ``asks`` wordings of it
     are diagnosed."""
-    return Expected(name, prompts, prompts * (len(ASKS) if pairs else 1), diagnosed=asks * prompts)
+    return Expected(name, prompts, prompts * (WORDINGS if pairs else 1), diagnosed=asks * prompts)
 
 
 def _investigated(label: str, diagnostic: Diagnostic, ids: Mapping[str, Sequence[str]], forms: int) -> Expected:

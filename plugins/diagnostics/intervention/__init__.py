@@ -15,7 +15,6 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from factory.bench import Bench
-from factory.data.prompt import Role
 from factory.data.sample import ConflictSample
 from factory.diagnose.summary import Summary
 from factory.instruments.answers import Dictionary
@@ -29,7 +28,6 @@ from factory.steer import steer
 from .summary import summarise
 
 CHOICES: tuple[Choice, ...] = ("top", "random", "shared")
-ABSENT = {"vision": Role.CONTEXT, "text": Role.IMAGE}
 
 
 class Cell(NamedTuple):
@@ -70,7 +68,7 @@ class Intervention(Instructing):
         seed: int = 0
 
     @classmethod
-    def needs_pictures(cls, params: Params) -> bool:
+    def needs_sources(cls, params: Params) -> bool:
         return params.alone
 
     def __init__(self, params: Params) -> None:
@@ -101,7 +99,7 @@ class Intervention(Instructing):
         if not items:
             return rows
         asked = ask_instructed(bench, items)
-        rest = held_back(bench.view, asked.stem, ["instruction"], asked.directions)
+        rest = held_back(bench.view, asked.stem, ["instruction"], asked.directions, asked.sources)
         for direction in p.directions:
             own = [i for i, item in enumerate(items) if item.direction == direction]
             groups = {
@@ -112,8 +110,9 @@ class Intervention(Instructing):
                 if group := groups[cell.action]:
                     rows += self._rows(bench, asked, group, rest.pick(group), direction, "follows", cell)
             if p.alone and own:
-                batch = bench.view.encode([items[i].prompt.without(ABSENT[direction]) for i in own])
-                alone = held_back(bench.view, run_stem(bench.view, batch), ["instruction"], [direction] * len(own))
+                batch = bench.view.encode([items[i].prompt.only(direction) for i in own])
+                stem, ways = run_stem(bench.view, batch), [direction] * len(own)
+                alone = held_back(bench.view, stem, ["instruction"], ways, asked.sources)
                 for cell in (
                     Cell("none", "top", 0, 1.0),
                     *(c for c in self.cells if c.action == "block" and c.choice != "shared"),

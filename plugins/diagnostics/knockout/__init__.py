@@ -56,6 +56,8 @@ class Knockout(Instructing):
     ``mass`` is P~(E_C) uncut.
     """
 
+    of_any_sources = False
+
     class Params(InstructedParams):
         """``pathways`` are SOURCE->TARGET of image, context, cues (both), compliant and competing (the contexts, by
         instruction), question, format, instruction, generated (the last prompt token, where the answer begins),
@@ -146,7 +148,9 @@ def effects(
         sources = [p.split("->")[0] for p in pathways if p.endswith(f"->{target}")]
         columns = torch.arange(roles[target].shape[1], device=last.device)
         tail = tail_of(
-            view, stem, first_target(stem.batch.roles, stem.batch.attention_mask, [target], asked.directions)
+            view,
+            stem,
+            first_target(stem.batch.roles, stem.batch.attention_mask, [target], asked.directions, asked.sources),
         )
         cuts = Cuts(
             roles[target].expand(len(sources), -1, -1),

@@ -48,6 +48,8 @@ class RelativeUncertainty(Diagnostic):
     one, with their answers.
     """
 
+    of_any_sources = False
+
     class Params(registry.Params):
         """``ambiguous``: half-width of the region about the balance point; ``bins`` of the curve; ``draws`` of the
         bootstrap.
