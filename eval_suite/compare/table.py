@@ -16,7 +16,7 @@ from eval_suite.compare.load import Arm, Column, Score
 from eval_suite.compare.significance import Test, compare, holm
 from eval_suite.report.closed import Gap, gap
 from eval_suite.report.rows import is_oracle
-from factory.data.sources import said
+from factory.data.sources import in_words
 
 AS_THEY_ARE = ("perplexity", "points")  # metrics that are no shares, and are not printed as percentages
 PUBLISHED = Path(__file__).with_name("published.yaml")
@@ -248,7 +248,7 @@ def heading(column: Column) -> str:
 
 
 def title(block: Block) -> str:
-    return f"Towards {said(block.direction)}" if block.direction else "All arms"
+    return f"Towards {in_words(block.direction)}" if block.direction else "All arms"
 
 
 def label(line: Line, table: Table) -> str:

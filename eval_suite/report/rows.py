@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from factory.data.sources import said
+from factory.data.sources import in_words
 from factory.run.labels import CURVE
 
 TASKS = {
@@ -28,7 +28,7 @@ DASH = "—"
 
 def target(direction: str | None, nothing: str = DASH) -> str:
     """What a direction leads to: "the image", "the memo"; ``nothing`` where there is none."""
-    return said(direction) if direction else nothing
+    return in_words(direction) if direction else nothing
 
 
 def labels(results: Mapping) -> tuple[str, str | None]:

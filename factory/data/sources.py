@@ -28,13 +28,13 @@ class Role(IntEnum):
 SAID = {"vision": "the image", "text": "the text"}
 
 
-def said(name: str) -> str:
+def in_words(name: str) -> str:
     """How a report calls the source ``name``: "the image", "the text", "the memo"."""
     return SAID.get(name, f"the {name.replace('_', ' ')}")
 
 
 @dataclass(frozen=True)
-class Source:
+class Side:
     """One side of a conflict. ``name`` is the direction toward it, ``role`` that of its tokens, ``letter`` what it is
     called in the names of metrics (R_V).
     """
@@ -46,15 +46,15 @@ class Source:
     @property
     def said(self) -> str:
         """How a report calls it."""
-        return said(self.name)
+        return in_words(self.name)
 
 
 @dataclass(frozen=True)
 class Sources:
     """The two sources of a conflict; a direction is the name of one of them."""
 
-    first: Source
-    second: Source
+    first: Side
+    second: Side
 
     @property
     def names(self) -> tuple[str, str]:
@@ -65,7 +65,7 @@ class Sources:
         """Whether one of them is a picture."""
         return self.first.role == Role.IMAGE
 
-    def __getitem__(self, name: str) -> Source:
+    def __getitem__(self, name: str) -> Side:
         """The source of a name. Raises ``UserError`` for a name that neither has."""
         for source in (self.first, self.second):
             if source.name == name:
@@ -73,14 +73,14 @@ class Sources:
         hint = did_you_mean(name, self.names)
         raise UserError(f"'{name}' is no source of this conflict.{hint} There are: {', '.join(self.names)}")
 
-    def other(self, name: str) -> Source:
+    def other(self, name: str) -> Side:
         """The source that stands against the one of a name. Raises ``UserError`` for a name that neither has."""
         return self.second if self[name] is self.first else self.first
 
 
-PICTURE_AND_TEXT = Sources(Source("vision", Role.IMAGE, "V"), Source("text", Role.CONTEXT, "T"))
+PICTURE_AND_TEXT = Sources(Side("vision", Role.IMAGE, "V"), Side("text", Role.CONTEXT, "T"))
 
 
 def two_texts(first: str = "text_a", second: str = "text_b") -> Sources:
     """The sources of a conflict between two texts of these names."""
-    return Sources(Source(first, Role.CONTEXT_A, "A"), Source(second, Role.CONTEXT, "B"))
+    return Sources(Side(first, Role.CONTEXT_A, "A"), Side(second, Role.CONTEXT, "B"))

@@ -16,7 +16,7 @@ from factory import files
 from factory.benchmark import Item, Questions
 from factory.data.prompt import USER_TEXT
 from factory.data.sample import ConflictSample
-from factory.data.sources import said
+from factory.data.sources import in_words
 from factory.report import Finished
 from factory.run.labels import CURVE
 from factory.run.samples import thin
@@ -49,7 +49,7 @@ def of_conflicts(run: Finished) -> Collection:
 
 
 def _conflict(sample: ConflictSample) -> Entry:
-    says = tuple((f"{said(name)[4:].capitalize()} says", answer) for name, answer in sample.answers.items())
+    says = tuple((f"{in_words(name)[4:].capitalize()} says", answer) for name, answer in sample.answers.items())
     if sample.sources.pictured:
         facts = (("Context", sample.context), *says)
         return Entry(sample.id, sample.task, sample.question, facts, read(sample.load_image))
