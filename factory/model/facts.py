@@ -112,7 +112,7 @@ def find_facts(model: ModelSpec | Wanted) -> tuple[ModelFacts | None, Card | Non
         try:
             check(model)
         except UserError as error:
-            lacking.append(str(error))
+            lacking += [] if model.unfetched else [str(error)]
     try:
         config, card = known(model)
         found = sizes_of(config, family_of(config), getattr(torch, spec.dtype))

