@@ -25,7 +25,7 @@ from factory.model.stored import Tensors, account, cached, held, in_one_line, po
 from factory.recipe.schema import ComposeSpec, ModelSpec
 from factory.registry import available, lookup
 from factory.zoo.cards import Card, card_folder, cards, command, read_card, read_part, shipped
-from factory.zoo.packages import absent, is_fetched, part_folder
+from factory.zoo.packages import is_fetched, part_folder, unfetched
 
 RUNNING = ("linear_attention", "mamba", "conv", "hybrid", "hybrid_sliding")
 """Kinds of blocks, as transformers' ``layer_types`` names them, with a running state in place of columns."""
@@ -114,7 +114,7 @@ class Wanted:
     @property
     def unfetched(self) -> str | None:
         """What is said where the model is a part of the zoo that is not here yet, and that a run would fetch."""
-        return absent(self.part) if self.part and not is_fetched(read_part(self.part)) else None
+        return unfetched(self.part) if self.part and not is_fetched(read_part(self.part)) else None
 
     @property
     def config(self) -> Any:

@@ -49,11 +49,11 @@ def is_fetched(part: Part) -> bool:
 def needed(name: str) -> Path:
     """The folder of a part that must be there. Raises ``UserError`` with the command that fetches it."""
     if not is_fetched(read_part(name)):
-        raise UserError(absent(name))
+        raise UserError(unfetched(name))
     return part_folder(read_part(name))
 
 
-def absent(name: str) -> str:
+def unfetched(name: str) -> str:
     """What is said of a part that is not here."""
     package = read_part(name).package
     return (
