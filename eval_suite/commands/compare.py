@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eval_suite.commands import Command
+from eval_suite.compare import over_seeds
 from eval_suite.compare import table as tables
 from eval_suite.compare.load import load
 from eval_suite.compare.samples import align
@@ -45,4 +46,6 @@ class Compare(Command):
         write(table, out)
         show(table, Console())
         Console().print(f"comparison: {out / 'compare.md'} (also .csv, .tex, figures/)", soft_wrap=True)
+        if found := over_seeds.numbers(runs):
+            Console().print(f"diagnostics over seeds: {over_seeds.write(found, out)} (also .csv)", soft_wrap=True)
         return out

@@ -34,13 +34,15 @@ def call_of(decoder: nn.Module, args: tuple, kwargs: Call) -> Call:
 
 @contextmanager
 def recorded(view: ModelView, calls: list[Call]) -> Iterator[None]:
-    """Put the arguments of the decoder's next call, the KV cache aside, into ``calls`` where that is empty."""
+    """Put the arguments of the decoder's next call, the KV cache aside, into ``calls`` where that is empty: before a
+    hook of a tuner changes them, which does so again when the call is made again.
+    """
 
     def keep(module: nn.Module, args: tuple, kwargs: Call) -> None:
         if not calls:
             calls.append(call_of(module, args, kwargs))
 
-    handle = view.decoder.register_forward_pre_hook(keep, with_kwargs=True)
+    handle = view.decoder.register_forward_pre_hook(keep, with_kwargs=True, prepend=True)
     try:
         yield
     finally:

@@ -23,6 +23,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from factory import files
 from factory.corpus.labels import IGNORE
 from factory.errors import UserError
+from factory.model.replay import Call, recorded
 from factory.model.view import ModelView
 from factory.recipe.schema import LaunchSpec, TuneSpec
 from factory.train import checkpoint, zero
@@ -31,31 +32,42 @@ from factory.train.resume import WEIGHTS, OneDevice, Resuming
 from factory.train.sam import RandomState, ascended, drawing_again, random_state
 from factory.train.watch import Learning
 from factory.tune import Tuner
+from factory.tune.terms import Terms
 
 PASSING = "objective."  # in front of the names of parameters that are trained and thrown away
 
 
 class Answers(nn.Module):
     """A model as the Trainer runs it: from a batch with ``labels`` [B, T] to the summed cross entropy of the labelled
-    tokens.
+    tokens, with ``terms`` that a tuner adds to it.
     """
 
-    def __init__(self, view: ModelView) -> None:
+    def __init__(self, view: ModelView, terms: Terms | None = None) -> None:
         super().__init__()
-        self.model, self.view = view.model, view
+        self.model, self.view, self.terms = view.model, view, terms
 
     def get_input_embeddings(self) -> nn.Module:
         """Where the Trainer looks for the embeddings that NEFTune's noise is added to."""
         return self.model.get_input_embeddings()
 
     def forward(self, labels: Tensor, **batch: Tensor) -> Tensor:
+        """With what a tuner's ``terms`` add in training; what they run again is the decoder alone."""
+        if self.terms is None or not self.training:
+            return self._loss(labels, self.view.core(**batch, use_cache=False))
+        calls: list[Call] = []
+        with recorded(self.view, calls):
+            loss = self._loss(labels, self.view.core(**batch, use_cache=False))
+        answered = lambda learnt: self._loss(learnt, self.view.decoder(**calls[0]))
+        return loss + self.terms(labels, batch["roles"], answered)
+
+    def _loss(self, labels: Tensor, output: Any) -> Tensor:
         """Unembeds the positions that predict a label in some row; the others' logits, most of a long batch's memory,
         are never made.
         """
         targets = labels[:, 1:]
         kept = (targets != IGNORE).any(0).nonzero()[:, 0]
         kept = kept if len(kept) else kept.new_zeros(1)
-        hidden = self.view.core(**batch, use_cache=False).last_hidden_state.to(labels.device)
+        hidden = output.last_hidden_state.to(labels.device)
         return F.cross_entropy(
             self.view.logits(hidden[:, kept]).flatten(0, 1),
             targets[:, kept].flatten(),
@@ -110,6 +122,7 @@ class TuneTrainer(Resuming):
         self.tuner, self.about, self.rates, self.rho, self.held = tuner, about, rates, rho, held
         self._pieces: list[tuple[RandomState, dict[str, Tensor], Tensor]] = []  # the step's, up to its second pass
         self._sharpness: float | None = None
+        self._said: dict[str, Tensor] = {}  # a tuner's terms in the step, on this rank
         ours = {id(p) for p in tuner.trainable.values()}
         self.passing = {name: p for name, p in self.model.named_parameters() if p.requires_grad and id(p) not in ours}
         self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = (
@@ -129,9 +142,14 @@ class TuneTrainer(Resuming):
         num_items_in_batch: Tensor | None = None,
     ) -> Tensor:
         assert num_items_in_batch is not None, "a trainer whose loss asks for the step's count is given it"
-        return (
-            model(**inputs) * self.accelerator.num_processes / num_items_in_batch.clamp_min(1)
-        )  # the ranks' gradients are averaged
+        loss = model(**inputs) * self.accelerator.num_processes / num_items_in_batch.clamp_min(1)
+        for name, value in self._terms_said().items():
+            self._said[name] = self._said.get(name, 0) + value / num_items_in_batch.clamp_min(1)
+        return loss  # the ranks' gradients are averaged
+
+    def _terms_said(self) -> dict[str, Tensor]:
+        terms = getattr(self.model, "terms", None)
+        return terms.said if isinstance(terms, Terms) else {}
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Tensor | int | None = None
@@ -148,17 +166,23 @@ class TuneTrainer(Resuming):
     def _step_again(self, model: nn.Module, num_items_in_batch: Tensor | int | None) -> None:
         """The gradient of the whole step at w + eps(w), in the place of that at w."""
         assert self.rho is not None, "a step is taken again where there is a rho"
-        here, there = torch.zeros(()), torch.zeros(())
+        here, there, said = torch.zeros(()), torch.zeros(()), self._said
         with ascended([p for p in model.parameters() if p.requires_grad], self.rho):
             for state, inputs, loss in self._pieces:
                 with drawing_again(state):
+                    self._said = {}
                     there += super().training_step(model, inputs, num_items_in_batch).cpu()
                 here += loss.cpu()
-        self._pieces, self._sharpness = [], float(there - here)
+        self._pieces, self._sharpness, self._said = [], float(there - here), dict(said)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs and self._sharpness is not None:
             logs |= {"sharpness": self._sharpness}
+        if "loss" in logs and self._said:
+            names, values = zip(*self._said.items(), strict=True)
+            total = self.accelerator.reduce(torch.stack(values), "sum").tolist()
+            logs |= dict(zip(names, total, strict=True))
+            self._said = {}
         super().log(logs, *args, **kwargs)
 
     def over(self, state: TrainerState) -> bool:
@@ -314,14 +338,15 @@ def train(
         log_level="error",
     )
     parts = tuner.by_part(view)
-    rates = {id(p): rate for part, rate in (spec.learning_rates or {}).items() for p in parts.get(part, {}).values()}
+    by_part = tuner.rates_by_part(spec.learning_rates or {}, args.learning_rate, view)
+    rates = {id(p): by_part[part] for part, tensors in parts.items() for p in tensors.values()}
     trainer = TuneTrainer(
         tuner,
         about,
         rates,
         spec.rho if spec.optimizer == "sam" else None,
         held,
-        model=objective or Answers(view),
+        model=objective or Answers(view, tuner.terms(view)),
         args=args,
         train_dataset=data,
         eval_dataset=data if held else None,

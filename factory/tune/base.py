@@ -13,6 +13,7 @@ A tuner works through hooks and submodules of ``view.model``, so whoever runs th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -24,6 +25,7 @@ from factory.model.identity import ModelIdentity, identity_of
 from factory.model.view import ModelView
 from factory.registry import Plugin
 from factory.tune.roles import Roles
+from factory.tune.terms import Terms
 
 Part = Literal["connector", "vision_tower"]
 
@@ -37,7 +39,9 @@ class Tuner(Plugin):
 
     ``learning_rate`` is the method's own default and ``sweep`` the values to choose among on dev data: one rate for all
     methods is no fair comparison. ``inside_blocks`` says whether its parameters are used inside the decoder blocks, and
-    ``in_place`` whether it trains weights of the model itself.
+    ``in_place`` whether it trains weights of the model itself. Where it has ``groups`` of parameters, ``rates`` may
+    give each a learning rate of its own; ``terms`` are what it adds to the loss; ``settings`` are those in which what
+    was trained is looked at too, as with a part of it taken away.
     """
 
     learning_rate: ClassVar[float]
@@ -63,6 +67,27 @@ class Tuner(Plugin):
 
     def withdraw(self, view: ModelView) -> None:
         """Undo what ``insert`` did beside ``attach`` and ``keep``."""
+
+    def groups(self) -> Mapping[str, Iterable[nn.Parameter]]:
+        """Groups of its own parameters, by name; those in none are the group of the tuner's own name."""
+        return {}
+
+    @property
+    def rates(self) -> Mapping[str, float]:
+        """Learning rates by the names of ``groups``; a group without one learns at the training's."""
+        return {}
+
+    def terms(self, view: ModelView) -> Terms | None:
+        """What it adds to the loss while it is trained, once it is applied to ``view``; None where that is nothing."""
+        return None
+
+    def settings(self) -> Sequence[str]:
+        """Names of the settings, beside the plain one, in which a comparison scores what was trained."""
+        return ()
+
+    def set_to(self, setting: str) -> AbstractContextManager[None]:
+        """The block in which the applied tuner stands in one of its ``settings``."""
+        raise TypeError(f"{type(self).__name__} must define set_to(setting)")
 
     def apply(self, view: ModelView, beside: Sequence[Part] = (), restorable: bool = False) -> dict[str, nn.Parameter]:
         """Freeze ``view.model``, add this method, and return the trainable parameters by their name in the model.
@@ -107,12 +132,27 @@ class Tuner(Plugin):
         return self.own | self.parts
 
     def by_part(self, view: ModelView) -> dict[str, dict[str, nn.Parameter]]:
-        """``trainable``, apart: the method's own under its name, and each part beside it that has any."""
+        """``trainable``, apart: the method's own under its name, each of its ``groups`` under METHOD.GROUP, and each
+        part beside it that has any.
+        """
         apart: dict[str, dict[str, nn.Parameter]] = {
             part: {n: p for n, p in self.parts.items() if any(p is q for q in getattr(view, part).parameters())}
             for part in self.beside
         }
-        return {name: tensors for name, tensors in {self.name: self.own, **apart}.items() if tensors}
+        grouped = {
+            f"{self.name}.{group}": {n: p for n, p in self.own.items() if any(p is q for q in tensors)}
+            for group, tensors in ((name, list(members)) for name, members in self.groups().items())
+        }
+        loose = {n: p for n, p in self.own.items() if not any(n in group for group in grouped.values())}
+        return {name: tensors for name, tensors in {self.name: loose, **grouped, **apart}.items() if tensors}
+
+    def rates_by_part(self, rates: Mapping[Part, float], otherwise: float, view: ModelView) -> dict[str, float]:
+        """The learning rate of each of ``by_part``: those that the training gives to parts beside it, the method's own
+        ``rates``, and ``otherwise`` for all else.
+        """
+        known: dict[str, float] = {part: rate for part, rate in rates.items()}
+        known |= {f"{self.name}.{group}": rate for group, rate in self.rates.items()}
+        return {name: known.get(name, otherwise) for name in self.by_part(view)}
 
     def counts(self) -> dict[str, int]:
         """Trainable numbers: ``tuner`` the method's own, ``beside`` those of whole parts."""

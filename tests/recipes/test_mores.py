@@ -62,7 +62,11 @@ def test_table_1_is_planned_with_the_papers_parameters(bare, capsys):
 
 @pytest.mark.parametrize(
     ("recipe", "row", "parameters"),
-    [("mores_vicuna7b", "mores", "262,176"), ("pretrain_vicuna13b", "connector", "31,467,520")],
+    [
+        ("mores_vicuna7b", "mores", "262,176"),
+        ("pretrain_vicuna13b", "connector", "31,467,520"),
+        ("pgm_vicuna7b", "pgm.image.uni", "524,288"),
+    ],
 )
 def test_single_tunings_are_planned_by_their_sizes(bare, capsys, recipe, row, parameters):
     rows = planned(f"recipes/{recipe}.yaml", capsys)

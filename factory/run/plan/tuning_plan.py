@@ -61,7 +61,7 @@ def plan_tuning(
         if spec.initial:
             Initial.of(spec.initial).begin(tuner, view)
         refuse_kept_features(spec, view, tuner)
-        show_trainable(view, tuner)
+        show_trainable(view, tuner, spec)
         console.print(
             f"learning rate: {spec.learning_rate or tuner.learning_rate:g}; ZeRO stage {recipe.launch.zero}",
             highlight=False,

@@ -24,7 +24,7 @@ from factory.steer.logits import contrasted
 @dataclass(frozen=True)
 class Arm:
     """One row of a comparison; without ``steering``, ``rewrite`` and ``contrast`` it is the model as it is, tuned or
-    not (``trained`` numbers).
+    not (``trained`` numbers), a tuner perhaps in one of its settings (``setting``), in which whoever asks puts it.
     """
 
     method: str = AS_IT_IS[0]
@@ -35,6 +35,7 @@ class Arm:
     rewrite: PromptMethod | None = None
     trained: int = 0
     contrast: LogitsMethod | None = None
+    setting: str = ""
 
     @property
     def name(self) -> str:
@@ -70,7 +71,7 @@ class Arm:
                 "strength": self.strength,
             }
         if self.steering is None:
-            return {}
+            return {"setting": self.setting} if self.setting else {}
         s, h = self.steering, hashlib.sha256()
         for key, value in sorted(s.state.items()):
             h.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())

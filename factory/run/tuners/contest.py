@@ -8,7 +8,7 @@ Each tuning, scoring and diagnosis is a stage of one run folder, and the trained
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from factory.run.questions.harness import HarnessSuite
 from factory.run.questions.suite import AnySuite, Suite, questions_of
 from factory.run.rundir import RunDir, Stage
 from factory.run.samples import thin
+from factory.run.tuners.contest_settings import in_setting, read_predictions, settings_summary
 from factory.run.tuners.contest_summary import in_terminal, summaries_of
 from factory.run.tuners.going_on import refuse_other
 from factory.run.tuners.opening import shared_source
@@ -158,6 +159,7 @@ class Contest:
         self.rows: Rows = []
         self.skipped: Rows = []
         self.costs: dict[str, Any] = {}
+        self.settings: dict[tuple[str, str], Sequence[str]] = {}
         self.found: dict[str, dict[str, Rows]] = {label: {} for label in self.diagnostics}
 
     def _refuse_other(self) -> None:
@@ -181,7 +183,20 @@ class Contest:
                 winner = best(tried)
                 self.tried += tried
                 self.chosen.append(winner)
-                self._examine(task, self._arm(winner, winner.method), *self._load(winner))
+                recipe, view = self._load(winner)
+                self._examine(task, self._arm(winner, winner.method), recipe, view)
+                self._set_otherwise(task, winner, recipe, view)
+
+    def _set_otherwise(self, task: TaskSpec, tuned: Tuned, recipe: Recipe, view: ModelView) -> None:
+        """Score a tuner's further settings, which its task's benchmarks alone are put to."""
+        tuner = view.parts[-1]
+        for setting in tuner.settings():
+            arm = replace(self._arm(tuned, in_setting(tuned.method, setting)), setting=setting)
+            with tuner.set_to(setting):
+                for node in task.score:
+                    self.rows += [{**row, "learnt": task.name} for row in self._score(node, arm, recipe, view)]
+        if tuner.settings():
+            self.settings[task.name, tuned.method] = tuner.settings()
 
     def _tune(self, contender: ContenderSpec, task: TaskSpec, rate: float) -> Tuned:
         single = self._single(contender, task, rate)
@@ -259,7 +274,8 @@ class Contest:
             return diagnostic.measure(view, view.encode(list(prompts.values())), list(prompts)) if prompts else []
 
         work = {f"{i:06d}": partial(compute, items[i : i + size]) for i in range(0, len(items), size)}
-        rows = [{**row, "split": suite.benchmark.split} for chunk in progress.gather(stage, work) for row in chunk]
+        about = {item.id: {"split": suite.benchmark.split, "task": (*item.tasks, "")[0]} for item in items}
+        rows = [{**row, **about[row["sample"]]} for chunk in progress.gather(stage, work) for row in chunk]
         if not stage.done:
             stage.finish({"rows": len(rows)})
         return rows
@@ -271,7 +287,7 @@ class Contest:
         prices = {f"{t.task.name}/{t.method}": files.read_json(t.stage.path / COST) for t in self.chosen}
         files.write_json(folder / "costs.json", {**self.costs, "training": prices})
         sizes = {self._title(t.task, t.method): t.stage.summary["parameters"]["tuner"] for t in self.chosen}
-        seen = self._diagnosed(sizes)
+        seen = self._diagnosed(sizes) | self._parts_taken_away()
         results = {
             "schema": 1,
             "run": {**about_run(recipe, self.base, notes), "skipped": self.skipped},
@@ -295,6 +311,16 @@ class Contest:
         for summary in own:
             Console().print(in_terminal(summary))
         Console().print(f"results: {folder / 'results.json'}\nreport:  {page}", soft_wrap=True)
+
+    def _parts_taken_away(self) -> dict[str, Summary]:
+        """What each tuner's further settings change, against its plain one."""
+        found = {}
+        for (task, method), settings in self.settings.items():
+            labels = [node.label for t in self.spec.tasks if t.name == task for node in t.score]
+            records = lambda label, arm: read_predictions(self.folder.path, label, arm)
+            label = method if len(self.spec.tasks) == 1 else f"{task}-{method}"
+            found[f"{label}-settings"] = settings_summary(method, settings, labels, records).under(f"{label}-settings")
+        return found
 
     def _diagnosed(self, sizes: dict[str, int]) -> dict[str, Summary]:
         """What each diagnostic says of the models side by side."""

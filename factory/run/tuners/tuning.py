@@ -157,7 +157,7 @@ def _tune(
     if spec.initial:
         Initial.of(spec.initial).begin(tuner, view)
     refuse_kept_features(spec, view, tuner)
-    show_trainable(view, tuner)
+    show_trainable(view, tuner, spec)
     skipped = (_features(recipe, spec, view, source) if spec.data.cache_features else stage.path) / "skipped.jsonl"
     allowed = spec.data.max_skipped
     most = may_fail(source, allowed)
@@ -356,20 +356,23 @@ def image_tokens(view: ModelView) -> int:
     return view.tokens([prompt], written)[0].roles.count(int(Role.IMAGE))
 
 
-def show_trainable(view: ModelView, tuner: Tuner) -> None:
-    """Print what is trained, part by part. Raises ``UserError`` where that is nothing."""
+def show_trainable(view: ModelView, tuner: Tuner, spec: TuneSpec) -> None:
+    """Print what is trained, part by part as the optimiser groups it, with the learning rates. Raises ``UserError``
+    where that is nothing.
+    """
     total = sum(p.numel() for p in view.model.parameters())
     if not any(p.requires_grad and p.numel() for p in view.model.parameters()):
         raise UserError(
             f"tuner '{tuner.name}' with tune.beside={list(tuner.beside)} leaves nothing to train; name a part or"
             " another tuner"
         )
-    table = Table("trained", "tensors", "parameters", "share", box=None, pad_edge=False)
+    table = Table("trained", "tensors", "parameters", "share", "learning rate", box=None, pad_edge=False)
+    rates = tuner.rates_by_part(spec.learning_rates or {}, spec.learning_rate or tuner.learning_rate, view)
     for name, tensors in tuner.by_part(view).items():
         n = sum(p.numel() for p in tensors.values())
-        table.add_row(name, str(len(tensors)), f"{n:,}", f"{100 * n / total:.3g} %")
+        table.add_row(name, str(len(tensors)), f"{n:,}", f"{100 * n / total:.3g} %", f"{rates[name]:g}")
     n = sum(p.numel() for p in tuner.trainable.values())
-    table.add_row("all", str(len(tuner.trainable)), f"{n:,}", f"{100 * n / total:.3g} % of {total:,}")
+    table.add_row("all", str(len(tuner.trainable)), f"{n:,}", f"{100 * n / total:.3g} % of {total:,}", "")
     Console().print(table)
 
 
