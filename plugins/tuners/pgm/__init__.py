@@ -46,21 +46,21 @@ DIALS = (0.25, 0.75)
 
 
 class PartRates(Params):
-    """Learning rates of one modality's learners; null is the training's."""
+    """Learning rates of one modality's learners: ``uni`` and ``paired``; null is the training's."""
 
     uni: Rate | None = None
     paired: Rate | None = None
 
 
 class ModalityRates(Params):
-    """Learning rates by modality; null is the training's. Gates and decoders learn at the training's."""
+    """Learning rates by modality, ``image`` and ``text``. Gates and decoders learn at the training's."""
 
     image: PartRates = PartRates()
     text: PartRates = PartRates()
 
 
 class Targets(Params):
-    """The share of the uni-modal part that a modality is pulled to; null leaves it free."""
+    """The share of the uni-modal part that ``image`` and ``text`` are pulled to; null leaves it free."""
 
     image: Share | None = None
     text: Share | None = None
@@ -68,8 +68,8 @@ class Targets(Params):
 
 class PgmParams(Params):
     """``rank`` of learners and decoders; ``gate_rank`` of W (0: one split of the dimensions for all tokens); ``gate``:
-    sigma or cumax. ``a1`` to ``a4`` weigh the partition losses, ``a5`` the pull to ``shares``. ``lr`` are learning
-    rates by modality and partition.
+    sigma or cumax. ``a1`` weighs the answers from each uni-modal part, ``a2`` those from the paired parts, ``a3`` the
+    reconstruction, ``a4`` the overlap, ``a5`` the pull to ``shares``. ``lr`` are learning rates by modality and part.
     ``words``: the roles of the text that is taken away where a part is looked at alone; ``text`` for data that have
     questions and no context.
     """
