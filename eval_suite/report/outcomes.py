@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import compress
 
 from eval_suite.report.rows import DASH, TOTAL, Cell, Group, groups, percent, strength_text, target
 from eval_suite.results import ratio_of
@@ -47,6 +48,15 @@ def outcome_lines(results: Mapping) -> list[tuple[str, list[list[str]]]]:
     their 95 % interval. A dash stands where nothing was measured.
     """
     return [(group.title(), _lines(group)) for group in groups(results)]
+
+
+def blocks(results: Mapping) -> list[tuple[str, list[str], list[list[str]]]]:
+    """``outcome_lines`` as the page shows them, each with its headings, less the columns that hold dashes alone."""
+    made, heads = [], headings(results)
+    for title, lines in outcome_lines(results):
+        kept = [i < 4 or any(line[i] != DASH for line in lines) for i in range(len(heads))]
+        made.append((title, list(compress(heads, kept)), [list(compress(line, kept)) for line in lines]))
+    return made
 
 
 def _lines(group: Group) -> list[list[str]]:

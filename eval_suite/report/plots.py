@@ -168,9 +168,7 @@ def tiers(group: Group, predictions: Predictions, diagnostics: Sequence[Mapping]
     for i, v in enumerate(visual):
         for j, t in enumerate(text):
             label = f"{percent(grid[i, j])}\nn = {len(hits.get((v, t), []))}"
-            red, green, blue, _ = _PREFERENCE(grid[i, j]) if np.isfinite(grid[i, j]) else (1, 1, 1, 1)
-            dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.55
-            ax.text(j, i, label, ha="center", va="center", fontsize=11, color="white" if dark else "#1a1a1a")
+            ax.text(j, i, label, ha="center", va="center", fontsize=11, color=_ink(float(grid[i, j])))
     ax.set_xticks(range(len(text)), [str(t) for t in text])
     ax.set_yticks(range(len(visual)), [str(v) for v in visual])
     ax.tick_params(length=0)
@@ -185,6 +183,14 @@ def tiers(group: Group, predictions: Predictions, diagnostics: Sequence[Mapping]
     )
     title = _named(group, suffix, "Preference by difficulty")
     return style.finish(figure, f"tiers{suffix}", title, caption, wide=False)
+
+
+def _ink(share: float) -> str:
+    """The colour of a text on the cell of a share; on the bare paper of none one that turns with the page."""
+    if not np.isfinite(share):
+        return "#444444"
+    red, green, blue, _ = _PREFERENCE(share)
+    return "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.55 else "#1a1a1a"
 
 
 def _tier_key(tier: Any) -> tuple[int, float, str]:

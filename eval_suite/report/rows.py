@@ -53,7 +53,7 @@ def percent(value: float | None, signed: bool = False) -> str:
     if value is None or not math.isfinite(value):
         return DASH
     number = round(100 * value, 1) + 0.0  # + 0.0 turns -0.0 into 0.0
-    return f"{number:+.1f}".replace("-", "−") if signed and number else f"{number:.1f}"
+    return (f"{number:+.1f}" if signed and number else f"{number:.1f}").replace("-", "−")
 
 
 def strength_text(strength: Any) -> str:

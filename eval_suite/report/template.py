@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -16,4 +18,14 @@ def render(template: str, /, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["worded"] = worded
     return environment.get_template(template).render(**values)
+
+
+_NUMBER = re.compile(r"[-−+<>]?\s*[\d.]|[—–-]?$|nan\b|-?inf\b")
+
+
+def worded(lines: Sequence[Sequence[str]]) -> list[int]:
+    """The columns of a table, from 1, that hold words: those are flush left, numbers flush right."""
+    columns = enumerate(zip(*lines, strict=True), 1)
+    return [i for i, cells in columns if not all(_NUMBER.match(cell) for cell in cells)]
