@@ -11,7 +11,7 @@ from pathlib import Path
 from eval_suite.report import closed, outcomes, sections
 from eval_suite.report.findings import Section
 from eval_suite.report.published import beside
-from eval_suite.report.rows import DASH, Predictions
+from eval_suite.report.rows import DASH, TOTAL, Predictions
 from eval_suite.report.style import Figure
 from eval_suite.report.tables import METRIC_HEADINGS, main_tables, metric_lines, other_rows
 from eval_suite.report.template import render
@@ -38,6 +38,7 @@ def page(
     compared, not_compared = comparisons(results, predictions)
     named, counted = sections.skipped_samples(results)
     shown, unreadable = _pictures(pictures)
+    others = other_rows(results)
     text = render(
         "page.html.j2",
         name=name,
@@ -54,7 +55,9 @@ def page(
         dash=DASH,
         strengths=sections.strength_lines(results, budget),
         protocols=sections.protocol_lines(results),
-        others=metric_lines(other_rows(results)),
+        others=metric_lines(others),
+        wholes=metric_lines([row for row in others if row.get("task", TOTAL) == TOTAL]),
+        parts=metric_lines([row for row in others if row.get("task", TOTAL) != TOTAL]),
         other_headings=METRIC_HEADINGS,
         figures=[(figure, _data(figure.svg, "image/svg+xml")) for figure in figures],
         pictures=shown,

@@ -30,7 +30,7 @@ def draw_sheet(split: str = "test", seed: int = 0) -> Image.Image:
             sample = scene(SceneSpec(task, split, seed * 100 + tier, tier, tier))
             x, y = GAP + tier * (side + GAP), 40 + row * (side + CAPTION)
             sheet.paste(sample.load_image().resize((side, side), Image.Resampling.NEAREST), (x, y))
-            lines = textwrap.wrap(f"{sample.question} {sample.context}", 32)[:5]
+            lines = textwrap.wrap(f"{sample.question} {sample.context}", 32, max_lines=5, placeholder=" …")
             pen.text((x, y + side + 2), "\n".join(lines), fill="black", font=small)
             pen.text(
                 (x, y + side + 88),
