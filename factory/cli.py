@@ -162,11 +162,16 @@ def _run(parser: _Parser, argv: list[str]) -> int | None:
 def _plan(parser: _Parser, argv: list[str]) -> None:
     """Print what a recipe would run: model, trainable parameters, steering sites, memory, forward passes, time."""
     _add_recipe(parser)
+    parser.add_argument(
+        "--device",
+        metavar="NAME",
+        help="compute the time for h100, h200, a100, rtx4090 or cpu (this one) from sizes alone; no weights are read",
+    )
     args = _parse_run(parser, argv)
     recipe = _load(args.recipe, args.overrides)
     from factory.run.plan.plan import plan
 
-    plan(recipe, args.limit, time.perf_counter() - STARTED)
+    plan(recipe, args.limit, time.perf_counter() - STARTED, args.device)
 
 
 def _fetch(parser: _Parser, argv: list[str]) -> None:

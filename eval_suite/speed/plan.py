@@ -103,22 +103,24 @@ def peak_memory(view: ModelView) -> Iterator[list[int]]:
 
 @contextmanager
 def whole_prompts(view: ModelView, passes: dict[str, float], at: list[str]) -> Iterator[None]:
-    """Adds to ``passes`` of the stage ``at``, for each call of the decoder that begins a prompt, its rows times the
-    share of blocks that run.
+    """Adds to ``passes`` of the stage ``at``, in each decoder block, the rows of each call that begins prompts there
+    (the block's cache is empty) over the number of blocks: a whole prompt through all blocks is one pass.
     """
 
-    def count(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        cache, blocks = kwargs.get("past_key_values"), getattr(module, view.family.layers_name)
-        own = sum(block in own_blocks for block in blocks)
-        if own < view.depth or cache is None or cache.get_seq_length() == 0:
-            passes[at[-1]] += len(kwargs["inputs_embeds"]) * own / view.depth
+    def count(i: int) -> Callable[..., None]:
+        def ran(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            cache = kwargs.get("past_key_values")
+            if cache is None or i >= len(cache.layers) or cache.get_seq_length(i) == 0:
+                passes[at[-1]] += len(args[0] if args else kwargs["hidden_states"]) / view.depth
 
-    own_blocks = set(view.layers)
-    handle = view.decoder.register_forward_pre_hook(count, with_kwargs=True)
+        return ran
+
+    handles = [block.register_forward_pre_hook(count(i), with_kwargs=True) for i, block in enumerate(view.layers)]
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 class Measured:

@@ -22,8 +22,14 @@ def _delegate(module: nn.Module, *args: Tensor, **options: object) -> tuple[Tens
     return _attend.get()(module, *args, **options)
 
 
-AttentionInterface.register("steering_factory", _delegate)
-AttentionMaskInterface.register("steering_factory", sdpa_mask)
+OURS = "steering_factory"
+AttentionInterface.register(OURS, _delegate)
+AttentionMaskInterface.register(OURS, sdpa_mask)
+
+
+def replaced(view: ModelView) -> bool:
+    """Whether the decoder's attention is computed by a function of one's own just now."""
+    return view.text_config._attn_implementation == OURS
 
 
 @contextmanager
@@ -45,7 +51,7 @@ def attention(view: ModelView, attend: Attend, of: nn.Module | None = None) -> I
     token = _attend.set(attend)
     try:
         for config in configs:
-            config._attn_implementation = "steering_factory"
+            config._attn_implementation = OURS
         yield
     finally:
         for config, name in zip(configs, before, strict=True):

@@ -38,6 +38,7 @@ __all__ = [
     "load",
     "outline",
     "placement",
+    "read_processor",
     "sizes",
 ]
 
@@ -117,7 +118,7 @@ def outline(model: ModelSpec | Wanted) -> ModelView:
     hollow = source.family.skeleton(source.config)
     if (source.files / "generation_config.json").is_file():
         hollow.generation_config = transformers.GenerationConfig.from_pretrained(source.files, local_files_only=True)
-    return ModelView(frozen(hollow), _processor(source), source.family)
+    return ModelView(frozen(hollow), read_processor(source), source.family)
 
 
 def sizes(model: ModelSpec | Wanted) -> ModelView:
@@ -150,7 +151,8 @@ def lacking(model: ModelSpec | Wanted) -> list[str]:
     return list(dict.fromkeys(missing))
 
 
-def _processor(source: FoundModel) -> Any:
+def read_processor(source: FoundModel) -> Any:
+    """The processor in a model's folder. Raises ``UserError`` where part of it is missing or cannot be read."""
     for what, names in source.family.saved.items():
         if not any((source.files / name).is_file() for name in names):
             raise UserError(
@@ -249,4 +251,4 @@ def _read(source: FoundModel, spec: ModelSpec, zero: int, options: dict[str, Any
         module.support_avx512bf16_for_cpu = (
             False  # bitsandbytes would repack 4-bit weights on a CPU into a form without gradients
         )
-    return model, _processor(source)
+    return model, read_processor(source)

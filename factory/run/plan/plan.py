@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Mapping
 from datetime import timedelta
+from time import process_time
 
 from rich import box
 from rich.table import Table
@@ -23,7 +24,9 @@ from factory.recipe.nodes import given
 from factory.run import owner
 from factory.run.labels import changes_nothing
 from factory.run.pipeline import check_job, check_launch, owner_of, preflight
+from factory.run.plan.computed import UNCOUNTED, ByFormula, compute
 from factory.run.plan.data import Data
+from factory.run.plan.devices import check_name
 from factory.run.plan.estimate import Estimate, estimate, memory
 from factory.run.plan.refused import Refusal, say_missing
 from factory.run.plan.rehearse import Rehearsal, rehearse
@@ -33,12 +36,17 @@ from factory.steer import LogitsMethod, PromptMethod, Steerer, TwoCalls
 from factory.terminal import Console
 
 
-def plan(recipe: Recipe, limit: int | None = None, waited: float = 0.0) -> None:
+def plan(recipe: Recipe, limit: int | None = None, waited: float = 0.0, device: str | None = None) -> None:
     """Print what ``run`` would do with a recipe, as far as it can be known. ``waited``: seconds that it took to get
-    here, which a run takes as well.
+    here, which a run takes as well. With a ``device`` its time is computed for that one, and no weights are read.
 
     Raises ``UserError`` at its end with what the run would refuse, a line each, the run's own first.
     """
+    if device is not None:
+        check_name(device)
+        waited = process_time()
+        if recipe.train or recipe.compare:
+            raise UserError("--device: time is computed for recipes that steer or tune; leave it out here")
     console, model = Console(markup=False), Wanted.of(recipe.model)
     console.print(f"plan of {recipe.name}", style="bold", highlight=False)
     refused = Refusal(recipe)
@@ -54,13 +62,13 @@ def plan(recipe: Recipe, limit: int | None = None, waited: float = 0.0) -> None:
     elif recipe.tune:
         from factory.run.plan.tuning_plan import plan_tuning
 
-        plan_tuning(recipe, model, console, refused, suites, limit)
+        plan_tuning(recipe, model, console, refused, suites, limit, device)
     elif recipe.compare:
         from factory.run.plan.contest_plan import plan_tuners
 
         plan_tuners(recipe, model, console, refused, suites, limit)
     elif recipe.data:
-        _plan_comparison(recipe, model, console, refused, limit, waited)
+        _plan_comparison(recipe, model, console, refused, limit, waited, device)
     refused.tell()
 
 
@@ -149,14 +157,23 @@ def measure(
 
 
 def _plan_comparison(
-    recipe: Recipe, model: Wanted, console: Console, refused: Refusal, limit: int | None, waited: float
+    recipe: Recipe,
+    model: Wanted,
+    console: Console,
+    refused: Refusal,
+    limit: int | None,
+    waited: float,
+    device: str | None,
 ) -> None:
-    found, measured = estimate(recipe, limit, wanted=model), None
+    found, measured, computed = estimate(recipe, limit, wanted=model), None, None
     for line in found.missing:
         refused.add(line)
     for line in (*refused.fetched, *found.data.noted):
         say_missing(console, line)
-    if found.model and found.data.prompt and not (refused.lines or refused.fetched):
+    if device:
+        with refused.kept():
+            computed = compute(recipe, found, device, model, limit, waited)
+    elif found.model and found.data.prompt and not (refused.lines or refused.fetched):
         with refused.kept():
             measured = measure(recipe, found, limit, waited, wanted=model)
     _say_model(console, found.model, recipe)
@@ -172,7 +189,7 @@ def _plan_comparison(
         console.print(_methods(found))
     if not found.stages:
         return
-    console.print(_stages(recipe, found, measured))
+    console.print(_stages(recipe, found, computed.time if computed else measured))
     tokens = (measured.prompt_tokens, measured.longest) if measured else found.tokens
     if found.model and tokens:
         needed = memory(recipe, found.model, tokens, found.data.prompts)
@@ -190,7 +207,10 @@ def _plan_comparison(
             why = too_small(recipe.model, needed)
         if why:
             console.print(f"too large: {why}; use smaller batches", style="yellow", highlight=False)
-    if measured:
+    if computed:
+        for line in computed.told:
+            console.print(f"time: {line}", highlight=False, soft_wrap=True)
+    elif measured:
         n = "1 prompt" if measured.prompts == 1 else f"{measured.prompts} prompts"
         console.print(
             f"time: each part was done just now, by the model itself, on {n} of about {measured.prompt_tokens} tokens",
@@ -198,7 +218,8 @@ def _plan_comparison(
         )
     else:
         console.print(
-            f"time{'' if found.model and tokens else ' and memory'}: unknown until the model and the data are there",
+            f"time{'' if found.model and tokens else ' and memory'}: unknown until the model and the data are there"
+            + ("; computed for a device with --device h100, h200, a100, rtx4090 or cpu" if not device else ""),
             highlight=False,
         )
     console.print(
@@ -280,7 +301,7 @@ def _methods(found: Estimate) -> Table:
     return table
 
 
-def _stages(recipe: Recipe, found: Estimate, measured: Rehearsal | None) -> Table:
+def _stages(recipe: Recipe, found: Estimate, measured: Rehearsal | ByFormula | None) -> Table:
     e = recipe.evaluate
     directions, strengths = f"{len(e.directions)} direction(s)", f"{len(e.strengths)} strengths"
     columns = ("stage", "prompts", "prompt passes", "above the site", "new tokens", "also", "time")
@@ -302,7 +323,7 @@ def _stages(recipe: Recipe, found: Estimate, measured: Rehearsal | None) -> Tabl
     beside = measured.beside if measured else []
     for s in [*found.stages[:-1], *beside, found.stages[-1]]:
         seconds = measured.of(s) if measured else math.nan
-        total += seconds
+        total += 0.0 if isinstance(measured, ByFormula) and s.name in UNCOUNTED else seconds
         also = (
             f"{s.diagnosed:,} {given(recipe.diagnostic).type}"
             if s.diagnosed

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 
 from factory.corpus.collate import Collator
 from factory.corpus.show import show_sample
 from factory.errors import UserError
+from factory.model.facts import find_facts
 from factory.model.load import outline, sizes
 from factory.model.source import Wanted
 from factory.recipe import Recipe
 from factory.recipe.nodes import given
 from factory.recipe.schema import TuneSpec
 from factory.run.pipeline import owner_of
+from factory.run.plan.computed_steps import compute_step
 from factory.run.plan.refused import Refusal, say_missing
 from factory.run.questions.suite import AnySuite
 from factory.run.tuners.going_on import refuse_other
 from factory.run.tuners.held_out import held_of, learnt_and_held
-from factory.run.tuners.opening import open_source, planned_source
+from factory.run.tuners.opening import Opened, open_source, planned_source
 from factory.run.tuners.tuning import inputs_of, refuse_kept_features, show_trainable, steps_of
 from factory.terminal import Console
 from factory.train.loop import Shape
@@ -31,9 +34,10 @@ def plan_tuning(
     refused: Refusal,
     suites: Mapping[str, AnySuite | None],
     limit: int | None = None,
+    device: str | None = None,
 ) -> None:
-    """Print what a tuning would train, on what, for how many steps."""
-    spec = given(recipe.tune)
+    """Print what a tuning would train, on what, for how many steps; for a named ``device`` also in what time."""
+    spec, source, steps = given(recipe.tune), None, 0
     with refused.kept():
         source = planned_source(recipe, spec.data, spec.batch_size, model)
         held = held_of(spec, suites, lambda data: planned_source(recipe, data, spec.batch_size, model))
@@ -66,6 +70,28 @@ def plan_tuning(
             f"learning rate: {spec.learning_rate or tuner.learning_rate:g}; ZeRO stage {recipe.launch.zero}",
             highlight=False,
         )
+    if device and source is not None:
+        with refused.kept():
+            _say_time(recipe, model, console, source, min(steps, limit or steps), device)
+
+
+def _say_time(recipe: Recipe, model: Wanted, console: Console, source: Opened, steps: int, device: str) -> None:
+    facts, _, _ = find_facts(model)
+    if facts is None:
+        console.print("time: unknown until the model's sizes are known", highlight=False)
+        return
+    try:
+        seconds, beside, told = compute_step(recipe, device, facts, model, source)
+    except UserError as why:
+        console.print(f"time: unknown, as {why}", highlight=False, soft_wrap=True)
+        return
+    console.print(
+        f"time: {timedelta(seconds=round(beside + steps * seconds))}: {steps:,} steps of {seconds:.2f} s, and"
+        f" {beside:.0f} s to begin and end",
+        highlight=False,
+    )
+    for line in told:
+        console.print(f"time: {line}", highlight=False, soft_wrap=True)
 
 
 def show(recipe: Recipe, number: int) -> None:

@@ -1,0 +1,83 @@
+"""What a block of a decoder computes and moves for some tokens, from its sizes alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from factory.model.facts import ModelFacts
+from factory.run.plan.devices import Device
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a decoder of ``depth`` blocks: the weights of one block's linear maps, the widths of its states, of its keys
+    (or values) and of its MLP, the vocabulary, the bytes of a value, and the weights beside the decoder that an image
+    goes through, with the tokens it becomes."""
+
+    depth: int
+    linear: float
+    width: int
+    kv_width: int
+    mlp: int
+    vocabulary: int
+    bytes: int
+    dtype: str
+    seeing: int = 0
+    image_tokens: int = 0
+    packed: float = 1.0
+
+    @classmethod
+    def of(cls, model: ModelFacts) -> Sizes:
+        seeing = model.parts.get("vision", 0) + model.parts.get("connector", 0)
+        held = model.bytes / (model.parameters * model.bytes_per_value)
+        return cls(
+            model.depth,
+            model.linear / model.depth,
+            model.width,
+            model.kv_width,
+            model.mlp,
+            model.vocabulary,
+            model.bytes_per_value,
+            model.dtype,
+            seeing,
+            model.image_tokens or 0,
+            held,
+        )
+
+    def block(self, device: Device, rows: int, new: int, seen: float, calls: float = 1.0) -> float:
+        """Seconds of one block over ``new`` tokens in each of ``rows`` that see ``seen`` tokens in all, ``calls``
+        times.
+
+        Values are counted as eager transformers read and write them: two norms, two residual sums, five linear maps,
+        the rotation of queries and keys, the gated MLP; of what is seen, keys and values joined to the cache, spread
+        over the query heads and read.
+        """
+        tokens, d, kv, m = rows * new, self.width, self.kv_width, self.mlp
+        flops = 2 * tokens * self.linear + 4 * tokens * seen * d
+        moved = tokens * (27 * d + 16 * d + 12 * kv + 8 * m) + rows * seen * (6 * kv + 4 * d)
+        at_once = device.seconds(flops, self.linear * self.bytes * self.packed, moved * self.bytes, self.dtype)
+        return calls * at_once
+
+    def backward(self, device: Device, rows: int, new: int, seen: float, learns: float = 0.0) -> float:
+        """Seconds of one block's backward pass, to its states, and where a share of its weights ``learns`` to those."""
+        return self.block(device, rows, new, seen) * (1.5 + learns)
+
+    def prompts(self, device: Device, rows: int, tokens: float, share: float = 1.0) -> float:
+        """Seconds of ``rows`` whole prompts in one batch through a ``share`` of the blocks."""
+        return share * self.depth * self.block(device, rows, round(tokens), tokens)
+
+    def images(self, device: Device, images: float, tokens: float) -> float:
+        """Seconds of what turns as many images into ``tokens`` each."""
+        each = images * tokens
+        moved = self.bytes * each * self.seeing**0.5
+        return device.seconds(2 * each * self.seeing, self.seeing * self.bytes, moved, self.dtype)
+
+    def answers(self, device: Device, rows: int, tokens: float, seen: float) -> float:
+        """Seconds of ``tokens`` further tokens of as many answers in one batch, unembedded one by one."""
+        head = device.seconds(
+            2 * rows * self.width * self.vocabulary,
+            self.width * self.vocabulary * self.bytes,
+            4 * rows * self.vocabulary,
+            self.dtype,
+        )
+        return tokens * (self.depth * self.block(device, rows, 1, seen) + head)
