@@ -28,7 +28,7 @@ class Sizes:
 
     @classmethod
     def of(cls, model: ModelFacts) -> Sizes:
-        seeing = model.parts.get("vision", 0) + model.parts.get("connector", 0)
+        seeing = sum(n for name, n in model.parts.items() if name not in ("decoder", "unembedding", "other"))
         held = model.bytes / (model.parameters * model.bytes_per_value)
         return cls(
             model.depth,
