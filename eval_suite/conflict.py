@@ -7,9 +7,12 @@ Layout and instruction strings are those of the authors' script (SPEC.md 3.2); s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
+
+from PIL import Image
 
 from eval_suite.conflict_questions import ConflictQuestions
 from eval_suite.results import result_rows
@@ -18,6 +21,7 @@ from eval_suite.sheet import SHOWN, Cell, write_sheet
 from factory.benchmark import Conflicts, Questions
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
+from factory.registry import Params
 from factory.run.samples import SPLITS, thin
 
 Scoring = Literal["both_orders", "order1", "loglik_forced", "open_ended"]
@@ -40,6 +44,35 @@ FORMS: dict[str, tuple[str, ...]] = {
 CHOOSE = "Answer the question by selecting the correct answer A or B."
 DIRECT = "Please directly answer the question."
 SHORT = {"vision": "image"}  # what a sheet calls a source
+
+
+BLANK: Mapping[str, Mapping[str, Any]] = {"blank picture": {"shown": "blank"}}
+"""The control that every benchmark with pictures can give."""
+
+
+class ShownParams(Params):
+    """``shown``: the picture, or the control that shows a blank one of its size."""
+
+    shown: Literal["picture", "blank"] = "picture"
+
+    @property
+    def control(self) -> str:
+        """What the control adds to a protocol."""
+        return "/blank" if self.shown == "blank" else ""
+
+    @property
+    def followed(self) -> Literal["vision", "text"]:
+        """The side that answers should follow: what the picture shows, unless none is shown."""
+        return "text" if self.shown == "blank" else "vision"
+
+    def load(self, picture: Callable[[], Image.Image]) -> Callable[[], Image.Image]:
+        """What is shown in place of a picture: itself, or a white one of its size."""
+        return picture if self.shown == "picture" else partial(blank, picture)
+
+
+def blank(picture: Callable[[], Image.Image]) -> Image.Image:
+    """A white picture of the size of another."""
+    return Image.new("RGB", picture().size, "white")
 
 
 def options(sample: ConflictSample, order: int) -> tuple[str, str]:
@@ -143,7 +176,7 @@ class ConflictBenchmark(Conflicts):
 
     def as_questions(self) -> Questions:
         """Its test samples as questions, for ``benchmarks:``: whom answers follow, with no direction steered to."""
-        return ConflictQuestions(self)
+        return ConflictQuestions(self, getattr(self.params, "followed", "vision"))
 
     def rows(self, predictions: Sequence[dict], **context: Any) -> list[dict]:
         """Rows of results.json from per-sample predictions."""

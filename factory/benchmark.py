@@ -121,6 +121,13 @@ class Conflicts(Benchmark):
         """Samples by split as released, for plans that are made before the files are there."""
         return {}
 
+    @property
+    def controls(self) -> Mapping[str, Mapping[str, Any]]:
+        """What tells what an answer to a conflict means, by name (no conflict, a text that matches or is irrelevant, a
+        blank picture): the parameters of this benchmark that ask it, as questions. None where it can ask none.
+        """
+        return {}
+
     def absent(self, samples: Sequence[ConflictSample]) -> tuple[list[str], str]:
         """Ids of the samples whose pictures are not there, told without reading any, and one line about them."""
         return [], ""
@@ -223,6 +230,10 @@ class Questions(Benchmark):
             return gold
         told = list(dict.fromkeys(gold)) if isinstance(gold, list) else []
         return ", ".join(told) if all(isinstance(each, str) for each in told) else ""
+
+    def about(self, item: Item) -> Sequence[tuple[str, str]]:
+        """Titled texts about a question, for people to read beside it."""
+        return (("Right answer", wanted),) if (wanted := self.wanted(item)) else ()
 
     def settle(self, records: Sequence[Record]) -> Sequence[Record]:
         """Scores that need all answers at once (corpus statistics)."""

@@ -1,7 +1,7 @@
 """Which Source Wins (arXiv 2608.17205): 229 charts of ChartQA, each with a report that says another number, as the
 authors release them.
 
-Prompt, scoring and the levels of legibility are those of the released code (github.com/Ro-netizen004/
+Prompts, scoring and the levels of legibility are those of the released code (github.com/Ro-netizen004/
 multimodal-arbitration-artifact at fe73af7: scripts/run_chartqa_conflict.py, src/noise.py, src/text_noise.py). A level
 is made of the clean chart, or of the clean report, when it is asked. Splits are ours.
 """
@@ -24,7 +24,7 @@ from pydantic import AfterValidator, Field
 from eval_suite.benchmark import Record, Sums
 from eval_suite.benchmarks.conflicts import SPLITS, DividedParams, divide
 from eval_suite.benchmarks.fluency import negative_log_likelihoods
-from eval_suite.conflict import ConflictBenchmark, Scoring
+from eval_suite.conflict import BLANK, ConflictBenchmark, Scoring
 from eval_suite.conflict_questions import ConflictQuestions
 from eval_suite.elsewhere import Left, Told, ours, said
 from eval_suite.released import Row, file, lines_of, once
@@ -49,6 +49,12 @@ ENDING = (
     "After ####, copy only the bare answer value (for example, 3.89 or 12.8%); "
     "do not include words, source names, or an explanation."
 )
+ONLY_CHART = "Use the attached chart as the only evidence source."
+ONLY_REPORT = "Use the following report as the only evidence source:"
+ONE_ENDING = (
+    "Respond with exactly one line in the form '#### <answer>'. "
+    "After ####, give only the answer value; do not explain your reasoning."
+)
 SEED = 42  # of the first chart's noise, and one more for each that follows
 BLUR = {0: 0.0, 2: 1.0, 4: 2.0, 5: 3.0}  # radius in pixels
 NOISE = {4: 15.0, 5: 25.0}  # standard deviation in grey values
@@ -67,13 +73,15 @@ class ChartParams(DividedParams):
 
     ``margins``: under ``benchmarks:``, how much likelier the model without steering holds the report's answer than the
     chart's (CLL), beside its answers. ``test_share`` of the charts are test and ``dev_share`` of the rest dev, as
-    ``seed`` draws them. ``asked``: the split that ``benchmarks:`` asks, or all, as the authors do.
+    ``seed`` draws them. ``asked``: the split that ``benchmarks:`` asks, or all, as the authors do; with ``alone`` it
+    asks each chart and each report alone too.
     """
 
     root: RecipePath = Field(RecipePath("data/chartqa_conflict"), validate_default=True)
     levels: Annotated[tuple[Level, ...], Field(min_length=1), AfterValidator(distinct)] = (0,)
     arm: Literal["image", "text"] = "image"
     margins: bool = True
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,7 +116,11 @@ class ChartConflicts(ConflictBenchmark):
 
     @property
     def protocol(self) -> str:
-        return f"{self.name}/{self.params.arm}/L{'+'.join(map(str, self.params.levels))}{self.params.control}"
+        return f"{self.name}/prompt-2/{self.params.arm}/L{'+'.join(map(str, self.params.levels))}{self.params.control}"
+
+    @property
+    def controls(self) -> Mapping[str, Mapping[str, Any]]:
+        return {name: {**changes, "margins": False} for name, changes in BLANK.items()}
 
     @cached_property
     def folder(self) -> Path:
@@ -146,20 +158,27 @@ class ChartConflicts(ConflictBenchmark):
         return [s.id for s in lost], f"charts that are not in {self.folder / 'images'}: those of {first}. Get {SOURCE}"
 
     def prompt(self, sample: ConflictSample, form: str) -> Prompt:
-        """The released neutral prompt: chart and report are Source A and B as the item has it."""
+        """The released neutral prompt: chart and report are Source A and B as the item has it. Without one of them it
+        is the released prompt of the other alone.
+        """
         chart_first = sample.tags["first"] == "chart"
         chart, report = ("A", "B") if chart_first else ("B", "A")
+        both = {role: "" for role in (Role.IMAGE, Role.CONTEXT)}
         sources = (
-            Segment(Role.OPTIONS, f"Source {chart} is the attached chart."),
-            Segment(Role.CONTEXT, f"Source {report} is the textual report below:\n{sample.context}"),
+            _part(f"Source {chart} is the attached chart.", both | {Role.CONTEXT: ONLY_CHART}),
+            Segment(
+                Role.CONTEXT,
+                f"Source {report} is the textual report below:\n{sample.context}",
+                lacking=((Role.IMAGE, f"{ONLY_REPORT}\n{sample.context}"),),
+            ),
         )
         return Prompt(
             (
                 Segment(Role.IMAGE, image=sample.load_image()),
                 Segment(Role.QUESTION, f"Question: {sample.question}\n"),
-                Segment(Role.OPTIONS, NEUTRAL),
+                _part(NEUTRAL, both),
                 *(sources if chart_first else sources[::-1]),
-                Segment(Role.OPTIONS, f"\n{ENDING}"),
+                _part(f"\n{ENDING}", dict.fromkeys(both, f"\n{ONE_ENDING}")),
             )
         )
 
@@ -194,7 +213,7 @@ class ChartConflicts(ConflictBenchmark):
         return Told(row.place, name, task, (text,), verdict, found, released, ours(rule.FOLLOWS[released]))
 
     def as_questions(self) -> Questions:
-        return ChartQuestions(self, "vision", self.params.asked)
+        return ChartQuestions(self, self.params.followed, self.params.asked, alone=self.params.alone)
 
 
 class ChartQuestions(ConflictQuestions):
@@ -239,6 +258,10 @@ class ChartQuestions(ConflictQuestions):
         measured = self.benchmark.params.margins and np.any(sums["margins"])
         margin = {"cll_margin": sums.ratio("margin", "margins")} if measured else {}
         return {**super().metrics(sums), **margin}
+
+
+def _part(text: str, lacking: Mapping[Role, str]) -> Segment:
+    return Segment(Role.OPTIONS, text, lacking=tuple(lacking.items()))
 
 
 def degraded(image: Image.Image, level: int, seed: int) -> Image.Image:

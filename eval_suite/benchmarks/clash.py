@@ -2,7 +2,8 @@
 authors release them.
 
 Prompts and scoring are those of the released code (github.com/tpopordanoska/clash at d9609c3); its order of options was
-drawn anew for each model, ours is drawn once, each of the 24 orders equally often. Splits are ours.
+drawn anew for each model, ours is drawn once, each of the 24 orders equally often. Splits are ours, and so is the
+prompt with one source alone, which nobody released: the released one without what it says of the other source.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import permutations
 from random import Random
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from eval_suite import coco
 from eval_suite.benchmarks.conflicts import SPLITS, DividedParams, by_picture
-from eval_suite.conflict import ConflictBenchmark
+from eval_suite.conflict import BLANK, ConflictBenchmark
 from eval_suite.conflict_questions import ConflictQuestions
 from eval_suite.elsewhere import Left, Told, ours, said
 from eval_suite.released import Row, entries_of, file
@@ -46,6 +47,23 @@ If the image and the description contradict each other, or if one is missing key
 “{UNDECIDED}.”
 Answer only with the letter corresponding to your choice in parenthesis: (A), (B), (C) or (D).
 Do not include any other text."""
+ALONE = {
+    "open": """\
+You are given {source}.
+Use the {sense} information to answer the question below as accurately as possible.
+Only answer if your response can be clearly supported by it.
+Provide the answer (less than 15 words). """,
+    "choice": """\
+You are given {source}.
+Use the {sense} information to answer the multiple choice question below as accurately as possible.
+Choose the option that is best supported by it.
+Answer only with the letter corresponding to your choice in parenthesis: (A), (B), (C) or (D).
+Do not include any other text.""",
+}
+SOURCES = {
+    Role.CONTEXT: {"source": "an image", "sense": "visual"},
+    Role.IMAGE: {"source": "a textual description of an image", "sense": "textual"},
+}
 KINDS = (clash.IMAGE, clash.TEXT, clash.IRRELEVANT, clash.CONTRADICTION)
 FIELDS = dict(zip(KINDS, ("image_only", "text_only", "irrelevant_but_plausible", "contradiction"), strict=True))
 
@@ -56,13 +74,15 @@ class ClashParams(DividedParams):
     ``scoring``: open_ended, or multiple_choice of four options, one of which says that image and text conflict.
     ``wo_contr`` is the authors' control: the caption that fits the picture, so that the image's answer is right.
     ``test_share`` of the pictures are test and ``dev_share`` of the rest dev, as ``seed`` draws them; it draws the
-    order of options too. ``asked``: the split that ``benchmarks:`` asks, or all, as the authors do.
+    order of options too. ``asked``: the split that ``benchmarks:`` asks, or all, as the authors do; with ``alone`` it
+    asks each sample of the picture and of the caption alone too.
     """
 
     root: RecipePath = Field(RecipePath("data/clash"), validate_default=True)
     images: RecipePath = Field(RecipePath("data/coco"), validate_default=True)
     scoring: Literal["open_ended", "multiple_choice"] = "multiple_choice"
     wo_contr: bool = False
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,7 +127,11 @@ class Clash(ConflictBenchmark):
     @property
     def protocol(self) -> str:
         control = "/wo_contr" if self.params.wo_contr else ""
-        return f"{self.name}/{self.params.scoring}{control}{self.params.control}"
+        return f"{self.name}/prompt-2/{self.params.scoring}{control}{self.params.control}"
+
+    @property
+    def controls(self) -> Mapping[str, Mapping[str, Any]]:
+        return {"no conflict": {"wo_contr": True}, **BLANK}
 
     @cached_property
     def entries(self) -> list[Entry]:
@@ -157,9 +181,10 @@ class Clash(ConflictBenchmark):
 
     def prompt(self, sample: ConflictSample, form: str) -> Prompt:
         """The released prompt: what is to be done, the caption, the question, and the options of a choice."""
+        alone = tuple((role, ALONE[form].format(**words)) for role, words in SOURCES.items())
         asked = [
             Segment(Role.IMAGE, image=sample.load_image()),
-            Segment(Role.OPTIONS, OPEN if form == "open" else CHOICE),
+            Segment(Role.OPTIONS, OPEN if form == "open" else CHOICE, lacking=alone),
             Segment(Role.CONTEXT, sample.context),
             Segment(Role.QUESTION, sample.question),
         ]
@@ -206,7 +231,8 @@ class Clash(ConflictBenchmark):
 
     def as_questions(self) -> Questions:
         """Its samples as questions; what is right is to flag the conflict and, without one, the image's answer."""
-        return ConflictQuestions(self, "vision" if self.params.wo_contr else "flags", self.params.asked)
+        wanted = self.params.followed if self.params.wo_contr or self.params.shown == "blank" else "flags"
+        return ConflictQuestions(self, wanted, self.params.asked, alone=self.params.alone)
 
 
 def _entry(number: int, row: Row) -> Entry:

@@ -9,24 +9,23 @@ with its outcome ``flags`` (SPEC 3.3).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from os.path import isfile
 from pathlib import Path
 from random import Random
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from PIL import Image
 from pydantic import Field, StringConstraints, model_validator
 
-from eval_suite.conflict import ConflictBenchmark, Scoring
+from eval_suite.conflict import BLANK, ConflictBenchmark, Scoring, ShownParams
 from eval_suite.own_rows import Entry, read
 from factory.data import pictures
 from factory.data.sample import ConflictSample, no_picture
 from factory.data.sources import PICTURE_AND_TEXT, Sources, two_texts
 from factory.errors import UserError, quoted
 from factory.recipe.paths import RecipePath
-from factory.registry import Params, register
+from factory.registry import register
 from factory.run.inputs import of_samples
 from factory.run.inputs import pictures as contents
 
@@ -36,7 +35,7 @@ RESERVED = ("vision", "base", "both", "all", "none", "known", "follow", "compete
 SourceName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,23}$")]
 
 
-class ConflictsParams(Params):
+class ConflictsParams(ShownParams):
     """``file``: the CSV or JSONL file with one conflict in each row. ``images``: the folder that its pictures are named
     from; null takes the file's own. Both are looked for in the recipe's folder, then where one stands. ``sources``:
     the names of two texts that stand against each other in place of a picture and a text, as in [memo, email].
@@ -64,30 +63,15 @@ class ConflictsParams(Params):
         return self
 
 
-class DividedParams(Params):
+class DividedParams(ShownParams):
     """Of conflicts that are released without splits: ``test_share`` of their pictures are test and ``dev_share`` of the
     rest dev, as ``seed`` draws them. ``asked``: the split that ``benchmarks:`` asks, or all, as the authors do.
-    ``shown``: the picture, or the control that shows a blank one of its size.
     """
 
     test_share: float = Field(0.4, gt=0, lt=1)
     dev_share: float = Field(0.2, gt=0, lt=1)
     seed: int = 0
     asked: Literal["test", "dev", "all"] = "test"
-    shown: Literal["picture", "blank"] = "picture"
-
-    @property
-    def control(self) -> str:
-        """What the control adds to a protocol."""
-        return "/blank" if self.shown == "blank" else ""
-
-    def load(self, picture: Callable[[], Image.Image]) -> Callable[[], Image.Image]:
-        """What is shown in place of a picture: itself, or a white one of its size."""
-        return picture if self.shown == "picture" else partial(_blank, picture)
-
-
-def _blank(picture: Callable[[], Image.Image]) -> Image.Image:
-    return Image.new("RGB", picture().size, "white")
 
 
 @register("benchmark", "conflicts")
@@ -113,7 +97,11 @@ class OwnConflicts(ConflictBenchmark):
     @property
     def protocol(self) -> str:
         """Numbers stand beside each other where the test samples are the same."""
-        return f"{super().protocol}/{of_samples(self.samples('test'))[:8]}"
+        return f"{super().protocol}/{of_samples(self.samples('test'))[:8]}{self.params.control}"
+
+    @property
+    def controls(self) -> Mapping[str, Mapping[str, Any]]:
+        return {} if self.params.sources else BLANK
 
     @cached_property
     def path(self) -> Path:
@@ -175,7 +163,7 @@ class OwnConflicts(ConflictBenchmark):
                 e.id, e.task, *texts, no_picture, place=e.place, flaw=e.flaw, context_a=e.context_a, sources=e.sources
             )
         path = self.find(e)
-        load = partial(pictures.load, path or self.folder / e.image)
+        load = self.params.load(partial(pictures.load, path or self.folder / e.image))
         about = {"picture": e.image}
         return ConflictSample(e.id, e.task, *texts, load, about, (path,) if path else (), e.place, e.flaw)
 

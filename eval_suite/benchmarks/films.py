@@ -65,18 +65,19 @@ class Films(AnswerBenchmark):
     def wanted(self, item: Item) -> str:
         return item.gold[0]
 
+    def about(self, item: Item) -> Sequence[tuple[str, str]]:
+        return (*super().about(item), ("Evidence", f"picture {item.facts['at'] + 1}"))
+
     def read(self, item: Item, text: str) -> Reading:
         found = judge("open", text, *item.gold)
         return right_or_wrong(None if found == "error" else found, found == "vision")
 
-    def settle(self, records: Sequence[Record]) -> Sequence[Record]:
+    def unit_sums(self, members: Sequence[Record]) -> dict[str, float]:
         """With what the prompts kept of the films, where that was not all."""
-        return [{**r, "sums": {**r["sums"], **_kept(r)}} if "pictures" in r else r for r in records]
+        told = [member for member in members if "pictures" in member]
+        kept = {"kept": float(sum(m["at"] in m["pictures"] for m in told)), "kept_of": float(len(told))}
+        return {**super().unit_sums(members), **(kept if told else {})}
 
     def metrics(self, sums: Sums) -> dict[str, Any]:
         recall = {"frame_recall": sums.ratio("kept", "kept_of")} if "kept_of" in sums.values else {}
         return {"accuracy": sums.ratio("right", "n"), **recall}
-
-
-def _kept(record: Record) -> dict[str, float]:
-    return {"kept": float(record["at"] in record["pictures"]), "kept_of": 1.0}

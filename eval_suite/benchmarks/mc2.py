@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,13 +19,13 @@ from typing import Any, Literal
 from pydantic import Field
 
 from eval_suite import coco
-from eval_suite.conflict import DIRECT, TASKS, ConflictBenchmark, Scoring, build_prompt
+from eval_suite.conflict import BLANK, DIRECT, TASKS, ConflictBenchmark, Scoring, ShownParams, build_prompt
 from factory import files
 from factory.data.prompt import Prompt, Role, Segment
 from factory.data.sample import ConflictSample
 from factory.errors import UserError
 from factory.recipe.paths import RecipePath
-from factory.registry import Params, register
+from factory.registry import register
 
 FILE = "evaluate_final.json"
 SOURCE = "data/evaluate_final.json of github.com/EchoDreamer/Modality-Preference"
@@ -37,7 +37,7 @@ SMALLEST = 3  # samples of a task that give one to each split
 RELEASED = 250  # samples of each task
 
 
-class Mc2Params(Params):
+class Mc2Params(ShownParams):
     """``file``: the released JSON; null looks for evaluate_final.json in ``images``, beside it, and in data/mc2 here.
     ``images``: the folder that holds train2014/ and val2014/, or all pictures. ``captions``: COCO's
     captions_train2014.json and captions_val2014.json, for diagnostics that score captions.
@@ -91,7 +91,12 @@ class Mc2(ConflictBenchmark):
 
     @property
     def protocol(self) -> str:
-        return super().protocol + ("/scored-on-training-samples" if self.params.protocol == "paper" else "")
+        leaks = "/scored-on-training-samples" if self.params.protocol == "paper" else ""
+        return f"{super().protocol}{leaks}{self.params.control}"
+
+    @property
+    def controls(self) -> Mapping[str, Mapping[str, Any]]:
+        return BLANK
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -159,7 +164,7 @@ class Mc2(ConflictBenchmark):
 
     def _sample(self, e: Entry) -> ConflictSample:
         name = f"mc2-{e.index:04d}-{coco.brief(e.image_id)}"
-        load, path = partial(coco.picture, self.folder, e.image_id), self.find(e.image_id)
+        load, path = self.params.load(partial(coco.picture, self.folder, e.image_id)), self.find(e.image_id)
         return ConflictSample(
             name,
             e.task,

@@ -21,7 +21,7 @@ from pydantic import Field, PositiveInt
 from eval_suite import coco
 from eval_suite.benchmark import AnswerBenchmark, Item, Sums, divide
 from eval_suite.benchmarks.conflicts import SPLITS, DividedParams, by_picture
-from eval_suite.conflict import ConflictBenchmark, Scoring
+from eval_suite.conflict import BLANK, ConflictBenchmark, Scoring
 from eval_suite.released import Question, Row, entries_of, file
 from eval_suite.scorers import phd as rule
 from eval_suite.scorers.reading import Reading
@@ -80,7 +80,14 @@ class Phd(ConflictBenchmark):
 
     @property
     def protocol(self) -> str:
-        return f"{self.name}/{self.params.mode}{'' if self.params.told else '/untold'}{self.params.control}"
+        return f"{self.name}/prompt-2/{self.params.mode}{'' if self.params.told else '/untold'}{self.params.control}"
+
+    @property
+    def controls(self) -> Mapping[str, Mapping[str, Any]]:
+        if self.params.mode != "icc":
+            return {}
+        both = {"no conflict": {"mode": "base"}, "irrelevant text": {"mode": "iac"}, **BLANK}
+        return {name: {**changes, "asked": "test"} for name, changes in both.items()}
 
     @cached_property
     def file(self) -> Path:
@@ -110,12 +117,7 @@ class Phd(ConflictBenchmark):
 
     @cached_property
     def splits(self) -> dict[str, list[Entry]]:
-        """``per_task`` pictures of each task, by split; no picture is in two."""
-        if self.params.mode != "icc":
-            raise UserError(
-                f"phd: mode {self.params.mode} has no text that contradicts the picture; under data: it is mode icc,"
-                " and this one is asked under benchmarks:"
-            )
+        """``per_task`` pictures of each task, by split; no picture is in two. Those of base, iac and icc are alike."""
         p, chosen = self.params, []
         for task in dict.fromkeys(e.task for e in self.entries):
             own = [e for e in self.entries if e.task == task]
@@ -126,6 +128,11 @@ class Phd(ConflictBenchmark):
         return {split: [e for e in chosen if of[e.image_id] == split] for split in SPLITS} | {"all": chosen}
 
     def samples(self, split: str) -> Sequence[ConflictSample]:
+        if self.params.mode != "icc":
+            raise UserError(
+                f"phd: mode {self.params.mode} has no text that contradicts the picture; under data: it is mode icc,"
+                " and this one is asked under benchmarks:"
+            )
         return [self._sample(e, label) for e in self.splits[split] for label in ASKED]
 
     def _sample(self, e: Entry, label: str) -> ConflictSample:
@@ -158,17 +165,14 @@ class Phd(ConflictBenchmark):
     def prompt(self, sample: ConflictSample, form: str) -> Prompt:
         return Prompt((Segment(Role.IMAGE, image=sample.load_image()), *self.words(sample.question, sample.context)))
 
-    def alone(self, sample: ConflictSample, form: str, modality: str) -> Prompt:
-        """The question with the picture, as in mode base, or after the context."""
-        if modality == "vision":
-            return Prompt((Segment(Role.IMAGE, image=sample.load_image()), *self.words(sample.question, "")))
-        return Prompt((Segment(Role.CONTEXT, sample.context), Segment(Role.QUESTION, sample.question, inline=True)))
-
     def words(self, question: str, context: str) -> list[Segment]:
-        """The texts of a prompt: the context, what to do where they disagree, and the question, in one line."""
+        """The texts of a prompt: the context, what to do where they disagree, and the question, in one line. With one
+        source alone nothing is said of the other: with the picture it is that of mode base.
+        """
         if not context:
             return [Segment(Role.QUESTION, question)]
-        told = [Segment(Role.OPTIONS, FOLLOW, inline=True)] if self.params.told else []
+        alone = ((Role.CONTEXT, ""), (Role.IMAGE, ""))
+        told = [Segment(Role.OPTIONS, FOLLOW, inline=True, lacking=alone)] if self.params.told else []
         return [Segment(Role.CONTEXT, context), *told, Segment(Role.QUESTION, question, inline=True)]
 
     def answer(self, sample: ConflictSample, form: str, direction: str) -> str:
@@ -205,7 +209,7 @@ class PhdQuestions(AnswerBenchmark):
 
     @property
     def split(self) -> str:
-        return self.benchmark.params.asked if self.benchmark.params.mode == "icc" else "all"
+        return "all" if self.benchmark.params.mode == "ccs" else self.benchmark.params.asked
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -79,7 +79,8 @@ class Pressed(ConflictBenchmark):
     def _sample(self, item: Item, both: Sides) -> ConflictSample:
         question = " ".join(s for role, s in texts_of(item) if role == Role.QUESTION)
         kind = self._kind(item)
-        tags = {"kind": kind, "format": both.format}
+        known = {name: value for name, value in item.facts.items() if isinstance(value, int | str)}
+        tags = {**known, "kind": kind, "format": both.format}
         task = item.tasks[0] if item.tasks else both.format
         picture = partial(_picture, item)
         words = self._words(item)

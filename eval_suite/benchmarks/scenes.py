@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -11,7 +11,9 @@ from PIL import Image
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from eval_suite.conflict import ConflictBenchmark, Scoring
+from eval_suite.conflict_questions import ConflictQuestions
 from eval_suite.scenes.color_set import color_samples
+from eval_suite.scenes.controls import ControlParams, controlled
 from eval_suite.scenes.curriculum import (
     Mix,
     Practice,
@@ -26,6 +28,7 @@ from eval_suite.scenes.language import describe
 from eval_suite.scenes.lessons.asking import Exam
 from eval_suite.scenes.sheet import save_sheet
 from eval_suite.scenes.world import ANSWERS, SUBJECTS, TASKS, paint, scene, spec_of, specs
+from factory.benchmark import Questions
 from factory.data.prompt import Prompt
 from factory.data.sample import ConflictSample
 from factory.registry import Params, register
@@ -59,7 +62,7 @@ class ColorSet(Params):
     controls: NonNegativeInt = 0
 
 
-class ScenesParams(Params):
+class ScenesParams(ControlParams):
     """``scoring`` as in MC² (SPEC.md 3.3); ``colors``: the colour set of arXiv 2511.02243 in place of the eight tasks;
     ``few_shot_every``: one training batch in so many shows worked examples; ``options``: share of training prompts that
     ask for a letter; ``lessons`` weighs their kinds, ``practice`` draws their scenes. ``scale`` draws pictures of
@@ -95,13 +98,26 @@ class Scenes(ConflictBenchmark):
 
     def samples(self, split: str) -> Sequence[ConflictSample]:
         if colors := self.params.colors:
-            return color_samples(
+            drawn = color_samples(
                 split, getattr(colors, split), colors.controls if split == "test" else 0, self.params.seed
             )
-        return [
-            scene(spec)
-            for spec in specs(split, getattr(self.params.per_task, split), self.params.seed, self.params.scale)
-        ]
+            return controlled(drawn, self.params.control, split)
+        number = getattr(self.params.per_task, split)
+        drawn = [scene(spec) for spec in specs(split, number, self.params.seed, self.params.scale)]
+        return controlled(drawn, self.params.control, split)
+
+    @property
+    def protocol(self) -> str:
+        return super().protocol + (f"/{self.params.control}" if self.params.control != "none" else "")
+
+    @property
+    def controls(self) -> Mapping[str, Mapping[str, Any]]:
+        """What the colour set has of its own (``colors.controls``) is asked apart from these."""
+        own = {} if self.params.colors else {"irrelevant text": {"control": "irrelevant"}}
+        return {"matching text": {"control": "matching"}, **own, "blank picture": {"control": "blank"}}
+
+    def as_questions(self) -> Questions:
+        return ConflictQuestions(self, "text" if self.params.control == "blank" else "vision")
 
     def picture_with(self, sample: ConflictSample, answer: str) -> Image.Image | None:
         """The scene drawn again with ``answer`` on it, by the same draws; None in the colour set."""

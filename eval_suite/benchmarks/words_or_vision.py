@@ -19,7 +19,7 @@ from pydantic import Field
 from eval_suite import coco, parquet
 from eval_suite.benchmark import Record, Sums
 from eval_suite.benchmarks.conflicts import SPLITS, DividedParams, by_picture
-from eval_suite.conflict import ConflictBenchmark, Scoring
+from eval_suite.conflict import BLANK, ConflictBenchmark, Scoring
 from eval_suite.conflict_questions import ConflictQuestions
 from eval_suite.elsewhere import Left, Told, ours, said
 from eval_suite.released import Row, file, lines_of, once
@@ -98,7 +98,12 @@ class WordsOrVision(ConflictBenchmark):
 
     @property
     def protocol(self) -> str:
-        return f"{self.name}/{self.params.subset}/{self.params.text}{self.params.control}"
+        return f"{self.name}/prompt-2/{self.params.subset}/{self.params.text}{self.params.control}"
+
+    @property
+    def controls(self) -> Mapping[str, Mapping[str, Any]]:
+        both = {"matching text": {"text": "match"}, "irrelevant text": {"text": "irrelevant"}, **BLANK}
+        return {name: {**changes, "alone": False} for name, changes in both.items()}
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -198,26 +203,19 @@ class WordsOrVision(ConflictBenchmark):
         return [s.id for s in samples if not s.images], line
 
     def prompt(self, sample: ConflictSample, form: str) -> Prompt:
-        """The released prompt, in which the text comes before the question."""
+        """The released prompt, in which the text comes before the question; alone, the picture is asked about without
+        it, and the text with the same prompt.
+        """
         return Prompt(
             (
                 Segment(Role.IMAGE, image=sample.load_image()),
-                Segment(Role.OPTIONS, CAUTION),
+                Segment(Role.OPTIONS, CAUTION, lacking=((Role.CONTEXT, ""),)),
                 Segment(Role.CONTEXT, sample.context, inline=True),
-                Segment(Role.OPTIONS, RULER),
-                *self._asked(sample),
+                Segment(Role.OPTIONS, RULER, lacking=((Role.CONTEXT, ""),)),
+                Segment(Role.QUESTION, sample.question),
+                Segment(Role.OPTIONS, ASKS[self.params.subset], inline=True),
             )
         )
-
-    def _asked(self, sample: ConflictSample) -> tuple[Segment, Segment]:
-        ask = ASKS[self.params.subset]
-        return Segment(Role.QUESTION, sample.question), Segment(Role.OPTIONS, ask, inline=True)
-
-    def alone(self, sample: ConflictSample, form: str, modality: str) -> Prompt:
-        """As the authors ask it: the picture and the question, or the text's prompt without the picture."""
-        if modality == "vision":
-            return Prompt((Segment(Role.IMAGE, image=sample.load_image()), *self._asked(sample)))
-        return self.prompt(sample, form).without(Role.IMAGE)
 
     def judge(self, sample: ConflictSample, form: str, text: str) -> str:
         """The verdict by ``words-or-vision/1``: vision (right), text (corrupted), other (both), unknown or error."""
@@ -249,7 +247,7 @@ class WordsOrVision(ConflictBenchmark):
         return Told(row.place, e.id, e.task, (text,), verdict, found, released, "vision" if released else "other")
 
     def as_questions(self) -> Questions:
-        return WordsQuestions(self, "vision", self.params.asked, alone=self.params.alone)
+        return WordsQuestions(self, self.params.followed, self.params.asked, alone=self.params.alone)
 
 
 class WordsQuestions(ConflictQuestions):

@@ -21,6 +21,10 @@ from factory.recipe import load
 from factory.recipe.schema import Recipe
 from factory.registry import register
 from factory.run.inputs import made_from
+from factory.run.labels import labels
+from factory.run.methods.choose import oracle
+from factory.run.methods.comparison import unsteered
+from factory.run.questions.controls import controls
 
 NUMBERS = ("n", "known_n", "metrics", "ci", "parse_failure_rate", "unknown_rate", "guess_share", "empty_share")
 CELL = ("split", "task", "direction", "method", "strength")
@@ -161,14 +165,23 @@ def conflict_rows(run: Path, recipe: Recipe, results: Sequence[Row]) -> Found:
             outcome = benchmark.outcome(verdicts, p["direction"])
             own = {"split": split, "verdicts": verdicts, "outcome": outcome, "chosen": True, "prompt_hash": ""}
             found.append({**p, **own})
+    found += [best for split in SPLITS for best in _oracle([p for p in found if p["split"] == split], recipe, results)]
     known = {"known": recipe.evaluate.known} if recipe.evaluate.known else {}
     return {key(row): row for row in benchmark.rows(found, **known)}
+
+
+def _oracle(found: Sequence[dict[str, Any]], recipe: Recipe, results: Sequence[Row]) -> Sequence[dict[str, Any]]:
+    """Each sample's best outcome over the strengths of the reference, where the results have an oracle of it."""
+    reference = labels(recipe).reference
+    if reference is None or not any(row.get("method") == f"oracle:{reference}" for row in results):
+        return []
+    return oracle(found, reference, unsteered({node.label: node.make() for node in recipe.steering}))
 
 
 def question_rows(run: Path, recipe: Recipe) -> Found:
     """The rows of the recipe's question benchmarks; the answers of one that a judge reads count as kept."""
     found: Found = {}
-    for node in recipe.benchmarks:
+    for node in (*recipe.benchmarks, *controls(recipe).values()):
         made = node.make()
         if isinstance(made, Harness):
             continue

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from typing import NamedTuple
 
+from eval_suite.compare import against
 from eval_suite.compare.load import Column
 from eval_suite.compare.table import AS_THEY_ARE, Block, Line, Table, heading, label, title
 from eval_suite.report import style
@@ -29,7 +30,8 @@ def draw(table: Table) -> list[Figure]:
     """One figure of scores per block, and one of differences where something was tested."""
     with style.styled():
         figures = [_scores(table, block, i) for i, block in enumerate(table.blocks)]
-        return figures + [f for i, block in enumerate(table.blocks) if (f := _differences(table, block, i))]
+        figures += [f for i, block in enumerate(table.blocks) if (f := _differences(table, block, i))]
+        return figures + [against.draw(each, i) for i, each in enumerate(against.against(table))]
 
 
 def _scores(table: Table, block: Block, index: int) -> Figure:

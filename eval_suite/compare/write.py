@@ -11,6 +11,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table as Shown
 
+from eval_suite.compare import against
 from eval_suite.compare.plots import draw
 from eval_suite.compare.significance import Test
 from eval_suite.compare.table import AS_THEY_ARE, Block, Cell, Line, Table, heading, label, title
@@ -119,8 +120,20 @@ def show(table: Table, console: Console) -> None:
             if console.measure(shown, options=console.options.update(width=10_000)).maximum <= console.width:
                 break
         console.print(shown)
+    for each in against.against(table):
+        console.print(_against_terminal(each))
+        console.print(each.note, style="dim", highlight=False)
     for note in (*table.notes, FOOT):
         console.print(note, style="dim", markup=False, highlight=False)
+
+
+def _against_terminal(found: against.Against) -> Shown:
+    shown = Shown(box=box.SIMPLE_HEAD, title=escape(found.title), title_justify="left", title_style="bold")
+    for i, head in enumerate(("model", against.NAMES[found.x], against.NAMES[found.y])):
+        shown.add_column(head, justify="right" if i else "left", overflow="fold")
+    for row in against.lines_of(found):
+        shown.add_row(*map(escape, row))
+    return shown
 
 
 def _terminal(table: Table, block: Block, priced: bool) -> Shown:
@@ -234,7 +247,8 @@ def to_markdown(table: Table) -> str:
             "|:---|" + "---:|" * (len(heads) - 1),
         ]
         parts.append("\n".join([*lines, *("| " + " | ".join(map(markdown_escape, row)) + " |" for row in rows)]))
-    return "\n\n".join([*parts, *table.notes, FOOT]) + "\n"
+    told = [pairs] if (pairs := against.to_markdown(against.against(table))) else []
+    return "\n\n".join([*parts, *told, *table.notes, FOOT]) + "\n"
 
 
 def to_latex(table: Table) -> str:

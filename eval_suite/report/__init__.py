@@ -28,7 +28,7 @@ def build(
     limit: int | None = None,
 ) -> Path:
     """Write `run_dir/report/` (index.html, samples.html with samples/, table.{csv,md,tex}, outcomes.csv, turned.csv,
-    closed.csv, figures/*.{png,svg,pdf}); return index.html's path.
+    controls.csv, closed.csv, figures/*.{png,svg,pdf}); return index.html's path.
 
     `results` is the content of results.json, `diagnostics` the tidy diagnostic rows, `predictions` one record per
     sample, method, direction and strength, `pictures` titled image files to show, `summaries` what diagnostics say
@@ -38,7 +38,7 @@ def build(
     What was not measured is left out, and the page says so.
     """
     # Imported here so that printing a table does not load matplotlib.
-    from eval_suite.report import closed, header, html, initial, outcomes, table_files
+    from eval_suite.report import closed, controls, header, html, initial, outcomes, table_files
     from eval_suite.report import findings as own
     from eval_suite.report.plots import draw_all
     from eval_suite.report.rows import Predictions
@@ -66,6 +66,8 @@ def build(
     files.write_text(folder / "table.tex", table_files.to_latex(blocks, closed.blocks(results, records)))
     if (counts := initial.to_csv(results, records)) is not None:
         files.write_text(folder / "turned.csv", counts)
+    if (beside := controls.to_csv(results)) is not None:
+        files.write_text(folder / "controls.csv", beside)
     if (shares := closed.to_csv(results, records)) is not None:
         files.write_text(folder / "closed.csv", shares)
     index = folder / "index.html"

@@ -241,8 +241,8 @@ def groups(results: Mapping) -> list[Group]:
 
 
 def other_rows(results: Mapping) -> list[Mapping]:
-    """Rows of benchmarks that do not measure which modality is followed."""
-    return [row for row in results.get("rows", []) if "follow" not in row.get("metrics", {})]
+    """Rows of benchmarks that do not measure which modality is followed, but of the controls beside those that do."""
+    return [r for r in results.get("rows", []) if "follow" not in r.get("metrics", {}) and not r.get("control")]
 
 
 def _unique(values: Iterable[Any]) -> list[Any]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from eval_suite.report.closed import MEANING
+from eval_suite.report.controls import Controls
 from eval_suite.report.rows import DASH, TOTAL
 from eval_suite.report.tables import ERROR, Block, Entry, Line
 from factory.plain import csv_text
@@ -88,11 +89,22 @@ def to_markdown(blocks: Sequence[Block]) -> str:
             cells = [_md_entry(line.entries[key], key) for key, _ in block.columns]
             lines.append("| " + " | ".join([name, markdown_escape(line.strength), *cells]) + " |")
         parts.append("\n".join(lines + [f"\n{markdown_escape(note)}" for note in block.notes]))
+        parts += [_md_controls(block.controls)] if block.controls else []
     parts.append(
         "Share of samples that follow the target modality, in percent, with 95 % intervals. "
         "Bold: best of a column, upper bounds left aside."
     )
     return "\n\n".join(parts) + "\n"
+
+
+def _md_controls(found: Controls) -> str:
+    head = [f"#### {markdown_escape(found.title)}", ""]
+    head += ["| " + " | ".join(map(markdown_escape, ("Method", "Strength", *found.columns))) + " |"]
+    head += ["|:---|" + "---:|" * (len(found.columns) + 1)]
+    for method, strength, cells in found.lines:
+        shown = (f"{text} ({interval})" if interval else text for text, interval in cells)
+        head.append("| " + " | ".join([markdown_escape(method), markdown_escape(strength), *shown]) + " |")
+    return "\n".join(head)
 
 
 def markdown_escape(text: str) -> str:

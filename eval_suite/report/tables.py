@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from eval_suite.report.controls import Controls, controls
 from eval_suite.report.outcomes import flag_note
 from eval_suite.report.rows import (
     DASH,
@@ -74,6 +75,7 @@ class Block:
     columns: list[tuple[str, str]]
     lines: list[Line]
     notes: list[str] = field(default_factory=list)
+    controls: Controls | None = None
 
     @property
     def title(self) -> str:
@@ -88,7 +90,12 @@ class Block:
 def main_tables(results: Mapping) -> list[Block]:
     """Every block of the main table, at the chosen strengths on the scored split."""
     curve = results.get("run", {}).get("curve")
-    return [_block(group, direction, curve) for group in groups(results) for direction in group.directions]
+    return [
+        replace(block, controls=controls(results, group.benchmark, group.seed, direction))
+        for group in groups(results)
+        for direction in group.directions
+        for block in [_block(group, direction, curve)]
+    ]
 
 
 def _block(group: Group, direction: str | None, curve: Mapping | None) -> Block:
@@ -188,6 +195,8 @@ def print_tables(results: Mapping, console: Console) -> None:
         decided = [f"{line.label} {line.variant}" for line in block.lines if line.variant]
         for note in [*block.notes, *([f"Chosen on dev too: {', '.join(decided)}."] if decided else [])]:
             console.print(f"  {note}", markup=False, highlight=False)
+        if block.controls:
+            console.print(_controls_terminal(block.controls))
         console.print()
     others = other_rows(results)
     if others:
@@ -200,6 +209,16 @@ def print_tables(results: Mapping, console: Console) -> None:
             "An oracle picks each sample's strength with the labels: an upper bound.",
             style="dim",
         )
+
+
+def _controls_terminal(found: Controls) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=found.title, title_justify="left", padding=(0, 1), pad_edge=False)
+    table.add_column("Method", overflow="fold")
+    for heading in ("Str.", *found.columns):
+        table.add_column(heading, justify="right")
+    for method, strength, cells in found.lines:
+        table.add_row(*map(escape, (method, strength, *(text for text, _ in cells))))
+    return table
 
 
 def _fitting(block: Block, console: Console) -> Table:

@@ -18,13 +18,18 @@ SPEAKERS = {Role.SYSTEM: "system", Role.ANSWER: "assistant"}
 @dataclass(frozen=True)
 class Segment:
     """One piece of a prompt: either ``text`` or, for ``Role.IMAGE``, an ``image``. A text that is ``inline`` goes on
-    after a space, where others begin a line. An answer that is not ``learnt`` is read in training, and no more."""
+    after a space, where others begin a line. An answer that is not ``learnt`` is read in training, and no more.
+
+    ``lacking``: what a text that speaks of other segments says instead where those of a role are left out (nothing: it
+    is left out with them).
+    """
 
     role: Role
     text: str = ""
     image: Image.Image | None = None
     inline: bool = False
     learnt: bool = True
+    lacking: tuple[tuple[Role, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,9 @@ class Prompt:
         return replace(self, segments=(*self.segments[:at], segment, *self.segments[at:]))
 
     def without(self, *roles: Role) -> Prompt:
-        return replace(self, segments=tuple(s for s in self.segments if s.role not in roles))
+        """The prompt without the segments of ``roles``; others say what they say where these are ``lacking``."""
+        said = (_said_without(s, roles) for s in self.segments if s.role not in roles)
+        return replace(self, segments=tuple(s for s in said if s is not None))
 
     def only(self, direction: str) -> Prompt:
         """The prompt with the source of that name alone. Raises ``UserError`` for a name that no source has."""
@@ -116,3 +123,11 @@ class Prompt:
             if s.image is not None:
                 h.update(f"{s.image.mode} {s.image.size}\0".encode() + s.image.tobytes())
         return h.hexdigest()[:16]
+
+
+def _said_without(segment: Segment, roles: Collection[Role]) -> Segment | None:
+    """A segment as it is where those of ``roles`` are left out; None where it says nothing then."""
+    for role, text in segment.lacking:
+        if role in roles:
+            return replace(segment, text=text) if text else None
+    return segment

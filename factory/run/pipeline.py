@@ -37,7 +37,8 @@ from factory.run.methods.share import swept_samples
 from factory.run.methods.study import Study, steered_layer
 from factory.run.pictured import check_pictures
 from factory.run.questions.arms import Arm
-from factory.run.questions.suite import AnySuite, add_prices, put, questions_of, suites
+from factory.run.questions.controls import controls
+from factory.run.questions.suite import AnySuite, add_prices, beside, put, questions_of, suites
 from factory.run.rundir import RunDir
 from factory.run.samples import usable_samples
 from factory.steer import Steerer, artefact
@@ -142,6 +143,7 @@ def check_job(recipe: Recipe, asked: Sequence[AnySuite], ranks: int | None = Non
     if recipe.collect.contrast == "pairs" and recipe.data and not conflicts(recipe.data).has_pairs:
         line = f"'{recipe.data.type}' sets no prompts against each other; leave contrast out to contrast instructions"
         raise wrong(recipe.collect, "contrast", line)
+    controls(recipe)
     measured = recipe.diagnostic.type if recipe.diagnostic else None
     given = [node.type for node in recipe.diagnostics]
     for node in recipe.steering:
@@ -157,6 +159,7 @@ def compare(
     checked = usable_samples(
         recipe, conflicts(recipe.data), folder, limit, outline(model)
     )  # told before weights are read
+    asked = [*asked, *beside(recipe, limit, model)]
     torch.manual_seed(recipe.seed)
     study = Study(recipe, folder, load(model, recipe.launch.zero), limit, checked)
     diagnostics, further = study.diagnosed(), study.investigated

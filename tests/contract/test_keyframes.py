@@ -82,7 +82,7 @@ model: {{path: {model}}}
 data: {{type: scenes, scoring: open_ended, per_task: {{train: 1, dev: 1, test: 1}}}}
 steering: [none, {{type: keyframes, k: 2, first_tokens: 4}}, {{type: some_frames, k: 2}}]
 benchmarks: [{{type: films, per_task: 1, frames: 5}}]
-evaluate: {{batch_size: 16, max_new_tokens: 2, directions: [vision]}}
+evaluate: {{controls: [], batch_size: 16, max_new_tokens: 2, directions: [vision]}}
 report: {{plots: false}}
 run: {{root: {root}}}
 """

@@ -65,7 +65,7 @@ model: {{path: {model}}}
 data: {{type: scenes, scoring: open_ended, per_task: {{train: 1, dev: 1, test: 1}}}}
 steering: [none, {{type: s2va, first_tokens: 3}}]
 benchmarks: [{{type: pressure, kinds: [strong], of: {{type: plain_scenes, per_task: 1}}}}]
-evaluate: {{batch_size: 16, max_new_tokens: 3, directions: [vision], cost: true}}
+evaluate: {{controls: [], batch_size: 16, max_new_tokens: 3, directions: [vision], cost: true}}
 report: {{plots: false}}
 run: {{root: {root}}}
 """

@@ -209,7 +209,7 @@ RECIPE = """\
 name: asked
 model: {{path: {model}}}
 benchmarks: [{pope}, {gqa}]
-evaluate: {{batch_size: {size}}}
+evaluate: {{controls: [], batch_size: {size}}}
 run: {{root: {root}}}
 report: {{plots: false}}
 """

@@ -325,7 +325,7 @@ steering: [none, instruction, static, vcd]
 benchmarks: [
   {{type: plain_scenes, per_task: 2}}, {{type: fluency, new_tokens: 3, prompts: ["what is it?", tell me more]}}
 ]
-evaluate: {{strengths: [1], batch_size: 8, max_new_tokens: 2}}
+evaluate: {{controls: [], strengths: [1], batch_size: 8, max_new_tokens: 2}}
 run: {{root: {root}}}
 report: {{plots: false}}
 """

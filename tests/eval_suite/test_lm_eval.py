@@ -170,8 +170,9 @@ def test_a_recipe_runs_text_tasks_on_every_steering(tasks, tmp_path):
     recipe.write_text(
         f"name: text\nmodel: {{path: {saved_tiny(tmp_path / 'model')}, layer: 1}}\ndata: {{type: scenes, scoring:"
         " open_ended, per_task: {train: 1, dev: 1, test: 1}}\nsteering: [none, instruction, static]\nbenchmarks:"
-        f" [{{type: lm_eval, tasks: [tiny_choice], include: {tasks}}}]\nevaluate: {{strengths: [1], directions:"
-        f" [vision], max_new_tokens: 2}}\nrun: {{root: {tmp_path / 'runs'}}}\nreport: {{plots: false}}\n"
+        f" [{{type: lm_eval, tasks: [tiny_choice], include: {tasks}}}]\nevaluate: {{strengths: [1],"
+        " controls: [], directions: [vision], max_new_tokens: 2}\n"
+        f"run: {{root: {tmp_path / 'runs'}}}\nreport: {{plots: false}}\n"
     )
     assert main([str(recipe)]) == 0
     rows = [

@@ -88,7 +88,7 @@ def test_pictures_are_drawn_by_task_into_one_split_each(tmp_path):
     for split in ("train", "dev", "test"):
         assert sum(s.answer_vision == "yes" for s in of[split]) * 2 == len(of[split])
     asked = made(tmp_path, 20, per_task=3, asked="test").as_questions()
-    assert len(asked.questions()) == len(of["test"]) and asked.protocol == "phd/icc/test-asked"
+    assert len(asked.questions()) == len(of["test"]) and asked.protocol == "phd/prompt-2/icc/test-asked"
 
 
 @pytest.mark.parametrize("mode", ["base", "iac", "ccs"])

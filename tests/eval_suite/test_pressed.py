@@ -89,7 +89,7 @@ model: {{path: {model}, layer: 1}}
 data: {data}
 collect: {{contrast: pairs}}
 steering: [none, static]
-evaluate: {{strengths: [1], directions: [vision], max_new_tokens: 3}}
+evaluate: {{controls: [], strengths: [1], directions: [vision], max_new_tokens: 3}}
 report: {{plots: false}}
 run: {{root: {root}}}
 """

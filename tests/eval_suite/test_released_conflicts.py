@@ -285,3 +285,43 @@ def test_the_blank_control_shows_a_white_picture_of_the_same_size(tmp_path, make
     assert other.images[0].getcolors() == [(40 * 30, (255, 255, 255))] != one.images[0].getcolors()
     asked = blank.as_questions().questions()[0].prompt()
     assert asked.images[0].getcolors() == [(40 * 30, (255, 255, 255))]
+
+
+def told(prompt):
+    """What a prompt says, and how many pictures it shows."""
+    texts = [part["text"] for part in prompt.messages()[0]["content"] if part["type"] == "text"]
+    return "".join(texts), len(prompt.images)
+
+
+def test_a_source_of_clash_alone_is_asked_without_a_word_of_the_other(tmp_path):
+    for form, scoring in (("choice", "multiple_choice"), ("open", "open_ended")):
+        b = made(tmp_path, "clash", scoring=scoring)
+        sample = b.samples("all")[0]
+        whole, _ = told(b.prompt(sample, form))
+        image, shown = told(b.alone(sample, form, "vision"))
+        text, none = told(b.alone(sample, form, "text"))
+        assert (shown, none) == (1, 0) and sample.context not in image and sample.context in text
+        for other in ("description", "both", "textual", "contradict each other"):
+            assert other in whole.replace("*", "") and other not in image
+        for other in ("visual", "both", "contradict each other"):
+            assert other in whole.replace("*", "") and other not in text
+        options = [line for line in whole.split("\n") if line.startswith("(")]
+        assert all(option in image and option in text for option in options)
+        assert b.prompt(sample, form).without(Role.CONTEXT).digest == b.alone(sample, form, "vision").digest
+    asked = made(tmp_path, "clash", alone=True).as_questions()
+    assert len(asked.questions()) == 3 * len(made(tmp_path, "clash").as_questions().questions())
+    assert asked.protocol.endswith("/alone-too") and "prompt-2" in asked.protocol
+
+
+def test_a_chart_or_a_report_alone_is_asked_as_released(tmp_path):
+    b = made(tmp_path, "chartqa_conflict")
+    for sample in b.samples("all")[:2]:  # in either order of the sources
+        ending = (
+            "Respond with exactly one line in the form '#### <answer>'. After ####, give only the answer value; do not"
+            " explain your reasoning."
+        )
+        chart = f"Question: {sample.question}\n\nUse the attached chart as the only evidence source.\n\n{ending}"
+        said = f"Use the following report as the only evidence source:\n{sample.context}"
+        report = f"Question: {sample.question}\n\n{said}\n\n{ending}"
+        assert told(b.alone(sample, "open", "vision")) == (chart, 1)
+        assert told(b.alone(sample, "open", "text")) == (report, 0)

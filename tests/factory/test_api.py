@@ -151,7 +151,7 @@ def test_a_run_is_read_back(tmp_path, view):
     recipe.write_text(
         f"name: small\nmodel: {{path: {tmp_path / 'model'}, layer: 1}}\n"
         "data: {type: scenes, scoring: open_ended, per_task: {train: 1, dev: 1, test: 1}}\n"
-        "steering: [none, static]\nevaluate: {strengths: [1], directions: [vision], max_new_tokens: 2}\n"
+        "steering: [none, static]\nevaluate: {controls: [], strengths: [1], directions: [vision], max_new_tokens: 2}\n"
         f"run: {{root: {tmp_path / 'runs'}}}\nreport: {{plots: false}}\n"
     )
     done = factory.run_recipe(recipe, "seed=3")

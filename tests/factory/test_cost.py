@@ -25,7 +25,7 @@ steering: [
   none, static, vcd, {{type: causalmm, levels: both}}, dleaf, {{type: dsas, of: {{type: static}}}},
   {{type: pixel, clip: [0, 0.1]}}
 ]
-evaluate: {{strengths: [0.5, 1], batch_size: 16, max_new_tokens: 2, cost: true}}
+evaluate: {{controls: [], strengths: [0.5, 1], batch_size: 16, max_new_tokens: 2, cost: true}}
 run: {{root: {root}}}
 report: {{plots: false}}
 """

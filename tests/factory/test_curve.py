@@ -22,7 +22,7 @@ model: {{path: {home}/model, layer: 1}}
 data: {{type: scenes, scoring: open_ended, per_task: {{train: 1, dev: 1, test: 2}}}}
 collect: {{batch_size: 16}}
 steering: [none, vcd, static, {{type: l2s, net: {{epochs: 1}}}}]
-evaluate: {{directions: [vision], strengths: [0.5, 1, 2], batch_size: 8, max_new_tokens: 1}}
+evaluate: {{controls: [], directions: [vision], strengths: [0.5, 1, 2], batch_size: 8, max_new_tokens: 1}}
 report: {{plots: false}}
 """
 

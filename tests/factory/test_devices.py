@@ -26,7 +26,7 @@ model: {{path: {folder}, layer: 1}}
 data: {{type: scenes, scoring: both_orders, per_task: {{train: 2, dev: 1, test: 1}}}}
 collect: {{batch_size: 8}}
 steering: [none, static, {{type: dose, doses: [0.5, 1]}}, {{type: dsas, of: {{type: static}}}}]
-evaluate: {{strengths: [0.5, 1], batch_size: 8, max_new_tokens: 2}}
+evaluate: {{controls: [], strengths: [0.5, 1], batch_size: 8, max_new_tokens: 2}}
 report: {{plots: false}}
 """
 NEAR = 1e-4  # the kernels of attention differ

@@ -72,7 +72,7 @@ model: {{path: {model}, layer: 1}}
 plugins: [faulty.py]
 data: {{type: scenes, scoring: open_ended, per_task: {{train: 1, dev: 1, test: 1}}}}
 steering: [none, static]
-evaluate: {{strengths: [1], directions: [text], batch_size: 8, max_new_tokens: 1}}
+evaluate: {{controls: [], strengths: [1], directions: [text], batch_size: 8, max_new_tokens: 1}}
 run: {{root: {root}}}
 report: {{plots: false}}
 """

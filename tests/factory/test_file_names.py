@@ -29,7 +29,7 @@ model: {{path: {folder}, layer: 1}}
 data: {{type: scenes, scoring: open_ended, per_task: {{train: 1, dev: 1, test: 1}}}}
 benchmarks: [{{type: plain_scenes, as: ../../up, per_task: 1}}]
 steering: [none, {{type: static, as: ../../x}}, {{type: static, as: "AMPS: ours / β"}}]
-evaluate: {{strengths: [1], directions: [vision], batch_size: 8, max_new_tokens: 1}}
+evaluate: {{controls: [], strengths: [1], directions: [vision], batch_size: 8, max_new_tokens: 1}}
 run: {{root: {root}}}
 report: {{plots: false}}
 """

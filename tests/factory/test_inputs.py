@@ -24,7 +24,7 @@ data: {{type: filed, file: {home}/words.json, scoring: open_ended, per_task: {{t
 diagnostic: {{type: seen}}
 collect: {{batch_size: 8}}
 steering: [none, {{type: pushed}}, static, {{type: asked_for}}]
-evaluate: {{directions: [vision], strengths: [0.5], batch_size: 8, max_new_tokens: 2}}
+evaluate: {{controls: [], directions: [vision], strengths: [0.5], batch_size: 8, max_new_tokens: 2}}
 benchmarks: [{{type: quiz, root: {home}}}]
 run: {{root: {home}/runs}}
 report: {{plots: false}}

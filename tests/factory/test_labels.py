@@ -18,7 +18,7 @@ model: {{path: {home}/model, layer: 1}}
 data: {{type: scenes, scoring: open_ended, per_task: {{train: 2, dev: 1, test: 2}}}}
 collect: {{batch_size: 16}}
 steering: [{none}, static, {{type: l2s, {called}net: {{epochs: 1}}}}]
-evaluate: {{directions: [vision], strengths: [0.5, 1], batch_size: 16, max_new_tokens: 2, cost: true}}
+evaluate: {{controls: [], directions: [vision], strengths: [0.5, 1], batch_size: 16, max_new_tokens: 2, cost: true}}
 benchmarks: [{{type: plain_scenes, per_task: 1}}]
 run: {{root: {home}/runs}}
 report: {{plots: false}}

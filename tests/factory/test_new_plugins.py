@@ -113,7 +113,7 @@ def test_a_method_a_diagnostic_and_a_benchmark_make_a_run_and_a_command_reads_it
     recipe.write_text(
         f"name: written\nmodel: {{path: {model}, layer: 1}}\nplugins: [{files}]\n"
         f"data: {NAMES['benchmark']}\ndiagnostic: {NAMES['diagnostic']}\nsteering: [{NAMES['steering']}]\n"
-        "evaluate: {strengths: [1], max_new_tokens: 2}\n"
+        "evaluate: {controls: [], strengths: [1], max_new_tokens: 2}\n"
         f"report: {{plots: false, also: [{NAMES['report']}]}}\n"
         f"run: {{root: {tmp_path / 'runs'}}}\n"
     )

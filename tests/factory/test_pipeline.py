@@ -26,7 +26,7 @@ steering: [
   {{type: amps, betas: [0.0, 0.5], net: {{epochs: 1}}}},
   {{type: dose, doses: [0.5, 1], of: {{type: l2s, net: {{epochs: 1}}}}}}
 ]
-evaluate: {{strengths: [0.5, 1], batch_size: 8, max_new_tokens: 2}}
+evaluate: {{controls: [], strengths: [0.5, 1], batch_size: 8, max_new_tokens: 2}}
 run: {{root: {root}}}
 report: {{plots: false}}
 """
@@ -248,7 +248,7 @@ def test_a_further_diagnostic_is_a_stage_with_its_own_section(folder, tmp_path, 
     recipe.write_text(
         f"name: letters\nplugins: [{plugin}]\nmodel: {{path: {folder}, layer: 1}}\ndata: {{type: scenes, scoring:"
         " open_ended, per_task: {train: 1, dev: 1, test: 1}}\ndiagnostics: [letters]\nsteering: [none]\nevaluate:"
-        f" {{max_new_tokens: 2}}\nrun: {{root: {tmp_path / 'runs'}}}\n"
+        f" {{controls: [], max_new_tokens: 2}}\nrun: {{root: {tmp_path / 'runs'}}}\n"
     )
     run = pipeline.run(load(recipe))
     said = json.loads((run / "results.json").read_text())["diagnostics"]["letters"]
@@ -269,7 +269,7 @@ def test_the_diagnostic_tells_its_findings_beside_those_of_the_diagnostics(folde
         f"name: told\nmodel: {{path: {folder}, layer: 1}}\n"
         "data: {type: scenes, scoring: open_ended, per_task: {train: 1, dev: 1, test: 1}}\n"
         "diagnostic: {type: mcr, draws: 1, repeats: 2}\ndiagnostics: [{type: mcr, draws: 1}, lmar]\n"
-        f"steering: [none]\nevaluate: {{max_new_tokens: 2}}\nrun: {{root: {tmp_path / 'runs'}}}\n"
+        f"steering: [none]\nevaluate: {{controls: [], max_new_tokens: 2}}\nrun: {{root: {tmp_path / 'runs'}}}\n"
     )
     run = pipeline.run(load(recipe))
     told = json.loads((run / "results.json").read_text())["diagnostics"]

@@ -36,7 +36,7 @@ steering: [
   none, instruction, {{type: few_shot, shots: 1}}, static, {{type: amps, betas: [0.0, 0.5], net: {{epochs: 1}}}},
   {{type: dose, doses: [0.5, 1, 2], of: {{type: l2s, net: {{epochs: 1}}}}}}
 ]
-evaluate: {{strengths: [0.5, 1], batch_size: 8, max_new_tokens: 2}}
+evaluate: {{controls: [], strengths: [0.5, 1], batch_size: 8, max_new_tokens: 2}}
 report: {{plots: false}}
 """
 TRAIN = (
@@ -102,7 +102,7 @@ steering: [
   {{type: amps, betas: [0.0, 0.5], net: {{epochs: 1}}}},
   {{type: dose, doses: [0.5, 1, 2], gate_epochs: 2, of: {{type: l2s, net: {{epochs: 1}}}}}}
 ]
-evaluate: {{
+evaluate: {{controls: [], 
   strengths: [0.5, 1], batch_size: 16, max_new_tokens: 1, cost: true, curve: 0.5, trials: 0.5, choose: halving
 }}
 report: {{plots: false}}

@@ -31,7 +31,7 @@ steering: [
   none, static, {{type: l2s, net: {{epochs: 2, init: random}}}},
   {{type: dose, doses: [0.5, 1], of: {{type: l2s, net: {{epochs: 2, init: random}}}}, gate_epochs: 5}}
 ]
-evaluate: {{strengths: [1, 4], batch_size: 4, max_new_tokens: 3, bootstrap: 0}}
+evaluate: {{controls: [], strengths: [1, 4], batch_size: 4, max_new_tokens: 3, bootstrap: 0}}
 run: {{root: {root}}}
 report: {{plots: false}}
 """

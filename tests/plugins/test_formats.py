@@ -243,7 +243,7 @@ name: short
 model: {{path: {model}, layer: 1}}
 data: {{type: scenes, per_task: {{train: 2, dev: 2, test: 1}}}}
 steering: [{{type: l2s, net: {{epochs: 2}}}}, static]
-evaluate: {{directions: [vision], strengths: [1], max_new_tokens: 2, batch_size: 16}}
+evaluate: {{controls: [], directions: [vision], strengths: [1], max_new_tokens: 2, batch_size: 16}}
 report: {{plots: false}}
 run: {{root: {root}}}
 """

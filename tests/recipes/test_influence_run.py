@@ -29,7 +29,7 @@ diagnostics:
     draws: 1
     moments: 1
 steering: [none]
-evaluate: {{strengths: [1], max_new_tokens: 2, batch_size: 16}}
+evaluate: {{controls: [], strengths: [1], max_new_tokens: 2, batch_size: 16}}
 run: {{root: {root}}}
 report: {{plots: false}}
 """

@@ -15,7 +15,13 @@ from tests.tiny import saved_tiny
 from tests.tiny_families import family_view
 
 RECIPE = "recipes/amps_llava13b.yaml"
-QUICK = ["model.dtype=float32", "evaluate.strengths=[1]", "evaluate.max_new_tokens=2", "report.plots=false"]
+QUICK = [
+    "evaluate.controls=[]",
+    "model.dtype=float32",
+    "evaluate.strengths=[1]",
+    "evaluate.max_new_tokens=2",
+    "report.plots=false",
+]
 
 
 @pytest.fixture(scope="module")

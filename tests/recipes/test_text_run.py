@@ -43,7 +43,7 @@ IN_WORDS = """\
 plugins: [{plugin}]
 data: {{type: told_in_words, scoring: open_ended, per_task: {{train: 1, dev: 1, test: 1}}}}
 collect: {{layer: 1}}
-evaluate: {{strengths: [1], max_new_tokens: 2}}
+evaluate: {{controls: [], strengths: [1], max_new_tokens: 2}}
 report: {{plots: false}}
 """
 

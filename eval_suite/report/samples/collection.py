@@ -82,11 +82,14 @@ class Arm:
 
 @dataclass(frozen=True)
 class Answer:
-    """One method's answer at one strength: an outcome's letter, the text, and its score where that says more."""
+    """One method's answer at one strength: an outcome's letter, the text, its score where that says more, and a
+    ``note`` on how it came about.
+    """
 
     letter: str
     text: str
     value: float | None = None
+    note: str = ""
 
 
 @dataclass

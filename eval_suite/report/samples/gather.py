@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -107,7 +108,8 @@ def _asked(
     entries = dict(zip(shown, side_by_side(lambda name: describe(known.get(name), first[name]), shown), strict=True))
     for p in told:
         if (entry := entries.get(p["sample"])) is not None:
-            entry.answers[index[p.get("direction"), p["method"]], p.get("strength")] = scored(p)
+            answer = replace(scored(p), note=_note(p))
+            entry.answers[index[p.get("direction"), p["method"]], p.get("strength")] = answer
     return Collection(label, QUESTION, arms, list(entries.values()), len(order))
 
 
@@ -124,11 +126,19 @@ def scored(record: Mapping[str, Any]) -> Answer:
     return Answer("P" if 0 < value < 1 else "N", text, float(value))
 
 
+def _note(record: Mapping[str, Any]) -> str:
+    """Which pictures an answer is from, where a method left some out, and what its first call said."""
+    kept = ", ".join(str(place + 1) for place in record.get("pictures", ()))
+    parts = (kept and f"from pictures {kept}", record.get("told") and f"first call: {record['told']}")
+    return "; ".join(part for part in parts if part)
+
+
 def _question(benchmark: Questions | None, item: Item | None, record: Mapping[str, Any]) -> Entry:
     """A question in the benchmark's words; where they are not at hand, in those that the model read."""
     gold, text, pictures = str(record.get("target") or ""), str(record.get("prompt") or ""), []
+    facts: Sequence[tuple[str, str]] = (("Right answer", gold),) if gold else ()
     if benchmark is not None and item is not None:
-        gold = benchmark.wanted(item)
+        facts = benchmark.about(item)
         try:
             prompt = item.prompt()
         except OSError:  # its picture went after it was answered
@@ -136,5 +146,4 @@ def _question(benchmark: Questions | None, item: Item | None, record: Mapping[st
         if prompt is not None:
             text = "\n".join(s.text for s in prompt.segments if s.role in USER_TEXT and s.text)
             pictures = [thumbnail(image) for image in prompt.images]
-    facts = (("Right answer", gold),) if gold else ()
     return Entry(str(record["sample"]), next(iter(record.get("tasks") or ()), ""), text, facts, pictures)

@@ -95,7 +95,7 @@ def _arm(arm: Arm) -> dict[str, Any]:
 def _detail(collection: Collection, entry: Entry) -> dict[str, Any]:
     """The texts of a sample; its answers as numbers of ``texts``, -1 where a strength was not asked."""
     texts: dict[str, int] = {}
-    arms = []
+    arms, notes = [], []
     for i, arm in enumerate(collection.arms):
         cells = [entry.answers.get((i, strength)) for strength in arm.strengths]
         said = [texts.setdefault(c.text, len(texts)) if c else -1 for c in cells]
@@ -103,10 +103,12 @@ def _detail(collection: Collection, entry: Entry) -> dict[str, Any]:
         if any(c and c.value is not None for c in cells):
             line.append([None if c is None else c.value for c in cells])
         arms.append(line)
+        notes.append(reported.note if (reported := entry.answers.get((i, arm.strength))) else "")
     return {
         "facts": entry.facts,
         "texts": list(texts),
         "arms": arms,
+        **({"notes": notes} if any(notes) else {}),
         "numbers": _numbers(entry.numbers),
     }
 

@@ -67,6 +67,9 @@ class EvaluateSpec(Spec):
     ``curve``: full answers test at every strength; chosen answers it at the strengths that dev chose, and draws curves
     and the oracle from a quarter of its samples. A number below 1 is chosen with another share; 0 draws none.
 
+    ``controls``: what is asked beside the conflicts, of every method at its chosen strength; null asks all that the
+    benchmark can give, [] none. Of each about ``control_questions`` are asked.
+
     ``choose``: grid answers dev at every strength in every variant; halving asks all of them of a few samples, and the
     better half of them of twice as many, until the last are asked of all. ``trials``: the share of training samples on
     which a method with a controller tries its strengths. ``known``: the label of the method that asks with one modality
@@ -83,6 +86,8 @@ class EvaluateSpec(Spec):
     cost: bool = False
     reference: Text | None = None
     known: Text | None = None
+    controls: Annotated[tuple[Text, ...], AfterValidator(distinct)] | None = None
+    control_questions: PositiveInt = 96
     choose: Literal["grid", "halving"] = "grid"
     trials: Annotated[float, Field(gt=0, le=1)] = 1.0
     curve: Literal["full", "chosen"] | Share = "full"

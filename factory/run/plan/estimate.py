@@ -147,6 +147,7 @@ def describe(
             first_answer=method.first_tokens if isinstance(method, TwoCalls) else 0,
             unsteered=changes_nothing(type(method)),
             answer=answer_length(recipe, method.max_new_tokens),
+            shots=method.shots,
         )
     length = answer_length(recipe)
     if isinstance(method, LogitsMethod):

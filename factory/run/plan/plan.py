@@ -30,7 +30,8 @@ from factory.run.plan.devices import check_name
 from factory.run.plan.estimate import Estimate, estimate, memory
 from factory.run.plan.refused import Refusal, say_missing
 from factory.run.plan.rehearse import Rehearsal, rehearse
-from factory.run.questions.suite import AnySuite, Suite, suite_of
+from factory.run.plan.work import asked_beside
+from factory.run.questions.suite import AnySuite, Suite, beside, suite_of
 from factory.run.timing import Clock, timed
 from factory.steer import LogitsMethod, PromptMethod, Steerer, TwoCalls
 from factory.terminal import Console
@@ -55,7 +56,7 @@ def plan(recipe: Recipe, limit: int | None = None, waited: float = 0.0, device: 
     suites = _checked(recipe, limit, model, refused)
     if not recipe.train:  # whose plan ends there
         refused.say(console)
-    if recipe.benchmarks:
+    if recipe.benchmarks or any(isinstance(suite, Suite) and suite.control for suite in suites.values()):
         _say_benchmarks(recipe, suites, console)
     if recipe.train:  # what trains is imported where it is planned: its libraries take as long as all others
         _plan_training(recipe, console, refused)
@@ -68,7 +69,8 @@ def plan(recipe: Recipe, limit: int | None = None, waited: float = 0.0, device: 
 
         plan_tuners(recipe, model, console, refused, suites, limit)
     elif recipe.data:
-        _plan_comparison(recipe, model, console, refused, limit, waited, device)
+        controls = sum(len(s.items) for s in suites.values() if isinstance(s, Suite) and s.control)
+        _plan_comparison(recipe, model, console, refused, limit, waited, device, controls)
     refused.tell()
 
 
@@ -92,6 +94,9 @@ def _checked(recipe: Recipe, limit: int | None, model: Wanted, refused: Refusal)
         check_job(recipe, [suite for suite in suites.values() if suite], launch.processes)
     with refused.kept():
         owner.check_owner(*owner_of(recipe, limit))
+    if not refused.lines:  # what the conflicts lack, their own check tells better
+        with refused.kept():
+            suites |= {suite.node.label: suite for suite in beside(recipe, limit, model)}
     return suites
 
 
@@ -112,20 +117,22 @@ def _say_benchmarks(recipe: Recipe, suites: Mapping[str, AnySuite | None], conso
         title=f"question benchmarks, {arms} arms or more",
         title_justify="left",
     )
-    for node in recipe.benchmarks:
-        suite = suites[node.label]
+    named = [node.label for node in recipe.benchmarks]
+    controls = [label for label, suite in suites.items() if isinstance(suite, Suite) and suite.control]
+    for label in (*named, *controls):
+        suite = suites[label]
         if not isinstance(suite, Suite):
             said = ("as its harness has it", suite.benchmark.protocol) if suite else ("unknown", "")
-            table.add_row(node.label, *said, "", "", "")
+            table.add_row(label, *said, "", "", "")
             continue
-        n, b = len(suite.items), suite.benchmark
+        n = len(suite.items)
         table.add_row(
-            node.label,
+            label,
             f"{n:,}",
             suite.protocol,
             f"{n * arms:,}",
             f"{n * firsts:,}" if firsts else "",
-            str(b.new_tokens),
+            str(suite.new_tokens),
         )
     console.print(table)
     if recipe.seeds:
@@ -164,7 +171,9 @@ def _plan_comparison(
     limit: int | None,
     waited: float,
     device: str | None,
+    controls: int,
 ) -> None:
+    """``controls``: how many questions they are."""
     found, measured, computed = estimate(recipe, limit, wanted=model), None, None
     for line in found.missing:
         refused.add(line)
@@ -216,6 +225,9 @@ def _plan_comparison(
             f"time: each part was done just now, by the model itself, on {n} of about {measured.prompt_tokens} tokens",
             highlight=False,
         )
+        if controls:
+            more = measured.of(asked_beside(controls, len(recipe.evaluate.directions), found.methods))
+            console.print(f"controls: {controls:,} questions beside, about {_clock(more)} more", highlight=False)
     else:
         console.print(
             f"time{'' if found.model and tokens else ' and memory'}: unknown until the model and the data are there"

@@ -24,12 +24,13 @@ OWN: Part = ("own", "")
 class Method:
     """One method of the comparison, as it works on each prompt.
 
-    ``rows``: prompts and copies that a method on prompts or logits runs, over all directions, ``again`` for each
-    strength or once for all; ``firsts``: prompts of calls that come first, of ``first_answer`` tokens at most. Of a
-    ``steerer``: ``variants`` among which dev decides; ``asks`` the prompt that it has for each direction, by digest;
-    ``whole`` if a strength runs all blocks and not those above the site alone; ``looks`` and ``hidings``, its
-    controller's passes ahead of the blocks above the site and, with a modality hidden, of all; ``trials``, the
-    strengths it tries on training prompts. ``parameters`` are the fitted numbers of one variant toward one direction,
+    ``shots``: worked examples that it shows. ``rows``: prompts and copies that a method on prompts or logits runs, over
+    all directions, ``again`` for each strength or once for all; ``firsts``: prompts of calls that come first, of
+    ``first_answer`` tokens at most. Of a ``steerer``: ``variants`` among which dev decides; ``asks`` the prompt that it
+    has for each direction, by digest; ``whole`` if a strength runs all blocks and not those above the site alone;
+    ``looks`` and ``hidings``, its controller's passes ahead of the blocks above the site and, with a modality hidden,
+    of all; ``trials``, the strengths it tries on training prompts. ``parameters`` are the fitted numbers of one variant
+    toward one direction,
     and the seconds those of one fit. ``answer``: most tokens of an answer.
     """
 
@@ -48,6 +49,7 @@ class Method:
     hidings: int = 0
     trials: int = 0
     unsteered: bool = False
+    shots: int = 0
     parameters: int | None = None
     fit_seconds: float | None = None
     calibration_seconds: float = 0.0
@@ -204,6 +206,17 @@ def _scored(
     count["trunk"] += trunks * prompts
     whole = {name: round(n) for name, n in count.items()}
     return Expected(split, prompts, **whole, share=share, parts={**parts, ("trunk", ""): trunks * prompts})
+
+
+def asked_beside(questions: int, directions: int, methods: Iterable[Method]) -> Expected:
+    """So many questions put to the model as it is and, toward each direction, to every method at one strength, whose
+    prompts are about as long as the test split's; methods that show worked examples are not asked."""
+    parts: dict[Part, float] = {("trunk", ""): 0.0}
+    for m in (m for m in methods if m.type and not m.shots):
+        arms = 1 if m.unsteered else directions
+        parts["sweep" if m.steers else "ask", m.label] = questions * arms / (m.rows if m.kind == "prompt" else 1)
+        parts["trunk", ""] += questions * arms * m.steers
+    return Expected("controls", 0, parts=parts)
 
 
 def _priced(recipe: Recipe, prompts: int, methods: Iterable[Method], share: float) -> Expected:

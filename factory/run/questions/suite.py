@@ -30,6 +30,7 @@ from factory.recipe import Recipe
 from factory.recipe.schema import Node
 from factory.run.inputs import answering, each_item, with_code
 from factory.run.questions.arms import Arm
+from factory.run.questions.controls import controls
 from factory.run.questions.harness import HarnessSuite
 from factory.run.questions.responses import Responses, Unkept
 from factory.run.rundir import RunDir, Stage
@@ -41,12 +42,14 @@ UNREAD = "its image cannot be read"
 
 
 class Suite:
-    """One benchmark of a recipe with its questions. Making it reads its files, so that what is missing is told at
-    once.
+    """One benchmark of a recipe with its questions, or a ``control`` of its conflicts. Making it reads its files, so
+    that what is missing is told at once.
     """
 
-    def __init__(self, node: Node, recipe: Recipe, limit: int | None, model: Wanted | None = None) -> None:
-        self.node, self.recipe, self.limit = node, recipe, limit
+    def __init__(
+        self, node: Node, recipe: Recipe, limit: int | None, model: Wanted | None = None, control: str = ""
+    ) -> None:
+        self.node, self.recipe, self.limit, self.control = node, recipe, limit, control
         made = node.make()
         self.benchmark: Questions = made.as_questions() if isinstance(made, Conflicts) else made
         items, self.protocol = self.benchmark.questions(limit), self.benchmark.protocol
@@ -65,6 +68,11 @@ class Suite:
         names = {row["sample"] for row in absent}
         self.items = [item for item in items if item.id not in names]
 
+    @property
+    def new_tokens(self) -> int:
+        """The most tokens of an answer: the benchmark's own, or of a control as many as the conflicts have."""
+        return self.recipe.evaluate.max_new_tokens if self.control else self.benchmark.new_tokens
+
     @cached_property
     def asked(self) -> dict[str, str]:
         """Of each question what tells its content: what is asked, what is right, its pictures."""
@@ -73,7 +81,7 @@ class Suite:
     def run(self, folder: RunDir, view: ModelView, arm: Arm) -> tuple[Rows, Rows, dict[str, Any]]:
         """Rows of results.json, skipped samples, and what the arm cost on this benchmark; predictions go to files."""
         bench, size = self.benchmark, self.recipe.evaluate.batch_size
-        new_tokens = arm.new_tokens(bench.new_tokens)
+        new_tokens = arm.new_tokens(self.new_tokens)
         made_by = {
             **answering(view),
             **precision(view, size),
@@ -128,6 +136,8 @@ class Suite:
         )
         for row in rows:
             row["generation"] = {"max_new_tokens": new_tokens, "do_sample": False, **precision(view, size)}
+            if self.control:
+                row["control"] = self.control
         return rows, [{**s, "benchmark": self.node.label} for s in skipped], cost(arm, answers, view)
 
     def score(self, view: ModelView) -> float:
@@ -136,7 +146,7 @@ class Suite:
 
         def asked(_: int, turn: Sequence[Item], said: Mapping[str, str]) -> Rows:
             batches = (turn[i : i + size] for i in range(0, len(turn), size))
-            tokens = self.benchmark.new_tokens
+            tokens = self.new_tokens
             return [row for b in batches for row in self._answers(view, Arm("now"), known, b, tokens, said)]
 
         rows = self.benchmark.rows(self._scored(self._in_turns(asked)), protocol=self.protocol, label=self.node.label)
@@ -318,6 +328,13 @@ AnySuite = Suite | HarnessSuite
 def suites(recipe: Recipe, limit: int | None, model: Wanted | None = None) -> list[AnySuite]:
     """The recipe's benchmarks. Raises ``UserError`` for missing files, before anything heavy starts."""
     return [suite_of(node)(node, recipe, limit, model) for node in recipe.asked]
+
+
+def beside(recipe: Recipe, limit: int | None, model: Wanted | None = None) -> list[Suite]:
+    """The controls of the recipe's conflicts, once these are known to be there."""
+    most = recipe.evaluate.control_questions
+    asked = min(limit or most, most)
+    return [Suite(node, recipe, asked, model, control) for control, node in controls(recipe).items()]
 
 
 def questions_of(asked: Sequence[AnySuite]) -> dict[str, tuple[Questions, Sequence[Item]]]:
