@@ -37,8 +37,8 @@ from factory.run.methods.share import swept_samples
 from factory.run.methods.study import Study, steered_layer
 from factory.run.pictured import check_pictures
 from factory.run.questions.arms import Arm
-from factory.run.questions.controls import controls
-from factory.run.questions.suite import AnySuite, add_prices, beside, put, questions_of, suites
+from factory.run.questions.controls import beside, controls
+from factory.run.questions.suite import AnySuite, add_prices, put, questions_of, suites
 from factory.run.rundir import RunDir
 from factory.run.samples import usable_samples
 from factory.steer import Steerer, artefact

@@ -15,8 +15,7 @@ from factory.data.prompt import Role
 from factory.errors import UserError
 from factory.recipe import load
 from factory.recipe.nodes import read_node
-from factory.run.questions.controls import controls
-from factory.run.questions.suite import beside
+from factory.run.questions.controls import beside, controls
 from tests.eval_suite.released_conflicts import chartqa_conflict, clash, phd, words_or_vision
 from tests.tiny import saved_tiny
 

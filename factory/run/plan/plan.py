@@ -31,7 +31,8 @@ from factory.run.plan.estimate import Estimate, estimate, memory
 from factory.run.plan.refused import Refusal, say_missing
 from factory.run.plan.rehearse import Rehearsal, rehearse
 from factory.run.plan.work import asked_beside
-from factory.run.questions.suite import AnySuite, Suite, beside, suite_of
+from factory.run.questions.controls import beside
+from factory.run.questions.suite import AnySuite, Suite, suite_of
 from factory.run.timing import Clock, timed
 from factory.steer import LogitsMethod, PromptMethod, Steerer, TwoCalls
 from factory.terminal import Console

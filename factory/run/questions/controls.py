@@ -5,8 +5,10 @@ from __future__ import annotations
 from factory.benchmark import Conflicts
 from factory.blame import wrong
 from factory.errors import did_you_mean
+from factory.model.source import Wanted
 from factory.recipe import Recipe
 from factory.recipe.nodes import Node, seen_as
+from factory.run.questions.suite import Suite
 
 HEAD = "control: "
 
@@ -22,7 +24,7 @@ def controls(recipe: Recipe) -> dict[str, Node]:
     asked = recipe.evaluate.controls
     for name in asked or ():
         if name not in given:
-            there = f"{did_you_mean(name, given)} There are: {', '.join(given) or 'none'}"
+            there = f"{did_you_mean(name, given)} There are: {', '.join(given) or 'no controls'}"
             line = f"'{recipe.data.type}' has no control '{name}'.{there}"
             raise wrong(recipe.evaluate, "controls", line)
     taken = {seen_as(node.label) for node in recipe.benchmarks}
@@ -35,3 +37,10 @@ def controls(recipe: Recipe) -> dict[str, Node]:
         params = recipe.data.params.model_copy(update=dict(given[name]))
         found[name] = recipe.data.model_copy(update={"label": label, "params": params})
     return found
+
+
+def beside(recipe: Recipe, limit: int | None, model: Wanted | None = None) -> list[Suite]:
+    """The controls of the recipe's conflicts, once these are known to be there."""
+    most = recipe.evaluate.control_questions
+    asked = min(limit or most, most)
+    return [Suite(node, recipe, asked, model, control) for control, node in controls(recipe).items()]

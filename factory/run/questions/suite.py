@@ -30,7 +30,6 @@ from factory.recipe import Recipe
 from factory.recipe.schema import Node
 from factory.run.inputs import answering, each_item, with_code
 from factory.run.questions.arms import Arm
-from factory.run.questions.controls import controls
 from factory.run.questions.harness import HarnessSuite
 from factory.run.questions.responses import Responses, Unkept
 from factory.run.rundir import RunDir, Stage
@@ -328,13 +327,6 @@ AnySuite = Suite | HarnessSuite
 def suites(recipe: Recipe, limit: int | None, model: Wanted | None = None) -> list[AnySuite]:
     """The recipe's benchmarks. Raises ``UserError`` for missing files, before anything heavy starts."""
     return [suite_of(node)(node, recipe, limit, model) for node in recipe.asked]
-
-
-def beside(recipe: Recipe, limit: int | None, model: Wanted | None = None) -> list[Suite]:
-    """The controls of the recipe's conflicts, once these are known to be there."""
-    most = recipe.evaluate.control_questions
-    asked = min(limit or most, most)
-    return [Suite(node, recipe, asked, model, control) for control, node in controls(recipe).items()]
 
 
 def questions_of(asked: Sequence[AnySuite]) -> dict[str, tuple[Questions, Sequence[Item]]]:
