@@ -176,7 +176,8 @@ class ConflictBenchmark(Conflicts):
 
     def as_questions(self) -> Questions:
         """Its test samples as questions, for ``benchmarks:``: whom answers follow, with no direction steered to."""
-        return ConflictQuestions(self, getattr(self.params, "followed", "vision"))
+        followed = getattr(self.params, "followed", "")
+        return ConflictQuestions(self, followed if followed in self.sources.names else "")
 
     def rows(self, predictions: Sequence[dict], **context: Any) -> list[dict]:
         """Rows of results.json from per-sample predictions."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from eval_suite.report.rows import DASH, TARGETS, TOTAL, percent, strength_text
+from eval_suite.report.rows import DASH, TOTAL, percent, strength_text
+from factory.data.sources import in_words
 from factory.plain import csv_text
 
 FOLLOWED = {"vision": "image", "text": "text", "flags": "flagged"}
@@ -63,7 +64,8 @@ def to_csv(results: Mapping) -> str | None:
     """All metrics of all controls; None where none were asked."""
     rows: list[Sequence[object]] = [CSV]
     for row in control_rows(results):
-        about = (TARGETS.get(row.get("direction") or "", ""), row["method"], row.get("strength"), row["control"])
+        toward = in_words(row["direction"]) if row.get("direction") else ""
+        about = (toward, row["method"], row.get("strength"), row["control"])
         for name, value in row["metrics"].items():
             rows.append((*about, name, value, *((row.get("ci") or {}).get(name) or ("", "")), row["n"]))
     return csv_text(rows) if len(rows) > 1 else None
