@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from PIL import Image
+from pydantic import AfterValidator, StringConstraints
 
 from eval_suite.conflict_questions import ConflictQuestions
 from eval_suite.results import result_rows
@@ -24,6 +25,21 @@ from factory.data.sample import ConflictSample
 from factory.registry import Params
 from factory.run.samples import SPLITS, thin
 
+RESERVED = ("vision", "base", "both", "all", "none", "known", "follow", "compete", "flags", "other", "error", "unknown")
+"""Words that results have another meaning for."""
+
+
+def _free(names: tuple[str, str]) -> tuple[str, str]:
+    if names[0] == names[1]:
+        raise ValueError(f"two texts need two names, and both are '{names[0]}'")
+    if taken := [name for name in names if name in RESERVED]:
+        raise ValueError(f"no text can be called '{taken[0]}', which has a meaning in results")
+    return names
+
+
+SourceName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,23}$")]
+SourceNames = Annotated[tuple[SourceName, SourceName], AfterValidator(_free)]
+"""What the two texts of a conflict are called."""
 Scoring = Literal["both_orders", "order1", "loglik_forced", "open_ended"]
 TASKS = (
     "activity_recognition",

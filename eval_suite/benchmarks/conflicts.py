@@ -14,11 +14,11 @@ from functools import cached_property, partial
 from os.path import isfile
 from pathlib import Path
 from random import Random
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
-from eval_suite.conflict import BLANK, ConflictBenchmark, Scoring, ShownParams
+from eval_suite.conflict import BLANK, ConflictBenchmark, Scoring, ShownParams, SourceNames
 from eval_suite.own_rows import Entry, read
 from factory.data import pictures
 from factory.data.sample import ConflictSample, no_picture
@@ -30,9 +30,6 @@ from factory.run.inputs import of_samples
 from factory.run.inputs import pictures as contents
 
 SPLITS = ("train", "dev", "test")
-RESERVED = ("vision", "base", "both", "all", "none", "known", "follow", "compete", "flags", "other", "error", "unknown")
-"""Words that results have another meaning for."""
-SourceName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,23}$")]
 
 
 class ConflictsParams(ShownParams):
@@ -46,7 +43,7 @@ class ConflictsParams(ShownParams):
 
     file: RecipePath
     images: RecipePath | None = None
-    sources: tuple[SourceName, SourceName] | None = None
+    sources: SourceNames | None = None
     scoring: Scoring = "both_orders"
     test_share: float = Field(0.2, gt=0, lt=1)
     dev_share: float = Field(0.2, gt=0, lt=1)
@@ -56,10 +53,6 @@ class ConflictsParams(ShownParams):
     def _sources_are_two_texts(self) -> Self:
         if self.sources and self.images:
             raise ValueError("sources names two texts, which show no pictures; leave images or sources out")
-        if self.sources and self.sources[0] == self.sources[1]:
-            raise ValueError(f"sources: two texts need two names, and both are '{self.sources[0]}'")
-        if taken := [name for name in self.sources or () if name in RESERVED]:
-            raise ValueError(f"sources: no text can be called '{taken[0]}', which has a meaning in results")
         return self
 
 

@@ -50,6 +50,11 @@ def open_session(
         read_node("benchmark", data) if data else (recipe and recipe.data) or read_node("benchmark", SCENES)
     )
     benchmark = conflicts(benchmark_node)
+    if not benchmark.sources.pictured:
+        raise UserError(
+            f"play: '{benchmark_node.type}' sets two texts against each other, and the page shows a picture and a text;"
+            " look at the samples in the run's report, or name other data: --data scenes"
+        )
     view = load_model(source.model)
     if recipe:
         view.layer = steered_layer(recipe, view.depth, view.card)

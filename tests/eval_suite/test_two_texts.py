@@ -185,7 +185,8 @@ def test_static_is_the_mean_difference_of_the_two_named_instructions(file):
 @pytest.mark.slow
 def test_two_texts_go_to_a_report_with_their_names(file, saved, tmp_path, capsys):
     rest = (
-        "collect: {layer: 1}\nsteering: [none, instruction, unimodal, few_shot, static, dose]\n"
+        "collect: {layer: 1}\ndiagnostic: {type: mcr, draws: 1}\n"
+        "steering: [none, instruction, unimodal, few_shot, static, dose, {type: amps, beta_policy: fixed}]\n"
         "evaluate: {strengths: [1], max_new_tokens: 2, known: unimodal}"
     )
     recipe = tmp_path / "two.yaml"
@@ -193,12 +194,14 @@ def test_two_texts_go_to_a_report_with_their_names(file, saved, tmp_path, capsys
     assert main(["run", str(recipe)]) == 0
     done = factory.read(tmp_path / "runs" / "two")
     total = [row for row in done.rows if row["task"] == "all" and row["split"] == "test"]
-    methods = ("none", "instruction", "unimodal", "few_shot", "static", "dose")
+    methods = ("none", "instruction", "unimodal", "few_shot", "static", "dose", "amps")
     assert {(r["method"], r["direction"]) for r in total} == {(m, d) for m in methods for d in ("memo", "email")}
     sample = done.samples[0]
     assert set(sample) >= {"context_memo", "context_email", "question", "answer_memo", "answer_email"}
     asked = {d: p["asked"][0] for p in done.predictions if p["method"] == "unimodal" for d in [p["direction"]]}
     assert "Memo:" in asked["memo"] and "Email:" not in asked["memo"] and "Memo:" not in asked["email"]
+    shifts = done.results["diagnostics"]["mcr"]["findings"]
+    assert len(shifts) == 3 and "R_A is higher under the memo instruction than under the email" in shifts[0]["text"]
     page = done.report.read_text()
     assert "Towards the memo" in page and "Towards the email" in page and "Towards the image" not in page
     assert (done.report.parent / "samples.html").is_file()

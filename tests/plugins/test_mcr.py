@@ -9,6 +9,7 @@ import torch
 from transformers import DynamicCache
 
 from factory.data.prompt import USER_TEXT, Prompt, Role, Segment
+from factory.data.sources import two_texts
 from factory.diagnose import Query, hold_back
 from factory.errors import UserError
 from factory.model.families.llava import Llava
@@ -19,6 +20,7 @@ from plugins.diagnostics.mcr.perturb import noise_seed
 from plugins.diagnostics.mcr.sigma import default_k_sigma
 from tests.contract.cases import fresh_view
 from tests.tiny import conflict_prompts, mixed_prompts, no_image, text_first, tiny_view, two_images
+from tests.tiny_families import family_view
 
 Mcr = lookup("diagnostic", "mcr")
 K_SIGMA = 1.0  # AMPS, appendix A.1, of a LLaVA model, which the tiny one is
@@ -37,8 +39,12 @@ def run(
     return found
 
 
-def written_out(view: ModelView, prompt: Prompt, key: str, **options) -> dict[str, float]:
-    """Algorithm 1 for one prompt: no batch, no padding, every gradient of its own forward on its own cache."""
+def written_out(
+    view: ModelView, prompt: Prompt, key: str, ranges: tuple[set[Role], set[Role]] | None = None, **options
+) -> dict[str, float]:
+    """Algorithm 1 for one prompt: no batch, no padding, every gradient of its own forward on its own cache. ``ranges``
+    are the roles of R[V] and R[T], where these are not the image's and the text's.
+    """
     p = Mcr.Params(**options)
     published = K_SIGMA if view.family.name in ("llava", "steering_factory_composed") else 0.1  # AMPS, appendix A.1
     batch = view.encode([prompt])
@@ -76,10 +82,8 @@ def written_out(view: ModelView, prompt: Prompt, key: str, **options) -> dict[st
                     break
                 ids = torch.cat([ids, token.view(1, 1)], -1)
         P_x = tail(restore(past), ids).softmax(-1)
-    R = {
-        "V": [i for i in range(cut) if roles[i] == Role.IMAGE],
-        "T": [i for i in range(cut) if roles[i] in TEXT[p.text_tokens]],
-    }
+    seen, read = ranges or ({Role.IMAGE}, TEXT[p.text_tokens])
+    R = {"V": [i for i in range(cut) if roles[i] in seen], "T": [i for i in range(cut) if roles[i] in read]}
     places = [
         (at, j)
         for at in (range(view.depth) if p.layers == "all" else p.layers)
@@ -156,6 +160,26 @@ def test_a_batch_equals_algorithm_1_written_out(options, side):
     for key, prompt in zip("abc", prompts, strict=True):
         for metric, value in written_out(view, prompt, key, **options).items():
             assert found[key][metric] == pytest.approx(value, rel=1e-5), (key, metric)
+
+
+MEMO = two_texts("memo", "email")
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_of_two_texts_each_ones_own_tokens_are_perturbed(name):
+    view, asked = family_view(name), Segment(Role.QUESTION, "What color is the box?")
+    contexts = [("Memo: The box is red.", "Email: It is blue, they say."), ("Memo: Blue.", "Email: A red one.")]
+    prompts = [Prompt((Segment(Role.CONTEXT_A, one), Segment(Role.CONTEXT, two), asked), MEMO) for one, two in contexts]
+    options = {"k_sigma": 0.5, "draws": 2}
+    rows = Mcr(Mcr.Params(**options)).between(MEMO).measure(view, view.encode(prompts), ["a", "b"])
+    found = {(row["sample"], row["metric"]): row["value"] for row in rows}
+    for key, prompt in zip("ab", prompts, strict=True):
+        wanted = written_out(view, prompt, key, ({Role.CONTEXT_A}, {Role.CONTEXT}), **options)
+        assert found[key, "C_A"] == pytest.approx(wanted["C_V"], rel=1e-4)
+        assert found[key, "C_B"] == pytest.approx(wanted["C_T"], rel=1e-4)
+        assert found[key, "R_A"] == pytest.approx(wanted["R_V"], abs=1e-5)
+        assert found[key, "R_A"] + found[key, "R_B"] == 1
+    assert not [metric for _, metric in found if metric.startswith(("R_V", "C_V"))]
 
 
 @pytest.mark.parametrize(("heads", "kv_heads", "width"), [(4, 4, 48), (6, 1, 60)])

@@ -213,6 +213,7 @@ def _plan_comparison(
             highlight=False,
             soft_wrap=True,
         )
+        why = None
         with refused.kept():
             why = too_small(recipe.model, needed)
         if why:

@@ -50,11 +50,12 @@ class Mcr(Diagnostic):
 
     Metrics of a sample: ``C_V``, ``C_T``, ``R_V``, ``R_T`` under ``reduce``, and R_V under each reduction: ``R_V_sum``,
     ``R_V_mean_per_token``; with ``repeats`` also ``R_V_again_1`` and so on. Without image tokens C_V is 0, without
-    text tokens C_T is 0; R is NaN where both are 0.
+    text tokens C_T is 0; R is NaN where both are 0. Between two texts (ours) the letters are A and B, of the tokens of
+    the first and of the second: ``R_A`` is the share of the first.
     Noise is drawn on the cache's device: the same seed gives the same bytes on the same device.
     """
 
-    pictured = True
+    sided = True
 
     summarised = ("base", "vision", "text")
 
@@ -114,7 +115,7 @@ class Mcr(Diagnostic):
         if not len(keys) == len(set(keys)) == prefix.rows:
             raise ValueError(f"a prefix of {prefix.rows} rows needs as many different keys, not {list(keys)}")
         with torch.inference_mode(False), torch.no_grad():
-            R = token_ranges(prefix, self.params.text_tokens)
+            R = token_ranges(prefix, self.params.text_tokens, self.sources)
             n = R.sum(-1) if self.params.grad_scope == "slice" else prefix.mask.sum(-1).expand(len(MODALITIES), -1)
             asked = self._query(view, prefix, query, hidden)
             first, *further = (
@@ -126,16 +127,31 @@ class Mcr(Diagnostic):
             row
             for s, key in enumerate(keys)
             for row in (
-                *_report(key, {name: c[:, s].tolist() for name, c in first.items()}, self.params.reduce),
+                *self._report(key, {name: c[:, s].tolist() for name, c in first.items()}),
                 *(
-                    Row(sample=key, metric=again(i), layer=None, head=None, value=_share(*C[self.params.reduce][:, s]))
+                    Row(
+                        sample=key,
+                        metric=again(i, self.sources),
+                        layer=None,
+                        head=None,
+                        value=_share(*C[self.params.reduce][:, s]),
+                    )
                     for i, C in enumerate(further, 1)
                 ),
             )
         ]
 
     def summary(self, rows: Sequence[dict[str, Any]]) -> Summary | None:
-        return summary_of(rows)
+        return summary_of(rows, self.sources)
+
+    def _report(self, key: str, C: dict[str, Sequence[float]]) -> Iterator[Row]:
+        first, second = self.sources.first.letter, self.sources.second.letter
+        R, reduce = {name: _share(*c) for name, c in C.items()}, self.params.reduce
+        metrics = {f"C_{first}": C[reduce][0], f"C_{second}": C[reduce][1]}
+        metrics |= {f"R_{first}": R[reduce], f"R_{second}": 1 - R[reduce]}
+        metrics |= {f"R_{first}_{name}": r for name, r in R.items()}
+        for metric, value in metrics.items():
+            yield Row(sample=key, metric=metric, layer=None, head=None, value=value)
 
     def _query(
         self, view: ModelView, prefix: Prefix, query: Query, hidden: Tensor | None
@@ -257,14 +273,6 @@ def _samples(prefix: Prefix, at: slice) -> Prefix:
     for layer in cache.layers:
         layer.keys, layer.values = layer.keys[at], layer.values[at]
     return Prefix(cache, prefix.mask[at], prefix.roles[at], prefix.next_position[at])
-
-
-def _report(key: str, C: dict[str, Sequence[float]], reduce: str) -> Iterator[Row]:
-    R_V = {name: _share(*c) for name, c in C.items()}
-    metrics = {"C_V": C[reduce][0], "C_T": C[reduce][1], "R_V": R_V[reduce], "R_T": 1 - R_V[reduce]}
-    metrics |= {f"R_V_{name}": r for name, r in R_V.items()}
-    for metric, value in metrics.items():
-        yield Row(sample=key, metric=metric, layer=None, head=None, value=value)
 
 
 def _share(C_V: float | Tensor, C_T: float | Tensor) -> float:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from factory.data.prompt import USER_TEXT, Role
+from factory.data.sources import PICTURE_AND_TEXT, Sources
 from factory.errors import UserError
 from factory.model.prefix import Prefix, last_index
 
@@ -18,11 +19,12 @@ TEXT = {
 }
 
 
-def token_ranges(prefix: Prefix, text_tokens: str) -> Tensor:
-    """R [2, S, T]: booleans of the image tokens R[V] and the text tokens R[T] of a prefix."""
-    roles = [
-        torch.tensor([int(role) for role in m], device=prefix.roles.device) for m in ((Role.IMAGE,), TEXT[text_tokens])
-    ]
+def token_ranges(prefix: Prefix, text_tokens: str, sources: Sources = PICTURE_AND_TEXT) -> Tensor:
+    """R [2, S, T]: booleans of the image tokens R[V] and the text tokens R[T] of a prefix; between two texts of the
+    tokens of either, R[A] and R[B], whatever ``text_tokens`` says: the question is neither's.
+    """
+    both = ((sources.first.role,), TEXT[text_tokens] if sources.pictured else (sources.second.role,))
+    roles = [torch.tensor([int(role) for role in m], device=prefix.roles.device) for m in both]
     return torch.stack([torch.isin(prefix.roles, m) & prefix.mask.bool() for m in roles])
 
 
