@@ -19,6 +19,7 @@ from factory.data.sources import PICTURE_AND_TEXT, two_texts
 from factory.errors import UserError
 from factory.instruments.pathways import role_sets
 from factory.recipe import dump, loads
+from factory.recipe.nodes import read_node
 from factory.run.pipeline import run
 from factory.run.samples import fault
 from tests.tiny import saved_tiny
@@ -284,3 +285,18 @@ def test_columns_of_two_texts_without_names_say_how_to_name_them(file):
         OwnConflicts(ConflictsParams(file=str(file))).samples("train")
     with pytest.raises(UserError, match=r":1: unknown column 'context_memo'.*There are: context_note, context_email"):
         bench(file, sources=("note", "email")).samples("train")
+
+
+def test_scenes_in_words_are_the_scenes_conflicts_with_the_picture_told():
+    node = {"type": "scene_texts", "per_task": {"train": 1, "dev": 1, "test": 16}}
+    told = read_node("benchmark", node).make().samples("test")
+    drawn = read_node("benchmark", {**node, "type": "scenes"}).make().samples("test")
+    assert [(s.id, s.question, s.context, s.answer_text) for s in told] == [
+        (s.id, s.question, s.context, s.answer_text) for s in drawn
+    ]
+    assert len(told) == 128 and not [why for s in told if (why := fault(s))]
+    direct = [s for s in told if s.tags["text_tier"] == 0 and s.task in ("color", "counting")]
+    assert len(direct) >= 6
+    for s in direct:  # what is said outright is said in the answer's own word
+        assert s.answer_vision in s.contexts["memo"] and s.answer_vision not in s.contexts["email"]
+        assert s.answer_text in s.contexts["email"] and s.answer_text not in s.contexts["memo"]

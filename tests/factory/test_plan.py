@@ -262,6 +262,15 @@ def test_a_damaged_model_is_not_timed(recipe_file, folder, tmp_path, capsys):
     assert "damaged or cut short" in error and "was done just now" not in said
 
 
+def test_a_device_that_is_not_there_is_told_under_the_plan(tmp_path, capsys):
+    path = tmp_path / "far.yaml"
+    few = "{type: scenes, per_task: {train: 1, dev: 1, test: 1}}"
+    path.write_text(f"name: far\nmodel: {{zoo: llava-1.5-7b, device: 'cuda:7'}}\ndata: {few}\nsteering: [none]\n")
+    assert main(["plan", str(path)]) == 2
+    said, error = capsys.readouterr()
+    assert "memory: about" in said and "'cuda:7' is not on this machine" in error
+
+
 def test_a_layer_that_the_model_lacks_is_missing(recipe_file, folder):
     found = estimate(load(recipe_file(RECIPE, folder=folder), ["model.layer=9"]))
     said = "override 'model.layer=9' model.layer: layer 9 is out of range: the model has decoder blocks 0 to 2"
