@@ -134,4 +134,4 @@ def test_a_saved_part_is_found_on_a_loaded_model(tmp_path):
     tune.save(tmp_path / "tuned", tuner, view)
     again = load(ModelSpec(zoo="tiny", tuned=(str(tmp_path / "tuned"),)))
     rows = diagnostic().measure(again, again.encode(conflict_prompts(1)), ["one"])
-    assert {r["metric"]: r["value"] for r in rows}["share_image"] == pytest.approx(0.5)
+    assert {r["metric"]: r["value"] for r in rows}["share_image"] == pytest.approx(0.5, abs=0.1)

@@ -256,7 +256,7 @@ def data(tmp_path_factory):
     return write_data(tmp_path_factory.mktemp("data"))
 
 
-RATES = {"image": {"uni": 1e-2, "paired": 2e-2}, "text": {"uni": 3e-2, "paired": 4e-2}}
+RATES = {"image": {"uni": 1e-2, "paired": 2e-2, "gate": 7e-2}, "text": {"uni": 3e-2, "paired": 4e-2}}
 
 
 class Groups(TrainerCallback):
@@ -282,7 +282,13 @@ def test_the_optimiser_has_the_rates_that_are_printed(data, tmp_path, capsys):
     tuner.apply(view, spec.beside)
     show_trainable(view, tuner, spec)
     printed = capsys.readouterr().out
-    for name, rate in (("image.uni", "0.01"), ("image.paired", "0.02"), ("text.uni", "0.03"), ("text.paired", "0.04")):
+    for name, rate in (
+        ("image.uni", "0.01"),
+        ("image.paired", "0.02"),
+        ("text.uni", "0.03"),
+        ("text.paired", "0.04"),
+        ("image.gate", "0.07"),
+    ):
         line = next(line for line in printed.splitlines() if line.startswith(f"pgm.{name} "))
         assert line.split()[-1] == rate
     source, groups = ConversationFile(data, data.parent, tmp_path / "index"), Groups()
@@ -294,8 +300,8 @@ def test_the_optimiser_has_the_rates_that_are_printed(data, tmp_path, capsys):
     for m in MODALITIES:
         for name in ("uni", "paired"):
             assert {own[id(p)] for p in getattr(getattr(part, m), name).parameters()} == {RATES[m][name]}
-        rest = [*getattr(part, m).gate.parameters(), *getattr(part, m).decoder.parameters()]
-        assert {own[id(p)] for p in rest} == {5e-3}
+        assert {own[id(p)] for p in getattr(part, m).gate.parameters()} == {RATES[m].get("gate", 5e-3)}
+        assert {own[id(p)] for p in getattr(part, m).decoder.parameters()} == {5e-3}
     assert {own[id(p)] for p in view.connector.parameters()} == {6e-3}
     assert len(own) == len(tuner.trainable)
     assert {"loss_uni_image", "loss_paired", "reconstruction_text", "overlap_image"} <= log[0].keys()
@@ -314,7 +320,7 @@ def test_the_dial_moves_the_share_and_the_plain_training_does_not(data, tmp_path
     share = {}
     for name, options in {"free": {}, "dialled": {"shares": {"image": 0.8, "text": 0.3}, "a5": 20.0}}.items():
         tuner = {"type": "pgm", **PLAIN, "a1": 0.0, "a2": 0.0, "a4": 0.0, **options}
-        _, values = tuned(data, tmp_path / name, tuner, {}, steps=30, learning_rate=3e-2, schedule="constant")
+        _, values = tuned(data, tmp_path / name, tuner, {}, steps=30, learning_rate=8e-2, schedule="constant")
         view, method = fresh_view(), lookup("tuner", "pgm")
         again = method(method.Params.model_validate({k: v for k, v in tuner.items() if k != "type"}))
         again.apply(view, ("connector",))
@@ -359,7 +365,7 @@ def fitted(options: dict, seed: int, gate_rank: int = 0) -> dict[str, dict[str, 
     """
     torch.manual_seed(seed)
     cls = lookup("tuner", "pgm")
-    partition = Partition(D, 2, gate_rank, "sigma", "context")
+    partition = Partition(D, 2, gate_rank, "sigma", "context", 0.0)
     terms = PgmTerms(partition, cls.Params(a3=0.0, **options))
     h, roles, asked, labels, right = planted(192, seed)
     step = SimpleNamespace(step=Step(roles), words_known=True)

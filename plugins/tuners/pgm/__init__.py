@@ -14,9 +14,10 @@ that reconstructs the representation from both; learning rates by modality and p
 Ours: all formulas. m is the image (the connector's tokens) or the text (all other tokens), parted where the decoder
 takes its embeddings. The heads of the parts are the language model itself, reading a part alone; what is taken away is
 set to 0, and of the text that of the role ``words`` alone, so that the question stays. Learners and decoder are
-bottlenecks that add nothing at the start. By default W = 0, one split of the dimensions for all tokens: on a planted
-task a gate that tells tokens apart left in both halves what one of them should hold. Each of L_task(u_1), L_task(u_2)
-and L_task(p_1, p_2) is one more pass of the decoder a step.
+bottlenecks that add nothing at the start; b is drawn at random then, which changes nothing that is read. By default
+W = 0, one split of the dimensions for all tokens: on a planted task a gate that tells tokens apart left in both halves
+what one of them should hold. Each of L_task(u_1), L_task(u_2) and L_task(p_1, p_2) is one more pass of the decoder a
+step.
 """
 
 from __future__ import annotations
@@ -43,17 +44,19 @@ Rate = Annotated[float, Field(gt=0)]
 Coefficient = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 DIALS = (0.25, 0.75)
+RATED = (*PARTS, "gate")
 
 
 class PartRates(Params):
-    """Learning rates of one modality's learners: ``uni`` and ``paired``; null is the training's."""
+    """Learning rates of one modality's learners ``uni`` and ``paired``, and of its ``gate``; null is the training's."""
 
     uni: Rate | None = None
     paired: Rate | None = None
+    gate: Rate | None = None
 
 
 class ModalityRates(Params):
-    """Learning rates by modality, ``image`` and ``text``. Gates and decoders learn at the training's."""
+    """Learning rates by modality, ``image`` and ``text``. Decoders learn at the training's."""
 
     image: PartRates = PartRates()
     text: PartRates = PartRates()
@@ -68,8 +71,10 @@ class Targets(Params):
 
 class PgmParams(Params):
     """``rank`` of learners and decoders; ``gate_rank`` of W (0: one split of the dimensions for all tokens); ``gate``:
-    sigma or cumax. ``a1`` weighs the answers from each uni-modal part, ``a2`` those from the paired parts, ``a3`` the
-    reconstruction, ``a4`` the overlap, ``a5`` the pull to ``shares``. ``lr`` are learning rates by modality and part.
+    sigma or cumax; ``spread`` of b at the start: at 0 both parts are copies, and neither a model that normalises what
+    it reads nor the overlap tells them apart. ``a1`` weighs the answers from each uni-modal part, ``a2`` those from the
+    paired parts, ``a3`` the reconstruction, ``a4`` the overlap, ``a5`` the pull to ``shares``. ``lr`` are learning
+    rates by modality and part.
     ``words``: the roles of the text that is taken away where a part is looked at alone; ``text`` for data that have
     questions and no context.
     """
@@ -77,6 +82,7 @@ class PgmParams(Params):
     rank: PositiveInt = 8
     gate_rank: NonNegativeInt = 0
     gate: Literal["sigma", "cumax"] = "sigma"
+    spread: Annotated[float, Field(ge=0)] = 1.0
     a1: Coefficient = 0.5
     a2: Coefficient = 0.5
     a3: Coefficient = 0.1
@@ -105,18 +111,19 @@ class Pgm(Tuner):
         if not view.sees:
             raise UserError(f"pgm parts image and text, and {type(view.model).__name__} reads text alone; use lora")
         p = self.params
-        made = Partition(view.width, p.rank, p.gate_rank, p.gate, p.words)
+        made = Partition(view.width, p.rank, p.gate_rank, p.gate, p.words, p.spread)
         self.partition = self.attach(view.decoder, "pgm", made)
         self.keep(view.decoder.register_forward_pre_hook(entering(made, roles), with_kwargs=True))
         return made.parameters()
 
     def groups(self) -> Mapping[str, Iterable[nn.Parameter]]:
-        """lr[modality][partition]: the learners of each."""
-        return {f"{m}.{part}": self._modality(m).get_submodule(part).parameters() for m in MODALITIES for part in PARTS}
+        """lr[modality][partition]: the learners of each, and the gates."""
+        own = {(m, part): self._modality(m).get_submodule(part) for m in MODALITIES for part in RATED}
+        return {f"{m}.{part}": module.parameters() for (m, part), module in own.items()}
 
     @property
     def rates(self) -> Mapping[str, float]:
-        found = {f"{m}.{part}": getattr(getattr(self.params.lr, m), part) for m in MODALITIES for part in PARTS}
+        found = {f"{m}.{part}": getattr(getattr(self.params.lr, m), part) for m in MODALITIES for part in RATED}
         return {name: rate for name, rate in found.items() if rate is not None}
 
     def terms(self, view: ModelView) -> PgmTerms | None:

@@ -23,16 +23,16 @@ Weights = Mapping[str, tuple[float, float]]
 
 class Gate(nn.Module):
     """g = sigma(W h + b), or cumax(W h + b) = cumsum(softmax(W h + b)), which is ordered: dimensions further on are
-    ever more uni-modal. h, g [..., d]; W = B A of ``rank``, 0 at the start as b is. Rank 0 leaves b alone: one split of
-    the dimensions for all tokens.
+    ever more uni-modal. h, g [..., d]; W = B A of ``rank``, 0 at the start; b is drawn with standard deviation
+    ``spread``. Rank 0 leaves b alone: one split of the dimensions for all tokens.
     """
 
-    def __init__(self, d: int, rank: int, kind: str) -> None:
+    def __init__(self, d: int, rank: int, kind: str, spread: float) -> None:
         super().__init__()
         self.kind = kind
         self.A = nn.Parameter(torch.randn(rank, d) * d**-0.5) if rank else None
         self.B = nn.Parameter(torch.zeros(d, rank)) if rank else None
-        self.b = nn.Parameter(torch.zeros(d))
+        self.b = nn.Parameter(spread * torch.randn(d))
 
     def forward(self, h: Tensor) -> Tensor:
         x = self.b.expand_as(h)
@@ -68,9 +68,9 @@ class Decoder(nn.Module):
 class Modality(nn.Module):
     """h [..., d] -> u = g h and p = (1 - g) h -> D([w_u E_u(u), w_p E_p(p)]), in float32."""
 
-    def __init__(self, d: int, rank: int, gate_rank: int, kind: str) -> None:
+    def __init__(self, d: int, rank: int, gate_rank: int, kind: str, spread: float) -> None:
         super().__init__()
-        self.gate = Gate(d, gate_rank, kind)
+        self.gate = Gate(d, gate_rank, kind, spread)
         self.uni, self.paired = Learner(d, rank), Learner(d, rank)
         self.decoder = Decoder(d, rank)
 
@@ -89,9 +89,9 @@ class Partition(nn.Module):
     ``latest`` are the partings of the forward that ran last, where they are to be kept (``keeping``).
     """
 
-    def __init__(self, d: int, rank: int, gate_rank: int, kind: str, words: str) -> None:
+    def __init__(self, d: int, rank: int, gate_rank: int, kind: str, words: str, spread: float = 1.0) -> None:
         super().__init__()
-        self.image, self.text = (Modality(d, rank, gate_rank, kind) for _ in MODALITIES)
+        self.image, self.text = (Modality(d, rank, gate_rank, kind, spread) for _ in MODALITIES)
         self.words, self.weights = words, dict[str, tuple[float, float]]()
         self.keeping, self.latest = False, dict[str, Parting]()
 
