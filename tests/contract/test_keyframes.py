@@ -10,7 +10,8 @@ import pytest
 from factory.bench import answer_prompts
 from factory.cli import main
 from factory.data.prompt import Role, Segment
-from factory.recipe.schema import read_node
+from factory.model.load import load
+from factory.recipe.schema import ModelSpec, read_node
 from plugins.steering.keyframes import chosen
 from tests.tiny import saved_tiny, tiny_view
 
@@ -111,3 +112,28 @@ def test_recall_is_that_of_a_plain_loop_and_is_recomputed(tmp_path, capsys):
     capsys.readouterr()
     assert main(["verify", str(run)]) == 0
     assert "0 numbers differ" in capsys.readouterr().out
+
+
+def test_a_first_call_that_names_the_picture_is_seen_in_recall_and_answers():
+    """Planted: the true number is put in the place of the first call's answer. So a recall at chance is the model's."""
+    view = load(ModelSpec(zoo="tiny2", device="cpu"))
+    benchmark = read_node("benchmark", {"type": "films", "per_task": 2}).make()
+    items, method = benchmark.questions(), made("keyframes", k=3)
+    right = {}
+    for planted in (True, False):
+        told = [str(item.facts["at"] + 1) if planted else "" for item in items]
+        prompts = [method.second(item.prompt(), "vision", said) for item, said in zip(items, told, strict=True)]
+        places = [
+            [i for i, image in enumerate(item.prompt().images) if image.tobytes() in {k.tobytes() for k in p.images}]
+            for item, p in zip(items, prompts, strict=True)
+        ]
+        answers = answer_prompts(view, prompts, 6)
+        records = [
+            {**benchmark.record(item, text), "text": text, "prompt_digest": "", "pictures": kept}
+            for item, text, kept in zip(items, answers, places, strict=True)
+        ]
+        whole = next(row["metrics"] for row in benchmark.rows(records, draws=0) if row["task"] == "all")
+        right[planted] = whole["accuracy"]
+        by_hand = sum(item.facts["at"] in kept for item, kept in zip(items, places, strict=True)) / len(items)
+        assert whole["frame_recall"] == pytest.approx(by_hand) and (by_hand == 1) == planted
+    assert right[True] > right[False]
