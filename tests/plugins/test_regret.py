@@ -20,10 +20,13 @@ from plugins.diagnostics.regret.neurons import GROUPS, VALUES, gic, groups, impa
 from plugins.diagnostics.regret.probe import (
     Mlp,
     auroc_within,
+    aurocs_within,
+    balanced_accuracies,
     balanced_accuracy,
     fit_linear,
     folds,
     held_out,
+    resampled,
 )
 
 Regret = lookup("diagnostic", "regret")
@@ -182,6 +185,16 @@ def test_auroc_within_counts_pairs_of_one_cell_alone():
                 wins, pairs = wins + (score[i] > score[j]), pairs + 1
     assert auroc_within(score, label, cell) == pytest.approx(wins / pairs)
     assert auroc(score, label) > auroc_within(score, label, cell) + 0.1
+    counts = resampled([str(i // 2) for i in range(40)], 5, 0)
+    for found, rightly, count in zip(
+        aurocs_within(score, label, cell, counts), balanced_accuracies(score, label, counts), counts, strict=True
+    ):
+        rows = np.arange(40).repeat(count.astype(int))
+        assert found == pytest.approx(auroc_within(score[rows], label[rows], cell[rows]))
+        told = score[rows] > 0
+        shares = [(told == side)[label[rows] == side].mean() for side in (True, False)]
+        assert rightly == pytest.approx(np.mean(shares))
+    assert counts[0].tolist() == [1] * 40 and all(count[0::2].tolist() == count[1::2].tolist() for count in counts)
 
 
 def test_the_scatter_ratio_is_that_of_a_plain_loop_and_of_counted_rows():

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from factory.statistics.association import Interval, interval, spearman
 
-from .probe import folds
+from .probe import folds, resampled
 
 
 def scatter_ratio(x: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -73,10 +73,7 @@ class Shape:
 def shape(x: Tensor, y: Tensor, items: Sequence[str], draws: int, seed: int) -> Shape:
     """The curve of states [n, layers, d]."""
     rng = np.random.default_rng(seed)
-    names, number = np.unique(np.array(items), return_inverse=True)
-    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
-    counts = np.concatenate([np.ones((1, len(names)), int), counts])  # the first draw is all items as they are
-    weights = torch.from_numpy(counts[:, number])
+    weights = torch.from_numpy(resampled(items, draws, seed))
     whole = scatter_ratio(x, y, weights).numpy()
     half = folds(items, 2, seed).bool()
     halves = [scatter_ratio(x[part], y[part], weights[:, part]).numpy() for part in (half, ~half)]

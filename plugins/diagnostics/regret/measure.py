@@ -17,7 +17,18 @@ from factory.statistics.association import Interval
 from .curve import shape
 from .dialogues import Reply
 from .neurons import GROUPS, groups, impacts, rds
-from .probe import Fit, Mlp, auroc_within, balanced_accuracy, fit_linear, folds, held_out, over_items
+from .probe import (
+    Fit,
+    Mlp,
+    auroc_within,
+    aurocs_within,
+    balanced_accuracies,
+    fit_linear,
+    folds,
+    held_out,
+    resampled,
+    with_interval,
+)
 
 if TYPE_CHECKING:
     from . import Regret
@@ -92,12 +103,10 @@ class Measured:
         if not len(known):
             return
         s, label, cell = score.numpy()[known], y.numpy()[known], self.cell[known]
-        items = [self.items[i] for i in known]
+        counts = resampled([self.items[i] for i in known], seed=self.p.seed)
         facts |= {"n_regret": int(label.sum()), "n_none": int((~label).sum())}
-        apart, between = over_items(lambda at: auroc_within(s[at], label[at], cell[at]), items)
-        yield row(f"{metric}_auroc", apart, between, **facts)
-        rightly, between = over_items(lambda at: balanced_accuracy(s[at], label[at]), items)
-        yield row(f"{metric}_accuracy", rightly, between, **facts)
+        yield row(f"{metric}_auroc", *with_interval(aurocs_within(s, label, cell, counts)), **facts)
+        yield row(f"{metric}_accuracy", *with_interval(balanced_accuracies(s, label, counts)), **facts)
 
     def _score(self, before: int, layer: int) -> Tensor:
         """Held-out scores [n] of the answers' own contrast, so many tokens before their places."""

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from factory.statistics.association import Interval, auroc, bootstrap, interval
+from factory.statistics.association import Interval, bootstrap, interval
 
 Score = Callable[[Tensor], Tensor]
 """Log-odds [n] of regret of states [n, d]."""
@@ -105,24 +105,49 @@ def held_out(x: Tensor, y: Tensor, fold: Tensor, fit: Fit, train: Tensor | None 
     return out
 
 
+def resampled(items: Sequence[str], draws: int = DRAWS, seed: int = 0) -> np.ndarray:
+    """How often each row counts [draws + 1, n]: once each, then as items are drawn with replacement."""
+    names, number = np.unique(np.array(items), return_inverse=True)
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
+    return np.concatenate([np.ones((1, len(names))), drawn])[:, number]
+
+
+def balanced_accuracies(score: np.ndarray, label: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """By draw of row ``counts`` [draws, n]: the mean of the shares of either class that are told rightly at log-odds 0;
+    chance is 0.5.
+    """
+    with np.errstate(invalid="ignore"):
+        shares = [
+            (counts[:, side] @ ((score[side] > 0) == label[side])) / counts[:, side].sum(1) for side in (label, ~label)
+        ]
+    return (shares[0] + shares[1]) / 2
+
+
 def balanced_accuracy(score: np.ndarray, label: np.ndarray) -> float:
-    """Mean of the shares of either class that are told rightly at log-odds 0; chance is 0.5."""
-    if not label.any() or label.all():
-        return math.nan
-    return float(((score[label] > 0).mean() + (score[~label] <= 0).mean()) / 2)
+    """The same of all rows."""
+    return float(balanced_accuracies(score, label, np.ones((1, len(label))))[0])
+
+
+def aurocs_within(score: np.ndarray, label: np.ndarray, cell: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """By draw of row ``counts`` [draws, n]: AUROC over the pairs of a positive and a negative of the same ``cell``
+    (kind of dialogue and modality), so that telling cells apart helps nothing.
+    """
+    of, no = counts[:, label], counts[:, ~label]
+    a, b = score[label][:, None], score[~label][None]
+    same = (cell[label][:, None] == cell[~label][None]).astype(float)
+    with np.errstate(invalid="ignore"):
+        return ((of @ (((a > b) + 0.5 * (a == b)) * same)) * no).sum(1) / ((of @ same) * no).sum(1)
 
 
 def auroc_within(score: np.ndarray, label: np.ndarray, cell: np.ndarray) -> float:
-    """AUROC over the pairs of a positive and a negative of the same ``cell`` (kind of dialogue and modality), so that
-    telling cells apart helps nothing.
-    """
-    total = pairs = 0.0
-    for name in np.unique(cell):
-        inside = cell == name
-        n = float(label[inside].sum()) * float((~label[inside]).sum())
-        if n:
-            total, pairs = total + n * auroc(score[inside], label[inside]), pairs + n
-    return total / pairs if pairs else math.nan
+    """The same of all rows."""
+    return float(aurocs_within(score, label, cell, np.ones((1, len(label))))[0])
+
+
+def with_interval(values: np.ndarray) -> tuple[float, Interval | None]:
+    """The first of some draws, which is all rows as they are, and the interval of the others."""
+    return float(values[0]), interval(values[1:])
 
 
 def over_items(

@@ -56,7 +56,10 @@ def first_answers(bench: Bench, asked: Sequence[Dialogue], given: bool, batch: i
     """a1 of each dialogue: the model's own, or, ``given``, the benchmark's words for the wrong modality's."""
     view = bench.view
     if not given:
-        return say(view, [d.first for d in asked], bench.max_new_tokens, batch)
+        name = lambda d: (d.sample.id, d.form, d.kind, d.toward if d.kind == "evidence" else None)
+        once = {name(d): d.first for d in asked}  # a hint either way comes after the same question
+        said = dict(zip(once, say(view, list(once.values()), bench.max_new_tokens, batch), strict=True))
+        return [said[name(d)] for d in asked]
     wrong = ["text" if d.toward == "vision" else "vision" for d in asked]
     texts = [bench.benchmark.answer(d.sample, d.form, w) for d, w in zip(asked, wrong, strict=True)]
     return [(text, tuple(view.tokenizer(text, add_special_tokens=False)["input_ids"])) for text in texts]
