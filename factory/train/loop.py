@@ -24,6 +24,7 @@ from factory import files
 from factory.corpus.labels import IGNORE
 from factory.errors import UserError
 from factory.model.replay import Call, recorded
+from factory.model.steps import Step, announced
 from factory.model.view import ModelView
 from factory.recipe.schema import LaunchSpec, TuneSpec
 from factory.train import checkpoint, zero
@@ -55,7 +56,7 @@ class Answers(nn.Module):
         if self.terms is None or not self.training:
             return self._loss(labels, self.view.core(**batch, use_cache=False))
         calls: list[Call] = []
-        with recorded(self.view, calls):
+        with recorded(self.view, calls), announced(self.view, Step(batch["roles"])):  # ranks get copies of the ids
             loss = self._loss(labels, self.view.core(**batch, use_cache=False))
         answered = lambda learnt: self._loss(learnt, self.view.decoder(**calls[0]))
         return loss + self.terms(labels, batch["roles"], answered)

@@ -70,3 +70,26 @@ def test_two_ranks_learn_what_one_learns_and_resume_bit_for_bit(tmp_path):
         assert sum(f.stat().st_size for f in checkpoint.rglob("*_model_states.pt")) < 200_000, (
             "the frozen model is not in it"
         )
+
+
+PGM = {"type": "pgm", "rank": 2, "gate_rank": 1, "words": "text"}
+
+
+@pytest.mark.slow
+def test_two_ranks_learn_a_tuners_own_terms_as_one_does(tmp_path):
+    data = write_data(tmp_path)
+    common = {"data": str(data), "tuner": PGM, "micro_batch": 1, "save_every": 2}
+    stages = (0, 2, 3)
+    cases = [
+        {**common, "folder": str(tmp_path / f"zero{stage}"), "launch": {"processes": 2, "zero": stage}}
+        for stage in stages
+    ]
+    done = in_ranks(cases, tmp_path / "ranks")
+    assert done.codes == [0, 0], done.err[-3000:]
+    losses, values = tuned(data, tmp_path / "alone", PGM, {}, micro_batch=2)
+    for stage in stages:
+        theirs, trained = outcome(tmp_path / f"zero{stage}")
+        assert theirs == pytest.approx(losses, rel=1e-5), stage
+        assert trained.keys() == values.keys()
+        for key, value in values.items():
+            assert torch.allclose(trained[key], value, atol=2e-4), (stage, key)
