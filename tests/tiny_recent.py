@@ -74,7 +74,7 @@ def glm(model: Any, config: Any) -> Built:
     named = ("image_start", "image_end", "video_start", "video_end")
     ids = {f"{name}_token_id": tokens.convert_tokens_to_ids(mark) for name, mark in zip(named, marks, strict=False)}
     cfg = config(
-        text_config=text_config("glm4v_text", tokens, rope_parameters=rope),
+        text_config=text_config("glm4v_text", tokens, rope_parameters=rope, initializer_range=0.1),
         vision_config=vision,
         image_token_id=image_id(tokens),
         video_token_id=tokens.convert_tokens_to_ids("<|video|>"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from random import Random
 from types import SimpleNamespace
@@ -91,8 +92,7 @@ def test_evidence_that_is_no_part_of_the_prompt_is_refused_in_one_line():
 )
 def test_what_an_answer_does_is_read_from_its_last_sentence_first(bench, text, toward, wanted):
     sample = next(s for s in scenes_bench()[1] if s.task == "color")
-    named = {"answer_vision": "red", "answer_text": "blue"}
-    own = SimpleNamespace(**{**{k: getattr(sample, k) for k in ("id", "task", "question", "context")}, **named})
+    own = replace(sample, answer_vision="red", answer_text="blue")
     assert act(bench, SimpleNamespace(sample=own, form="open", toward=toward), text) == wanted
 
 
