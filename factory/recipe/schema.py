@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, field_v
 from factory.errors import did_you_mean
 from factory.recipe.explain import refusal
 from factory.recipe.nodes import Node, Spec, distinct, distinct_labels, plugin, read_node, seen_as
+from factory.recipe.sections.claim import ClaimSpec
 from factory.recipe.sections.contest import CompareSpec, ContenderSpec, TaskSpec
 from factory.recipe.sections.launch import LaunchSpec, ReportSpec, RunSpec
 from factory.recipe.sections.model import ComposeSpec, ModelSpec
@@ -21,6 +22,7 @@ from factory.recipe.toward import sources_of, toward
 
 __all__ = [
     "DEFAULT_STRENGTHS",
+    "ClaimSpec",
     "CollectSpec",
     "CompareSpec",
     "ComposeSpec",
@@ -59,7 +61,8 @@ class Recipe(Spec):
 
     ``data`` is the conflict benchmark that methods are fitted, chosen and scored on; ``benchmarks`` are question
     benchmarks put to the model as it is, to every method at its chosen strength, and to saved ``artefacts``.
-    ``compare`` tunes the model by several methods instead and scores each. With ``seeds`` the recipe is run once for
+    ``compare`` tunes the model by several methods instead and scores each; ``claim`` tests on several draws of ``data``
+    whether variants of one steering method do better than one of them. With ``seeds`` the recipe is run once for
     each, and the runs are compared.
 
     ``name`` is that of the run's folder; ``seed`` decides fits and noise. ``plugins`` are files and modules to load
@@ -85,6 +88,7 @@ class Recipe(Spec):
     train: TrainSpec | None = None
     tune: TuneSpec | None = None
     compare: CompareSpec | None = None
+    claim: ClaimSpec | None = None
     report: ReportSpec = ReportSpec()
     run: RunSpec = RunSpec()
     launch: LaunchSpec = LaunchSpec()
@@ -135,6 +139,14 @@ class Recipe(Spec):
                 ]
             )
         alone = self.benchmarks and not (self.steering or self.train or self.diagnostic or self.diagnostics)
+        if self.claim and (
+            idle := [key for key in (*jobs, "benchmarks", "artefacts", "diagnostics") if getattr(self, key)]
+        ):
+            raise refusal([((key,), "has no use beside 'claim', which tests one steering method") for key in idle])
+        if self.claim and not (self.data and self.diagnostic and len(self.steering) == 1):
+            raise refusal(
+                [(("claim",), "needs 'data', a 'diagnostic' and one method of 'steering', whose variants it tests")]
+            )
         if self.data is None and not (self.tune or self.compare) and not alone:
             raise refusal([((), "needs the key 'data' (only benchmarks and artefacts go without)")])
         return self

@@ -27,6 +27,7 @@ from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.schema import Origin
 from factory.report import Questioned
+from factory.run.claim.job import check_claim, put_to_the_test
 from factory.run.environment import about_run
 from factory.run.inputs import each_sample
 from factory.run.labels import labels
@@ -95,8 +96,8 @@ def run_seeds(recipe: Recipe, limit: int | None, world: World) -> Path:
 def _work(
     recipe: Recipe, model: Wanted, asked: Sequence[AnySuite], notes: list[str]
 ) -> Callable[[Recipe, RunDir, int | None], object]:
-    """What a recipe asks for: training from scratch, tuning, a comparison of tuners or of steering methods, or question
-    benchmarks alone.
+    """What a recipe asks for: training from scratch, tuning, a comparison of tuners or of steering methods, the test of
+    a claim, or question benchmarks alone.
     """
     if recipe.train or recipe.tune or recipe.compare:
         # Here, and not above: the trainers' libraries are a quarter of the time that a run without training starts in.
@@ -107,7 +108,8 @@ def _work(
         if recipe.train or recipe.tune:
             return train_model if recipe.train else partial(tune_model, model=model, asked=asked)
         return partial(compare_tuners, model=model, asked=asked, notes=notes)
-    return partial(compare if recipe.data else examine, model=model, asked=asked, notes=notes)
+    work = put_to_the_test if recipe.claim else compare if recipe.data else examine
+    return partial(work, model=model, asked=asked, notes=notes)
 
 
 def check_launch(recipe: Recipe, ranks: int) -> None:
@@ -140,6 +142,8 @@ def check_job(recipe: Recipe, asked: Sequence[AnySuite], ranks: int | None = Non
             tuning.check(recipe.tune, recipe.model, ranks=ranks)
         else:
             contest.check_contest(recipe, {suite.node.label: suite for suite in asked}, ranks)
+    if recipe.claim:
+        check_claim(recipe)
     if recipe.collect.contrast == "pairs" and recipe.data and not conflicts(recipe.data).has_pairs:
         line = f"'{recipe.data.type}' sets no prompts against each other; leave contrast out to contrast instructions"
         raise wrong(recipe.collect, "contrast", line)

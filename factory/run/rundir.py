@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from copy import copy
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -76,6 +77,7 @@ class RunDir:
     def __init__(self, path: Path, owner: bool, world: World):
         self.path, self.owner, self.world = path, owner, world
         self.said: set[str] = set()
+        self.prefix = ""
 
     @classmethod
     def open(
@@ -133,9 +135,15 @@ class RunDir:
             time.sleep(0.1)
         self.world.meet("the run folder is shared")
 
+    def part(self, name: str) -> Self:
+        """The same run for one of several like parts: its stages' names begin with `name`. It is not to be closed."""
+        part = copy(self)
+        part.prefix = f"{self.prefix}{name}-"
+        return part
+
     def stage(self, name: str, inputs: Mapping[str, Any]) -> "Stage":
         """The stage `name`, computed from `inputs` (JSON-able; put the digests of the stages it reads among them)."""
-        name = owner.plain_name(name, "stage name")
+        name = owner.plain_name(f"{self.prefix}{name}", "stage name")
         stage = Stage(self, name, inputs) if self.owner else None
         self.world.meet(f"stage {name} is there")
         stage = stage or Stage(self, name, inputs)

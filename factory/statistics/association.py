@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
+from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 
@@ -57,3 +60,37 @@ def interval(values: np.ndarray, level: float = 0.95) -> Interval | None:
         return None
     low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+class Auroc(NamedTuple):
+    """An AUROC with its interval and the two-sided p of its being 0.5; both None where every pair says the same."""
+
+    value: float
+    interval: Interval | None
+    p: float | None
+
+
+def clustered_auroc(score: np.ndarray, label: np.ndarray, clusters: Sequence[Hashable], level: float = 0.95) -> Auroc:
+    """AUROC of ``score`` for ``label`` [n] with a normal interval; rows of one cluster may depend on each other.
+
+    Each row's influence is its placement among the rows of the other label less the AUROC, over the number of its own
+    label (DeLong 1988); the variance is the sum over clusters of the square of their rows' sum (Obuchowski 1997), times
+    C / (C - 1) for C clusters.
+    """
+    score, positive = np.asarray(score, np.float64), np.asarray(label, bool)
+    value = auroc(score, positive)
+    if not math.isfinite(value):
+        return Auroc(value, None, None)
+    _, number = np.unique([str(c) for c in clusters], return_inverse=True)
+    influence, together = np.empty(len(score)), ranks(score)
+    for own in (True, False):
+        rows = positive == own
+        below = (together[rows] - ranks(score[rows])) / (~rows).sum()  # the share of the other label below, ties half
+        influence[rows] = ((below if own else 1 - below) - value) / rows.sum()
+    count = number.max() + 1
+    error = math.sqrt(np.square(np.bincount(number, influence)).sum() * count / max(count - 1, 1))
+    if error == 0:
+        return Auroc(value, None, None)
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    p = 2 * NormalDist().cdf(-abs(value - 0.5) / error)
+    return Auroc(value, (max(0.0, value - z * error), min(1.0, value + z * error)), p)

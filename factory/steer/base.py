@@ -259,6 +259,12 @@ class Steerer(Plugin):
         """The steering vectors [rows, d] for states ``h`` [rows, d]; pure."""
         raise TypeError(f"{type(self).__name__} must define delta(h, state, ctx)")
 
+    def own_scale(self, states: States, state: Tensors) -> Tensor:
+        """What this variant would multiply each prompt's strength by [n] if it did not learn that but were told the
+        prompt's own measured numbers: of a method whose targets are scaled by them, with the anchors in ``state``.
+        """
+        raise TypeError(f"{type(self).__name__} scales nothing by what is measured: it defines no own_scale")
+
     def gain(self, h: Tensor, state: Tensors, ctx: Context) -> Tensor:
         """Each row's own factor [rows] on the strength; 1 unless the method controls it."""
         return torch.ones(h.shape[0], dtype=h.dtype, device=h.device)

@@ -91,6 +91,11 @@ class Amps(Steerer):
     def delta(self, h: Tensor, state: dict[str, Tensor], ctx: Context) -> Tensor:
         return state["sign"] * g(state, h, self.params.net.activation)  # eq. 14
 
+    def own_scale(self, states: States, state: dict[str, Tensor]) -> Tensor:
+        """s of eq. 10 [n] by each prompt's own ratio, against the anchors of the training split."""
+        r_bar = torch.stack([state.get(f"anchor.{task}", state["anchor.all"]) for task in states.tasks])
+        return self._scale(relative(self._ratio(states), r_bar))
+
     def _sign(self, states: States) -> float:
         """-1 where the text direction is the vision module taken backwards (A3: negate_alpha)."""
         return -1.0 if not states.toward_first and self.params.text_mode == "negate_alpha" else 1.0

@@ -17,7 +17,7 @@ from factory.run.plan.estimate import estimate, memory
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 PATHS = [path for path in sorted(RECIPES.rglob("*.yaml")) if load(path).train is None]
-OF_MC2 = [path for path in PATHS if (r := load(path)).model.zoo and r.data and r.data.type == "mc2"]
+OF_MC2 = [path for path in PATHS if (r := load(path)).model.zoo and r.data and r.data.type == "mc2" and not r.claim]
 
 
 known = {}
@@ -66,6 +66,16 @@ def test_the_header_says_what_the_plan_says(path):
     )
     head = path.read_text(encoding="utf-8").split("\nname:")[0]
     assert passes in head and memory_told in head and f"fetch {load(path).model.zoo}" in head
+
+
+def test_a_claims_header_says_what_its_plan_says(capsys):
+    path = RECIPES / "amps_claim_llava7b.yaml"
+    assert main(["plan", str(path)]) == 2
+    said, head = "".join(capsys.readouterr()), path.read_text(encoding="utf-8").split("\nname:")[0]
+    passes = next(line for line in said.splitlines() if line.startswith("all: ")).split()[1]
+    memory_told = next(line for line in said.splitlines() if line.startswith("memory: ")).split()[2]
+    assert f"{passes} prompt passes" in head and f"{float(memory_told):.0f} GB" in head
+    assert "train 1,280, dev 320, test 400" in said and "its weights are not on this machine" in said
 
 
 def test_a_plan_says_what_it_does_not_know(capsys):

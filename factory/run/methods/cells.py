@@ -176,6 +176,13 @@ def contrast(
     return rows
 
 
+def outcomes(bench: Bench, asked: Sequence[Asked], tokens: Tensor, direction: Direction) -> list[str]:
+    """The outcome of each sample toward a direction, from the answers [B, n] on its forms."""
+    return [
+        row["outcome"] for row in _predictions(bench, asked, decode_texts(bench.view, tokens), {"direction": direction})
+    ]
+
+
 def _predictions(bench: Bench, asked: Sequence[Asked], answers: Sequence[str], cell: dict) -> list[dict[str, Any]]:
     """One record per sample from the answers on its forms."""
     forms, rows = len(bench.benchmark.forms), []

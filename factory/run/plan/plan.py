@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from time import process_time
 
 from rich import box
@@ -47,7 +48,7 @@ def plan(recipe: Recipe, limit: int | None = None, waited: float = 0.0, device: 
     if device is not None:
         check_name(device)
         waited = process_time()
-        if recipe.train or recipe.compare:
+        if recipe.train or recipe.compare or recipe.claim:
             raise UserError("--device: time is computed for recipes that steer or tune; leave it out here")
     console, model = Console(markup=False), Wanted.of(recipe.model)
     console.print(f"plan of {recipe.name}", style="bold", highlight=False)
@@ -69,6 +70,11 @@ def plan(recipe: Recipe, limit: int | None = None, waited: float = 0.0, device: 
         from factory.run.plan.contest_plan import plan_tuners
 
         plan_tuners(recipe, model, console, refused, suites, limit)
+    elif recipe.claim:
+        from factory.run.plan.claim_plan import plan_claim
+
+        rehearsed = partial(measure, limit=limit, waited=waited, wanted=model)
+        plan_claim(recipe, model, console, refused, rehearsed, limit)
     elif recipe.data:
         controls = sum(len(s.items) for s in suites.values() if isinstance(s, Suite) and s.control)
         _plan_comparison(recipe, model, console, refused, limit, waited, device, controls)
