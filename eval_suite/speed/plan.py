@@ -104,14 +104,18 @@ def peak_memory(view: ModelView) -> Iterator[list[int]]:
 @contextmanager
 def whole_prompts(view: ModelView, passes: dict[str, float], at: list[str]) -> Iterator[None]:
     """Adds to ``passes`` of the stage ``at``, in each decoder block, the rows of each call that begins prompts there
-    (the block's cache is empty) over the number of blocks: a whole prompt through all blocks is one pass.
+    (the block's cache is empty) over the number of blocks: a whole prompt through all blocks is one pass. A prompt's
+    last token that is run again counts as the share of the prompt that it is.
     """
 
     def count(i: int) -> Callable[..., None]:
         def ran(module: nn.Module, args: tuple, kwargs: dict) -> None:
-            cache = kwargs.get("past_key_values")
-            if cache is None or i >= len(cache.layers) or cache.get_seq_length(i) == 0:
-                passes[at[-1]] += len(args[0] if args else kwargs["hidden_states"]) / view.depth
+            cache, h = kwargs.get("past_key_values"), args[0] if args else kwargs["hidden_states"]
+            begins = cache is None or i >= len(cache.layers) or cache.get_seq_length(i) == 0
+            if begins:
+                passes[at[-1]] += len(h) / view.depth
+            elif getattr(view.decoder, view.family.layers_name) is not view.layers:
+                passes[at[-1]] += len(h) / view.depth * h.shape[1] / cache.get_seq_length(i)
 
         return ran
 

@@ -105,6 +105,12 @@ def at_last(states: Tensor, mask: Tensor) -> Tensor:
     return states[torch.arange(states.shape[0], device=states.device), last_index(mask).to(states.device)]
 
 
+def with_last(states: Tensor, last: Tensor, mask: Tensor) -> Tensor:
+    """``states`` [R, T, d] with ``last`` [R, d] at each row's last token."""
+    rows = torch.arange(states.shape[0], device=states.device)
+    return states.index_put((rows, last_index(mask).to(states.device)), last.to(states.device, states.dtype))
+
+
 def split_last(batch: Batch) -> tuple[Batch, Tensor, Tensor]:
     """A batch without each row's last token, that token's ids [B, 1] and roles [B, 1] (what a prefix is queried
     with).

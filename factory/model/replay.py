@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
+from factory.model.prefix import at_last, fork_cache, last_index, with_last
 from factory.model.view import ModelView
 
 Call = dict[str, Any]
@@ -62,3 +64,79 @@ def replay(view: ModelView, layer: int, call: Call, h: Tensor, cache: Cache | No
         return view.decoder(**{**call, "past_key_values": cache}).last_hidden_state.to(view.device)
     finally:
         setattr(view.decoder, name, blocks)
+
+
+def replay_last(
+    view: ModelView,
+    layer: int,
+    call: Call,
+    last: Tensor | None,
+    mask: Tensor,
+    cache: Cache,
+    hidden: Tensor | None = None,
+) -> tuple[Tensor, Cache]:
+    """Final normed states [R, d] of the last tokens of prompts ``mask`` [R, T], had block ``layer`` given ``last``
+    [R, d] there, and had they not seen the tokens ``hidden`` [R, T]: one token of each prompt runs through the blocks
+    above; through all of them with layer -1, from its embedding.
+
+    ``call`` is how the decoder was called for the prompts, ``cache`` what that left, which stays as it is; the one
+    returned has these tokens as a further column in the blocks above. Of models whose tokens see none that follow.
+    """
+    at = last_index(mask)
+    rows, length = torch.arange(len(at), device=at.device), mask.shape[1]
+    told = call.get("attention_mask")
+    visible = told * mask if isinstance(told, Tensor) and told.shape == mask.shape else mask
+    seen = torch.cat([visible.index_put((rows, at), visible.new_zeros(())), visible.new_ones(len(at), 1)], 1)
+    if hidden is not None:
+        seen[:, :length] *= ~hidden
+    first = _embedding(view, call, at) if last is None else last[:, None]
+    one = {
+        "inputs_embeds": first,
+        "attention_mask": view.family.attention_mask(view.decoder, seen, 1),
+        "position_ids": _taken(call.get("position_ids"), at),
+        "use_cache": True,
+    }
+    longer = fork_cache(cache)
+    return replay(view, layer, one, first, longer)[:, 0], longer
+
+
+def run_on_last(
+    view: ModelView, layer: int, call: Call, h: Tensor, steered: Tensor, mask: Tensor, cache: Cache, final: Tensor
+) -> tuple[Tensor, Cache]:
+    """Final states [R, T, d] and cache of prompts, had block ``layer`` given ``steered`` [R, T, d], which is another
+    than its output ``h`` at each prompt's last token alone; ``call``, ``cache`` and ``final`` as the prompts left them.
+
+    Where that token is the same too, all keeps its very bits.
+    """
+    own, last = at_last(h, mask), at_last(steered, mask)
+    other = (own != last).any(-1)
+    states, longer = replay_last(view, layer, call, last, mask, cache)
+    kept = at_last(final, mask)
+    final = with_last(final, torch.where(other.to(kept.device)[:, None], states.to(kept), kept), mask)
+    new = fork_cache(cache)
+    for before, after, out in zip(cache.layers, longer.layers, new.layers, strict=True):
+        if after.keys.shape == before.keys.shape:
+            continue  # a block below, which ran nothing
+        at = last_index(mask).to(after.keys.device)
+        rows, moved = torch.arange(len(at), device=at.device), other.to(at.device)[:, None, None]
+        for name in ("keys", "values"):
+            held, token = getattr(before, name).transpose(1, 2), getattr(after, name)[:, :, -1]
+            token = torch.where(moved, token, held[rows, at])
+            setattr(out, name, held.index_put((rows, at), token).transpose(1, 2))
+    return final, new
+
+
+def _embedding(view: ModelView, call: Call, at: Tensor) -> Tensor:
+    """What a call of the decoder gives its blocks [R, 1, d] for the columns ``at`` [R]."""
+    rows = torch.arange(len(at), device=at.device)
+    if call.get("inputs_embeds") is not None:
+        return call["inputs_embeds"][rows, at][:, None]
+    return view.decoder.get_input_embeddings()(call["input_ids"][rows, at])[:, None]
+
+
+def _taken(positions: Tensor | None, at: Tensor) -> Tensor:
+    """Position ids [.., R, 1] of the columns ``at`` [R], of a call's [.., R, T], or of one that counts columns."""
+    if positions is None:
+        return at[:, None]
+    columns = at.to(positions.device)[:, None].expand(*positions.shape[:-2], len(at), 1)
+    return positions.expand(*positions.shape[:-2], len(at), positions.shape[-1]).gather(-1, columns)

@@ -147,6 +147,7 @@ class Here:
     """What one thread runs: the ``step`` of its forward, or ``why`` that is not known, with its ``ids``, its ``mask``,
     whether a cache came before (``follows``) and the ``fallback`` that those alone tell; how the decoder is called.
 
+    ``late`` takes a block's output where its steering waits until the prompt has been run (None where it does not).
     ``prompt`` numbers the prompt that was run last, ``cached`` is the number of the one whose cache a loop of one's own
     goes on with (None where that is not known). ``owners`` are the blocks of steering that its generation belongs to.
     """
@@ -164,6 +165,7 @@ class Here:
     prompt: int = 0
     cached: int | None = None
     call: dict[str, Any] | None = None
+    late: list[Tensor] | None = None
     owners: list[object] = field(default_factory=list)
 
 

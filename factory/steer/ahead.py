@@ -10,13 +10,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache
 
 from factory.data.prompt import USER_TEXT, Role
 from factory.errors import UserError
-from factory.model.masks import closed_up, without
+from factory.model.masks import closed_up, sliding_window, without
 from factory.model.prefix import at_last, new_cache
-from factory.model.replay import Call, replay
+from factory.model.replay import Call, replay, replay_last
 from factory.model.view import ModelView
+from factory.steer.where import Where
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class Ahead:
     """Runs of the decoder on prompts with ``mask`` [R, T], called as ``call`` says, to float32 next-token logits [R,
     vocabulary].
 
-    ``unsteered`` is a block in which no steering acts.
+    ``unsteered`` is a block in which no steering acts. ``cache`` is what the prompts leave as they are; it is given
+    where the steering changes each prompt's last token alone, so that a look runs that token alone.
     """
 
     view: ModelView
@@ -32,10 +35,18 @@ class Ahead:
     call: Call
     mask: Tensor
     unsteered: Callable[[], AbstractContextManager[None]] = nullcontext
+    cache: Cache | None = None
 
     def above(self, h: Tensor) -> Tensor:
         """Had block ``layer`` given ``h`` [R, T, d]: one run of the blocks above it."""
         return self._logits(self.layer, self.call, h)
+
+    @torch.no_grad()
+    def above_last(self, last: Tensor) -> Tensor:
+        """Had block ``layer`` given ``last`` [R, d] at the prompts' last tokens: these run through the blocks above."""
+        assert self.cache is not None, "given where the last token alone is steered"
+        self._refuse()
+        return self.view.logits(replay_last(self.view, self.layer, self.call, last, self.mask, self.cache)[0])
 
     def hiding(self, hidden: Tensor, h: Tensor) -> Tensor:
         """As if tokens ``hidden`` [R, T] were not there: one run of the whole decoder. ``h``: any output of a block."""
@@ -47,14 +58,37 @@ class Ahead:
             return self._logits(-1, call, h)
 
     @torch.no_grad()
+    def ignoring(self, hidden: Tensor, h: Tensor) -> Tensor:
+        """As if the prompts' last tokens, and they alone, did not see tokens ``hidden`` [R, T]: one run of that token,
+        after one of the whole prompts where the ``cache`` they leave is not given. ``h``: any output of a block.
+        """
+        self._refuse()
+        with self.unsteered():
+            if (cache := self.cache) is None:
+                replay(self.view, -1, self.call, h, cache := new_cache())
+            final, _ = replay_last(self.view, -1, self.call, None, self.mask, cache, hidden.to(self.view.device))
+        return self.view.logits(final)
+
+    @torch.no_grad()
     def _logits(self, layer: int, call: Call, h: Tensor) -> Tensor:
+        self._refuse()
+        final = replay(self.view, layer, call, h, new_cache()).to(self.view.device)
+        return self.view.logits(at_last(final, self.mask))
+
+    def _refuse(self) -> None:
         if not self.view.steps.alone():
             raise UserError(
                 "this controller looks ahead by running the decoder's blocks by themselves, and another thread is"
                 " generating with them: generate in one thread at a time"
             )
-        final = replay(self.view, layer, call, h, new_cache()).to(self.view.device)
-        return self.view.logits(at_last(final, self.mask))
+
+
+def last_alone(view: ModelView, where: Where) -> bool:
+    """Whether steering there changes nothing of a prompt but its last token, so that this token alone can be run
+    again: no other token sees it, and it sees all others.
+    """
+    seen_by_others = view.family.bidirectional_prompt or sliding_window(view.decoder.config) is not None
+    return where.last_alone and not seen_by_others
 
 
 def spoken(roles: Tensor, role: Tensor) -> Tensor:

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import DynamicCache
 
 from factory.data.prompt import Role
 from factory.errors import UserError
 from factory.model.family import device_of
-from factory.model.replay import call_of
-from factory.model.steps import EARLIER, Step, instead, roles_of
+from factory.model.replay import call_of, run_on_last
+from factory.model.steps import EARLIER, Here, Step, instead, roles_of
 from factory.model.view import ModelView
-from factory.steer.ahead import Ahead
+from factory.steer.ahead import Ahead, last_alone
 
 if TYPE_CHECKING:
     from factory.steer.runtime import Steering
@@ -62,7 +63,8 @@ class Block:
             if self._users == 0:
                 watch = self.view.steps.watch()  # before the decoder is, which in a text model is what is watched
                 keep = self.view.decoder.register_forward_pre_hook(self._keep, with_kwargs=True)
-                self._remove = [watch, keep.remove, *(self._hooked(s) for s in self.parts)]
+                late = self.view.decoder.register_forward_hook(self._after, with_kwargs=True)
+                self._remove = [watch, keep.remove, late.remove, *(self._hooked(s) for s in self.parts)]
             self._users += 1
 
     def _drop(self) -> None:
@@ -89,6 +91,36 @@ class Block:
     def _keep(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         if (here := self.view.steps.mine()).call is None:
             here.call = call_of(module, args, kwargs)
+            here.late = [] if self._waits(here, kwargs.get("past_key_values")) else None
+
+    def _waits(self, here: Here, cache: Any) -> bool:
+        """Whether the steering waits until the prompts have been run as they are: a controller that looks ahead then
+        runs each prompt's last token alone, and so does what is chosen. It takes a cache of whole rows, a steering of
+        that token alone, and prompts without a begun answer (of which an accelerator is asked once a prompt).
+        """
+        if not self._acts() or here.step is None or here.step.generated or torch.is_grad_enabled():
+            return False
+        told = any(here.call.get(name) for name in ("output_hidden_states", "output_attentions")) if here.call else True
+        whole = type(cache) is DynamicCache and not cache.offloading and cache.get_seq_length() == 0
+        if told or not whole or len(self.view.steps.blocks) > 1 or len(self.parts) != 1:
+            return False
+        looks = self.parts[0].steerer.trial_strengths and last_alone(self.view, self.parts[0].where)
+        return bool(looks) and not bool(here.step.answer.any())
+
+    def _after(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        """Steer prompts that have been run as they are, at their last token: the output and the cache are then those
+        of the steered run.
+        """
+        here = self.view.steps.mine()
+        if not here.late:
+            return
+        (h,), here.late = here.late, None
+        part, call, cache, step = self.parts[0], here.call or {}, kwargs["past_key_values"], self._step()
+        mask = (step.prompt != Role.PAD).long()
+        with self._rest():
+            steered = part.apply(h, step, Ahead(self.view, part.layer, call, mask, self._rest, cache))
+        final, new = run_on_last(self.view, part.layer, call, h, steered, mask, cache, output.last_hidden_state)
+        cache.layers[:], output.last_hidden_state = new.layers, final
 
     def _acts(self) -> bool:
         here = self.view.steps.here
@@ -120,6 +152,9 @@ class Block:
             step = self._step()
             if step.generated:
                 return steering.apply(output, step)
+            if (late := view.steps.here.late) is not None:
+                late.append(output)
+                return output
             prompt = (step.prompt != Role.PAD).long()
             return steering.apply(output, step, Ahead(view, layer, view.steps.here.call or {}, prompt, self._rest))
 

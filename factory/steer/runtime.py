@@ -155,12 +155,18 @@ class Steering:
         mask = self._mask(h, step)
 
         def probe(strength: Tensor) -> Tensor:
-            return ahead.above(_moved(h, mask, self.vector, strength)).to(h.device)
+            if ahead.cache is None:
+                return ahead.above(_moved(h, mask, self.vector, strength)).to(h.device)
+            last, steered, vector = (at_last(each, ahead.mask)[:, None] for each in (h, mask, self.vector.expand_as(h)))
+            return ahead.above_last(_moved(last, steered, vector, strength)[:, 0]).to(h.device)
 
         def hiding(role: Tensor) -> Tensor:
             return ahead.hiding(spoken(step.roles, role), h).to(h.device)
 
-        return Context(self.layer, step.generated, probe, hiding, step.prompt)
+        def ignoring(role: Tensor) -> Tensor:
+            return ahead.ignoring(step.roles == role, h).to(h.device)
+
+        return Context(self.layer, step.generated, probe, hiding, step.prompt, ignoring)
 
     def look(self, h: Tensor, step: Step, ahead: Ahead) -> Tensor:
         """What the method's controller sees of its trial strengths [R, S, F]."""

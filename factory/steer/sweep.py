@@ -2,7 +2,7 @@
 follow.
 
 Cost of S cells over a model of L blocks steered at block l: one prefill plus S * (L - l - 1) / L of a prefill, and
-decoding.
+decoding. Where a method steers each prompt's last token alone, a cell runs that token in place of the prefill.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from transformers.cache_utils import Cache
 
 from factory.model.encode import Batch
 from factory.model.prefix import Heard, Prefix, Step, at_last, fork_cache, greedy, new_cache, prefill
-from factory.model.replay import Call, recorded, replay
+from factory.model.replay import Call, recorded, replay, run_on_last
 from factory.model.view import ModelView
-from factory.steer.ahead import Ahead
+from factory.steer.ahead import Ahead, last_alone
 from factory.steer.runtime import Steering, check, going_on, steer
 
 
@@ -79,7 +79,10 @@ def run_cell(
         with steer(view, steering):
             hidden, prefix = prefill(view, trunk.batch)
             return answer(hidden, prefix.cache)
-    hidden, cache = _steered(view, trunk, steering)
+    if _last_alone(view, trunk, steering):
+        hidden, cache = _steered_last(view, trunk, steering)
+    else:
+        hidden, cache = _steered(view, trunk, steering)
     with going_on(view, [steering]):
         return answer(hidden, cache)
 
@@ -113,11 +116,25 @@ def _steered(view: ModelView, trunk: Trunk, steering: Steering) -> tuple[Tensor,
 def look_ahead(view: ModelView, trunk: Trunk, steering: Steering) -> Tensor:
     """What the method's controller sees of its trial strengths on the trunk's prompts [B, S, F] float32."""
     steering.move(trunk.states.device)
-    return steering.look(trunk.states, Step(trunk.batch.roles), _ahead(view, trunk))
+    cache = trunk.prefix.cache if _last_alone(view, trunk, steering) else None
+    return steering.look(trunk.states, Step(trunk.batch.roles), _ahead(view, trunk, cache))
 
 
-def _ahead(view: ModelView, trunk: Trunk) -> Ahead:
-    return Ahead(view, trunk.layer, trunk.call, trunk.batch.attention_mask)
+def _ahead(view: ModelView, trunk: Trunk, cache: Cache | None = None) -> Ahead:
+    return Ahead(view, trunk.layer, trunk.call, trunk.batch.attention_mask, cache=cache)
+
+
+def _last_alone(view: ModelView, trunk: Trunk, steering: Steering) -> bool:
+    """Whether of the trunk's prompts the last token alone is another with a steering that meets the trunk."""
+    return last_alone(view, steering.where) and not bool(Step(trunk.batch.roles).answer.any())
+
+
+def _steered_last(view: ModelView, trunk: Trunk, steering: Steering) -> tuple[Tensor, Cache]:
+    """As ``_steered``, by a steering of each prompt's last token alone: that token alone runs on from the block."""
+    steering.move(trunk.states.device)
+    mask, cache = trunk.batch.attention_mask, trunk.prefix.cache
+    h = steering.apply(trunk.states, Step(trunk.batch.roles), _ahead(view, trunk, cache))
+    return run_on_last(view, trunk.layer, trunk.call, trunk.states, h, mask, cache, trunk.final)
 
 
 def _upper(view: ModelView, trunk: Trunk, h: Tensor) -> tuple[Tensor, Cache]:

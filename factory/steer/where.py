@@ -85,6 +85,11 @@ class Where(BaseModel):
         """The decoder blocks that are steered, bottom up."""
         return (self.layer,) if self.layers is None else tuple(sorted(self.layers))
 
+    @property
+    def last_alone(self) -> bool:
+        """Whether the output of one block is steered, of a prompt at its last token alone."""
+        return self.site == "block" and self.layers is None and (self.role, self.take) == ("all", "last:1")
+
     def mask(self, roles: Tensor) -> Tensor:
         """[R, T] booleans: the prompt tokens that are steered, from their roles [R, T] (0 = padding)."""
         chosen = torch.isin(

@@ -3,15 +3,17 @@
 Before a prompt is steered, the blocks above the steered one are run on it once per dose (and once unsteered, and once
 backwards), and every dose's next-token distribution is described without labels: how sure it is, how far it went from
 the unsteered one, whether its answer was plausible before (cf. Directer's p_steered >= beta p_raw), how much the
-opposite dose dislikes it, how far the other doses agree, and (``alone``) what the model says of either modality alone,
-with the other one left out. A small network, trained on what the same doses did to the training prompts, turns this
-into P(follow) and P(error) of each dose; the dose with the best P(follow) - aversion * P(error) is given, and none
-where a prompt lacks either modality. The diagnosis enters as the visual MCR, predicted from h_[I,T] by ridge regression
-so that inference needs no MCR. Cost: S + 2 passes of the upper blocks over the prompt, and with ``alone`` two of all
-blocks.
+opposite dose dislikes it, how far the other doses agree, and (``alone``) what the model says of either modality
+alone, with the other one left out of the prompt, or hidden from its last token. A small network, trained on what the
+same doses did to the training prompts, turns this into P(follow) and P(error) of each dose; the dose with the best
+P(follow) - aversion * P(error) is given, and none where a prompt lacks either modality. The diagnosis enters as the
+visual MCR, predicted from h_[I,T] by ridge regression so that inference needs no MCR. Cost: S + 2 passes of the upper
+blocks over the prompt, and with ``alone`` two of all blocks. Where the inner method steers the prompt's last token
+alone (``apply_to: last_and_generated``) they are passes of that token, after one of the prompt as it is; with
+``alone: last`` the two of all blocks are so too.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +32,8 @@ SHARES = ("R_V", "R_A")  # the share of the first source: a picture's, or the fi
 
 
 class DoseParams(AroundParams):
-    """``of`` the method whose vectors are dosed; ``doses`` to choose among; ``alone``: hear each source alone too;
+    """``of`` the method whose vectors are dosed; ``doses`` to choose among; ``alone``: hear each source alone too, the
+    other one left out of the prompt, or with ``last`` hidden from its last token, which costs that token's pass;
     ``conflicts_only``: leave prompts that lack either (an image or a context) as they are; ``aversion`` weighs errors
     against following; the rest is the gate's training. Defaults were chosen on dev scenes.
 
@@ -40,7 +43,7 @@ class DoseParams(AroundParams):
 
     of: Annotated[Node, plugin("steering")] = Field(default_factory=lambda: read_node("steering", "l2s"))
     doses: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
-    alone: bool = True
+    alone: bool | Literal["last"] = True
     conflicts_only: bool = True
     aversion: float = Field(1.0, ge=0)
     gate_hidden: PositiveInt = 32
@@ -84,7 +87,8 @@ class Dose(Around):
         """Features [rows, S, F] of every dose's next-token distribution p_s beside p_0, p_-1, those of either modality
         alone and all other doses'.
         """
-        assert ctx.probe and ctx.hiding, "doses are tried where the runtime looks ahead"
+        hear = ctx.ignoring if self.params.alone == "last" else ctx.hiding
+        assert ctx.probe and hear, "doses are tried where the runtime looks ahead"
         rows = torch.ones(h.shape[0], device=h.device)
         p_0, p_back = (ctx.probe(rows * s).log_softmax(-1) for s in (0.0, -1.0))
         p = torch.stack([ctx.probe(rows * s).log_softmax(-1) for s in self.params.doses])
@@ -93,7 +97,7 @@ class Dose(Around):
         features = torch.stack([_describe(p, answers, i, p_0, p_back, dose[i]) for i in range(len(dose))], 1)
         if not self.params.alone:
             return features
-        heard = [ctx.hiding(state[hidden]).log_softmax(-1) for hidden in ("other", "wanted")]
+        heard = [hear(state[hidden]).log_softmax(-1) for hidden in ("other", "wanted")]
         return torch.cat(
             [
                 features,

@@ -28,7 +28,8 @@ STRENGTH = 3.0
 OPTIONS = {
     "predict_from": ("per_token",),
     "apply_to": ("generated_only", "last_and_generated", "from_index:5"),
-    "of": ((("type", "msrs"), ("tokens", "argmax")),),
+    "of": ((("type", "msrs"), ("tokens", "argmax")), (("type", "l2s"), ("apply_to", "last_and_generated"))),
+    "alone": ("last",),
 }
 
 SPECIAL = {
@@ -237,9 +238,9 @@ def recompute(view: ModelView, prompt: Prompt, answer: Tensor, steerings: Sequen
 
     def seen_ahead(
         s: Steering, vector: Tensor, chosen: Tensor
-    ) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-        """The prompt at another strength, and without a role's tokens, for controllers that look ahead (of one method
-        at a time).
+    ) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+        """The prompt at another strength, without a role's tokens, and with these unseen by its last token, for
+        controllers that look ahead (of one method at a time).
         """
 
         def probe(strength: Tensor) -> Tensor:
@@ -256,7 +257,13 @@ def recompute(view: ModelView, prompt: Prompt, answer: Tensor, steerings: Sequen
                     positions[..., t + 1 :] -= positions[..., t + 1 : t + 2] - positions[..., t : t + 1]
             return run_again(range(view.depth), lambda module, args, h: h, torch.tensor([left]), positions)
 
-        return probe, hiding
+        def ignoring(role: Tensor) -> Tensor:
+            seen = torch.ones(n, n).tril().bool()
+            seen[-1] &= batch.roles[0] != int(role)
+            mask = torch.zeros(n, n).masked_fill(~seen, torch.finfo(torch.float32).min)[None, None]
+            return run_again(range(view.depth), lambda module, args, h: h, mask, batch.position_ids)
+
+        return probe, hiding, ignoring
 
     def hook_of(s: Steering):
         later_too = torch.full((len(answer) - 1,), s.where.generated)
@@ -271,7 +278,8 @@ def recompute(view: ModelView, prompt: Prompt, answer: Tensor, steerings: Sequen
             else:
                 vector = torch.cat([s.steerer.delta(h[0, :n], s.state, ctx), s.steerer.delta(h[0, n:], s.state, later)])
             if not gains:
-                ahead = Context(s.where.layer, False, *seen_ahead(s, vector, chosen), roles=batch.roles)
+                probe, hiding, ignoring = seen_ahead(s, vector, chosen)
+                ahead = Context(s.where.layer, False, probe, hiding, batch.roles, ignoring)
                 gains.append(float(s.steerer.gain(last, s.state, ahead)[0]))
             out = h.clone()
             for t in chosen.nonzero()[:, 0].tolist():

@@ -15,14 +15,15 @@ from factory.model.checks import self_check
 from factory.model.encode import Encoded, images_first
 from factory.model.facts import facts_of, sizes_of
 from factory.model.load import fingerprint, load
-from factory.model.prefix import at_last, extend, greedy, prefill
+from factory.model.prefix import at_last, extend, greedy, last_index, prefill
 from factory.model.view import ModelView
 from factory.recipe.schema import ModelSpec
 from factory.registry import available, lookup
 from factory.steer import steer
-from factory.steer.ahead import Ahead, spoken
+from factory.steer.ahead import Ahead, last_alone, spoken
 from factory.steer.collect import Plan, asked, collect
 from factory.steer.sweep import run_cell, run_trunk
+from factory.steer.where import Where
 from tests.contract.cases import Case, answers, close, logits, recompute, same_weights, steering
 from tests.plugins.test_mcr import run as mcr
 from tests.plugins.test_mcr import written_out
@@ -80,6 +81,23 @@ def test_a_prompt_whose_context_is_hidden_is_the_prompt_without_it(view):
         assert close(hidden, logits(view, [prompt.without(Role.CONTEXT)])) and not close(
             hidden, logits(view, [prompt]), 1e-3
         )
+
+
+@pytest.mark.parametrize("view", sorted({*NAMES} - WINDOWED), indirect=True)
+def test_a_last_token_that_runs_alone_gives_what_the_whole_prompt_gives(view):
+    """From the block on, from the embedding with the prompt seen whole, and with the context unseen by it alone."""
+    prompts = prompts_of(view)
+    for side in ("left", "right"):
+        trunk = run_trunk(view, view.encode(prompts, side), 1)
+        mask, roles = trunk.batch.attention_mask, trunk.batch.roles
+        ahead = Ahead(view, 1, trunk.call, mask, cache=trunk.prefix.cache)
+        last = torch.nn.functional.one_hot(last_index(mask), mask.shape[1]).bool()[..., None]
+        moved = torch.where(last, trunk.states + 1, trunk.states)
+        if not view.family.bidirectional_prompt:
+            assert close(ahead.above_last(at_last(moved, mask)), ahead.above(moved))
+            assert close(ahead.ignoring(roles < 0, moved), logits(view, prompts, side=side))
+            assert not close(ahead.ignoring(roles == Role.CONTEXT, moved), logits(view, prompts, side=side), 1e-3)
+        assert last_alone(view, Where(layer=1, take="last:1")) == (not view.family.bidirectional_prompt)
 
 
 def test_its_sizes_are_known_without_weights(view):

@@ -97,16 +97,16 @@ def estimate(
     data = look_at_data(recipe, limit, known)
     methods = {node.label: node.make() for node in recipe.steering}
     kinds = {node.label: node.type for node in recipe.steering}
-    described = [
-        describe(label, kinds.get(label), method, recipe, model, layer, data, clock)
-        for label, method in {**methods, **prompters(methods)}.items()
-    ]
-    share = (model.depth - layer - 1) / model.depth if model and layer is not None else 1.0
     guess = lambda words: (
         round(model.image_tokens + TOKENS_A_WORD * words + TEMPLATE_TOKENS)
         if model and model.image_tokens and words
         else None
     )
+    described = [
+        describe(label, kinds.get(label), method, recipe, model, layer, data, clock, guess(data.words))
+        for label, method in {**methods, **prompters(methods)}.items()
+    ]
+    share = (model.depth - layer - 1) / model.depth if model and layer is not None else 1.0
     return Estimate(
         recipe.name,
         lacking,
@@ -129,9 +129,10 @@ def describe(
     layer: int | None,
     data: Data,
     clock: Clock,
+    tokens: int | None = None,
 ) -> Method:
     """Where a method acts, what it runs, and what it learns: it is fitted on random states of the model's width.
-    ``kind`` is None for one that the recipe does not name."""
+    ``kind`` is None for one that the recipe does not name; ``tokens`` of a usual prompt, where they are known."""
     prompt, directions = data.prompt or STAND_IN, recipe.evaluate.directions
     if isinstance(method, PromptMethod):
         shots = f", {method.shots} worked example(s)" if method.shots else ""
@@ -171,14 +172,22 @@ def describe(
     known = Method(label, kind, place, len(variants), "steerer", asks=asks, whole=where.site != "block", answer=length)
     if model is None or not data.prompts:
         return known
-    return fitted(known, next(iter(variants.values())), model.width, layer, data.prompts["train"], recipe.seed, clock)
+    train = data.prompts["train"]
+    return fitted(known, next(iter(variants.values())), model.width, layer, train, recipe.seed, clock, tokens)
 
 
 def fitted(
-    known: Method, method: Steerer, width: int, layer: int | None, total: int, seed: int, clock: Clock
+    known: Method,
+    method: Steerer,
+    width: int,
+    layer: int | None,
+    total: int,
+    seed: int,
+    clock: Clock,
+    tokens: int | None = None,
 ) -> Method:
     """What fitting a method on ``total`` random states shows of it. A method that needs what the diagnostics find shows
-    nothing.
+    nothing; one that steers the last of a prompt's ``tokens`` alone runs a share of it (none where they are unknown).
     """
     n = max(2, min(FIT_ON, total))
     try:
@@ -188,15 +197,17 @@ def fitted(
         return known
     where = method.placed(state, layer or 0)
     state, calibration = timed(lambda: calibrated(method, state, width, n, seed), clock=clock)
-    looks, hidings = count_looks(method, state, width, seed)
+    above, hidden, ignoring = count_looks(method, state, width, seed)
+    weight = 1.0 if not where.last_alone else 1 / tokens if tokens else 0.0
     more = max(1.0, total / n)
     return replace(
         known,
         parameters=sum(t.numel() for t in state.values()),
         fit_seconds=seconds * more,
         calibration_seconds=calibration * more,
-        looks=looks,
-        hidings=hidings,
+        looks=above * weight,
+        hidings=hidden + ignoring * weight,
+        weight=weight,
         trials=len(method.trial_strengths),
         whole=where.site != "block" or where.blocks != (layer or 0,),
     )
@@ -212,11 +223,12 @@ def calibrated(method: Steerer, state: dict[str, Tensor], width: int, n: int, se
     return method.calibrate(state, Trials(follow, ~follow, looks, states.base, states.measured, torch.arange(n), seed))
 
 
-def count_looks(method: Steerer, state: dict[str, Tensor], width: int, seed: int) -> tuple[int, int]:
-    """How often a calibrated method's controller runs the blocks above the site, and all blocks, ahead on a prompt."""
+def count_looks(method: Steerer, state: dict[str, Tensor], width: int, seed: int) -> tuple[int, int, int]:
+    """How often a calibrated method's controller runs the blocks above the site ahead on a prompt, all blocks without a
+    modality, and all blocks on its last token with a modality unseen."""
     asked: list[str] = []
     method.gain(random_states(TRIED_ON, width, seed).base, state, ahead(asked, TRIED_ON, seed))
-    return asked.count("above"), asked.count("hiding")
+    return asked.count("above"), asked.count("hiding"), asked.count("ignoring")
 
 
 def ahead(asked: list[str], rows: int, seed: int) -> Context:
@@ -230,7 +242,7 @@ def ahead(asked: list[str], rows: int, seed: int) -> Context:
 
         return look
 
-    return Context(layer=0, probe=noting("above"), hiding=noting("hiding"))
+    return Context(layer=0, probe=noting("above"), hiding=noting("hiding"), ignoring=noting("ignoring"))
 
 
 class Anything(Mapping[str, Tensor]):

@@ -349,7 +349,7 @@ def _stages(recipe: Recipe, found: Estimate, measured: Rehearsal | ByFormula | N
             if s.diagnosed
             else f"{s.fits} fits"
             if s.fits
-            else f"{s.looks:,} looks ahead"
+            else f"{s.looks:,.0f} looks ahead"
             if s.looks
             else ""
         )

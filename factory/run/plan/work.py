@@ -29,8 +29,8 @@ class Method:
     ``first_answer`` tokens at most. Of a ``steerer``: ``variants`` among which dev decides; ``asks`` the prompt that it
     has for each direction, by digest; ``whole`` if a strength runs all blocks and not those above the site alone;
     ``looks`` and ``hidings``, its controller's passes ahead of the blocks above the site and, with a modality hidden,
-    of all; ``trials``, the strengths it tries on training prompts. ``parameters`` are the fitted numbers of one variant
-    toward one direction,
+    of all, in whole prompts; ``weight``, the share of a prompt's tokens that a strength runs; ``trials``, the strengths
+    it tries on training prompts. ``parameters`` are the fitted numbers of one variant toward one direction,
     and the seconds those of one fit. ``answer``: most tokens of an answer.
     """
 
@@ -45,8 +45,9 @@ class Method:
     first_answer: int = 0
     asks: tuple[str, ...] = ()
     whole: bool = False
-    looks: int = 0
-    hidings: int = 0
+    looks: float = 0
+    hidings: float = 0
+    weight: float = 1.0
     trials: int = 0
     unsteered: bool = False
     shots: int = 0
@@ -74,9 +75,9 @@ class Expected:
     name: str
     prompts: int
     trunk: int = 0
-    cells: int = 0
-    looks: int = 0
-    hidings: int = 0
+    cells: float = 0
+    looks: float = 0
+    hidings: float = 0
     share: float = 1.0
     tokens: int = 0
     diagnosed: int = 0
@@ -120,15 +121,15 @@ def stages(
         parts |= {("further", m.label): n * train * (m.trials - 1) for m, n in tried.items()}
         parts |= {("calibration", m.label): n for m, n in tried.items()}
         of = lambda count: sum(n * train * count(m) for m, n in tried.items())
-        cells = of(lambda m: m.trials)
-        passes = {"trunk": train, "cells": cells, "looks": of(lambda m: m.looks), "hidings": of(lambda m: m.hidings)}
+        cells, looks = of(lambda m: m.trials * m.weight), of(lambda m: m.looks)
+        passes = {"trunk": train, "cells": cells, "looks": looks, "hidings": of(lambda m: m.hidings)}
         out.append(
             Expected(
                 "trials",
                 train,
                 **passes,
                 share=share,
-                tokens=cells * next(iter(tried)).answer,
+                tokens=of(lambda m: m.trials) * next(iter(tried)).answer,
                 parts={("trunk", ""): train, **parts},
             )
         )
@@ -197,14 +198,14 @@ def _scored(
             continue
         swept = directions * prompts * variants(m)  # a controller looks once, whatever the strengths
         answered = directions * prompts * cells_of(m)
-        count["trunk" if m.whole else "cells"] += answered
+        count["trunk" if m.whole else "cells"] += answered * m.weight
         count["looks"] += swept * m.looks
         count["hidings"] += swept * m.hidings
         count["tokens"] += answered * m.answer
         parts["sweep", m.label], parts["further", m.label] = swept, answered - swept
     trunks = len({asks for m in methods for asks in m.asks})
     count["trunk"] += trunks * prompts
-    whole = {name: round(n) for name, n in count.items()}
+    whole = {name: round(n) if name in ("trunk", "tokens") else n for name, n in count.items()}
     return Expected(split, prompts, **whole, share=share, parts={**parts, ("trunk", ""): trunks * prompts})
 
 
