@@ -114,12 +114,13 @@ def whole_prompts(view: ModelView, passes: dict[str, float], at: list[str]) -> I
             begins = cache is None or i >= len(cache.layers) or cache.get_seq_length(i) == 0
             if begins:
                 passes[at[-1]] += len(h) / view.depth
-            elif getattr(view.decoder, view.family.layers_name) is not view.layers:
+            elif getattr(view.decoder, view.family.layers_name) is not blocks:
                 passes[at[-1]] += len(h) / view.depth * h.shape[1] / cache.get_seq_length(i)
 
         return ran
 
-    handles = [block.register_forward_pre_hook(count(i), with_kwargs=True) for i, block in enumerate(view.layers)]
+    blocks = view.layers
+    handles = [block.register_forward_pre_hook(count(i), with_kwargs=True) for i, block in enumerate(blocks)]
     try:
         yield
     finally:

@@ -102,8 +102,9 @@ def estimate(
         if model and model.image_tokens and words
         else None
     )
+    tokens = guess(data.words) or (round(TOKENS_A_WORD * data.words + TEMPLATE_TOKENS) if data.words else None)
     described = [
-        describe(label, kinds.get(label), method, recipe, model, layer, data, clock, guess(data.words))
+        describe(label, kinds.get(label), method, recipe, model, layer, data, clock, tokens)
         for label, method in {**methods, **prompters(methods)}.items()
     ]
     share = (model.depth - layer - 1) / model.depth if model and layer is not None else 1.0
