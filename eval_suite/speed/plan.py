@@ -111,11 +111,11 @@ def whole_prompts(view: ModelView, passes: dict[str, float], at: list[str]) -> I
     def count(i: int) -> Callable[..., None]:
         def ran(module: nn.Module, args: tuple, kwargs: dict) -> None:
             cache, h = kwargs.get("past_key_values"), args[0] if args else kwargs["hidden_states"]
-            begins = cache is None or i >= len(cache.layers) or cache.get_seq_length(i) == 0
-            if begins:
+            past = 0 if cache is None or i >= len(cache.layers) else cache.get_seq_length(i)
+            if past == 0:
                 passes[at[-1]] += len(h) / view.depth
             elif getattr(view.decoder, view.family.layers_name) is not blocks:
-                passes[at[-1]] += len(h) / view.depth * h.shape[1] / cache.get_seq_length(i)
+                passes[at[-1]] += len(h) / view.depth * h.shape[1] / past
 
         return ran
 

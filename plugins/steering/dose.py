@@ -72,7 +72,7 @@ class Dose(Around):
 
     @classmethod
     def needs_sources(cls, params: DoseParams) -> bool:
-        return params.conflicts_only or params.alone
+        return params.conflicts_only or bool(params.alone)
 
     @property
     def trial_strengths(self) -> tuple[float, ...]:

@@ -205,8 +205,10 @@ def _scored(
         parts["sweep", m.label], parts["further", m.label] = swept, answered - swept
     trunks = len({asks for m in methods for asks in m.asks})
     count["trunk"] += trunks * prompts
-    whole = {name: round(n) if name in ("trunk", "tokens") else n for name, n in count.items()}
-    return Expected(split, prompts, **whole, share=share, parts={**parts, ("trunk", ""): trunks * prompts})
+    trunk, tokens = (round(count[name]) for name in ("trunk", "tokens"))
+    ahead = count["cells"], count["looks"], count["hidings"]
+    parts = {**parts, ("trunk", ""): trunks * prompts}
+    return Expected(split, prompts, trunk, *ahead, share, tokens, parts=parts)
 
 
 def asked_beside(questions: int, directions: int, methods: Iterable[Method]) -> Expected:
