@@ -138,6 +138,7 @@ def _run(parser: _Parser, argv: list[str]) -> int | None:
     _add_recipe(parser)
     args = _parse_run(parser, argv)
     recipe = _load(args.recipe, args.overrides)
+    rows = _batch(recipe, args)
     from factory.launch import launcher
 
     if launcher.wanted(recipe.launch):
@@ -146,7 +147,12 @@ def _run(parser: _Parser, argv: list[str]) -> int | None:
     try:
         from factory.run.pipeline import run
 
-        run(recipe, args.limit, parser.world)
+        if rows is None:
+            run(recipe, args.limit, parser.world)
+        else:
+            from factory.run.fitting import halving
+
+            halving(recipe, rows, lambda fitted: run(fitted, args.limit, parser.world))
         return None
     except SystemExit as left:
         *_, (frame, _) = walk_tb(left.__traceback__)
@@ -169,6 +175,10 @@ def _plan(parser: _Parser, argv: list[str]) -> None:
     )
     args = _parse_run(parser, argv)
     recipe = _load(args.recipe, args.overrides)
+    if (rows := _batch(recipe, args)) is not None:
+        from factory.run.fitting import with_batch
+
+        recipe = with_batch(recipe, rows)
     from factory.run.plan.plan import plan
 
     plan(recipe, args.limit, time.perf_counter() - STARTED, args.device)
@@ -338,10 +348,27 @@ def _parse_run(parser: _Parser, argv: list[str]) -> argparse.Namespace:
     """What ``run`` and ``plan`` are told."""
     _add_limit(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of a plugin's fault")
+    parser.add_argument(
+        "--batch",
+        choices=["auto"],
+        help="as many prompts at once as fit into memory, halved where the device runs out of it",
+    )
     args = parser.parse_intermixed_args(argv)
     if args.debug:
         os.environ[DEBUG] = "1"  # for the ranks too
     return args
+
+
+def _batch(recipe: Recipe, args: argparse.Namespace) -> int | None:
+    """How many prompts at once fit, where that was asked for; it is told."""
+    if args.batch is None:
+        return None
+    from factory.run.fitting import fitting
+
+    with blaming(recipe):
+        rows = fitting(recipe, args.limit)
+    say(f"batch: {rows} prompts at once, in collecting and in evaluating")
+    return rows
 
 
 def _add_limit(parser: _Parser) -> None:
