@@ -363,10 +363,10 @@ def _batch(recipe: Recipe, args: argparse.Namespace) -> int | None:
     """How many prompts at once fit, where that was asked for; it is told."""
     if args.batch is None:
         return None
-    from factory.run.fitting import fitting
+    from factory.run.fitting import largest_batch
 
     with blaming(recipe):
-        rows = fitting(recipe, args.limit)
+        rows = largest_batch(recipe, args.limit)
     say(f"batch: {rows} prompts at once, in collecting and in evaluating")
     return rows
 

@@ -25,7 +25,7 @@ def with_batch(recipe: Recipe, rows: int) -> Recipe:
     return recipe.model_copy(update=changed)
 
 
-def fitting(recipe: Recipe, limit: int | None = None, free: float | None = None) -> int:
+def largest_batch(recipe: Recipe, limit: int | None = None, free: float | None = None) -> int:
     """How many prompts at once fit into ``free`` bytes (None: what the device has free, less a fifth): a power of two,
     no more than a split has.
 

@@ -11,7 +11,7 @@ import pytest
 from factory.cli import main
 from factory.errors import UserError
 from factory.recipe import load
-from factory.run.fitting import fitting, with_batch
+from factory.run.fitting import largest_batch, with_batch
 from factory.run.plan.estimate import estimate, memory
 from tests.tiny import saved_tiny, tiny_view
 
@@ -82,19 +82,19 @@ def test_out_of_memory_halves_the_batch_and_the_answers_stay(recipe, capsys):
 def test_a_batch_fits_into_the_memory_that_the_plan_counts(recipe):
     asked = load(recipe)
     found = estimate(asked)
-    most = fitting(asked, free=1e15)
+    most = largest_batch(asked, free=1e15)
     assert most == 16  # test has 16 prompts
     usual = tiny_view().encode([found.data.prompt]).input_ids.shape[1]
     tokens = usual, math.ceil(usual * found.data.longest / found.data.words)
     for rows in (1, 2, 4, 8):
         room = memory(with_batch(asked, rows), found.model, tokens, found.data.prompts)
-        assert (fitting(asked, free=room), fitting(asked, free=room - 1)) == (rows, max(1, rows // 2))
-    assert fitting(asked, free=0) == 1
+        assert (largest_batch(asked, free=room), largest_batch(asked, free=room - 1)) == (rows, max(1, rows // 2))
+    assert largest_batch(asked, free=0) == 1
 
 
 def test_what_no_batch_is_found_for_is_one_line(recipe, capsys):
     with pytest.raises(UserError, match="is for one process"):
-        fitting(load(recipe, ["launch.processes=2"]))
+        largest_batch(load(recipe, ["launch.processes=2"]))
     assert main(["tune_tiny", "--batch", "auto"]) == 2
     assert "finds the batch of recipes that steer" in capsys.readouterr().err
     assert main([str(recipe), "--batch", "0"]) == 2 and "--batch" in capsys.readouterr().err
