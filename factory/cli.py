@@ -138,7 +138,6 @@ def _run(parser: _Parser, argv: list[str]) -> int | None:
     _add_recipe(parser)
     args = _parse_run(parser, argv)
     recipe = _load(args.recipe, args.overrides)
-    rows = _batch(recipe, args)
     from factory.launch import launcher
 
     if launcher.wanted(recipe.launch):
@@ -147,12 +146,13 @@ def _run(parser: _Parser, argv: list[str]) -> int | None:
     try:
         from factory.run.pipeline import run
 
-        if rows is None:
-            run(recipe, args.limit, parser.world)
-        else:
-            from factory.run.fitting import halving
+        once = lambda fitted: run(fitted, args.limit, parser.world)
+        if args.batch:
+            from factory.run.fitting import fitted_batch, halving
 
-            halving(recipe, rows, lambda fitted: run(fitted, args.limit, parser.world))
+            halving(*fitted_batch(recipe, args.limit), once)
+        else:
+            once(recipe)
         return None
     except SystemExit as left:
         *_, (frame, _) = walk_tb(left.__traceback__)
@@ -175,10 +175,10 @@ def _plan(parser: _Parser, argv: list[str]) -> None:
     )
     args = _parse_run(parser, argv)
     recipe = _load(args.recipe, args.overrides)
-    if (rows := _batch(recipe, args)) is not None:
-        from factory.run.fitting import with_batch
+    if args.batch:
+        from factory.run.fitting import fitted_batch, with_batch
 
-        recipe = with_batch(recipe, rows)
+        recipe = with_batch(*fitted_batch(recipe, args.limit))
     from factory.run.plan.plan import plan
 
     plan(recipe, args.limit, time.perf_counter() - STARTED, args.device)
@@ -357,18 +357,6 @@ def _parse_run(parser: _Parser, argv: list[str]) -> argparse.Namespace:
     if args.debug:
         os.environ[DEBUG] = "1"  # for the ranks too
     return args
-
-
-def _batch(recipe: Recipe, args: argparse.Namespace) -> int | None:
-    """How many prompts at once fit, where that was asked for; it is told."""
-    if args.batch is None:
-        return None
-    from factory.run.fitting import largest_batch
-
-    with blaming(recipe):
-        rows = largest_batch(recipe, args.limit)
-    say(f"batch: {rows} prompts at once, in collecting and in evaluating")
-    return rows
 
 
 def _add_limit(parser: _Parser) -> None:

@@ -9,8 +9,10 @@ from typing import TypeVar
 import psutil
 import torch
 
+from factory.blame import blaming
 from factory.errors import UserError
 from factory.model.load import device_for, outline
+from factory.plain import say
 from factory.recipe import Recipe
 from factory.run.plan.estimate import Estimate, estimate, memory
 from factory.terminal import warn
@@ -45,6 +47,14 @@ def largest_batch(recipe: Recipe, limit: int | None = None, free: float | None =
     while rows > 1 and memory(with_batch(recipe, rows), found.model, tokens, found.data.prompts) > room:
         rows //= 2
     return rows
+
+
+def fitted_batch(recipe: Recipe, limit: int | None = None) -> tuple[Recipe, int]:
+    """The recipe, and how many prompts at once fit, which is told. Raises as ``largest_batch`` does."""
+    with blaming(recipe):
+        rows = largest_batch(recipe, limit)
+    say(f"batch: {rows} prompts at once, in collecting and in evaluating")
+    return recipe, rows
 
 
 def _tokens(recipe: Recipe, found: Estimate) -> tuple[int, int] | None:
