@@ -23,7 +23,8 @@ def byline(run_dir: Path, results: Mapping, limit: int | None) -> Byline:
     The date is that on which the run was first started, so that a report written anew says the same.
     """
     run = results.get("run") or {}
-    data = dict.fromkeys(str(row.get("label") or row["benchmark"]) for row in results.get("rows", []))
+    asked = [row for row in results.get("rows", []) if not row.get("control")]
+    data = dict.fromkeys(str(row.get("label") or row["benchmark"]) for row in asked)
     said = [
         ("model", _model(run.get("model"))),
         ("data", ", ".join(data)),

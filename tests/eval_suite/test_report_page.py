@@ -234,8 +234,16 @@ def test_the_header_says_which_run_it_was(tmp_path):
         json.dumps(opened) + "\n" + json.dumps(opened | {"time": "2027-01-01"}) + "\n"
     )
     data = results(simple("none", 20), model={"card": "tiny", "class": "Llava", "layer": 4}, seed=7)
+    beside = {
+        "label": "control: blank picture",
+        "control": "blank picture",
+        "main": "vision",
+        "metrics": {"vision": 0.5},
+    }
+    data["rows"].append({**data["rows"][0], **beside})
     text, _ = parse(build(tmp_path, data, [], [], "", limit=16))
     [line] = re.findall('<p class="byline">(.*?)</p>', text)
+    assert "control" not in line, "a control is asked beside the data"
     for said in ("tiny, Llava, layer 4", "scenes", "16 samples", "2026-01-02 03:04", "0123456789 with changes", ">7<"):
         assert said in line
 
