@@ -82,6 +82,8 @@ class Diagnostic(Plugin):
     """What the conflicts set against each other; whoever runs it says so, as by ``between``."""
     at_once: ClassVar[bool] = False
     """Whether ``on_samples`` needs all samples of a split at once; it may then give rows about ``ALL`` of them too."""
+    of_tuners: ClassVar[bool] = False
+    """Whether it measures what a tuner has put into the model, and gives no row of any other model."""
 
     @classmethod
     def measures_prompts(cls) -> bool:

@@ -99,9 +99,11 @@ def sites() -> list[tuple[Case, int]]:
 
 
 def diagnostics(asks: bool) -> list[str]:
-    """Diagnostics that ask prompts of their own about samples, or that measure any prompt."""
+    """Diagnostics that ask prompts of their own about samples, or that measure any prompt on any model."""
     return [
-        name for name, cls in classes("diagnostic").items() if asks == (cls.on_samples is not Diagnostic.on_samples)
+        name
+        for name, cls in classes("diagnostic").items()
+        if asks == (cls.on_samples is not Diagnostic.on_samples) and not cls.of_tuners
     ]
 
 

@@ -38,7 +38,7 @@ def runs(monkeypatch) -> list:
     """Stand-ins for the modules that do the work; they note what they are asked for."""
     asked = []
     pipeline = types.SimpleNamespace(run=lambda recipe, limit, world: asked.append((recipe, limit)))
-    plan = types.SimpleNamespace(plan=lambda recipe, limit, waited: asked.append((recipe, "plan")))
+    plan = types.SimpleNamespace(plan=lambda recipe, limit, waited, device: asked.append((recipe, "plan")))
     monkeypatch.setitem(sys.modules, "factory.run.pipeline", pipeline)
     monkeypatch.setitem(sys.modules, "factory.run.plan.plan", plan)
     return asked

@@ -42,6 +42,7 @@ class PartitionDiagnostic(Diagnostic):
     """Shares, reconstruction error and principal angles of the parts that a tuner makes of image and text."""
 
     Params = PartitionParams
+    of_tuners = True
 
     def measure(self, view: ModelView, batch: Batch, keys: Sequence[str]) -> list[Row]:
         tuner = next((part for part in view.parts if isinstance(part, Parted)), None)
