@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import transformers
+from transformers import PreTrainedModel
 
 from factory.blame import blaming
 from factory.components.source import Sourced, planned
@@ -27,6 +28,7 @@ from factory.model.view import ModelView
 from factory.model.weights import LINEAR
 from factory.model.zero import load_cut
 from factory.recipe.schema import ModelSpec
+from factory.zoo.cards import Card
 from factory.zoo.packages import fetch_part, needed
 
 __all__ = [
@@ -39,7 +41,9 @@ __all__ = [
     "outline",
     "placement",
     "read_processor",
+    "read_settings",
     "sizes",
+    "take_card",
 ]
 
 
@@ -116,8 +120,7 @@ def outline(model: ModelSpec | Wanted) -> ModelView:
             composed, processor = compose(spec.compose)
         return ModelView(frozen(composed), processor, source.family)
     hollow = source.family.skeleton(source.config)
-    if (source.files / "generation_config.json").is_file():
-        hollow.generation_config = transformers.GenerationConfig.from_pretrained(source.files, local_files_only=True)
+    read_settings(hollow, source.files)
     return ModelView(frozen(hollow), read_processor(source), source.family)
 
 
@@ -149,6 +152,21 @@ def lacking(model: ModelSpec | Wanted) -> list[str]:
     except UserError as error:
         missing.append(str(error))
     return list(dict.fromkeys(missing))
+
+
+def read_settings(model: PreTrainedModel, folder: Path) -> None:
+    """Give a model that was built of its configuration the generation settings in ``folder``, where there are any."""
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
+
+
+def take_card(view: ModelView, asked: ModelSpec, card: Card | None) -> None:
+    """Give a view what its ``card`` says, and the layer that its node in the recipe may name; `generate` stops where an
+    answer ends, whatever the model's settings.
+    """
+    view.card, view.defaults = card, card.defaults if card else {}
+    view.layer = asked.layer if asked.layer is not None or not card else card.layer
+    view.model.generation_config.eos_token_id = view.end_ids
 
 
 def read_processor(source: FoundModel) -> Any:
@@ -194,11 +212,8 @@ def _load(model: Wanted, zero: int, fetch: bool) -> ModelView:
     )
     placed = frozen(whole) if zero == 3 or "device_map" in options else frozen(whole).to(device_for(spec.device))
     view = ModelView(placed, processor, source.family)
-    view.card = source.card
-    view.defaults = source.card.defaults if source.card else {}
-    whole.generation_config.eos_token_id = view.end_ids  # `generate` stops where an answer ends, whatever its settings
+    take_card(view, asked, source.card)
     view.origin = asked.origin or view.origin
-    view.layer = asked.layer if asked.layer is not None or not source.card else source.card.layer
     view.parts += components(whole.config) + ([spec.compose.llm.make()] if spec.compose else [])
     if zero == 3:
         view.identity, view.described = fingerprint(view), identity_of(view)

@@ -224,9 +224,9 @@ def tuned_folder(named: str) -> Path:
     """The folder of a trained part: ``named`` itself, or ``tuned/`` in a run's folder. Raises ``UserError`` where there
     is none.
     """
-    from factory.tune import is_saved  # tuners work on views, which this module makes
+    from factory.tune.checkpoint import folders_of, is_saved  # tuners work on views, which this module makes
 
-    for folder in (Path(named).expanduser(), Path(named).expanduser() / "tuned"):
+    for folder in folders_of(named):
         if is_saved(folder):
             return folder
     raise UserError(

@@ -13,8 +13,8 @@ def detectable(differences: Sequence[float] | np.ndarray, power: float = 0.8, le
     """The smallest mean difference that a two-sided test at ``level`` finds with a ``power``, of as many samples that
     differ as much as ``differences`` [n] of paired scores in [0, 1] do: (z_(level) + z_(power)) s / sqrt(n).
 
-    s² is that of the differences and of one more gain and one more loss (ours, after Agresti and Min 2005), so that few
-    samples of which none differs promise nothing. Raises ValueError without any.
+    s² is that of the differences and of one more gain and one more loss (ours, after Agresti and Min 2005), so that a
+    few samples of which none differs promise nothing. Raises ValueError without any.
     """
     d = np.asarray(differences, dtype=np.float64)
     if d.ndim != 1 or not d.size:

@@ -56,6 +56,12 @@ def is_saved(folder: str | Path) -> bool:
     return (Path(folder) / MANIFEST).is_file()
 
 
+def folders_of(named: str | Path) -> tuple[Path, Path]:
+    """Where a trained part may lie that is named: the folder itself, or ``tuned/`` in it, which is then a run's."""
+    folder = Path(named).expanduser()
+    return folder, folder / "tuned"
+
+
 class TunerManifest(made_for.Manifest):
     """What ``tuner_config.json`` says: beside all that is common, the parts that were trained with the tuner."""
 

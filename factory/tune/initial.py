@@ -16,9 +16,8 @@ from factory.model.stored import held
 from factory.model.view import ModelView
 from factory.tune import checkpoint
 from factory.tune.base import Part, Tuner
-from factory.tune.peft import PeftTuner
+from factory.tune.peft import ADAPTER, TENSORS, PeftTuner, name_in_peft
 
-ADAPTER, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 ASIDE = {"base_model_name_or_path", "revision", "task_type", "auto_mapping", "inference_mode", "target_modules"} | {
     "modules_to_save",
     "lora_dropout",
@@ -43,7 +42,7 @@ class Initial:
     @classmethod
     def of(cls, named: str | Path) -> Initial:
         """``named`` itself or its ``tuned/``. Raises ``UserError`` where neither holds a trained part or an adapter."""
-        for folder in (Path(named).expanduser(), Path(named).expanduser() / "tuned"):
+        for folder in checkpoint.folders_of(named):
             if checkpoint.is_saved(folder):
                 return cls(folder, folder / checkpoint.TENSORS, True)
             if (folder / ADAPTER).is_file():
@@ -89,10 +88,10 @@ class Initial:
         return values
 
     def _saved_as(self, name: str, shapes: Mapping[str, Any]) -> str:
-        """The name under which a trainable parameter is saved; PEFT leaves its adapter's name out."""
+        """The name under which a trainable parameter is saved."""
         if self.ours:
             return name
-        theirs = f"base_model.model.{name.replace('.default', '')}"
+        theirs = name_in_peft(name)
         bare = theirs.removesuffix(".weight")  # as PEFT saves DoRA's magnitudes
         return bare if theirs not in shapes and bare in shapes else theirs
 

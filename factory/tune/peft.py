@@ -19,6 +19,14 @@ from factory.tune.base import Tuner
 from factory.tune.places import projections
 from factory.tune.roles import Roles
 
+ADAPTER, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+"""The files of a folder as PEFT's ``save_pretrained`` writes it."""
+
+
+def name_in_peft(name: str) -> str:
+    """Under which name PEFT saves a parameter of the model that its layers are in: its adapter's name is left out."""
+    return f"base_model.model.{name.replace('.default', '')}"
+
 
 class PeftTuner(Tuner):
     """Base of the PEFT tuners: a subclass names PEFT's class and makes its configuration."""

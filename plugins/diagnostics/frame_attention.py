@@ -47,8 +47,9 @@ class FrameAttentionParams(Params):
 class FrameAttention(Diagnostic):
     """How much the text looks at each frame of a film, and how far pressure shifts that.
 
-    Metrics by layer: ``delta``; ``S_1`` … of each frame under the prompts ``vision`` (without) and ``text`` (with); and
-    ``S_evidence`` where the sample's tag ``at`` says which frame has it, counted from 0. Cost: two prompts a sample.
+    Metrics by layer: ``delta``; ``S_1`` and on, of each frame under the prompts ``vision`` (without) and ``text``
+    (with); and ``S_evidence`` where the sample's tag ``at`` says which frame has it, counted from 0. Cost: two prompts
+    a sample.
     """
 
     by_prompt = ()

@@ -13,9 +13,7 @@ from factory.formats import ModelFormat, refuse_filled
 from factory.model.view import ModelView
 from factory.registry import register
 from factory.tune import Tuner
-from factory.tune.peft import PeftTuner
-
-TENSORS = "adapter_model.safetensors"
+from factory.tune.peft import TENSORS, PeftTuner, name_in_peft
 
 
 @register("format", "adapter")
@@ -36,6 +34,6 @@ class Adapter(ModelFormat):
         config.base_model_name_or_path = view.model.config._name_or_path or None
         files.make_folder(path)
         config.save_pretrained(str(path))
-        kept = {f"base_model.model.{name.replace('.default', '')}": p for name, p in tuner.trainable.items()}
+        kept = {name_in_peft(name): p for name, p in tuner.trainable.items()}
         files.write_safetensors(path / TENSORS, kept)
         return f"PeftModel.from_pretrained(model, '{path}')"

@@ -148,10 +148,8 @@ class Draw:
     ) -> Entrant:
         """A fitted variant, its strength scaled for each prompt where a ``scale`` [n of the split] is given."""
         where = steerer.placed(state, self.study.layer)
-        own = lambda rows, a: a if scale is None else a * scale[rows]
-        return Entrant(
-            d, family, variant, self.strengths, lambda rows, a: Steering(steerer, state, where, own(rows, a))
-        )
+        steering = lambda rows, a: Steering(steerer, state, where, scaled(a, scale, rows))
+        return Entrant(d, family, variant, self.strengths, steering)
 
     def _fitted(self, folder: RunDir, named: Mapping[tuple, tuple[Steerer, States]], parts: dict[str, Any]) -> Fits:
         stage = folder.stage("fit", {**self.about, **parts})
@@ -215,41 +213,54 @@ class Draw:
         fitted = self._fitted(folder, named, parts)
 
         def entrants(split: str) -> list[Entrant]:
-            found = []
-            for d in self.directions:
-                away, g, state = shift(d, split), known[d, NULL, null], fitted[d, NULL, null]
-                where = self.null.placed(g, self.study.layer)
-
-                def entrant(
-                    family: str,
-                    variant: str,
-                    method: Steerer,
-                    state: Tensors,
-                    scale: Tensor | None = None,
-                    at: tuple[float, ...] = self.strengths,
-                    d: Direction = d,
-                    away: Tensor = away,
-                    g: Tensors = g,
-                    where: Any = where,
-                ) -> Entrant:
-                    def steering(rows: slice, a: float) -> Steering:
-                        alpha = a if scale is None else a * scale[rows]
-                        return Steering(Displaced(self.null, g, away[rows], method, alpha), state, where, 1.0)
-
-                    return Entrant(d, family, variant, at, steering)
-
-                found.append(entrant(NONE, "", self.null, state, at=(0.0,)))
-                found += [
-                    entrant(family, variant, method, fitted[way, family, variant])
-                    for (way, family, variant), (method, _) in named.items()
-                    if way == d
-                ]
-                for variant in spec.variants:
-                    scale = self.variants[variant].own_scale(self.states(d, split), state)
-                    found.append(entrant(OWN, variant, self.null, state, scale))
-            return found
+            return [
+                entrant
+                for d in self.directions
+                for entrant in self._displaced(
+                    d, split, shift(d, split), known[d, NULL, null], named, fitted, spec.variants
+                )
+            ]
 
         return self._score(folder, entrants, parts, seed, effect)
+
+    def _displaced(
+        self,
+        d: Direction,
+        split: str,
+        away: Tensor,
+        known: Tensors,
+        named: Mapping[tuple, tuple[Steerer, States]],
+        fitted: Fits,
+        variants: Sequence[str],
+    ) -> list[Entrant]:
+        """What is asked of the planted model toward a direction: the ``named`` methods, ``fitted``, and the null scaled
+        by each prompt's own number as each of ``variants`` would; ``away`` [n of the split] is how far each prompt is
+        displaced along the null's ``known`` vectors.
+        """
+        where, null = self.null.placed(known, self.study.layer), fitted[d, NULL, self.spec.null]
+
+        def entrant(family: str, variant: str, method: Steerer, state: Tensors, scale: Tensor | None = None) -> Entrant:
+            def steering(rows: slice, a: float) -> Steering:
+                planted = Displaced(self.null, known, away[rows], method, scaled(a, scale, rows))
+                return Steering(planted, state, where, 1.0)
+
+            return Entrant(d, family, variant, self.strengths if family != NONE else (0.0,), steering)
+
+        found = [entrant(NONE, "", self.null, null)]
+        found += [
+            entrant(family, variant, method, fitted[way, family, variant])
+            for (way, family, variant), (method, _) in named.items()
+            if way == d
+        ]
+        for variant in variants:
+            scale = self.variants[variant].own_scale(self.states(d, split), null)
+            found.append(entrant(OWN, variant, self.null, null, scale))
+        return found
+
+
+def scaled(strength: float, scale: Tensor | None, rows: slice) -> float | Tensor:
+    """A strength, or with a ``scale`` [n of a split] that of each of some ``rows``."""
+    return strength if scale is None else strength * scale[rows]
 
 
 def moved(states: States, shift: Tensor, null: Steerer, known: Tensors) -> States:

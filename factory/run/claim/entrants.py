@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -85,7 +85,7 @@ def chosen_entrants(entrants: Sequence[Entrant], choices: Mapping[tuple[str, str
         if e.family == NONE:
             found.append(e)
         elif choice and choice.variant == e.variant:
-            found.append(Entrant(e.direction, e.family, e.variant, (choice.strength,), e.steering))
+            found.append(replace(e, strengths=(choice.strength,)))
     return found
 
 

@@ -15,13 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig
 from transformers.cache_utils import Cache
 
 from factory.errors import UserError
 from factory.model.attention import replaced
 from factory.model.family import frozen
-from factory.model.load import read_processor
+from factory.model.load import read_processor, read_settings, take_card
 from factory.model.source import FoundModel, Wanted, family_of, known
 from factory.model.view import ModelView
 from factory.run.plan.blocks import Sizes
@@ -52,13 +51,9 @@ def stand_in(model: Wanted) -> ModelView:
             built = family.hf_class()(config)
     finally:
         torch.set_default_dtype(before)
-    if (folder / "generation_config.json").is_file():
-        built.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    read_settings(built, folder)
     view = ModelView(frozen(built), processor, family)
-    view.card, view.defaults = card, card.defaults if card else {}
-    asked = model.asked.layer
-    view.layer = asked if asked is not None or not card else card.layer
-    built.generation_config.eos_token_id = view.end_ids
+    take_card(view, model.asked, card)
     return view
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -221,7 +220,7 @@ def say_silenced(
     prefix, end = _held_back(view, view.encode(prompts), 1)
     found = {}
     for name, (mask, value) in by.items():
-        with partial(silenced, view, layer, units, mask, value)():
+        with silenced(view, layer, units, mask, value):
             hidden, longer = extend(view, prefix.fork(), *end)
             ids = greedy(view, longer, view.logits(hidden[:, -1]), tokens)
         found[name] = _said(view, ids)
