@@ -8,23 +8,16 @@ Chromium. Docs' picture: ``python -m eval_suite.play.shots docs --only play``.
 from __future__ import annotations
 
 import argparse
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from eval_suite.play.opening import open_session
 from eval_suite.play.page import serve
-from factory.errors import UserError
+from eval_suite.site.look import VIEWS, browser
 
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
-VIEWS = {f"play-{width}-{scheme}": (width, scheme) for width in (1280, 420) for scheme in ("light", "dark")}
 PATIENCE = 120_000  # milliseconds
 
 
@@ -50,23 +43,15 @@ def shown(page: Page, address: str, strength: float) -> list[str]:
 
 def shoot(address: str, folder: Path, views: dict[str, tuple[int, str]], strength: float) -> dict[str, list[str]]:
     """Save every view of a served page into ``folder``; returns by view what went wrong in the browser."""
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        raise UserError("no Chromium was found: apt-get install chromium")
     folder.mkdir(parents=True, exist_ok=True)
     found = {}
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
+    with browser() as opened:
         for name, (width, scheme) in views.items():
             how: dict[str, Any] = {"viewport": {"width": width, "height": 900}, "color_scheme": scheme}
-            page = browser.new_page(**how)
+            page = opened.new_page(**how)
             found[name] = shown(page, address, strength)
             page.screenshot(path=folder / f"{name}.png", full_page=True)
-            Image.open(folder / f"{name}.png").quantize(128, dither=Image.Dither.NONE).save(
-                folder / f"{name}.png", optimize=True
-            )
             page.close()
-        browser.close()
     return found
 
 
@@ -79,7 +64,7 @@ def main() -> None:
     parser.add_argument("--strength", type=float, default=1.5)
     args = parser.parse_args()
     session = open_session(args.what)
-    views = {args.only: (1280, "light")} if args.only else VIEWS
+    views = {args.only: (1280, "light")} if args.only else {f"play-{name}": view for name, view in VIEWS.items()}
     with tempfile.TemporaryDirectory() as exports:
         blocks, address = serve(session, "127.0.0.1", 0, Path(exports))
         for name, wrong in shoot(address, args.folder, views, args.strength).items():

@@ -9,7 +9,6 @@ too.
 from __future__ import annotations
 
 import argparse
-import shutil
 import subprocess
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ import factory
 from eval_suite.report import style
 from eval_suite.report.rows import TOTAL, Group, groups, labels, target
 from eval_suite.scenes.sheet import save_sheet
+from eval_suite.site.look import chromium
 from factory.data.sample import ConflictSample
 from factory.diagnose.profiles import PROMPTS
 from factory.errors import UserError
@@ -42,22 +42,18 @@ def draw(run: factory.Run, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     for name, svg in drawn.items():
         (folder / name).write_bytes(svg)
-    sheet = save_sheet(folder)
-    Image.open(sheet).quantize(64, dither=Image.Dither.NONE).save(folder / "scenes.png", optimize=True)
-    sheet.unlink()
+    save_sheet(folder).rename(folder / "scenes.png")
     return [*(folder / name for name in drawn), folder / "scenes.png", *photographed(run, folder / "report.png")]
 
 
 def photographed(run: factory.Run, picture: Path) -> list[Path]:
     """The head of a run's report as a browser shows it; none where there is no Chromium."""
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if browser is None:
+    if (found := chromium()) is None:
         print("report.png is left as it is: no Chromium was found")
         return []
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1000,1250"]
-    words = [browser, *options, f"--screenshot={picture}", run.report.absolute().as_uri()]
+    words = [found, *options, f"--screenshot={picture}", run.report.absolute().as_uri()]
     subprocess.run(words, check=True, capture_output=True, timeout=120)
-    Image.open(picture).quantize(64, dither=Image.Dither.NONE).save(picture, optimize=True)
     return [picture]
 
 

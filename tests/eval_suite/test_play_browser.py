@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,16 +11,18 @@ import pytest
 
 pytest.importorskip("gradio", reason="gradio, the extra 'play', is not installed")
 pytest.importorskip("playwright", reason="playwright is not installed")
+from eval_suite.site.look import FLAGS, chromium
+
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium"),
+    pytest.mark.skipif(chromium() is None, reason="needs chromium"),
 ]
 
 from playwright.sync_api import Page, sync_playwright
 
 from eval_suite.play.page import serve
 from eval_suite.play.session import Session
-from eval_suite.play.shots import FLAGS, PATIENCE, shown
+from eval_suite.play.shots import PATIENCE, shown
 from tests.eval_suite.play_session import last
 
 
@@ -39,7 +40,7 @@ def driver() -> Iterator[Any]:
 
 
 def browser(driver: Any) -> Any:
-    return driver.launch(executable_path=shutil.which("chromium"), args=list(FLAGS))
+    return driver.launch(executable_path=chromium(), args=list(FLAGS))
 
 
 def answers(page: Page) -> tuple[str, str]:

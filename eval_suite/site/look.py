@@ -1,0 +1,131 @@
+"""Pages as a browser shows them, and what does not fit: ``python -m eval_suite.site.look FOLDER PAGE|RUN ...``.
+
+Every page is opened in headless Chromium at 1280 and 420 pixels, light and dark, and as printed. ``FOLDER`` gets a
+picture of each view, and the print as PDF. What is wider than its page or cut at an edge is listed, and the command
+then ends with 1. It needs ``pip install playwright`` and a Chromium.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from factory.errors import UserError
+
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+VIEWS = {f"{width}-{scheme}": (width, scheme) for width in (1280, 420) for scheme in ("light", "dark")}
+PAPER = 1032  # pixels of A4 across, less the margins that page.css asks for
+LONGEST = 16_000  # pixels of a picture; what is below is in the others' width too
+# What leaves the page's width, unless it scrolls by itself or is meant for a screen reader alone; and text whose box
+# hides its end.
+CUT = """() => {
+  const wide = document.documentElement.clientWidth + 1, found = [];
+  const name = (node) => `${node.tagName.toLowerCase()}${node.id ? "#" + node.id : ""}` +
+    `${typeof node.className === "string" && node.className ? "." + node.className.trim().replace(/\\s+/g, ".") : ""}` +
+    ` "${(node.textContent || node.alt || "").trim().replace(/\\s+/g, " ").slice(0, 40)}"`;
+  const scrolls = (node) => ["auto", "scroll"].includes(getComputedStyle(node).overflowX);
+  const hides = (node) => ["hidden", "clip"].includes(getComputedStyle(node).overflowX);
+  const unseen = (node) => getComputedStyle(node).clipPath !== "none" || node.closest("svg, [aria-hidden=true]");
+  const visit = (node) => {
+    const box = node.getBoundingClientRect(), style = getComputedStyle(node);
+    if (style.display === "none" || style.visibility === "hidden" || unseen(node) || box.right <= 0) return;
+    if (box.width && box.height && (box.right > wide || box.left < -1)) {
+      found.push(`${name(node)} reaches from ${Math.round(box.left)} to ${Math.round(box.right)}`);
+      return;
+    }
+    if (hides(node) && node.scrollWidth > node.clientWidth + 1 && node.clientWidth > 1)
+      found.push(`${name(node)} hides its end: ${node.scrollWidth} in ${node.clientWidth}`);
+    if (scrolls(node) && PRINTED && node.scrollWidth > node.clientWidth + 1)
+      found.push(`${name(node)} scrolls on paper: ${node.scrollWidth} in ${node.clientWidth}`);
+    if (!scrolls(node)) for (const child of node.children) visit(child);
+  };
+  visit(document.body);
+  return found;
+}"""
+
+
+def chromium() -> str | None:
+    """Where a Chromium is installed."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@contextmanager
+def browser() -> Iterator[Any]:
+    """A headless Chromium of playwright. Raises ``UserError`` where none is installed."""
+    from playwright.sync_api import sync_playwright  # here: what draws without a browser needs none of it
+
+    if (found := chromium()) is None:
+        raise UserError("no Chromium was found: apt-get install chromium")
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=found, args=list(FLAGS))
+        yield opened
+        opened.close()
+
+
+def cut(opened: Any, address: str, out: Path | None = None) -> dict[str, list[str]]:
+    """By width of a page what does not fit it, also on paper; with ``out``, a stem, each view is kept as a picture."""
+    page, found = opened.new_page(), {}
+    page.goto(address)
+    page.evaluate("document.querySelectorAll('details').forEach((each) => each.open = true)")
+    for name, (width, scheme) in VIEWS.items():
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(color_scheme=scheme)
+        page.wait_for_timeout(50)
+        found[f"{width}"] = page.evaluate(CUT.replace("PRINTED", "false"))
+        if out:
+            save(page, out.with_name(f"{out.name}-{name}.png"), width)
+    page.set_viewport_size({"width": PAPER, "height": 700})
+    page.emulate_media(media="print", color_scheme="light")
+    found["print"] = page.evaluate(CUT.replace("PRINTED", "true"))
+    if out:
+        page.pdf(path=out.with_name(f"{out.name}.pdf"), prefer_css_page_size=True, print_background=True)
+    page.close()
+    return {name: wrong for name, wrong in found.items() if wrong}
+
+
+def save(page: Any, picture: Path, width: int) -> None:
+    """All of a page as a picture, in its own colours."""
+    tall = min(LONGEST, page.evaluate("document.documentElement.scrollHeight"))
+    page.screenshot(path=picture, full_page=True, clip={"x": 0, "y": 0, "width": width, "height": tall})
+
+
+def pages_of(what: Sequence[Path]) -> Iterator[tuple[str, Path]]:
+    """A name and a file for each page: of a run its report and its samples, of a folder all its pages."""
+    for each in what:
+        report = [each / "report" / name for name in ("index.html", "samples.html")]
+        found = [page for page in report if page.is_file()] or (
+            [each] if each.is_file() else sorted(each.rglob("*.html"))
+        )
+        if not found:
+            raise UserError(f"{each}: there is no page in it")
+        for page in found:
+            inside = page.relative_to(each) if page != each else Path(page.name)
+            yield "-".join([each.stem, *inside.with_suffix("").parts[-2:]]), page
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Look at pages, as the module says."""
+    parser = argparse.ArgumentParser(prog="python -m eval_suite.site.look", description=main.__doc__)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the pictures go")
+    parser.add_argument("what", type=Path, nargs="+", metavar="PAGE|RUN", help="a page, a run, or a folder of pages")
+    args = parser.parse_args(words)
+    args.folder.mkdir(parents=True, exist_ok=True)
+    wrong = False
+    with browser() as opened:
+        for name, page in pages_of(args.what):
+            for view, told in cut(opened, page.absolute().as_uri(), args.folder / name).items():
+                wrong = True
+                print(f"{page} ({view}):", *told, sep="\n  ")
+    sys.exit(int(wrong))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Reports in a real browser: nothing is wider than its page or cut, at 1280 and 420 pixels and on paper."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("playwright", reason="playwright is not installed")
+
+from eval_suite.report import build
+from eval_suite.report.samples.gather import collections
+from eval_suite.report.samples.write import write
+from eval_suite.site import look
+from eval_suite.speed.samples_page import made_up
+from factory.diagnose.summary import Figure, Finding, Summary, Table
+from tests.eval_suite.synthetic_report import RECIPE, synthetic
+from tests.eval_suite.test_samples_page import plain
+
+pytestmark = pytest.mark.skipif(look.chromium() is None, reason="needs chromium")
+LONG = "a_name_without_a_blank_" * 12  # a path or a digest, as data and people have them
+
+
+@pytest.fixture(scope="module")
+def opened():
+    with look.browser() as browser:
+        yield browser
+
+
+@pytest.mark.parametrize(
+    ("body", "views"),
+    [
+        ("<p>short</p>", set()),
+        ("<p style='width: 500px'>wide</p>", {"420"}),
+        ("<p style='width: 1100px'>wide</p>", {"420", "print"}),
+        (f"<p style='overflow: hidden'>{LONG}</p>", {"420", "1280", "print"}),
+        ("<div style='overflow-x: auto'><p style='width: 1100px'>a table that scrolls</p></div>", {"print"}),
+        ("<div style='overflow-x: auto; width: 2000px'>its window is too wide itself</div>", {"420", "1280", "print"}),
+    ],
+)
+def test_what_is_cut_is_found_and_nothing_else(opened, tmp_path, body, views):
+    page = tmp_path / "page.html"
+    page.write_text(f"<!doctype html><meta name=viewport content='width=device-width'><body>{body}</body>")
+    assert set(look.cut(opened, page.as_uri())) == views
+
+
+def hard(columns: int) -> Summary:
+    """What is hardest to fit of what a diagnostic may say: long words, words as cells, many columns."""
+    cells = ("of " + "some words " * 6, LONG[:46], "0.123 [0.045, 0.678]", 0.5)
+    row = tuple(cells[i % len(cells)] if i < 8 else 0.123456 for i in range(columns))
+    heads = tuple(f"how much of it {i}" for i in range(columns))
+    figure = Figure("long", "A long figure", LONG, lambda drawn: drawn.subplots().plot([1, 2]), size=(24.0, 3.0))
+    return Summary(
+        LONG, findings=(Finding(LONG, holds=True),), tables=(Table("wide", LONG, heads, (row,) * 3),), figures=(figure,)
+    )
+
+
+@pytest.mark.parametrize("columns", [3, 12])
+def test_a_report_of_long_words_and_many_columns_fits(opened, tmp_path, columns):
+    methods = ["none", "l2s", *(f"a_method_of_a_long_name_{i}" for i in range(3))]
+    data, diagnostics, predictions = synthetic(per_task=2, methods=methods)
+    data["run"]["name"] = LONG
+    page = build(tmp_path, data, diagnostics, predictions, RECIPE + f"data: {LONG}\n", summaries=(hard(columns),))
+    assert LONG[:46] in page.read_text(encoding="utf-8")
+    assert look.cut(opened, page.as_uri()) == {}
+
+
+def test_a_page_of_samples_with_long_words_fits(opened, tmp_path):
+    run = made_up(6, tmp_path, plain)
+    run = replace(
+        run,
+        samples=[replace(sample, context=LONG, question=LONG) for sample in run.samples],
+        predictions=[{**each, "answers": [LONG]} for each in run.predictions],
+    )
+    page = write(collections(run), tmp_path / "report", LONG, [("model", LONG)])
+    assert look.cut(opened, page.as_uri()) == {}
