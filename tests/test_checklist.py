@@ -12,7 +12,16 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "checklist.md"
 LINK = re.compile(r"\[[^\]]*\]\(([^)]+)\)")
 CODE = re.compile(r"`([^`]+)`")
-CHAPTERS = ("The start", "The documents", "Commands", "Your own conflicts", "The report", "Notebooks", "The playground")
+CHAPTERS = (
+    "The start",
+    "The documents",
+    "Commands",
+    "Your own conflicts",
+    "The report",
+    "Notebooks",
+    "The playground",
+    "The methods",
+)
 GENERATED = ("reference/", "adding/", "notebooks/")  # pages that the site's build makes; it checks links to them itself
 
 

@@ -11,11 +11,14 @@ from pathlib import Path
 from pydoc import locate
 from typing import Literal
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from pydantic import BaseModel, Field, PositiveInt
 
 import factory
+from eval_suite.scenes.sheet import draw_sheet
 from eval_suite.site import fields, pages, pictures, prose
 from factory import cli, registry
 from factory.errors import UserError
@@ -293,3 +296,11 @@ def test_the_pictures_show_a_sample_that_steering_turns(tmp_path):
     )
     with pytest.raises(UserError, match="no counting sample follows"):
         pictures.turned(run, "counting")
+
+
+def test_the_sheet_of_scenes_on_the_pages_has_the_colours_that_are_drawn():
+    kept, drawn = (
+        np.asarray(picture.convert("RGB"), int) for picture in (Image.open(DOCS / "scenes.png"), draw_sheet())
+    )
+    assert kept.shape == drawn.shape
+    assert (np.abs(kept - drawn).max(-1) < 8).mean() > 0.98, "python -m eval_suite.site.pictures RUN draws it anew"
