@@ -115,7 +115,7 @@ def fit_g(
 def _asked(h: Tensor, v: Tensor, params: RegressorParams, seed: int, tasks: Sequence[str]) -> bytes:
     told = hashlib.sha256(repr((h.shape, v.shape, h.dtype, v.dtype, params, seed, tuple(tasks))).encode())
     for tensor in (h, v):
-        told.update(tensor.detach().contiguous().view(torch.uint8).numpy())
+        told.update(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes())
     return told.digest()
 
 
