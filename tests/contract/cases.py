@@ -54,6 +54,8 @@ SMALL = {  # else it trains networks of full size, again and again
         "moments": 2,
     },
     "regret": {"max_new_tokens": 4},
+    "dose": {"doses": (0.5, 1.0, 3.0), "gate_epochs": 20},
+    "msrs": {"epochs": 20},
 }
 
 
@@ -176,8 +178,15 @@ def random_trials(method: Steerer, state: dict[str, Tensor], seed: int = 0) -> T
 
 
 def make(case: Case) -> Steerer:
-    cls = lookup("steering", case.method)
-    return cls(cls.Params(**{name: dict(value) if name == "of" else value for name, value in case.options}))
+    options = {name: small(**dict(value)) if name == "of" else value for name, value in case.options}
+    settings = small(case.method, **options)
+    cls = lookup("steering", settings.pop("type"))
+    return cls(cls.Params(**settings))
+
+
+def small(type: str, **options: Any) -> dict[str, Any]:
+    """A method as a recipe names it, made small."""
+    return {"type": type, **SMALL.get(type, {}), **options}
 
 
 def fit(case: Case, seed: int = 0, direction: str = "vision") -> dict[str, Tensor]:

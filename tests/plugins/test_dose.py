@@ -13,7 +13,7 @@ from factory.errors import UserError
 from factory.recipe import load
 from factory.steer import Context, Trials
 from plugins.steering.dose import Dose, DoseParams
-from tests.contract.cases import Case, logits, make, random_states, random_trials, steerer_cases, steering
+from tests.contract.cases import Case, logits, make, random_states, random_trials, small, steerer_cases, steering
 from tests.tiny import conflict_prompts, tiny_view
 
 CTX = Context(1)
@@ -48,7 +48,7 @@ def taught(**params) -> tuple[Shown, dict[str, torch.Tensor], Trials]:
 
 @pytest.mark.parametrize("case", ALL_BUT_CONTROLLERS, ids=str)
 def test_the_vectors_and_places_are_the_inner_methods(case):
-    inner, dose = make(case), Dose(DoseParams(of={"type": case.method, **dict(case.options)}))
+    inner, dose = make(case), Dose(DoseParams(of=small(case.method, **dict(case.options))))
     states, h = random_states(), random_states(1).base
     state = dose.fit(states)
     assert torch.equal(dose.delta(h, state, CTX), inner.delta(h, inner.fit(states), CTX))
