@@ -34,9 +34,6 @@ Losses = Callable[[Tensor, Tensor], Tensor]
 
 MOVED, TURNED = 1.0, 0.5  # above them a first-order form is not to be trusted (docs/guides/influence.md)
 LOOKED_AT = 64  # samples whose gradients are measured for ``Standing``
-STIFF = (
-    4.0  # damping of a step in units of the largest curvature, by the field's length relative to a sample's gradient
-)
 POWER_STEPS = 20
 LOOKED_EVERY = 5  # steps of GMRES between two looks at how much is left
 SMALLEST = 1e-30
@@ -101,6 +98,10 @@ class Trained:
         """The same with each sample's loss weighed by ``weights`` [n], the mean being over their sum."""
         c = weights * self.n / weights.sum()
         return replace(self, losses=lambda w, index: c[index] * self.losses(w, index))
+
+    def at(self, w: Tensor) -> Trained:
+        """The same training at other weights [p]."""
+        return replace(self, w=w)
 
     def _parts(self) -> Iterator[Tensor]:
         yield from torch.arange(self.n, device=self.w.device).split(self.rows or self.n)
@@ -168,6 +169,11 @@ class Trained:
         return self.rho * (v - (u @ v) * u) / length
 
     @cached_property
+    def field(self) -> Tensor:
+        """g(w + eps) + lam w [p], which is 0 where training has ended."""
+        return self.gradient(self.ascended) + self.decay * self.w
+
+    @cached_property
     def steepest(self) -> float:
         """The largest curvature of the mean loss at w, by power iteration."""
         v = torch.randn(len(self.w), generator=torch.Generator().manual_seed(0)).to(self.w)
@@ -183,8 +189,7 @@ class Trained:
         if self.rho:
             turns = [self.turned(g).norm() for g in self.each_gradient(self.w, index)]
             turn = float(torch.stack(turns).mean()) / (self.rho * self.n)
-        slope = self.gradient(self.ascended) + self.decay * self.w
-        return Standing(float(self.slope.norm()), float(slope.norm()), float(there), turn, self.n)
+        return Standing(float(self.slope.norm()), float(self.field.norm()), float(there), turn, self.n)
 
 
 @dataclass(frozen=True)
@@ -234,12 +239,12 @@ class Influence:
     def solved(self, b: Tensor, transposed: bool = False) -> Solved:
         """x of J x = ``b`` [p], or of J^T x = b."""
         if len(b) <= self.exact:
-            J = self._written_out.T if transposed else self._written_out
+            J = self.written_out.T if transposed else self.written_out
             x = torch.linalg.solve(J, b)
             return Solved(x, float((b - J @ x).norm() / b.norm().clamp_min(SMALLEST)))
-        return gmres(self._transposed if transposed else self._times, b, self.tolerance, self.steps)
+        return gmres(self._transposed if transposed else self.times, b, self.tolerance, self.steps)
 
-    def _times(self, v: Tensor) -> Tensor:
+    def times(self, v: Tensor) -> Tensor:
         """J v [p]."""
         f, lam = self.fitted, self.fitted.decay + self.damping
         inner = v + f.turned(f.curved(f.w, v)) if self.form == "total" and f.rho else v
@@ -254,7 +259,7 @@ class Influence:
         return out + lam * v
 
     @cached_property
-    def _written_out(self) -> Tensor:
+    def written_out(self) -> Tensor:
         """J [p, p]."""
         f = self.fitted
         J = f.hessian(self._at)
@@ -262,34 +267,6 @@ class Influence:
         if self.form == "total" and f.rho:
             J = J @ (one + torch.stack([f.turned(column) for column in f.hessian(f.w).T], 1))
         return J + (f.decay + self.damping) * one
-
-
-def settled(trained: Trained, tolerance: float = 1e-6, steps: int = 40) -> Solved:
-    """The weights [p] near ``trained.w`` where its training ends, and the length that is left there of g(w + eps) + lam
-    w, relative to a sample's gradient.
-
-    Newton's steps with J, where one halves that length; else steps that are damped in proportion to it, which follow
-    the descent (pseudo-transient continuation, Kelley and Keyes 1998). They end at ``tolerance``. Weights that begin
-    close to a saddle stay there.
-    """
-    field = lambda f: f.gradient(f.ascended) + f.decay * f.w
-    here, sample, newton = trained, max(trained.standing.sample, SMALLEST), True
-    F, stiff = field(here), STIFF * trained.steepest
-    for _ in range(steps):
-        if (size := float(F.norm())) <= tolerance * sample:
-            break
-        if newton and float((after := field(there := _stepped(here, F, 0.0))).norm()) < size / 2:
-            here, F = there, after
-            continue
-        here = _stepped(here, F, stiff * size / sample)
-        F = field(here)
-        newton = float(F.norm()) < size
-    return Solved(here.w, float(F.norm()) / sample)
-
-
-def _stepped(here: Trained, F: Tensor, damping: float) -> Trained:
-    step = Influence(here, "total", damping, tolerance=1e-3, steps=200).solved(-F).x
-    return replace(here, w=here.w + step)
 
 
 class Moment(NamedTuple):

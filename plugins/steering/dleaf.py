@@ -13,7 +13,7 @@ the strength, at most 1. Toward text (ours) the tokens of the text context stand
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -32,9 +32,12 @@ ROLES = {"vision": Role.IMAGE, "text": Role.CONTEXT}
 
 
 class DleafParams(Params):
-    """``margin`` in nats above the least entropy so far at which a layer is corrected."""
+    """``margin`` in nats above the least entropy so far at which a layer is corrected. ``layers``: those astray, or all
+    (ours): the uniform correction that finding layers is held against.
+    """
 
     margin: float = Field(0.1, ge=0)
+    layers: Literal["astray", "all"] = "astray"
 
 
 @register("steering", "dleaf")
@@ -65,6 +68,7 @@ class Dleaf(LogitsMethod):
             A = weights(q, k, visible(module, q, k, mask), options)
             last = A[torch.arange(len(A), device=A.device), :, at]
             focus, astray = iaf(last, on), watch.astray(liae(last, on), self.params.margin)
+            astray = on.any(-1) if self.params.layers == "all" else astray
             if not bool(astray.any()):
                 return sdpa_attention_forward(module, q, k, v, mask, **options)
             return applied(corrected(A, focus, astray, gamma), v), None

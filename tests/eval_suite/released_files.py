@@ -352,10 +352,30 @@ def flickr30k(root: Path) -> dict[str, Any]:
     return {"type": "flickr30k", "root": str(root)}
 
 
+def chair(root: Path) -> dict[str, Any]:
+    words = ("person, man, woman, child, baby", "dog, puppy", "elephant", "dining table, table", "hot dog", "toilet")
+    root.mkdir(parents=True)
+    (root / "synonyms.txt").write_text("\n".join(words) + "\n")
+    written(
+        root / "instances_val2014.json",
+        {
+            "categories": [{"id": 1, "name": "person"}, {"id": 18, "name": "dog"}, {"id": 67, "name": "dining table"}],
+            "annotations": [{"image_id": 7, "category_id": 18}, {"image_id": 8, "category_id": 67}],
+        },
+    )
+    said = {7: "A man walks.", 8: "Nothing much."}
+    captions = [{"image_id": number, "id": n, "caption": text} for n, (number, text) in enumerate(said.items())]
+    written(root / "captions_val2014.json", {"annotations": captions})
+    for number in said:
+        picture(root / f"COCO_val2014_{number:012d}.jpg", number)
+    return {"type": "chair", "root": str(root)}
+
+
 MAKERS = {
     m.__name__: m
     for m in (
         *(vqav2, gqa, vizwiz, textvqa, scienceqa, pope, mmmu, mmvet, hallusionbench, iconqa, mme, flickr30k),
         vlms_are_biased,
+        chair,
     )
 }

@@ -83,6 +83,7 @@ RIGHT = {
     "mmmu": lambda i: f"({i.gold[1][0]})" if i.gold[0] else f"so it is {i.gold[1][0]}",
     "hallusionbench": lambda i: i.gold[0],
     "iconqa": lambda i: i.gold,
+    "chair": lambda i: f"There is a {' and a '.join(i.gold)}.",
     "vlms_are_biased": lambda i: f"{{{i.gold[0]}}}",
     **dict.fromkeys(("slake", "vqa_rad", "path_vqa"), lambda i: i.gold[0]),
 }
@@ -149,6 +150,7 @@ def texts(prompt):
             "How many shapes are there? (_) Fill in the blanks in (_) or answer this question",
         ),
         ("mmvet", {}, "What is x?"),
+        ("chair", {}, "Please describe this image in detail."),
         ("flickr30k", {}, "Provide a one-sentence caption for the provided image."),
     ],
 )

@@ -86,17 +86,18 @@ def slow_logits(view, batch, role: Role, gamma: float, margin: float, monkeypatc
 
 
 @pytest.mark.parametrize("direction, role", [("vision", Role.IMAGE), ("text", Role.CONTEXT)])
-@pytest.mark.parametrize("strength", [0.5, 3.0])
-def test_dleaf_is_its_rule_run_slowly(direction, role, strength, monkeypatch):
-    view, method = tiny_view(layers=4), Dleaf(DleafParams(margin=0.05))
+@pytest.mark.parametrize("strength, layers", [(0.5, "astray"), (3.0, "astray"), (0.5, "all")])
+def test_dleaf_is_its_rule_run_slowly(direction, role, strength, layers, monkeypatch):
+    view, method = tiny_view(layers=4), Dleaf(DleafParams(margin=0.05, layers=layers))
+    margin = 0.05 if layers == "astray" else -math.inf
     prompts, seen, moved = conflict_prompts(3), [], []
     method.combine = lambda own, *_: seen.append(own) or own
     contrasted(view, method, prompts, direction, [strength], 2)
     tokens = seen[0].argmax(-1).tolist()
     for i, prompt in enumerate(prompts):
         batch = view.encode([prompt])
-        first = slow_logits(view, batch, role, min(strength, 1.0), 0.05, monkeypatch)
-        second = slow_logits(view, batch, role, min(strength, 1.0), 0.05, monkeypatch, [tokens[i]])
+        first = slow_logits(view, batch, role, min(strength, 1.0), margin, monkeypatch)
+        second = slow_logits(view, batch, role, min(strength, 1.0), margin, monkeypatch, [tokens[i]])
         assert close(seen[0][i], first, 2e-5) and close(seen[1][i], second, 2e-5)
         moved.append(not close(first, slow_logits(view, batch, role, 0.0, 0.05, monkeypatch), 1e-3))
     assert any(moved)

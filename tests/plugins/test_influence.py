@@ -224,6 +224,16 @@ def test_a_probe_is_trained_to_its_end():
     assert torch.autograd.grad(loss, w)[0].norm() < 1e-8
 
 
+def test_dattri_tells_the_plain_form_too():
+    pytest.importorskip("dattri")
+    states = {"train": some_states(0), "dev": some_states(1)}
+    _, rows = told(states, what="probe", ridge=0.1, retrainings=0, removed=0, planted=0, dattri=["explicit", "cg"])
+    plain = of(rows, "plain")
+    for solver in ("explicit", "cg"):
+        assert of(rows, f"dattri.{solver}") == pytest.approx(plain, rel=1e-4)
+        assert of(rows, f"residual.dattri.{solver}")["s0"] < 1e-6
+
+
 @pytest.mark.parametrize(
     ("node", "message"),
     [

@@ -4,13 +4,16 @@ Koh and Liang, arXiv 1703.04730; SAM's influence functions, arXiv 2507.04059, re
 
 A training prompt's influence is what its presence adds to the score: the score with it minus the score without it.
 ``factory.train.influence`` has the forms. The steering network's score is the margin of the two answers of dev prompts
-that it steers, or its error on them; a probe's is its error. Held against training again: with each of some prompts
-left out, with groups left out, and with the targets of some prompts turned to the opposite.
+that it steers, or its error on them; a probe's is its error; that of a tuner's trained part, which learns to answer
+toward a direction, is the margin or the loss of the answers to dev prompts. Held against training again: with each of
+some prompts left out, with groups left out, and with the targets of some prompts turned to the opposite.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -37,8 +40,10 @@ from factory.steer.base import Direction
 from factory.steer.regressor import Regressing
 
 from .checks import Run
+from .elsewhere import Solver, missing
 from .learners import Learner, Network, Probe, error_of, margin_of
 from .summary import summarise
+from .tuned import Learning, Lessons, Part, Tuned
 
 NAN = float("nan")
 
@@ -57,21 +62,25 @@ class Influences(Diagnostic):
     splits = ("train",)
 
     class Params(registry.Params):
-        """``what`` is trained: the ``network`` of the method ``of`` (l2s, amps with its own beta), or a linear
-        ``probe`` that tells the states toward either side apart, with weight decay ``ridge``. It is told toward each of
-        ``directions``. ``score``: the ``margin``
-        log p(answer) - log p(other answer) of dev prompts under the steering at ``strength``, or the ``error`` on them.
+        """``what`` is trained: the ``network`` of the method ``of`` (l2s, amps with its own beta), a linear ``probe``
+        that tells the states toward either side apart, with weight decay ``ridge``, or the trained part of a ``tuner``,
+        which learns the answers toward a side as ``learning`` says. It is told toward each of ``directions``.
+        ``score``: the ``margin`` log p(answer) - log p(other answer) of dev prompts, under the steering at
+        ``strength`` or tuned, or the ``error`` on them.
 
         ``damping`` of the closed forms, as a share of the largest curvature; up to ``exact`` weights they are solved
-        densely, beyond in ``solver_steps`` steps. ``moments``: checkpoints of the trajectory. ``again``: weights are
-        taken on to where training ends (settle), with all prompts and then without some, or training is begun anew with
-        the same draws, and influence told of the weights as trained. ``retrainings`` without a prompt; a share
-        ``planted`` of prompts with opposite targets; a share ``removed`` from top, bottom and, so many ``draws``, at
-        random; 0 leaves a check out. ``batch`` dev prompts are run at a time; ``seed`` of the checks.
+        densely, beyond in ``solver_steps`` steps; ``dattri`` has that library's solvers tell the plain form too.
+        ``moments``: checkpoints of the trajectory. ``again``: weights are taken on to where training ends (settle),
+        with all prompts and then without some, or training is begun anew with the same draws, and influence told of
+        the weights as trained. ``retrainings`` without a prompt; a share ``planted`` of prompts with opposite targets;
+        a share ``removed`` from top, bottom and, so many ``draws``, at random; 0 leaves a check out. ``batch`` prompts
+        are run at a time; ``seed`` of the checks.
         """
 
-        what: Literal["network", "probe"] = "network"
+        what: Literal["network", "probe", "tuner"] = "network"
         of: Annotated[Node, plugin("steering")] = Field(default_factory=lambda: read_node("steering", "l2s"))
+        tuner: Annotated[Node, plugin("tuner")] | None = None
+        learning: Learning = Learning()
         ridge: PositiveFloat = 1e-2
         directions: tuple[Direction, ...] = Field(("vision",), min_length=1)
         score: Literal["margin", "error"] = "margin"
@@ -79,6 +88,7 @@ class Influences(Diagnostic):
         damping: NonNegativeFloat = 0.0
         exact: NonNegativeInt = 1000
         solver_steps: PositiveInt = 200
+        dattri: tuple[Solver, ...] = ()
         moments: PositiveInt = 10
         again: Literal["settle", "anew"] = "settle"
         retrainings: NonNegativeInt = 30
@@ -103,7 +113,26 @@ class Influences(Diagnostic):
         def _scored(self) -> Self:
             if self.what == "probe" and self.score != "error":
                 raise ValueError("a probe steers nothing: its score is 'error'")
+            if (self.what == "tuner") != (self.tuner is not None):
+                raise ValueError("`what: tuner` and `tuner:` go together")
+            if self.dattri and (why := "dattri takes no tuner" if self.what == "tuner" else missing()):
+                raise ValueError(why)
             return self
+
+        @property
+        def written_out(self) -> int:
+            """Up to how many weights the curvature is written out; a tuner's column of it runs the model, so that it is
+            where this takes no more products than to solve in steps.
+            """
+            return min(self.exact, self.solver_steps) if self.what == "tuner" else self.exact
+
+        @property
+        def trained(self) -> str:
+            """What is trained, for people."""
+            if self.what == "tuner":
+                assert self.tuner is not None
+                return f"the trained part of {self.tuner.label}"
+            return "a probe" if self.what == "probe" else f"the network of {self.of.label}"
 
     params: Params
 
@@ -115,7 +144,7 @@ class Influences(Diagnostic):
 
     def acquaint(self, known: Known) -> None:
         self.known, p = known, self.params
-        for direction in p.directions:
+        for direction in () if p.what == "tuner" else p.directions:
             for split in ("train", "dev") if p.score == "error" else ("train",):
                 self.states[direction, split] = known.states(direction, split)
 
@@ -127,12 +156,19 @@ class Influences(Diagnostic):
         places = {s.id: i * len(forms) for i, s in enumerate(self.known.samples["train"])}
         rows = []
         for direction in self.params.directions:
-            run, planted = self._runs(bench, direction)
-            for sample in samples:
-                for place, form in enumerate(forms, places[sample.id]):
-                    named = {**about(sample, form, "base"), "direction": direction, "layer": None, "head": None}
-                    rows += [{**named, "group": "", **row} for row in self._rows(run, planted, place)]
+            with self.part.put(bench.view) if self.part else nullcontext():
+                run, planted = self._runs(bench, direction)
+                for sample in samples:
+                    for place, form in enumerate(forms, places[sample.id]):
+                        named = {**about(sample, form, "base"), "direction": direction, "layer": None, "head": None}
+                        rows += [{**named, "group": "", **row} for row in self._rows(run, planted, place)]
         return rows
+
+    @cached_property
+    def part(self) -> Part | None:
+        """The tuner's, where it is one that is trained."""
+        assert self.known is not None
+        return Part(self.params.tuner, self.known.seed) if self.params.tuner else None
 
     def _rows(self, run: Run, planted: Run | None, place: int) -> Iterator[dict[str, Any]]:
         for form, told in run.told.items():
@@ -169,7 +205,11 @@ class Influences(Diagnostic):
 
     def _learner(self, bench: Bench, direction: Direction) -> Learner:
         assert self.known is not None
-        p, states = self.params, self.states[direction, "train"]
+        p, samples = self.params, self.known.samples
+        if self.part:
+            lessons, asked = (Lessons(bench, samples[split], direction) for split in ("train", "dev"))
+            return Tuned(self.part, bench.view, lessons, asked, p)
+        states = self.states[direction, "train"]
         if p.what == "probe":
             return Probe(states, self.states[direction, "dev"], p.ridge)
         method = p.of.make()
@@ -178,13 +218,16 @@ class Influences(Diagnostic):
         else:
             with torch.no_grad():
                 state = method.fit(states)
-            samples = self.known.samples["dev"]
-            scored = margin_of(bench, method, state, samples, direction, p.strength, p.batch)
+            scored = margin_of(bench, method, state, samples["dev"], direction, p.strength, p.batch)
         return Network(method, states, scored, p.moments)
 
     def whole_prompts(self, ids: Sequence[str]) -> int:
-        """For a margin, the dev prompts with either answer: about as many."""
-        return 2 * len(ids) if self.params.score == "margin" else 0
+        """For a margin, the dev prompts with either answer: about as many. A step of a tuner's training, and a product
+        with its curvature, run each prompt forth and back.
+        """
+        scored = 2 * len(ids) if self.params.score == "margin" else 0
+        p = self.params
+        return scored + 3 * (p.learning.steps + p.solver_steps) * len(ids) if p.what == "tuner" else scored
 
     def summary(self, rows: Sequence[dict[str, Any]]) -> Summary:
         return summarise(rows, self.params)

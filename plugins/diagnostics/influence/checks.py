@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from factory.train.influence import FORMS, Form, Influence, Moment, Solved, Standing, Trained, settled, trajectory
+from factory.train.influence import FORMS, Form, Influence, Moment, Solved, Standing, Trained, trajectory
+from factory.train.settle import Terrain, settled
 
+from .elsewhere import by_dattri
 from .learners import Learner, slope
 
 if TYPE_CHECKING:
@@ -59,7 +61,10 @@ class Run:
     def _settled(self) -> Solved:
         """The weights [p] that are looked at, and the length left of the field that is 0 where training ends."""
         w = self._fitted[0]
-        return settled(self.learner.trained(w, self.opposite)) if self.params.again == "settle" else Solved(w, 0.0)
+        if self.params.again == "anew":
+            return Solved(w, 0.0)
+        fitted = self.learner.trained(w, self.opposite)
+        return settled(fitted, self.learner.tolerance, terrain=Terrain(fitted, self.params.written_out))
 
     @property
     def w(self) -> Tensor:
@@ -73,6 +78,11 @@ class Run:
     @cached_property
     def trained(self) -> Trained:
         return self.learner.trained(self.w, self.opposite)
+
+    @cached_property
+    def terrain(self) -> Terrain:
+        """What trainings without some prompts share."""
+        return Terrain(self.trained, self.params.written_out)
 
     @cached_property
     def score(self) -> float:
@@ -90,7 +100,7 @@ class Run:
 
     def closed(self, form: Form) -> Influence:
         p = self.params
-        return Influence(self.trained, form, self.damping, p.exact, steps=p.solver_steps)
+        return Influence(self.trained, form, self.damping, p.written_out, steps=p.solver_steps)
 
     @property
     def forms(self) -> tuple[Form, ...]:
@@ -101,9 +111,12 @@ class Run:
     def told(self) -> dict[str, Told]:
         """By form; the closed ones are one where there is no ascent."""
         gradient = slope(self.learner, self.w)
-        found = {form: self.closed(form).on_score(gradient) for form in self.forms}
+        found: dict[str, tuple[Tensor, float]] = {form: self.closed(form).on_score(gradient) for form in self.forms}
+        p, f = self.params, self.trained
+        beside = {f"dattri.{s}": by_dattri(s, f, self.damping, gradient, p.solver_steps) for s in p.dattri}
         along = trajectory(self.trained, self._fitted[1], lambda w: slope(self.learner, w))
-        return {form: self._spread(*each) for form, each in found.items()} | {"trajectory": self._spread(along, 0.0)}
+        every = {**found, "trajectory": (along, 0.0), **beside}
+        return {form: self._spread(*each) for form, each in every.items()}
 
     def _spread(self, adds: Tensor, residual: float) -> Told:
         out = torch.full((self.prompts,), torch.nan, dtype=adds.dtype)
@@ -122,7 +135,8 @@ class Run:
         weights[list(members)] = 0
         if self.params.again == "anew":
             return self.learner.fit(weights, self.opposite)
-        w, left = settled(self.trained.weighted(weights[self.learner.taught].to(self.w.dtype)))
+        others = self.trained.weighted(weights[self.learner.taught].to(self.w.dtype))
+        w, left = settled(others, self.learner.tolerance, terrain=self.terrain)
         return w if left < REACHED else torch.full_like(w, torch.nan)
 
     def adds(self, w: Tensor) -> float:

@@ -25,11 +25,13 @@ NEWTON_STEPS, ENOUGH = 50, 1e-10
 
 class Learner(Protocol):
     """What is trained. ``taught`` [n]: the numbers of the prompts that it is trained on. ``opposite`` [N] booleans in
-    ``fit`` and ``trained``: prompts that are taught the opposite of what they should be. ``prompts``: N.
+    ``fit`` and ``trained``: prompts that are taught the opposite of what they should be. ``prompts``: N. Training has
+    ended where ``tolerance`` of a sample's gradient is left.
     """
 
     taught: Tensor
     prompts: int
+    tolerance: float
 
     def fit(self, weights: Tensor | None, opposite: Tensor | None, moments: list[Moment] | None = None) -> Tensor:
         """Weights [p] after training, each prompt's loss weighed by ``weights`` [N]; ``moments`` are added to."""
@@ -53,6 +55,8 @@ def slope(learner: Learner, w: Tensor) -> Tensor:
 
 class Network:
     """The network g of a steering method. ``scored`` is the score of its weights."""
+
+    tolerance = 1e-6
 
     def __init__(self, method: Steerer, states: States, scored: Callable[[Theta], Tensor], moments: int) -> None:
         assert isinstance(method, Regressing)
@@ -102,6 +106,8 @@ class Probe:
     """A logistic regression that tells the states with an instruction toward one side from those toward the other;
     ``ridge`` is its weight decay. Its score is the loss on ``held_out`` states.
     """
+
+    tolerance = 1e-6
 
     def __init__(self, states: States, held_out: States, ridge: float) -> None:
         both = torch.cat([states.toward, states.away]).double()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from . import Influences
 
 Rows = Sequence[Mapping[str, Any]]
-ORDER = ("total", "frozen", "plain", "trajectory")
+ORDER = ("total", "frozen", "plain", "trajectory", "dattri.explicit", "dattri.cg")
 SHOWN = 10  # of the prompts that add most, and of those that take most
 
 
@@ -44,8 +44,7 @@ def summarise(rows: Rows, params: Influences.Params) -> Summary:
         findings += own.findings()
         tables += own.tables()
         figures += own.figures()
-    trained = "a probe" if params.what == "probe" else f"the network of {params.of.label}"
-    title = f"Which training prompts did it: influence on {trained}"
+    title = f"Which training prompts did it: influence on {params.trained}"
     return Summary(title, tuple(findings), tuple(tables), tuple(figures))
 
 

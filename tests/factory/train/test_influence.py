@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from factory.train.influence import FORMS, Influence, Moment, Trained, gmres, settled, trajectory
+from factory.train.influence import FORMS, Influence, Moment, Trained, gmres, trajectory
+from factory.train.settle import Terrain, settled
 
 torch.set_num_threads(1)
 
@@ -198,6 +199,26 @@ def test_what_is_settled_stands_where_training_ends(rho):
     assert float(field(f.w).norm()) > 0.1
     one = settled(f, steps=1)
     assert one.residual == pytest.approx(float(field(one.x).norm()) / f.standing.sample) and one.residual > left
+
+
+@pytest.mark.parametrize("exact", [0, 1000])
+def test_trainings_without_a_sample_share_what_they_learn_of_the_curvature(exact, monkeypatch):
+    of, lam = toy(0), 0.05
+    w = retrained(of, lam, 0.0, torch.zeros(6).double(), torch.ones(1, 120).double() / 120)[0]
+    f = Trained(w, of.losses, 120, lam)
+    terrain, products, each = Terrain(f, exact), [0], []
+    for name in ("curved", "hessian"):
+        counted = getattr(Trained, name)
+        count = lambda self, *args, counted=counted: products.__setitem__(0, products[0] + 1) or counted(self, *args)
+        monkeypatch.setattr(Trained, name, count)
+    for k in range(4):
+        kept = (torch.arange(120) != k).double()
+        truth = retrained(of, lam, 0.0, w, kept[None] / 119)[0]
+        products[0] = 0
+        found = settled(f.weighted(kept), terrain=terrain)
+        each.append(products[0])
+        assert found.residual <= 1e-6 and torch.allclose(found.x, truth, atol=1e-5)
+    assert each[0] > 0 and each[1:] == [0, 0, 0]
 
 
 def test_without_an_ascent_all_forms_are_one():
