@@ -375,6 +375,11 @@ def family_view(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) ->
     return view
 
 
+def own_family_view(name: str) -> ModelView:
+    """The same, of a test's own."""
+    return family_view.__wrapped__(name)
+
+
 KEPT: list[tuple[ModelView, tuple]] = []  # the shared models, as they were made
 
 

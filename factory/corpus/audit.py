@@ -4,7 +4,7 @@ kind.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ MISSING = "image is missing"
 class Audit:
     """Counts over a file's rows, filled row by row with ``add``; ``troubles`` are the kinds of rows that cannot be
     used, each with its count and the first of them. ``named`` are the first such rows, ``digest`` is that of what
-    the file and its pictures hold, ``times`` that of the pictures' sizes and times.
+    the file and its pictures hold, ``times`` that of the pictures' sizes and times. ``smallest`` and ``largest`` are
+    width and height of the pictures with the fewest and the most pixels.
     """
 
     samples: int = 0
@@ -36,6 +37,8 @@ class Audit:
     longest_name: str = ""
     troubles: dict[str, tuple[int, str]] = field(default_factory=dict)
     named: list[str] = field(default_factory=list)
+    smallest: tuple[int, int] | None = None
+    largest: tuple[int, int] | None = None
     digest: str = ""
     times: str = ""
 
@@ -53,6 +56,15 @@ class Audit:
             if len(self.named) < NAMED:
                 self.named.append(said)
 
+    def see(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Width and height of pictures that a row has."""
+        for size in sizes:
+            area = size[0] * size[1]
+            if self.smallest is None or area < self.smallest[0] * self.smallest[1]:
+                self.smallest = size
+            if self.largest is None or area > self.largest[0] * self.largest[1]:
+                self.largest = size
+
     @classmethod
     def together(cls, audits: Sequence[Audit]) -> Audit:
         """One audit of several files."""
@@ -62,6 +74,7 @@ class Audit:
             whole.missing, whole.without = whole.missing + one.missing, whole.without + one.without
             if one.longest > whole.longest:
                 whole.longest, whole.longest_name = one.longest, one.longest_name
+            whole.see([size for size in (one.smallest, one.largest) if size])
             for kind, (n, first) in one.troubles.items():
                 before, said = whole.troubles.get(kind, (0, first))
                 whole.troubles[kind] = (before + n, said)
@@ -91,14 +104,17 @@ class Audit:
         if self.unusable == self.samples or self.unusable > share * self.samples:
             raise UserError(f"{self.message(path, folder)} (tune.data.max_skipped={share:g})")
 
-    def table(self, path: Path) -> Table:
-        """All of it, for a person."""
+    def table(self, path: Path, tokens: Callable[[tuple[int, int]], int] | None = None) -> Table:
+        """All of it, for a person; ``tokens`` tells how many a picture of a size takes."""
         table = Table("data", "rows", "", title=Text(str(path)), title_justify="left", box=box.SIMPLE_HEAD)
         table.add_row(
             "read", f"{self.samples:,}", Text(f"the longest, {self.longest_name}: {self.longest:,} characters")
         )
         without = f"{100 * self.without / max(self.samples - self.unusable, 1):.3g} % of the usable rows"
         table.add_row("without a picture", f"{self.without:,}", without)
+        if tokens and self.smallest and self.largest:
+            said = [f"{w:,} x {h:,} takes {tokens((w, h)):,}" for w, h in dict.fromkeys((self.smallest, self.largest))]
+            table.add_row("image tokens", "", "of a picture: " + ", ".join(said))
         for kind, (count, first) in sorted(self.troubles.items(), key=lambda item: -item[1][0]):
             table.add_row(Text(kind, "yellow"), f"{count:,}", Text(first))
         return table
@@ -111,6 +127,9 @@ class Audit:
     def of(cls, record: Any) -> Audit:
         """The audit that ``record`` gave. Raises ``ValueError`` or ``TypeError`` for anything else."""
         audit = cls(**record)
+        audit.smallest, audit.largest = (
+            size and (int(size[0]), int(size[1])) for size in (audit.smallest, audit.largest)
+        )
         audit.troubles = {str(kind): (int(count), str(first)) for kind, (count, first) in audit.troubles.items()}
         counts = (audit.samples, audit.images, audit.missing, audit.without, audit.longest)
         if not all(isinstance(n, int) for n in counts) or not isinstance(audit.digest + audit.times, str):

@@ -17,7 +17,9 @@ from factory import files
 from factory.corpus.conversation import Unusable
 from factory.corpus.labels import IGNORE, Example, encode_samples
 from factory.corpus.order import Order
+from factory.corpus.packed import pack
 from factory.corpus.source import Sample, Source
+from factory.corpus.stream import InTurn
 from factory.data.prompt import Prompt, Role, Segment
 from factory.errors import UserError
 from factory.model.encode import images_first, pad
@@ -31,7 +33,7 @@ class Places(Dataset):
     is one of n; a sample is read where it is collated.
     """
 
-    def __init__(self, order: Order, steps: int, numbers: np.ndarray | None = None) -> None:
+    def __init__(self, order: Order | InTurn, steps: int, numbers: np.ndarray | None = None) -> None:
         self.order, self.total, self.numbers = order, steps * order.batch, numbers
 
     def __len__(self) -> int:
@@ -58,27 +60,35 @@ class Collator:
     where that is not allowed, or more than ``most`` of them are found. A batch without an image gets one more row, with
     a blank image and no label: vision tower and connector then run, forward and backward, in every batch of every rank,
     with gradient 0, so that no rank waits for another one's collective operation. Where the model's template writes a
-    turn's images before its texts, so does the sample.
+    turn's images before its texts, so does the sample. ``packed``: short rows share a row of at most so many tokens.
     """
 
     def __init__(
-        self, view: ModelView, source: Source, max_tokens: int | None, skipped: Path | None, most: int | None = None
+        self,
+        view: ModelView,
+        source: Source,
+        max_tokens: int | None,
+        skipped: Path | None,
+        most: int | None = None,
+        packed: int | None = None,
     ) -> None:
         self.view, self.source, self.max_tokens, self.skipped, self.most = view, source, max_tokens, skipped, most
+        self.packed = packed
         self.images_first = images_first(view.writing)
         self._lost: set[int] = set()
 
     def __call__(self, numbers: Sequence[int]) -> dict[str, Tensor]:
-        return collate(self.view, *self.examples(numbers))
+        found = self.examples(numbers)
+        return collate(self.view, *found) if self.packed is None else pack(self.view, *found, self.packed)
 
     def examples(self, numbers: Sequence[int], blank: bool = True) -> tuple[list[Example], dict[str, Tensor]]:
         """The samples' examples and image inputs; ``blank``: with one more row where none has an image."""
-        samples = [self._sample(i) for i in numbers]
+        samples, blank = [self._sample(i) for i in numbers], blank and self.view.sees
         try:
-            return encode_samples(self.view, _with_image(samples, blank), self.max_tokens)
+            return encode_samples(self.view, with_image(samples, blank), self.max_tokens)
         except Unusable:
             fitting = [self._fitting(i, sample) for i, sample in zip(numbers, samples, strict=True)]
-            return encode_samples(self.view, _with_image(fitting, blank), self.max_tokens)
+            return encode_samples(self.view, with_image(fitting, blank), self.max_tokens)
 
     def _sample(self, number: int) -> Sample:
         try:
@@ -109,7 +119,7 @@ class Collator:
         return Sample(name, NOTHING)
 
 
-def _with_image(samples: Sequence[Sample], blank: bool) -> list[Sample]:
+def with_image(samples: Sequence[Sample], blank: bool) -> list[Sample]:
     """The samples, with a blank one more where none has an image."""
     if not blank or any(s.prompt.images for s in samples):
         return list(samples)
@@ -120,3 +130,10 @@ def collate(view: ModelView, examples: Sequence[Example], images: dict[str, Tens
     """Examples padded on the right; ``roles`` [B, T] are for a tuner, which takes them out of the batch."""
     batch = view.batch([e.encoded for e in examples], images, "right")
     return {**batch, "roles": batch.roles, "labels": pad([e.labels for e in examples], IGNORE, "right")}
+
+
+def image_tokens(view: ModelView, size: tuple[int, int] = (336, 336)) -> int:
+    """Tokens of a picture of this width and height, by default those of a square one of a common size."""
+    prompt = NOTHING.prepend(Segment(Role.IMAGE, image=Image.new("RGB", size)))
+    _, written = view.images_of([prompt])
+    return view.tokens([prompt], written)[0].roles.count(int(Role.IMAGE))

@@ -153,9 +153,10 @@ def build_index(
         try:
             conversation = parse(record, number)
             characters, count = conversation.characters, len(conversation.images)
-            sizes = _sizes(conversation, folder, marks, audit, decode)
+            sizes = sizes_of(conversation, folder, marks, audit, decode)
             if check is not None:
                 check(conversation, sizes)
+            audit.see(sizes)
         except Unusable as error:
             fault = error
         audit.add(name_of(record, number), characters, count, fault)
@@ -175,7 +176,7 @@ def build_index(
 READER = build_index  # an index is that of its code
 
 
-def _sizes(conversation: Conversation, folder: Path, marks: Marks, audit: Audit, decode: bool) -> list[Size]:
+def sizes_of(conversation: Conversation, folder: Path, marks: Marks, audit: Audit, decode: bool) -> list[Size]:
     """Width and height of each picture. Raises ``Unusable`` where one is missing or cannot be read."""
     lost = [name for name in conversation.images if isinstance(name, str) and not marks.add(name)]
     audit.missing += len(lost)

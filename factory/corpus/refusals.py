@@ -128,6 +128,7 @@ class Refusals:
                 self.writing.template,
                 self.writing.placeholder,
                 type(view.tokenizer).__name__,
+                sorted(view.tokenizer.get_added_vocab().items()),
                 len(view.tokenizer),
                 view.picture_settings,
                 self.limit,

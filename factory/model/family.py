@@ -149,6 +149,15 @@ class Family:
         token = self.image_token(model, processor)
         return [token * int(n) for n in counts]
 
+    def limit_pixels(self, processor: Any, low: int | None, high: int | None) -> None:
+        """Have pictures made ready with at least ``low`` and at most ``high`` pixels (width times height; None leaves
+        the processor's own). Raises ``UserError`` where their size has no such say.
+        """
+        raise UserError(
+            f"{self.model_class} brings pictures to sizes of its own, whose number of tokens no pixel budget changes;"
+            " leave model.min_pixels and model.max_pixels out"
+        )
+
     def picture_settings(self, processor: Any) -> str:
         """How a picture is made ready for the model, as JSON."""
         return processor.image_processor.to_json_string()
@@ -197,6 +206,28 @@ class Family:
                 f" {window}: shorten the prompt"
             )
         return mask
+
+
+def edges(processor: Any, **said: int | None) -> None:
+    """Set what an image processor's ``size`` has under these keys, None leaving its own. Raises ``UserError`` for a
+    budget whose least is above its most.
+    """
+    size = processor.image_processor.size
+    new = {key: size[key] for key in ("shortest_edge", "longest_edge") if size.get(key) is not None}
+    new |= {key: value for key, value in said.items() if value is not None}
+    if new.get("shortest_edge", 0) > new["longest_edge"]:
+        raise UserError(
+            f"the least pixels of a picture ({new['shortest_edge']:,}) are more than the most"
+            f" ({new['longest_edge']:,}); set both model.min_pixels and model.max_pixels"
+        )
+    processor.image_processor.size = type(size)(**new)
+
+
+def longest_edge(processor: Any, low: int | None, high: int | None) -> None:
+    """``Family.limit_pixels`` of a processor that keeps a picture's shape and limits its longer side."""
+    if low is not None:
+        raise UserError("model.min_pixels: this family's pictures are only made smaller; use model.max_pixels")
+    edges(processor, longest_edge=None if high is None else math.isqrt(high))
 
 
 def frozen(model: PreTrainedModel) -> PreTrainedModel:

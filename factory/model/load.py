@@ -118,10 +118,21 @@ def outline(model: ModelSpec | Wanted) -> ModelView:
     if spec.compose:
         with torch.device("meta"):
             composed, processor = compose(spec.compose)
-        return ModelView(frozen(composed), processor, source.family)
+        _limit_pixels(source.family, processor, spec)
+        return _knowing(ModelView(frozen(composed), processor, source.family), spec.tuned)
     hollow = source.family.skeleton(source.config)
     read_settings(hollow, source.files)
-    return ModelView(frozen(hollow), read_processor(source), source.family)
+    return _knowing(ModelView(frozen(hollow), read_processor(source, spec), source.family), spec.tuned)
+
+
+def _knowing(view: ModelView, folders: Sequence[str]) -> ModelView:
+    """The view, its tokenizer with the new tokens of trained parts."""
+    from factory.tune.checkpoint import words_of
+    from factory.tune.tokens import tell_words
+
+    for folder in folders:
+        tell_words(view.tokenizer, words_of(tuned_folder(folder)))
+    return view
 
 
 def sizes(model: ModelSpec | Wanted) -> ModelView:
@@ -169,8 +180,15 @@ def take_card(view: ModelView, asked: ModelSpec, card: Card | None) -> None:
     view.model.generation_config.eos_token_id = view.end_ids
 
 
-def read_processor(source: FoundModel) -> Any:
-    """The processor in a model's folder. Raises ``UserError`` where part of it is missing or cannot be read."""
+def _limit_pixels(family: Family, processor: Any, spec: ModelSpec) -> None:
+    if spec.min_pixels or spec.max_pixels:
+        family.limit_pixels(processor, spec.min_pixels, spec.max_pixels)
+
+
+def read_processor(source: FoundModel, spec: ModelSpec | None = None) -> Any:
+    """The processor in a model's folder, with the pixel budget of ``spec``. Raises ``UserError`` where part of it is
+    missing or cannot be read.
+    """
     for what, names in source.family.saved.items():
         if not any((source.files / name).is_file() for name in names):
             raise UserError(
@@ -181,11 +199,14 @@ def read_processor(source: FoundModel) -> Any:
         if why := pointer(path):
             raise UserError(f"{path}: {why}")
     try:
-        return source.family.load_processor(source.files)
+        processor = source.family.load_processor(source.files)
     except Exception as error:  # the tokenizers' own library raises plain ones
         raise UserError(
             f"model folder {source.folder}: its processor cannot be loaded: {' '.join(str(error).split())[:300]}"
         ) from error
+    if spec:
+        _limit_pixels(source.family, processor, spec)
+    return processor
 
 
 def load(model: ModelSpec | Wanted, zero: int = 0, fetch: bool = True) -> ModelView:
@@ -210,6 +231,8 @@ def _load(model: Wanted, zero: int, fetch: bool) -> ModelView:
     whole, processor = (
         compose(spec.compose, dtype=getattr(torch, spec.dtype)) if spec.compose else _read(source, spec, zero, options)
     )
+    if spec.compose:
+        _limit_pixels(source.family, processor, spec)
     placed = frozen(whole) if zero == 3 or "device_map" in options else frozen(whole).to(device_for(spec.device))
     view = ModelView(placed, processor, source.family)
     take_card(view, asked, source.card)
@@ -266,4 +289,4 @@ def _read(source: FoundModel, spec: ModelSpec, zero: int, options: dict[str, Any
         module.support_avx512bf16_for_cpu = (
             False  # bitsandbytes would repack 4-bit weights on a CPU into a form without gradients
         )
-    return model, read_processor(source)
+    return model, read_processor(source, spec)

@@ -134,12 +134,12 @@ def check_job(recipe: Recipe, asked: Sequence[AnySuite], ranks: int | None = Non
     benchmarks that could be made. Raises ``UserError``.
     """
     if recipe.train or recipe.tune or recipe.compare:
-        from factory.run.tuners import contest, scratch, tuning
+        from factory.run.tuners import checked, contest, scratch
 
         if recipe.train:
             scratch.check_training(recipe)
         elif recipe.tune:
-            tuning.check(recipe.tune, recipe.model, ranks=ranks)
+            checked.check(recipe.tune, recipe.model, ranks=ranks, launch=recipe.launch)
         else:
             contest.check_contest(recipe, {suite.node.label: suite for suite in asked}, ranks)
     if recipe.claim:

@@ -8,7 +8,7 @@ the mean over all labelled tokens of the step, whichever rank and micro-batch th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,15 +51,16 @@ class Answers(nn.Module):
         """Where the Trainer looks for the embeddings that NEFTune's noise is added to."""
         return self.model.get_input_embeddings()
 
-    def forward(self, labels: Tensor, **batch: Tensor) -> Tensor:
+    def forward(self, labels: Tensor, roles: Tensor | None = None, **batch: Tensor) -> Tensor:
         """With what a tuner's ``terms`` add in training; what they run again is the decoder alone."""
-        if self.terms is None or not self.training:
-            return self._loss(labels, self.view.core(**batch, use_cache=False))
         calls: list[Call] = []
-        with recorded(self.view, calls), announced(self.view, Step(batch["roles"])):  # ranks get copies of the ids
+        told = nullcontext() if roles is None else announced(self.view, Step(roles))  # ranks get copies of the ids
+        terms = self.terms if self.training else None
+        with told, recorded(self.view, calls) if terms else nullcontext():
             loss = self._loss(labels, self.view.core(**batch, use_cache=False))
-        answered = lambda learnt: self._loss(learnt, self.view.decoder(**calls[0]))
-        return loss + self.terms(labels, batch["roles"], answered)
+        if terms is None or roles is None:
+            return loss
+        return loss + terms(labels, roles, lambda learnt: self._loss(learnt, self.view.decoder(**calls[0])))
 
     def _loss(self, labels: Tensor, output: Any) -> Tensor:
         """Unembeds the positions that predict a label in some row; the others' logits, most of a long batch's memory,

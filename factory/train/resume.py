@@ -91,9 +91,9 @@ class Resuming(Trainer):
             current = folder / checkpoint.folder_name(self.state.global_step)
             checkpoint.seal(current, {"step": self.state.global_step, **self.about})
             best = folder / checkpoint.folder_name(self.state.best_global_step or 0)
-            others = [each for each in checkpoint.present(folder) if each not in (current, best)]
-            for old in others[self.keep - 1 :]:
-                checkpoint.remove(old)
+            for old in checkpoint.present(folder)[self.keep :]:
+                if old != best:
+                    checkpoint.remove(old)
 
     def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> tuple[int, int]:
         steps = super()._init_training_state(max_steps, *args, **kwargs)

@@ -48,18 +48,20 @@ class Learning(TrainerCallback):
     """Tells of each part, ``parts`` by name, that has had no gradient but zero: nothing of it is learnt.
 
     A part is looked at until its first gradient, most often in the first step, which waits for the device once.
-    Gradients that DeepSpeed keeps for itself are told from their common norm alone.
+    Gradients that DeepSpeed keeps for itself, or has used up already, are told from their common norm alone, and where
+    that is not known either, nothing is said.
     """
 
     def __init__(self, parts: Mapping[str, Sequence[nn.Parameter]]) -> None:
         self.parts, self.silent, self.steps, self.seen = parts, list(parts), 0, False
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.seen = self.seen or any(p.grad is not None for part in self.parts.values() for p in part)
+        before = len(self.silent)
         self.silent = [n for n in self.silent if not any(p.grad is not None and p.grad.any() for p in self.parts[n])]
+        self.seen = self.seen or len(self.silent) < before
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float], **_: Any) -> None:
-        if logs.get("grad_norm") and not self.seen:
+        if "loss" in logs and not self.seen and logs.get("grad_norm") != 0:
             self.silent = []
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

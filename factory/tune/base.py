@@ -26,6 +26,7 @@ from factory.model.view import ModelView
 from factory.registry import Plugin
 from factory.tune.roles import Roles
 from factory.tune.terms import Terms
+from factory.tune.tokens import NewTokens
 
 Part = Literal["connector", "vision_tower"]
 
@@ -39,7 +40,8 @@ class Tuner(Plugin):
 
     ``learning_rate`` is the method's own default and ``sweep`` the values to choose among on dev data: one rate for all
     methods is no fair comparison. ``inside_blocks`` says whether its parameters are used inside the decoder blocks, and
-    ``in_place`` whether it trains weights of the model itself. Where it has ``groups`` of parameters, ``rates`` may
+    ``in_place`` whether it trains weights of the model itself, and ``packable`` whether it treats each token by itself,
+    so that several rows may lie in one. Where it has ``groups`` of parameters, ``rates`` may
     give each a learning rate of its own; ``terms`` are what it adds to the loss; ``settings`` are those in which what
     was trained is looked at too, as with a part of it taken away.
     """
@@ -48,6 +50,7 @@ class Tuner(Plugin):
     sweep: ClassVar[tuple[float, ...]]
     inside_blocks: ClassVar[bool] = True
     in_place: ClassVar[bool] = False
+    packable: ClassVar[bool] = False
 
     def __init__(self, params: Any) -> None:
         super().__init__(params)
@@ -55,6 +58,8 @@ class Tuner(Plugin):
         self.beside: tuple[Part, ...] = ()
         self.own: dict[str, nn.Parameter] = {}
         self.parts: dict[str, nn.Parameter] = {}
+        self.rows: dict[str, nn.Parameter] = {}  # of new tokens
+        self.tokens: NewTokens | None = None
         self._handles: list[Any] = []  # what `remove()` undoes
         self._modules: list[tuple[nn.Module, str]] = []
         self._before: dict[str, Tensor] | None = None
@@ -89,11 +94,18 @@ class Tuner(Plugin):
         """The block in which the applied tuner stands in one of its ``settings``."""
         raise TypeError(f"{type(self).__name__} must define set_to(setting)")
 
-    def apply(self, view: ModelView, beside: Sequence[Part] = (), restorable: bool = False) -> dict[str, nn.Parameter]:
+    def apply(
+        self,
+        view: ModelView,
+        beside: Sequence[Part] = (),
+        restorable: bool = False,
+        words: Mapping[str, int | None] | None = None,
+    ) -> dict[str, nn.Parameter]:
         """Freeze ``view.model``, add this method, and return the trainable parameters by their name in the model.
 
         ``beside`` are whole parts trained with it (every method of the paper trains the connector). ``restorable``
-        keeps a copy of the weights that are trained in place, so that ``remove`` can restore them.
+        keeps a copy of the weights that are trained in place, so that ``remove`` can restore them. ``words`` become
+        tokens of the model, with their ids where these are known; their embeddings are trained too.
         Raises ``UserError`` where the method does not fit the model, and RuntimeError when applied twice.
         """
         if self._handles:
@@ -104,18 +116,22 @@ class Tuner(Plugin):
         roles = Roles(view)
         self._handles += roles.handles()
         try:
+            self.tokens = NewTokens(view, words) if words else None
             added = {id(p) for p in self.insert(view, roles)}
+            whole = {id(p) for part in beside for p in getattr(view, part).parameters()} - added
+            trained = [p for p in view.model.parameters() if id(p) in added | whole]
+            rows = {id(p) for p in self.tokens.wrap(view, trained)} if self.tokens else set()
             view.model.requires_grad_(False)
             names = dict(view.model.named_parameters())
             self.own = {name: p for name, p in names.items() if id(p) in added}
-            whole = {id(p) for part in beside for p in getattr(view, part).parameters()} - added
+            self.rows = {name: p for name, p in names.items() if id(p) in rows}
             self.parts = {name: p for name, p in names.items() if id(p) in whole}
         except BaseException:
             self.remove(view)
             raise
-        trained = self.parts | (self.own if self.in_place else {})
+        inside = self.parts | (self.own if self.in_place else {})
         self._before = (
-            {name: p.detach().cpu().clone() for name, p in trained.items()} if restorable or not trained else None
+            {name: p.detach().cpu().clone() for name, p in inside.items()} if restorable or not inside else None
         )
         for module in view.model.modules():
             if id(module) not in known:
@@ -128,8 +144,8 @@ class Tuner(Plugin):
 
     @property
     def trainable(self) -> dict[str, nn.Parameter]:
-        """The method's own parameters and those of the parts beside it."""
-        return self.own | self.parts
+        """The method's own parameters, those of the parts beside it, and the rows of new tokens."""
+        return self.own | self.parts | self.rows
 
     def by_part(self, view: ModelView) -> dict[str, dict[str, nn.Parameter]]:
         """``trainable``, apart: the method's own under its name, each of its ``groups`` under METHOD.GROUP, and each
@@ -144,7 +160,8 @@ class Tuner(Plugin):
             for group, tensors in ((name, list(members)) for name, members in self.groups().items())
         }
         loose = {n: p for n, p in self.own.items() if not any(n in group for group in grouped.values())}
-        return {name: tensors for name, tensors in {self.name: loose, **grouped, **apart}.items() if tensors}
+        every = {self.name: loose, **grouped, **apart, "new tokens": self.rows}
+        return {name: tensors for name, tensors in every.items() if tensors}
 
     def rates_by_part(self, rates: Mapping[Part, float], otherwise: float, view: ModelView) -> dict[str, float]:
         """The learning rate of each of ``by_part``: those that the training gives to parts beside it, the method's own
@@ -155,10 +172,10 @@ class Tuner(Plugin):
         return {name: known.get(name, otherwise) for name in self.by_part(view)}
 
     def counts(self) -> dict[str, int]:
-        """Trainable numbers: ``tuner`` the method's own, ``beside`` those of whole parts."""
+        """Trainable numbers: ``tuner`` the method's own, ``beside`` those of whole parts and of new tokens."""
         return {
             "tuner": sum(p.numel() for p in self.own.values()),
-            "beside": sum(p.numel() for p in self.parts.values()),
+            "beside": sum(p.numel() for p in (self.parts | self.rows).values()),
         }
 
     def remove(self, view: ModelView) -> None:
@@ -178,8 +195,11 @@ class Tuner(Plugin):
         self.withdraw(view)
         for module, name in self._modules:
             delattr(module, name)
+        if self.tokens:
+            self.tokens.undo(view)
         view.model.requires_grad_(False)
         self._handles, self._modules, self.own, self.parts, self._before = [], [], {}, {}, None
+        self.rows, self.tokens = {}, None
 
     @property
     def in_model(self) -> bool:
@@ -192,6 +212,7 @@ class Tuner(Plugin):
         """
         if not self.in_model:
             raise RuntimeError(f"tuner '{self.name}' adds to the model; it cannot be settled in it")
+        self._keep_words()
         self._before = {}
         self.remove(view)
 
@@ -207,6 +228,13 @@ class Tuner(Plugin):
             )
         if self._handles:
             self.settle(view)
+
+    def _keep_words(self) -> None:
+        """Leave new tokens and their rows in the model for good."""
+        if self.tokens:
+            self.tokens.rest()
+            self.tokens.unwrap()
+        self.rows, self.tokens = {}, None
 
     def attach(self, module: nn.Module, name: str, child: Child) -> Child:
         """Make ``child`` a submodule of ``module``, on its device, until the tuner is removed."""

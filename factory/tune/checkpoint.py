@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
 from torch import Tensor
 
 from factory import files
@@ -39,6 +40,7 @@ def save(
         "type": tuner.name,
         "params": tuner.params.model_dump(mode="json"),
         "beside": list(tuner.beside),
+        "new_tokens": tuner.tokens.ids if tuner.tokens else {},
         "sha256": files.digest_bytes(data),
         "base_model": tuner.base and tuner.base.record(),
         "parameters": tuner.counts(),
@@ -63,9 +65,12 @@ def folders_of(named: str | Path) -> tuple[Path, Path]:
 
 
 class TunerManifest(made_for.Manifest):
-    """What ``tuner_config.json`` says: beside all that is common, the parts that were trained with the tuner."""
+    """What ``tuner_config.json`` says: beside all that is common, the parts that were trained with the tuner, and new
+    tokens with their ids.
+    """
 
     beside: tuple[Part, ...]
+    new_tokens: dict[str, int] = Field(default_factory=dict)
 
 
 def load(folder: str | Path, view: ModelView, strict: bool = True) -> Tuner:
@@ -81,14 +86,21 @@ def load(folder: str | Path, view: ModelView, strict: bool = True) -> Tuner:
     made_for.check_base(folder, manifest.base_model, view, manifest.beside, strict)
     tuner = made_for.revive(folder / MANIFEST, "tuner", manifest)
     tensors = made_for.read_tensors(folder / TENSORS, manifest)
-    tuner.apply(view, manifest.beside, restorable=True)
+    tuner.apply(view, manifest.beside, restorable=True, words=manifest.new_tokens)
     try:
         tuner.fill(tensors)
     except UserError:
         tuner.remove(view)
         raise
+    if tuner.tokens:
+        tuner.tokens.rest()
     view.model.eval().requires_grad_(False)
     return tuner
+
+
+def words_of(folder: str | Path) -> dict[str, int]:
+    """The new tokens of a tuner's folder, with their ids."""
+    return made_for.read_form(Path(folder) / MANIFEST, TunerManifest, "a tuner").new_tokens
 
 
 def account_tuned(folder: str | Path, view: ModelView) -> None:
@@ -98,7 +110,7 @@ def account_tuned(folder: str | Path, view: ModelView) -> None:
     folder = Path(folder)
     manifest = made_for.read_form(folder / MANIFEST, TunerManifest, "a tuner")
     tuner = made_for.revive(folder / MANIFEST, "tuner", manifest)
-    tuner.apply(view, manifest.beside)
+    tuner.apply(view, manifest.beside, words=manifest.new_tokens)
     try:
         tuner.account(held([folder / TENSORS]).shapes)
     except UserError as error:

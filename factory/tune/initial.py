@@ -102,6 +102,11 @@ class Initial:
             raise UserError(f"{path}: holds tuner '{form.type}', and tune.tuner is '{tuner.name}'")
         mine, theirs = tuner.params.model_dump(mode="json"), made_for.revive(path, "tuner", form).params
         self._refuse_other(mine, theirs.model_dump(mode="json"), {"dropout"})
+        if tuple(form.new_tokens) != tuple(tuner.tokens.ids if tuner.tokens else ()):
+            raise UserError(
+                f"{path}: has the new tokens {', '.join(form.new_tokens) or 'none'}; name the same under"
+                " tune.new_tokens"
+            )
         if view.device.type != "meta":
             made_for.check_base(self.folder, form.base_model, view, form.beside)
 

@@ -31,6 +31,7 @@ def name_in_peft(name: str) -> str:
 class PeftTuner(Tuner):
     """Base of the PEFT tuners: a subclass names PEFT's class and makes its configuration."""
 
+    packable = True
     peft_class: ClassVar[type[BaseTuner]]
     _peft: BaseTuner | None = None
     _maps: dict[str, Tensor] | None = None  # as they were, of a method that changes them
@@ -79,6 +80,7 @@ class PeftTuner(Tuner):
         """PEFT's own merge: its layers are folded into the maps that they were put around."""
         if self._peft is None:
             raise RuntimeError(f"tuner '{self.name}' is not applied")
+        self._keep_words()
         self._peft.merge_and_unload()
         self._peft, self._maps, self.own = None, None, {}
         self.settle(view)

@@ -50,6 +50,7 @@ class Adapter(Tuner):
     """Bottleneck adapters at the feed-forward's projections."""
 
     Params = AdapterParams
+    packable = True
     learning_rate = 2e-4
     sweep = (5e-5, 1e-4, 2e-4, 5e-4, 1e-3)
 

@@ -19,6 +19,7 @@ class Connector(Tuner):
     """Nothing of its own: the parts beside it alone, the connector as a rule."""
 
     inside_blocks = False
+    packable = True
     learning_rate = 1e-3
     sweep = (3e-4, 1e-3, 3e-3)
 

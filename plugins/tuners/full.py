@@ -17,6 +17,7 @@ class Full(Tuner):
     """All weights of the decoder, its embedding and its unembedding."""
 
     in_place = True
+    packable = True
     learning_rate = 2e-5
     sweep = (5e-6, 1e-5, 2e-5, 5e-5, 1e-4)
 

@@ -12,3 +12,4 @@ class Glm46V(Qwen2VL):
 
     config_class = "Glm46VConfig"
     model_class = "Glm46VForConditionalGeneration"
+    frames = 2  # as a film of two

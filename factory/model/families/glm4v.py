@@ -12,3 +12,4 @@ class Glm4V(Qwen2VL):
 
     config_class = "Glm4vConfig"
     model_class = "Glm4vForConditionalGeneration"
+    frames = 2  # as a film of two

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel
 
-from factory.model.family import Family
+from factory.model.family import Family, longest_edge
 from factory.registry import register
 
 AROUND, WHOLE = "<fake_token_around_image>", "<global-img>"
@@ -28,6 +28,9 @@ class Idefics3(Family):
     vision_path = "model.vision_model"
     connector_path = "model.connector"
     bookkeeping = ("rows", "cols")
+
+    def limit_pixels(self, processor: Any, low: int | None, high: int | None) -> None:
+        longest_edge(processor, low, high)
 
     def image_inputs(
         self, processor: Any, images: Sequence[Image.Image], per_prompt: Sequence[int] = ()

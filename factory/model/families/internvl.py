@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 from transformers import PreTrainedModel
 
+from factory.errors import UserError
 from factory.model.family import Family
 from factory.registry import register
 
@@ -19,6 +20,19 @@ class InternVL(Family):
     config_class = "InternVLConfig"
     model_class = "InternVLForConditionalGeneration"
     bookkeeping = ("num_patches",)
+
+    def limit_pixels(self, processor: Any, low: int | None, high: int | None) -> None:
+        """In whole tiles."""
+        pixels = processor.image_processor
+        tile = pixels.size["height"] * pixels.size["width"]
+        least, most = pixels.min_patches if low is None else -(-low // tile), pixels.max_patches
+        most = most if high is None else high // tile
+        if not 1 <= least <= most:
+            raise UserError(
+                f"model.max_pixels: a picture takes tiles of {tile:,} pixels, and this leaves {least} to {most} of"
+                " them; raise it"
+            )
+        pixels.min_patches, pixels.max_patches = least, most
 
     def image_inputs(
         self, processor: Any, images: Sequence[Image.Image], per_prompt: Sequence[int] = ()

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from factory.model.family import Family
+from factory.model.family import Family, longest_edge
 from factory.registry import register
 
 ROW_END, IMAGE_END = "[IMG_BREAK]", "[IMG_END]"
@@ -27,6 +27,9 @@ class RowsOfPatches(Family):
     def __init__(self, pixels: int) -> None:
         self.pixels = pixels
         """Side in pixels of the square of the picture that becomes one token."""
+
+    def limit_pixels(self, processor: Any, low: int | None, high: int | None) -> None:
+        longest_edge(processor, low, high)
 
     def image_inputs(
         self, processor: Any, images: Sequence[Image.Image], per_prompt: Sequence[int] = ()

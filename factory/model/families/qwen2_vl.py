@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from factory.model.family import Family
+from factory.model.family import Family, edges
 from factory.registry import register
 
 
@@ -22,6 +22,13 @@ class Qwen2VL(Family):
     model_class = "Qwen2VLForConditionalGeneration"
     vision_path = "model.visual"
     connector_path = "model.visual.merger"
+
+    frames = 1
+    """How often a picture counts against the processor's budget."""
+
+    def limit_pixels(self, processor: Any, low: int | None, high: int | None) -> None:
+        least, most = (None if pixels is None else pixels * self.frames for pixels in (low, high))
+        edges(processor, shortest_edge=least, longest_edge=most)
 
     def image_texts(self, model: PreTrainedModel, processor: Any, inputs: dict[str, Any], n_images: int) -> list[str]:
         merged = processor.image_processor.merge_size**2

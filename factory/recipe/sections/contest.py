@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, ValidationError, model_validator
 
-from factory.recipe.explain import Loc, refusal
+from factory.recipe.explain import Loc, explain, refusal
 from factory.recipe.nodes import Node, Spec, distinct, plugin
 from factory.recipe.sections.training import TermsSpec, TuneDataSpec, TuneSpec
 from factory.recipe.sections.words import FILE_NAME, FileName
@@ -106,9 +106,20 @@ class CompareSpec(TermsSpec):
             for task in self.tasks
             if task.choose is None and c.learning_rates and len(c.learning_rates) > 1
         ]
+        if not mistakes:
+            mistakes = [found for i, task in enumerate(self.tasks) for found in self._untrainable(i, task)]
         if mistakes:
             raise refusal(mistakes)
         return self
+
+    def _untrainable(self, number: int, task: TaskSpec) -> list[tuple[Loc, str]]:
+        """What a tuning of its own would refuse of a task and these terms."""
+        try:
+            self.tune(self.tuners[0], task, 1.0)
+        except ValidationError as error:
+            found = explain(error, TuneSpec)
+            return [(("tasks", number, *loc) if loc[:1] == ("data",) else loc, why) for loc, why in found]
+        return []
 
     def rates(self, contender: ContenderSpec, task: TaskSpec) -> tuple[float, ...]:
         """The learning rates of one tuner on one task, in ascending order."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import StringConstraints, model_validator
+from pydantic import PositiveInt, StringConstraints, model_validator
 
+from factory.recipe.explain import refusal
 from factory.recipe.nodes import Node, Spec, plugin
 from factory.recipe.sections.words import Layer, PathText, Text
 
@@ -33,6 +34,9 @@ class ModelSpec(Spec):
     ``zoo`` is a card's name; ``compose`` puts a model together from parts; ``build`` is a Hugging Face configuration,
     built with random weights; ``revision`` is a branch, tag or commit of the hub's repository. ``dtype`` is the
     precision of its weights; ``layer`` the decoder block to steer, null that of the card or the middle one.
+
+    ``min_pixels`` and ``max_pixels`` bound the pixels (width times height) that a picture is brought to, where the
+    model takes more tokens for a larger one; null leaves the processor's own.
     """
 
     zoo: Text | None = None
@@ -47,6 +51,8 @@ class ModelSpec(Spec):
     device: Text = "auto"
     device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = None
     layer: Layer | None = None
+    min_pixels: PositiveInt | None = None
+    max_pixels: PositiveInt | None = None
 
     @property
     def origin(self) -> str:
@@ -58,4 +64,6 @@ class ModelSpec(Spec):
     def _has_a_source(self) -> ModelSpec:
         if all(source is None for source in (self.zoo, self.path, self.hub, self.compose, self.build)):
             raise ValueError("needs at least one of zoo, path, hub, compose, build")
+        if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
+            raise refusal([(("min_pixels",), f"{self.min_pixels} is more than max_pixels, {self.max_pixels}")])
         return self

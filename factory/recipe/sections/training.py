@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, StringConstraints, model_validator
 
 from factory.recipe.explain import refusal
 from factory.recipe.nodes import Node, Spec, distinct, plugin, read_node
-from factory.recipe.sections.words import PathText, Text
+from factory.recipe.sections.words import PathText, Text, Word
 
 Part = Literal["connector", "vision_tower"]
 
@@ -61,12 +61,21 @@ class TuneDataSpec(Spec):
     trains on what it kept (in half precision, under runs/.features).
 
     ``lessons``: a benchmark that draws its own training samples. ``group_by_length`` puts samples of like length into
-    one batch; ``workers`` processes read ahead.
+    one batch; ``workers`` processes read ahead. ``pack`` puts short samples that are run at once into rows of up to
+    ``max_tokens``, where each is read as if it stood alone.
+
+    ``hub`` is a data set of the Hugging Face hub (OWNER/NAME), of which ``split`` is read, with ``subset`` that of one
+    of its configurations; ``revision`` is a branch, tag or commit. With ``streaming`` the file is neither indexed nor
+    held: rows are drawn from a ``buffer`` of so many, and looked at when they come; it takes ``steps``.
     """
 
     path: PathText | None = None
     images: PathText | None = None
     mix: Annotated[tuple[DataFileSpec, ...], Field(min_length=1)] | None = None
+    hub: Annotated[str, StringConstraints(pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
+    subset: Text | None = None
+    split: Text = "train"
+    revision: Text | None = None
     photos: PathText | None = None
     question: Text = "What does the picture show?"
     lessons: Annotated[Node, plugin("benchmark")] | None = None
@@ -78,24 +87,48 @@ class TuneDataSpec(Spec):
     decode: bool = False
     group_by_length: bool = True
     cache_features: bool = False
+    pack: bool = False
+    streaming: bool = False
+    buffer: PositiveInt = 1000
     workers: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _has_one_source(self) -> TuneDataSpec:
-        if sum(given is not None for given in (self.path, self.mix, self.photos, self.lessons)) != 1:
-            raise ValueError("needs one of path, mix, photos and lessons")
+        if sum(given is not None for given in (self.path, self.mix, self.hub, self.photos, self.lessons)) != 1:
+            raise ValueError("needs one of path, mix, hub, photos and lessons")
+        if odd := [key for key in ("subset", "revision") if getattr(self, key) and not self.hub]:
+            raise refusal([((odd[0],), "is for data under hub")])
         if self.mix and self.images:
             raise refusal([(("images",), "with mix each file names the folder of its own images")])
-        if self.mask_history and not (self.path or self.mix):
-            raise refusal([(("mask_history",), "is for conversations, from a file under path or mix")])
+        if self.mask_history and not (self.path or self.mix or self.hub):
+            raise refusal([(("mask_history",), "is for conversations, from a file under path, mix or hub")])
         if self.lessons is not None and self.take is None:
             raise ValueError("needs take, the number of lessons to draw")
+        if self.pack and (self.max_tokens is None or self.cache_features):
+            why = "needs max_tokens" if self.max_tokens is None else "is not done with cache_features"
+            raise refusal([(("pack",), f"{why}; leave pack out")])
+        if self.streaming:
+            self._streams()
         return self
+
+    def _streams(self) -> None:
+        if self.path is None:
+            raise refusal([(("streaming",), "reads one file, under path; leave streaming out")])
+        if self.take or self.cache_features or self.decode:
+            key = next(key for key in ("take", "cache_features", "decode") if getattr(self, key))
+            raise refusal([((key,), "needs all rows before the first step, which streaming never has")])
+        if self.group_by_length and "group_by_length" in self.model_fields_set:
+            raise refusal([(("group_by_length",), "needs the length of every row, which streaming does not know")])
 
     @property
     def origins(self) -> set[str]:
         """Where the samples come from, however many of them are taken."""
-        paths = [self.path, self.photos, *(file.path for file in self.mix or ())]
+        paths = [
+            self.path,
+            self.photos,
+            self.hub and f"{self.hub}:{self.subset}:{self.split}",
+            *(file.path for file in self.mix or ()),
+        ]
         return {str(path) for path in paths if path} | ({self.lessons.model_dump_json()} if self.lessons else set())
 
 
@@ -136,6 +169,8 @@ class TermsSpec(Spec):
     gradient; ``gradient_checkpointing`` computes activations twice to save memory; every ``save_every`` steps a
     checkpoint is kept; ``threads`` null leaves the environment's. ``report.also`` of the recipe names trackers.
 
+    ``new_tokens`` become tokens of the model, which start at the mean of the embeddings and are trained.
+
     ``learning_rates`` are those of parts of ``beside`` that learn at a rate of their own. ``neftune`` is the alpha of
     noise on the embeddings while training (NEFTune). ``fp16`` computes in float16 with a scaled loss, on a GPU.
     ``optimizer`` adamw_8bit keeps AdamW's moments in 8 bits (bitsandbytes). The newest ``keep_checkpoints`` are kept.
@@ -146,6 +181,7 @@ class TermsSpec(Spec):
     """
 
     beside: Annotated[tuple[Part, ...], AfterValidator(distinct)] = ("connector",)
+    new_tokens: Annotated[tuple[Word, ...], AfterValidator(distinct)] = ()
     epochs: Annotated[float, Field(gt=0)] = 1.0
     steps: PositiveInt | None = None
     batch_size: PositiveInt = 128
@@ -209,6 +245,16 @@ class TuneSpec(TermsSpec):
                 "aligns the connector alone, on features that are kept: needs beside: [connector] and data:"
                 " {cache_features: true}"
             )
+        if self.data.pack and self.neftune:
+            raise refusal([(("neftune",), "its noise depends on a row's length, which data.pack changes")])
+        if self.data.streaming and self.steps is None:
+            raise refusal([(("steps",), "is needed: how many rows an epoch of data.streaming has is not known")])
+        if self.data.streaming and self.held_out and self.held_out.share:
+            raise refusal([(("held_out", "share"), "a stream's rows are not known before they come; give data")])
+        if self.held_out and self.held_out.data and self.held_out.data.streaming:
+            raise refusal([(("held_out", "data", "streaming"), "every look reads the same rows; leave streaming out")])
+        if self.stage == "align" and self.new_tokens:
+            raise refusal([(("new_tokens",), "stage: align runs no language model, which would learn them")])
         if self.stage == "align" and self.neftune:
             raise refusal([(("neftune",), "stage: align runs no language model, whose embeddings would get the noise")])
         if self.held_out and self.held_out.data:

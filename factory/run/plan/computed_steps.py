@@ -36,7 +36,7 @@ def compute_step(
     view, shape = stand_in(model), Shape.of(spec, recipe.launch.processes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        spec.method.make().apply(view, spec.beside)
+        spec.method.make().apply(view, spec.beside, words=dict.fromkeys(spec.new_tokens))
     view.model.train()
     beside = process_time()  # what it took to get here, a run takes as well
     linear = sum(p.numel() for p in view.decoder.parameters() if p.requires_grad) / (sizes.linear * sizes.depth)

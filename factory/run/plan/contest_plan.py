@@ -76,7 +76,7 @@ def _table(title: str, *columns: str) -> Table:
 
 def _applied(contender: ContenderSpec, spec: CompareSpec, view: ModelView) -> Tuner:
     tuner = contender.tuner.make()
-    tuner.apply(view, spec.beside)
+    tuner.apply(view, spec.beside, words=dict.fromkeys(spec.new_tokens))
     return tuner
 
 

@@ -42,7 +42,7 @@ def stand_in(model: Wanted) -> ModelView:
         raise UserError("its tokenizer is not here")
     if sum(p.numel() for p in family.skeleton(config).parameters()) > LARGEST:
         raise UserError("it is too large to be built of random numbers")
-    processor = read_processor(FoundModel(folder, config, family, card, 0))
+    processor = read_processor(FoundModel(folder, config, family, card, 0), model.spec)
     before = torch.get_default_dtype()
     torch.set_default_dtype(getattr(torch, model.spec.dtype))
     try:

@@ -25,6 +25,7 @@ from factory.run.tuners.tuning import inputs_of, refuse_kept_features, show_trai
 from factory.terminal import Console
 from factory.train.loop import Shape
 from factory.tune.initial import Initial
+from factory.tune.tokens import tell_words
 
 
 def plan_tuning(
@@ -46,9 +47,11 @@ def plan_tuning(
         shape = Shape.of(spec, ranks)
         root, name, *_ = owner_of(recipe, limit)
         refuse_other(root / name / "tune", inputs_of(recipe, source, limit, held))
+        epochs = f", {steps * spec.batch_size / len(numbers):.2f} epochs"
         console.print(
-            f"data: {len(numbers):,} samples, {steps:,} steps of {spec.batch_size} ({ranks} rank(s) x"
-            f" {shape.accumulate} x {shape.micro}), {steps * spec.batch_size / len(numbers):.2f} epochs",
+            f"data: {len(numbers):,} samples{' of a stream' if spec.data.streaming else ''}, {steps:,} steps of"
+            f" {spec.batch_size} ({ranks} rank(s) x {shape.accumulate} x {shape.micro})"
+            + ("" if spec.data.streaming else epochs),
             highlight=False,
         )
         if held:
@@ -61,7 +64,7 @@ def plan_tuning(
     with refused.kept():
         view = sizes(model)
         tuner = spec.method.make()
-        tuner.apply(view, spec.beside)
+        tuner.apply(view, spec.beside, words=dict.fromkeys(spec.new_tokens))
         if spec.initial:
             Initial.of(spec.initial).begin(tuner, view)
         refuse_kept_features(spec, view, tuner)
@@ -105,6 +108,7 @@ def show(recipe: Recipe, number: int) -> None:
             " 'compare'"
         )
     view = outline(recipe.model)
+    tell_words(view.tokenizer, spec.new_tokens)
     tasks = {"": spec.data} if isinstance(spec, TuneSpec) else {task.name: task.data for task in spec.tasks}
     for task, data in tasks.items():
         source = open_source(recipe, data, spec.batch_size, view, quiet=True)

@@ -33,11 +33,12 @@ from factory.run.questions.harness import HarnessSuite
 from factory.run.questions.suite import AnySuite, Suite, questions_of
 from factory.run.rundir import RunDir, Stage
 from factory.run.samples import thin
+from factory.run.tuners.checked import check
 from factory.run.tuners.contest_settings import in_setting, read_predictions, settings_summary
 from factory.run.tuners.contest_summary import in_terminal, summaries_of
 from factory.run.tuners.going_on import refuse_other
 from factory.run.tuners.opening import shared_source
-from factory.run.tuners.tuning import COST, TUNED, check, inputs_of, tune_on
+from factory.run.tuners.tuning import COST, TUNED, inputs_of, tune_on
 from factory.terminal import Console
 
 
@@ -113,7 +114,9 @@ def check_contest(recipe: Recipe, suites: Mapping[str, AnySuite], ranks: int | N
     """
     spec = given(recipe.compare)
     with blaming(spec):
-        check(spec.tune(spec.tuners[0], spec.tasks[0], 1.0), recipe.model, "compare", ranks)
+        for task in spec.tasks:
+            for contender in spec.tuners:
+                check(spec.tune(contender, task, 1.0), recipe.model, "compare", ranks, recipe.launch)
     for task in spec.tasks:
         suite = suites.get(task.choose.label) if task.choose else None
         if isinstance(suite, Suite) and (why := suite.benchmark.unscorable()):

@@ -24,20 +24,25 @@ CHECKPOINTS = "checkpoints"  # in the folder of a stage that trains
 
 SAME: dict[type[Spec], set[str]] = {  # to the byte, or where floats are summed in another order, to rounding
     TuneSpec: {"micro_batch", "gradient_checkpointing", "save_every", "keep_checkpoints", "threads", "exam"},
-    TuneDataSpec: {"workers", "max_skipped", "decode"},  # a sample left out anew is another source, which "data" tells
+    TuneDataSpec: {
+        "workers",
+        "max_skipped",
+        "decode",
+        "pack",
+    },  # a sample left out anew is another source, which "data" tells
     TrainSpec: {"save_every", "threads"},
     LaunchSpec: {"hostfile"},
 }
 TOLD: dict[type[Spec], dict[str, str]] = {  # by another entry of the inputs, or by a checkpoint's manifest
     TuneSpec: {"steps": "steps", "epochs": "steps", "data": "tune.data and data", "held_out": "held_out"}
     | {"initial": "initial"},
-    TuneDataSpec: {"path": "data", "mix": "data", "images": "data", "photos": "data"},
+    TuneDataSpec: dict.fromkeys(("path", "mix", "hub", "subset", "split", "revision", "images", "photos"), "data"),
     TrainSpec: {},
     LaunchSpec: {"processes": "ranks", "zero": "zero", "offload": "offload"},
 }
 OTHER: dict[type[Spec], set[str]] = {  # another result
     TuneSpec: {"stage", "tuner", "learning_rate", "beside", "batch_size", "schedule", "warmup", "weight_decay"}
-    | {"max_grad_norm", "bf16", "fp16", "optimizer", "rho", "learning_rates", "neftune"},
+    | {"new_tokens", "max_grad_norm", "bf16", "fp16", "optimizer", "rho", "learning_rates", "neftune"},
     TuneDataSpec: {
         "question",
         "lessons",
@@ -47,6 +52,8 @@ OTHER: dict[type[Spec], set[str]] = {  # another result
         "group_by_length",
         "cache_features",
         "mask_history",
+        "streaming",
+        "buffer",
     },
     TrainSpec: {"steps", "vision_steps", "text_steps", "connector_steps", "batch_size", "learning_rate", "warmup"}
     | {"weight_decay", "text_weight"},

@@ -6,27 +6,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from factory import files, progress
 from factory.benchmark import WithLessons
 from factory.blame import blaming
-from factory.corpus.audit import Audit
+from factory.corpus.collate import image_tokens
+from factory.corpus.hub_data import hub_file
 from factory.corpus.index import Check
 from factory.corpus.mixed import MixedFiles
 from factory.corpus.photos import PhotoFolder
 from factory.corpus.refusals import Refusals
 from factory.corpus.source import Audited, ConversationFile, Lessons, Opened
+from factory.corpus.stream import Stream
 from factory.errors import UserError
 from factory.model.load import lacking, outline
 from factory.model.source import Wanted
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.nodes import Spec, given
+from factory.recipe.paths import RecipePath
 from factory.recipe.schema import DataFileSpec, TuneDataSpec
 from factory.run.rundir import RunDir
 from factory.terminal import Console
+from factory.tune.tokens import tell_words
 
 INDICES = ".index"  # of data files, beside the runs: many runs read one file
 
@@ -36,7 +41,7 @@ def shared_source(recipe: Recipe, folder: RunDir, model: Wanted, data: TuneDataS
     others.
     """
     batch = given(recipe.tune).batch_size
-    view = outline(model) if data.lessons is None else None
+    view = _outline(recipe, model) if data.lessons is None else None
     source = open_source(recipe, data, batch, view) if folder.owner else None
     folder.world.meet("the data are indexed")
     return source or open_source(recipe, data, batch, view, quiet=True)
@@ -45,7 +50,15 @@ def shared_source(recipe: Recipe, folder: RunDir, model: Wanted, data: TuneDataS
 def planned_source(recipe: Recipe, data: TuneDataSpec, batch: int, model: Wanted) -> Opened:
     """The samples as ``shared_source`` would have them; unchecked by the model where that is not on this machine."""
     checked = data.lessons is None and not lacking(model)
-    return open_source(recipe, data, batch, outline(model) if checked else None)
+    return open_source(recipe, data, batch, _outline(recipe, model) if checked else None)
+
+
+def _outline(recipe: Recipe, model: Wanted) -> ModelView:
+    """The model without weights, which knows the words that are new in this training."""
+    view, spec = outline(model), recipe.tune or given(recipe.compare)
+    with blaming(spec):
+        tell_words(view.tokenizer, spec.new_tokens)
+    return view
 
 
 def open_source(
@@ -66,6 +79,9 @@ def open_source(
     if spec.mix is not None:
         parts = [_opened(recipe, _alone(spec, file), view, quiet, file) for file in spec.mix]
         return MixedFiles(parts, [file.weight for file in spec.mix], spec.take, spec.seed)
+    if spec.hub is not None:
+        file = hub_file(spec.hub, spec.split, Path(recipe.run.root) / INDICES, spec.subset, spec.revision)
+        spec = spec.model_copy(update={"hub": None, "path": RecipePath(str(file))})
     return _opened(recipe, spec, view, quiet, spec)
 
 
@@ -75,10 +91,17 @@ def _opened(recipe: Recipe, spec: TuneDataSpec, view: ModelView | None, quiet: b
         path = spec.photos.directory("photos") if spec.photos else given(spec.path).file("path")
         images = spec.images.directory("images") if spec.images else path.parent
     check: Check | None = Refusals(view, spec.max_tokens) if view is not None else None
-    tell = (lambda _: None) if quiet else (lambda audit: _tell(audit, path))
+    tokens = partial(image_tokens, view) if view is not None and view.sees else None
+    tell = (lambda _: None) if quiet else (lambda audit: Console().print(audit.table(path, tokens)))
     cache, drawn = Path(recipe.run.root) / INDICES, (spec.max_skipped, spec.take, spec.seed)
     if spec.photos is not None:
         return PhotoFolder(path, spec.question, *drawn, check, spec.decode, tell, cache)
+    if spec.streaming:
+        terms = recipe.tune or given(recipe.compare)
+        total = given(terms.steps) * terms.batch_size
+        return Stream(
+            path, images, total, spec.buffer, spec.seed, spec.max_skipped, check, tell, mask_history=spec.mask_history
+        )
     with ExitStack() as shown:
         return ConversationFile(
             path, images, cache, *drawn, _reading(path, shown), check, spec.decode, tell, spec.mask_history
@@ -106,7 +129,7 @@ def may_fail(source: Opened, allowed: float) -> int:
     """How many samples of ``source`` may still be found unusable: the share ``allowed``, less that of the rows that the
     audit has left out already.
     """
-    gone = 0.0 if isinstance(source, Lessons) else source.audit.share
+    gone = 0.0 if isinstance(source, Lessons | Stream) else source.audit.share
     return int(max(allowed - gone, 0.0) * len(source) + 1e-9)
 
 
@@ -122,10 +145,6 @@ def failed(path: Path, source: Opened, allowed: float) -> list[dict[str, Any]]:
             f" allows beside those left out before; the first: {first['sample']}: {first['reason']}"
         )
     return list(rows.values())
-
-
-def _tell(audit: Audit, path: Path) -> None:
-    Console().print(audit.table(path))
 
 
 def _reading(path: Path, shown: ExitStack) -> Callable[[int], None]:

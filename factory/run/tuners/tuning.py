@@ -5,35 +5,32 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from rich.table import Table
 from torch import Tensor
 from transformers import TrainerCallback
 
 from factory import files, progress, tune
-from factory.benchmark import WithExam
-from factory.blame import blaming
-from factory.corpus.collate import NOTHING, Collator, Places
+from factory.corpus.collate import Collator, Places, image_tokens
 from factory.corpus.order import Order
 from factory.corpus.prepared import Prepared, PreparedCollator, chunks, prepare, there
 from factory.corpus.source import Lessons, Opened
-from factory.data.prompt import Role, Segment
+from factory.corpus.stream import InTurn
 from factory.errors import UserError
-from factory.model.load import device_for, fingerprint_of, load
+from factory.model.load import fingerprint_of, load
 from factory.model.source import Wanted
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.nodes import given
-from factory.recipe.schema import ModelSpec, TuneSpec
+from factory.recipe.schema import TuneSpec
 from factory.report import followers
 from factory.run.inputs import learning, running_digest, with_code
 from factory.run.questions.suite import AnySuite
 from factory.run.rundir import RunDir, Stage
+from factory.run.tuners.checked import examiner
 from factory.run.tuners.exam import answerer, tell
 from factory.run.tuners.going_on import CHECKPOINTS, is_kept, last_of, learnt, refuse_other, sums_of
 from factory.run.tuners.held_out import Held, held_of, learnt_and_held, said, told
@@ -45,6 +42,7 @@ from factory.train.checkpoint import folder_name
 from factory.train.loop import Shape, cut_by, refuse_other_shape, train, trained_in
 from factory.train.losses import plot_losses
 from factory.train.meter import Meter
+from factory.train.packing import check_packing
 from factory.tune import Tuner
 from factory.tune.checkpoint import FILES, TENSORS
 from factory.tune.initial import Initial
@@ -62,6 +60,9 @@ OF_TRAINING = {
     "max_skipped",
     "decode",
     "workers",
+    "pack",
+    "streaming",
+    "buffer",
 }  # keys of the data that do not change a sample
 
 
@@ -153,7 +154,7 @@ def _tune(
     held: Held | None,
 ) -> None:
     torch.manual_seed(recipe.seed)  # a tuner draws its starting values
-    tuner.apply(view, spec.beside)
+    tuner.apply(view, spec.beside, words=dict.fromkeys(spec.new_tokens))
     if spec.initial:
         Initial.of(spec.initial).begin(tuner, view)
     refuse_kept_features(spec, view, tuner)
@@ -161,7 +162,10 @@ def _tune(
     skipped = (_features(recipe, spec, view, source) if spec.data.cache_features else stage.path) / "skipped.jsonl"
     allowed = spec.data.max_skipped
     most = may_fail(source, allowed)
-    read = Collator(view, source, spec.data.max_tokens, skipped if allowed else None, most)
+    packed = spec.data.max_tokens if spec.data.pack else None
+    if packed:
+        check_packing(view)
+    read = Collator(view, source, spec.data.max_tokens, skipped if allowed else None, most, packed)
     collator: Callable[[Sequence[int]], dict[str, Tensor]] = read
     lengths, objective = None, None
     if spec.data.cache_features:
@@ -172,11 +176,12 @@ def _tune(
             objective = Aligned(view, of_answers.answers)
         else:
             lengths, collator = -(-prepared.lengths() // ALIKE), PreparedCollator(view, prepared)
-    elif spec.data.group_by_length:
-        lengths = source.lengths(CHARACTERS_PER_TOKEN * image_tokens(view))
+    elif spec.data.group_by_length and not spec.data.streaming:
+        lengths = source.lengths(CHARACTERS_PER_TOKEN * image_tokens(view) if view.sees else 0)
     numbers, aside = learnt_and_held(spec, source)
     lengths = lengths[numbers] if lengths is not None and spec.data.group_by_length else None
-    order = Order(len(numbers), spec.batch_size, recipe.seed, lengths)
+    shuffled = Order(len(numbers), spec.batch_size, recipe.seed, lengths)
+    order = InTurn(spec.batch_size) if spec.data.streaming else shuffled
     console = Console()
     shape = Shape.of(spec, zero.world_size())
     console.print(
@@ -245,7 +250,7 @@ def _save(
 def _restore(recipe: Recipe, spec: TuneSpec, view: ModelView, tuner: Tuner, stage: Stage, out: Path) -> None:
     """Write the trained part of a finished tuning anew, from its last checkpoint."""
     values = trained_in(last_of(stage, out))
-    tuner.apply(view, spec.beside)
+    tuner.apply(view, spec.beside, words=dict.fromkeys(spec.new_tokens))
     _save(recipe, spec, view, tuner, stage.summary, out, values)
     stage.finish(stage.summary | {TUNED: sums_of(out, FILES)})
 
@@ -300,60 +305,9 @@ def _prepared(source: Opened, view: ModelView, collator: Collator, folder: RunDi
         return prepare(view, collator, len(source), kept, folder.world, show)
 
 
-def check(spec: TuneSpec, model: ModelSpec, section: str = "tune", ranks: int | None = None) -> None:
-    """What can be checked before data and model are read, for so many ranks or those there are; also takes up the
-    recipe's number of threads.
-    """
-    if spec.threads:
-        torch.set_num_threads(spec.threads)
-    with blaming(spec):
-        Shape.of(spec, ranks or zero.world_size())
-        if spec.optimizer == "adamw_8bit" and find_spec("bitsandbytes") is None:
-            raise UserError(
-                "optimizer: adamw_8bit needs bitsandbytes, which is not installed: pip install bitsandbytes"
-            )
-        if spec.initial:
-            Initial.of(spec.initial)
-    if spec.exam:
-        examiner(spec)
-    check_precision(spec, model, section)
-
-
-def examiner(spec: TuneSpec) -> WithExam:
-    """Who examines the tuned model: the benchmark of its lessons. Raises ``UserError`` where that has no exam."""
-    lessons = given(spec.data.lessons)
-    benchmark = lessons.make()
-    if not isinstance(benchmark, WithExam):
-        raise UserError(f"tune.exam: benchmark '{lessons.type}' has no examination; leave tune.exam out")
-    return benchmark
-
-
-def check_precision(spec: TuneSpec, model: ModelSpec, section: str = "tune") -> None:
-    """Raises ``UserError`` for a model whose precision no gradient can be computed in: what is trained is float32."""
-    if spec.fp16 and device_for(model.device).type == "cpu":
-        raise UserError(f"{section}.fp16: float16 with a scaled loss needs a GPU; on a CPU use {section}.bf16=true")
-    if model.dtype == "float16" and not spec.fp16:
-        raise UserError(
-            f"model.dtype=float16: gradients overflow in float16 unless the loss is scaled: add {section}.fp16=true,"
-            f" or tune in bfloat16 (model.dtype=bfloat16 {section}.bf16=true) or in float32"
-        )
-    if model.dtype == "bfloat16" and not spec.bf16:
-        raise UserError(
-            f"model.dtype=bfloat16: what is trained is float32, so computing has to be mixed: add {section}.bf16=true,"
-            " or use model.dtype=float32"
-        )
-
-
 def steps_of(spec: TuneSpec, samples: int) -> int:
     """Optimiser steps; the last one of the last epoch is filled up from a next."""
     return spec.steps or math.ceil(spec.epochs * samples / spec.batch_size)
-
-
-def image_tokens(view: ModelView) -> int:
-    """Tokens of a square image of a common size."""
-    prompt = NOTHING.prepend(Segment(Role.IMAGE, image=Image.new("RGB", (336, 336))))
-    _, written = view.images_of([prompt])
-    return view.tokens([prompt], written)[0].roles.count(int(Role.IMAGE))
 
 
 def show_trainable(view: ModelView, tuner: Tuner, spec: TuneSpec) -> None:

@@ -19,6 +19,7 @@ from factory.recipe import loads
 from factory.run.pipeline import run
 from factory.run.plan.plan import plan
 from factory.run.tuners.held_out import learnt_and_held
+from tests.factory.ranks import as_ranks
 from tests.factory.train.case import Interrupted, stops_at, write_data
 from tests.tiny import fresh_view, saved_tiny
 
@@ -237,3 +238,36 @@ def test_data_of_their_own_are_cut_at_their_own_length(project):
         losses[most] = look["eval_loss"]
         assert look["eval_loss"] == pytest.approx(loss_of(view, source, range(3), most), rel=1e-4)
     assert abs(losses[24] - losses[200]) > 1e-3
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_as_many_checkpoints_are_kept_with_the_best_among_them_or_older(project, keep):
+    run(recipe(project, f"keeps{keep}", **wrong(project, 2.0, 4), keep_checkpoints=keep))
+    best = summary(project, f"keeps{keep}")["kept"]
+    kept = {int(p.name.rpartition("-")[2]) for p in (project / f"keeps{keep}" / "r" / "tune").glob("*/checkpoint-*")}
+    assert kept == {best, *range(5 - keep, 5)}
+
+
+@pytest.mark.slow
+def test_two_ranks_look_and_steer_texts_as_one_does(project):
+    """Their batches are copies, whose roles come with them; what is held out is told by both together."""
+    quiz, mores = {"type": "plain_scenes", "per_task": 1}, {"type": "mores", "modality": "text", "dropout": 0.0}
+    how = {"tuner": mores, "micro_batch": 2, "steps": 2}
+    how |= {"held_out": {"share": 0.25, "every": 1, "benchmark": quiz, "keep": "best"}}
+    run(recipe(project, "one", **how))
+    (project / "two").mkdir()
+
+    def work(world):
+        run(recipe(project, "two", **how), world=world)
+        torch.distributed.destroy_process_group()
+
+    done = as_ranks(2, work, project / "two")
+    assert done.codes == [0, 0], done.err[-3000:]
+    assert "no gradient" not in done.err
+    one, two = (files.read_jsonl(project / name / "r" / "tune" / "log.jsonl") for name in ("one", "two"))
+    for row, other in zip(one, two, strict=True):
+        for key in row.keys() & {"loss", "eval_loss", "eval_score"}:
+            assert other[key] == pytest.approx(row[key], rel=1e-5), (key, row["step"])
+    assert all(
+        torch.allclose(t, trained(project, "two")[name], atol=2e-5) for name, t in trained(project, "one").items()
+    )

@@ -17,7 +17,7 @@ from factory.errors import UserError
 from factory.recipe import loads
 from factory.registry import lookup
 from factory.run.plan.plan import plan
-from factory.run.tuners.tuning import check
+from factory.run.tuners.checked import check
 from factory.train.loop import Answers
 from tests.factory.train.case import Interrupted, tuned, write_data
 from tests.tiny import fresh_view

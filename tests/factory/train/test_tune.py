@@ -338,3 +338,18 @@ def test_show_prints_a_training_sample(recipe, tmp_path, capsys):
     assert "sample 1 (s1)" in capsys.readouterr().out
     assert cli.main(["show", str(tmp_path / "r.yaml"), "--sample", "99"]) == 2
     assert "numbered 0 to 23" in capsys.readouterr().err
+
+
+def test_the_roles_of_a_batch_s_copy_come_with_it(data):
+    """As ranks and data loaders' workers get it: the ids have forgotten them."""
+    view = fresh_view()
+    mores = lookup("tuner", "mores")
+    mores(mores.Params(modality="text", dropout=0.0)).apply(view)
+    source = ConversationFile(data, data.parent, data.parent / "index")
+    batch = Collator(view, source, None, None)([1, 2])
+    expected = Answers(view)(**batch)
+    copied = {name: torch.from_numpy(t.numpy().copy()) for name, t in batch.items()}
+    del batch
+    assert torch.equal(Answers(view)(**copied), expected)
+    with pytest.raises(UserError, match="needs to know the prompt's words"):
+        view.model(**{name: t for name, t in copied.items() if name not in ("roles", "labels")})
