@@ -148,19 +148,8 @@ def build_index(
     entries: list[tuple[int, int, int, int, bool]] = []
     blocks, audit, marks = [], Audit(), Marks(folder)
     for number, (offset, size, record) in enumerate(scan(path)):
-        characters = count = 0
-        fault = None
-        try:
-            conversation = parse(record, number)
-            characters, count = conversation.characters, len(conversation.images)
-            sizes = sizes_of(conversation, folder, marks, audit, decode)
-            if check is not None:
-                check(conversation, sizes)
-            audit.see(sizes)
-        except Unusable as error:
-            fault = error
-        audit.add(name_of(record, number), characters, count, fault)
-        entries.append((offset, size, characters, min(count, 0xFFFF), fault is None))
+        characters, count, usable = look_at(record, number, folder, marks, audit, check, decode)
+        entries.append((offset, size, characters, min(count, 0xFFFF), usable))
         if len(entries) == BLOCK:
             blocks.append(np.array(entries, ENTRY))
             entries = []
@@ -173,10 +162,37 @@ def build_index(
     return index, audit, marks
 
 
+def look_at(
+    record: dict[str, Any],
+    number: int,
+    folder: Path,
+    marks: Marks,
+    audit: Audit,
+    check: Check | None = None,
+    decode: bool = False,
+) -> tuple[int, int, bool]:
+    """Take a record into ``audit``, its pictures into ``marks``; its characters, how many pictures it has, and whether
+    it can be used.
+    """
+    characters = count = 0
+    fault = None
+    try:
+        conversation = parse(record, number)
+        characters, count = conversation.characters, len(conversation.images)
+        sizes = _sizes(conversation, folder, marks, audit, decode)
+        if check is not None:
+            check(conversation, sizes)
+        audit.see(sizes)
+    except Unusable as error:
+        fault = error
+    audit.add(name_of(record, number), characters, count, fault)
+    return characters, count, fault is None
+
+
 READER = build_index  # an index is that of its code
 
 
-def sizes_of(conversation: Conversation, folder: Path, marks: Marks, audit: Audit, decode: bool) -> list[Size]:
+def _sizes(conversation: Conversation, folder: Path, marks: Marks, audit: Audit, decode: bool) -> list[Size]:
     """Width and height of each picture. Raises ``Unusable`` where one is missing or cannot be read."""
     lost = [name for name in conversation.images if isinstance(name, str) and not marks.add(name)]
     audit.missing += len(lost)

@@ -6,7 +6,6 @@ a training that goes on reads the rows before its place once more, without their
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from itertools import count, islice
@@ -17,8 +16,8 @@ import numpy as np
 
 from factory import files
 from factory.corpus.audit import Audit
-from factory.corpus.conversation import Unusable, name_of, parse
-from factory.corpus.index import Check, Marks, sizes_of
+from factory.corpus.conversation import name_of, parse
+from factory.corpus.index import Check, Marks, look_at
 from factory.corpus.records import scan
 from factory.corpus.source import Sample
 from factory.errors import UserError
@@ -64,24 +63,13 @@ class Stream:
         self.audit = self._looked_at(check)
         tell(self.audit)
         self.audit.allow(max_skipped, path, folder)
-        self._process, self._next, self._left = 0, 0, iter(())
+        self._next, self._left = 0, self._endless()
         self._names: OrderedDict[int, str] = OrderedDict()
 
     def _looked_at(self, check: Check | None) -> Audit:
-        audit, marks, records = Audit(), Marks(self.folder), []
+        audit, marks = Audit(), Marks(self.folder)
         for number, (_, _, record) in enumerate(islice(scan(self.path), HEAD)):
-            fault, characters, images = None, 0, 0
-            try:
-                conversation = parse(record, number, self.mask_history)
-                characters, images = conversation.characters, len(conversation.images)
-                sizes = sizes_of(conversation, self.folder, marks, audit, False)
-                if check is not None:
-                    check(conversation, sizes)
-                audit.see(sizes)
-            except Unusable as error:
-                fault = error
-            audit.add(name_of(record, number), characters, images, fault)
-            records.append(name_of(record, number))
+            look_at(record, number, self.folder, marks, audit, check)
         stat = self.path.stat()
         audit.digest = files.digest([stat.st_size, stat.st_mtime_ns, marks.contents()])
         audit.times = marks.times()
@@ -92,8 +80,8 @@ class Stream:
 
     def __getitem__(self, index: int) -> Sample:
         """Forward as far as ``index``; a step back begins anew."""
-        if self._process != os.getpid() or index < self._next:  # a data loader's worker has a stream of its own
-            self._process, self._next, self._left = os.getpid(), 0, self._endless()
+        if index < self._next:
+            self._next, self._left = 0, self._endless()
         record = next(islice(self._left, index - self._next, None))
         self._next = index + 1
         self._names[index] = name_of(record, index)
@@ -105,7 +93,11 @@ class Stream:
     def _endless(self) -> Iterator[dict[str, Any]]:
         for epoch in count():
             self.rows.set_epoch(epoch)
-            yield from self.rows
+            rows = 0
+            for rows, record in enumerate(self.rows, 1):
+                yield record
+            if not rows:
+                raise UserError(f"{self.path}: holds no row any more")
 
     def name(self, index: int) -> str:
         return self._names.get(index, f"at place {index}")

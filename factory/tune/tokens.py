@@ -122,13 +122,13 @@ class NewTokens:
             view.processor.tokenizer = self.before
 
 
-def _embedding(view: ModelView) -> nn.Module:
+def _embedding(view: ModelView) -> Any:
     return view.model.get_input_embeddings()
 
 
-def _maps(view: ModelView) -> list[nn.Module]:
+def _maps(view: ModelView) -> list[Any]:
     """The embedding, and the unembedding where it has weights of its own."""
-    maps = [_embedding(view), view.unembed]
+    maps: list[Any] = [_embedding(view), view.unembed]
     return maps[:1] if maps[0].weight is maps[1].weight else maps
 
 

@@ -117,6 +117,8 @@ class TuneDataSpec(Spec):
         if self.take or self.cache_features or self.decode:
             key = next(key for key in ("take", "cache_features", "decode") if getattr(self, key))
             raise refusal([((key,), "needs all rows before the first step, which streaming never has")])
+        if self.workers:
+            raise refusal([(("workers",), "would share a stream's rows out among themselves; leave workers out")])
         if self.group_by_length and "group_by_length" in self.model_fields_set:
             raise refusal([(("group_by_length",), "needs the length of every row, which streaming does not know")])
 

@@ -5,6 +5,7 @@ goes.
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 
 import pytest
 import torch
@@ -64,10 +65,16 @@ def recipe(root, name: str, **changes):
     return loads(json.dumps(spec), path=root / f"{name}.yaml")
 
 
+def own_view() -> ModelView:
+    """The tiny model with a tokenizer of its own."""
+    view = fresh_view()
+    view.processor = deepcopy(view.processor)
+    return view
+
+
 def extended() -> tuple[ModelView, list[int]]:
     """The tiny model with two more words by hand, their rows at the mean of the others."""
-    view = fresh_view()
-    view.processor.tokenizer = type(view.tokenizer).from_pretrained(saved(view.tokenizer))
+    view = own_view()
     view.tokenizer.add_tokens(list(WORDS))
     ids = view.tokenizer.convert_tokens_to_ids(list(WORDS))
     before = view.model.get_input_embeddings().weight.shape[0]
@@ -77,14 +84,6 @@ def extended() -> tuple[ModelView, list[int]]:
         with torch.no_grad():
             module.weight[ids] = module.weight[: min(ids)].mean(0)
     return view, ids
-
-
-def saved(tokenizer) -> str:
-    from tempfile import mkdtemp
-
-    folder = mkdtemp()
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def test_the_rows_of_new_words_are_learnt_as_in_a_plain_loop(project):
@@ -133,7 +132,7 @@ PLAIN = [Prompt((Segment(Role.QUESTION, "Say it again"),))]
 def test_they_are_saved_read_again_and_taken_out(family, tuner, tmp_path):
     if family == "qwen2" and tuner["type"] == "mores":
         pytest.skip("mores steers image tokens")
-    made = lambda: fresh_view() if family == "llava" else own_family_view(family)
+    made = lambda: own_view() if family == "llava" else own_family_view(family)
     view, other = made(), made()
     size, before = len(other.tokenizer), logits_of(other, PLAIN)
     node = dict(tuner)
@@ -164,7 +163,7 @@ def test_they_are_in_an_exported_adapter_and_a_merged_model(project, tmp_path):
     expected, ids = logits_of(view, ASKED), view.encode(ASKED)
     said = exported("adapter", view, tmp_path / "adapter")
     rows = int(said.partition("(")[2].partition(")")[0])
-    base = fresh_view().model.from_pretrained(project / "model")
+    base = type(fresh_view().model).from_pretrained(project / "model")
     base.resize_token_embeddings(rows, mean_resizing=False)
     adapted = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
     with torch.no_grad():
