@@ -4,6 +4,7 @@ image.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any, ClassVar
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel
 
+from factory.errors import UserError
 from factory.model.family import Family, longest_edge
 from factory.registry import register
 
@@ -30,7 +32,12 @@ class Idefics3(Family):
     bookkeeping = ("rows", "cols")
 
     def limit_pixels(self, processor: Any, low: int | None, high: int | None) -> None:
-        longest_edge(processor, low, high)
+        """In whole tiles."""
+        tile = processor.image_processor.max_image_size["longest_edge"]
+        side = None if high is None else math.isqrt(high) // tile * tile
+        if side == 0:
+            raise UserError(f"model.max_pixels: one tile of a picture has {tile**2:,} pixels already; raise it")
+        longest_edge(processor, low, side and side**2)
 
     def image_inputs(
         self, processor: Any, images: Sequence[Image.Image], per_prompt: Sequence[int] = ()

@@ -171,7 +171,7 @@ def test_they_are_in_an_exported_adapter_and_a_merged_model(project, tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path / "adapter").convert_tokens_to_ids("<zig>") in ids["input_ids"]
     exported("model", view, tmp_path / "model")
     merged = load(ModelSpec(path=str(tmp_path / "model")))
-    assert torch.allclose(logits_of(merged, ASKED), expected, atol=1e-5)
+    assert torch.allclose(logits_of(merged, ASKED), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(
