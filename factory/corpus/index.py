@@ -148,7 +148,7 @@ def build_index(
     entries: list[tuple[int, int, int, int, bool]] = []
     blocks, audit, marks = [], Audit(), Marks(folder)
     for number, (offset, size, record) in enumerate(scan(path)):
-        characters, count, usable = look_at(record, number, folder, marks, audit, check, decode)
+        characters, count, usable = audit_row(record, number, folder, marks, audit, check, decode)
         entries.append((offset, size, characters, min(count, 0xFFFF), usable))
         if len(entries) == BLOCK:
             blocks.append(np.array(entries, ENTRY))
@@ -162,7 +162,7 @@ def build_index(
     return index, audit, marks
 
 
-def look_at(
+def audit_row(
     record: dict[str, Any],
     number: int,
     folder: Path,

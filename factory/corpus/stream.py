@@ -17,7 +17,7 @@ import numpy as np
 from factory import files
 from factory.corpus.audit import Audit
 from factory.corpus.conversation import name_of, parse
-from factory.corpus.index import Check, Marks, look_at
+from factory.corpus.index import Check, Marks, audit_row
 from factory.corpus.records import scan
 from factory.corpus.source import Sample
 from factory.errors import UserError
@@ -58,7 +58,7 @@ class Stream:
         if not path.is_file():
             raise UserError(f"data file {path}: not found. Give it as tune.data.path")
         self.path, self.folder, self.total, self.mask_history = path, folder, total, mask_history
-        self.rows = shuffled(path, buffer, seed)
+        self.rows = drawn_rows(path, buffer, seed)
         self.numbers = np.arange(0)
         self.audit = self._looked_at(check)
         tell(self.audit)
@@ -69,7 +69,7 @@ class Stream:
     def _looked_at(self, check: Check | None) -> Audit:
         audit, marks = Audit(), Marks(self.folder)
         for number, (_, _, record) in enumerate(islice(scan(self.path), HEAD)):
-            look_at(record, number, self.folder, marks, audit, check)
+            audit_row(record, number, self.folder, marks, audit, check)
         stat = self.path.stat()
         audit.digest = files.digest([stat.st_size, stat.st_mtime_ns, marks.contents()])
         audit.times = marks.times()
@@ -106,7 +106,7 @@ class Stream:
         raise UserError("tune.data.streaming: the lengths of a stream's rows are not known before they come")
 
 
-def shuffled(path: Path, buffer: int, seed: int) -> Any:
+def drawn_rows(path: Path, buffer: int, seed: int) -> Any:
     """A file's rows as an ``IterableDataset``, drawn from a ``buffer`` of them."""
     try:
         from datasets import IterableDataset

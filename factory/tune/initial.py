@@ -104,7 +104,7 @@ class Initial:
         self._refuse_other(mine, theirs.model_dump(mode="json"), {"dropout"})
         if tuple(form.new_tokens) != tuple(tuner.tokens.ids if tuner.tokens else ()):
             raise UserError(
-                f"{path}: has the new tokens {', '.join(form.new_tokens) or 'none'}; name the same under"
+                f"{path}: has the new tokens {', '.join(form.new_tokens) or 'no word'}; name the same under"
                 " tune.new_tokens"
             )
         if view.device.type != "meta":

@@ -22,6 +22,7 @@ from tests.factory.ranks import as_ranks
 from tests.tiny import saved_tiny
 
 ROOT = Path(__file__).parents[3]
+BRIEF = {"type": "plain_scenes", "as": "seen", "per_task": 1}
 SCENES = {"lessons": {"type": "scenes", "options": 0.0}, "take": 8, "max_tokens": None}
 
 
@@ -53,6 +54,12 @@ def written(root: Path, folder: Path, **changes) -> str:
         "evaluate": {"batch_size": 8},
     }
     return yaml.safe_dump(recipe)
+
+
+def task(data: dict) -> dict:
+    """A task with other data and something to choose on."""
+    dev = {"type": "plain_scenes", "as": "dev", "split": "dev", "per_task": 1}
+    return {"name": "seeing", "data": SCENES | data, "choose": dev, "score": ["plain_scenes"]}
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +204,21 @@ def test_show_prints_a_sample_of_each_task(finished, capsys):
             "compare.tasks.1.score.0",
             "another benchmark is called 'plain_scenes' too",
         ),
+        (
+            {"neftune": 5, "tasks": [task({"pack": True, "max_tokens": 90})]},
+            "compare.neftune",
+            "its noise depends on a row's length",
+        ),
+        (
+            {"tasks": [task({"lessons": None, "take": None, "path": "r.yaml", "streaming": True})]},
+            "compare.steps",
+            "is needed: how many rows",
+        ),
+        (
+            {"beside": ["vision_tower"], "tasks": [task({"cache_features": True})]},
+            "compare.tasks.0.data",
+            "trains the vision tower",
+        ),
     ],
 )
 def test_mistakes_are_told_where_they_stand(tmp_path, change, where, message):
@@ -250,3 +272,21 @@ def test_two_ranks_that_cut_the_weights_find_what_one_finds(tmp_path):
     two = files.read_json(tmp_path / "side" / "results.json")
     assert [t["loss"] for t in two["tuning"]] == pytest.approx([t["loss"] for t in one["tuning"]], rel=1e-5)
     assert [r["metrics"] for r in two["rows"]] == [r["metrics"] for r in one["rows"]]
+
+
+def test_the_terms_of_a_training_are_those_of_each_of_a_comparison_s(tmp_path, capsys):
+    """Packing, new tokens and kept checkpoints; and a tuner that cannot be packed is named before anything runs."""
+    saved = saved_tiny(tmp_path / "model")
+    one = {"name": "seeing", "data": SCENES | {"pack": True, "max_tokens": 300}, "score": [BRIEF]}
+    how = {"new_tokens": ["<zig>"], "steps": 3, "save_every": 1, "keep_checkpoints": 2, "tasks": [one]}
+    text = written(tmp_path / "runs", saved, tuners=[{"tuner": "ia3"}, {"tuner": "mores"}], **how)
+    (tmp_path / "side.yaml").write_text(text)
+    for command in ([], ["plan"]):
+        assert main([*command, str(tmp_path / "side.yaml")]) in (1, 2)
+        assert "data.pack: tuner 'mores' looks at whole rows" in "".join(capsys.readouterr())
+    text = written(tmp_path / "runs", saved, tuners=[{"tuner": "ia3"}], **how)
+    folder = run(loads(text, path=tmp_path / "side.yaml"))
+    [stage] = folder.glob("tune-*")
+    assert len(list(stage.glob("checkpoints/checkpoint-*"))) == 2
+    [kept] = files.read_json(next(folder.glob("tuned/*/tuner_config.json")))["new_tokens"]
+    assert kept == "<zig>"
