@@ -18,6 +18,8 @@ from factory.errors import UserError
 from factory.model.view import ModelView
 from factory.registry import Plugin
 
+AGREEING = ("matching text", "no conflict")
+"""Controls in which both sources say the same, by name."""
 Record = dict[str, Any]
 Rows = list[Record]
 """Rows as they are made: of results.json, of predictions, of diagnostics."""
@@ -127,6 +129,12 @@ class Conflicts(Benchmark):
         blank picture): the parameters of this benchmark that ask it, as questions. None where it can ask none.
         """
         return {}
+
+    @property
+    def agreeing(self) -> Conflicts | None:
+        """Itself without its conflicts: the control in which both sources say the same; None where it has none."""
+        changes = next((self.controls[name] for name in AGREEING if name in self.controls), None)
+        return None if changes is None else type(self)(self.params.model_copy(update=dict(changes)))
 
     def absent(self, samples: Sequence[ConflictSample]) -> tuple[list[str], str]:
         """Ids of the samples whose pictures are not there, told without reading any, and one line about them."""

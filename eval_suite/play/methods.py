@@ -16,7 +16,7 @@ from factory.model.view import ModelView
 from factory.recipe.nodes import Node, read_node
 from factory.registry import available
 from factory.run.labels import changes_nothing
-from factory.steer import LogitsMethod, PromptMethod, Steerer, Steering, artefact
+from factory.steer import LogitsMethod, PromptMethod, Steerer, Steering, TrainedMethod, artefact
 from factory.steer.base import Direction
 
 Made = Steering | PromptMethod | LogitsMethod
@@ -100,12 +100,13 @@ def of_artefacts(view: ModelView, folders: Iterable[Path]) -> list[Offer]:
 
 
 def unfitted(nodes: Iterable[Node]) -> list[Offer]:
-    """Offers of the prompt and decoding methods among ``nodes``; those that show worked examples have none here."""
+    """Offers of the prompt and decoding methods among ``nodes``; those that show worked examples, or
+    have to be trained, have none here."""
     offers = []
     for node in nodes:
         method = node.make()
         asks = isinstance(method, PromptMethod) and not method.shots and not changes_nothing(type(method))
-        if asks or isinstance(method, LogitsMethod):
+        if asks or (isinstance(method, LogitsMethod) and not isinstance(method, TrainedMethod)):
             make = dict.fromkeys(TOWARD, _always(method))
             one = dict.fromkeys(TOWARD, 1.0)
             offers.append(Offer(node.label, make, one, node=node.model_dump(), has_strength=not asks))

@@ -17,6 +17,8 @@ from factory.steer.where import RoleName, Where
 Head = tuple[int, int]
 Choice = Literal["top", "random", "shared"]
 METRIC = "head_margin"
+SILENCED = "silenced_margin"
+"""How far the margin between the two answers moves, toward a direction, when a head is silenced."""
 IN_CIRCUIT = "circuit_head"
 """What a head carries within a circuit: the sizes of its edges' scores."""
 

@@ -34,8 +34,10 @@ from factory.run.labels import labels
 from factory.run.methods.choose import Choice
 from factory.run.methods.comparison import Comparison
 from factory.run.methods.cost import measure_costs
+from factory.run.methods.divergence import at_equal_divergence
 from factory.run.methods.share import swept_samples
 from factory.run.methods.study import Study, steered_layer
+from factory.run.methods.turned import random_control
 from factory.run.pictured import check_pictures
 from factory.run.questions.arms import Arm
 from factory.run.questions.controls import beside, controls
@@ -172,6 +174,7 @@ def compare(
     answered = (
         put(folder, study.view, asked, [*comparison.arms(), *saved_arms(recipe, study.view)]) if asked else ([], [])
     )
+    measured = measured_beside(comparison, predictions)
     costs, prices = measure_costs(comparison) if recipe.evaluate.cost else (None, {})
     if folder.world.first:
         if prices:
@@ -185,7 +188,17 @@ def compare(
             notes,
             [costs] if costs else [],
             questions_of(asked),
+            measured,
         )
+
+
+def measured_beside(comparison: Comparison, predictions: Rows) -> dict[str, Summary]:
+    """What stands beside the steering table, by name: vectors turned at random, and strengths at equal divergence."""
+    found = {
+        "random": random_control(comparison, predictions),
+        "divergence": at_equal_divergence(comparison, predictions),
+    }
+    return {f"beside-{name}": summary for name, summary in found.items() if summary}
 
 
 def conclude(
@@ -197,12 +210,13 @@ def conclude(
     notes: Sequence[str],
     costs: Sequence[Summary],
     asked: Questioned | None = None,
+    beside: Mapping[str, Summary] | None = None,
 ) -> None:
     """Write results.json and the report; ``answered``: rows and skipped samples of the question benchmarks ``asked``;
-    ``costs`` differ from run to run, so the report alone has them."""
+    ``costs`` differ from run to run, so the report alone has them; ``beside``: what was measured of the methods."""
     diagnostics, further = diagnosed
     recipe, folder = study.recipe, study.folder
-    summaries = judged(_summaries(study, diagnostics, further))
+    summaries = {**judged(_summaries(study, diagnostics, further)), **(beside or {})}
     results = results_of(study, predictions, choices, summaries, notes)
     results["rows"] += answered[0]
     results["run"]["skipped"] += answered[1]

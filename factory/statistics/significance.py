@@ -23,6 +23,17 @@ def sign_test(gained: int, lost: int) -> float:
     return min(1.0, 2 * float(np.exp(logs).sum()))
 
 
+def binomial_tail(k: int, n: int, rate: float) -> float:
+    """P(Bin(n, rate) <= k): the exact one-sided p that a rate is at least ``rate`` where ``k`` of ``n`` were seen."""
+    if k >= n:
+        return 1.0
+    term = total = (1 - rate) ** n
+    for i in range(k):
+        term *= (n - i) / (i + 1) * rate / (1 - rate)
+        total += term
+    return min(1.0, total)
+
+
 def sign_flip_p(differences: Sequence[float] | np.ndarray, seed: int = 0) -> float:
     """Two-sided p of a mean difference of 0: how often the mean is as far from 0 when each difference's sign is drawn
     anew.

@@ -2,7 +2,7 @@
 rest.
 """
 
-from factory.steer.base import Context, LogitsMethod, PromptMethod, States, Steerer, Trials, TwoCalls
+from factory.steer.base import Context, LogitsMethod, PromptMethod, States, Steerer, TrainedMethod, Trials, TwoCalls
 from factory.steer.runtime import Steering, Strength, steer
 from factory.steer.where import Where
 
@@ -14,6 +14,7 @@ __all__ = [
     "Steerer",
     "Steering",
     "Strength",
+    "TrainedMethod",
     "Trials",
     "TwoCalls",
     "Where",

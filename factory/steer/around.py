@@ -44,6 +44,7 @@ class Around(Steerer):
         super().__init__(params)
         self.inner = inner_of(params.of)
         self.reads, self.reads_tails = self.inner.reads, self.inner.reads_tails
+        self.reads_agreeing = self.inner.reads_agreeing
 
     def unfit(self, diagnostic: str | None, diagnostics: Sequence[str]) -> str | None:
         return self.inner.unfit(diagnostic, diagnostics)

@@ -105,15 +105,16 @@ def _check_tensors(path: Path, steering: Steering, view: ModelView) -> None:
     """Refuse tensors from which the method makes no vectors of the width that it acts on."""
     layer = steering.layer
     width = view.width if steering.where.site == "block" else view.heads_of(layer) * view.head_dim
+    make = steering.steerer.gain if steering.decides else steering.steerer.delta
     try:
-        made = steering.steerer.delta(torch.zeros(2, width), steering.state, Context(layer))
+        made = make(torch.zeros(2, width), steering.state, Context(layer))
     except KeyError as error:
         raise UserError(f"{path}: the tensor {error} of steering '{steering.steerer.name}' is missing") from error
     except (RuntimeError, IndexError, ValueError) as error:
         raise UserError(
             f"{path}: its tensors do not fit a model of width {width} ({str(error).splitlines()[0]})"
         ) from error
-    if tuple(made.shape) != (2, width):
+    if tuple(made.shape) != ((2,) if steering.decides else (2, width)):
         raise UserError(f"{path}: its tensors make vectors of width {made.shape[-1]}, and the model's width is {width}")
     if made.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         raise UserError(f"{path}: its tensors make vectors of {str(made.dtype)[6:]}, and need floating-point numbers")

@@ -5,8 +5,8 @@ contrasted.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -48,7 +48,8 @@ class States:
     what the recipe's ``diagnostic:`` gives once a prompt [n]; ``tasks`` one name per prompt; ``seed`` decides all
     randomness of a fit. ``tails``: base, toward and away averaged over each prompt's last tokens (a tenth of them,
     three to eight), None unless the method ``reads_tails``. ``found``: tidy rows of the recipe's further diagnostics on
-    the training split.
+    the training split. ``agreeing``: by split (train, dev) what ``base`` is of prompts without a conflict [m, d], empty
+    unless the method ``reads_agreeing``.
     """
 
     direction: Direction
@@ -61,6 +62,7 @@ class States:
     tails: tuple[Tensor, Tensor, Tensor] | None = None
     found: Sequence[Mapping[str, Any]] = ()
     sources: Sources = PICTURE_AND_TEXT
+    agreeing: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def toward_first(self) -> bool:
@@ -190,6 +192,10 @@ class LogitsMethod(Plugin):
         """Around every forward of the rows, the answer's tokens included."""
         yield
 
+    def numbers(self, direction: Direction) -> Tensors:
+        """What it has learnt toward ``direction``; nothing, unless it is trained."""
+        return {}
+
     def combine(self, own: Tensor, others: Tensor, direction: Direction, strength: float) -> Tensor:
         """Logits [B, V] to choose from, out of the prompts' own [B, V] and those of their copies [blocks - 1, B, V];
         here their own.
@@ -197,16 +203,58 @@ class LogitsMethod(Plugin):
         return own
 
 
+class TrainedMethod(LogitsMethod):
+    """A method with numbers of its own inside the model, trained by gradients on the training prompts' answers.
+
+    ``trained``: what it has learnt toward each direction, put there by whoever had it trained. It is run without copies
+    of the prompt, and nothing of it stays in the model.
+    """
+
+    shares_prompt = False
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params)
+        self.trained: dict[Direction, Tensors] = {}
+
+    def copies(self, prompt: Prompt, direction: Direction) -> tuple[Prompt, ...]:
+        return ()
+
+    def numbers(self, direction: Direction) -> Tensors:
+        return self.trained[direction]
+
+    @contextmanager
+    def running(self, view: ModelView, direction: Direction, blocks: int, strength: float) -> Iterator[None]:
+        """Raises ``UserError`` where it was not trained toward ``direction``."""
+        if strength == 0:
+            yield
+            return
+        if direction not in self.trained:
+            raise UserError(f"'{self.name}' has to be trained first: run a recipe that lists it under `steering:`")
+        with self.acting(view, self.trained[direction], strength):
+            yield
+
+    def train(self, view: ModelView, wanted: Sequence[Prompt], other: Sequence[Prompt], seed: int) -> Tensors:
+        """Learn from prompts that end with the ``wanted`` answer, and the same that end with the ``other``; returns
+        named float32 tensors on the CPU.
+        """
+        raise TypeError(f"{type(self).__name__} must define train(view, wanted, other, seed)")
+
+    def acting(self, view: ModelView, state: Tensors, strength: float) -> AbstractContextManager[None]:
+        """A block in which the model is as ``state`` at a ``strength`` has it."""
+        raise TypeError(f"{type(self).__name__} must define acting(view, state, strength)")
+
+
 class Steerer(Plugin):
     """A method that adds ``strength * gain(h) * delta(h)`` to the output of one decoder block.
 
     ``reads`` says what h is: the state of the last prompt token, whose delta is then added to every chosen token
     (SPEC A13, as learn-to-steer does), or each chosen token's own state. ``reads_tails``: its ``fit`` reads
-    ``States.tails``, which are collected for such methods alone.
+    ``States.tails``, which are collected for such methods alone; ``reads_agreeing``: so with ``States.agreeing``.
     """
 
     reads: Literal["last_prompt", "per_token"] = "last_prompt"
     reads_tails: bool = False
+    reads_agreeing: bool = False
     yardstick: ClassVar[bool] = False  # what others are held against, where a recipe does not say
 
     @property

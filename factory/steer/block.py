@@ -34,7 +34,7 @@ class Block:
         for part in self.parts:
             part.move(device_of(view.layers[part.layer]))
         if not knowing:  # what is known of prompts is the block's own: its generations may outlive it
-            self.parts = [replace(part) for part in self.parts]
+            self.parts = [replace(part) if any(part is s for s in steerings) else part for part in self.parts]
         self.thread = threading.get_ident()
         self._lock, self._users, self._remove = threading.RLock(), 0, list[Callable[[], Any]]()
 

@@ -117,11 +117,15 @@ def states_toward(
     seed: int,
     found: Sequence[Mapping[str, Any]] = (),
     sources: Sources = PICTURE_AND_TEXT,
+    agreeing: Mapping[str, Tensor] | None = None,
 ) -> States:
     """What a method is fitted on toward ``direction``, of ``collected`` states and numbers."""
     c, other = collected, sources.other(direction).name
     tails = (c["base.tail"], c[f"{direction}.tail"], c[f"{other}.tail"]) if "base.tail" in c else None
-    return States(direction, c["base"], c[direction], c[other], measured_in(c), tasks, seed, tails, found, sources)
+    measured = measured_in(c)
+    return States(
+        direction, c["base"], c[direction], c[other], measured, tasks, seed, tails, found, sources, agreeing or {}
+    )
 
 
 Asks = Mapping[str, Sequence[Prompt]]

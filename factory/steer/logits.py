@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from factory.data.prompt import Prompt
+from factory.model.encode import Batch
 from factory.model.prefix import Heard, at_last, decode_texts, greedy, prefill
 from factory.model.view import ModelView
 from factory.steer.base import Direction, LogitsMethod
@@ -33,10 +34,7 @@ def contrasted(
     ``among`` and ``heard``: as in ``greedy``, the prompts before their copies. Cost: as many rows more as there are
     copies, in the prompt's pass and for every answer token.
     """
-    copies = list(zip(*(method.copies(p, direction) for p in prompts), strict=True))
-    blocks = 1 + len(copies)
-    batch = view.encode([*prompts, *(p for copy in copies for p in copy)])
-    batch.images = method.images(batch.images, direction, blocks)
+    batch, blocks = _batch(view, method, prompts, direction)
     answers: list[list[str]] = []
     for group in [list(strengths)] if method.shares_prompt else [[s] for s in strengths]:
         with further(answers), method.running(view, direction, blocks, group[0]):
@@ -48,6 +46,26 @@ def contrasted(
                     tokens = greedy(view, prefix.fork(), first, max_new_tokens, among, pick, heard)
                     answers.append(decode_texts(view, tokens[: len(prompts)]))
     return answers
+
+
+@torch.no_grad()
+def first_logits(
+    view: ModelView, method: LogitsMethod, prompts: Sequence[Prompt], direction: Direction, strength: float
+) -> Tensor:
+    """The logits [B, V] that the first token of each answer is chosen from."""
+    batch, blocks = _batch(view, method, prompts, direction)
+    with method.running(view, direction, blocks, strength):
+        hidden, _ = prefill(view, batch)
+        own, others = view.logits(at_last(hidden, batch.attention_mask)).unflatten(0, (blocks, -1)).tensor_split([1])
+    return method.combine(own[0], others, direction, strength)
+
+
+def _batch(view: ModelView, method: LogitsMethod, prompts: Sequence[Prompt], direction: Direction) -> tuple[Batch, int]:
+    """The prompts and their copies as rows of one batch, and how many blocks of rows these are."""
+    copies = list(zip(*(method.copies(p, direction) for p in prompts), strict=True))
+    batch = view.encode([*prompts, *(p for copy in copies for p in copy)])
+    batch.images = method.images(batch.images, direction, 1 + len(copies))
+    return batch, 1 + len(copies)
 
 
 def _one_for_all(

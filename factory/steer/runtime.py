@@ -76,6 +76,7 @@ class Steering:
     state: Tensors
     where: Where
     strength: Strength = 1.0
+    decider: Steering | None = field(default=None, repr=False, compare=False)
     threads: _Threads = field(default_factory=_Threads, init=False, repr=False, compare=False)
 
     vector = _of_thread("vector")
@@ -89,17 +90,25 @@ class Steering:
         assert self.where.layer is not None, "`check` refuses a steering that names no block"
         return self.where.layer
 
+    @property
+    def decides(self) -> bool:
+        """Whether it is the part that moves nothing and decides the gain of the others (see ``by_block``)."""
+        return self.where.layer is not None and self.where.layer == self.where.decided
+
     def move(self, device: torch.device) -> None:
         self.state = {k: v.to(device) for k, v in self.state.items()}
 
     def by_block(self) -> list[Steering]:
-        """This steering, one part for each block that it acts in."""
+        """This steering, one part for each block that it acts in; before them one that moves nothing, where another
+        block decides."""
         if self.where.layers is None:
             return [self]
-        return [
-            replace(self, where=self.where.model_copy(update={"layer": layer, "layers": None}))
-            for layer in self.where.blocks
-        ]
+        place = lambda layer, **other: self.where.model_copy(update={"layer": layer, "layers": None, **other})
+        decider = None
+        if self.where.decided is not None:
+            decider = replace(self, where=place(self.where.decided, site="block", role="none", generated=False))
+        parts = [replace(self, where=place(layer), decider=decider) for layer in self.where.blocks]
+        return [decider, *parts] if decider else parts
 
     def forget(self) -> None:
         """Know no prompt any more, and keep none of its states."""
@@ -116,13 +125,13 @@ class Steering:
         if step.generated:
             return self._on_answer(h, step) if self.where.generated else h
         self.answers = None
+        if self.decides:
+            self.gain = self._gain(h, step, ahead)
+            return h
         mask = self._mask(h, step)
         if self.prompt is not h:  # a sweep brings the same prompts again with another strength
             self.vector = self._prompt_vector(h, mask, step)
-            last, ctx = last_states(h, step), self.context(h, step, ahead)
-            gain = self.steerer.gain(last, self.state, ctx)
-            gain = _shaped(gain, last.shape[:1], self.steerer, "gain")
-            self.gain = gain * _told(self.strength(last, ctx), last) if callable(self.strength) else gain
+            self.gain = self.decider.gain.to(h.device) if self.decider else self._gain(h, step, ahead)
             self.prompt = h
         if isinstance(self.strength, Tensor) and self.strength.ndim and len(self.strength) * step.beams != len(h):
             raise UserError(
@@ -130,6 +139,12 @@ class Steering:
                 " prompt"
             )
         return _moved(h, mask | step.answer if self.where.generated else mask, self.vector, self._strength(h))
+
+    def _gain(self, h: Tensor, step: Step, ahead: Ahead | None) -> Tensor:
+        """Each prompt's factor [R] on the strength; its strength where a controller gives that."""
+        last, ctx = last_states(h, step), self.context(h, step, ahead)
+        gain = _shaped(self.steerer.gain(last, self.state, ctx), last.shape[:1], self.steerer, "gain")
+        return gain * _told(self.strength(last, ctx), last) if callable(self.strength) else gain
 
     def _on_answer(self, h: Tensor, step: Step) -> Tensor:
         if self.steerer.reads == "per_token":
@@ -278,7 +293,7 @@ def going_on(view: ModelView, steerings: Sequence[Steering]) -> Iterator[None]:
 
 def check(steering: Steering, view: ModelView) -> None:
     check_steerer(steering)
-    for layer in steering.where.blocks:
+    for layer in (part.where.layer for part in steering.by_block()):
         if layer is None or not 0 <= layer < view.depth:
             raise UserError(
                 f"layer {layer} is out of range: {type(view.model).__name__} has decoder blocks 0 to {view.depth - 1}"

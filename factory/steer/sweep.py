@@ -75,7 +75,7 @@ def run_cell(
     if steering is None:
         return answer(trunk.final, fork_cache(trunk.prefix.cache))
     check(steering, view)
-    if not _meets(trunk, steering):
+    if not meets(trunk, steering):
         with steer(view, steering):
             hidden, prefix = prefill(view, trunk.batch)
             return answer(hidden, prefix.cache)
@@ -94,13 +94,13 @@ def final_states(view: ModelView, trunk: Trunk, steering: Steering | None) -> Te
     if steering is None:
         return trunk.final
     check(steering, view)
-    if _meets(trunk, steering):
+    if meets(trunk, steering):
         return _steered(view, trunk, steering)[0]
     with steer(view, steering):
         return prefill(view, trunk.batch)[0]
 
 
-def _meets(trunk: Trunk, steering: Steering) -> bool:
+def meets(trunk: Trunk, steering: Steering) -> bool:
     """Whether a steering acts on the output of the trunk's block and nowhere else."""
     return steering.where.site == "block" and steering.where.blocks == (trunk.layer,)
 

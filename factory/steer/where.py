@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor
 
 from factory.data.prompt import USER_TEXT, Role
@@ -51,7 +51,8 @@ class Where(BaseModel):
     but the first K); joined by ``+`` they add up, as in ``first:4+last:5``.
     ``layer`` is the 0-based decoder block that is steered (SPEC A15); a method that acts in several has them in
     ``layers`` instead. ``site``: the block's output [.., d], or its attention's head outputs [.., heads * head_dim]
-    before they are projected.
+    before they are projected. ``decided``: the block whose output each prompt's gain is decided by, for all ``layers``;
+    null where every steered block decides by what it is given.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,6 +60,7 @@ class Where(BaseModel):
     site: Site = "block"
     layer: int | None = Field(None, ge=0)
     layers: tuple[int, ...] | None = None
+    decided: int | None = Field(None, ge=0)
     role: RoleName = "all"
     take: str = "all"
     generated: bool = True
@@ -79,6 +81,12 @@ class Where(BaseModel):
         if layers is not None and (not layers or len(set(layers)) < len(layers)):
             raise ValueError("must name at least one block, and each once")
         return layers
+
+    @model_validator(mode="after")
+    def _decided_below(self) -> Self:
+        if self.decided is not None and any(layer <= self.decided for layer in self.layers or ()):
+            raise ValueError(f"decided: block {self.decided} must lie below all layers that it decides for")
+        return self
 
     @property
     def blocks(self) -> tuple[int | None, ...]:

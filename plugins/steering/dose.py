@@ -11,6 +11,14 @@ visual MCR, predicted from h_[I,T] by ridge regression so that inference needs n
 blocks over the prompt, and with ``alone`` two of all blocks. Where the inner method steers the prompt's last token
 alone (``apply_to: last_and_generated``) they are passes of that token, after one of the prompt as it is; with
 ``alone: last`` the two of all blocks are so too.
+
+With ``risk`` a dose is given only where the network's P(error) is at most lambda. The network is then trained on half
+of the training samples, and lambda is the largest of a fixed sequence 0, 0.02, .. 1 before which every
+
+    p = P(Bin(n, risk) <= k) <= 1 - confidence      k of the other n samples steered into an error
+
+(Learn then Test, arXiv 2110.01052, sec. 2, with fixed sequence testing): with that confidence no more than ``risk`` of
+all samples are steered into an error, where they are exchangeable with those n. The inner method's vectors saw these n.
 """
 
 from typing import Annotated, Literal
@@ -23,11 +31,13 @@ from torch import Tensor
 from factory.errors import UserError
 from factory.recipe.nodes import Node, plugin, read_node
 from factory.registry import register
+from factory.statistics.significance import binomial_tail
 from factory.steer import Context, States, Steerer, Trials
 from factory.steer.around import Around, AroundParams
 
 Tensors = dict[str, Tensor]
 CLASSES = 3  # neither, follow, error
+SEQUENCE = [i / 50 for i in range(51)]
 SHARES = ("R_V", "R_A")  # the share of the first source: a picture's, or the first of two texts'
 
 
@@ -35,7 +45,9 @@ class DoseParams(AroundParams):
     """``of`` the method whose vectors are dosed; ``doses`` to choose among; ``alone``: hear each source alone too, the
     other one left out of the prompt, or with ``last`` hidden from its last token, which costs that token's pass;
     ``conflicts_only``: leave prompts that lack either (an image or a context) as they are; ``aversion`` weighs errors
-    against following; the rest is the gate's training. Defaults were chosen on dev scenes.
+    against following; ``slack``: the least dose is given whose P(follow) - aversion * P(error) is so near to the best;
+    ``risk``: the most samples that may be steered into an error, at ``confidence``; the rest is the gate's training.
+    Defaults were chosen on dev scenes.
 
     ``gate_hidden`` units, ``gate_epochs``, ``gate_learning_rate`` and ``gate_decay`` (AdamW's weight decay) train the
     gate; ``ridge`` is the penalty of the regression that predicts the MCR.
@@ -46,6 +58,9 @@ class DoseParams(AroundParams):
     alone: bool | Literal["last"] = True
     conflicts_only: bool = True
     aversion: float = Field(1.0, ge=0)
+    slack: float = Field(0.0, ge=0)
+    risk: float | None = Field(None, gt=0, lt=1)
+    confidence: float = Field(0.9, gt=0, lt=1)
     gate_hidden: PositiveInt = 32
     gate_epochs: PositiveInt = 400
     gate_learning_rate: PositiveFloat = 1e-2
@@ -112,19 +127,53 @@ class Dose(Around):
     def calibrate(self, state: Tensors, trials: Trials) -> Tensors:
         ridge = _ridge(trials.base, _share(trials), self.params.ridge)
         x = _with_mcr(trials.looks, trials.base, ridge)
-        mean, std = x.flatten(0, 1).mean(0), x.flatten(0, 1).std(0) + 1e-6
+        learns = _half(trials.groups, trials.seed) if self.params.risk else torch.ones(len(x), dtype=torch.bool)
+        mean, std = x[learns].flatten(0, 1).mean(0), x[learns].flatten(0, 1).std(0) + 1e-6
         outcome = trials.follow.long() + 2 * trials.error.long()
-        gate = _train_gate((x - mean) / std, outcome, self.params, trials.seed)
-        return {**state, **gate, "gate.mean": mean, "gate.std": std, "mcr.ridge": ridge}
+        gate = _train_gate((x[learns] - mean) / std, outcome[learns], self.params, trials.seed)
+        state = {**state, **gate, "gate.mean": mean, "gate.std": std, "mcr.ridge": ridge}
+        if not self.params.risk:
+            return state
+        p, held = _gate(state, (x - mean) / std).softmax(-1)[~learns], trials.groups[~learns]
+        return {**state, "gate.limit": self._limit(p, trials.error[~learns], held)}
+
+    def _limit(self, p: Tensor, error: Tensor, groups: Tensor) -> Tensor:
+        """lambda [], from p [n, S, 3] and ``error`` [n, S] of held-out prompts, of which some ``groups`` [n] are one
+        sample; -1, which gives no dose at all, where not even 0 passes.
+        """
+        limit, samples = -1.0, groups.unique()
+        for lam in SEQUENCE:
+            given = self._choice(p, torch.tensor(lam))
+            wrong = (error.gather(1, given.clamp_min(0)[:, None])[:, 0] & (given >= 0)).float()
+            k = sum(bool(wrong[groups == sample].any()) for sample in samples)
+            if binomial_tail(k, len(samples), self.params.risk) > 1 - self.params.confidence:
+                break
+            limit = lam
+        return torch.tensor(limit)
+
+    def _choice(self, p: Tensor, limit: Tensor | None) -> Tensor:
+        """Which dose each row is given [rows], -1 for none, by P(neither, follow, error) [rows, S, 3]."""
+        merit = p[..., 1] - self.params.aversion * p[..., 2]
+        if limit is not None:
+            merit = merit.masked_fill(p[..., 2] > limit, -torch.inf)
+        near = (merit >= merit.amax(1, keepdim=True) - self.params.slack) & merit.isfinite()
+        dose = torch.tensor(self.params.doses, device=p.device).abs().expand_as(merit)
+        return torch.where(near.any(1), dose.masked_fill(~near, torch.inf).argmin(1), -1)
 
     def gain(self, h: Tensor, state: Tensors, ctx: Context) -> Tensor:
         if "gate.mean" not in state:
             return super().gain(h, state, ctx)
         x = (_with_mcr(self.look(h, state, ctx), h, state["mcr.ridge"]) - state["gate.mean"]) / state["gate.std"]
-        p = _gate(state, x).softmax(-1)
-        best = (p[..., 1] - self.params.aversion * p[..., 2]).argmax(1)
-        dose = torch.tensor(self.params.doses, device=h.device)[best]
+        given = self._choice(_gate(state, x).softmax(-1), state.get("gate.limit"))
+        dose = torch.tensor((*self.params.doses, 0.0), device=h.device)[given]  # -1 is the last, which is none
         return dose * _conflicts(ctx.roles, state) if self.params.conflicts_only and ctx.roles is not None else dose
+
+
+def _half(groups: Tensor, seed: int) -> Tensor:
+    """[n] booleans: the prompts of half of the samples, drawn by lot."""
+    samples = groups.unique()
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
+    return torch.isin(groups, samples[order[: len(samples) // 2]])
 
 
 def _share(trials: Trials) -> Tensor | None:

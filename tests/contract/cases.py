@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from factory.data.prompt import USER_TEXT, Prompt, Role, Segment
 from factory.data.sample import ConflictSample
 from factory.diagnose import Diagnostic, Known
+from factory.instruments.heads import METRIC, SILENCED
 from factory.model.encode import Encoded
 from factory.model.prefix import at_last, greedy, prefill
 from factory.model.view import ModelView
@@ -38,6 +39,7 @@ SPECIAL = {
         ("generated", True),
         ("coefficient", 2.0),
     ),  # else it steers only what an instruction has added
+    "maci": (("conditional", False), ("top", 30)),  # else it leaves prompts that it takes for none, and most heads
     "dose": (("conflicts_only", False),),  # else it leaves prompts with one modality alone
 }
 
@@ -132,15 +134,16 @@ def random_states(seed: int = 0, n: int = 24, d: int = 48, direction: str = "vis
             "form": "open",
             "direction": way,
             "outcome": "follow",
-            "metric": "head_margin",
+            "metric": metric,
             "layer": layer,
             "head": head,
-            "value": float(torch.randn((), generator=rng)),
+            "value": abs(value) if metric == SILENCED else value,
         }
         for i in range(2)
         for way in ("vision", "text")
         for layer in LAYERS
         for head in range(4)
+        for metric, value in zip((METRIC, SILENCED), torch.randn(2, generator=rng).tolist(), strict=True)
     ]
     return States(
         direction,
@@ -359,6 +362,15 @@ def fresh_view(**sizes: Any) -> ModelView:
 
 def answered_example(prompt: Prompt) -> Prompt:
     return prompt.append(Segment(Role.ANSWER, "A"))
+
+
+@cache
+def trained(name: str) -> dict[str, dict[str, Tensor]]:
+    """What a method that trains the model has learnt from a few answers toward each direction."""
+    cls = lookup("steering", name)
+    sides = [[p.append(Segment(Role.ANSWER, answer)) for p in conflict_prompts(4)] for answer in ("red", "blue")]
+    method = cls(cls.Params(learning_rate=1e-2))
+    return {way: method.train(_trial_view(), *pair, 0) for way, pair in (("vision", sides), ("text", sides[::-1]))}
 
 
 def logits_methods() -> list[str]:

@@ -7,6 +7,7 @@ import torch
 
 from factory.model.prefix import decode_texts
 from factory.registry import lookup
+from factory.steer import TrainedMethod
 from factory.steer.logits import contrasted
 from tests.contract import cases
 from tests.tiny import conflict_prompts, mixed_prompts, tiny_view
@@ -16,7 +17,10 @@ DIRECTIONS = ("vision", "text")
 
 def make(name: str):
     cls = lookup("steering", name)
-    return cls(cls.Params())
+    method = cls(cls.Params())
+    if isinstance(method, TrainedMethod):
+        method.trained.update(cases.trained(name))
+    return method
 
 
 def answers(view, name, prompts, direction, strengths, n=4) -> list[list[str]]:

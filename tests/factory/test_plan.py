@@ -136,7 +136,7 @@ def test_what_needs_more_than_a_few_samples_is_unknown_and_the_rest_is_timed(rec
     found = estimate(recipe)
     measured = measure(recipe, found)
     unknown = {s.name for s in found.stages if math.isnan(measured.of(s))}
-    assert unknown == {"diagnose-intervention", "fit", "dev", "test"}
+    assert unknown == {"diagnose-intervention", "fit", "dev", "test", "random"}
 
 
 def test_a_stage_that_the_count_does_not_know_is_planned_too(recipe_file, folder, capsys, monkeypatch):

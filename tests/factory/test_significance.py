@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory.statistics.significance import holm, sign_flip_p, sign_test
+from factory.statistics.significance import binomial_tail, holm, sign_flip_p, sign_test
 
 
 @given(st.integers(0, 30), st.integers(0, 30))
@@ -49,3 +49,9 @@ def test_sign_flips_hold_their_level_and_see_a_shift():
 def test_holm_is_the_step_down_correction():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
+
+
+@pytest.mark.parametrize(("k", "n", "rate"), [(0, 5, 0.3), (2, 7, 0.1), (6, 7, 0.9), (7, 7, 0.5), (30, 400, 0.1)])
+def test_the_binomial_tail_is_that_of_all_its_terms(k, n, rate):
+    expected = sum(math.comb(n, i) * rate**i * (1 - rate) ** (n - i) for i in range(k + 1))
+    assert binomial_tail(k, n, rate) == pytest.approx(expected, rel=1e-9)

@@ -133,3 +133,53 @@ def test_a_misspelt_option_of_the_inner_method_is_told_as_any_other(tmp_path):
         UserError, match=re.escape(f"{recipe}:5:40 steering.0.of.net.epohs: unknown key. Did you mean epochs?")
     ):
         load(recipe, [])
+
+
+def population(n: int, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Looks, follow and error [n, 2] of prompts whose larger dose follows more and breaks more, the more so the larger
+    its second feature; the features tell some of it."""
+    looks = torch.randn(n, 2, 2, generator=rng)
+    hazard = torch.sigmoid(1.5 * looks[..., 1] - torch.tensor([2.5, 0.5]))
+    error = torch.rand(n, 2, generator=rng) < hazard
+    return looks, (torch.rand(n, 2, generator=rng) < torch.tensor([0.4, 0.9])) & ~error, error
+
+
+def steered_wrong(method, state, looks, error) -> float:
+    """The share of prompts that the dose they are given breaks."""
+    method.looks = looks
+    given = method.gain(torch.zeros(len(looks), 48), state, CTX).long()  # doses 1 and 2, or none
+    return float(torch.cat([torch.zeros(len(error), 1), error.float()], 1).gather(1, given[:, None]).mean())
+
+
+def test_no_more_than_the_risk_is_broken_at_the_confidence_that_is_asked():
+    """Over fresh training sets of an exchangeable population, against the true share on many more prompts."""
+    rng, risk, over, over_plain, steered = torch.Generator().manual_seed(0), 0.1, 0, 0, []
+    many, _, broken = population(20_000, rng)
+    sets = 24
+    for i in range(sets):
+        looks, follow, error = population(160, rng)
+        trials = Trials(follow, error, looks, torch.zeros(160, 48), {}, torch.arange(160), i)
+        options = {"doses": (1.0, 2.0), "gate_epochs": 25, "gate_hidden": 4, "conflicts_only": False, "aversion": 0.0}
+        for chosen in (Shown(DoseParams(risk=risk, confidence=0.8, **options)), Shown(DoseParams(**options))):
+            state = chosen.calibrate({}, trials)
+            true = steered_wrong(chosen, state, many, broken)
+            if chosen.params.risk:
+                over += true > risk
+                steered.append(float((chosen.gain(torch.zeros(len(many), 48), state, CTX) > 0).float().mean()))
+            else:
+                over_plain += true > risk
+    assert over_plain == sets, "without the bound every set breaks it: the test could see a bound that does not hold"
+    assert over <= 0.2 * sets + 2 * (0.16 * sets) ** 0.5
+    assert sum(steered) / sets > 0.2, "and prompts are still steered"
+
+
+def test_slack_gives_the_least_dose_near_the_best_and_a_limit_none_above_it():
+    method = Shown(DoseParams(doses=(1.0, 2.0, 3.0), slack=0.1, aversion=1.0))
+    p = torch.tensor([[0.2, 0.6, 0.65], [0.2, 0.4, 0.65], [0.1, 0.1, 0.9]])
+    p = torch.stack([1 - p - 0.05, p, torch.full_like(p, 0.05)], -1)
+    p[2, 2, 2] = 0.5
+    assert method._choice(p, None).tolist() == [1, 2, 2]
+    assert method._choice(p, torch.tensor(0.1)).tolist() == [1, 2, 0]
+    assert method._choice(p, torch.tensor(0.01)).tolist() == [-1, -1, -1]
+    exact = Shown(DoseParams(doses=(1.0, 2.0, 3.0)))
+    assert exact._choice(p, None).tolist() == [2, 2, 2]

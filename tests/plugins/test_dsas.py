@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from factory.registry import lookup
 from factory.steer import Context
-from plugins.steering.dsas import Dsas, DsasParams, fit_gate
+from factory.steer.gate import fit_gate
+from plugins.steering.dsas import Dsas, DsasParams
 from tests.contract.cases import close, random_states, random_trials
 
 CTX = Context(1)

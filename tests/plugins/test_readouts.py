@@ -11,12 +11,12 @@ import torch
 
 from factory.data.prompt import Role
 from factory.instruments.instructed import ask_and_look
+from factory.instruments.silence import silenced
 from factory.model.prefix import prefill
 from factory.model.view import ModelView
 from factory.registry import lookup
 from plugins.diagnostics.attribution import attributions
 from plugins.diagnostics.heads import head_margins, knockout_map
-from plugins.diagnostics.heads.silence import silenced
 from plugins.diagnostics.knockout import effects
 from plugins.diagnostics.logit_lens import beliefs
 from tests.anchor import mixed_items, role_sets, scenes_bench, slow_forward

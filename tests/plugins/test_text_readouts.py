@@ -12,9 +12,9 @@ from factory.data.sample import ConflictSample
 from factory.errors import UserError
 from factory.instruments.answers import Dictionary, DictionaryParams
 from factory.instruments.instructed import InstructedParams, ask_and_look, instructed
+from factory.instruments.silence import silenced
 from factory.registry import lookup
 from plugins.diagnostics.heads import head_margins, knockout_map
-from plugins.diagnostics.heads.silence import silenced
 from plugins.diagnostics.knockout import effects
 from plugins.diagnostics.logit_lens import beliefs
 from tests.anchor import role_sets, slow_forward

@@ -68,7 +68,9 @@ class EvaluateSpec(Spec):
     and the oracle from a quarter of its samples. A number below 1 is chosen with another share; 0 draws none.
 
     ``controls``: what is asked beside the conflicts, of every method at its chosen strength; null asks all that the
-    benchmark can give, [] none. Of each about ``control_questions`` are asked.
+    benchmark can give, [] none. Of each about ``control_questions`` are asked. ``random_control``: on so many test
+    samples every method's vectors are turned into random directions too; 0 leaves that out. ``kl_budget``: a second
+    table with the strengths that move an answer's first token by so many nats at most, where there is no conflict.
 
     ``choose``: grid answers dev at every strength in every variant; halving asks all of them of a few samples, and the
     better half of them of twice as many, until the last are asked of all. ``trials``: the share of training samples on
@@ -88,6 +90,8 @@ class EvaluateSpec(Spec):
     known: Text | None = None
     controls: Annotated[tuple[Text, ...], AfterValidator(distinct)] | None = None
     control_questions: PositiveInt = 96
+    random_control: Annotated[int, Field(ge=0)] = 32
+    kl_budget: Annotated[float, Field(gt=0)] | None = None
     choose: Literal["grid", "halving"] = "grid"
     trials: Annotated[float, Field(gt=0, le=1)] = 1.0
     curve: Literal["full", "chosen"] | Share = "full"

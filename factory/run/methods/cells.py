@@ -64,7 +64,7 @@ def sweep(
         if not (strengths := at(method.label, method.direction, method.variant)):
             continue
         with part("sweep", method.label):
-            asked = _asked_by(bench, samples, method)
+            asked = asked_by(bench, samples, method)
             digests = tuple(prompt.digest for *_, prompt in asked)
             if digests not in trunks:
                 trunks[digests] = asked, trunk_of(bench, asked)
@@ -72,7 +72,7 @@ def sweep(
     return rows
 
 
-def _asked_by(bench: Bench, samples: Sequence[ConflictSample], method: Fitted) -> list[Asked]:
+def asked_by(bench: Bench, samples: Sequence[ConflictSample], method: Fitted) -> list[Asked]:
     """Each sample with each of its forms as a method wants them asked."""
     plain = asked_forms(bench, samples)
     with concerning(method.told):

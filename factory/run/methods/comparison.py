@@ -27,6 +27,7 @@ from factory.run.methods.choose import Choice, choose, oracle
 from factory.run.methods.halving import Candidates, asked_of_all, halve
 from factory.run.methods.share import CHOSEN, OTHERS, Row, gather_share, swept_samples
 from factory.run.methods.study import Study
+from factory.run.methods.training import train_methods
 from factory.run.questions.arms import Arm
 from factory.run.rundir import Stage
 from factory.steer import LogitsMethod, PromptMethod, Steerer, Trials, artefact
@@ -90,6 +91,11 @@ class Comparison:
         return self.study.folder.stage(
             "fit", {"collect": collected, "methods": nodes, "directions": self.directions, "diagnostics": found}
         )
+
+    @cached_property
+    def trained(self) -> str | None:
+        """The digest of what methods that train the model have learnt, once they have; None without any."""
+        return train_methods(self.study, self.decoders)
 
     @property
     def unfitted(self) -> list[Fitted]:
@@ -189,6 +195,7 @@ class Comparison:
     def _scoring(self, split: str, parts: dict[str, Any]) -> Stage:
         nodes = [inputs.with_code(n) for n in self.recipe.steering]
         made_from = {"methods": nodes, "unsteered": self.unsteered, "fit": self.fit_stage.digest}
+        made_from |= {"trained": self.trained} if self.trained else {}
         return self._stage(split, {**made_from, **parts})
 
     def _answers(

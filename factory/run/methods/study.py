@@ -21,6 +21,7 @@ from factory.blame import wrong
 from factory.data.prompt import Prompt
 from factory.data.sample import ConflictSample
 from factory.diagnose import Diagnostic, Known, about
+from factory.errors import UserError
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.nodes import Node, given
@@ -62,7 +63,9 @@ class Study:
         self.diagnostic = self.diagnostic_of(recipe.diagnostic) if recipe.diagnostic else None
         self.card = view.card
         self.layer = steered_layer(recipe, view.depth, self.card)
-        self.tails = any(isinstance(m, Steerer) and m.reads_tails for m in (node.make() for node in recipe.steering))
+        steerers = [m for m in (node.make() for node in recipe.steering) if isinstance(m, Steerer)]
+        self.tails = any(m.reads_tails for m in steerers)
+        self.reads_agreeing = [m.name for m in steerers if m.reads_agreeing]
         self.samples, self.skipped = checked or usable_samples(recipe, self.benchmark, folder, limit, view)
         self._elsewhere: dict[str, dict[str, Tensor]] = {}  # what was collected of other splits than the training one
         self.bench = Bench(view, self.benchmark, self.layer, recipe.evaluate.max_new_tokens)
@@ -187,9 +190,47 @@ class Study:
 
     def states(self, direction: Direction) -> States:
         """What a method is fitted on toward ``direction``."""
+        sources, agreeing = self.benchmark.sources, self.agreeing
         return states_toward(
-            direction, self.collected, self.train_tasks, self.recipe.seed, self.found, self.benchmark.sources
+            direction, self.collected, self.train_tasks, self.recipe.seed, self.found, sources, agreeing
         )
+
+    @cached_property
+    def agreeing(self) -> dict[str, Tensor]:
+        """By split (train, dev) h_[I,T] [m, d] of the prompts in which both sources say the same; empty where no method
+        reads them. Raises ``UserError`` where the benchmark has none.
+        """
+        return {split: self._of_agreeing(split) for split in ("train", "dev")} if self.reads_agreeing else {}
+
+    def _of_agreeing(self, split: str) -> Tensor:
+        samples = self.agreeing_samples(split)
+        if not samples:
+            raise UserError(
+                f"steering '{self.reads_agreeing[0]}' is fitted on prompts without a conflict too, and"
+                f" '{self.benchmark.name}' has none on its {split} split; leave the method out"
+            )
+        stage, how = self.collect_stage(f"collect-agreeing-{split}"), self.recipe.collect
+        plan = Plan(self.layer, how.position, how.instructions)
+
+        def states(some: list[ConflictSample]) -> dict[str, Tensor]:
+            prompts = self.agreeing_prompts(some)
+            return {BASE: collect(self.view, prompts, plan, None, [p.digest for p in prompts])[0][BASE]}
+
+        found = joined(self.chunks_of(stage, split, samples, how.batch_size, states))
+        if not stage.done:
+            stage.finish({"prompts": len(found[BASE])})
+        return found[BASE]
+
+    def agreeing_samples(self, split: str) -> list[ConflictSample]:
+        """The split's samples without their conflict; none where the benchmark has no such control."""
+        own = {s.id for s in self.samples[split]}
+        asked = self.benchmark.agreeing
+        return [s for s in asked.samples(split) if s.id in own] if asked else []
+
+    def agreeing_prompts(self, samples: Sequence[ConflictSample]) -> list[Prompt]:
+        """Each of ``agreeing_samples`` in each of its forms."""
+        asked = self.benchmark.agreeing or self.benchmark
+        return [asked.prompt(s, form) for s in samples for form in asked.forms]
 
     @property
     def found(self) -> Rows:

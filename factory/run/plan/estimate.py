@@ -171,6 +171,7 @@ def describe(
     variants = method.variants() or {"": method}
     asks = tuple(method.rewrite(prompt, d).digest for d in directions)
     known = Method(label, kind, place, len(variants), "steerer", asks=asks, whole=where.site != "block", answer=length)
+    known = replace(known, control=bool(method.control))
     if model is None or not data.prompts:
         return known
     train = data.prompts["train"]

@@ -37,7 +37,7 @@ from factory.stopwatch import Part, Stopwatch, chunk
 
 FORWARD_SECONDS, PROMPTS = 2.0, 48  # of the forwards of what is rehearsed of a split, and how many prompts at most
 WORDIEST = 4  # samples among which the longest prompt is looked for, by their words
-LIKE = {"dev": "test", "cost": "test", "controls": "test"}
+LIKE = dict.fromkeys(("dev", "cost", "controls", "random", "divergence"), "test")
 """Stages that do what another does, and are not timed for themselves."""
 
 Samples = Mapping[str, Sequence[ConflictSample]]

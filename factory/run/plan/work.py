@@ -31,7 +31,7 @@ class Method:
     ``looks`` and ``hidings``, its controller's passes ahead of the blocks above the site and, with a modality hidden,
     of all, in whole prompts; ``weight``, the share of a prompt's tokens that a strength runs; ``trials``, the strengths
     it tries on training prompts. ``parameters`` are the fitted numbers of one variant toward one direction,
-    and the seconds those of one fit. ``answer``: most tokens of an answer.
+    and the seconds those of one fit. ``control``: it is a random one. ``answer``: most tokens of an answer.
     """
 
     label: str
@@ -50,6 +50,7 @@ class Method:
     weight: float = 1.0
     trials: int = 0
     unsteered: bool = False
+    control: bool = False
     shots: int = 0
     parameters: int | None = None
     fit_seconds: float | None = None
@@ -139,6 +140,12 @@ def stages(
     out.append(_scored("dev", recipe, prompts["dev"], asked_on_dev, share, *_on_dev(recipe, len(ids["dev"]))))
     asked = 1 + (strengths - 1) * swept / max(1, len(ids["test"]))
     out.append(_scored("test", recipe, prompts["test"], methods, share, lambda m: 1, lambda m: asked))
+    questions = lambda split, most: min(len(ids[split]), most) * forms
+    if (most := recipe.evaluate.random_control) and (own := [m for m in steerers if not m.control]):
+        out.append(_turned(questions("test", most), directions, own, share))
+    if recipe.evaluate.kl_budget is not None:
+        swept_on = questions("dev", recipe.evaluate.control_questions)
+        out.append(_diverging(swept_on, directions, strengths, [m for m in methods if m.kind != "prompt"], share))
     if recipe.evaluate.cost:
         out.append(_priced(recipe, min(len(ids["test"]), SAMPLES) * forms, methods, share))
     return [*out, Expected("report", 0, parts={OWN: 1})]
@@ -209,6 +216,36 @@ def _scored(
     ahead = count["cells"], count["looks"], count["hidings"]
     parts = {**parts, ("trunk", ""): trunks * prompts}
     return Expected(split, prompts, trunk, *ahead, share, tokens, parts=parts)
+
+
+def _turned(prompts: int, directions: int, steerers: Sequence[Method], share: float) -> Expected:
+    """Every method at one strength with its vectors turned, one with a controller first as it is."""
+    trunks, asked = len({asks for m in steerers for asks in m.asks}), directions * prompts
+    times = {m: asked * (2 if m.trials else 1) for m in steerers}
+    of = lambda count: sum(count(m) for m in steerers)
+    trunk = trunks * prompts + of(lambda m: times[m] * m.weight if m.whole else 0)
+    ahead = (
+        of(lambda m: 0 if m.whole else times[m] * m.weight),
+        of(lambda m: asked * m.looks),
+        of(lambda m: asked * m.hidings),
+    )
+    parts: dict[Part, float] = {("trunk", ""): trunks * prompts}
+    parts |= {("sweep", m.label): n for m, n in times.items()}
+    return Expected("random", prompts, round(trunk), *ahead, share, round(of(lambda m: asked * m.answer)), parts=parts)
+
+
+def _diverging(prompts: int, directions: int, strengths: int, methods: Sequence[Method], share: float) -> Expected:
+    """The first token of an answer under every method at every strength; those that steer have a trunk each."""
+    asked, steerers = directions * prompts, [m for m in methods if m.steers]
+    rows = sum(m.rows for m in methods if not m.steers)
+    trunk = prompts * (1 + strengths * rows) + asked * len(steerers)
+    trunk += sum(asked * strengths for m in steerers if m.whole)
+    of = lambda count: sum(asked * count(m) for m in steerers)
+    ahead = of(lambda m: 0 if m.whole else strengths), of(lambda m: m.looks), of(lambda m: m.hidings)
+    parts: dict[Part, float] = {("trunk", ""): trunk}
+    parts |= {("sweep", m.label): asked * strengths for m in steerers}
+    parts |= {("ask", m.label): asked * strengths for m in methods if not m.steers}
+    return Expected("divergence", prompts, trunk, *ahead, share, parts=parts)
 
 
 def asked_beside(questions: int, directions: int, methods: Iterable[Method]) -> Expected:

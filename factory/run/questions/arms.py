@@ -17,7 +17,7 @@ from factory.data.prompt import Prompt
 from factory.model.view import ModelView
 from factory.run.labels import AS_IT_IS
 from factory.steer import LogitsMethod, PromptMethod, Steering, TwoCalls, steer
-from factory.steer.base import Direction
+from factory.steer.base import Direction, Tensors
 from factory.steer.logits import contrasted
 
 
@@ -49,6 +49,8 @@ class Arm:
     @property
     def parameters(self) -> int:
         """Fitted or trained numbers."""
+        if self.contrast:
+            return sum(t.numel() for t in self.contrast.numbers(self.toward).values())
         return sum(t.numel() for t in self.steering.state.values()) if self.steering else self.trained
 
     @property
@@ -69,20 +71,18 @@ class Arm:
                 "params": params,
                 "direction": self.direction,
                 "strength": self.strength,
+                **({"state": tensors_digest(learnt)} if (learnt := self.contrast.numbers(self.toward)) else {}),
             }
         if self.steering is None:
             return {"setting": self.setting} if self.setting else {}
-        s, h = self.steering, hashlib.sha256()
-        for key, value in sorted(s.state.items()):
-            h.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
-            h.update(value.detach().contiguous().cpu().numpy().tobytes())
+        s = self.steering
         return {
             "type": s.steerer.name,
             "code": code.of_plugin(s.steerer),
             "params": s.steerer.params.model_dump(mode="json"),
             "where": s.where.model_dump(mode="json"),
             "strength": s.strength,
-            "state": h.hexdigest(),
+            "state": tensors_digest(s.state),
         }
 
     @property
@@ -121,3 +121,12 @@ class Arm:
             return contrasted(view, self.contrast, prompts, self.toward, [self.strength], max_new_tokens)[0]
         with self.steered(view):
             return answer_prompts(view, prompts, max_new_tokens)
+
+
+def tensors_digest(state: Tensors) -> str:
+    """A hash of named tensors: names, shapes, dtypes and values."""
+    h = hashlib.sha256()
+    for key, value in sorted(state.items()):
+        h.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
+        h.update(value.detach().contiguous().cpu().numpy().tobytes())
+    return h.hexdigest()

@@ -21,11 +21,11 @@ from factory.diagnose.summary import Summary
 from factory.instruments.instructed import Anchor, Asked, Reading
 from factory.instruments.lens import restricted_logits
 from factory.instruments.nssd import KL, nssd
+from factory.instruments.silence import silenced
 from factory.model.prefix import at_last
 from factory.model.view import ModelView
 from factory.registry import register
 
-from .silence import silenced
 from .summary import summarise
 
 

@@ -1,0 +1,56 @@
+"""The control of every steering method: its own vectors, each turned into a random direction and as long as it was.
+
+    r = |v| R v / |R v|,    R [d, d] of independent normal numbers
+
+R v is as likely to point one way as another. What a method gains over r it gains by its directions; what it does not,
+any push of that size would give.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from factory.data.prompt import Prompt
+from factory.registry import Params
+from factory.steer.base import Context, Direction, Steerer, Tensors
+from factory.steer.where import Where
+
+TURN = "turned.R"
+
+
+class Turned(Steerer):
+    """``inner``, with its vectors turned; it acts where ``inner`` does, and as strongly. ``told``: the gain that
+    ``inner`` decides on by looking ahead is given with the strength.
+    """
+
+    def __init__(self, inner: Steerer, told: bool = False) -> None:
+        super().__init__(Params())
+        self.inner, self.reads, self.told = inner, inner.reads, told
+
+    def rewrite(self, prompt: Prompt, direction: Direction) -> Prompt:
+        return self.inner.rewrite(prompt, direction)
+
+    def where(self) -> Where:
+        return self.inner.where()
+
+    def placed(self, state: Tensors, layer: int) -> Where:
+        return self.inner.placed(state, layer)
+
+    def choose(self, h: Tensor, chosen: Tensor, state: Tensors) -> Tensor:
+        return self.inner.choose(h, chosen, state)
+
+    def delta(self, h: Tensor, state: Tensors, ctx: Context) -> Tensor:
+        v, d = self.inner.delta(h, state, ctx), h.shape[-1]
+        turned = v @ state[TURN][:d, :d].to(v.dtype).T
+        length = torch.linalg.vector_norm(v, dim=-1, keepdim=True)
+        return turned * (length / torch.linalg.vector_norm(turned, dim=-1, keepdim=True).clamp_min(1e-20))
+
+    def gain(self, h: Tensor, state: Tensors, ctx: Context) -> Tensor:
+        return super().gain(h, state, ctx) if self.told else self.inner.gain(h, state, ctx)
+
+
+def turn(width: int, seed: int) -> Tensors:
+    """What ``Turned`` needs beside the state of a method that acts on ``width`` numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    return {TURN: torch.randn(width, width, generator=generator) * width**-0.5}
