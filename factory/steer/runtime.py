@@ -106,7 +106,7 @@ class Steering:
         place = lambda layer, **other: self.where.model_copy(update={"layer": layer, "layers": None, **other})
         decider = None
         if self.where.decided is not None:
-            decider = replace(self, where=place(self.where.decided, site="block", role="none", generated=False))
+            decider = replace(self, where=place(self.where.decided, site="block", generated=False))
         parts = [replace(self, where=place(layer), decider=decider) for layer in self.where.blocks]
         return [decider, *parts] if decider else parts
 
