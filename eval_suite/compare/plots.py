@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from eval_suite.compare import against
 from eval_suite.compare.load import Column
@@ -14,7 +18,9 @@ from eval_suite.report.style import Figure
 
 ACROSS = 4  # panels side by side
 VERDICTS = {"better": "#009E73", "worse": "#D55E00", "": "#6e6e6e"}
-FEWER_IS_BETTER = ("perplexity",)
+FEWER_IS_BETTER = ("perplexity", "error", "repetitive", "empty")
+LEAST = 2.0  # points across a panel: nobody reads thousandths of a point from scores that are all the same
+TITLE = 28  # letters of a panel's title on one line
 
 
 class Mark(NamedTuple):
@@ -95,12 +101,25 @@ def _panels(
             ax.axvline(0, color="#444444", linewidth=1)
         ax.set_yticks(range(len(lines)), names)
         ax.set_ylim(len(lines) - 0.5, -0.5)
-        ax.set_title(heading(column), fontsize=11)
-        ax.set_xlabel(of + _unit(column[1]), fontsize=10)
+        ax.set_title(textwrap.fill(heading(column), TITLE), fontsize=11)
+        main = any(line.cells[column].score.main for line in lines if column in line.cells)
+        ax.set_xlabel(of + _unit(column[1], main), fontsize=10)
+        _widen(ax, LEAST * scale / 100)
     return style.finish(figure, name, title(block), caption)
 
 
-def _unit(metric: str) -> str:
-    """A metric with its unit, and which way is better."""
+def _widen(ax: Axes, least: float) -> None:
+    """At least ``least`` across, with few enough ticks to keep their numbers apart."""
+    low, high = ax.get_xlim()
+    if high - low < least:
+        ax.set_xlim((low + high - least) / 2, (low + high + least) / 2)
+    ax.xaxis.set_major_locator(MaxNLocator(4))
+
+
+def _unit(metric: str, main: bool) -> str:
+    """A metric with its unit, and which way is better where that is known: of what is beside a benchmark's main metric
+    mostly neither is.
+    """
     unit = metric if metric in AS_THEY_ARE else f"{metric} (%)"
-    return f"{unit}, {'left' if metric in FEWER_IS_BETTER else 'right'} is better"
+    better = "left" if metric in FEWER_IS_BETTER else "right" if main else ""
+    return f"{unit}, {better} is better" if better else unit
