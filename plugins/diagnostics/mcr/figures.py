@@ -138,8 +138,8 @@ def _violin(ax: Axes, values: list[float], at: float, color: str) -> None:
             body.set(facecolor=color, alpha=0.35, edgecolor=color, linewidth=1)
     mean, (low, high) = float(np.mean(values)), bootstrap_mean(values)
     around = [[max(0.0, mean - low)], [max(0.0, high - mean)]]
-    ax.errorbar([at], [mean], yerr=around, fmt="o", color="#1a1a1a", markersize=6, capsize=4, linewidth=1.8)
-    box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
+    ax.errorbar([at], [mean], yerr=around, fmt="o", color="#222222", markersize=6, capsize=4, linewidth=1.8)
+    box = {"boxstyle": "round,pad=0.15", "facecolor": ax.get_facecolor(), "edgecolor": "none", "alpha": 0.8}
     beside: dict[str, Any] = {
         "xytext": (8, 0),
         "textcoords": "offset points",

@@ -99,7 +99,7 @@ def units_figure(whole: Rows, tau: float) -> Figure | None:
         mu, sigma = float(np.mean(scores)), float(np.std(scores))
         left.hist(np.clip(scores, mu - 5 * sigma, mu + 5 * sigma), bins=40)
         for edge in (mu - tau * sigma, mu + tau * sigma):
-            left.axvline(edge, color="0.3", linewidth=0.8)
+            left.axvline(edge, color="#444444", linewidth=0.8)
         left.set(xlabel="RDS", ylabel="units")
         for value in dict.fromkeys(r["deactivated"] for r in gic):
             own = matching(gic, deactivated=value)
