@@ -2,8 +2,7 @@
 
 ``idea.svg``: one test sample of the run, with the model's answers without and with steering. ``strength.svg``:
 following and error rate over strength. ``scenes.png``: a sheet of the benchmark. ``report.png``: the head of the run's
-report, where a Chromium is installed. All have a light background of their own, so that they can be read on a dark page
-too.
+report, where a Chromium is installed. The drawings turn with a dark page.
 """
 
 from __future__ import annotations
@@ -98,7 +97,7 @@ def idea(sample: ConflictSample, before: str, after: str) -> bytes:
         ):
             ax.add_patch(FancyArrowPatch((5.42, 1.67), (6.1, y + 0.36), arrowstyle="-|>", mutation_scale=14, color=INK))
             _box(ax, (6.2, y, 2.75, 0.72), "", color)
-            ax.text(6.36, y + 0.36, head, va="center", fontsize=10.5, color="#555555")
+            ax.text(6.36, y + 0.36, head, va="center", fontsize=10.5, color="#444444")
             ax.text(8.8, y + 0.36, f"“{answer}”", va="center", ha="right", fontsize=14, weight="bold", color=color)
         return style.finish(figure, "idea", "", "").svg
 
@@ -112,7 +111,9 @@ def _picture(ax: Axes, picture: Image.Image, place: tuple[float, float, float]) 
 
 def _box(ax: Axes, place: tuple[float, float, float, float], words: str, color: str, size: float = 11) -> None:
     x, y, width, height = place
-    shape = FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0.03", facecolor="#fafafa", edgecolor=color, lw=2)
+    shape = FancyBboxPatch(
+        (x, y), width, height, boxstyle="round,pad=0.03", facecolor=style.PAPER, edgecolor=color, lw=2
+    )
     ax.add_patch(shape)
     ax.text(x + width / 2, y + height / 2, words, ha="center", va="center", fontsize=size, color=INK)
 

@@ -178,30 +178,6 @@ def test_a_figure_of_twenty_arms_names_each_on_its_axis_and_warns_of_nothing(tmp
     assert not recwarn.list
 
 
-def test_panels_keep_apart_and_say_which_way_is_better_only_where_it_is_known(tmp_path, monkeypatch):
-    drawings, metrics = [], ("f1", "error", "text vision_ratio", "text vision_ratio beside")
-    monkeypatch.setattr(style, "finish", lambda canvas, *_: drawings.append(canvas))
-    more = {
-        "label": "control: irrelevant text",
-        "beside": metrics[1:],
-        "metrics": dict.fromkeys(metrics, 0.5),
-        "ci": {},
-    }
-    run = run_folder(tmp_path, "a", {"none": drawn(0.5, n=60), "l2s": drawn(0.5, n=60)}, **more)
-    draw(build([*load([run])]))
-    scores = drawings[0]
-    scores.draw_without_rendering()
-    of = lambda parts: [part.get_window_extent() for part in parts]
-    texts = [[ax.title, ax.xaxis.label] for ax in scores.axes]
-    for part in zip(*texts, strict=True):
-        assert all(left.x1 < right.x0 for left, right in pairwise(of(part)))
-    for ax in scores.axes:  # every score is 0.5: the axis is of points, not of thousandths
-        assert ax.get_xlim()[1] - ax.get_xlim()[0] >= 2
-        assert all(left.x1 < right.x0 for left, right in pairwise(of(ax.get_xticklabels())))
-    sides = [label.get_text().partition(", ")[2] for _, label in texts]
-    assert sides == ["right is better", "left is better", "", ""]
-
-
 def test_seeds_are_averaged_sample_by_sample(tmp_path):
     base = drawn(0.5)
     folders = [
