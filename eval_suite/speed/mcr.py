@@ -47,8 +47,11 @@ def random_llava(
     image_tokens: int,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
+    positions: int | None = None,
 ) -> ModelView:
-    """A frozen LLaVA with random weights and ``image_tokens`` (a square number) tokens an image."""
+    """A frozen LLaVA with random weights and ``image_tokens`` (a square number) tokens an image; its prompts have at
+    most ``positions`` tokens, by default 512 beside the image's.
+    """
     side = round(image_tokens**0.5)
     if side * side != image_tokens:
         raise SystemExit(f"--image-tokens: {image_tokens} is not a square number; 576 is LLaVA-1.5's")
@@ -60,7 +63,7 @@ def random_llava(
         heads=heads,
         kv_heads=kv_heads,
         mlp=width * 11 // 4,
-        positions=image_tokens + 512,
+        positions=positions or image_tokens + 512,
     )
     tokenizer = train_tokenizer(
         ["\n".join(s.text for s in lesson(Random(i), 0.5, Mix()).segments) for i in range(200)], sizes.vocabulary

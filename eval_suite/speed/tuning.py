@@ -17,8 +17,9 @@ told, from the operations that torch counts.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,9 +47,8 @@ PEAKS = {"H100": 989.0, "H200": 989.0, "A100": 312.0}  # dense bfloat16, NVIDIA'
 def measure(
     view: ModelView, batch: int = 8, repeats: int = 5, tuners: Sequence[str] = tuple(TUNERS), peak: float | None = None
 ) -> timing.Result:
-    prompts = [prompt.append(Segment(Role.ANSWER, "red")) for prompt in timing.conflicts(batch)]
-    inputs = {key: value for key, value in LessonCollator(view)(prompts).items() if key != "text_labels"}
-    steps = {"frozen": _step(view, None, inputs), **{name: _step(view, name, inputs) for name in tuners}}
+    inputs = lesson(view, batch)
+    steps = {"frozen": step_of(view, None, inputs), **{name: step_of(view, name, inputs) for name in tuners}}
     kept = {name: kept_bytes(step) for name, step in steps.items()}
     times = timing.interleaved(steps, repeats, view.device)
     ratios = [timing.ratio(times, name, "frozen", TARGETS.get(name)) for name in tuners]
@@ -66,7 +66,13 @@ def measure(
     return timing.result("tuning", view, setting, times, ratios)
 
 
-class _Step:
+def lesson(view: ModelView, batch: int) -> dict[str, Tensor]:
+    """What a training step is given: conflicts with an answer that is learnt."""
+    prompts = [prompt.append(Segment(Role.ANSWER, "red")) for prompt in timing.conflicts(batch)]
+    return {key: value for key, value in LessonCollator(view)(prompts).items() if key != "text_labels"}
+
+
+class Step:
     """Forward and backward of ``model``; ``weights`` are where its parameters lie."""
 
     def __init__(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
@@ -78,19 +84,21 @@ class _Step:
         self.model(**self.inputs, use_cache=False).loss.backward()
 
 
-def _step(view: ModelView, tuner: str | None, inputs: dict[str, Tensor]) -> _Step:
-    """A step of a copy of the model that trains its connector and, where one is named, a tuner."""
+def step_of(
+    view: ModelView, tuner: str | None, inputs: dict[str, Tensor], params: Mapping[str, Any] | None = None
+) -> Step:
+    """A step of a copy of the model that trains its connector and, where one is named, a tuner (with ``params``)."""
     mine = ModelView(copy.deepcopy(view.model).train(), view.processor, view.family)
     if tuner is None:
         mine.model.requires_grad_(False)
         mine.connector.requires_grad_(True)
     else:
         cls = lookup("tuner", tuner)
-        cls(cls.Params(**TUNERS[tuner])).apply(mine, ("connector",))
-    return _Step(mine.model, inputs)
+        cls(cls.Params(**TUNERS[tuner] if params is None else params)).apply(mine, ("connector",))
+    return Step(mine.model, inputs)
 
 
-def kept_bytes(step: _Step) -> int:
+def kept_bytes(step: Step) -> int:
     """Bytes that a step keeps for its backward pass."""
     sizes: dict[int, int] = {}
 

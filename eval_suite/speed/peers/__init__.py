@@ -1,0 +1,1 @@
+"""Other tools for the same work, side by side with this project."""
