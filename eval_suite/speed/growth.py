@@ -19,13 +19,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from eval_suite.speed import sweep, tables, timing, tuning
 from eval_suite.speed.generation import endless, fitted, steered
 from eval_suite.speed.mcr import plain_forward, random_llava
 from eval_suite.speed.peers.pairs import in_turn
-from eval_suite.speed.plan import peak_memory
+from eval_suite.speed.plan import LiveTensors
 from eval_suite.speed.tables import Growth
+from eval_suite.speed.timing import timed
 from factory import files
 from factory.corpus.source import ConversationFile
 from factory.data.prompt import Prompt, Role, Segment
@@ -40,6 +42,7 @@ from factory.steer.collect import Plan, collect
 from factory.steer.regressor import RegressorParams, fit_g
 
 FORWARD = "plain forward"
+CPU = torch.device("cpu")
 Jobs = dict[str, timing.Job]
 Sizes = dict[int, Jobs]
 
@@ -50,16 +53,16 @@ def slope(sizes: Sequence[float], costs: Sequence[float]) -> float:
     return float((x * y).sum() / (x * x).sum())
 
 
-def grown(axis: str, jobs: Sizes, rounds: int, peak: Callable[[timing.Job], int], device: torch.device) -> list[Growth]:
+def grown(axis: str, jobs: Sizes, rounds: int, peak: Callable[[timing.Job, int], int]) -> list[Growth]:
     """All jobs of ``jobs`` {size: {name: job}}, every size of every job once a round."""
-    runs = {(name, size): _timed(job, device) for size, each in jobs.items() for name, job in each.items()}
+    runs = {(name, size): timed(job, CPU) for size, each in jobs.items() for name, job in each.items()}
     named = {f"{name} {size}": run for (name, size), run in runs.items()}
     seconds, sizes = in_turn(named, rounds), list(jobs)
     slopes, found = {}, []
     for name in next(iter(jobs.values())):
         of_size = [seconds[f"{name} {size}"] for size in sizes]
         slopes[name] = [slope(sizes, costs) for costs in zip(*of_size, strict=True)]
-        memory = [peak(jobs[size][name]) for size in sizes]
+        memory = [peak(jobs[size][name], size) for size in sizes]
         beyond = None
         if FORWARD in slopes:
             apart = [a - b for a, b in zip(slopes[name], slopes[FORWARD], strict=True)]
@@ -71,15 +74,6 @@ def grown(axis: str, jobs: Sizes, rounds: int, peak: Callable[[timing.Job], int]
     return found
 
 
-def _timed(job: timing.Job, device: torch.device) -> Callable[[], float]:
-    def run() -> float:
-        with timing.stopwatch(device) as clock:
-            job()
-        return clock.seconds
-
-    return run
-
-
 def of_python(job: timing.Job) -> int:
     """Peak bytes of what Python and NumPy allocate."""
     tracemalloc.start()
@@ -89,15 +83,13 @@ def of_python(job: timing.Job) -> int:
     return peak
 
 
-def of_tensors(view: ModelView, job: timing.Job) -> int:
+def of_tensors(model: nn.Module, job: timing.Job) -> int:
     """Peak bytes of tensors beside the model's own."""
-    with peak_memory(view) as peak:
+    live = LiveTensors(model)
+    own = live.now
+    with live:
         job()
-    own = {
-        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
-        for t in (*view.model.parameters(), *view.model.buffers())
-    }
-    return max(peak[0] - sum(own.values()), 1)
+    return max(live.peak - own, 1)
 
 
 # Samples: what a run does beside the model
@@ -106,7 +98,7 @@ def of_tensors(view: ModelView, job: timing.Job) -> int:
 def samples(sizes: Sequence[int], rounds: int) -> list[Growth]:
     with tempfile.TemporaryDirectory() as scratch:
         jobs = {n: _bookkeeping(n, Path(scratch)) for n in sizes}
-        return grown("samples", jobs, rounds, of_python, torch.device("cpu"))
+        return grown("samples", jobs, rounds, lambda job, _: of_python(job))
 
 
 def _bookkeeping(n: int, scratch: Path) -> Jobs:
@@ -122,7 +114,7 @@ def _bookkeeping(n: int, scratch: Path) -> Jobs:
     data = scratch / f"{n}.jsonl"
     files.write_jsonl(data, [_conversation(i) for i in range(n)])
     return {
-        "network's fit, 2 epochs": lambda: fit_g(*states, RegressorParams(epochs=2), 0),
+        "network's fit, 2 epochs": lambda: fit_g(states[0], states[1], RegressorParams(epochs=2), 0),
         "choice of a strength": lambda: choose(told, 0.05, "none"),
         "paired bootstrap": lambda: paired_difference(told[:n], told[n : 2 * n]),
         "answers kept and read": lambda: _kept(n, scratch),
@@ -165,7 +157,7 @@ def _indexed(data: Path) -> None:
 def tokens(sizes: Sequence[int], rounds: int) -> list[Growth]:
     view = random_llava(32, 2, 4, 2, 16, positions=max(sizes) + 64)
     jobs = {n: _of_prompts(view, [long_prompt(view, n)]) for n in sizes}
-    return grown("tokens of a prompt", jobs, rounds, partial(of_tensors, view), view.device)
+    return grown("tokens of a prompt", jobs, rounds, lambda job, _: of_tensors(view.model, job))
 
 
 def long_prompt(view: ModelView, n: int) -> Prompt:
@@ -180,9 +172,7 @@ def long_prompt(view: ModelView, n: int) -> Prompt:
 def image_tokens(sizes: Sequence[int], rounds: int) -> list[Growth]:
     views = {n: random_llava(32, 2, 4, 2, n) for n in sizes}
     jobs = {n: _of_prompts(view, timing.conflicts(2)) for n, view in views.items()}
-    return grown(
-        "image tokens", jobs, rounds, partial(of_tensors, views[max(sizes)]), next(iter(views.values())).device
-    )
+    return grown("image tokens", jobs, rounds, lambda job, n: of_tensors(views[n].model, job))
 
 
 def _of_prompts(view: ModelView, prompts: Sequence[Prompt]) -> Jobs:
@@ -214,7 +204,7 @@ def strengths(sizes: Sequence[int], rounds: int) -> list[Growth]:
         inputs = view.encode(timing.conflicts(2))
         steerings = [fitted(view, "l2s", [2], (i + 1) / 8)[0] for i in range(max(sizes))]
         jobs: Sizes = {n: {"strength sweep": partial(sweep.shared, view, inputs, steerings[:n], 2)} for n in sizes}
-        return grown("strengths", jobs, rounds, partial(of_tensors, view), view.device)
+        return grown("strengths", jobs, rounds, lambda job, _: of_tensors(view.model, job))
 
 
 def ranks(sizes: Sequence[int], rounds: int) -> list[Growth]:
@@ -222,7 +212,8 @@ def ranks(sizes: Sequence[int], rounds: int) -> list[Growth]:
     inputs = tuning.lesson(view, 2)
     steps = {n: {name: tuning.step_of(view, name, inputs, {"rank": n}) for name in ("lora", "mores")} for n in sizes}
     jobs: Sizes = {n: {f"{name} step": step for name, step in each.items()} for n, each in steps.items()}
-    return grown("rank", jobs, rounds, partial(of_tensors, view), view.device)
+    models = {id(step): step.model for each in steps.values() for step in each.values()}
+    return grown("rank", jobs, rounds, lambda job, _: of_tensors(models[id(job)], job))
 
 
 AXES: dict[str, tuple[Callable[[Sequence[int], int], list[Growth]], tuple[int, ...]]] = {

@@ -69,7 +69,7 @@ def _machine(told: Mapping[str, Any]) -> str:
     cpu, gpus = about["cpu"], [gpu["name"] for gpu in about["gpus"]]
     on = ", ".join([f"{cpu['model']}, {cpu['cores']} core(s), {about['torch_threads']} thread(s)", *gpus])
     libraries = ", ".join(f"{name} {about['libraries'][name]}" for name in ("torch", "transformers", "peft"))
-    return f"{told['date']}; {on}; Python {about['python']}, {libraries}. Command: `{told['command']}`"
+    return f"`{told['command']}`, on `{told['date']}`: `{on}; Python {about['python']}, {libraries}`."
 
 
 def _pairs(pairs: Sequence[Pair]) -> str:

@@ -109,6 +109,17 @@ def stopwatch(device: torch.device) -> Iterator[Stopwatch]:
     clock.seconds = now() - start
 
 
+def timed(job: Job, device: torch.device) -> Callable[[], float]:
+    """``job``, which then returns the seconds that it took."""
+
+    def run() -> float:
+        with stopwatch(device) as clock:
+            job()
+        return clock.seconds
+
+    return run
+
+
 def clock_of(device: torch.device) -> Clock:
     return time.process_time if clock_name(device) == "processor" else time.perf_counter
 

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error
-    tables.tell(a, found, list(growth.measure(growth.AXES, a.growth_rounds)) if a.growth else [])
+    tables.tell(a, found, list(growth.measure(list(growth.AXES), a.growth_rounds)) if a.growth else [])
 
 
 if __name__ == "__main__":

@@ -290,16 +290,7 @@ def compare(view: ModelView, names: Sequence[str], batch: int, rounds: int) -> I
     for name in names:
         contest = CONTESTS[name](view, batch)
         jobs = {"ours": contest.ours, "theirs": contest.theirs}
-        seconds = in_turn({each: _timed(job, view.device) for each, job in jobs.items()}, rounds)
+        seconds = in_turn({each: timing.timed(job, view.device) for each, job in jobs.items()}, rounds)
         versions = {library: version(library) for library in contest.libraries}
         setting = {"width": view.width, "blocks": view.depth, **contest.setting}
         yield paired(contest.work, contest.peer, versions, setting, seconds["ours"], seconds["theirs"])
-
-
-def _timed(job: timing.Job, device: torch.device) -> Callable[[], float]:
-    def run() -> float:
-        with timing.stopwatch(device) as clock:
-            job()
-        return clock.seconds
-
-    return run

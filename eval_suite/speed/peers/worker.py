@@ -117,8 +117,8 @@ def ours(job: Job) -> Generate:
     family, static = family_of(job.model.config), lookup("steering", "static")
     view = ModelView(job.model, family.load_processor(Path(job.model.name_or_path)), family)
     images = {key: value for key, value in job.inputs.items() if key not in ("input_ids", "attention_mask")}
-    tokens = {key: job.inputs[key] for key in ("input_ids", "attention_mask")}
-    batch = Batch(**tokens, **job.known, images=images)
+    ids, mask, known = job.inputs["input_ids"], job.inputs["attention_mask"], job.known
+    batch = Batch(ids, mask, known["roles"], known["position_ids"], images)
     method = static(static.Params())
     where = method.where().model_copy(update={"layer": job.block})
     steering = Steering(method, {"v": job.v}, where, 1.0)
