@@ -49,7 +49,7 @@ def pairs(a: argparse.Namespace) -> Iterator[Pair]:
     tools = [name for name in GENERATING if name in a.only]
     how = {"rounds": a.rounds, "batch": a.batch, "new_tokens": a.new}
     for kind in generation.MODELS if tools else ():
-        yield from generation.compare(view, kind, tools, a.environments, how)
+        yield from generation.compare(view, kind, tools, a.environments.resolve(), how)
     yield from contests.compare(view, [name for name in contests.CONTESTS if name in a.only], a.batch, a.rounds)
 
 

@@ -1,7 +1,7 @@
 """Steered generation by this project and by other tools: one vector at one block, at every token, on one model.
 
-Each way has a process of its own, and in it the same model from the same folder; they take turns. Before anything is
-timed all steered ways must write the same tokens, and others than without steering.
+Each way has a process of its own, and in it the same model from the same folder; they take turns. A comparison is
+refused unless all steered ways write the same tokens, and others than without steering.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import transformers
@@ -66,15 +66,17 @@ def prepared(view: ModelView, text_alone: bool, batch: int, new_tokens: int, fol
 
 
 class Worker:
-    """A process that runs one way of generating when it is told to."""
+    """A process that runs one way of generating when it is told to. What it says beside its answers goes to the file
+    ``said``: a pipe that nobody reads would fill up.
+    """
 
-    def __init__(self, name: str, python: Path, folder: Path) -> None:
-        self.name = name
+    def __init__(self, name: str, python: Path, folder: Path, said: IO[str]) -> None:
+        self.name, self.said = name, said
         self.process = subprocess.Popen(
             [python, "-m", "eval_suite.speed.peers.worker", name, folder],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=said,
             text=True,
             cwd=ROOT,
         )
@@ -96,7 +98,8 @@ class Worker:
         assert self.process.stdout is not None, "it was opened to be heard"
         line = self.process.stdout.readline()
         if not line:
-            last = (self.process.communicate()[1].strip().splitlines() or ["it said nothing"])[-1]
+            self.said.seek(0)
+            last = (self.said.read().strip().splitlines() or ["it said nothing"])[-1]
             raise UserError(f"{self.name} ended before it answered: {last}")
         return json.loads(line)
 
@@ -110,7 +113,8 @@ def workers(names: Sequence[str], pythons: Mapping[str, Path], folder: Path) -> 
     with ExitStack() as ending:
         made = {}
         for name in names:
-            made[name] = Worker(name, pythons.get(name, Path(sys.executable)), folder)
+            said = ending.enter_context(tempfile.TemporaryFile("w+"))
+            made[name] = Worker(name, pythons.get(name, Path(sys.executable)), folder, said)
             ending.callback(made[name].end)
         for worker in made.values():
             worker.ready()
