@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import math
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,9 +17,6 @@ from eval_suite.speed.peers import contests, environments, generation, worker
 from eval_suite.speed.peers.pairs import in_turn, paired
 from factory.errors import UserError
 from tests.tiny import tiny_view
-
-ROOT = Path(__file__).parents[2]
-KEPT = ROOT / "eval_suite" / "speed" / "results"
 
 
 def of_ratio(ratio: float):
@@ -134,12 +130,3 @@ def test_the_tables_mark_what_is_slower_and_what_grows_too_fast():
     assert [line for line in lines if line.endswith("| slower |")] == [line for line in lines if "| 1.10 |" in line]
     assert [line for line in lines if line.endswith("| worse |")] == [line for line in lines if "10, 1,000" in line]
     assert any("1.50 (1.40 to 1.60) | 0.00 (−0.10 to 0.05)" in line for line in lines)
-
-
-def test_the_documents_show_the_kept_numbers():
-    page = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
-    kept = [path for kind in ("peers", "growth") for path in KEPT.glob(f"{kind}_*.json")]
-    assert len(kept) > 1
-    for path in kept:
-        for block in tables.markdown(json.loads(path.read_text(encoding="utf-8"))).split("\n\n"):
-            assert block.strip() in page, path.name
