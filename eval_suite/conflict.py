@@ -40,6 +40,8 @@ def _free(names: tuple[str, str]) -> tuple[str, str]:
 SourceName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,23}$")]
 SourceNames = Annotated[tuple[SourceName, SourceName], AfterValidator(_free)]
 """What the two texts of a conflict are called."""
+Order = Literal["named", "exchanged"]
+"""Which of two texts stands first in a prompt: the one that is named first, or the other."""
 Scoring = Literal["both_orders", "order1", "loglik_forced", "open_ended"]
 TASKS = (
     "activity_recognition",
@@ -104,16 +106,19 @@ def question_segments(sample: ConflictSample, form: str) -> tuple[Segment, Segme
     return Segment(Role.QUESTION, sample.question), Segment(Role.OPTIONS, f"A. {a}\nB. {b}\n{CHOOSE}")
 
 
-def build_prompt(sample: ConflictSample, form: str, image: bool = True, context: bool = True) -> Prompt:
+def build_prompt(
+    sample: ConflictSample, form: str, image: bool = True, context: bool = True, order: Order = "named"
+) -> Prompt:
     """The MC² user turn: image, "Text context: ...", question, options (``single`` setting, no instruction).
 
     ``image`` and ``context`` switch the unimodal settings ``base_text`` and ``base_image`` of the authors' script.
+    ``order`` is that of two texts.
     """
     parts: list[Segment] = []
     if image and sample.sources.pictured:
         parts.append(Segment(Role.IMAGE, image=sample.load_image()))
     if context:
-        parts += context_segments(sample)
+        parts += context_segments(sample)[:: -1 if order == "exchanged" else 1]
     return Prompt((*parts, *question_segments(sample, form)), sample.sources)
 
 
@@ -147,6 +152,11 @@ class ConflictBenchmark(Conflicts):
     scoring: Scoring
 
     @property
+    def order(self) -> Order:
+        """Which of two texts stands first."""
+        return getattr(self.params, "order", "named")
+
+    @property
     def forms(self) -> tuple[str, ...]:
         """Names of the prompts that each sample is asked with."""
         return FORMS[self.scoring]
@@ -160,7 +170,7 @@ class ConflictBenchmark(Conflicts):
 
     @property
     def protocol(self) -> str:
-        return f"{self.name}/{self.scoring}"
+        return f"{self.name}/{self.scoring}{'/exchanged' if self.order == 'exchanged' else ''}"
 
     def pictures(self, folder: Path) -> list[tuple[str, Path]]:
         """A sheet of some samples: split and id, context, question, and both answers under each picture."""
@@ -170,7 +180,7 @@ class ConflictBenchmark(Conflicts):
         return [(title, write_sheet(folder / f"{self.name}.png", cells))] if cells else []
 
     def prompt(self, sample: ConflictSample, form: str) -> Prompt:
-        return build_prompt(sample, form)
+        return build_prompt(sample, form, order=self.order)
 
     def example(self, sample: ConflictSample, form: str, direction: str) -> Prompt:
         """A worked example: the prompt of a form with the answer that follows ``direction``."""

@@ -18,7 +18,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from eval_suite.conflict import BLANK, ConflictBenchmark, Scoring, ShownParams, SourceNames
+from eval_suite.conflict import BLANK, ConflictBenchmark, Order, Scoring, ShownParams, SourceNames
 from eval_suite.own_rows import Entry, read
 from factory.data import pictures
 from factory.data.sample import ConflictSample, no_picture
@@ -35,7 +35,8 @@ SPLITS = ("train", "dev", "test")
 class ConflictsParams(ShownParams):
     """``file``: the CSV or JSONL file with one conflict in each row. ``images``: the folder that its pictures are named
     from; null takes the file's own. Both are looked for in the recipe's folder, then where one stands. ``sources``:
-    the names of two texts that stand against each other in place of a picture and a text, as in [memo, email].
+    the names of two texts that stand against each other in place of a picture and a text, as in [memo, email], and
+    ``order`` which of them stands first in a prompt.
 
     ``scoring``: how an answer is asked for and read (SPEC 3.3). Without a column ``split``, ``test_share`` of the rows
     are test and ``dev_share`` of the rest dev, each task in proportion, as ``seed`` draws them.
@@ -44,6 +45,7 @@ class ConflictsParams(ShownParams):
     file: RecipePath
     images: RecipePath | None = None
     sources: SourceNames | None = None
+    order: Order = "named"
     scoring: Scoring = "both_orders"
     test_share: float = Field(0.2, gt=0, lt=1)
     dev_share: float = Field(0.2, gt=0, lt=1)
@@ -53,6 +55,8 @@ class ConflictsParams(ShownParams):
     def _sources_are_two_texts(self) -> Self:
         if self.sources and self.images:
             raise ValueError("sources names two texts, which show no pictures; leave images or sources out")
+        if self.order == "exchanged" and not self.sources:
+            raise ValueError("order: exchanged exchanges two texts, which sources names; name them or leave order out")
         return self
 
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, PositiveInt
 
+from eval_suite.bridges.drawn import Drawn
 from eval_suite.bridges.results import measured, record, share_interval
 from eval_suite.bridges.task_files import made_of
 from factory.benchmark import Harness
@@ -25,13 +26,14 @@ BESIDE = ("acc_norm", "prompt_level_loose_acc", "inst_level_strict_acc", "inst_l
 class LmEvalParams(Params):
     """``tasks`` by lm-eval's names; ``include`` is a folder of own task files; ``limit`` questions of each task.
 
-    ``few_shot`` worked examples, null the task's own number.
+    ``few_shot`` worked examples, null the task's own number. ``drawn``: a part of each task's questions.
     """
 
     tasks: tuple[str, ...] = Field(min_length=1)
     include: RecipePath | None = None
     few_shot: int | None = Field(None, ge=0)
     limit: PositiveInt | None = None
+    drawn: Drawn | None = None
     batch_size: PositiveInt = 16
 
 
@@ -56,6 +58,11 @@ class LmEval(Harness):
     @property
     def protocol(self) -> str:
         return f"lm-eval/{self.version}"
+
+    @property
+    def part(self) -> str:
+        """What ``drawn`` adds to the protocol of a task."""
+        return f"/{self.params.drawn.protocol}" if self.params.drawn else ""
 
     def made_of(self) -> dict[str, str] | None:
         return made_of(self.params.include)
@@ -82,12 +89,14 @@ class LmEval(Harness):
                 f"benchmark lm_eval: no task {', '.join(unknown)}; own task files are found through include: FOLDER"
             )
         try:
+            asked = self._drawn(manager, job.limit or p.limit)
             out = simple_evaluate(
                 model=LiveModel(job.view, p.batch_size),
                 tasks=list(p.tasks),
                 task_manager=manager,
                 num_fewshot=p.few_shot,
-                limit=job.limit or p.limit,
+                limit=None if asked else job.limit or p.limit,
+                samples=asked,
                 log_samples=True,
                 bootstrap_iters=1000,
                 random_seed=seed,
@@ -101,6 +110,20 @@ class LmEval(Harness):
                 " files"
             ) from error
         return self._results(out)
+
+    def _drawn(self, manager: Any, limit: int | None) -> dict[str, list[int]] | None:
+        """The numbers of the questions of each task that ``drawn`` leaves; None where all are asked. Raises
+        ``UserError`` for a task of which none is left.
+        """
+        if self.params.drawn is None:
+            return None
+        found = {}
+        for name, task in manager.load(list(self.params.tasks))["tasks"].items():
+            n = len(task.eval_docs)
+            if not (asked := self.params.drawn.of(n, limit)):
+                raise UserError(f"benchmark lm_eval: {name} has {n} questions, and drawn.skip leaves none")
+            found[name] = asked
+        return found
 
     def _own(self) -> bool:
         """Whether every task is one of the folder's, so that lm-eval's thousands of own files need not be read."""
@@ -142,7 +165,7 @@ class LmEval(Harness):
             "metrics": metrics,
             "ci": ci | share_interval(main, metrics, records),
             "n": len(records),
-            "protocol": f"{self.protocol}/{task}/v{version}/{'+'.join(map(str, sorted(shots)))}-shot",
+            "protocol": f"{self.protocol}/{task}/v{version}/{'+'.join(map(str, sorted(shots)))}-shot{self.part}",
             "records": records,
         }
 

@@ -2,8 +2,8 @@
 (ours).
 
 Questions, answers and phrasings are those of ``scenes``; train, dev and test share no phrasing. Both texts are written
-at the same textual tier, so that neither is easier to read, and the first source's always stands first: what a model
-prefers of the two without steering is a preference for a place.
+at the same textual tier, so that neither is easier to read. One of them always stands first: what a model prefers
+without steering may be a name or a place, and the same samples with their texts exchanged (``order``) tell which.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import replace
 from random import Random
 
 from eval_suite.benchmarks.scenes import PerTask
-from eval_suite.conflict import ConflictBenchmark, Scoring, SourceNames
+from eval_suite.conflict import ConflictBenchmark, Order, Scoring, SourceNames
 from eval_suite.scenes.language import write_context
 from eval_suite.scenes.world import ANSWERS, TASKS, SceneSpec, scene, specs
 from factory.data.sample import ConflictSample, no_picture
@@ -22,11 +22,12 @@ from factory.registry import Params, register
 
 
 class SceneTextsParams(Params):
-    """``sources``: what the two texts are called; ``scoring`` as in MC² (SPEC.md 3.3); ``per_task``: samples of each
-    task; ``seed`` draws them.
+    """``sources``: what the two texts are called, and ``order`` which stands first in a prompt; ``scoring`` as in MC²
+    (SPEC.md 3.3); ``per_task``: samples of each task; ``seed`` draws them.
     """
 
     sources: SourceNames = ("memo", "email")
+    order: Order = "named"
     scoring: Scoring = "both_orders"
     per_task: PerTask = PerTask()
     seed: int = 0

@@ -20,7 +20,7 @@ from factory.data.sources import in_words
 
 AS_THEY_ARE = ("perplexity", "points")  # metrics that are no shares, and are not printed as percentages
 PUBLISHED = Path(__file__).with_name("published.yaml")
-TABLES = Path(__file__).parents[1] / "published" / "mores.csv"
+TABLES = {"LLaVA Steering": "mores.csv", "PIXEL": "pixel.csv"}
 
 
 @dataclass
@@ -215,9 +215,11 @@ def _where(block: Block, line: Line, column: Column) -> str:
 @cache
 def of_tables() -> list[dict[str, str]]:
     """Numbers of a paper's table, shown beside the run of the recipe that repeats it: run, table, method, label and
-    metric of the column, protocol (a pattern), value in percent.
+    metric of the column, protocol (a pattern), value in percent, n where it is told, and the paper.
     """
-    return list(csv.DictReader(TABLES.read_text(encoding="utf-8").splitlines()))
+    folder = Path(__file__).parents[1] / "published"
+    texts = {paper: (folder / name).read_text(encoding="utf-8") for paper, name in TABLES.items()}
+    return [{**row, "paper": paper} for paper, text in texts.items() for row in csv.DictReader(text.splitlines())]
 
 
 def _published(columns: Sequence[Column], lines: Sequence[Line]) -> list[tuple[str, str, dict[Column, Published]]]:
@@ -237,8 +239,9 @@ def _published(columns: Sequence[Column], lines: Sequence[Line]) -> list[tuple[s
         for column in columns:
             alike = fnmatchcase(made[column].protocol, row["protocol"])  # whatever the version of a harness
             if (row["label"], row["metric"]) == column[:2] and alike:
-                found.setdefault((row["method"], f"LLaVA Steering, {row['table']}"), {})[column] = Published(
-                    float(row["value"]) / 100
+                n = int(row["n"]) if row.get("n") else None
+                found.setdefault((row["method"], f"{row['paper']}, {row['table']}"), {})[column] = Published(
+                    float(row["value"]) / 100, n
                 )
     return [(name, source, values) for (name, source), values in found.items()]
 

@@ -115,6 +115,21 @@ def test_a_prompt_heads_each_text_by_its_name_and_gives_it_a_role(file):
         b.alone(sample, "open", "vision")
 
 
+def test_exchanged_texts_keep_their_names_roles_and_answers(file):
+    named, exchanged = bench(file, scoring="open_ended"), bench(file, scoring="open_ended", order="exchanged")
+    sample = named.samples("test")[0]
+    first, second, *rest = named.prompt(sample, "open").segments
+    assert list(exchanged.prompt(sample, "open").segments) == [second, first, *rest]
+    assert exchanged.alone(sample, "open", "memo") == named.alone(sample, "open", "memo")
+    assert exchanged.answer(sample, "open", "memo") == named.answer(sample, "open", "memo") == "red"
+    assert exchanged.protocol == named.protocol.replace("open_ended", "open_ended/exchanged") != named.protocol
+    told = [read_node("benchmark", {"type": "scene_texts", "order": order}).make() for order in ("named", "exchanged")]
+    one, other = (b.prompt(b.samples("test")[0], "order1").segments for b in told)
+    assert (one[0], one[1]) == (other[1], other[0]) and one[2:] == other[2:]
+    with pytest.raises(ValueError, match="order: exchanged exchanges two texts"):
+        ConflictsParams.model_validate({"file": str(file), "order": "exchanged"})
+
+
 def test_verdicts_and_ratios_bear_the_sources_names(file):
     b = bench(file, scoring="open_ended")
     sample = b.samples("test")[0]

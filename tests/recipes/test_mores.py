@@ -88,7 +88,7 @@ def scored(node):
 
 def test_published_numbers_are_of_columns_and_methods_that_their_recipe_has():
     by_run = defaultdict(list)
-    for row in of_tables():
+    for row in (row for row in of_tables() if row["paper"] == "LLaVA Steering"):
         by_run[row["run"]].append(row)
     assert sorted(by_run) == sorted(path.stem for path in TABLES)
     for path in TABLES:
