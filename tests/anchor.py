@@ -53,12 +53,15 @@ def role_sets(batch: Batch, direction: str) -> dict[str, set[int]]:
     roles = batch.roles[0].tolist()
     assert batch.roles.shape[0] == 1 and bool(batch.attention_mask.all())
     at = lambda *which: {i for i, r in enumerate(roles) if r in which}
-    image, context = at(Role.IMAGE), at(Role.CONTEXT)
-    first, second = (image, context) if direction == "vision" else (context, image)
+    image, context, context_a = at(Role.IMAGE), at(Role.CONTEXT), at(Role.CONTEXT_A)
+    sides = (context_a, context) if context_a else (image, context)
+    first, second = sides if direction in ("vision", "memo") else sides[::-1]
     return {
         "image": image,
         "context": context,
-        "cues": image | context,
+        "context_a": context_a,
+        "context_b": context,
+        "cues": image | context | context_a,
         "compliant": first,
         "competing": second,
         "question": at(Role.QUESTION),

@@ -76,8 +76,6 @@ class Diagnostic(Plugin):
     summarised: ClassVar[tuple[str, ...]] = ("base",)
     """The prompts whose rows ``summary`` is given of a ``diagnostic:``: base, vision and text, or of two texts those
     that ask for the first and for the second."""
-    of_any_sources: ClassVar[bool] = True
-    """Whether it takes conflicts between two texts too; others speak of an image and a text."""
     sources: Sources = PICTURE_AND_TEXT
     """What the conflicts set against each other; whoever runs it says so, as by ``between``."""
     at_once: ClassVar[bool] = False

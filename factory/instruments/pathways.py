@@ -28,6 +28,11 @@ NAMES = "|".join([*ROLES, "cues", "compliant", "competing", "generated"])
 Pathway = Annotated[str, StringConstraints(pattern=rf"^({NAMES})->({NAMES})$")]
 
 
+def of_an_image(pathways: Sequence[str]) -> bool:
+    """Whether one of the ``pathways`` leads from or to the tokens of an image."""
+    return any("image" in pathway.split("->") for pathway in pathways)
+
+
 def role_sets(
     roles: Tensor, mask: Tensor, directions: Sequence[str], sources: Sources = PICTURE_AND_TEXT
 ) -> dict[str, Tensor]:

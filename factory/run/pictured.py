@@ -7,7 +7,6 @@ from typing import Any
 
 from factory.blame import wrong
 from factory.code import nodes
-from factory.diagnose import Diagnostic
 from factory.model.family import Family
 from factory.recipe import Recipe
 from factory.recipe.schema import Node
@@ -37,8 +36,6 @@ def _check_methods(recipe: Recipe, why: str) -> None:
     for node in _every((recipe.diagnostic, recipe.diagnostics, recipe.steering)):
         if node.plugin.needs_pictures(node.params):
             raise wrong(node, "type", f"'{node.type}' needs pictures, and {why}")
-        if issubclass(node.plugin, Diagnostic) and not node.plugin.of_any_sources:
-            raise wrong(node, "type", f"'{node.type}' is about an image and a text, and {why}")
 
 
 def _every(value: Any) -> Iterator[Node]:

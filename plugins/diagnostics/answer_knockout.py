@@ -20,7 +20,7 @@ from factory.diagnose.profiles import Mean, matching, mean_of, share_of
 from factory.diagnose.summary import Figure, Finding, Summary, Table
 from factory.instruments.answers import Dictionary
 from factory.instruments.instructed import InstructedParams, Instructing, ask_instructed, instructed, told_left_out
-from factory.instruments.pathways import Pathway
+from factory.instruments.pathways import Pathway, of_an_image
 from factory.instruments.resume import answers, around, deep_layers, held_back, severed
 from factory.registry import register
 from plugins.diagnostics._anchor import CLAIMS
@@ -40,8 +40,6 @@ class AnswerKnockout(Instructing):
     Rows: ``follows`` (1 or 0) of every prompt and pathway; with a ``layer`` where a window around it was cut.
     """
 
-    of_any_sources = False
-
     class Params(InstructedParams):
         """``pathways`` as in ``knockout``; ``layers``: first and last that are cut (null: the upper half). ``window``:
         also cut so many layers around each one, for a curve by layer (null: no curve)."""
@@ -55,6 +53,10 @@ class AnswerKnockout(Instructing):
         layers: tuple[int, int] | None = None
         window: PositiveInt | None = None
 
+    @classmethod
+    def needs_pictures(cls, params: Any) -> bool:
+        return of_an_image(params.pathways)
+
     def on_samples(self, bench: Bench, samples: Sequence[ConflictSample]) -> list[dict[str, Any]]:
         p, view = self.params, bench.view
         cut: dict[int | None, Collection[int]] = {None: deep_layers(view.depth, p.layers)}
@@ -64,7 +66,7 @@ class AnswerKnockout(Instructing):
             return rows
         asked = ask_instructed(bench, items)
         for pathway in p.pathways:
-            rest = held_back(view, asked.stem, [pathway.split("->")[1]], asked.directions)
+            rest = held_back(view, asked.stem, [pathway.split("->")[1]], asked.directions, asked.sources)
             for layer, layers in cut.items():
                 with severed(view, rest, pathway, layers):
                     texts = answers(view, rest, bench.max_new_tokens, bench.among)

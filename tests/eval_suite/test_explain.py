@@ -11,11 +11,14 @@ import pytest
 
 from eval_suite.report import explain as explaining
 from eval_suite.report.explain import first_strengths, mean_auroc, measured
+from factory.data.sources import PICTURE_AND_TEXT
 from plugins.diagnostics.mcr.summary import PREDICTOR
-from plugins.diagnostics.relative_uncertainty.story import PREDICTORS
+from plugins.diagnostics.relative_uncertainty.story import predictors
 
 N = 60
 STRENGTHS = (0.5, 1.0, 2.0)
+
+PREDICTORS = predictors(PICTURE_AND_TEXT)
 
 
 def explain(diagnostics: list[dict], predictions: list[dict], unsteered: str, offered=(*PREDICTORS, PREDICTOR)) -> list:

@@ -233,7 +233,11 @@ REFUSED = {
     "of a diagnostic": ("diagnostics: [{type: heads, directions: [vision]}]", "diagnostics.0.directions.0: 'vision'"),
     "vcd": ("steering: [vcd]", "'vcd' needs pictures"),
     "lmar": ("diagnostic: lmar", "'lmar' needs pictures"),
-    "knockout": ("diagnostics: [knockout]", "'knockout' is about an image and a text"),
+    "knockout": ("diagnostics: [{type: knockout, pathways: ['image->generated']}]", "'knockout' needs pictures"),
+    "answers": (
+        "diagnostics: [{type: answer_knockout, pathways: ['instruction->image']}]",
+        "'answer_knockout' needs pictures",
+    ),
     "inside": ("steering: [{type: dsas, of: {type: dose, of: static}}]", None),
 }
 

@@ -32,8 +32,6 @@ class Attribution(Reading):
     Rows by layer: ``attention_`` and ``mlp_`` with ``comply``, ``compete`` and ``margin``.
     """
 
-    of_any_sources = False
-
     def read(self, view: ModelView, asked: Asked, anchor: Anchor) -> dict[str, Tensor]:
         return attributions(view, asked, anchor, self.params.k, self.params.pool)
 

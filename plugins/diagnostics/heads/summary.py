@@ -108,8 +108,8 @@ def _overlap(maps: Mapping[Any, Profile], top: int) -> Finding:
     chosen = {d: set(np.argsort(-m.mean, axis=None)[:k].tolist()) for d, m in maps.items()}
     shared = len(set.intersection(*chosen.values()))
     text = (
-        f"vision and text following share {shared} of their {k} largest heads (by chance {k * k / size:.1f}; paper: 5"
-        " of 40)"
+        f"{' and '.join(maps)} following share {shared} of their {k} largest heads (by chance {k * k / size:.1f};"
+        " paper: 5 of 40)"
     )
     return Finding(text, values={"shared": shared, "top": k, "by_chance": k * k / size})
 

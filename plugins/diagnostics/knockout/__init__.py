@@ -22,13 +22,14 @@ from torch import Tensor
 
 from factory.bench import Bench
 from factory.data.sample import ConflictSample
+from factory.data.sources import PICTURE_AND_TEXT, Sources
 from factory.diagnose.summary import Summary
 from factory.instruments.answers import Dictionary
 from factory.instruments.branch import Cuts, branch, tail_of
 from factory.instruments.instructed import Asked, InstructedParams, Instructing, ask_instructed, instructed, thinned
 from factory.instruments.lens import restricted_logits
 from factory.instruments.nssd import KL, mass, nssd
-from factory.instruments.pathways import Pathway, first_target
+from factory.instruments.pathways import Pathway, first_target, of_an_image
 from factory.instruments.resume import around
 from factory.model.prefix import last_index
 from factory.model.view import ModelView
@@ -36,7 +37,7 @@ from factory.registry import register
 
 from .summary import summarise
 
-PATHWAYS = (
+BESIDE_SOURCES = (
     "compliant->instruction",
     "competing->instruction",
     "compliant->format",
@@ -44,8 +45,15 @@ PATHWAYS = (
     "competing->generated",
     "cues->generated",
     "instruction->generated",
-    "image->context",
 )
+
+
+def pathways_between(sources: Sources) -> tuple[Pathway, ...]:
+    """Those of the paper; of two texts the pathway from the first to the second stands for the image's to the text."""
+    return (*BESIDE_SOURCES, "image->context" if sources.pictured else "context_a->context_b")
+
+
+PATHWAYS = pathways_between(PICTURE_AND_TEXT)
 
 
 @register("diagnostic", "knockout")
@@ -56,22 +64,24 @@ class Knockout(Instructing):
     ``mass`` is P~(E_C) uncut.
     """
 
-    of_any_sources = False
-
     class Params(InstructedParams):
-        """``pathways`` are SOURCE->TARGET of image, context, cues (both), compliant and competing (the contexts, by
-        instruction), question, format, instruction, generated (the last prompt token, where the answer begins),
-        template.
+        """``pathways`` are SOURCE->TARGET of image, context (of two texts context_a and context_b), cues (both),
+        compliant and competing (the sources, by instruction), question, format, instruction, generated (the last
+        prompt token, where the answer begins), template; null takes the paper's.
 
         ``window``: layers cut at once, centred at each layer. ``kl``: KL(before || after) or the reverse. ``share`` of
         the samples is measured. ``tokens``: most tokens of one pass over a prompt's cache (null: the prompt's length).
         """
 
-        pathways: Annotated[tuple[Pathway, ...], Field(min_length=1)] = PATHWAYS
+        pathways: Annotated[tuple[Pathway, ...], Field(min_length=1)] | None = None
         window: PositiveInt = 9
         kl: KL = "before_after"
         share: float = Field(1.0, gt=0, le=1)
         tokens: PositiveInt | None = None
+
+    @classmethod
+    def needs_pictures(cls, params: Any) -> bool:
+        return of_an_image(params.pathways or ())
 
     def chosen(self, ids: Sequence[str]) -> list[str]:
         return thinned(ids, self.params.share)
@@ -109,10 +119,11 @@ class Knockout(Instructing):
     def cut(self, view: ModelView, asked: Asked) -> Effects:
         """What cutting each pathway around each layer does."""
         p = self.params
-        return effects(view, asked, p.pathways, p.window, p.kl, p.tokens)
+        return effects(view, asked, p.pathways or pathways_between(asked.sources), p.window, p.kl, p.tokens)
 
     def summary(self, rows: Sequence[dict[str, Any]]) -> Summary:
-        return summarise(rows, self.params)
+        pathways = self.params.pathways or pathways_between(self.sources)
+        return summarise(rows, self.params.model_copy(update={"pathways": pathways}), self.sources)
 
 
 class Effects:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from factory.benchmark import Records
+from factory.data.sources import PICTURE_AND_TEXT, Sources
 from factory.diagnose.profiles import curve, held_out_layer, matching, mean_of, profile, together
 from factory.diagnose.summary import Figure, Finding, Summary, Table
 from factory.instruments.instructed import told_left_out
@@ -23,38 +24,46 @@ if TYPE_CHECKING:
 PRONOUNCED = -0.1  # nats: what it takes to go from 0.9 to 0.7 of the mass; ours, the paper gives no number
 MARGINAL = 0.5  # and a weak pathway does less than this part of what a strong one does
 LINES = {"instruction": "-", "generated": "--"}
-PARTS = (  # part of a claim, directions, what is said, the strong pathway and the weak one
-    (
-        "anchor 1/relay",
-        ("vision", "text"),
-        "instruction tokens, not the last token, take up the followed modality",
-        "compliant->instruction",
-        "compliant->generated",
-    ),
-    ("anchor 1/context", ("vision",), "nor do text tokens at large", "compliant->instruction", "image->context"),
-    (
-        "anchor 1/position",
-        ("vision", "text"),
-        "this is no matter of position: the format constraint does not",
-        "compliant->instruction",
-        "compliant->format",
-    ),
-    (
-        None,
-        ("vision", "text"),
-        "the last token gets the decision from the instruction, not from the modalities",
-        "instruction->generated",
-        "cues->generated",
-    ),
-)
 
 
-def summarise(rows: Records, params: Knockout.Params) -> Summary:
+def parts(sources: Sources) -> list[tuple[str | None, tuple[str, ...], str, str, str]]:
+    """Part of a claim, directions, what is said, the strong pathway and the weak one."""
+    both, first = sources.names, sources.first.name
+    one, all_ = ("modality", "modalities") if sources.pictured else ("text", "texts")
+    across, at_large = ("image->context", "text") if sources.pictured else ("context_a->context_b", "the other text's")
+    into = "compliant->instruction"
+    return [
+        (
+            "anchor 1/relay",
+            both,
+            f"instruction tokens, not the last token, take up the followed {one}",
+            into,
+            "compliant->generated",
+        ),
+        ("anchor 1/context", (first,), f"nor do {at_large} tokens{' at large' * sources.pictured}", into, across),
+        (
+            "anchor 1/position",
+            both,
+            "this is no matter of position: the format constraint does not",
+            into,
+            "compliant->format",
+        ),
+        (
+            None,
+            both,
+            f"the last token gets the decision from the instruction, not from the {all_}",
+            "instruction->generated",
+            "cues->generated",
+        ),
+    ]
+
+
+def summarise(rows: Records, params: Knockout.Params, sources: Sources = PICTURE_AND_TEXT) -> Summary:
     followed = matching(rows, outcome="follow")
     directions = [d for d in params.directions if matching(followed, direction=d)]
     findings = [
         f
-        for part, ways, *claim in PARTS
+        for part, ways, *claim in parts(sources)
         for d in directions
         if d in ways and (f := _compared(followed, d, part, *claim)) is not None
     ]
@@ -105,7 +114,7 @@ def _compared(rows: Records, direction: str, part: str | None, claim: str, stron
 def _table(rows: Records, params: Knockout.Params, directions: Sequence[str]) -> Table:
     out = []
     for direction in directions:
-        for pathway in params.pathways:
+        for pathway in params.pathways or ():
             effect, leads = (profile(rows, metric=m, direction=direction, pathway=pathway) for m in ("nssd", "leads"))
             if effect.n:
                 at = int(np.argmin(effect.mean))
@@ -128,7 +137,7 @@ def _figures(rows: Records, params: Knockout.Params, directions: Sequence[str]) 
 
     def draw(figure: matplotlib.figure.Figure) -> None:
         for ax, direction in zip(np.ravel(figure.subplots(1, len(directions), sharey=True)), directions, strict=True):
-            for pathway in params.pathways:
+            for pathway in params.pathways or ():
                 if (effect := profile(rows, metric="nssd", direction=direction, pathway=pathway)).n:
                     curve(ax, effect, pathway.replace("->", " → "), linestyle=LINES.get(pathway.split("->")[1], ":"))
             ax.axhline(0, color="grey", linewidth=0.8)

@@ -34,8 +34,6 @@ class LogitLens(Reading):
     the same way).
     """
 
-    of_any_sources = False
-
     def read(self, view: ModelView, asked: Asked, anchor: Anchor) -> dict[str, Tensor]:
         return beliefs(view, asked, anchor, self.params.k, self.params.pool)
 

@@ -133,7 +133,7 @@ def _figures(rows: Records, directions: Sequence[str]) -> list[Figure]:
     )
     states = (
         "Belief in the two answers at the instruction tokens by layer (eq. 5), mean and standard deviation; prompts"
-        " that follow and prompts that give the other modality's answer (paper, figure 4a, b)."
+        " that follow and prompts that give the other side's answer (paper, figure 4a, b)."
     )
     return [
         Figure("ldar", "Latent decision alignment rate", caption, draw_ldar, (6.5, 4.0)),

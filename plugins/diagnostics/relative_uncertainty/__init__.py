@@ -31,6 +31,7 @@ from factory.model.prefix import at_last, decode_texts, greedy, prefill
 from factory.model.view import ModelView
 from factory.registry import register
 
+from .cases import entropy_of, follows_second
 from .curve import relative_uncertainty
 from .story import tell
 
@@ -44,11 +45,10 @@ class RelativeUncertainty(Diagnostic):
 
     Metrics of a prompt: ``H_v``, ``H_t`` (nats), ``dH_rel``, ``known`` (1 if both unimodal answers are right), ``text``
     (1 it follows the text, 0 the image, NaN neither), ``confidence`` (its first token's probability), ``oscillations``;
-    by layer ``logit_difference`` (text answer less vision answer). Cost: two prompts of one modality beside the whole
-    one, with their answers.
+    by layer ``logit_difference`` (text answer less vision answer). Between two texts (ours) the first stands for the
+    image and the second for the text: ``H_a``, ``H_b``, and ``second`` in the place of ``text``. Cost: two prompts of
+    one side beside the whole one, with their answers.
     """
-
-    of_any_sources = False
 
     class Params(registry.Params):
         """``ambiguous``: half-width of the region about the balance point; ``bins`` of the curve; ``draws`` of the
@@ -63,30 +63,29 @@ class RelativeUncertainty(Diagnostic):
         seed: int = 0
 
     def on_samples(self, bench: Bench, samples: Sequence[ConflictSample]) -> list[dict[str, Any]]:
-        asked = asked_forms(bench, samples)
-        vision, text = (
-            [bench.benchmark.alone(sample, form, side) for sample, form, _ in asked] for side in ("vision", "text")
+        asked, sources = asked_forms(bench, samples), bench.benchmark.sources
+        v, t = sources.names
+        (H_v, verdict_v, _), (H_t, verdict_t, _) = (
+            _alone(bench, asked, [bench.benchmark.alone(sample, form, side) for sample, form, _ in asked])
+            for side in (v, t)
         )
-        H_v, verdict_v, _ = _alone(bench, asked, vision)
-        H_t, verdict_t, _ = _alone(bench, asked, text)
         with layer_logits(bench.view) as lens:
             _, verdict, confidence = _alone(bench, asked, [prompt for *_, prompt in asked])
         dH = relative_uncertainty(H_v.numpy(), H_t.numpy()).tolist()
         rows = []
         for i, (sample, form, _) in enumerate(asked):
             answers = [
-                first_tokens(bench.view, bench.benchmark.example(sample, form, direction))
-                for direction in ("vision", "text")
+                first_tokens(bench.view, bench.benchmark.example(sample, form, direction)) for direction in (v, t)
             ]
             layers = [layer[i] for layer in lens]
-            known = float(verdict_v[i] == "vision" and verdict_t[i] == "text")
-            follows = {"text": 1.0, "vision": 0.0}.get(verdict[i], NAN)
+            known = float(verdict_v[i] == v and verdict_t[i] == t)
+            follows = {t: 1.0, v: 0.0}.get(verdict[i], NAN)
             measured = {
-                "H_v": float(H_v[i]),
-                "H_t": float(H_t[i]),
+                entropy_of(sources.first): float(H_v[i]),
+                entropy_of(sources.second): float(H_t[i]),
                 "dH_rel": dH[i],
                 "known": known,
-                "text": follows,
+                follows_second(sources): follows,
                 "confidence": confidence[i],
                 "oscillations": float(oscillations(layers, *answers)),
             }
@@ -112,7 +111,7 @@ class RelativeUncertainty(Diagnostic):
 
     def summary(self, rows: Sequence[dict[str, Any]]) -> Summary:
         p = self.params
-        return tell(rows, p.ambiguous, p.bins, p.draws, p.seed)
+        return tell(rows, p.ambiguous, p.bins, p.draws, p.seed, self.sources)
 
 
 def _alone(bench: Bench, asked: Sequence[tuple], prompts: Sequence[Prompt]) -> tuple[Tensor, list[str], list[float]]:

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from factory.data.sources import Sources
 from factory.diagnose.summary import Figure, Table
 
 from .cases import Cases
 from .curve import bins, isotonic, logistic, sigmoid
 
 
-def curve_figure(c: Cases, table: Table, balance: float) -> Figure:
+def curve_figure(c: Cases, table: Table, balance: float, sources: Sources) -> Figure:
     """The following curve: bins as in ``table``, both fits, the balance point."""
     (a, b), (at, steps) = logistic(c.x, c.text), isotonic(c.x, c.text)
 
@@ -28,19 +29,24 @@ def curve_figure(c: Cases, table: Table, balance: float) -> Figure:
         ax.axhline(0.5, color="#888888", linewidth=0.8)
         if np.isfinite(balance):
             ax.axvline(balance, color="#888888", linestyle="--", label=f"balance point {balance:.2f}")
-        ax.set_xlabel("relative uncertainty (text less image)")
-        ax.set_ylabel("P(follow text)")
+        ax.set_xlabel(f"relative uncertainty ({_less('text', 'image', sources)})")
+        ax.set_ylabel(f"P(follow {sources.second.name})")
         ax.set_ylim(-0.03, 1.03)
         ax.legend()
 
     caption = (
-        f"Share that follows the text against relative uncertainty; {len(c)} prompts answered right from either"
-        " modality alone; bars: bootstrap 95 % intervals."
+        f"Share that follows {sources.second.said} against relative uncertainty; {len(c)} prompts answered right from"
+        f" either {'modality' if sources.pictured else 'text'} alone; bars: bootstrap 95 % intervals."
     )
     return Figure("following_curve", "The following curve", caption, draw, (7.0, 4.2))
 
 
-def map_figure(c: Cases, n_bins: int) -> Figure:
+def _less(second: str, first: str, sources: Sources) -> str:
+    """The second source less the first, as a picture and its text are called or by their names."""
+    return f"{second} less {first}" if sources.pictured else " less ".join(reversed(sources.names))
+
+
+def map_figure(c: Cases, n_bins: int, sources: Sources) -> Figure:
     """Logit differences, layers by bins of relative uncertainty."""
     number = bins(c.x, n_bins)
     grid = np.array([np.nanmean(c.difference[number == b], 0) for b in range(number.max() + 1)]).T
@@ -53,7 +59,7 @@ def map_figure(c: Cases, n_bins: int) -> Figure:
         ax.set_xlabel("mean relative uncertainty of the bin")
         ax.set_ylabel("layer")
         ax.grid(False)
-        figure.colorbar(image, ax=ax, label="logit of text less vision answer")
+        figure.colorbar(image, ax=ax, label=f"logit of {_less('text', 'vision', sources)} answer")
 
     caption = (
         f"Mean logit difference of the two answers, read through the output norm after every layer; {len(c)} prompts."

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from factory.data.sources import PICTURE_AND_TEXT, Sources
 from factory.diagnose.summary import Finding, Predictor, Summary, Table
 from factory.statistics.association import bootstrap, interval, spearman
 
@@ -17,20 +18,29 @@ from .curve import balance_point, bins, isotonic_crossing
 from .figures import curve_figure, map_figure
 
 TITLE = "Relative uncertainty and inherent preference"
-PREDICTORS = (  # dH_rel is the text's uncertainty less the image's
-    Predictor("dH_rel", "relative uncertainty of the target", lambda dH, to: dH if to == "text" else -dH),
-    Predictor("confidence", "confidence"),
-)
 FEWEST = 10  # conflicts below which no curve is fitted
 
 
-def tell(rows: Sequence[Mapping[str, Any]], ambiguous: float, n_bins: int, draws: int, seed: int) -> Summary:
+def predictors(sources: Sources) -> tuple[Predictor, ...]:
+    """dH_rel, which is the second source's uncertainty less the first's, and the confidence."""
+    toward = lambda dH, to: dH if to == sources.second.name else -dH
+    return Predictor("dH_rel", "relative uncertainty of the target", toward), Predictor("confidence", "confidence")
+
+
+def tell(
+    rows: Sequence[Mapping[str, Any]],
+    ambiguous: float,
+    n_bins: int,
+    draws: int,
+    seed: int,
+    sources: Sources = PICTURE_AND_TEXT,
+) -> Summary:
     """Findings, tables and figures from tidy rows."""
-    kinds = gather(rows)
+    kinds, side = gather(rows, sources), "modality" if sources.pictured else "text"
     everything, known = kinds.get("conflict", (0, None))
     findings = [
         Finding(
-            f"{0 if known is None else len(known)} of {everything} conflicts are answered right from either modality"
+            f"{0 if known is None else len(known)} of {everything} conflicts are answered right from either {side}"
             " alone; they are what follows is about"
         )
     ]
@@ -38,20 +48,20 @@ def tell(rows: Sequence[Mapping[str, Any]], ambiguous: float, n_bins: int, draws
     curve = known.where(np.isfinite(known.text)) if known is not None else None
     if curve is not None and len(curve) >= FEWEST and 0 < curve.text.mean() < 1:
         boot = partial(_boot, clusters=curve.samples, draws=draws, seed=seed)
-        balance, found = _balance(curve, boot)
-        findings += [*_monotony(curve, boot, n_bins), found]
-        tables.append(_curve_table(curve, n_bins, boot))
-        figures += [curve_figure(curve, tables[0], balance), map_figure(curve, n_bins)]
+        balance, found = _balance(curve, boot, sources)
+        findings += [*_monotony(curve, boot, n_bins, sources), found]
+        tables.append(_curve_table(curve, n_bins, boot, sources))
+        figures += [curve_figure(curve, tables[0], balance, sources), map_figure(curve, n_bins, sources)]
         if np.isfinite(balance):
             table, finding = _oscillations(curve, balance, ambiguous, boot)
             tables.append(table)
             findings.append(finding)
     else:
         findings.append(
-            Finding("too few of them follow one or the other modality for a curve: the balance point is unknown")
+            Finding(f"too few of them follow one or the other {side} for a curve: the balance point is unknown")
         )
-    findings += [_control(kind, *kinds[kind]) for kind in sorted(kinds) if kind != "conflict"]
-    return Summary(TITLE, tuple(findings), tuple(tables), tuple(figures), predictors=PREDICTORS)
+    findings += [_control(kind, *kinds[kind], sources) for kind in sorted(kinds) if kind != "conflict"]
+    return Summary(TITLE, tuple(findings), tuple(tables), tuple(figures), predictors=predictors(sources))
 
 
 def _boot(statistic: Callable[[np.ndarray], float], clusters: np.ndarray, draws: int, seed: int) -> np.ndarray:
@@ -62,7 +72,7 @@ def _text(value: float, ci: tuple[float, float] | None) -> str:
     return f"{value:.2f} [{ci[0]:.2f}, {ci[1]:.2f}]" if ci else f"{value:.2f} [no interval]"
 
 
-def _balance(c: Cases, boot: Callable) -> tuple[float, Finding]:
+def _balance(c: Cases, boot: Callable, sources: Sources) -> tuple[float, Finding]:
     point, crossing = balance_point(c.x, c.text), isotonic_crossing(c.x, c.text)
     drawn = boot(lambda i: balance_point(c.x[i], c.text[i]))
     ci, none = interval(drawn), float(np.mean(~np.isfinite(drawn)))
@@ -74,14 +84,14 @@ def _balance(c: Cases, boot: Callable) -> tuple[float, Finding]:
         "range": [float(c.x.min()), float(c.x.max())],
     }
     if not np.isfinite(point):
-        side = "text" if c.text.mean() > 0.5 else "vision"
+        side = sources.names[bool(c.text.mean() > 0.5)]
         return point, Finding(
             f"balance point: none in range [{c.x.min():.2f}, {c.x.max():.2f}]; the model follows {side} throughout"
-            f" ({c.text.mean():.0%} text)",
+            f" ({c.text.mean():.0%} {sources.second.name})",
             values=values,
         )
     clear = ci is not None and ci[0] * ci[1] > 0
-    leans = f"the model leans to {'text' if point > 0 else 'vision'}" if clear else "no clear inherent preference"
+    leans = f"the model leans to {sources.names[point > 0]}" if clear else "no clear inherent preference"
     also = f"; isotonic crossing {crossing:.2f}" if np.isfinite(crossing) else ""
     rare = f"; none in range in {none:.0%} of the resamples" if none else ""
     return point, Finding(f"balance point {_text(point, ci)}: {leans}{also}{rare}", values=values)
@@ -91,15 +101,15 @@ def _or_none(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _monotony(c: Cases, boot: Callable, n_bins: int) -> list[Finding]:
+def _monotony(c: Cases, boot: Callable, n_bins: int, sources: Sources) -> list[Finding]:
     rho = spearman(c.x, c.text)
     ci = interval(boot(lambda i: spearman(c.x[i], c.text[i])))
     number = bins(c.x, n_bins)
     share = [c.text[number == b].mean() for b in range(number.max() + 1)]
     falls = sum(bool(b <= a) for a, b in pairwise(share))
     law = Finding(
-        f"P(text) falls as the text grows relatively uncertain: rank correlation {_text(rho, ci)}; {falls} of"
-        f" {len(share) - 1} steps between bins do not rise",
+        f"P({sources.second.name}) falls as {sources.second.said} grows relatively uncertain: rank correlation"
+        f" {_text(rho, ci)}; {falls} of {len(share) - 1} steps between bins do not rise",
         ci is not None and ci[1] < 0,
         {"spearman": _or_none(rho), "interval": ci, "falling_steps": falls, "steps": len(share) - 1},
     )
@@ -115,7 +125,7 @@ def _monotony(c: Cases, boot: Callable, n_bins: int) -> list[Finding]:
     return [law, both]
 
 
-def _curve_table(c: Cases, n_bins: int, boot: Callable) -> Table:
+def _curve_table(c: Cases, n_bins: int, boot: Callable, sources: Sources) -> Table:
     number, rows = bins(c.x, n_bins), []
     for b in range(number.max() + 1):
         mine = number == b
@@ -128,8 +138,8 @@ def _curve_table(c: Cases, n_bins: int, boot: Callable) -> Table:
         )
     return Table(
         "following_curve",
-        "Following the text by relative uncertainty",
-        ("mean dH_rel", "prompts", "follow text", "low", "high", "oscillations"),
+        f"Following {sources.second.said} by relative uncertainty",
+        ("mean dH_rel", "prompts", f"follow {sources.second.name}", "low", "high", "oscillations"),
         tuple(rows),
     )
 
@@ -174,9 +184,9 @@ def _oscillations(c: Cases, balance: float, width: float, boot: Callable) -> tup
     )
 
 
-def _control(kind: str, n: int, c: Cases) -> Finding:
+def _control(kind: str, n: int, c: Cases, sources: Sources) -> Finding:
     decided = c.text[np.isfinite(c.text)]
-    follow = f"{decided.mean():.0%} follow the text" if len(decided) else "none follows either"
+    follow = f"{decided.mean():.0%} follow {sources.second.said}" if len(decided) else "none follows either"
     values = {
         "prompts": n,
         "oscillations": float(c.switches.mean()),
