@@ -10,19 +10,21 @@
 
 From secondary sources on v3: shared and private subspaces, the 60 %, Phi and the three losses, the token choice (v4
 drops it). Ours, where no source says or the printed shapes do not fit: tau_i are differences of single prompts, so that
-the SVDs have something to find; the attributes; the prior mask (1 on the shared dimensions and those of the prompt's
-own attribute); ranks, l1, l2, learning rate; and L_task, which is learn-to-steer's: Phi(h_[I,T]) - h_[I,T] should be
-h_[I,T,P+] - h_[I,T,P-] (the authors train through the language model). W starts as R and b as 0, so that training
-begins at Phi(h) = h.
+the SVDs have something to find; the attributes, among them several at once that pull apart (the prompts of some tasks
+toward the direction, those of others away from it); the prior mask (1 on the shared dimensions and those of the
+prompt's own attribute); ranks, l1, l2, learning rate; and L_task, which is learn-to-steer's: Phi(h_[I,T]) - h_[I,T]
+should be v = h_[I,T,P+] - h_[I,T,P-] (the authors train through the language model). W starts as R and b as 0, so that
+training begins at Phi(h) = h.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
+from factory.errors import UserError
 from factory.registry import Params, register
 from factory.steer import Context, States, Steerer
 from factory.steer.where import Where
@@ -30,9 +32,17 @@ from factory.steer.where import Where
 Tensors = dict[str, Tensor]
 
 
+class Attribute(Params):
+    """What the prompts of some ``tasks`` are steered ``toward``: the direction that is asked for, or the other one."""
+
+    tasks: Annotated[tuple[str, ...], Field(min_length=1)]
+    toward: Literal["direction", "other"] = "direction"
+
+
 class MsrsParams(Params):
     """``attributes``: ``direction_and_form`` steers along the modality and holds still what any instruction changes
-    (its form); ``tasks`` takes the modality's direction in each task as an attribute. ``energy`` of the shared
+    (its form); ``tasks`` takes the modality's direction in each task as an attribute; a list has each attribute's own
+    ``tasks`` and where they are steered, and prompts of no attribute are not fitted on. ``energy`` of the shared
     subspace, at most ``shared_rank`` dimensions, ``private_rank`` of each private one; ``tokens``: every prompt token,
     or for each attribute the one that lies most in its subspace (v3).
 
@@ -40,7 +50,9 @@ class MsrsParams(Params):
     ``learning_rate`` for ``epochs`` steps over all prompts.
     """
 
-    attributes: Literal["direction_and_form", "tasks"] = "direction_and_form"
+    attributes: Literal["direction_and_form", "tasks"] | Annotated[tuple[Attribute, ...], Field(min_length=1)] = (
+        "direction_and_form"
+    )
     energy: float = Field(0.6, gt=0, le=1)
     shared_rank: PositiveInt = 8
     private_rank: PositiveInt = 4
@@ -62,21 +74,35 @@ class Msrs(Steerer):
     def where(self) -> Where:
         return Where()
 
-    def attributes(self, states: States) -> tuple[list[Tensor], Tensor]:
-        """tau_i [n_i, d] of every attribute, and which attribute each prompt's own movement belongs to [n]."""
-        D = states.toward - states.away
-        if self.params.attributes == "direction_and_form":
-            return [D, (states.toward + states.away) / 2 - states.base], torch.zeros(len(D), dtype=torch.long)
-        names = list(dict.fromkeys(states.tasks))
-        own = torch.tensor([names.index(task) for task in states.tasks])
-        return [D[own == i] for i in range(len(names))], own
+    def attributes(self, states: States) -> tuple[list[Tensor], Tensor, Tensor]:
+        """tau_i [n_i, d] of every attribute, which attribute each prompt's own movement belongs to [n] (-1: none), and
+        that movement v [n, d]. Raises ``UserError`` for an attribute whose tasks have no training prompt.
+        """
+        D, told = states.toward - states.away, self.params.attributes
+        if told == "direction_and_form":
+            form = (states.toward + states.away) / 2 - states.base
+            return [D, form], torch.zeros(len(D), dtype=torch.long), D
+        if isinstance(told, str):
+            told = tuple(Attribute(tasks=(task,)) for task in dict.fromkeys(states.tasks))
+        own = torch.tensor([next((i for i, a in enumerate(told) if t in a.tasks), -1) for t in states.tasks])
+        for i, attribute in enumerate(told):
+            if not (own == i).any():
+                there = f"There are: {', '.join(dict.fromkeys(states.tasks))}"
+                raise UserError(
+                    f"msrs: attributes.{i}: no training prompt is of {', '.join(attribute.tasks)}, or an attribute"
+                    f" before it has them. {there}"
+                )
+        sign = torch.tensor([-1.0 if a.toward == "other" else 1.0 for a in told])
+        v = sign[own.clamp_min(0)][:, None] * D
+        return [v[own == i] for i in range(len(told))], own, v
 
     def fit(self, states: States) -> Tensors:
-        tau, own = self.attributes(states)
+        tau, own, v = self.attributes(states)
         S_align, part = subspaces(tau, self.params.energy, self.params.shared_rank, self.params.private_rank)
         prior = ((part == -1) | (part == own[:, None])).float()  # [n, r]
         theta = self._start(S_align, states.seed)
-        h, v = states.base, states.toward - states.away
+        fitted = own >= 0
+        h, v, prior = states.base[fitted], v[fitted], prior[fitted]
         optimizer = torch.optim.Adam(theta.values(), lr=self.params.learning_rate)
         with torch.enable_grad():
             for _ in range(self.params.epochs):

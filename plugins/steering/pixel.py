@@ -10,10 +10,10 @@ ask for truthful answers, so P+ here is the recipe's instruction. The code steer
 steers one (the code's own BBQ preset does too), and every generated token rather than the first two. The sample
 residual needs the prompted test sample in the code; here its difference is predicted from the token's own state by
 learn-to-steer's regressor, and it is off by default (in the authors' logs it gained nothing). Their "position scanning"
-beyond the presets is in no public source and is not here.
+is in no public source: ``preset: scan`` (ours) tries tails of the prompt, with and without the answer, and dev decides.
 """
 
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -41,11 +41,13 @@ PRESETS = {
     "qwen": Preset(1, True, (0.0, 200.0)),
     "bbq": Preset(1, False, (0.0, 200.0)),
 }
+CLIP = (0.0, 200.0)  # of a scan, that of all presets but one
 
 
 class PixelParams(Params):
     """``s`` the cosine to reach (z_target); ``rank`` r; ``preset`` positions and clip; ``clip`` null takes the
-    preset's.
+    preset's. ``preset: scan`` lets dev decide among the ``tails`` of the prompt and whether the ``answers`` are
+    steered.
 
     ``contrast``: differences to the plain prompt (the authors') or to the opposite instruction (ours).
     ``rho`` weighs the sample residual (authors: llama -1, mistral 1, qwen 0.5, BBQ -0.5); ``net`` predicts it.
@@ -53,7 +55,9 @@ class PixelParams(Params):
 
     s: float = Field(0.85, gt=0, lt=1)
     rank: PositiveInt = 2
-    preset: Literal["llama", "mistral", "qwen", "bbq"] = "llama"
+    preset: Literal["llama", "mistral", "qwen", "bbq", "scan"] = "llama"
+    tails: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2, 3, 5, 8)
+    answers: Annotated[tuple[bool, ...], Field(min_length=1)] = (False, True)
     contrast: Literal["plain", "opposite"] = "plain"
     clip: tuple[float, float] | None = None
     rho: float = 0.0
@@ -68,9 +72,27 @@ class Pixel(Steerer):
     reads = "per_token"
     reads_tails = True
 
+    @property
+    def preset(self) -> Preset:
+        """The preset that is followed; of a scan its first positions, or those that it was narrowed to."""
+        p = self.params
+        return PRESETS.get(p.preset) or Preset(p.tails[0], p.answers[0], CLIP)
+
+    def variants(self) -> dict[str, Steerer]:
+        """The position scan: every tail, with and without the answer."""
+        p = self.params
+        if p.preset != "scan" or len(p.tails) * len(p.answers) == 1:
+            return {}
+        return {
+            f"last {tail}{' and the answer' * answer}": Pixel(
+                p.model_copy(update={"tails": (tail,), "answers": (answer,)})
+            )
+            for tail in p.tails
+            for answer in p.answers
+        }
+
     def where(self) -> Where:
-        preset = PRESETS[self.params.preset]
-        return Where(take=f"last:{preset.tail}", generated=preset.answer)
+        return Where(take=f"last:{self.preset.tail}", generated=self.preset.answer)
 
     def fit(self, states: States) -> dict[str, Tensor]:
         if states.tails is None:
@@ -89,7 +111,7 @@ class Pixel(Steerer):
 
     def delta(self, h: Tensor, state: dict[str, Tensor], ctx: Context) -> Tensor:
         v = self._direction(h, state)
-        low, high = self.params.clip or PRESETS[self.params.preset].clip
+        low, high = self.params.clip or self.preset.clip
         return least_strength(h, v, self.params.s).clamp(low, high)[:, None] * v
 
     def _direction(self, h: Tensor, state: dict[str, Tensor]) -> Tensor:
