@@ -37,7 +37,6 @@ from factory.model.encode import Batch
 from factory.model.prefix import at_last
 from factory.model.view import ModelView
 from factory.registry import lookup
-from plugins.diagnostics.knockout import PATHWAYS
 
 READOUTS = {"logit lens": "logit_lens", "attribution": "attribution", "head margins": "heads"}
 MAP_TARGET = 2.0
@@ -158,7 +157,7 @@ def measure(view: ModelView, batch: int = 2, repeats: int = 3, anew: bool = True
     encoded = view.encode([item.prompt for item in items])
     window = max(1, view.depth // 3)
     knockout, heads = made("knockout", window=window), made("heads")
-    pathways = PATHWAYS
+    pathways = knockout.pathways
     ask = lambda: asked_of(view, items, run_stem(view, encoded), [])
 
     def read(name: str) -> Callable[[], object]:

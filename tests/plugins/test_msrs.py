@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from factory.data.prompt import Role
+from factory.errors import UserError
 from factory.model.prefix import prefill
 from factory.steer import Context, Steering, steer
 from plugins.steering.msrs import Msrs, MsrsParams, leading, mask, moved, subspaces
@@ -81,6 +82,45 @@ def test_the_mask_learns_its_prior_where_that_is_all_that_counts():
     for rows, own, other in ((slice(0, 20), 0, 1), (slice(20, 40), 1, 0)):
         assert m[rows][:, part == own].mean() > 0.8 and m[rows][:, part == other].mean() < 0.2
         assert m[rows][:, part == -1].mean() > 0.8
+
+
+APART = ({"tasks": ["a"]}, {"tasks": ["b", "c"], "toward": "other"})
+
+
+def test_attributes_that_pull_apart_are_fitted_as_if_put_together_by_hand():
+    states = replace(random_states(n=24), tasks=["a", "b", "c", "d"] * 6)
+    method = Msrs(MsrsParams.model_validate({"attributes": APART, **FEW}))
+    tau, own, v = method.attributes(states)
+    D = states.toward - states.away
+    for i, task in enumerate(states.tasks):
+        assert int(own[i]) == {"a": 0, "b": 1, "c": 1, "d": -1}[task]
+        assert task == "d" or torch.equal(v[i], D[i] if task == "a" else -D[i])
+    assert [t.tolist() for t in tau] == [v[own == 0].tolist(), v[own == 1].tolist()]
+    kept = [i for i, task in enumerate(states.tasks) if task != "d"]
+    base, toward, away = (getattr(states, name)[kept].clone() for name in ("base", "toward", "away"))
+    swapped = [j for j, i in enumerate(kept) if states.tasks[i] != "a"]
+    toward[swapped], away[swapped] = away[swapped].clone(), toward[swapped].clone()
+    named = ["a" if states.tasks[i] == "a" else "bc" for i in kept]
+    by_hand = replace(states, base=base, toward=toward, away=away, tasks=named)
+    for key, expected in Msrs(MsrsParams.model_validate({"attributes": "tasks", **FEW})).fit(by_hand).items():
+        assert close(method.fit(states)[key].float(), expected.float()), key
+    with pytest.raises(UserError, match=r"attributes\.1: no training prompt is of e.*There are: a, b, c, d"):
+        Msrs(MsrsParams.model_validate({"attributes": [{"tasks": ["a"]}, {"tasks": ["e"]}]})).fit(states)
+
+
+def test_two_attributes_at_once_move_each_prompt_its_own_way():
+    """Planted: states of either attribute lie apart, and their movements are opposite along one shared axis."""
+    states = replace(random_states(n=40), tasks=["a"] * 20 + ["b"] * 20)
+    states.base[:20, 0] += 8
+    v = torch.zeros_like(states.base)
+    v[:, 1] = 3.0
+    states = replace(states, toward=states.base + v / 2, away=states.base - v / 2)
+    at_once = [{"tasks": ["a"]}, {"tasks": ["b"], "toward": "other"}]
+    method = Msrs(MsrsParams.model_validate({"attributes": at_once, "epochs": 300, "mask_weight": 0.0}))
+    delta = method.delta(states.base, method.fit(states), CTX)
+    assert delta[:20, 1].mean() > 2 and delta[20:, 1].mean() < -2
+    alone = Msrs(MsrsParams.model_validate({"attributes": at_once[:1], "epochs": 300}))
+    assert alone.delta(states.base, alone.fit(states), CTX)[:20, 1].mean() > 2
 
 
 def test_alignment_keeps_the_rows_at_their_subspaces():

@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 
 from factory.errors import UserError
-from factory.steer import Context
+from factory.model.prefix import prefill
+from factory.steer import Context, Steering, steer
 from plugins.steering.pixel import Pixel, PixelParams, directions, least_strength
 from tests.contract.cases import close, random_states
+from tests.tiny import mixed_prompts, tiny_view
 
 CTX = Context(1)
 VECTORS = arrays(np.float64, 5, elements=st.floats(-50, 50).map(lambda x: round(x, 3)))
@@ -98,6 +100,56 @@ def test_presets_say_which_tokens_and_whether_the_answer_is_steered():
         ("last:1", True),
         ("last:1", False),
     ]
+
+
+def test_a_scan_tries_each_tail_with_and_without_the_answer():
+    scan = Pixel(PixelParams(preset="scan", tails=(1, 4)))
+    found = {name: (m.where().take, m.where().generated) for name, m in scan.variants().items()}
+    assert found == {
+        "last 1": ("last:1", False),
+        "last 1 and the answer": ("last:1", True),
+        "last 4": ("last:4", False),
+        "last 4 and the answer": ("last:4", True),
+    }
+    states, h = random_states(), random_states(3).base
+    for chosen in scan.variants().values():
+        assert chosen.variants() == {} and chosen.params.preset == "scan"
+        state = chosen.fit(states)
+        assert close(chosen.delta(h, state, CTX), Pixel(PixelParams()).delta(h, state, CTX)), "llama's clip"
+    assert Pixel(PixelParams()).variants() == {}
+
+
+def test_a_scanned_position_moves_its_tokens_alone_each_by_the_least_strength():
+    """Every strength sought by halving, token by token, in a forward without any of the method's code."""
+    view, s = tiny_view(), 0.7
+    method = Pixel(PixelParams(preset="scan", tails=(3,), answers=(False,), s=s))
+    state = {"v": 5 * torch.randn(view.width, generator=torch.Generator().manual_seed(1))}
+    batch = view.encode(mixed_prompts())
+    steering = Steering(method, dict(state), method.placed(state, 1))
+    seen = []
+    for steerings in ([], [steering]):
+        with torch.no_grad(), steer(view, steerings):
+            handle = view.layers[1].register_forward_hook(lambda module, args, output: seen.append(output))
+            prefill(view, batch)
+            handle.remove()
+    plain, moved = seen
+    some = 0
+    for row in range(batch.size):
+        tokens = [t for t in range(plain.shape[1]) if batch.attention_mask[row, t]]
+        for t in tokens:
+            h = plain[row, t].double()
+            if t not in tokens[-3:]:
+                assert torch.equal(moved[row, t], plain[row, t])
+                continue
+            low, high, v = 0.0, 200.0, state["v"].double()
+            if cosine(h, v) >= s:
+                high = 0.0
+            for _ in range(60):
+                middle = (low + high) / 2
+                low, high = (low, middle) if cosine(h + middle * v, v) >= s else (middle, high)
+            assert torch.allclose(moved[row, t].double(), h + high * v, atol=1e-3)
+            some += high > 0
+    assert some
 
 
 def test_without_the_second_view_it_says_what_is_missing():

@@ -121,9 +121,13 @@ class Knockout(Instructing):
         p = self.params
         return effects(view, asked, p.pathways or pathways_between(asked.sources), p.window, p.kl, p.tokens)
 
+    @property
+    def pathways(self) -> tuple[Pathway, ...]:
+        """The pathways that are cut, between its sources."""
+        return self.params.pathways or pathways_between(self.sources)
+
     def summary(self, rows: Sequence[dict[str, Any]]) -> Summary:
-        pathways = self.params.pathways or pathways_between(self.sources)
-        return summarise(rows, self.params.model_copy(update={"pathways": pathways}), self.sources)
+        return summarise(rows, self.params.model_copy(update={"pathways": self.pathways}), self.sources)
 
 
 class Effects:
