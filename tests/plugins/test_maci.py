@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 
+from factory.cli import main
 from factory.errors import UserError
 from factory.instruments.answers import Dictionary, DictionaryParams
 from factory.instruments.heads import SILENCED
@@ -17,7 +19,7 @@ from factory.run.methods.study import study_aside
 from factory.steer import Context, Steering, artefact, steer
 from tests.anchor import scenes_bench, slow_forward
 from tests.contract.cases import random_states
-from tests.tiny import conflict_prompts, shown, tiny_view
+from tests.tiny import conflict_prompts, saved_tiny, shown, tiny_view
 from tests.tiny_families import family_view
 
 Maci, Silencing = lookup("steering", "maci"), lookup("diagnostic", "silencing")
@@ -180,3 +182,16 @@ def test_a_study_gives_it_the_same_prompts_without_their_conflict():
             assert torch.allclose(found[split], block_states(view, prompts, 1), atol=1e-4)
         conflicts = [study.benchmark.prompt(s, "open") for s in study.samples["train"]]
         assert not torch.allclose(found["train"], block_states(view, conflicts, 1), atol=1e-2)
+
+
+def test_a_recipe_chooses_its_strength_on_dev_and_scores_it(tmp_path):
+    text = {**RECIPE, "model": {"path": str(saved_tiny(tmp_path / "model"))}, "run": {"root": str(tmp_path / "runs")}}
+    always = {"type": "maci", "as": "always", "conditional": False}
+    text |= {"steering": ["none", "maci", always], "report": {"plots": False}}
+    text["evaluate"] = {"strengths": [0.5, 1], "max_new_tokens": 2, "batch_size": 8, "controls": [], "kl_budget": 0.5}
+    (tmp_path / "agreeing.yaml").write_text(json.dumps(text))
+    assert main([str(tmp_path / "agreeing.yaml")]) == 0
+    found = json.loads((tmp_path / "runs/agreeing/results.json").read_text())
+    scored = {r["method"] for r in found["rows"] if r["split"] == "test" and r["task"] == "all"}
+    assert scored == {"none", "maci", "always"}
+    assert "Silenced heads" in (tmp_path / "runs/agreeing/report/index.html").read_text()

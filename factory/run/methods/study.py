@@ -67,6 +67,7 @@ class Study:
         self.tails = any(m.reads_tails for m in steerers)
         self.reads_agreeing = [m.name for m in steerers if m.reads_agreeing]
         self.samples, self.skipped = checked or usable_samples(recipe, self.benchmark, folder, limit, view)
+        self._agreeing: dict[str, Tensor] = {}  # of the training and the dev split, where a method reads them
         self._elsewhere: dict[str, dict[str, Tensor]] = {}  # what was collected of other splits than the training one
         self.bench = Bench(view, self.benchmark, self.layer, recipe.evaluate.max_new_tokens)
         self.inputs = {
@@ -165,7 +166,10 @@ class Study:
         """h_[I,T], h_[I,T,Pv], h_[I,T,Pt] of the training prompts [n, d], and what the diagnostic gives once a prompt
         [n] (see ``factory.steer.collect``).
         """
-        return self._collected("collect", "train")
+        found = self._collected("collect", "train")
+        for split in ("train", "dev") if self.reads_agreeing else ():
+            self._agreeing[split] = self._of_agreeing(split)
+        return found
 
     def _collected(self, name: str, split: str) -> dict[str, Tensor]:
         stage = self.collect_stage(name)
@@ -190,19 +194,15 @@ class Study:
 
     def states(self, direction: Direction) -> States:
         """What a method is fitted on toward ``direction``."""
-        sources, agreeing = self.benchmark.sources, self.agreeing
+        collected, sources = self.collected, self.benchmark.sources
         return states_toward(
-            direction, self.collected, self.train_tasks, self.recipe.seed, self.found, sources, agreeing
+            direction, collected, self.train_tasks, self.recipe.seed, self.found, sources, self._agreeing
         )
 
-    @cached_property
-    def agreeing(self) -> dict[str, Tensor]:
-        """By split (train, dev) h_[I,T] [m, d] of the prompts in which both sources say the same; empty where no method
-        reads them. Raises ``UserError`` where the benchmark has none.
-        """
-        return {split: self._of_agreeing(split) for split in ("train", "dev")} if self.reads_agreeing else {}
-
     def _of_agreeing(self, split: str) -> Tensor:
+        """h_[I,T] [m, d] of a split's prompts in which both sources say the same. Raises ``UserError`` where there are
+        none.
+        """
         samples = self.agreeing_samples(split)
         if not samples:
             raise UserError(
