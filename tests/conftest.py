@@ -2,18 +2,18 @@
 
 import os
 import signal
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
 
 from factory.zoo.packages import cache_folder
-from tests.tiny_families import KEPT, outline
 
-torch.set_num_threads(1)  # threads of several processes spin against each other on small machines
-os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start, too
+# Threads of several processes spin against each other on small machines: one for each, and for those that tests start.
+# Torch reads it when it is first imported, which is not here: it takes seconds, and not all tests need it.
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.pop("STEERING_FACTORY_COMMAND", None)  # launch.sh's own name in messages; the tests expect the program's
 signal.signal(
     signal.SIGINT, signal.default_int_handler
@@ -38,7 +38,9 @@ def users_cache(monkeypatch) -> Path:
 def shared_models_are_left_as_found():
     """Which tests share a process changes from machine to machine; what one leaves on a shared model fails another."""
     yield
-    for i, (view, found) in enumerate(KEPT):
-        now = outline(view)
-        KEPT[i] = (view, now)
+    if (shared := sys.modules.get("tests.tiny_families")) is None:
+        return
+    for i, (view, found) in enumerate(shared.KEPT):
+        now = shared.outline(view)
+        shared.KEPT[i] = (view, now)
         assert now == found, f"this test left a shared {type(view.model).__name__} changed"
