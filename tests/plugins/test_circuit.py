@@ -39,7 +39,9 @@ def pairs_of(view, how="picture", n=4):
 
 @pytest.fixture(scope="module")
 def made():
-    return ground(tiny_view(), pairs_of(tiny_view(), n=2), "picture")
+    """Of two blocks, so that a loop over all edges, a forward each, is short."""
+    view = tiny_view(layers=2)
+    return ground(view, pairs_of(view, n=2), "picture")
 
 
 @torch.no_grad()
@@ -141,7 +143,7 @@ def test_exact_scores_are_those_of_one_edge_at_a_time(made):
 
 
 def test_the_margin_and_the_gap_are_those_of_the_two_prompts_run_whole(made):
-    view = tiny_view()
+    view = made.view
     gaps = []
     for i, twin in enumerate(pairs_of(view, n=2)):
         m = []
