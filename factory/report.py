@@ -79,11 +79,11 @@ class Report(Plugin):
         """
         raise TypeError(f"{type(self).__name__} must define write(run)")
 
-    def beside(self, runs: Sequence[Path], out: Path) -> Path:
+    def beside(self, runs: Sequence[Path], out: Path, plots: bool = True) -> Path:
         """Write about finished runs, by their folders, side by side, into the folder ``out``, and print what should be
-        seen; returns ``out``.
+        seen; returns ``out``. Without ``plots`` no figure is drawn.
         """
-        raise TypeError(f"{type(self).__name__} must define beside(runs, out)")
+        raise TypeError(f"{type(self).__name__} must define beside(runs, out, plots)")
 
 
 def page() -> Report:

@@ -37,15 +37,16 @@ class Compare(Command):
         cls.over(args.runs, args.out, args.common)
 
     @staticmethod
-    def over(runs: Sequence[Path], out: Path, common: bool = False) -> Path:
+    def over(runs: Sequence[Path], out: Path, common: bool = False, plots: bool = True) -> Path:
         """Compare ``runs``, print the table and write it under ``out``; returns ``out``. ``common`` as in
-        ``samples.align``.
+        ``samples.align``; without ``plots`` no figure is drawn.
         """
         arms = load(runs)
         table = tables.build(arms, align(arms, common))
-        write(table, out)
+        write(table, out, plots)
         show(table, Console())
-        Console().print(f"comparison: {out / 'compare.md'} (also .csv, .tex, figures/)", soft_wrap=True)
+        kinds = ".csv, .tex, figures/" if plots else ".csv, .tex"
+        Console().print(f"comparison: {out / 'compare.md'} (also {kinds})", soft_wrap=True)
         if found := over_seeds.numbers(runs):
             Console().print(f"diagnostics over seeds: {over_seeds.write(found, out)} (also .csv)", soft_wrap=True)
         return out

@@ -271,10 +271,10 @@ def to_latex(table: Table) -> str:
     return notes + "% " + FOOT.replace("▲", "up").replace("▼", "down") + "\n" + "\n\n".join(parts) + "\n"
 
 
-def write(table: Table, folder: Path) -> None:
-    """compare.{csv,md,tex} and figures/ in ``folder``."""
+def write(table: Table, folder: Path, plots: bool = True) -> None:
+    """compare.{csv,md,tex} and, with ``plots``, figures/ in ``folder``."""
     for suffix, text in (("csv", to_csv(table)), ("md", to_markdown(table)), ("tex", to_latex(table))):
         files.write_text(folder / f"compare.{suffix}", text)
-    for figure in draw(table):
+    for figure in draw(table) if plots else ():
         for suffix, content in figure.files.items():
             files.write_bytes(folder / "figures" / f"{files.file_name(figure.name)}.{suffix}", content)

@@ -51,13 +51,13 @@ class RunPage(Report):
             console.print(warning, style="yellow", markup=False, highlight=False, soft_wrap=True)
         print_findings(summaries, console)
         if not of_conflicts:
-            self.beside([run.folder], run.folder / "comparison")
+            self.beside([run.folder], run.folder / "comparison", run.plots)
         return page
 
-    def beside(self, runs: Sequence[Path], out: Path) -> Path:
+    def beside(self, runs: Sequence[Path], out: Path, plots: bool = True) -> Path:
         from eval_suite.commands.compare import Compare  # here, so that printing a table does not load matplotlib
 
-        return Compare.over(runs, out)
+        return Compare.over(runs, out, plots=plots)
 
 
 def of_questions(run: Finished) -> list[Summary]:

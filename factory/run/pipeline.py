@@ -92,7 +92,7 @@ def run_seeds(recipe: Recipe, limit: int | None, world: World) -> Path:
         run(one.made_from(Origin(recipe.source_path, recipe.text, recipe.overrides)), limit, world) for one in single
     ]
     folder = Path(recipe.run.root) / (recipe.name if limit is None else f"{recipe.name}-limit{limit}")
-    return report.page().beside(paths, folder) if world.first else folder
+    return report.page().beside(paths, folder, recipe.report.plots) if world.first else folder
 
 
 def _work(

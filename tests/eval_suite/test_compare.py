@@ -376,8 +376,10 @@ def test_an_artefact_is_examined_against_the_model_as_it_is(every, tmp_path):
         f" 1}}]\nrun: {{root: {tmp_path / 'runs'}}}\nreport: {{plots: false}}\n"
     )
     assert main([str(recipe)]) == 0
-    rows = table_of(tmp_path / "runs" / "examine" / "comparison")
+    comparison = tmp_path / "runs" / "examine" / "comparison"
+    rows = table_of(comparison)
     assert [(r["method"], r["reference"]) for r in rows] == [("none", ""), ("static-vision", "none")]
+    assert not (comparison / "figures").exists(), "the recipe says report.plots: false"
 
 
 def test_a_missing_artefact_is_told_before_the_model_is_read(every, tmp_path, capsys, monkeypatch):
