@@ -85,6 +85,7 @@ class Plugin:
     params: Any
     pictured: ClassVar[bool] = False
     sided: ClassVar[bool] = False
+    columned: ClassVar[bool] = False
 
     def __init__(self, params: Any) -> None:
         self.params = params
@@ -99,6 +100,12 @@ class Plugin:
         """Whether it shows or hides the sources of a conflict one by one, and so is of no use where one of them is a
         picture that the model cannot see; ``sided``, unless its parameters decide."""
         return cls.sided
+
+    @classmethod
+    def needs_columns(cls, params: Any) -> bool:
+        """Whether it cuts or reads attention, or holds part of a prompt back, and so needs keys and values of every
+        token in every block; ``columned``, unless its parameters decide."""
+        return cls.columned
 
 
 Plugin.Params = Params

@@ -11,7 +11,7 @@ import copy
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from tests.hub_templates import (
     PIXTRAL_TEMPLATE,
     QWEN2_TEMPLATE,
     QWEN3_TEMPLATE,
+    QWEN35_TEMPLATE,
     SMOLVLM_TEMPLATE,
 )
 from tests.tiny import tiny_tokenizer, tiny_view
@@ -149,7 +150,18 @@ def glm(repo: str, picture: int, first: int) -> Hub:  # (C) ids of Glm4vConfig; 
     )
 
 
+def qwen35() -> Hub:  # (C) Qwen3_5Config: rows, ids of vision; (H) the others, as runtimes of Qwen3.5 name them
+    ends = {"<|endoftext|>": 248044, "<|im_start|>": 248045, "<|im_end|>": 248046}
+    vision = {"<|vision_start|>": 248053, "<|vision_end|>": 248054, "<|image_pad|>": 248056, "<|video_pad|>": 248057}
+    return replace(
+        qwen("Qwen/Qwen3.5-9B", 248320, QWEN35_TEMPLATE, old=False),
+        ids=ends | vision,
+        examples={"since 4.52": "model.language_model.layers.0.linear_attn.in_proj_qkv.weight"},
+    )
+
+
 HUB: dict[str, Hub] = {
+    "qwen3_5": qwen35(),
     "mistral3": rows("mistralai/Mistral-Small-3.1-24B-Instruct-2503"),
     "pixtral": rows("mistral-community/pixtral-12b"),
     "glm4v": glm("zai-org/GLM-4.1V-9B-Thinking", 151343, 151339),

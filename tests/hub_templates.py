@@ -43,6 +43,14 @@ QWEN3_TEMPLATE = (  # (M): what it writes without tools
     " content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt"
     " %}<|im_start|>assistant\n{% endif %}"
 )
+QWEN35_TEMPLATE = (  # (M): what it writes without tools; before the last answer stands an empty thought
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% if message['role'] == 'assistant' and loop.last"
+    " %}<think>\n\n</think>\n\n{% endif %}{% for content in message['content'] %}{% if content['type'] == 'image'"
+    " %}<|vision_start|><|image_pad|><|vision_end|>{% elif 'text' in content %}{{ content['text'] }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% if"
+    " enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% else %}<think>\n{% endif %}"
+    "{% endif %}"
+)
 INTERNVL_TEMPLATE = (  # (S); the image token was '<image>' in the script's first version
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n'}}{% if message['content'] is string %}{{"
     " message['content'] }}{% else %}{% for content in message['content'] %}{% if content['type'] == 'image' %}{{"

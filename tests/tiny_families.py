@@ -22,6 +22,7 @@ from factory.registry import lookup
 from tests.compose import composed_spec, encoder, llm
 from tests.tiny import tiny_tokenizer
 from tests.tiny_parts import CHATML, TURNS, VISION, image_id, text_config, tokenizer, written
+from tests.tiny_qwen import QWEN
 from tests.tiny_recent import RECENT
 from tests.tiny_texts import TEXTS, Built
 
@@ -88,86 +89,6 @@ def llava_onevision() -> Built:
     return transformers.LlavaOnevisionForConditionalGeneration(config), Parts(
         pixels, tokens, written(CHATML, IMAGE="<image>\n")
     )
-
-
-def qwen(model: Any, config: Any, vision: dict[str, Any], kind: str, **pixels: Any) -> Built:
-    marks = {"vision_bos_token": "<|vision_start|>", "vision_eos_token": "<|vision_end|>"}
-    tokens = tokenizer(
-        "<|im_start|>", "<|im_end|>", "<|video_pad|>", eos="<|im_end|>", named={"image_token": "<|image_pad|>", **marks}
-    )
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}
-    text = text_config(kind, tokens, rope_parameters=rope, **({"head_dim": 12} if kind == "qwen3_vl_text" else {}))
-    ids = {
-        name: tokens.convert_tokens_to_ids(f"<|{name.removesuffix('_token_id')}|>")
-        for name in ("vision_start_token_id", "vision_end_token_id")
-    }
-    cfg = config(
-        text_config=text,
-        vision_config=vision,
-        image_token_id=image_id(tokens),
-        video_token_id=tokens.convert_tokens_to_ids("<|video_pad|>"),
-        tie_word_embeddings=True,
-        **ids,
-    )
-    pixel = transformers.Qwen2VLImageProcessorPil(
-        size={"shortest_edge": 16 * 16, "longest_edge": 64 * 64},
-        patch_size=vision["patch_size"],
-        merge_size=2,
-        temporal_patch_size=2,
-        **pixels,
-    )
-    return model(cfg), Parts(pixel, tokens, written(CHATML, IMAGE="<|vision_start|><|image_pad|><|vision_end|>"))
-
-
-@builder
-def qwen2_vl() -> Built:
-    vision = {
-        "depth": 1,
-        "embed_dim": 32,
-        "hidden_size": 48,
-        "num_heads": 4,
-        "mlp_ratio": 2,
-        "patch_size": 6,
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
-    }
-    return qwen(transformers.Qwen2VLForConditionalGeneration, transformers.Qwen2VLConfig, vision, "qwen2_vl_text")
-
-
-@builder
-def qwen2_5_vl() -> Built:
-    vision = {
-        "depth": 2,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_heads": 4,
-        "out_hidden_size": 48,
-        "patch_size": 6,
-        "window_size": 24,
-        "fullatt_block_indexes": [1],
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
-    }
-    return qwen(
-        transformers.Qwen2_5_VLForConditionalGeneration, transformers.Qwen2_5_VLConfig, vision, "qwen2_5_vl_text"
-    )
-
-
-@builder
-def qwen3_vl() -> Built:
-    vision = {
-        "depth": 3,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_heads": 4,
-        "out_hidden_size": 48,
-        "patch_size": 6,
-        "num_position_embeddings": 64,
-        "deepstack_visual_indexes": [0, 1],
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
-    }
-    return qwen(transformers.Qwen3VLForConditionalGeneration, transformers.Qwen3VLConfig, vision, "qwen3_vl_text")
 
 
 @builder
@@ -359,7 +280,7 @@ def steering_factory_composed() -> Built:
     return compose(composed_spec(encoder("mof"), "mof_mlp", llm("phi")), 0, tiny_tokenizer(400))
 
 
-SEEING |= RECENT
+SEEING |= QWEN | RECENT
 BUILDERS = SEEING | TEXTS
 
 

@@ -186,8 +186,9 @@ def hold_back(
 ) -> tuple[Prefix, Query, Tensor]:
     """Prompts ``ids`` [R, T] in a cache, with their final hidden states [R, T, d], as the prefix before their
     ``queried`` tokens, those tokens, padded right, and their hidden states [R, t, d]. The cache stays whole: the mask
-    hides what is held back.
+    hides what is held back. Raises ``UserError`` for a model whose running states hold it all the same.
     """
+    view.need_columns("the end of a prompt cannot be held back from its cache")
     width = int(queried.sum(-1).max())
     at = (~queried).long().argsort(dim=-1, stable=True)[:, :width]
     mask = queried.gather(-1, at).long()

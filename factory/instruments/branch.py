@@ -73,6 +73,7 @@ class Tail:
 def run_stem(view: ModelView, batch: Batch) -> Stem:
     """Prefill, keeping what the decoder was given. Raises ``UserError`` for a prompt beyond a sliding window, and for a
     model whose prompt tokens see what follows them."""
+    view.need_columns("its attention cannot be cut by role over a shared prefix")
     calls: list[Call] = []
     with recorded(view, calls):
         hidden, prefix = prefill(view, batch)

@@ -230,6 +230,7 @@ class Instructing(Diagnostic):
     """Base of the diagnostics that ask every sample with an instruction toward either source."""
 
     Params = InstructedParams
+    columned = True
 
     def whole_prompts(self, ids: Sequence[str]) -> int:
         return len(self.params.directions) * super().whole_prompts(ids)

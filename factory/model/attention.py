@@ -38,8 +38,11 @@ def attention(view: ModelView, attend: Attend, of: nn.Module | None = None) -> I
     ``attend(module, q, k, v, mask, scaling=..., ...)``, as in transformers' interface.
 
     q [B, heads, t, d], k and v [B, kv_heads, T, d], mask [B, 1, t, T] booleans (True = seen) or None; it returns
-    ([B, t, heads, d], None). Raises ``UserError`` for a model whose attention is capped, which no such function knows.
+    ([B, t, heads, d], None). Raises ``UserError`` for a model whose attention is capped, which no such function knows,
+    and for a decoder that has blocks without such attention.
     """
+    if of is None or of is view.decoder:
+        view.need_columns("its attention cannot be replaced in every block")
     if getattr(view.text_config, "attn_logit_softcapping", None) is not None:
         raise UserError(
             f"{type(view.model).__name__} caps its attention (attn_logit_softcapping), so that it cannot be replaced"

@@ -57,7 +57,7 @@ def _check(view: ModelView) -> None:
     require(view, _attention_is_known(view), "its attention output does not have the size that its configuration tells")
     require(
         view,
-        same(replay(view, layer, call, outputs[layer], new_cache())),
+        same(replay(view, layer, call, outputs[layer], new_cache(view))),
         f"the blocks above block {layer} cannot be run by themselves",
     )
     ends = reference[torch.arange(batch.size, device=view.device), last_index(batch.attention_mask)]
@@ -126,18 +126,20 @@ def _close_alone(view: ModelView, hidden: Tensor, valid: Tensor, tolerance: floa
 
 
 def _attention_is_known(view: ModelView) -> bool:
-    """Whether each block's output projection runs on ``heads * head_dim`` values and gives the block's width."""
+    """Whether the output projection of each block with attention runs on ``heads * head_dim`` values and gives the
+    block's width."""
     shapes: list[tuple[int, int]] = []
+    attending = [i for i in range(view.depth) if i not in view.running]
     handles = [
         view.o_proj(i).register_forward_hook(lambda m, a, out: shapes.append((a[0].shape[-1], out.shape[-1])))
-        for i in range(view.depth)
+        for i in attending
     ]
     try:
         prefill(view, view.encode(_prompts(view)[1:]))
     finally:
         for handle in handles:
             handle.remove()
-    return shapes == [(view.heads_of(i) * view.head_dim, view.width) for i in range(view.depth)]
+    return shapes == [(view.heads_of(i) * view.head_dim, view.width) for i in attending]
 
 
 def _extended(view: ModelView, batch: Batch) -> Tensor:

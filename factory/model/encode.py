@@ -101,8 +101,9 @@ class Batch(Mapping[str, Tensor]):
 @dataclass(frozen=True)
 class Writing:
     """How prompts are written for a model: its tokenizer, its chat template, what the template writes for an image
-    (``placeholder``), the token that image features take the place of, the ids that end an answer, and whether the
-    template takes a turn's content as one text (``plain``), not as items, some of which are images."""
+    (``placeholder``), the token that image features take the place of, the ids that end an answer, whether the
+    template takes a turn's content as one text (``plain``), not as items, some of which are images, and what the
+    template is told beside the turns (``told``)."""
 
     tokenizer: Any
     template: str | None
@@ -110,6 +111,7 @@ class Writing:
     image_token: str
     ends: tuple[int, ...] = ()
     plain: bool = False
+    told: Mapping[str, Any] = field(default_factory=dict)
 
     def reserved(self, text: str) -> str | None:
         """A token with a meaning of its own that ``text`` spells: it would add an image or end the prompt."""
@@ -370,7 +372,7 @@ def _apply_template(writing: Writing, messages: list[dict], generate: bool) -> s
         messages = [{**turn, "content": "".join(c.get("text", "") for c in turn["content"])} for turn in messages]
     try:
         return writing.tokenizer.apply_chat_template(
-            messages, chat_template=writing.template, add_generation_prompt=generate, tokenize=False
+            messages, chat_template=writing.template, add_generation_prompt=generate, tokenize=False, **writing.told
         )
     except REFUSING as error:  # such as its own "System role not supported", or texts taken for plain strings
         speakers = ", ".join(turn["role"] for turn in messages[:SPEAKERS_SHOWN])

@@ -50,10 +50,15 @@ class Family:
     """The module of a block whose output it adds to its residual stream after attention's."""
     chat_template: ClassVar[str | None] = None
     """Used where the processor brings no template."""
+    template_options: ClassVar[Mapping[str, Any]] = {}
+    """What the chat template is told beside the turns."""
     bookkeeping: ClassVar[tuple[str, ...]] = ()
     """What the image processor returns for ``image_texts`` alone, and the model does not take."""
     bidirectional_prompt: ClassVar[bool] = False
     """Whether the tokens of a prompt see those after them, so that no prefix of a prompt can be shared or extended."""
+    columnless: ClassVar[bool] = False
+    """Whether it is made for models in some of whose blocks not every token of a prompt is a column of keys and values
+    (``factory.model.columns``). Any other family's are refused where their configuration tells so."""
 
     @classmethod
     def of(cls, config: Any) -> Family | None:

@@ -53,6 +53,23 @@ def closed_up(positions: Tensor, hidden: Tensor) -> Tensor:
     return positions - taken
 
 
+def moved_up(call: dict[str, Any], kept: Tensor) -> tuple[dict[str, Any], Tensor]:
+    """A decoder's call in which the tokens that are ``kept`` [R, T] follow each other without a gap at the end of their
+    row, after what is padding now; and its mask [R, T]."""
+    order = kept.bool().long().argsort(dim=-1, stable=True)
+    tokens = {"input_ids": -1, "position_ids": -1, "inputs_embeds": -2}
+    moved = {name: _ordered(call[name], order, at) for name, at in tokens.items() if call.get(name) is not None}
+    mask = kept.gather(-1, order)
+    return {**call, **moved, "attention_mask": mask}, mask
+
+
+def _ordered(values: Tensor, order: Tensor, at: int) -> Tensor:
+    """``values`` [.., R, T] or, with ``at`` -2, [R, T, d], with the columns of each row in an ``order`` [R, T]."""
+    if at == -2:
+        return values.gather(-2, order[..., None].expand(*order.shape, values.shape[-1]))
+    return values.expand(*values.shape[:-2], *order.shape).gather(-1, order.expand(*values.shape[:-2], *order.shape))
+
+
 def _as_taken(decoder: PreTrainedModel, seen: Tensor) -> Tensor:
     """Booleans for SDPA and this project's own attention, numbers to add for the eager one."""
     name = decoder.config._attn_implementation

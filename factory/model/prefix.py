@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache, DynamicCache, LinearAttentionCacheLayerMixin
 
 from factory.data.prompt import Role
+from factory.errors import UserError
 from factory.model.encode import Batch
 from factory.model.steps import Step, announced
 from factory.model.view import ModelView
@@ -20,12 +21,16 @@ from factory.model.view import ModelView
 
 @dataclass(frozen=True)
 class Prefix:
-    """Tokens already in a KV cache: their ``mask`` and ``roles`` [R, T] and the position of the next token [R]."""
+    """Tokens already in a KV cache: their ``mask`` and ``roles`` [R, T] and the position of the next token [R].
+
+    ``padded``: padding has gone into a running state after the last tokens, so that nothing can follow.
+    """
 
     cache: Cache
     mask: Tensor
     roles: Tensor
     next_position: Tensor
+    padded: bool = False
 
     @property
     def rows(self) -> int:
@@ -34,26 +39,36 @@ class Prefix:
     def fork(self, rows: Tensor | None = None) -> Prefix:
         """A prefix that can be extended without changing this one; ``rows`` [R'] picks and repeats rows."""
         pick = (lambda t: t) if rows is None else (lambda t: t.index_select(0, rows))
-        return Prefix(fork_cache(self.cache, rows), pick(self.mask), pick(self.roles), pick(self.next_position))
+        picked = (pick(t) for t in (self.mask, self.roles, self.next_position))
+        return Prefix(fork_cache(self.cache, rows), *picked, self.padded)
 
 
-def new_cache() -> Cache:
-    """An empty cache that keeps every token of every layer: a column is then the same token in all of them, sliding
-    windows or not.
+def new_cache(view: ModelView) -> Cache:
+    """An empty cache that keeps every token of every layer with attention: a column is then the same token in all of
+    them, sliding windows or not.
     """
-    return DynamicCache()
+    return DynamicCache(config=view.text_config) if view.running else DynamicCache()
 
 
 def fork_cache(cache: Cache, rows: Tensor | None = None) -> Cache:
     """A cache whose layers can be replaced or extended without touching the original's."""
     new = copy.copy(cache)
     new.layers = [copy.copy(layer) for layer in cache.layers]
-    if rows is None:
-        return new
     for layer in new.layers:
-        here = rows.to(layer.keys.device)  # a block's cache lies on the block's device
-        layer.keys, layer.values = layer.keys.index_select(0, here), layer.values.index_select(0, here)
+        if isinstance(layer, LinearAttentionCacheLayerMixin):
+            _part(layer, rows)
+        elif rows is not None:
+            here = rows.to(layer.keys.device)  # a block's cache lies on the block's device
+            layer.keys, layer.values = layer.keys.index_select(0, here), layer.values.index_select(0, here)
     return new
+
+
+def _part(layer: LinearAttentionCacheLayerMixin, rows: Tensor | None) -> None:
+    """Give a copied layer states of its own, which the model writes into, with all that is told of them."""
+    pick = lambda t: t.clone() if rows is None else t.index_select(0, rows.to(t.device))
+    for name, told in vars(layer).items():
+        if isinstance(told, dict):
+            setattr(layer, name, {i: pick(t) if isinstance(t, Tensor) else t for i, t in told.items()})
 
 
 def prefill(view: ModelView, batch: Batch) -> tuple[Tensor, Prefix]:
@@ -63,15 +78,16 @@ def prefill(view: ModelView, batch: Batch) -> tuple[Tensor, Prefix]:
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
             position_ids=batch.position_ids,
-            past_key_values=new_cache(),
+            past_key_values=new_cache(view),
             use_cache=True,
             **batch.of_tokens,
             **batch.images,
         )
     of_axes = batch.position_ids.view(-1, *batch.attention_mask.shape)
     following = (of_axes * batch.attention_mask).amax((0, -1)) + 1
+    padded = bool(view.running) and not bool(batch.attention_mask[:, -1].all())
     return out.last_hidden_state.to(view.device), Prefix(
-        out.past_key_values, batch.attention_mask, batch.roles, following
+        out.past_key_values, batch.attention_mask, batch.roles, following, padded
     )
 
 
@@ -80,8 +96,10 @@ def extend(
 ) -> tuple[Tensor, Prefix]:
     """Run tokens ``ids`` [R, t] (``mask`` 0 on padding) after a prefix of R rows; the prefix's cache is extended.
 
-    Returns the final hidden states [R, t, d] and the longer prefix.
+    Returns the final hidden states [R, t, d] and the longer prefix. Raises ``UserError`` where padding would lie
+    between tokens that go through a running state.
     """
+    padded = _padded(view, prefix, mask)
     full = torch.cat([prefix.mask, mask], -1)
     seen = view.family.attention_mask(view.decoder, full, ids.shape[1])
     positions = prefix.next_position[:, None] + (mask.cumsum(-1) - 1).clamp_min(0)
@@ -90,9 +108,21 @@ def extend(
             input_ids=ids, attention_mask=seen, position_ids=positions, past_key_values=prefix.cache, use_cache=True
         )
     longer = Prefix(
-        out.past_key_values, full, torch.cat([prefix.roles, roles], -1), prefix.next_position + mask.sum(-1)
+        out.past_key_values, full, torch.cat([prefix.roles, roles], -1), prefix.next_position + mask.sum(-1), padded
     )
     return out.last_hidden_state.to(view.device), longer
+
+
+def _padded(view: ModelView, prefix: Prefix, mask: Tensor) -> bool:
+    """Whether tokens under ``mask`` [R, t] leave padding in a running state. A single column is no padding."""
+    if not view.running or (mask.shape[1] == 1 and not prefix.padded):
+        return False
+    if prefix.padded or not bool(mask[:, 0].all()):
+        raise UserError(
+            f"{type(view.model).__name__} keeps a running state, in which padding between tokens would count: pad"
+            " prompts on the left, and run rows that go on by unlike lengths apart"
+        )
+    return not bool(mask[:, -1].all())
 
 
 def last_index(mask: Tensor) -> Tensor:

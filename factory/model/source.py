@@ -18,6 +18,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from factory.blame import blaming
 from factory.components.source import is_planned
 from factory.errors import UserError, did_you_mean
+from factory.model.columns import columnless
 from factory.model.compose import account_parts, composed_config
 from factory.model.decoding import left_out
 from factory.model.family import Family
@@ -26,9 +27,6 @@ from factory.recipe.schema import ComposeSpec, ModelSpec
 from factory.registry import available, lookup
 from factory.zoo.cards import Card, card_folder, cards, command, read_card, read_part, shipped
 from factory.zoo.packages import is_fetched, part_folder, unfetched
-
-RUNNING = ("linear_attention", "mamba", "conv", "hybrid", "hybrid_sliding")
-"""Kinds of blocks, as transformers' ``layer_types`` names them, with a running state in place of columns."""
 
 
 def spec_named(name: str, **options: Any) -> ModelSpec:
@@ -320,34 +318,19 @@ def _read_config(folder: Path) -> Any:
 
 def family_of(config: Any) -> Family:
     """The registered family of a configuration, matched by its class. Raises ``UserError`` for a model no family
-    knows, and for one whose prompts are not columns of tokens in every block.
+    knows, and for one whose prompts are not columns of tokens in every block where its family is not made for such.
     """
-    _refuse_other_architectures(config)
     names = [entry.name for entry in available("family")]
-    for name in sorted(names, key=lambda n: (n.startswith("structural"), n != config.model_type)):
-        if (family := lookup("family", name).of(config)) is not None:
-            return family
-    raise UserError(
-        f"no family for {type(config).__name__} (model type '{config.model_type}'). Families: {', '.join(names)}"
-    )
-
-
-def _refuse_other_architectures(config: Any) -> None:
-    """Raise ``UserError`` for what no family can express: prefixes are forked and extended column by column, and a
-    token's role says what it carries.
-    """
-    text, name = config.get_text_config(), type(config).__name__.removesuffix("Config")
-    kinds = getattr(text, "layer_types", None) or ()
-    running = [i for i, kind in enumerate(kinds) if kind in RUNNING]
-    if running:
+    sought = sorted(names, key=lambda n: (n.startswith("structural"), n != config.model_type))
+    family = next((found for name in sought if (found := lookup("family", name).of(config)) is not None), None)
+    if (why := columnless(config.get_text_config())) and not (family and family.columnless):
         raise UserError(
-            f"a {name} cannot be steered here: {len(running)} of its {len(kinds)} blocks ({kinds[running[0]]}) keep one"
-            " running state in place of a column for each token, so that no prompt can be shared, extended or partly"
-            " hidden; take a model whose blocks all have attention, such as Qwen3-VL"
+            f"a {type(config).__name__.removesuffix('Config')} cannot be steered here: {why}, and no family is made for"
+            " it; take a model that writes pictures into the prompt and whose blocks all have attention, such as LLaVA"
+            " or Qwen3-VL"
         )
-    if crossing := getattr(text, "cross_attention_layers", None):
+    if family is None:
         raise UserError(
-            f"a {name} cannot be steered here: its pictures enter by cross-attention in {len(crossing)} of its blocks,"
-            " and no token of the prompt carries them, so that nothing could be said of the picture's tokens; take a"
-            " model that writes pictures into the prompt, such as LLaVA or Qwen3-VL"
+            f"no family for {type(config).__name__} (model type '{config.model_type}'). Families: {', '.join(names)}"
         )
+    return family

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from factory.data.prompt import Prompt
 from factory.errors import UserError
+from factory.model.columns import columnless, running
 from factory.model.encode import Batch, Encoded, PaddingSide, Writing, encode_one, pad
 from factory.model.family import Family, device_of
 from factory.model.steps import Step, Steps
@@ -97,6 +98,23 @@ class ModelView:
     def head_dim(self) -> int:
         return getattr(self.text_config, "head_dim", None) or self.width // self.heads
 
+    @property
+    def running(self) -> tuple[int, ...]:
+        """The blocks that keep one running state in place of a column of keys and values for each token."""
+        return running(self.text_config)
+
+    @property
+    def whole_prompts(self) -> bool:
+        """Whether a prompt is run from its beginning to its end at once: no part of it can be shared by several, hidden
+        from what follows, or run again by itself."""
+        return self.family.bidirectional_prompt or columnless(self.text_config) is not None
+
+    def need_columns(self, what: str) -> None:
+        """Raises ``UserError``, which says that ``what`` cannot be, for a model in some of whose blocks not every token
+        of a prompt is a column."""
+        if why := columnless(self.text_config):
+            raise UserError(f"{type(self.model).__name__}: {why}, so that {what}")
+
     def heads_of(self, layer: int) -> int:
         """Query heads of block ``layer``."""
         heads = self.text_config.num_attention_heads
@@ -114,15 +132,24 @@ class ModelView:
 
     def attention(self, layer: int) -> nn.Module:
         """Self-attention of block ``layer``. The self-check has seen that its ``o_proj`` takes ``heads * head_dim``
-        values.
+        values. Raises ``UserError`` for a block without any.
         """
+        self._attends(layer)
         return self.family.attention(self.layers[layer])
 
     def o_proj(self, layer: int) -> nn.Module:
         """Output projection of block ``layer``: a head's output is its ``head_dim`` columns of this module's input [..,
-        heads * head_dim].
+        heads * head_dim]. Raises ``UserError`` for a block without attention.
         """
+        self._attends(layer)
         return self.family.output_projection(self.layers[layer])
+
+    def _attends(self, layer: int) -> None:
+        if layer in self.running:
+            raise UserError(
+                f"{type(self.model).__name__}: block {layer} keeps a running state and has no attention; take one of"
+                f" {', '.join(str(i) for i in range(self.depth) if i not in self.running)}"
+            )
 
     @property
     def device(self) -> torch.device:
@@ -178,6 +205,7 @@ class ModelView:
             self.family.image_token(self.model, self.processor),
             tuple(self.end_ids),
             plain=not self.sees,
+            told=self.family.template_options,
         )
 
     def images_of(self, prompts: Sequence[Prompt]) -> tuple[dict[str, Tensor], list[list[str]]]:

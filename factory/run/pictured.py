@@ -1,4 +1,6 @@
-"""What of a recipe needs pictures, refused by name for a model that reads text alone, before a weight is read."""
+"""What of a recipe needs pictures, or a column of each token in every block, refused by name for a model without them,
+before a weight is read.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ from typing import Any
 
 from factory.blame import wrong
 from factory.code import nodes
+from factory.model.columns import columnless
 from factory.model.family import Family
 from factory.recipe import Recipe
 from factory.recipe.schema import Node
@@ -30,6 +33,17 @@ def check_pictures(recipe: Recipe, family: Family) -> None:
         hidden = recipe.data and sources.pictured and node.plugin.needs_sources(node.params)
         if hidden or node.plugin.needs_pictures(node.params):
             raise wrong(node, "type", f"'{node.type}' needs pictures, and {blind}")
+
+
+def check_columns(recipe: Recipe, config: Any) -> None:
+    """Raises ``UserError`` for what a recipe asks of attention and caches that a model of this configuration has not in
+    every block."""
+    if (why := columnless(config.get_text_config())) is None:
+        return
+    for node in _every(recipe):
+        if node.plugin.needs_columns(node.params):
+            named = type(config).__name__.removesuffix("Config")
+            raise wrong(node, "type", f"'{node.type}' needs every token in every block, and of {named} {why}")
 
 
 def _check_methods(recipe: Recipe, why: str) -> None:

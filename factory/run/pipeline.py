@@ -38,7 +38,7 @@ from factory.run.methods.divergence import at_equal_divergence
 from factory.run.methods.share import swept_samples
 from factory.run.methods.study import Study, steered_layer
 from factory.run.methods.turned import random_control
-from factory.run.pictured import check_pictures
+from factory.run.pictured import check_columns, check_pictures
 from factory.run.questions.arms import Arm
 from factory.run.questions.controls import beside, controls
 from factory.run.questions.suite import AnySuite, add_prices, put, questions_of, suites
@@ -266,6 +266,7 @@ def preflight(recipe: Recipe, model: Wanted, told: bool = True, fetch: bool = Tr
     source = find(model)
     placement(model)
     check_pictures(recipe, source.family)
+    check_columns(recipe, source.config)
     steered_layer(recipe, source.config.get_text_config().num_hidden_layers, source.card)
     if fetch:
         get_parts(model)

@@ -14,7 +14,7 @@ from transformers.cache_utils import Cache
 
 from factory.data.prompt import USER_TEXT, Role
 from factory.errors import UserError
-from factory.model.masks import closed_up, sliding_window, without
+from factory.model.masks import closed_up, moved_up, sliding_window, without
 from factory.model.prefix import at_last, new_cache
 from factory.model.replay import Call, replay, replay_last
 from factory.model.view import ModelView
@@ -39,7 +39,7 @@ class Ahead:
 
     def above(self, h: Tensor) -> Tensor:
         """Had block ``layer`` given ``h`` [R, T, d]: one run of the blocks above it."""
-        return self._logits(self.layer, self.call, h)
+        return self._logits(self.layer, self.call, h, self.mask)
 
     @torch.no_grad()
     def above_last(self, last: Tensor) -> Tensor:
@@ -50,30 +50,34 @@ class Ahead:
 
     def hiding(self, hidden: Tensor, h: Tensor) -> Tensor:
         """As if tokens ``hidden`` [R, T] were not there: one run of the whole decoder. ``h``: any output of a block."""
-        hidden = hidden.to(self.view.device)
+        hidden, mask = hidden.to(self.view.device), self.mask
         call = {**self.call, "attention_mask": without(self.call.get("attention_mask"), hidden)}
         if call.get("position_ids") is not None:
             call["position_ids"] = closed_up(call["position_ids"], hidden)
+        if self.view.running:  # a running state counts what no token sees
+            call, mask = moved_up(call, mask.to(hidden.device) * ~hidden)
         with self.unsteered():
-            return self._logits(-1, call, h)
+            return self._logits(-1, call, h, mask)
 
     @torch.no_grad()
     def ignoring(self, hidden: Tensor, h: Tensor) -> Tensor:
         """As if the prompts' last tokens, and they alone, did not see tokens ``hidden`` [R, T]: one run of that token,
-        after one of the whole prompts where the ``cache`` they leave is not given. ``h``: any output of a block.
+        after one of the whole prompts where the ``cache`` they leave is not given. ``h``: any output of a block. Raises
+        ``UserError`` for a model whose running states no token can leave out.
         """
+        self.view.need_columns("no token can leave others out of what it sees")
         self._refuse()
         with self.unsteered():
             if (cache := self.cache) is None:
-                replay(self.view, -1, self.call, h, cache := new_cache())
+                replay(self.view, -1, self.call, h, cache := new_cache(self.view))
             final, _ = replay_last(self.view, -1, self.call, None, self.mask, cache, hidden.to(self.view.device))
         return self.view.logits(final)
 
     @torch.no_grad()
-    def _logits(self, layer: int, call: Call, h: Tensor) -> Tensor:
+    def _logits(self, layer: int, call: Call, h: Tensor, mask: Tensor) -> Tensor:
         self._refuse()
-        final = replay(self.view, layer, call, h, new_cache()).to(self.view.device)
-        return self.view.logits(at_last(final, self.mask))
+        final = replay(self.view, layer, call, h, new_cache(self.view)).to(self.view.device)
+        return self.view.logits(at_last(final, mask))
 
     def _refuse(self) -> None:
         if not self.view.steps.alone():
@@ -87,7 +91,7 @@ def last_alone(view: ModelView, where: Where) -> bool:
     """Whether steering there changes nothing of a prompt but its last token, so that this token alone can be run
     again: no other token sees it, and it sees all others.
     """
-    seen_by_others = view.family.bidirectional_prompt or sliding_window(view.decoder.config) is not None
+    seen_by_others = view.whole_prompts or sliding_window(view.decoder.config) is not None
     return where.last_alone and not seen_by_others
 
 

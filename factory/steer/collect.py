@@ -3,7 +3,7 @@
 The prompts [I,T], [I,T,P+] and [I,T,P-] of a sample agree up to the end of the user's text. That common prefix is found
 by comparing token ids, prefilled once, and extended by the three short suffixes as rows of one pass. Cost per sample:
 one prefill, one pass over 3 suffixes of some ten tokens, and the diagnosis on the cache. A model whose prompt tokens
-see what follows them shares nothing: there the three are run whole.
+see what follows them, or whose blocks keep running states, shares nothing: there the three are run whole.
 
 Learn-to-steer contrasts completions instead: P+ and P- are then the beginnings of an answer of the model's own.
 """
@@ -80,7 +80,7 @@ def collect(
     ``ask.tail`` is the mean state of the prompt's last tokens, a tenth of them, three to eight; ``measured.metric`` [B]
     what the diagnostic gives once a prompt without instruction, where it is diagnosed.
     """
-    whole = view.family.bidirectional_prompt or pairs is not None
+    whole = view.whole_prompts or pairs is not None
     asks = {BASE: prompts, **pairs} if pairs else _asks(prompts, plan, completions)
     names = tuple(asks)
     run = (_apart if whole else _shared)(view, asks, plan)
@@ -180,8 +180,10 @@ def _shared(view: ModelView, asks: Asks, plan: Plan) -> _Pass:
 
 
 def _apart(view: ModelView, asks: Asks, plan: Plan) -> _Pass:
-    """The three asks as prompts of their own, for models whose prompt tokens see what follows them."""
-    if any(prompt.answered for ask, prompts in asks.items() if ask != BASE for prompt in prompts):
+    """The three asks as prompts of their own, for models that run prompts whole."""
+    if view.family.bidirectional_prompt and any(
+        prompt.answered for ask, prompts in asks.items() if ask != BASE for prompt in prompts
+    ):
         raise UserError(
             f"collect.completion: the prompt's tokens of {type(view.model).__name__} see what follows them, so that a"
             " begun answer would not be read as it is written; contrast instructions there"

@@ -7,7 +7,7 @@ decoding. Where a method steers each prompt's last token alone, a cell runs that
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -68,8 +68,7 @@ def run_cell(
     it acts elsewhere; ``among`` and ``heard`` as in ``greedy``."""
 
     def answer(hidden: Tensor, cache: Cache) -> Tensor:
-        p = trunk.prefix
-        start = Prefix(cache, p.mask, p.roles, p.next_position)
+        start = replace(trunk.prefix, cache=cache)
         return greedy(view, start, _next_logits(view, trunk, hidden), max_new_tokens, among, heard=heard)
 
     if steering is None:
@@ -139,7 +138,7 @@ def _steered_last(view: ModelView, trunk: Trunk, steering: Steering) -> tuple[Te
 
 def _upper(view: ModelView, trunk: Trunk, h: Tensor) -> tuple[Tensor, Cache]:
     """Run the blocks above the trunk on ``h``: final normed states and a cache of all blocks."""
-    upper = new_cache()
+    upper = new_cache(view)
     hidden = replay(view, trunk.layer, trunk.call, h, upper).to(view.device)
     cache = fork_cache(trunk.prefix.cache)
     cache.layers[trunk.layer + 1 :] = upper.layers[trunk.layer + 1 :]

@@ -38,8 +38,8 @@ def projections(view: ModelView, kinds: Sequence[str]) -> dict[str, nn.Module]:
     """The decoder's linear maps of these ``kinds`` (keys of ``PROJECTIONS``) by their full name in ``view.model``,
     bottom up.
 
-    The vision tower's, which share their names, are never among them. Raises ``UserError`` where a block has none of a
-    kind.
+    The vision tower's, which share their names, are never among them. Raises ``UserError`` where a block with attention
+    has none of a kind; of one that keeps a running state, those that it has are taken.
     """
     blocks = {id(module) for block in view.layers for module in block.modules()}
     inside = {name: module for name, module in view.model.named_modules() if id(module) in blocks and name}
@@ -50,7 +50,7 @@ def projections(view: ModelView, kinds: Sequence[str]) -> dict[str, nn.Module]:
             for name, module in inside.items()
             if name.rpartition(".")[2] in PROJECTIONS[kind] and hasattr(module, "weight")
         }
-        if len(mine) < view.depth:
+        if len(mine) < view.depth - len(view.running):
             raise UserError(
                 f"{type(view.model).__name__}: its decoder blocks have no projection called"
                 f" {' or '.join(PROJECTIONS[kind])}, which this tuner trains"

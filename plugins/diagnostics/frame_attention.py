@@ -54,6 +54,7 @@ class FrameAttention(Diagnostic):
 
     by_prompt = ()
     pictured = True
+    columned = True
 
     Params = FrameAttentionParams
 

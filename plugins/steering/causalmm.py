@@ -69,6 +69,10 @@ class CausalMM(LogitsMethod):
     def needs_pictures(cls, params: CausalParams) -> bool:
         return params.levels != "language"
 
+    @classmethod
+    def needs_columns(cls, params: CausalParams) -> bool:
+        return params.levels != "vision"
+
     def copies(self, prompt: Prompt, direction: str) -> tuple[Prompt, ...]:
         return (prompt,) * len(levels_of(self.params.levels, direction))
 

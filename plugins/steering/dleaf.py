@@ -47,6 +47,7 @@ class Dleaf(LogitsMethod):
     """
 
     pictured = True
+    columned = True
 
     Params = DleafParams
     shares_prompt = False

@@ -89,6 +89,10 @@ class Dose(Around):
     def needs_sources(cls, params: DoseParams) -> bool:
         return params.conflicts_only or bool(params.alone)
 
+    @classmethod
+    def needs_columns(cls, params: DoseParams) -> bool:
+        return params.alone == "last"
+
     @property
     def trial_strengths(self) -> tuple[float, ...]:
         return self.params.doses

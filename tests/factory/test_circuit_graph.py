@@ -16,12 +16,14 @@ from factory.instruments.circuit.edits import GROUPS
 from factory.instruments.circuit.graph import Graph
 from factory.instruments.circuit.machine import Machine
 from factory.model.attention import attention
+from factory.registry import lookup
 from tests.contract import cases
 from tests.slow_circuit import slow_run
 from tests.tiny import conflict_prompts, fresh_view, shown, tiny_view
 from tests.tiny_families import BUILDERS, family_view
 
-VIEWS = {"tiny": tiny_view, **{name: (lambda name=name: family_view(name)) for name in BUILDERS}}
+IN_COLUMNS = [name for name in BUILDERS if not lookup("family", name).columnless]
+VIEWS = {"tiny": tiny_view, **{name: (lambda name=name: family_view(name)) for name in IN_COLUMNS}}
 CAPPED = ("gemma2",)  # its attention cannot be replaced by one that looks at what it is given
 
 

@@ -66,7 +66,7 @@ def test_one_class_of_transformers_is_two_families_by_its_tower():
 @pytest.mark.parametrize(
     ("config", "why"),
     [
-        ("Qwen3_5Config", r"a Qwen3_5 cannot be steered here: 24 of its 32 blocks \(linear_attention\)"),
+        ("Qwen3_5MoeConfig", r"a Qwen3_5Moe cannot be steered here: 30 of its 40 blocks \(linear_attention\)"),
         (
             "MiniCPMV4_6Config",
             r"a MiniCPMV4_6 cannot .*24 of its 32 blocks \(linear_attention\) keep one running state",

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, CacheLayerMixin
 
 from factory.errors import UserError
 from factory.model.attention import replaced
@@ -140,6 +140,7 @@ class Computed:
 def _seen(kwargs: dict[str, Any], layer: int, out: Tensor) -> float:
     """How many tokens a block's new ones see, themselves among them."""
     cache = kwargs.get("past_key_values")
-    if isinstance(cache, Cache) and layer < len(cache.layers):
+    kept = isinstance(cache, Cache) and layer < len(cache.layers)
+    if kept and isinstance(cache.layers[layer], CacheLayerMixin):  # a running state stands for all it has seen
         return max(float(cache.get_seq_length(layer)), out.shape[1])
     return float(out.shape[1])

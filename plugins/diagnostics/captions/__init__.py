@@ -55,6 +55,7 @@ class Captions(Diagnostic):
     """
 
     pictured = True
+    columned = True
 
     class Params(registry.Params):
         """``question`` asks for the caption, ``style`` words the instruction after it. ``pathways`` are cut in

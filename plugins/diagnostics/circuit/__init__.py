@@ -52,6 +52,7 @@ class Circuit(Diagnostic):
     splits: ClassVar[tuple[str, ...]] = ("train",)
     at_once = True
     pictured = True
+    columned = True
 
     class Params(registry.Params):
         """``exchange``: what the other run has exchanged: the picture, the context, or every sender's output for

@@ -110,6 +110,7 @@ class Lmar(Diagnostic):
 
     by_prompt = ()
     pictured = True
+    columned = True
 
     Params = LmarParams
 

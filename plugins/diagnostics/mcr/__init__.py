@@ -56,6 +56,7 @@ class Mcr(Diagnostic):
     """
 
     sided = True
+    columned = True
 
     summarised = ("base", "vision", "text")
 

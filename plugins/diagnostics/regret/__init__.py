@@ -57,6 +57,7 @@ class Regret(Diagnostic):
     splits: ClassVar[tuple[str, ...]] = ("test",)
     at_once = True
     pictured = True
+    columned = True
 
     class Params(registry.Params):
         """``kinds`` of second turns: a ``hint`` (both modalities were there) and the ``evidence`` (one was); ``toward``
