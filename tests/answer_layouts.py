@@ -279,5 +279,6 @@ IMAGES = {
     **dict.fromkeys(("qwen2", "qwen3", "phi"), ""),
     "llava_onevision": "<image>\n",
     "internvl": "<IMG_CONTEXT>\n",
+    "minicpmv4_6": "<|image_pad|>",
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5"), "<|vision_start|><|image_pad|><|vision_end|>"),
 }

@@ -39,6 +39,7 @@ from tests.hub_templates import (
 )
 from tests.tiny import tiny_tokenizer, tiny_view
 from tests.tiny_families import BUILDERS
+from tests.tiny_qwen import MARKS
 
 WORDS_FROM = 1000  # ids below are left to special tokens
 Names = tuple[tuple[str, str], ...]
@@ -150,6 +151,19 @@ def glm(repo: str, picture: int, first: int) -> Hub:  # (C) ids of Glm4vConfig; 
     )
 
 
+def minicpmv46() -> Hub:  # (H) its marks, as runtimes of it name them; (M) their ids, and the names of tensors
+    marks = [f"<{end}{what}>" for what in MARKS for end in ("", "/")]
+    hub = qwen35()
+    return replace(
+        hub,
+        repo="openbmb/MiniCPM-V-4.6",
+        ids=hub.ids | {mark: 248077 + i for i, mark in enumerate(marks)},
+        template=QWEN35_TEMPLATE.replace("<|vision_start|><|image_pad|><|vision_end|>", "<|image_pad|>"),
+        named={"image_token": "<|image_pad|>"},
+        config={"video_token_id": "<|video_pad|>"},
+    )
+
+
 def qwen35() -> Hub:  # (C) Qwen3_5Config: rows, ids of vision; (H) the others, as runtimes of Qwen3.5 name them
     ends = {"<|endoftext|>": 248044, "<|im_start|>": 248045, "<|im_end|>": 248046}
     vision = {"<|vision_start|>": 248053, "<|vision_end|>": 248054, "<|image_pad|>": 248056, "<|video_pad|>": 248057}
@@ -162,6 +176,7 @@ def qwen35() -> Hub:  # (C) Qwen3_5Config: rows, ids of vision; (H) the others, 
 
 HUB: dict[str, Hub] = {
     "qwen3_5": qwen35(),
+    "minicpmv4_6": minicpmv46(),
     "mistral3": rows("mistralai/Mistral-Small-3.1-24B-Instruct-2503"),
     "pixtral": rows("mistral-community/pixtral-12b"),
     "glm4v": glm("zai-org/GLM-4.1V-9B-Thinking", 151343, 151339),

@@ -1,4 +1,4 @@
-"""Small models of random weights of the Qwen-VL models: pictures at their own resolution, positions of three axes."""
+"""Small models of random weights of the Qwen-VL models, and of MiniCPM-V, which has the text model of one of them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from typing import Any
 
 import torch
 import transformers
+from transformers.models.minicpmv4_6.image_processing_pil_minicpmv4_6 import MiniCPMV4_6ImageProcessorPil
 
 from factory.model.parts import Parts
 from tests.tiny_parts import CHATML, image_id, text_config, tokenizer, written
 from tests.tiny_texts import Built
+
+MARKS = ("image", "slice", "image_id")
 
 
 def qwen(model: Any, config: Any, vision: dict[str, Any], kind: str, **keys: Any) -> Built:
@@ -90,8 +93,31 @@ def qwen3_vl() -> Built:
     )
 
 
+HYBRID: dict[str, Any] = {  # running states in the first and the last of three blocks
+    "head_dim": 12,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "mrope_section": [1, 1, 1],
+        "partial_rotary_factor": 0.5,
+    },
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 12,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+}
+
+
+def remembering(model: Any) -> Any:
+    """A model whose states hold what was read some tokens ago; untrained, most forget it."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("A_log"):
+            torch.nn.init.uniform_(parameter, -4, -1)
+    return model
+
+
 def qwen3_5() -> Built:
-    """Running states in the first and the last of three blocks."""
     vision = {
         "depth": 2,
         "hidden_size": 32,
@@ -103,28 +129,35 @@ def qwen3_5() -> Built:
         "spatial_merge_size": 2,
         "temporal_patch_size": 2,
     }
-    model, processor = qwen(
-        transformers.Qwen3_5ForConditionalGeneration,
-        transformers.Qwen3_5Config,
-        vision,
-        "qwen3_5_text",
-        head_dim=12,
-        rope_parameters={
-            "rope_type": "default",
-            "rope_theta": 10000.0,
-            "mrope_section": [1, 1, 1],
-            "partial_rotary_factor": 0.5,
-        },
-        layer_types=["linear_attention", "full_attention", "linear_attention"],
-        linear_key_head_dim=8,
-        linear_value_head_dim=12,
-        linear_num_key_heads=2,
-        linear_num_value_heads=4,
+    config, model = transformers.Qwen3_5Config, transformers.Qwen3_5ForConditionalGeneration
+    built, processor = qwen(model, config, vision, "qwen3_5_text", **HYBRID)
+    return remembering(built), processor
+
+
+def minicpmv4_6() -> Built:
+    """Of the pictures that the contract shows some are cut into slices and some are not."""
+    marks = {f"{what}_{side}_token": f"<{'/' * (side == 'end')}{what}>" for what in MARKS for side in ("start", "end")}
+    tokens = tokenizer(
+        *marks.values(), "<|im_start|>", "<|im_end|>", eos="<|im_end|>", named={"image_token": "<|image_pad|>"}
     )
-    for name, parameter in model.named_parameters():
-        if name.endswith("A_log"):  # so that a state holds what was read some tokens ago; untrained, most forget it
-            torch.nn.init.uniform_(parameter, -4, -1)
-    return model, processor
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": 48,
+        "patch_size": 6,
+    }
+    config = transformers.MiniCPMV4_6Config(
+        text_config=text_config("qwen3_5_text", tokens, **HYBRID),
+        vision_config=vision,
+        insert_layer_id=0,
+        image_token_id=image_id(tokens),
+        tie_word_embeddings=True,
+    )
+    pixels = MiniCPMV4_6ImageProcessorPil(patch_size=6, scale_resolution=47, max_slice_nums=4)
+    model = remembering(transformers.MiniCPMV4_6ForConditionalGeneration(config))
+    return model, Parts(pixels, tokens, written(CHATML, IMAGE="<|image_pad|>"))
 
 
-QWEN = {build.__name__: build for build in (qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_5)}
+QWEN = {build.__name__: build for build in (qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_5, minicpmv4_6)}

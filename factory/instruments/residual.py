@@ -43,8 +43,10 @@ class Residuals:
 def residuals(view: ModelView, at: Tensor) -> Iterator[Residuals]:
     """Keep the residual stream of the one forward inside at columns ``at`` [B, n], all of it on their device.
 
-    Raises ``UserError`` at the end for a model whose blocks do not add attention and MLP to the stream as they are.
+    Raises ``UserError`` for a model with blocks that have no attention, and at the end for one whose blocks do not add
+    attention and MLP to the stream as they are.
     """
+    view.need_columns("its residual stream cannot be taken apart into heads in every block")
     found = Residuals()
     rows = torch.arange(len(at), device=at.device)[:, None]
     first = lambda x: x[0] if isinstance(x, tuple) else x

@@ -235,6 +235,15 @@ def longest_edge(processor: Any, low: int | None, high: int | None) -> None:
     edges(processor, longest_edge=None if high is None else math.isqrt(high))
 
 
+def merged_grid(patches: Tensor, tokens: int) -> tuple[int, int] | None:
+    """Rows and columns of a picture's ``tokens``, into which its ``patches`` (rows and columns [1, 2]) are merged alike
+    in both; None for several pictures, and where they do not lie so."""
+    rows, columns = patches[0].tolist()
+    merged = math.isqrt(rows * columns // tokens)
+    grid = rows // merged, columns // merged
+    return grid if len(patches) == 1 and grid[0] * grid[1] == tokens else None
+
+
 def frozen(model: PreTrainedModel) -> PreTrainedModel:
     """The model in evaluation mode with no parameter asking for a gradient."""
     return model.eval().requires_grad_(False)

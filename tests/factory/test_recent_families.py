@@ -10,12 +10,14 @@ import pytest
 import transformers
 from PIL import Image
 from transformers.models.glm4v.processing_glm4v import Glm4vProcessor
+from transformers.models.minicpmv4_6.processing_minicpmv4_6 import MiniCPMV4_6Processor
 
 from factory.data.prompt import Prompt, Role, Segment
 from factory.errors import UserError
 from factory.model.source import family_of
 from tests.tiny import tiny_view
 from tests.tiny_families import family_view
+from tests.tiny_qwen import MARKS
 
 SIZES = ((48, 48), (72, 30), (30, 72), (7, 13), (200, 11), (96, 64))
 
@@ -58,6 +60,26 @@ def test_a_pictures_tokens_are_those_of_glms_own_processor(name):
         assert text == Glm4vProcessor.replace_image_token(own, inputs, 0)
 
 
+def test_a_pictures_slices_are_those_of_minicpms_own_processor():
+    """Whole, cut into rows and columns, and several in one prompt, which are numbered."""
+    view = family_view("minicpmv4_6")
+    marks = {f"{w}_{s}_token": f"<{'/' * (s == 'end')}{w}>" for w in MARKS for s in ("start", "end")}
+    own = SimpleNamespace(**marks, image_token="<|image_pad|>", slice_mode=True)
+    pictures = [Image.effect_noise(size, 50).convert("RGB") for size in SIZES]
+    first, second = (Prompt(tuple(Segment(Role.IMAGE, image=p) for p in some)) for some in (pictures[:4], pictures[4:]))
+    written = view.images_of([first, second])[1]
+    inputs = view.processor.image_processor(images=pictures, return_tensors="pt")
+    theirs = [MiniCPMV4_6Processor.replace_image_token(own, inputs, i, image_token_divisor=16) for i in range(6)]
+    numbered = [f"<image_id>{i}</image_id>" for i in (0, 1, 2, 3, 0, 1)]
+    assert [*written[0], *written[1]] == [n + text for n, text in zip(numbered, theirs, strict=True)]
+    assert {text.count("<slice>") for text in theirs} >= {0, 2}, "of both kinds"
+    for picture, text in zip(pictures, theirs, strict=True):
+        batch = view.encode([Prompt((Segment(Role.IMAGE, image=picture), Segment(Role.QUESTION, "what?")))])
+        rows, columns = batch.images["target_sizes"][0].tolist()
+        grid = view.family.image_grid(batch.images, text.count("<|image_pad|>"))
+        assert grid == (None if "<slice>" in text else (rows // 4, columns // 4))
+
+
 def test_one_class_of_transformers_is_two_families_by_its_tower():
     assert type(family_of(family_view("pixtral").model.config)).__name__ == "Pixtral"
     assert type(family_of(tiny_view().model.config)).__name__ == "Llava"
@@ -67,10 +89,6 @@ def test_one_class_of_transformers_is_two_families_by_its_tower():
     ("config", "why"),
     [
         ("Qwen3_5MoeConfig", r"a Qwen3_5Moe cannot be steered here: 30 of its 40 blocks \(linear_attention\)"),
-        (
-            "MiniCPMV4_6Config",
-            r"a MiniCPMV4_6 cannot .*24 of its 32 blocks \(linear_attention\) keep one running state",
-        ),
         ("FalconH1Config", r"a FalconH1 cannot .*running state"),
         ("MllamaConfig", r"a Mllama cannot .*by cross-attention in 8 of its blocks.*LLaVA or Qwen3-VL"),
     ],

@@ -4,13 +4,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from factory.model.family import Family, edges
+from factory.model.family import Family, edges, merged_grid
 from factory.registry import register
 
 
@@ -35,10 +34,7 @@ class Qwen2VL(Family):
         return self.repeated(model, processor, inputs["image_grid_thw"].prod(-1) // merged if n_images else [])
 
     def image_grid(self, inputs: dict[str, Tensor], tokens: int) -> tuple[int, int] | None:
-        _, rows, columns = inputs["image_grid_thw"][0].tolist()  # of patches, which are merged alike in both
-        merged = math.isqrt(rows * columns // tokens)
-        grid = rows // merged, columns // merged
-        return grid if len(inputs["image_grid_thw"]) == 1 and grid[0] * grid[1] == tokens else None
+        return merged_grid(inputs["image_grid_thw"][:, 1:], tokens)
 
     def token_inputs(self, model: PreTrainedModel, ids: Tensor, roles: Tensor) -> dict[str, Tensor]:
         return {"mm_token_type_ids": (ids == self.image_token_id(model)).long()}

@@ -140,7 +140,7 @@ class Computed:
 def _seen(kwargs: dict[str, Any], layer: int, out: Tensor) -> float:
     """How many tokens a block's new ones see, themselves among them."""
     cache = kwargs.get("past_key_values")
-    kept = isinstance(cache, Cache) and layer < len(cache.layers)
-    if kept and isinstance(cache.layers[layer], CacheLayerMixin):  # a running state stands for all it has seen
-        return max(float(cache.get_seq_length(layer)), out.shape[1])
+    kept = cache.layers[layer] if isinstance(cache, Cache) and layer < len(cache.layers) else None
+    if isinstance(kept, CacheLayerMixin):  # a running state is read as it is, however much it stands for
+        return max(float(kept.get_seq_length()), out.shape[1])
     return float(out.shape[1])
