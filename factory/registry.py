@@ -7,7 +7,6 @@ whose value is the module to import, or through a recipe's ``plugins:`` list of 
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib
 import importlib.util
@@ -28,6 +27,7 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from factory.blame import NOWHERE, Written
+from factory.docstrings import first_paragraph, read_summary
 from factory.errors import UserError, did_you_mean
 
 KINDS = {
@@ -198,11 +198,11 @@ def available(kind: str | None = None) -> list[Entry]:
     found = {}
     for each in [kind] if kind else KINDS:
         for name, path in _in_tree(each).items():
-            if (summary := _read_summary(path, each, name, _changed(path))) is not None:
+            if (summary := read_summary(path, each, name, _changed(path))) is not None:
                 found[each, name] = Entry(each, name, "in-tree", summary)
     for (each, name), item in _registered.items():
         if kind in (None, each) and (each, name) not in found:
-            found[each, name] = Entry(each, name, item.origin, _summary(item.cls.__doc__))
+            found[each, name] = Entry(each, name, item.origin, first_paragraph(item.cls.__doc__))
     return [found[key] for key in sorted(found, key=lambda key: (list(KINDS).index(key[0]), key[1]))]
 
 
@@ -384,21 +384,3 @@ def _explain(plugin: str, fault: BaseException) -> None:
         raise UserError(f"{fault.filename}:{fault.lineno}: the plugin does not parse: {fault.msg}") from fault
     if isinstance(fault, ModuleNotFoundError):
         raise UserError(f"the plugin {plugin} needs '{fault.name}', which is not installed") from fault
-
-
-@lru_cache(maxsize=1024)
-def _read_summary(path: Path, kind: str, name: str, changed: int) -> str | None:
-    """First docstring paragraph of the class that ``path`` registers, else of the module; None if it registers none."""
-    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ClassDef) and any(_registers(each, kind, name) for each in node.decorator_list):
-            return _summary(ast.get_docstring(node) or ast.get_docstring(tree))
-    return None
-
-
-def _registers(decorator: ast.expr, kind: str, name: str) -> bool:
-    return isinstance(decorator, ast.Call) and [getattr(each, "value", None) for each in decorator.args] == [kind, name]
-
-
-def _summary(docstring: str | None) -> str:
-    return " ".join((docstring or "").strip().partition("\n\n")[0].split())

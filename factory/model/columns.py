@@ -11,14 +11,14 @@ RUNNING = ("linear_attention", "mamba", "conv", "hybrid", "hybrid_sliding")
 """Kinds of blocks, as transformers' ``layer_types`` names them, with a running state in place of columns."""
 
 
-def running(text: Any) -> tuple[int, ...]:
+def running_blocks(text: Any) -> tuple[int, ...]:
     """The blocks that keep one running state, of a text model's configuration."""
     return tuple(i for i, kind in enumerate(getattr(text, "layer_types", None) or ()) if kind in RUNNING)
 
 
 def columnless(text: Any) -> str | None:
     """Why not every token of a prompt is a column in every block; None where each is."""
-    if blocks := running(text):
+    if blocks := running_blocks(text):
         kinds = text.layer_types
         return (
             f"{len(blocks)} of its {len(kinds)} blocks ({kinds[blocks[0]]}) keep one running state in place of a column"

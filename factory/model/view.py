@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from factory.data.prompt import Prompt
 from factory.errors import UserError
-from factory.model.columns import columnless, running
+from factory.model.columns import columnless, running_blocks
 from factory.model.encode import Batch, Encoded, PaddingSide, Writing, encode_one, pad
 from factory.model.family import Family, device_of
 from factory.model.steps import Step, Steps
@@ -101,7 +101,7 @@ class ModelView:
     @property
     def running(self) -> tuple[int, ...]:
         """The blocks that keep one running state in place of a column of keys and values for each token."""
-        return running(self.text_config)
+        return running_blocks(self.text_config)
 
     @property
     def whole_prompts(self) -> bool:
