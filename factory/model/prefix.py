@@ -39,8 +39,8 @@ class Prefix:
     def fork(self, rows: Tensor | None = None) -> Prefix:
         """A prefix that can be extended without changing this one; ``rows`` [R'] picks and repeats rows."""
         pick = (lambda t: t) if rows is None else (lambda t: t.index_select(0, rows))
-        picked = (pick(t) for t in (self.mask, self.roles, self.next_position))
-        return Prefix(fork_cache(self.cache, rows), *picked, self.padded)
+        of_tokens = pick(self.mask), pick(self.roles), pick(self.next_position)
+        return Prefix(fork_cache(self.cache, rows), *of_tokens, padded=self.padded)
 
 
 def new_cache(view: ModelView) -> Cache:
