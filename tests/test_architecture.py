@@ -159,6 +159,7 @@ FLOORS = (
         "progress",
         "stopwatch",
         "describe",
+        "docstrings",
         "factory",
     },
     {"recipe", "data", "code"},
