@@ -29,6 +29,7 @@ class HeadScaler(Steerer):
     """
 
     reads = "per_token"
+    columned = True
 
     def __init__(self, params: Any = None, role: RoleName = "instruction", generated: bool = False) -> None:
         super().__init__(params)

@@ -48,6 +48,7 @@ class Silencing(Diagnostic):
     """
 
     Params = SilencingParams
+    columned = True
     splits: ClassVar[tuple[str, ...]] = ("train",)
     by_prompt = ()
 

@@ -57,7 +57,6 @@ class Heads(HeadScaler):
     """Outputs of chosen attention heads scaled at instruction tokens: blocked or amplified (Instruction Anchor)."""
 
     Params = HeadsParams
-    columned = True
 
     def __init__(self, params: HeadsParams) -> None:
         super().__init__(params, params.role, params.generated)

@@ -28,8 +28,10 @@ from tests.tiny_families import SEEING, family_view
 COLUMNLESS = sorted(name for name in SEEING if lookup("family", name).columnless)
 RUNNING = [name for name in COLUMNLESS if family_view(name).running]
 WHY = r"keep one running state in place of a column|enter by cross-attention"
-UNSEEN = Case("dose", (("conflicts_only", False), ("alone", "last")))
-WORKING = [case for case in cases.steerer_cases(with_options=True) if case != UNSEEN]
+HEADS = Case("heads", cases.SPECIAL["heads"])  # it steers those of a block with attention
+WORKING = [HEADS] + [
+    case for case in cases.steerer_cases(with_options=True) if not (made := cases.make(case)).needs_columns(made.params)
+]
 
 
 @pytest.fixture(params=COLUMNLESS)
@@ -79,7 +81,7 @@ def test_padding_between_tokens_would_count_and_is_refused(name):
 @pytest.mark.parametrize("case", WORKING, ids=str)
 def test_steering_is_what_recomputing_gives(view, case, layer):
     """In a batch, of prompts of unlike lengths, cached, on a block of either kind."""
-    if case.method == "heads" and layer in view.running:
+    if case == HEADS and layer in view.running:
         with pytest.raises(UserError, match="block 0 keeps a running state and has no attention; take one of 1"):
             cases.logits(view, mixed_prompts()[:1], steering(case, layer))
         return
