@@ -250,7 +250,7 @@ class TuneSpec(TermsSpec):
         if self.data.pack and self.neftune:
             raise refusal([(("neftune",), "its noise depends on a row's length, which data.pack changes")])
         if self.data.streaming and self.steps is None:
-            raise refusal([(("steps",), "is needed: how many rows an epoch of data.streaming has is not known")])
+            raise ValueError("needs steps: how many rows an epoch of data.streaming has is not known")
         if self.data.streaming and self.held_out and self.held_out.share:
             raise refusal([(("held_out", "share"), "a stream's rows are not known before they come; give data")])
         if self.held_out and self.held_out.data and self.held_out.data.streaming:

@@ -119,7 +119,7 @@ def test_a_bad_row_is_left_out_as_it_comes_or_ends_the_training(project, tmp_pat
 @pytest.mark.parametrize(
     ("data", "changes", "why"),
     [
-        ({}, {"steps": None}, "tune.steps: is needed"),
+        ({}, {"steps": None}, "tune: needs steps"),
         ({"take": 3}, {}, "tune.data.take: needs all rows"),
         ({"workers": 2}, {}, "tune.data.workers: would share a stream's rows"),
         ({"group_by_length": True}, {}, "tune.data.group_by_length: needs the length"),

@@ -211,12 +211,12 @@ def test_show_prints_a_sample_of_each_task(finished, capsys):
         ),
         (
             {"tasks": [task({"lessons": None, "take": None, "path": "r.yaml", "streaming": True})]},
-            "compare.steps",
-            "is needed: how many rows",
+            "compare",
+            "needs steps: how many rows",
         ),
         (
             {"beside": ["vision_tower"], "tasks": [task({"cache_features": True})]},
-            "compare.tasks.0.data",
+            "compare",
             "trains the vision tower",
         ),
     ],
