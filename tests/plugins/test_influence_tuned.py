@@ -24,7 +24,7 @@ from tests.anchor import scenes_bench
 from tests.tiny import tiny_view
 
 TUNER = {"type": "mores", "rank": 1, "layers": "every:2"}
-LEARNING = {"steps": 30, "learning_rate": 1e-2, "weight_decay": 0.1}
+LEARNING = {"steps": 150, "learning_rate": 3e-2, "weight_decay": 0.1}
 
 
 def made(**params: Any) -> tuple[Any, Influences]:
@@ -81,6 +81,23 @@ def test_losses_and_margin_are_those_of_the_tuned_model_one_by_one(tuner):
         assert torch.allclose(gradient, backward.double(), atol=1e-3 * float(gradient.norm()))
         assert float((moved - differed).norm()) < 0.05 * float(moved.norm())
     assert torch.equal(slowly(bench, dev[0], "vision"), before), "the model is left as it was"
+
+
+def test_left_out_is_a_training_on_the_others_alone_and_the_model_is_left_as_it_was():
+    few = {"again": "anew", "solver_steps": 5, "moments": 2, "draws": 1, "learning": {**LEARNING, "steps": 4}}
+    bench, diagnostic = made(retrainings=6, removed=0.34, planted=0.34, **few)
+    samples = diagnostic.known.samples["train"]
+    names = {name for name, _ in bench.view.model.named_parameters()}
+    rows = diagnostic.on_samples(bench, samples)
+    assert {name for name, _ in bench.view.model.named_parameters()} == names
+    told = {m: [r["value"] for r in rows if r["metric"] == m] for m in ("plain", "trajectory", "left_out", "planted")}
+    assert [len(values) for values in told.values()] == [6] * 4 and sum(told["planted"]) == 2
+    diagnostic.known.samples["train"].pop(2)
+    with diagnostic.part.put(bench.view):
+        others = tuned(bench, diagnostic)
+        run, _ = diagnostic.runs["vision"]
+        assert told["left_out"][2] == pytest.approx(run.adds(others.fit(None, None)), rel=1e-3, abs=1e-6)
+        assert abs(told["left_out"][2]) > 1e-4, "else nothing is compared"
 
 
 @pytest.mark.slow

@@ -45,7 +45,7 @@ class Learning(registry.Params):
     the tuner's own) that falls to 0 as a cosine, with ``weight_decay`` and, where ``rho`` is not 0, sharpness-aware.
     """
 
-    steps: PositiveInt = 60
+    steps: PositiveInt = 200
     learning_rate: PositiveFloat | None = None
     weight_decay: PositiveFloat = 1e-2
     rho: NonNegativeFloat = 0.0
