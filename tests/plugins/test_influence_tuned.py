@@ -1,12 +1,9 @@
-"""Influence on a tuner's trained part: its losses against the tuned model run one by one, and what it tells against
-training by another optimiser, without a prompt.
-"""
+"""Influence on a tuner's trained part: its losses, margin and derivatives against the tuned model run one by one."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -16,7 +13,6 @@ from factory.diagnose import Known
 from factory.errors import UserError
 from factory.recipe import loads
 from factory.registry import lookup
-from factory.statistics.association import auroc, spearman
 from plugins.diagnostics.influence import Influences
 from plugins.diagnostics.influence.learners import slope
 from plugins.diagnostics.influence.tuned import Lessons, Tuned
@@ -81,48 +77,6 @@ def test_losses_and_margin_are_those_of_the_tuned_model_one_by_one(tuner):
         assert torch.allclose(gradient, backward.double(), atol=1e-3 * float(gradient.norm()))
         assert float((moved - differed).norm()) < 0.05 * float(moved.norm())
     assert torch.equal(slowly(bench, dev[0], "vision"), before), "the model is left as it was"
-
-
-def test_left_out_is_a_training_on_the_others_alone_and_the_model_is_left_as_it_was():
-    few = {"again": "anew", "solver_steps": 5, "moments": 2, "draws": 1, "learning": {**LEARNING, "steps": 4}}
-    bench, diagnostic = made(retrainings=6, removed=0.34, planted=0.34, **few)
-    samples = diagnostic.known.samples["train"]
-    names = {name for name, _ in bench.view.model.named_parameters()}
-    rows = diagnostic.on_samples(bench, samples)
-    assert {name for name, _ in bench.view.model.named_parameters()} == names
-    told = {m: [r["value"] for r in rows if r["metric"] == m] for m in ("plain", "trajectory", "left_out", "planted")}
-    assert [len(values) for values in told.values()] == [6] * 4 and sum(told["planted"]) == 2
-    diagnostic.known.samples["train"].pop(2)
-    with diagnostic.part.put(bench.view):
-        others = tuned(bench, diagnostic)
-        run, _ = diagnostic.runs["vision"]
-        assert told["left_out"][2] == pytest.approx(run.adds(others.fit(None, None)), rel=1e-3, abs=1e-6)
-        assert abs(told["left_out"][2]) > 1e-4, "else nothing is compared"
-
-
-@pytest.mark.slow
-def test_what_a_tuned_part_owes_to_a_prompt_is_what_training_without_it_shows():
-    bench, diagnostic = made(retrainings=6, planted=0.34, moments=3)
-    samples = diagnostic.known.samples["train"]
-    rows = diagnostic.on_samples(bench, samples)
-    of = lambda metric: np.array([r["value"] for r in rows if r["metric"] == metric])
-    run, _ = diagnostic.runs["vision"]
-    assert spearman(of("plain"), of("left_out")) > 0.8 and of("residual.plain")[0] < 1e-3
-    assert auroc(of("harm.plain"), of("planted")) > 0.7
-    with diagnostic.part.put(bench.view):
-        v = run.w.clone().requires_grad_()
-        lbfgs = torch.optim.LBFGS([v], max_iter=60, tolerance_grad=1e-7, line_search_fn="strong_wolfe")
-
-        def mean_of_the_others() -> Tensor:
-            lbfgs.zero_grad()
-            losses = run.trained.losses(v, torch.arange(1, 6))
-            loss = losses.mean() + LEARNING["weight_decay"] * v @ v / 2
-            loss.backward()
-            return loss
-
-        lbfgs.step(mean_of_the_others)
-        assert of("left_out")[0] == pytest.approx(run.adds(v.detach()), rel=0.02, abs=1e-5)
-    assert "the trained part of mores" in diagnostic.summary([{**r, "split": "train"} for r in rows]).title
 
 
 @pytest.mark.parametrize(
