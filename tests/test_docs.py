@@ -195,6 +195,14 @@ def test_every_page_of_the_contents_is_there_and_every_page_is_in_the_contents()
     assert listed == made | {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
 
 
+def test_no_prose_of_a_docstring_stands_in_a_block_of_code(made_pages):
+    code = {
+        name: [m["code"] for m in FENCED.finditer(page) if m["language"] == "text"] for name, page in made_pages.items()
+    }
+    assert sum(map(len, code.values())) > 20
+    assert not [name for name, blocks in code.items() if any("``" in block for block in blocks)]
+
+
 @pytest.mark.parametrize("entry", pages.in_tree(), ids=lambda entry: f"{entry.kind}-{entry.name}")
 def test_every_plugin_has_a_page_with_its_parameters_and_source(entry, made_pages):
     page, params = made_pages[f"reference/{entry.kind}/{entry.name}.md"], registry.lookup(entry.kind, entry.name).Params

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from inspect import cleandoc
+
 from pydantic import BaseModel
 
 from eval_suite.site import prose
@@ -46,5 +48,5 @@ def meaning(name: str, model: type[BaseModel]) -> str:
 
 def said(model: type[BaseModel]) -> str:
     """The docstrings of a model and of the project's models that it inherits."""
-    own = [cls.__doc__ or "" for cls in model.__mro__ if issubclass(cls, BaseModel) and cls.model_fields]
+    own = [cleandoc(cls.__doc__ or "") for cls in model.__mro__ if issubclass(cls, BaseModel) and cls.model_fields]
     return "\n\n".join(own)
