@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from eval_suite.compare import over_seeds
 from factory.run.tuners.contest_settings import change_of, in_setting, settings_summary
+from factory.run.tuners.contest_summary import widen
 
 
 def answers(values, task="color"):
@@ -76,3 +80,22 @@ def test_numbers_over_seeds_are_those_of_one_recipe(tmp_path):
     assert "| partition | share | 0.1000 |" in path.read_text()
     assert over_seeds.numbers([*runs, write(tmp_path / "other", "two", 0.3)]) == []
     assert over_seeds.numbers(runs[:1]) == []
+
+
+@pytest.mark.parametrize("widened", [False, True])
+def test_ticks_of_parameters_that_lie_close_keep_apart(widened):
+    figure = Figure(figsize=(3.4, 3))
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.plot([24576, 25344], [0.5, 0.6], "o")
+    axes.set_xscale("log")
+    if widened:
+        widen(axes)
+    figure.draw_without_rendering()
+    labels = [label for label in axes.get_xticklabels(which="both") if label.get_text()]
+    low, high = axes.get_xlim()
+    shown = sorted(
+        (label.get_window_extent() for label in labels if low <= label.get_position()[0] <= high),
+        key=lambda box: box.x0,
+    )
+    assert shown and all(left.x1 < right.x0 for left, right in pairwise(shown)) == widened

@@ -228,10 +228,21 @@ def _scatter(
             axes.axhline(base["metrics"][base["main"]], color="black", linestyle="--", linewidth=1.2, label="untuned")
         axes.set(xscale="log", xlabel="trained parameters", ylabel=base["main"] if base else "score")
         axes.set_title(label)
+        widen(axes)
     handles, names = axes.get_legend_handles_labels()
     figure.legend(
         handles, names, loc="outside lower center", ncols=min(len(names), max(2, int(figure.get_figwidth() / 1.7)))
     )
+
+
+def widen(axes: matplotlib.axes.Axes, least: float = 32.0) -> None:
+    """Let a logarithmic x-axis span a factor of ``least`` or more: below a decade every tick is labelled, each over the
+    next.
+    """
+    low, high = axes.get_xlim()
+    if high < least * low:
+        middle = (low * high) ** 0.5
+        axes.set_xlim(middle / least**0.5, middle * least**0.5)
 
 
 def _bars(value: float, ci: Sequence[float] | None) -> list[list[float]] | None:
