@@ -76,7 +76,7 @@ def test_no_figure_loses_a_line_or_keeps_a_white_box_on_a_dark_page():
     skipped = ("play", "scenes")  # a page with themes of its own, and pictures for models
     drawing = [path for path in FILES if not set(path.relative_to(ROOT).parts[1:-1]) & set(skipped)]
     texts = ((path, path.read_text(encoding="utf-8")) for path in drawing)
-    found = {(path, each) for path, text in texts if "matplotlib" in text for each in written(text)}
+    found = {(path, each) for path, text in texts if "color" in text for each in written(text)}
     assert len(found) > 15
     assert not [(path.relative_to(ROOT), *each) for path, each in sorted(found) if lost(*each)]
 
