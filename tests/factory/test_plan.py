@@ -102,7 +102,7 @@ steering: [
   {{type: amps, betas: [0.0, 0.5], net: {{epochs: 1}}}},
   {{type: dose, doses: [0.5, 1, 2], gate_epochs: 2, of: {{type: l2s, net: {{epochs: 1}}}}}}
 ]
-evaluate: {{controls: [], 
+evaluate: {{controls: [], kl_budget: 1,
   strengths: [0.5, 1], batch_size: 16, max_new_tokens: 1, cost: true, curve: 0.5, trials: 0.5, choose: halving
 }}
 report: {{plots: false}}
@@ -113,7 +113,8 @@ def test_what_is_counted_is_what_the_run_does(recipe_file, folder):
     """Every call of the decoder that begins a prompt is counted, weighed by the share of blocks that run; no method
     here changes nothing, so that the run answers the prompts as they are beside."""
     recipe = load(recipe_file(EVERY_KIND, folder=folder), [])
-    told = {s.name: s.passes for s in estimate(recipe).stages}
+    found = estimate(recipe)
+    told = {s.name: s.passes for s in (*found.stages, *found.beside)}
     run = Measured(recipe, None, time.process_time)
     assert {name: passes for name, passes in told.items() if passes} == pytest.approx(run.passes)
     assert told["cost"] > 0 and told["trials"] > 0 and set(run.seconds) >= set(told)
@@ -136,7 +137,7 @@ def test_what_needs_more_than_a_few_samples_is_unknown_and_the_rest_is_timed(rec
     found = estimate(recipe)
     measured = measure(recipe, found)
     unknown = {s.name for s in found.stages if math.isnan(measured.of(s))}
-    assert unknown == {"diagnose-intervention", "fit", "dev", "test", "random"}
+    assert unknown == {"diagnose-intervention", "fit", "dev", "test"}
 
 
 def test_a_stage_that_the_count_does_not_know_is_planned_too(recipe_file, folder, capsys, monkeypatch):

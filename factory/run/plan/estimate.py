@@ -25,7 +25,7 @@ from factory.run.labels import changes_nothing
 from factory.run.methods.comparison import prompters
 from factory.run.methods.study import steered_layer
 from factory.run.plan.data import Data, look_at_data
-from factory.run.plan.work import Expected, Method, stages
+from factory.run.plan.work import Expected, Method, stages, stages_beside
 from factory.run.samples import checks
 from factory.run.timing import Clock, timed
 from factory.steer import Context, LogitsMethod, PromptMethod, States, Steerer, Trials, TwoCalls
@@ -50,7 +50,8 @@ TOKENS_A_WORD, TEMPLATE_TOKENS = (
 @dataclass(frozen=True)
 class Estimate:
     """All that is known of a run before it starts; None where something needed is missing, and what is ``lacking`` of
-    the model. ``prompt_tokens``, and those of the ``longest`` prompt, are guessed from words."""
+    the model. ``beside``: what is measured beside the table, in neither the passes nor the time of the run's stages.
+    ``prompt_tokens``, and those of the ``longest`` prompt, are guessed from words."""
 
     name: str
     lacking: list[str]
@@ -61,6 +62,7 @@ class Estimate:
     longest: int | None = None
     methods: list[Method] = field(default_factory=list)
     stages: list[Expected] = field(default_factory=list)
+    beside: list[Expected] = field(default_factory=list)
 
     @property
     def tokens(self) -> tuple[int, int] | None:
@@ -118,6 +120,7 @@ def estimate(
         guess(data.longest),
         described,
         stages(recipe, data.ids, len(data.forms), described, share),
+        stages_beside(recipe, data.ids, len(data.forms), described, share),
     )
 
 

@@ -236,6 +236,9 @@ def _plan_comparison(
         if controls:
             more = measured.of(asked_beside(controls, len(recipe.evaluate.directions), found.methods))
             console.print(f"controls: {controls:,} questions beside, about {_clock(more)} more", highlight=False)
+        for stage in found.beside:
+            told = f"{stage.name}: {stage.prompts:,} questions beside, about {_clock(measured.of(stage))} more"
+            console.print(told, highlight=False)
     else:
         console.print(
             f"time{'' if found.model and tokens else ' and memory'}: unknown until the model and the data are there"

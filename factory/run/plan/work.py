@@ -140,12 +140,6 @@ def stages(
     out.append(_scored("dev", recipe, prompts["dev"], asked_on_dev, share, *_on_dev(recipe, len(ids["dev"]))))
     asked = 1 + (strengths - 1) * swept / max(1, len(ids["test"]))
     out.append(_scored("test", recipe, prompts["test"], methods, share, lambda m: 1, lambda m: asked))
-    questions = lambda split, most: min(len(ids[split]), most) * forms
-    if (most := recipe.evaluate.random_control) and (own := [m for m in steerers if not m.control]):
-        out.append(_turned(questions("test", most), directions, own, share))
-    if recipe.evaluate.kl_budget is not None:
-        swept_on = questions("dev", recipe.evaluate.control_questions)
-        out.append(_diverging(swept_on, directions, strengths, [m for m in methods if m.kind != "prompt"], share))
     if recipe.evaluate.cost:
         out.append(_priced(recipe, min(len(ids["test"]), SAMPLES) * forms, methods, share))
     return [*out, Expected("report", 0, parts={OWN: 1})]
@@ -216,6 +210,21 @@ def _scored(
     ahead = count["cells"], count["looks"], count["hidings"]
     parts = {**parts, ("trunk", ""): trunks * prompts}
     return Expected(split, prompts, trunk, *ahead, share, tokens, parts=parts)
+
+
+def stages_beside(
+    recipe: Recipe, ids: Mapping[str, Sequence[str]], forms: int, methods: Sequence[Method], share: float
+) -> list[Expected]:
+    """As ``stages``, what is measured of the methods beside their table: vectors turned at random, and divergence."""
+    directions, strengths = len(recipe.evaluate.directions), len(recipe.evaluate.strengths)
+    questions = lambda split, most: min(len(ids[split]), most) * forms
+    out, own = [], [m for m in methods if m.steers and not m.control]
+    if ids and own and (most := recipe.evaluate.random_control):
+        out.append(_turned(questions("test", most), directions, own, share))
+    if ids and recipe.evaluate.kl_budget is not None:
+        asked = questions("dev", recipe.evaluate.control_questions)
+        out.append(_diverging(asked, directions, strengths, [m for m in methods if m.kind != "prompt"], share))
+    return out
 
 
 def _turned(prompts: int, directions: int, steerers: Sequence[Method], share: float) -> Expected:
