@@ -49,11 +49,14 @@ class Vcd(LogitsMethod):
     def images(self, inputs: dict[str, Tensor], direction: str, blocks: int) -> dict[str, Tensor]:
         if direction != "vision" or not inputs:
             return inputs
-        v, v_noised = inputs["pixel_values"].chunk(blocks)
-        grids = inputs.get("image_grid_thw")  # families that cut images into patches say how many each has
-        sizes = [1] * len(v) if grids is None else grids[: len(grids) // blocks].prod(-1).tolist()
-        parts = [noised(image, self.params.noise_step, self.params.seed) for image in v_noised.split(sizes)]
-        return {**inputs, "pixel_values": torch.cat([v, *parts])}
+        pixels, slices = inputs["pixel_values"], inputs.get("target_sizes")
+        grids = inputs.get("image_grid_thw", slices)  # families that cut images into patches say how many each has
+        axis = 0 if slices is None else -1  # whose patches stand behind each other in one row
+        v, v_noised = pixels.chunk(blocks, axis)
+        wide = 1 if slices is None else pixels.shape[-2]
+        sizes = [1] * len(v) if grids is None else (grids[: len(grids) // blocks].prod(-1) * wide).tolist()
+        parts = [noised(image, self.params.noise_step, self.params.seed) for image in v_noised.split(sizes, axis)]
+        return {**inputs, "pixel_values": torch.cat([v, *parts], axis)}
 
     def combine(self, own: Tensor, others: Tensor, direction: str, strength: float) -> Tensor:
         return contrastive(own, others, strength, self.params.plausible)
