@@ -177,7 +177,7 @@ def _tune(
         else:
             lengths, collator = -(-prepared.lengths() // ALIKE), PreparedCollator(view, prepared)
     elif spec.data.group_by_length and not spec.data.streaming:
-        lengths = source.lengths(CHARACTERS_PER_TOKEN * image_tokens(view) if view.sees else 0)
+        lengths = source.lengths(CHARACTERS_PER_TOKEN * image_tokens(view))
     numbers, aside = learnt_and_held(spec, source)
     lengths = lengths[numbers] if lengths is not None and spec.data.group_by_length else None
     shuffled = Order(len(numbers), spec.batch_size, recipe.seed, lengths)

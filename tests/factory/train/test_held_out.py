@@ -240,7 +240,7 @@ def test_data_of_their_own_are_cut_at_their_own_length(project):
     assert abs(losses[24] - losses[200]) > 1e-3
 
 
-@pytest.mark.parametrize("keep", [1, 2, 3])
+@pytest.mark.parametrize("keep", [1, 3])
 def test_as_many_checkpoints_are_kept_with_the_best_among_them_or_older(project, keep):
     run(recipe(project, f"keeps{keep}", **wrong(project, 2.0, 4), keep_checkpoints=keep))
     best = summary(project, f"keeps{keep}")["kept"]

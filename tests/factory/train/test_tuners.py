@@ -274,6 +274,7 @@ def test_two_ranks_that_cut_the_weights_find_what_one_finds(tmp_path):
     assert [r["metrics"] for r in two["rows"]] == [r["metrics"] for r in one["rows"]]
 
 
+@pytest.mark.slow
 def test_the_terms_of_a_training_are_those_of_each_of_a_comparison_s(tmp_path, capsys):
     """Packing, new tokens and kept checkpoints; and a tuner that cannot be packed is named before anything runs."""
     saved = saved_tiny(tmp_path / "model")
