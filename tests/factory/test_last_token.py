@@ -15,13 +15,14 @@ from factory.run.methods.cost import decoder_work
 from factory.run.plan.estimate import estimate
 from factory.steer import steer
 from factory.steer.sweep import look_ahead, run_cell, run_trunk
-from tests.contract.cases import Case, answers, close, logits, steering
+from tests.contract.cases import Case, answers, close, logits, make, steering
 from tests.elsewhere import spread
 from tests.tiny import conflict_prompts, fresh_view, mixed_prompts, tiny_view
 
 LAST = ("of", (("type", "l2s"), ("apply_to", "last_and_generated")))
 DOSE = Case("dose", (LAST, ("alone", "last"), ("conflicts_only", False)))
-LOOKS, HEARD, RUN = 9 + 2, 2, 1  # its doses, none and backwards; either modality unheard; and the dose that is given
+DOSES = len(make(DOSE).trial_strengths)
+LOOKS, HEARD, RUN = DOSES + 2, 2, 1  # none and backwards too; either modality unheard; and the dose that is given
 RECIPE = """\
 name: last
 model: {zoo: tiny2}
