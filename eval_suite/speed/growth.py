@@ -26,7 +26,7 @@ from eval_suite.speed.generation import endless, fitted, steered
 from eval_suite.speed.mcr import plain_forward, random_llava
 from eval_suite.speed.peers.pairs import in_turn
 from eval_suite.speed.plan import LiveTensors
-from eval_suite.speed.tables import Growth
+from eval_suite.speed.tables import FORWARD, Growth
 from eval_suite.speed.timing import timed
 from factory import files
 from factory.corpus.source import ConversationFile
@@ -41,7 +41,6 @@ from factory.statistics.intervals import bootstrap_mean, paired_difference
 from factory.steer.collect import Plan, collect
 from factory.steer.regressor import RegressorParams, fit_g
 
-FORWARD = "plain forward"
 CPU = torch.device("cpu")
 Jobs = dict[str, timing.Job]
 Sizes = dict[int, Jobs]

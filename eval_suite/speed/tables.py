@@ -18,6 +18,7 @@ from factory import files
 from factory.run.environment import environment
 
 LINEAR = 1.1  # an exponent whose whole interval lies above grows faster than in proportion
+FORWARD = "plain forward"
 BESIDE = 0.1  # as much may be added to the exponent of the plain forward pass
 
 
@@ -38,10 +39,14 @@ class Growth:
     memory: float
     beyond: tuple[float, float, float] | None = None
 
-    @property
-    def worse(self) -> bool:
-        """Whether time grows faster than the size, or than attention where that grows."""
-        return self.low > LINEAR if self.beyond is None else self.beyond[1] > BESIDE
+    def worse(self, beside: Sequence[Growth]) -> bool:
+        """Whether time or memory grow faster than the size, or than the plain forward pass where one of that axis is
+        among those ``beside``.
+        """
+        forward = next((each for each in beside if (each.axis, each.job) == (self.axis, FORWARD)), None)
+        if forward is None or self.beyond is None:
+            return self.low > LINEAR or self.memory > LINEAR
+        return self.beyond[1] > BESIDE or self.memory > max(LINEAR, forward.memory + BESIDE)
 
 
 def record(pairs: Sequence[Pair], growths: Sequence[Growth]) -> dict[str, Any]:
@@ -93,11 +98,11 @@ def _growths(growths: Sequence[Growth]) -> str:
         [
             each.axis,
             each.job,
-            ", ".join(f"{size:,}" for size in each.sizes),
+            f"{min(each.sizes):,} to {max(each.sizes):,}",
             _exponent(each.exponent, each.low, each.high),
             _exponent(*each.beyond) if each.beyond else "",
             f"{each.memory:.2f}",
-            "worse" if each.worse else "",
+            "worse" if each.worse(growths) else "",
         ]
         for each in growths
     ]

@@ -4,9 +4,11 @@ same numbers. How fast they are is not tested.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -43,18 +45,21 @@ def test_every_other_round_goes_backwards_after_one_that_warms_up():
 def test_an_exponent_is_the_slope_and_what_grows_too_fast_is_marked(monkeypatch):
     monkeypatch.setattr(growth, "timed", lambda job, device: job)
     jobs = {n: {"linear": lambda n=n: 3.0 * n, "square": lambda n=n: 0.1 * n**2} for n in (10, 100, 1000)}
-    linear, square = growth.grown("n", jobs, 3, lambda job, n: 5 * n)
+    found = linear, square = growth.grown("n", jobs, 3, lambda job, n: 5 * n)
     assert linear.exponent == pytest.approx(1) and square.exponent == pytest.approx(2)
-    assert (linear.worse, square.worse) == (False, True)
+    assert [each.worse(found) for each in found] == [False, True]
     assert linear.memory == pytest.approx(1)
+    hungry, _ = growth.grown("n", jobs, 3, lambda job, n: n**2)
+    assert hungry.exponent == pytest.approx(1) and hungry.worse([])
 
 
 def test_beside_attention_a_job_is_held_to_the_forward_pass(monkeypatch):
     monkeypatch.setattr(growth, "timed", lambda job, device: job)
     costs = {growth.FORWARD: 1.8, "as it": 1.8, "faster": 2.1}
     jobs = {n: {name: lambda n=n, p=p: float(n) ** p for name, p in costs.items()} for n in (10, 100)}
-    _, alike, faster = growth.grown("n", jobs, 2, lambda job, n: 1)
-    assert not alike.worse and faster.worse
+    found = _, alike, faster = growth.grown("n", jobs, 2, lambda job, n: n**2)
+    assert [each.worse(found) for each in found] == [False, False, True]
+    assert dataclasses.replace(alike, memory=2.5).worse(found), "the forward's own is 2"
     assert faster.beyond is not None and faster.beyond[0] == pytest.approx(0.3)
 
 
@@ -125,8 +130,19 @@ def test_the_command_writes_the_table(tmp_path, capsys):
 def test_the_tables_mark_what_is_slower_and_what_grows_too_fast():
     held = tables.Growth("fit", "samples", [10, 1000], [1.0, 2.0], [1, 2], 2.0, 1.9, 2.1, -0.5)
     beside = tables.Growth("MCR", "tokens", [10, 100], [1.0, 2.0], [1, 2], 1.5, 1.4, 1.6, 1.0, (0.0, -0.1, 0.05))
-    told = json.loads(json.dumps(tables.record([of_ratio(1.1), of_ratio(1.0)], [held, beside])))
+    forward = dataclasses.replace(beside, job=tables.FORWARD, beyond=(0.0, 0.0, 0.0))
+    told = json.loads(json.dumps(tables.record([of_ratio(1.1), of_ratio(1.0)], [held, beside, forward])))
     lines = tables.markdown(told).splitlines()
     assert [line for line in lines if line.endswith("| slower |")] == [line for line in lines if "| 1.10 |" in line]
-    assert [line for line in lines if line.endswith("| worse |")] == [line for line in lines if "10, 1,000" in line]
+    assert [line for line in lines if line.endswith("| worse |")] == [line for line in lines if "10 to 1,000" in line]
     assert any("1.50 (1.40 to 1.60) | 0.00 (−0.10 to 0.05)" in line for line in lines)
+
+
+def test_the_documents_show_the_kept_numbers():
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "speed.md").read_text(encoding="utf-8")
+    kept = [path for kind in ("peers", "growth") for path in (root / "eval_suite/speed/results").glob(f"{kind}_*.json")]
+    assert len(kept) > 1
+    for path in kept:
+        for block in tables.markdown(json.loads(path.read_text(encoding="utf-8"))).split("\n\n"):
+            assert block.strip() in page, path.name
