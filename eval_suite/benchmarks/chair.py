@@ -6,7 +6,7 @@
 From the code: an object is there where COCO's segments or one of its five captions have it; the words for each object
 (the released synonyms.txt), compounds such as "hot dog" read whole, "baby elephant" and "passenger train" as no person,
 "toilet seat" as no chair. Ours: a word's plural is made by rule (the code takes pattern's singularize), compounds of up
-to three words are read whole, and recall, so that silence does not pass for truth.
+to three words are read whole, a caption that says nothing is not a true one, and recall stands beside.
 """
 
 from __future__ import annotations
@@ -158,17 +158,17 @@ class Chair(AnswerBenchmark):
     def read(self, item: Item, text: str) -> Reading:
         named = list(self.vocabulary.mentions(text))
         wrong, there = [each for each in named if each not in item.gold], set(item.gold)
+        said = text.strip()
         sums = {
             "n": 1.0,
-            "true": float(not wrong),
+            "true": float(bool(said) and not wrong),
             "false": float(bool(wrong)),
             "wrong": float(len(wrong)),
             "named": float(len(named)),
             "found": float(len(there & set(named))),
             "there": float(len(there)),
         }
-        said = text.strip()
-        return Reading(", ".join(named) if said else None, sums, float(not wrong), failed=not said)
+        return Reading(", ".join(named) if said else None, sums, sums["true"], failed=not said)
 
     def metrics(self, sums: Sums) -> dict[str, Any]:
         return {

@@ -110,7 +110,8 @@ class Quiz(AnswerBenchmark):
 QUIZ = [{"id": f"{i}", "image": f"{i}.png", "question": f"What is {i}?", "answer": "red"} for i in range(3)]
 ANSWERED = {"bench-quiz-none", "bench-quiz-static-vision", "bench-quiz-pushed-vision", "bench-quiz-asked_for-vision"}
 STEERED = {"bench-quiz-static-vision", "bench-quiz-pushed-vision"}
-STUDIED = {"collect", "diagnose", "fit", "dev", "test"}
+SCORED = {"dev", "test", "random"}
+STUDIED = {"collect", "diagnose", "fit", *SCORED}
 
 
 @pytest.fixture(scope="module")
@@ -196,12 +197,12 @@ CASES = {
     "the code of a steering method": (
         edited("mine.py", "PUSH = 0.5", "PUSH = 0.6"),
         (),
-        {"fit", "dev", "test", "bench-quiz-pushed-vision"},
+        {"fit", *SCORED, "bench-quiz-pushed-vision"},
     ),
     "the code of a prompt method": (
         edited("mine.py", '"Please."', '"Pray."'),
         (),
-        {"dev", "test", "bench-quiz-asked_for-vision"},
+        {*SCORED, "bench-quiz-asked_for-vision"},
     ),
     "the code of the diagnostic": (edited("mine.py", "width / 2", "width / 3"), (), STUDIED),
     "a question": (mended(question="What is nought?"), (), ANSWERED),
@@ -210,13 +211,13 @@ CASES = {
     "a picture": (repainted, (), ANSWERED),
     "a scorer's version": (edited("mine.py", "quiz/1", "quiz/2"), (), ANSWERED),
     "a scorer's code": (edited("mine.py", "text == item.gold", "text != item.gold"), (), ANSWERED),
-    "the verdicts of the conflicts": (edited("mine.py", "LETTERS = 1.0", "LETTERS = 0.0"), (), {"dev", "test"}),
+    "the verdicts of the conflicts": (edited("mine.py", "LETTERS = 1.0", "LETTERS = 0.0"), (), SCORED),
     "the conflicts": (edited("words.json", "Mind:", "Beware:"), (), {"check", *STUDIED, *STEERED}),
-    "the length of answers": (None, ("evaluate.max_new_tokens=3",), {"dev", "test"}),
+    "the length of answers": (None, ("evaluate.max_new_tokens=3",), SCORED),
     "the strengths": (
         None,
         ("evaluate.strengths=[0.25]",),
-        {"dev", "test", *STEERED},
+        {*SCORED, *STEERED},
     ),
     "the end of answers": (ending_elsewhere, (), {*STUDIED, *ANSWERED}),
     "the rotary positions": (
@@ -231,7 +232,7 @@ CASES = {
     ),
     "one value of the weights": (one_value, (), {*STUDIED, *ANSWERED}),
     "the template": (another_template, (), {"check", *STUDIED, *ANSWERED}),
-    "parameters of a method": (None, ("steering.1.as=shoved",), {"fit", "dev", "test", "bench-quiz-shoved-vision"}),
+    "parameters of a method": (None, ("steering.1.as=shoved",), {"fit", *SCORED, "bench-quiz-shoved-vision"}),
 }
 
 

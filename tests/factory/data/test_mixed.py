@@ -117,7 +117,7 @@ def test_another_weight_and_another_content_are_another_source(project):
         ({"mix": [{"path": "nowhere.json"}]}, r"tune.data.mix.0.path 'nowhere.json': no such file"),
         ({"mix": [of("b", weight=0.01)]}, "tune.data.mix.0.weight: 0.01 of 4 samples is none of them"),
         ({"mix": [], "path": None}, "tune.data.mix"),
-        ({"mix": [of("a")], "path": "a/a.jsonl"}, "needs one of path, mix, photos and lessons"),
+        ({"mix": [of("a")], "path": "a/a.jsonl"}, "needs one of path, mix, hub, photos and lessons"),
         ({"mix": [of("a")], "images": "a"}, "tune.data.images: with mix each file names the folder"),
         ({"mix": [of("a", wieght=1)]}, "tune.data.mix.0.wieght: unknown key"),
     ],

@@ -264,7 +264,7 @@ def test_a_training_of_nothing_is_refused(recipe):
     [
         ({"tuner": None}, "needs a tuner"),
         ({"stage": "pretrain"}, "leave tuner out"),
-        ({"data": {}}, "needs one of path, mix, photos and lessons"),
+        ({"data": {}}, "needs one of path, mix, hub, photos and lessons"),
         ({"tuner": {"type": "lora", "rnk": 3}}, "Did you mean rank"),
     ],
 )
