@@ -5,7 +5,6 @@ plain loop over whole forwards.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,8 +20,9 @@ from eval_suite.scorers.truthfulqa import judge, rouge1
 from factory.data.prompt import Role
 from factory.errors import UserError
 from factory.recipe import load
+from factory.recipe.schema import ModelSpec
 from factory.registry import lookup
-from tests.eval_suite.test_lm_eval import job
+from factory.run.questions.harness import Job
 from tests.tiny_families import family_view
 
 if find_spec("lm_eval") is None or find_spec("pyarrow") is None:
@@ -124,7 +124,7 @@ def test_mc1_and_mc2_are_those_of_a_plain_loop(folder):
     cls, tasks = lookup("benchmark", "lm_eval"), TASKS
     drawn = {"seed": 42, "skip": 6, "take": 4}
     p = cls.Params.model_validate({"tasks": tasks, "include": str(folder / "tasks"), "batch_size": 3, "drawn": drawn})
-    found = {r["task"]: r for r in cls(p).harness(replace(job(), view=view))}
+    found = {r["task"]: r for r in cls(p).harness(Job(view, ModelSpec(path="unused"), None, Path("unused"), None, 0))}
     wanted: dict[str, dict[int, float]] = {task: {} for task in tasks}
     for i in sorted(numbers(data(folder), "test")):
         doc = question(i)

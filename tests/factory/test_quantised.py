@@ -69,6 +69,8 @@ def test_a_packed_model_is_the_plain_one_of_its_weights(name, bits, saved):
     plain, prompts = unpacked(view, saved(name)), prompts_of(view)
     for steerings in ((), steering(READING, 1, 0.5)):
         assert close(logits(view, prompts, steerings), logits(plain, prompts, steerings), LOOSE[bits])
+    if view.family.columnless:  # MCR reads the columns of picture and text
+        return
     found, expected = mcr(view, prompts[:3]), mcr(plain, prompts[:3])
     for key, row in expected.items():
         assert found[key]["R_V"] == pytest.approx(row["R_V"], abs=LOOSE[bits])

@@ -41,14 +41,14 @@ def test_the_picture_is_described_beside_the_misleading_text_under_a_vision_inst
 def test_uncut_captions_are_plain_answers_and_amplified_ones_steered():
     view = tiny_view()
     bench, samples = scenes_bench(view)
-    diagnostic = made(counts=(6,), coefficient=50.0)
+    diagnostic = made(counts=(6,), coefficient=50.0, max_new_tokens=6)
     rows = diagnostic.on_samples(bench, samples[:2])
     caption = lambda **facts: [
         r["caption"] for r in rows if r["metric"] == "follows" and all(r[k] == v for k, v in facts.items())
     ]
     prompts = [diagnostic.prompt(bench, s) for s in samples[:2]]
     decoded = lambda steerings: view.tokenizer.batch_decode(
-        answers(view, prompts, steerings, n=3), skip_special_tokens=True
+        answers(view, prompts, steerings, n=6), skip_special_tokens=True
     )
     assert caption(action="none") == [t.strip() for t in decoded(())]
     assert caption(choice="top") == [

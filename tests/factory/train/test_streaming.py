@@ -7,10 +7,10 @@ from __future__ import annotations
 import json
 import threading
 from http.server import ThreadingHTTPServer
+from importlib.util import find_spec
 
 import pytest
 import torch
-from datasets import Dataset, IterableDataset
 
 from factory import files, progress
 from factory.corpus import stream
@@ -23,6 +23,9 @@ from factory.run.plan.plan import plan
 from tests.eval_suite.test_sharing import Hub
 from tests.factory.train.case import Interrupted, stops_at, write_data
 from tests.tiny import saved_tiny
+
+if find_spec("datasets") is None:
+    pytest.skip("datasets is not installed (the extra `data`)", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +64,8 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 def order_by_hand(path, n: int, buffer: int) -> list[str]:
     """The ids of the first rows, as ``datasets`` alone draws them."""
+    from datasets import IterableDataset
+
     rows = IterableDataset.from_generator(lambda path: (row for _, _, row in scan(path)), gen_kwargs={"path": path})
     rows, drawn = rows.shuffle(seed=0, buffer_size=buffer), []
     for epoch in range(-(-n // 24)):
@@ -159,9 +164,11 @@ def hub(tmp_path, monkeypatch):
 
 
 def test_a_data_set_of_the_hub_is_learnt_as_its_file_would_be(project, hub, tmp_path):
+    import datasets
+
     rows = [row for _, _, row in scan(project / "data.jsonl") if "image" in row]
     pictured = [row | {"image": {"bytes": (project / row["image"]).read_bytes(), "path": None}} for row in rows]
-    Dataset.from_list(pictured).to_parquet(tmp_path / "train.parquet")
+    datasets.Dataset.from_list(pictured).to_parquet(tmp_path / "train.parquet")
     files.write_jsonl(tmp_path / "test.jsonl", [{"query": "a", "response": "b"}])
     hub["us/scenes"] = {"data/train-00000.parquet": (tmp_path / "train.parquet").read_bytes()}
     plain = {"streaming": False, "path": None, "group_by_length": False}
