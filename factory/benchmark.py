@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -130,7 +131,7 @@ class Conflicts(Benchmark):
         """
         return {}
 
-    @property
+    @cached_property
     def agreeing(self) -> Conflicts | None:
         """Itself without its conflicts: the control in which both sources say the same; None where it has none."""
         changes = next((self.controls[name] for name in AGREEING if name in self.controls), None)

@@ -13,6 +13,16 @@ from tests.tiny_parts import CHATML, image_id, text_config, tokenizer, written
 from tests.tiny_texts import Built
 
 MARKS = ("image", "slice", "image_id")
+TOWER = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_heads": 4,
+    "out_hidden_size": 48,
+    "patch_size": 6,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+}
+"""What the vision towers have alike."""
 
 
 def qwen(model: Any, config: Any, vision: dict[str, Any], kind: str, **keys: Any) -> Built:
@@ -59,16 +69,10 @@ def qwen2_vl() -> Built:
 
 def qwen2_5_vl() -> Built:
     vision = {
+        **TOWER,
         "depth": 2,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_heads": 4,
-        "out_hidden_size": 48,
-        "patch_size": 6,
         "window_size": 24,
         "fullatt_block_indexes": [1],
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
     }
     return qwen(
         transformers.Qwen2_5_VLForConditionalGeneration, transformers.Qwen2_5_VLConfig, vision, "qwen2_5_vl_text"
@@ -77,16 +81,10 @@ def qwen2_5_vl() -> Built:
 
 def qwen3_vl() -> Built:
     vision = {
+        **TOWER,
         "depth": 3,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_heads": 4,
-        "out_hidden_size": 48,
-        "patch_size": 6,
         "num_position_embeddings": 64,
         "deepstack_visual_indexes": [0, 1],
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
     }
     return qwen(
         transformers.Qwen3VLForConditionalGeneration, transformers.Qwen3VLConfig, vision, "qwen3_vl_text", head_dim=12
@@ -119,15 +117,9 @@ def remembering(model: Any) -> Any:
 
 def qwen3_5() -> Built:
     vision = {
+        **TOWER,
         "depth": 2,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_heads": 4,
-        "out_hidden_size": 48,
-        "patch_size": 6,
         "num_position_embeddings": 64,
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
     }
     config, model = transformers.Qwen3_5Config, transformers.Qwen3_5ForConditionalGeneration
     built, processor = qwen(model, config, vision, "qwen3_5_text", **HYBRID)
