@@ -35,7 +35,25 @@ class AroundParams(Params):
         """Raises ``UserError`` where ``inner`` is none to be taken; here any is."""
 
 
-class Around(Steerer):
+class ActsLike(Steerer):
+    """Acts where the ``inner`` method does: on its prompts and its tokens."""
+
+    inner: Steerer
+
+    def rewrite(self, prompt: Prompt, direction: Direction) -> Prompt:
+        return self.inner.rewrite(prompt, direction)
+
+    def where(self) -> Where:
+        return self.inner.where()
+
+    def placed(self, state: Tensors, layer: int) -> Where:
+        return self.inner.placed(state, layer)
+
+    def choose(self, h: Tensor, chosen: Tensor, state: Tensors) -> Tensor:
+        return self.inner.choose(h, chosen, state)
+
+
+class Around(ActsLike):
     """Where the inner method acts, on which prompts and tokens, and its vectors; a subclass adds the gain."""
 
     Params = AroundParams
@@ -56,20 +74,8 @@ class Around(Steerer):
         )
         return {name: type(self)(copy(inner)) for name, inner in self.inner.variants().items()}
 
-    def rewrite(self, prompt: Prompt, direction: Direction) -> Prompt:
-        return self.inner.rewrite(prompt, direction)
-
-    def where(self) -> Where:
-        return self.inner.where()
-
-    def placed(self, state: Tensors, layer: int) -> Where:
-        return self.inner.placed(state, layer)
-
     def fit(self, states: States) -> Tensors:
         return self.inner.fit(states)
-
-    def choose(self, h: Tensor, chosen: Tensor, state: Tensors) -> Tensor:
-        return self.inner.choose(h, chosen, state)
 
     def delta(self, h: Tensor, state: Tensors, ctx: Context) -> Tensor:
         return self.inner.delta(h, state, ctx)

@@ -11,15 +11,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from factory.data.prompt import Prompt
 from factory.registry import Params
-from factory.steer.base import Context, Direction, Steerer, Tensors
-from factory.steer.where import Where
+from factory.steer.around import ActsLike
+from factory.steer.base import Context, Steerer, Tensors
 
 TURN = "turned.R"
 
 
-class Turned(Steerer):
+class Turned(ActsLike):
     """``inner``, with its vectors turned; it acts where ``inner`` does, and as strongly. ``told``: the gain that
     ``inner`` decides on by looking ahead is given with the strength.
     """
@@ -27,18 +26,6 @@ class Turned(Steerer):
     def __init__(self, inner: Steerer, told: bool = False) -> None:
         super().__init__(Params())
         self.inner, self.reads, self.told = inner, inner.reads, told
-
-    def rewrite(self, prompt: Prompt, direction: Direction) -> Prompt:
-        return self.inner.rewrite(prompt, direction)
-
-    def where(self) -> Where:
-        return self.inner.where()
-
-    def placed(self, state: Tensors, layer: int) -> Where:
-        return self.inner.placed(state, layer)
-
-    def choose(self, h: Tensor, chosen: Tensor, state: Tensors) -> Tensor:
-        return self.inner.choose(h, chosen, state)
 
     def delta(self, h: Tensor, state: Tensors, ctx: Context) -> Tensor:
         v, d = self.inner.delta(h, state, ctx), h.shape[-1]
