@@ -49,13 +49,15 @@ def divide(above: Any, below: Any) -> Any:
     )
 
 
-def _cell(item: Item) -> Cell:
+def _cell(item: Item, about: Sequence[tuple[str, str]]) -> Cell:
     try:
         prompt = item.prompt()
     except OSError as error:
         return Cell(item.id, lambda: None, f"its picture cannot be read: {error}")
     words = " ".join(segment.text for segment in prompt.segments if segment.text)
-    return Cell(item.id, lambda: next(iter(prompt.images), None), words, (f"right: {item.gold}",))
+    return Cell(
+        item.id, lambda: next(iter(prompt.images), None), words, tuple(f"{title}: {text}" for title, text in about)
+    )
 
 
 class AnswerBenchmark(Questions):
@@ -82,7 +84,7 @@ class AnswerBenchmark(Questions):
     def pictures(self, folder: Path) -> list[tuple[str, Path]]:
         """A sheet of some questions: the first picture of each, its texts, and what is right."""
         items = self.questions()
-        cells = [_cell(item) for item in thin(items, SHOWN)]
+        cells = [_cell(item, self.about(item)) for item in thin(items, SHOWN)]
         title = f"{self.name}: {len(cells)} of {len(items)} questions"
         return [(title, write_sheet(folder / f"{self.name}.png", cells))] if cells else []
 

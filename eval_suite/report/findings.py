@@ -6,14 +6,16 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from eval_suite.report import style
 from eval_suite.report.rows import DASH
 from factory import files
 from factory.diagnose.summary import Cell, Summary, Table
 from factory.plain import csv_text
 from factory.terminal import Console
+
+if TYPE_CHECKING:
+    from eval_suite.report.style import Figure
 
 VERDICTS = {True: "holds", False: "does not hold", None: ""}
 
@@ -24,7 +26,7 @@ class Section(NamedTuple):
     title: str
     findings: list[tuple[str, str]]
     tables: list[tuple[str, tuple[str, ...], list[list[str]]]]
-    figures: list[style.Figure]
+    figures: list[Figure]
     leads: bool = False
 
 
@@ -43,7 +45,9 @@ def sections(summaries: Sequence[Summary], plots: bool) -> list[Section]:
     ]
 
 
-def _drawn(summary: Summary) -> list[style.Figure]:
+def _drawn(summary: Summary) -> list[Figure]:
+    from eval_suite.report import style  # here: printing findings does not load matplotlib
+
     figures = []
     with style.styled():
         for wanted in summary.figures:
@@ -76,10 +80,10 @@ def print_findings(summaries: Sequence[Summary], console: Console) -> None:
 
 
 def cell(value: Cell) -> str:
-    """A table's cell as text: numbers to three digits after the point, nothing as a dash."""
+    """A table's cell as text: numbers to three digits after the point and never -0.000, nothing as a dash."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return DASH
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return f"{value:z.3f}" if isinstance(value, float) else str(value)
 
 
 def _csv(table: Table) -> str:

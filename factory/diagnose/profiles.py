@@ -83,7 +83,7 @@ class Mean(NamedTuple):
     n: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.interval[0]:.3f}, {self.interval[1]:.3f}]"
+        return f"{self.mean:z.3f} [{self.interval[0]:z.3f}, {self.interval[1]:z.3f}]"
 
     def facts(self, name: str) -> dict[str, Any]:
         """The mean and its interval for ``Finding.values``."""

@@ -104,10 +104,15 @@ class Summary:
         """Whether it has anything for a reader; one that offers predictors alone has not."""
         return bool(self.findings or self.tables or self.figures)
 
-    def under(self, label: str) -> Summary:
-        """The same with file names of its own: those of several diagnostics of one type must not meet."""
+    def under(self, label: str, titled: bool = False) -> Summary:
+        """The same with file names of its own: those of several diagnostics of one type must not meet. ``titled``: its
+        title is its own too.
+        """
         own = lambda parts: tuple(replace(part, name=f"{label}-{part.name}") for part in parts)
-        return replace(self, tables=own(self.tables), figures=own(self.figures), documents=own(self.documents))
+        title = f"{self.title} ({label})" if titled else self.title
+        return replace(
+            self, title=title, tables=own(self.tables), figures=own(self.figures), documents=own(self.documents)
+        )
 
     def record(self) -> dict[str, Any]:
         """The part that belongs in results.json: everything but the drawings."""

@@ -33,6 +33,11 @@ def of_an_image(pathways: Sequence[str]) -> bool:
     return any("image" in pathway.split("->") for pathway in pathways)
 
 
+def arrowed(pathway: str) -> str:
+    """A pathway as people read it, SOURCE → TARGET."""
+    return pathway.replace("->", " → ")
+
+
 def role_sets(
     roles: Tensor, mask: Tensor, directions: Sequence[str], sources: Sources = PICTURE_AND_TEXT
 ) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ changed.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -251,7 +252,9 @@ def _summaries(study: Study, diagnostics: Rows, further: Mapping[str, Rows]) -> 
         rows = [row for row in diagnostics if row["prompt"] in prompts]
         found[f"diagnostic-{label}" if label in further else label] = study.diagnostic.summary(rows)
     found |= {node.label: study.diagnostic_of(node).summary(further[node.label]) for node in recipe.diagnostics}
-    return {label: summary.under(label) for label, summary in found.items() if summary is not None}
+    told = {label: summary for label, summary in found.items() if summary is not None}
+    times = Counter(summary.title for summary in told.values())
+    return {label: summary.under(label, titled=times[summary.title] > 1) for label, summary in told.items()}
 
 
 def preflight(recipe: Recipe, model: Wanted, told: bool = True, fetch: bool = True) -> list[str]:

@@ -20,7 +20,7 @@ from factory.diagnose.profiles import Mean, matching, mean_of, share_of
 from factory.diagnose.summary import Figure, Finding, Summary, Table
 from factory.instruments.answers import Dictionary
 from factory.instruments.instructed import InstructedParams, Instructing, ask_instructed, instructed, told_left_out
-from factory.instruments.pathways import Pathway, of_an_image
+from factory.instruments.pathways import Pathway, arrowed, of_an_image
 from factory.instruments.resume import answers, around, deep_layers, held_back, severed
 from factory.registry import register
 from plugins.diagnostics._anchor import CLAIMS
@@ -104,7 +104,7 @@ class AnswerKnockout(Instructing):
             "answer_knockout",
             "MFR of generated answers while a pathway is cut, on prompts that follow (before: 1)",
             ("direction", "pathway", "n", "MFR", "low", "high"),
-            tuple((d, path, e.n, e.mean, *e.interval) for d, by in shares.items() for path, e in by.items()),
+            tuple((d, arrowed(path), e.n, e.mean, *e.interval) for d, by in shares.items() for path, e in by.items()),
         )
         where = "the upper half of the layers" if p.layers is None else f"layers {p.layers[0]} to {p.layers[1]}"
         figures = ([_figure(shares, where)] if shares else []) + ([_by_layer(curves, p.window)] if curves else [])
@@ -140,9 +140,9 @@ def _mediated(rows: Records, direction: str) -> Finding:
         mean_of([weak[k] - strong[k] for k in keys], keys),
     )
     text = (
-        f"{direction}: the decision reaches the answer through the instruction: MFR 1.000 to {s} with {STRONG} cut, to"
-        f" {w} with {WEAK} cut; difference {difference} (needs a fall of {DRAMATIC} or more, and one of {NEGLIGIBLE} or"
-        f" less; n={s.n})"
+        f"{direction}: the decision reaches the answer through the instruction: MFR 1.000 to {s} with {arrowed(STRONG)}"
+        f" cut, to {w} with {arrowed(WEAK)} cut; difference {difference} (needs a fall of {DRAMATIC} or more, and one"
+        f" of {NEGLIGIBLE} or less; n={s.n})"
     )
     values = {
         "direction": direction,
@@ -171,9 +171,7 @@ def _figure(shares: dict[str, dict[str, Mean]], where: str) -> Figure:
                 label=f"{direction} following (n={next(iter(by.values())).n})",
                 error_kw={"linewidth": 1},
             )
-            ax.set_yticks(
-                np.arange(len(by)) + height * (len(shares) - 1) / 2, [path.replace("->", " → ") for path in by]
-            )
+            ax.set_yticks(np.arange(len(by)) + height * (len(shares) - 1) / 2, [arrowed(path) for path in by])
         ax.invert_yaxis()
         ax.set(xlabel="modality-following ratio", xlim=(0, 1.02))
         ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
@@ -190,7 +188,7 @@ def _by_layer(curves: dict[str, dict[str, list[float]]], window: int) -> Figure:
         axes = np.ravel(figure.subplots(1, len(curves), sharey=True))
         for ax, (direction, by) in zip(axes, curves.items(), strict=True):
             for path, means in by.items():
-                ax.plot(means, marker="o", markersize=3, label=path.replace("->", " → "))
+                ax.plot(means, marker="o", markersize=3, label=arrowed(path))
             ax.set(xlabel="layer", ylim=(-0.02, 1.02), title=f"{direction} following")
         axes[0].set_ylabel("modality-following ratio")
         axes[-1].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))

@@ -14,6 +14,7 @@ from factory.data.sources import PICTURE_AND_TEXT, Sources
 from factory.diagnose.profiles import curve, held_out_layer, matching, mean_of, profile, together
 from factory.diagnose.summary import Figure, Finding, Summary, Table
 from factory.instruments.instructed import told_left_out
+from factory.instruments.pathways import arrowed
 from plugins.diagnostics._anchor import CLAIMS
 
 if TYPE_CHECKING:
@@ -91,8 +92,8 @@ def _compared(rows: Records, direction: str, part: str | None, claim: str, stron
     of_strong, of_weak = mean_of(s, keys), mean_of(w, keys)
     beyond = [mean_of(sign * w - MARGINAL * s, keys) for sign in (1, -1)]  # |mean w| < MARGINAL |mean s|
     text = (
-        f"{direction}: {claim}: NSSD {of_strong} of cutting {strong} against {of_weak} of cutting {weak} "
-        f"(needs {PRONOUNCED} or less, and the other below {MARGINAL:g} of it; n={of_strong.n})"
+        f"{direction}: {claim}: NSSD {of_strong} of cutting {arrowed(strong)} against {of_weak} of cutting"
+        f" {arrowed(weak)} (needs {PRONOUNCED} or less, and the other below {MARGINAL:g} of it; n={of_strong.n})"
     )
     values = {
         "direction": direction,
@@ -120,7 +121,15 @@ def _table(rows: Records, params: Knockout.Params, directions: Sequence[str]) ->
                 at = int(np.argmin(effect.mean))
                 there = mean_of(effect.values[:, at], effect.keys)
                 out.append(
-                    (direction, pathway, effect.n, at, there.mean, *there.interval, float(leads.values[:, at].mean()))
+                    (
+                        direction,
+                        arrowed(pathway),
+                        effect.n,
+                        at,
+                        there.mean,
+                        *there.interval,
+                        float(leads.values[:, at].mean()),
+                    )
                 )
     columns = ("direction", "pathway", "n", "most harmful layer", "NSSD there", "low", "high", "share that still leads")
     return Table(
@@ -139,10 +148,10 @@ def _figures(rows: Records, params: Knockout.Params, directions: Sequence[str]) 
         for ax, direction in zip(np.ravel(figure.subplots(1, len(directions), sharey=True)), directions, strict=True):
             for pathway in params.pathways or ():
                 if (effect := profile(rows, metric="nssd", direction=direction, pathway=pathway)).n:
-                    curve(ax, effect, pathway.replace("->", " → "), linestyle=LINES.get(pathway.split("->")[1], ":"))
+                    curve(ax, effect, arrowed(pathway), linestyle=LINES.get(pathway.split("->")[1], ":"))
             ax.axhline(0, color="grey", linewidth=0.8)
             ax.set_title(f"{direction} following")
-        ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+        ax.legend(fontsize=8.5, loc="upper left", bbox_to_anchor=(1.01, 1.0))
         figure.axes[0].set_ylabel("NSSD")
 
     n = len({(r["sample"], r["form"], r["direction"]) for r in rows})

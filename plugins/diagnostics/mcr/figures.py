@@ -126,7 +126,7 @@ def _box(ax: Axes, values: list[float], at: float, width: float, color: str) -> 
         boxprops={"facecolor": color, "alpha": 0.75, "edgecolor": color},
         whiskerprops={"color": color},
         capprops={"color": color},
-        medianprops={"color": "white", "linewidth": 1.8},
+        medianprops={"color": "black", "linewidth": 1.2},
         flierprops={"marker": ".", "markersize": 2.5, "markeredgecolor": color, "alpha": 0.6},
     )
 
