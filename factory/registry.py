@@ -284,9 +284,9 @@ def _why_unknown(kind: str, name: str) -> str:
     entries = available()
     names = [entry.name for entry in entries if entry.kind == kind]
     elsewhere = next((f" It is a {entry.kind} plugin." for entry in entries if entry.name == name), "")
-    return (
-        f"no {kind} plugin '{name[:60]}'.{elsewhere}{did_you_mean(name, names)} There are: {', '.join(names) or 'none'}"
-    )
+    there = f"{did_you_mean(name, names)} There are: {', '.join(names) or 'none'}"
+    own = "one of your own needs its file, under 'plugins:' in a recipe, imported in Python"
+    return f"no {kind} plugin '{name[:60]}'.{elsewhere}{there}; {own}"
 
 
 @contextmanager

@@ -48,7 +48,9 @@ def notebook(path: Path) -> str:
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     texts = [("".join(cell["source"]), cell["cell_type"] == "code") for cell in cells]
     parts = [f"```python\n{text}\n```" if code else text for text, code in texts]
-    return "\n\n".join([parts[0], f"[The notebook]({path.name}), to run.", *parts[1:]]) + "\n"
+    how = f"`pip install jupyterlab`, then `jupyter lab {path.name}`"
+    told = f"[The notebook]({path.name}), to run where the project is installed: {how}."
+    return "\n\n".join([parts[0], told, *parts[1:]]) + "\n"
 
 
 def title(kind: str) -> str:

@@ -135,7 +135,8 @@ seed: 2
 def there_are(kind: str) -> str:
     from factory.registry import available
 
-    return f" There are: {', '.join(entry.name for entry in available(kind))}"
+    names = ", ".join(entry.name for entry in available(kind))
+    return f" There are: {names}; one of your own needs its file, under 'plugins:' in a recipe, imported in Python"
 
 
 WITHOUT_QUOTES = " Write it without quotes: "
