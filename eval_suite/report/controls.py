@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from eval_suite.report.rows import DASH, TOTAL, percent, strength_text
+from eval_suite.report.rows import DASH, TOTAL, Group, percent, strength_text
 from factory.data.sources import in_words
 from factory.plain import csv_text
 
@@ -32,16 +32,19 @@ def control_rows(results: Mapping) -> list[Mapping]:
     return [row for row in results.get("rows", []) if row.get("control") and row.get("task", TOTAL) == TOTAL]
 
 
-def controls(results: Mapping, benchmark: str, seed: int | None, direction: str | None) -> Controls | None:
-    """The controls of a benchmark beside its table in one direction, the model as it is among the methods; None where
-    none were asked.
+def controls(results: Mapping, group: Group, direction: str | None) -> Controls | None:
+    """The controls of a benchmark beside its table in one direction, the model as it is among the methods, in the
+    table's order; None where none were asked.
     """
-    own = [row for row in control_rows(results) if row["benchmark"] == benchmark and row.get("seed") == seed]
+    about = (group.benchmark, group.seed)
+    own = [row for row in control_rows(results) if (row["benchmark"], row.get("seed")) == about]
     own = [row for row in own if row.get("direction") in (None, direction)]
     if not own:
         return None
     named = list(dict.fromkeys((row["control"], row["main"]) for row in own))
-    methods = dict.fromkeys((row["method"], row.get("strength")) for row in own)
+    place = {method: at for at, method in enumerate(group.methods(direction))}
+    asked = dict.fromkeys((row["method"], row.get("strength")) for row in own)
+    methods = sorted(asked, key=lambda arm: place.get(arm[0], len(place)))
     at = {(row["method"], row.get("strength"), row["control"]): row for row in own}
     lines = tuple(
         (method, strength_text(strength), tuple(_cell(at.get((method, strength, name))) for name, _ in named))

@@ -85,13 +85,14 @@ def turning(group: Group, palette: Mapping[str, Look], predictions: Predictions,
     directions = list(dict.fromkeys(line.direction for line in found))
     figure = style.canvas(5.2 * len(directions) + (1.2 if len(directions) == 1 else 0), 6.6)
     axes = figure.subplots(2, len(directions), sharex="col", sharey="row", squeeze=False, height_ratios=[1.5, 1])
+    banded = len({line.method for line in found}) <= style.BANDED
     handles: dict[str, Any] = {}
     for column, direction in enumerate(directions):
         own = [line for line in found if line.direction == direction]
         for method in dict.fromkeys(line.method for line in own):
             lines = [line for line in own if line.method == method]
             for row, metric in enumerate(("follow", "error")):
-                handles[method] = _curve(axes[row, column], lines, metric, palette[method])
+                handles[method] = _curve(axes[row, column], lines, metric, palette[method], banded)
         n = max(line.n for line in own)
         axes[0, column].set_title(f"From {_other(group, direction)} to {target(direction)}, n = {n}")
         axes[1, column].set_xlabel("Steering strength")
@@ -100,8 +101,8 @@ def turning(group: Group, palette: Mapping[str, Look], predictions: Predictions,
     style.legend_below(figure, handles)
     caption = (
         f"Those of {group.samples_of(split)} alone whose unsteered answer follows the modality that steering turns"
-        " away from: share that follows the target (top) and that ends in an error (bottom) against strength, with"
-        " 95 % intervals. At strength 0 both are 0 by selection."
+        " away from: share that follows the target (top) and that ends in an error (bottom) against"
+        f" strength{', with 95 % intervals' * banded}. At strength 0 both are 0 by selection."
     )
     title = "Samples that start with the other modality" + (f" ({group.title()})" if suffix else "")
     return style.finish(figure, f"turned{suffix}", title, caption, wide=len(directions) > 1)
@@ -113,10 +114,10 @@ def _other(group: Group, direction: str) -> str:
     return target(beside, "the other source")
 
 
-def _curve(ax: Any, lines: Sequence[Turned], metric: str, look: Look) -> Any:
+def _curve(ax: Any, lines: Sequence[Turned], metric: str, look: Look, banded: bool) -> Any:
     x, counts = [0.0, *(line.strength for line in lines)], [(getattr(line, metric), line.n) for line in lines]
-    spans = [wilson(k, n) for k, n in counts]
     (handle,) = ax.plot(x, [0.0, *(100 * k / n for k, n in counts)], color=look.color, marker=look.marker, markersize=5)
-    low, high = ([100 * span[end] for span in spans] for end in (0, 1))
-    ax.fill_between(x[1:], low, high, color=look.color, alpha=0.14, linewidth=0)
+    if banded:
+        spans = [wilson(k, n) for k, n in counts]
+        style.band(ax, x[1:], *([100 * span[end] for span in spans] for end in (0, 1)), look.color)
     return handle

@@ -63,11 +63,12 @@ def strength_curves(group: Group, palette: Mapping[str, Look], budget: float | N
     directions = [d for d in group.directions if any(d == direction for direction, _ in group.swept(split))]
     figure = style.canvas(5.2 * len(directions) + (1.2 if len(directions) == 1 else 0), 6.6)
     axes = figure.subplots(2, len(directions), sharex="col", squeeze=False, height_ratios=[1.5, 1])
+    banded = len({method for _, method in group.swept(split)}) <= style.BANDED
     handles: dict[str, Artist] = {}
     for column, direction in enumerate(directions):
         for row, metric in enumerate(("follow", "error")):
             ax = axes[row, column]
-            handles |= _curves(ax, group, direction, metric, split, palette)
+            handles |= _curves(ax, group, direction, metric, split, palette, banded)
             ax.set_ylabel(("Follows the target (%)" if row == 0 else "Error (%)") if column == 0 else "")
         if budget is not None:
             line = axes[1, column].axhline(100 * budget, color="#222222", linewidth=1, linestyle=(0, (1, 2)))
@@ -80,16 +81,22 @@ def strength_curves(group: Group, palette: Mapping[str, Look], budget: float | N
             ax.set_ylim(-0.02 * top, min(top, 103))
     style.legend_below(figure, handles)
     caption = (
-        f"Share of {group.samples_of(split)} that follow the target (top) and that end in an error (bottom) against "
-        "steering strength. Bands are 95 % intervals; the large mark is the strength chosen on dev. Dashed lines are "
-        "the methods without a strength, oracles left out."
+        f"Share of {group.samples_of(split)} that follow the target (top) and that end in an error (bottom) against"
+        f" steering strength.{' Bands are 95 % intervals.' * banded} The large mark is the strength chosen on dev."
+        " Dashed lines are the methods without a strength, oracles left out."
     )
     title = _named(group, suffix, "Follow and error against strength")
     return style.finish(figure, f"strength{suffix}", title, caption, wide=len(directions) > 1)
 
 
 def _curves(
-    ax: Axes, group: Group, direction: str | None, metric: str, split: str | None, palette: Mapping[str, Look]
+    ax: Axes,
+    group: Group,
+    direction: str | None,
+    metric: str,
+    split: str | None,
+    palette: Mapping[str, Look],
+    banded: bool,
 ) -> dict[str, Artist]:
     handles: dict[str, Artist] = {}
     for index, method in enumerate(group.methods(direction)):
@@ -111,16 +118,9 @@ def _curves(
         (handles[method],) = ax.plot(
             x, [100 * c.value for _, c in points], color=look.color, marker=look.marker, markersize=5
         )
-        band = [(c.low, c.high) for _, c in points if c.low is not None and c.high is not None]
-        if len(band) == len(points):
-            ax.fill_between(
-                x,
-                [100 * low for low, _ in band],
-                [100 * high for _, high in band],
-                color=look.color,
-                alpha=0.14,
-                linewidth=0,
-            )
+        band = [(100 * c.low, 100 * c.high) for _, c in points if c.low is not None and c.high is not None]
+        if banded and len(band) == len(points):
+            style.band(ax, x, *zip(*band, strict=True), look.color)
         choice = group.choice(direction, method)
         for s, cell in points:
             if choice and choice.chosen and s == choice.strength:

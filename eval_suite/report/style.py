@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 
@@ -45,6 +46,7 @@ _COLORS = (
 )
 _MARKERS = ("^", "p", "d", "<", "h", ">", "P", "X", "*", "8", "v", "s")
 
+BANDED = 8  # curves of a figure that can have their intervals around them and still be seen
 PAPER = "#fefefe"  # a white of its own: a dark page turns paper, and not what is white on purpose
 
 RC: dict[RcKeyType, Any] = {
@@ -162,6 +164,14 @@ def legend_below(figure: Canvas, handles: Mapping[str, Artist]) -> None:
     longest = 0.75 + 0.1 * max(map(len, handles))  # inches: the line sample, then about a tenth per letter
     columns = max(1, min(len(handles), 5, int(figure.get_figwidth() / longest)))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
+
+
+def band(ax: Axes, x: Sequence[float], low: Sequence[float], high: Sequence[float], color: str) -> None:
+    """An interval around a curve; a bar where the curve is one point."""
+    if len(x) == 1:
+        ax.vlines(x, low, high, color=color, alpha=0.5)
+    else:
+        ax.fill_between(x, low, high, color=color, alpha=0.14, linewidth=0)
 
 
 def finish(figure: Canvas, name: str, title: str, caption: str, wide: bool = True) -> Figure:

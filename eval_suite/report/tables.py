@@ -91,7 +91,7 @@ def main_tables(results: Mapping) -> list[Block]:
     """Every block of the main table, at the chosen strengths on the scored split."""
     curve = results.get("run", {}).get("curve")
     return [
-        replace(block, controls=controls(results, group.benchmark, group.seed, direction))
+        replace(block, controls=controls(results, group, direction))
         for group in groups(results)
         for direction in group.directions
         for block in [_block(group, direction, curve)]
