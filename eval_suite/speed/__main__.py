@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from eval_suite.speed import anchor, collection, generation, lmar, mcr, sweep, throughput, timing, tuning
+from eval_suite.speed import anchor, collection, controllers, generation, lmar, mcr, sweep, throughput, timing, tuning
 from factory.model.view import ModelView
 
 MCR_TARGETS = {True: 1.5, False: 2.0}  # at batch 8 or more, and below
@@ -42,6 +42,7 @@ BENCHMARKS: dict[str, Callable[..., timing.Result]] = {
     "mcr": measure_mcr,
     "collection": collection.measure,
     "generation": generation.measure,
+    "controllers": controllers.measure,
     "sweep": sweep.measure,
     "lmar": lmar.measure,
     "anchor": anchor.measure,

@@ -30,13 +30,17 @@ TARGETS = {"one layer": 1.02, "all layers": 1.08}
 
 def fitted(view: ModelView, method: str, layers: Sequence[int], strength: float) -> list[Steering]:
     """``method`` fitted on random states, at each of ``layers``."""
-    draw = torch.Generator().manual_seed(0)
-    base, toward, away = torch.randn(3, 32, view.width, generator=draw)
     cls = lookup("steering", method)
     steerer = cls(cls.Params())
-    measured = {"R_V": torch.rand(32, generator=draw)}
-    state = steerer.fit(States("vision", base, toward, away, measured, ["task"] * 32))
+    state = steerer.fit(random_states(view))
     return [Steering(steerer, state, steerer.where().model_copy(update={"layer": layer}), strength) for layer in layers]
+
+
+def random_states(view: ModelView) -> States:
+    """32 prompts of random states and random MCR."""
+    draw = torch.Generator().manual_seed(0)
+    base, toward, away = torch.randn(3, 32, view.width, generator=draw)
+    return States("vision", base, toward, away, {"R_V": torch.rand(32, generator=draw)}, ["task"] * 32)
 
 
 @contextmanager

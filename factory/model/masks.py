@@ -11,6 +11,8 @@ from transformers import PreTrainedModel
 
 from factory.errors import UserError
 
+OF_BOOLEANS = ("sdpa", "steering_factory")
+
 
 def sliding_window(config: Any) -> int | None:
     """How many tokens a block of sliding attention sees, the querying one included; None where every block sees all."""
@@ -30,7 +32,7 @@ def by_layer_type(decoder: PreTrainedModel, mask: Tensor, new: int) -> dict[str,
     distance = place[:, -new:, None] - place[:, None, :]
     seen = (mask.bool()[:, None, :] & (distance >= 0))[:, None]
     near = seen & (distance < (sliding_window(decoder.config) or mask.shape[1] + 1))[:, None]
-    return {"full_attention": _as_taken(decoder, seen), "sliding_attention": _as_taken(decoder, near)}
+    return {"full_attention": as_taken(decoder, seen), "sliding_attention": as_taken(decoder, near)}
 
 
 def without(mask: Any, hidden: Tensor) -> Any:
@@ -70,10 +72,17 @@ def _ordered(values: Tensor, order: Tensor, at: int) -> Tensor:
     return values.expand(*values.shape[:-2], *order.shape).gather(-1, order.expand(*values.shape[:-2], *order.shape))
 
 
-def _as_taken(decoder: PreTrainedModel, seen: Tensor) -> Tensor:
-    """Booleans for SDPA and this project's own attention, numbers to add for the eager one."""
+def takes_masks(decoder: PreTrainedModel) -> bool:
+    """Whether its attention takes a mask of its own for each querying token: flash attention does not."""
+    return decoder.config._attn_implementation in (*OF_BOOLEANS, "eager")
+
+
+def as_taken(decoder: PreTrainedModel, seen: Tensor) -> Tensor:
+    """Booleans for SDPA and this project's own attention, numbers to add for the eager one. Raises ``UserError`` for
+    another.
+    """
     name = decoder.config._attn_implementation
-    if name in ("sdpa", "steering_factory"):
+    if name in OF_BOOLEANS:
         return seen
     if name != "eager":
         raise UserError(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
+from factory.model.masks import as_taken
 from factory.model.prefix import at_last, fork_cache, last_index, with_last
 from factory.model.view import ModelView
 
@@ -75,29 +76,40 @@ def replay_last(
     cache: Cache,
     hidden: Tensor | None = None,
 ) -> tuple[Tensor, Cache]:
-    """Final normed states [R, d] of the last tokens of prompts ``mask`` [R, T], had block ``layer`` given ``last``
-    [R, d] there, and had they not seen the tokens ``hidden`` [R, T]: one token of each prompt runs through the blocks
-    above; through all of them with layer -1, from its embedding.
+    """Final normed states [R, n, d] of the last tokens of prompts ``mask`` [R, T], had block ``layer`` given each of
+    ``last`` [R, n, d] there, and had each not seen its ``hidden`` [R, n, T]: n tokens of each prompt, none of which
+    sees another, run through the blocks above in one pass; through all of them with layer -1, from the embedding.
 
     ``call`` is how the decoder was called for the prompts, ``cache`` what that left, which stays as it is; the one
-    returned has these tokens as a further column in the blocks above. Of models whose tokens see none that follow.
+    returned has these tokens as further columns in the blocks above. Of models whose tokens see none that follow.
+    Raises ``UserError`` for several tokens where the attention takes no mask for each.
     """
     at = last_index(mask)
-    rows, length = torch.arange(len(at), device=at.device), mask.shape[1]
-    told = call.get("attention_mask")
-    visible = told * mask if isinstance(told, Tensor) and told.shape == mask.shape else mask
-    seen = torch.cat([visible.index_put((rows, at), visible.new_zeros(())), visible.new_ones(len(at), 1)], 1)
-    if hidden is not None:
-        seen[:, :length] *= ~hidden
-    first = _embedding(view, call, at) if last is None else last[:, None]
-    one = {
-        "inputs_embeds": first,
-        "attention_mask": view.family.attention_mask(view.decoder, seen, 1),
-        "position_ids": _taken(call.get("position_ids"), at),
+    first = _embedding(view, call, at) if last is None else last
+    n = first.shape[1] if hidden is None else hidden.shape[1]
+    several = {
+        "inputs_embeds": (first := first.expand(-1, n, -1)),
+        "attention_mask": _each_alone(view, call, mask, at, n, hidden),
+        "position_ids": _taken(call.get("position_ids"), at, n),
         "use_cache": True,
     }
     longer = fork_cache(cache)
-    return replay(view, layer, one, first, longer)[:, 0], longer
+    return replay(view, layer, several, first, longer), longer
+
+
+def _each_alone(view: ModelView, call: Call, mask: Tensor, at: Tensor, n: int, hidden: Tensor | None) -> Any:
+    """The attention mask of ``n`` further columns in place of the columns ``at`` [R], each of which sees the prompt
+    without its ``hidden`` [R, n, T] and itself.
+    """
+    told, rows = call.get("attention_mask"), torch.arange(len(at), device=at.device)
+    visible = told * mask if isinstance(told, Tensor) and told.shape == mask.shape else mask
+    before = visible.index_put((rows, at), visible.new_zeros(())).bool()[:, None].expand(-1, n, -1)
+    before = before if hidden is None else before & ~hidden
+    own = torch.eye(n, dtype=torch.bool, device=mask.device).expand(len(at), n, n)
+    seen = torch.cat([before, own], -1)
+    if n == 1:
+        return view.family.attention_mask(view.decoder, seen[:, 0].to(mask.dtype), 1)
+    return as_taken(view.decoder, seen[:, None])
 
 
 def run_on_last(
@@ -110,9 +122,9 @@ def run_on_last(
     """
     own, last = at_last(h, mask), at_last(steered, mask)
     other = (own != last).any(-1)
-    states, longer = replay_last(view, layer, call, last, mask, cache)
+    states, longer = replay_last(view, layer, call, last[:, None], mask, cache)
     kept = at_last(final, mask)
-    final = with_last(final, torch.where(other.to(kept.device)[:, None], states.to(kept), kept), mask)
+    final = with_last(final, torch.where(other.to(kept.device)[:, None], states[:, 0].to(kept), kept), mask)
     new = fork_cache(cache)
     for before, after, out in zip(cache.layers, longer.layers, new.layers, strict=True):
         if after.keys.shape == before.keys.shape:
@@ -134,9 +146,11 @@ def _embedding(view: ModelView, call: Call, at: Tensor) -> Tensor:
     return view.decoder.get_input_embeddings()(call["input_ids"][rows, at])[:, None]
 
 
-def _taken(positions: Tensor | None, at: Tensor) -> Tensor:
-    """Position ids [.., R, 1] of the columns ``at`` [R], of a call's [.., R, T], or of one that counts columns."""
+def _taken(positions: Tensor | None, at: Tensor, n: int) -> Tensor:
+    """Position ids [.., R, n], n times those of the columns ``at`` [R], of a call's [.., R, T], or of one that counts
+    columns.
+    """
     if positions is None:
-        return at[:, None]
-    columns = at.to(positions.device)[:, None].expand(*positions.shape[:-2], len(at), 1)
+        return at[:, None].expand(-1, n)
+    columns = at.to(positions.device)[:, None].expand(*positions.shape[:-2], len(at), n)
     return positions.expand(*positions.shape[:-2], len(at), positions.shape[-1]).gather(-1, columns)

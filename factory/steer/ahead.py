@@ -14,7 +14,7 @@ from transformers.cache_utils import Cache
 
 from factory.data.prompt import USER_TEXT, Role
 from factory.errors import UserError
-from factory.model.masks import closed_up, moved_up, sliding_window, without
+from factory.model.masks import closed_up, moved_up, sliding_window, takes_masks, without
 from factory.model.prefix import at_last, new_cache
 from factory.model.replay import Call, replay, replay_last
 from factory.model.view import ModelView
@@ -43,10 +43,12 @@ class Ahead:
 
     @torch.no_grad()
     def above_last(self, last: Tensor) -> Tensor:
-        """Had block ``layer`` given ``last`` [R, d] at the prompts' last tokens: these run through the blocks above."""
+        """Had block ``layer`` given each of ``last`` [n, R, d] at the prompts' last tokens [n, R, vocabulary]: n tokens
+        of each prompt run through the blocks above, in one run.
+        """
         assert self.cache is not None, "given where the last token alone is steered"
         self._refuse()
-        return self.view.logits(replay_last(self.view, self.layer, self.call, last, self.mask, self.cache)[0])
+        return self._logits_of_last(self.layer, last, None, self.cache)
 
     def hiding(self, hidden: Tensor, h: Tensor) -> Tensor:
         """As if tokens ``hidden`` [R, T] were not there: one run of the whole decoder. ``h``: any output of a block."""
@@ -61,17 +63,28 @@ class Ahead:
 
     @torch.no_grad()
     def ignoring(self, hidden: Tensor, h: Tensor) -> Tensor:
-        """As if the prompts' last tokens, and they alone, did not see tokens ``hidden`` [R, T]: one run of that token,
-        after one of the whole prompts where the ``cache`` they leave is not given. ``h``: any output of a block. Raises
-        ``UserError`` for a model whose running states no token can leave out.
+        """As if the prompts' last tokens, and they alone, did not see each of ``hidden`` [n, R, T], tokens of the
+        prompts [n, R, vocabulary]: one run of n such tokens, after one of the whole prompts where the ``cache`` they
+        leave is not given. ``h``: any output of a block. Raises ``UserError`` for a model whose running states no token
+        can leave out.
         """
         self.view.need_columns("no token can leave others out of what it sees")
         self._refuse()
         with self.unsteered():
             if (cache := self.cache) is None:
                 replay(self.view, -1, self.call, h, cache := new_cache(self.view))
-            final, _ = replay_last(self.view, -1, self.call, None, self.mask, cache, hidden.to(self.view.device))
-        return self.view.logits(final)
+            return self._logits_of_last(-1, None, hidden.to(self.view.device), cache)
+
+    def _logits_of_last(self, layer: int, last: Tensor | None, hidden: Tensor | None, cache: Cache) -> Tensor:
+        """Logits [n, R, vocabulary] of the prompts' last tokens, as ``last`` [n, R, d] or without ``hidden``
+        [n, R, T]: all n in one run where the attention can keep them from each other.
+        """
+        several = next(x for x in (last, hidden) if x is not None).transpose(0, 1)
+        runs = []
+        for some in several.split(several.shape[1] if takes_masks(self.view.decoder) else 1, 1):
+            given = (some, None) if last is not None else (None, some)
+            runs.append(replay_last(self.view, layer, self.call, given[0], self.mask, cache, given[1])[0])
+        return self.view.logits(torch.cat(runs, 1)).transpose(0, 1)
 
     @torch.no_grad()
     def _logits(self, layer: int, call: Call, h: Tensor, mask: Tensor) -> Tensor:

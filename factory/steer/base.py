@@ -106,14 +106,15 @@ class Trials:
 class Context:
     """What a method may know beside the states: the layer, and whether the rows are prompt or generated tokens.
 
-    ``probe(strength [rows])`` looks ahead: float32 next-token logits [rows, vocabulary] of the prompts at a strength
-    per row, for one run of the blocks above the steered one. ``hiding(role [])`` gives those of the unsteered prompts
-    without the tokens of a role, for one run of all blocks: what the model says of the other modality alone.
-    ``ignoring(role [])`` gives those of the unsteered prompts whose last token alone does not see the tokens of a role.
+    ``probe(strength [.., rows])`` looks ahead: float32 next-token logits [.., rows, vocabulary] of the prompts at a
+    strength per row, for one run of the blocks above the steered one each. ``hiding(role [..])`` gives those of the
+    unsteered prompts without the tokens of a role [.., rows, vocabulary], for one run of all blocks each: what the
+    model says of the other modality alone. ``ignoring(role [..])`` gives those of the unsteered prompts whose last
+    token alone does not see the tokens of a role.
     None where the runtime cannot look ahead. ``roles`` [rows, T] of the prompts' tokens are known to a controller only.
 
     Of a method that steers the output of one block at each prompt's last token alone (``Where.last_alone``) a probe
-    runs that token alone through the blocks above, and ``ignoring`` through all.
+    runs that token alone through the blocks above, and ``ignoring`` through all; those of a call are one run.
     """
 
     layer: int

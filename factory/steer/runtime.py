@@ -170,16 +170,22 @@ class Steering:
         mask = self._mask(h, step)
 
         def probe(strength: Tensor) -> Tensor:
+            each = strength.reshape(-1, len(h))
             if ahead.cache is None:
-                return ahead.above(_moved(h, mask, self.vector, strength)).to(h.device)
-            last, steered, vector = (at_last(each, ahead.mask)[:, None] for each in (h, mask, self.vector.expand_as(h)))
-            return ahead.above_last(_moved(last, steered, vector, strength)[:, 0]).to(h.device)
+                found = torch.stack([ahead.above(_moved(h, mask, self.vector, s)) for s in each])
+            else:
+                at = (at_last(x, ahead.mask)[:, None] for x in (h, mask, self.vector.expand_as(h)))
+                last, steered, vector = at
+                found = ahead.above_last(torch.stack([_moved(last, steered, vector, s)[:, 0] for s in each]))
+            return found.view(*strength.shape, -1).to(h.device)
 
         def hiding(role: Tensor) -> Tensor:
-            return ahead.hiding(spoken(step.roles, role), h).to(h.device)
+            found = torch.stack([ahead.hiding(spoken(step.roles, r), h) for r in role.reshape(-1)])
+            return found.view(*role.shape, *found.shape[1:]).to(h.device)
 
         def ignoring(role: Tensor) -> Tensor:
-            return ahead.ignoring(step.roles == role, h).to(h.device)
+            found = ahead.ignoring(torch.stack([step.roles == r for r in role.reshape(-1)]), h)
+            return found.view(*role.shape, *found.shape[1:]).to(h.device)
 
         return Context(self.layer, step.generated, probe, hiding, step.prompt, ignoring)
 

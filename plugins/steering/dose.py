@@ -108,15 +108,15 @@ class Dose(Around):
         """
         hear = ctx.ignoring if self.params.alone == "last" else ctx.hiding
         assert ctx.probe and hear, "doses are tried where the runtime looks ahead"
-        rows = torch.ones(h.shape[0], device=h.device)
-        p_0, p_back = (ctx.probe(rows * s).log_softmax(-1) for s in (0.0, -1.0))
-        p = torch.stack([ctx.probe(rows * s).log_softmax(-1) for s in self.params.doses])
+        tried = torch.tensor((0.0, -1.0, *self.params.doses), device=h.device)
+        p_0, p_back, *each = ctx.probe(tried[:, None].expand(-1, len(h))).log_softmax(-1)
+        p = torch.stack(each)
         answers = p.argmax(-1)
         dose = torch.tensor(self.params.doses, device=h.device) / max(self.params.doses)
         features = torch.stack([_describe(p, answers, i, p_0, p_back, dose[i]) for i in range(len(dose))], 1)
         if not self.params.alone:
             return features
-        heard = [hear(state[hidden]).log_softmax(-1) for hidden in ("other", "wanted")]
+        heard = hear(torch.stack([state["other"], state["wanted"]])).log_softmax(-1)
         return torch.cat(
             [
                 features,

@@ -277,7 +277,16 @@ def recompute(view: ModelView, prompt: Prompt, answer: Tensor, steerings: Sequen
             mask = torch.zeros(n, n).masked_fill(~seen, torch.finfo(torch.float32).min)[None, None]
             return run_again(range(view.depth), lambda module, args, h: h, mask, batch.position_ids)
 
-        return probe, hiding, ignoring
+        def each(one: Callable[[Tensor], Tensor], rows: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
+            """Of several strengths or roles: one after another."""
+
+            def all_of(given: Tensor) -> Tensor:
+                found = torch.stack([one(x) for x in given.reshape(-1, *rows)])
+                return found.view(*given.shape[: given.ndim - len(rows)], *found.shape[1:])
+
+            return all_of
+
+        return each(probe, (1,)), each(hiding, ()), each(ignoring, ())
 
     def hook_of(s: Steering):
         later_too = torch.full((len(answer) - 1,), s.where.generated)

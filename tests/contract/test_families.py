@@ -97,9 +97,13 @@ def test_a_last_token_that_runs_alone_gives_what_the_whole_prompt_gives(view):
         last = torch.nn.functional.one_hot(last_index(mask), mask.shape[1]).bool()[..., None]
         moved = torch.where(last, trunk.states + 1, trunk.states)
         if not view.whole_prompts:
-            assert close(ahead.above_last(at_last(moved, mask)), ahead.above(moved))
-            assert close(ahead.ignoring(roles < 0, moved), logits(view, prompts, side=side))
-            assert not close(ahead.ignoring(roles == Role.CONTEXT, moved), logits(view, prompts, side=side), 1e-3)
+            assert close(ahead.above_last(at_last(moved, mask)[None])[0], ahead.above(moved))
+            both = ahead.above_last(torch.stack([at_last(moved, mask), trunk.last.to(moved)]))
+            assert close(both[0], ahead.above(moved)) and close(both[1], ahead.above(trunk.states))
+            seen, unseen = ahead.ignoring(torch.stack([roles < 0, roles == Role.CONTEXT]), moved)
+            assert close(seen, logits(view, prompts, side=side))
+            assert close(unseen, ahead.ignoring((roles == Role.CONTEXT)[None], moved)[0])
+            assert not close(unseen, seen, 1e-3)
         assert last_alone(view, Where(layer=1, take="last:1")) == (not view.whole_prompts)
 
 

@@ -241,9 +241,10 @@ def ahead(asked: list[str], rows: int, seed: int) -> Context:
     draw = torch.Generator().manual_seed(seed)
 
     def noting(what: str) -> Callable[[Tensor], Tensor]:
-        def look(_: Tensor) -> Tensor:
-            asked.append(what)
-            return torch.randn(rows, 2 * TRIED_ON, generator=draw)
+        def look(asked_for: Tensor) -> Tensor:
+            several = asked_for.shape[:-1] if what == "above" else asked_for.shape
+            asked.extend([what] * several.numel())
+            return torch.randn(*several, rows, 2 * TRIED_ON, generator=draw)
 
         return look
 
