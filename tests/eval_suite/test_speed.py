@@ -11,7 +11,18 @@ import pytest
 import torch
 
 from eval_suite.speed import __main__ as everything
-from eval_suite.speed import anchor, collection, generation, lmar, shapes, sweep, throughput, timing, tuning
+from eval_suite.speed import (
+    anchor,
+    collection,
+    controllers,
+    generation,
+    lmar,
+    shapes,
+    sweep,
+    throughput,
+    timing,
+    tuning,
+)
 from factory.steer.runtime import Steering
 from factory.zoo.cards import read_card
 from tests.tiny import tiny_view
@@ -68,6 +79,15 @@ def test_sweep():
     check(sweep.measure(tiny_view(), batch=2, strengths=2, tokens=2, repeats=1))
 
 
+def test_controllers_are_held_to_the_pass_that_they_steer():
+    result = controllers.measure(tiny_view(), batch=2, repeats=1, doses=2)
+    check(result)
+    assert {r.baseline for r in result.ratios} == {"plain"} and set(result.seconds) == {
+        "plain",
+        *controllers.controllers([]),
+    }
+
+
 def test_anchor_refuses_branches_that_differ_from_whole_runs(monkeypatch):
     check(anchor.measure(tiny_view(), batch=2, repeats=1))
     monkeypatch.setattr(anchor, "silenced_anew", lambda view, asked: torch.full((2, view.depth, view.heads), 0.5))
@@ -102,6 +122,7 @@ def test_tuning_tells_the_share_of_a_peak_that_is_given():
         (collection, ["--no-published"]),
         (generation, ["--new", "2"]),
         (sweep, ["--strengths", "2"]),
+        (controllers, ["--doses", "2"]),
         (lmar, []),
         (anchor, ["--no-anew"]),
         (tuning, ["--tuners", "mores"]),
@@ -120,6 +141,7 @@ def test_all_in_one_table_and_file(tmp_path, capsys):
         "mcr",
         "collection",
         "generation",
+        "controllers",
         "sweep",
         "lmar",
         "anchor",
