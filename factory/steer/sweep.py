@@ -16,6 +16,7 @@ from transformers.cache_utils import Cache
 from factory.model.encode import Batch
 from factory.model.prefix import Heard, Prefix, Step, at_last, fork_cache, greedy, new_cache, prefill
 from factory.model.replay import Call, recorded, replay, run_on_last
+from factory.model.steps import announced
 from factory.model.view import ModelView
 from factory.steer.ahead import Ahead, last_alone
 from factory.steer.runtime import Steering, check, going_on, steer
@@ -139,7 +140,8 @@ def _steered_last(view: ModelView, trunk: Trunk, steering: Steering) -> tuple[Te
 def _upper(view: ModelView, trunk: Trunk, h: Tensor) -> tuple[Tensor, Cache]:
     """Run the blocks above the trunk on ``h``: final normed states and a cache of all blocks."""
     upper = new_cache(view)
-    hidden = replay(view, trunk.layer, trunk.call, h, upper).to(view.device)
+    with announced(view, Step(trunk.batch.roles)):
+        hidden = replay(view, trunk.layer, trunk.call, h, upper).to(view.device)
     cache = fork_cache(trunk.prefix.cache)
     cache.layers[trunk.layer + 1 :] = upper.layers[trunk.layer + 1 :]
     return hidden, cache

@@ -108,10 +108,17 @@ class Trained:
 
     def gradient(self, at: Tensor) -> Tensor:
         """g [p], the gradient of the mean loss ``at`` weights [p]."""
-        w = at.detach().requires_grad_()
-        with torch.enable_grad():
-            parts = [torch.autograd.grad(self.losses(w, part).sum(), w)[0] for part in self._parts()]
-        return torch.stack(parts).sum(0) / self.n
+        return self.descent(at)[1]
+
+    def descent(self, at: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean loss [] ``at`` weights [p], and its gradient g [p]."""
+        w, total, g = at.detach().requires_grad_(), at.new_zeros(()), torch.zeros_like(at)
+        for part in self._parts():
+            with torch.enable_grad():
+                loss = self.losses(w, part).sum()
+                g += torch.autograd.grad(loss, w)[0]
+            total += loss.detach()
+        return total / self.n, g / self.n
 
     def curved(self, at: Tensor, v: Tensor) -> Tensor:
         """H v [p], the Hessian of the mean loss ``at`` weights [p] times ``v`` [p]."""

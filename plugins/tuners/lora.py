@@ -16,7 +16,7 @@ from pydantic import Field, PositiveInt
 from factory.model.view import ModelView
 from factory.registry import Params, register
 from factory.tune.peft import PeftTuner
-from factory.tune.places import projections, seeing_projections
+from factory.tune.places import Layers, chosen_layers, projections, seeing_projections
 
 Target = Literal["query", "key", "value", "attention_out", "mlp_in", "mlp_out"]
 
@@ -25,8 +25,9 @@ class LoraParams(Params):
     """``alpha`` null is twice the rank, as in LLaVA-1.5's recipe.
 
     ``rank`` of each update; ``dropout`` on its input; ``targets``: the projections that get one, of the decoder, of the
-    vision tower or of both (``where``). ``variant``: plain, rslora or dora. ``start``: zero (B = 0) or pissa, which
-    keeps a copy of the maps on the CPU.
+    vision tower or of both (``where``). ``layers`` of the decoder: all, shallow, middle, deep (table 11 of the MoReS
+    paper), every:K (table 10). ``variant``: plain, rslora or dora. ``start``: zero (B = 0) or pissa, which keeps a copy
+    of the maps on the CPU.
     """
 
     rank: PositiveInt = 128
@@ -41,6 +42,7 @@ class LoraParams(Params):
         "mlp_out",
     )
     where: Literal["decoder", "vision_tower", "both"] = "decoder"
+    layers: Layers = "all"
     variant: Literal["plain", "rslora", "dora"] = "plain"
     start: Literal["zero", "pissa"] = "zero"
 
@@ -60,7 +62,10 @@ class Lora(PeftTuner):
 
     def places(self, view: ModelView) -> list[str]:
         p = self.params
-        inside = [] if p.where == "vision_tower" else list(projections(view, p.targets))
+        blocks = [view.layers[i] for i in chosen_layers(p.layers, view.depth)]
+        chosen = {id(module) for block in blocks for module in block.modules()}
+        maps = {} if p.where == "vision_tower" else projections(view, p.targets)
+        inside = [name for name, module in maps.items() if id(module) in chosen]
         return inside if p.where == "decoder" else inside + list(seeing_projections(view, p.targets))
 
     def config(self, targets: list[str]) -> LoraConfig:

@@ -116,6 +116,13 @@ def test_the_vision_tower_s_maps_are_tuned_and_the_decoder_s_left_alone():
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in names.values())
 
 
+def test_the_blocks_that_are_tuned_can_be_chosen():
+    view = fresh_view()
+    names = lora(layers="deep", targets=["value"]).apply(view)
+    blocks = {int(name.split(".layers.")[1].split(".")[0]) for name in names}
+    assert blocks == set(range(view.depth - view.depth // 2, view.depth))
+
+
 def test_a_pooling_head_which_no_language_model_reads_is_left_alone():
     view = fresh_view()
     before = set(lora(where="vision_tower", targets=["mlp_in"]).apply(fresh_view()))

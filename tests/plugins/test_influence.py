@@ -234,6 +234,26 @@ def test_dattri_tells_the_plain_form_too():
         assert of(rows, f"residual.dattri.{solver}")["s0"] < 1e-6
 
 
+def test_dattri_s_linear_score_is_that_of_trainings_on_halves():
+    pytest.importorskip("dattri")
+    states = {"train": some_states(0), "dev": some_states(1)}
+    diagnostic, rows = told(states, what="probe", ridge=0.1, retrainings=0, removed=0, planted=0, subsets=12)
+    told_to_add = torch.tensor(list(of(rows, "plain").values()))
+    rng, sums, truth = torch.Generator().manual_seed(2), [], []
+    for _ in range(12):
+        kept = torch.randperm(N, generator=rng)[: N // 2]
+        few = some_states(0)
+        few = replace(few, base=few.base[kept], toward=few.toward[kept], away=few.away[kept], tasks=["a"] * len(kept))
+        probe = Probe(some_states(0), states["dev"], 0.1)  # scales states by those of all prompts
+        probe.pairs, probe.taught = probe._read(few), torch.arange(len(kept))
+        truth.append(float(probe.score(probe.fit(None, None))))
+        sums.append(float(told_to_add[kept].sum()))
+    expected = spearman(np.array(sums), np.array(truth))
+    assert of(rows, "lds.plain")["s0"] == pytest.approx(expected, abs=1e-6)
+    finding = next(f for f in diagnostic.summary(rows).findings if "linear datamodelling score" in f.text)
+    assert finding.values["plain_low"] <= expected <= finding.values["plain_high"] and finding.values["n"] == 12
+
+
 @pytest.mark.parametrize(
     ("node", "message"),
     [

@@ -15,7 +15,7 @@ from factory.recipe import loads
 from factory.registry import lookup
 from plugins.diagnostics.influence import Influences
 from plugins.diagnostics.influence.learners import slope
-from plugins.diagnostics.influence.tuned import Lessons, Tuned
+from plugins.diagnostics.influence.tuned import Lessons, Tuned, untuned
 from tests.anchor import scenes_bench
 from tests.tiny import tiny_view
 
@@ -48,7 +48,10 @@ def slowly(bench: Any, sample: Any, side: str) -> Tensor:
     return torch.stack([log_p[t - 1, batch.input_ids[0, t]] for t in said])
 
 
-@pytest.mark.parametrize("tuner", [TUNER, {"type": "lora", "rank": 1, "targets": ["value"]}])
+LORA = {"type": "lora", "rank": 1, "targets": ["value"]}
+
+
+@pytest.mark.parametrize("tuner", [TUNER, LORA, LORA | {"layers": "deep"}])
 def test_losses_and_margin_are_those_of_the_tuned_model_one_by_one(tuner):
     bench, diagnostic = made(tuner=tuner, batch=4)
     part = diagnostic.part
@@ -77,6 +80,17 @@ def test_losses_and_margin_are_those_of_the_tuned_model_one_by_one(tuner):
         assert torch.allclose(gradient, backward.double(), atol=1e-3 * float(gradient.norm()))
         assert float((moved - differed).norm()) < 0.05 * float(moved.norm())
     assert torch.equal(slowly(bench, dev[0], "vision"), before), "the model is left as it was"
+
+
+@pytest.mark.parametrize(
+    ("tuner", "below"), [(TUNER, -1), (LORA | {"layers": "deep"}, 0), ("connector", None), ({"type": "pgm"}, -1)]
+)
+def test_what_no_training_changes_is_run_once(tuner, below):
+    bench, diagnostic = made(tuner=tuner)
+    part = diagnostic.part
+    assert part is not None
+    with part.put(bench.view):
+        assert untuned(bench.view, part.tuner) == below
 
 
 @pytest.mark.parametrize(

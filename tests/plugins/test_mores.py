@@ -12,7 +12,9 @@ from pydantic import ValidationError
 
 from factory.data.prompt import Role
 from factory.errors import UserError
-from factory.steer import artefact, steer
+from factory.registry import lookup
+from factory.steer import Steering, Where, artefact, steer
+from factory.steer.sweep import final_states, run_trunk
 from factory.tune.places import chosen_layers
 from plugins.tuners.mores import MoReS, MoReSParams, Subspace
 from tests.contract.cases import close, fresh_view
@@ -255,6 +257,20 @@ def test_the_backward_pass_stops_at_the_lowest_trained_layer(layers, reached):
     for handle in handles:
         handle.remove()
     assert in_graph == [False] * (view.depth - reached) + [True] * reached
+    tuner.remove(view)
+
+
+def test_an_earlier_batch_that_is_run_on_from_a_block_is_steered_at_its_own_tokens():
+    view = fresh_view()
+    tuner = trained(view)
+    prompts = mixed_prompts()
+    batch, other = view.encode(prompts[:2]), view.encode([no_image(p) for p in prompts[:2]])
+    cls = lookup("steering", "static")
+    kept = Steering(cls(cls.Params()), {"v": torch.zeros(view.width)}, Where(layer=0), 1.0)
+    trunk = run_trunk(view, batch, 0)
+    run_trunk(view, other, 0)
+    with torch.no_grad():
+        assert close(final_states(view, trunk, kept), trunk.final)
     tuner.remove(view)
 
 

@@ -56,7 +56,7 @@ class Influences(Diagnostic):
     Metrics of a training prompt: ``total``, ``frozen``, ``plain`` (closed forms; without an ascent ``plain`` alone) and
     ``trajectory``, NaN where it is not trained on; ``left_out``, the truth, of ``retrainings`` of them; ``planted`` and
     ``harm.FORM`` of a training with planted opposites; of prompts in a group ``removed``, ``told``, ``edited`` and
-    ``edit_error``. The first prompt has the ``score``, each form's ``residual``, and where training ended.
+    ``edit_error``. The first prompt has the ``score``, each form's ``residual`` and ``lds``, and where training ended.
     """
 
     splits = ("train",)
@@ -70,6 +70,7 @@ class Influences(Diagnostic):
 
         ``damping`` of the closed forms, as a share of the largest curvature; up to ``exact`` weights they are solved
         densely, beyond in ``solver_steps`` steps; ``dattri`` has that library's solvers tell the plain form too.
+        ``subsets``: trainings on a random half of the prompts, over which dattri tells the linear datamodelling score.
         ``moments``: checkpoints of the trajectory. ``again``: weights are taken on to where training ends (settle),
         with all prompts and then without some, or training is begun anew with the same draws, and influence told of
         the weights as trained. ``retrainings`` without a prompt; a share ``planted`` of prompts with opposite targets;
@@ -89,6 +90,7 @@ class Influences(Diagnostic):
         exact: NonNegativeInt = 1000
         solver_steps: PositiveInt = 200
         dattri: tuple[Solver, ...] = ()
+        subsets: NonNegativeInt = 0
         moments: PositiveInt = 10
         again: Literal["settle", "anew"] = "settle"
         retrainings: NonNegativeInt = 30
@@ -115,7 +117,9 @@ class Influences(Diagnostic):
                 raise ValueError("a probe steers nothing: its score is 'error'")
             if (self.what == "tuner") != (self.tuner is not None):
                 raise ValueError("`what: tuner` and `tuner:` go together")
-            if self.dattri and (why := "dattri takes no tuner" if self.what == "tuner" else missing()):
+            if self.dattri and self.what == "tuner":
+                raise ValueError("dattri takes no tuner")
+            if (self.dattri or self.subsets) and (why := missing()):
                 raise ValueError(why)
             return self
 
@@ -192,6 +196,9 @@ class Influences(Diagnostic):
             yield {"metric": "end.went_on", "value": run.went_on}
             for form, told in run.told.items():
                 yield {"metric": f"residual.{form}", "value": told.residual}
+            for form, (value, between) in (run.linear if self.params.subsets else {}).items():
+                for end, number in zip(("", "_low", "_high"), (value, *(between or (NAN, NAN))), strict=True):
+                    yield {"metric": f"lds{end}.{form}", "value": number}
 
     def _runs(self, bench: Bench, direction: Direction) -> tuple[Run, Run | None]:
         if direction not in self.runs:

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from factory.statistics.association import Interval
 from factory.train.influence import FORMS, Form, Influence, Moment, Solved, Standing, Trained, trajectory
 from factory.train.settle import Terrain, settled
 
-from .elsewhere import by_dattri
+from .elsewhere import by_dattri, linear_score
 from .learners import Learner, slope
 
 if TYPE_CHECKING:
     from . import Influences
 
+SOLVED = 10.0  # what may be left of a linear system, in units of what may be left of a sample's gradient
 REACHED = 1e-4  # what may be left of a sample's gradient where training counts as ended
 
 
@@ -100,7 +102,8 @@ class Run:
 
     def closed(self, form: Form) -> Influence:
         p = self.params
-        return Influence(self.trained, form, self.damping, p.written_out, steps=p.solver_steps)
+        tolerance = SOLVED * self.learner.tolerance
+        return Influence(self.trained, form, self.damping, p.written_out, tolerance, p.solver_steps)
 
     @property
     def forms(self) -> tuple[Form, ...]:
@@ -153,6 +156,19 @@ class Run:
     def left_out(self, prompt: int) -> float:
         """What a prompt's presence adds to the score, by training again without it."""
         return self.adds(self.without([prompt]))
+
+    @cached_property
+    def linear(self) -> dict[str, tuple[float, Interval | None]]:
+        """By form, its linear datamodelling score over random halves of the prompts; of those whose training reached
+        its end.
+        """
+        p, taught = self.params, self.learner.taught
+        rng = torch.Generator().manual_seed(p.seed + 2)
+        kept = torch.stack([torch.randperm(len(taught), generator=rng)[: len(taught) // 2] for _ in range(p.subsets)])
+        others = [torch.ones(len(taught)).index_fill(0, half, 0).nonzero()[:, 0] for half in kept]
+        scores = torch.tensor([self.score - self.adds(self.without(taught[each].tolist())) for each in others])
+        ended = scores.isfinite()
+        return {f: linear_score(t.adds[taught], scores[ended], kept[ended]) for f, t in self.told.items()}
 
     @cached_property
     def groups(self) -> list[Group]:

@@ -79,7 +79,8 @@ class _Told:
         return np.array([[x[key] for key in keys], [y[key] for key in keys]]).reshape(2, len(keys))
 
     def findings(self) -> list[Finding]:
-        found = [self._lead(), *self._warned(), self._left_out(), self._planted(), self._removed(), self._edited()]
+        found = [self._lead(), *self._warned(), self._left_out(), self._linear()]
+        found += [self._planted(), self._removed(), self._edited()]
         return [f for f in found if f is not None]
 
     def _lead(self) -> Finding:
@@ -140,6 +141,22 @@ class _Told:
         if lost := len(self.by["left_out"]) - len(truth):
             text += f"; {lost} more did not reach their end and are left out here"
             values["lost"] = lost
+        return Finding(text, None, values)
+
+    def _linear(self) -> Finding | None:
+        ranks = {}
+        for form in self.forms:
+            low, high = (self.once(f"lds_{end}.{form}") for end in ("low", "high"))
+            ranks[form] = Measured(self.once(f"lds.{form}"), (low, high) if np.isfinite(low) else None)
+        if not np.isfinite([rank.value for rank in ranks.values()]).any():
+            return None
+        text = (
+            f"over {self.params.subsets} trainings on a random half of the prompts each, the linear datamodelling score"
+            " (by dattri) is " + ", ".join(f"{form} {rank}" for form, rank in ranks.items())
+        )
+        values: dict[str, Any] = {"n": self.params.subsets}
+        for form, rank in ranks.items():
+            values |= rank.facts(form)
         return Finding(text, None, values)
 
     def _planted(self) -> Finding | None:

@@ -189,16 +189,25 @@ def test_what_a_sample_adds_to_a_score_is_what_its_removal_takes(form, exact):
     assert residual < 1e-10 and torch.allclose(told, -torch.stack(taken), atol=1e-9)
 
 
-@pytest.mark.parametrize("rho", [0.0, 0.05])
-def test_what_is_settled_stands_where_training_ends(rho):
+@pytest.mark.parametrize(("rho", "exact"), [(0.0, 1000), (0.0, 0), (0.05, 1000), (0.05, 0)])
+def test_what_is_settled_stands_where_training_ends(rho, exact):
     f = net(decay=0.02, rho=rho)
-    w, left = settled(f)
+    w, left = settled(f, terrain=Terrain(f, exact))
     field = lambda w: torch.func.grad(lambda w: f.losses(w, torch.arange(12)).mean())(ascent(f, w)) + 0.02 * w
     assert float(field(w).norm()) == pytest.approx(left * f.standing.sample, abs=1e-9) and left <= 1e-6
     assert torch.linalg.eigvals(torch.autograd.functional.jacobian(field, w)).real.min() > 0, "descent would stay here"
     assert float(field(f.w).norm()) > 0.1
-    one = settled(f, steps=1)
+    one = settled(f, steps=1, terrain=Terrain(f, exact))
     assert one.residual == pytest.approx(float(field(one.x).norm()) / f.standing.sample) and one.residual > left
+
+
+def test_from_far_away_the_way_to_the_end_takes_gradients_and_hardly_a_product(monkeypatch):
+    f, products = net(decay=0.02, rho=0.0), [0]
+    curved = Trained.curved
+    monkeypatch.setattr(
+        Trained, "curved", lambda self, *args: products.__setitem__(0, products[0] + 1) or curved(self, *args)
+    )
+    assert settled(f, terrain=Terrain(f, 0)).residual <= 1e-6 and products[0] < len(f.w)
 
 
 @pytest.mark.parametrize("exact", [0, 1000])
