@@ -28,6 +28,11 @@ def say(*words: Any, file: Any = None) -> None:
     print(*(shown(str(word)) for word in words), file=file, flush=True)
 
 
+def number_of(n: int, what: str) -> str:
+    """A count and what is counted, in one or in many: "1 sample", "2,000 samples"."""
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
 def cell(value: Any) -> Any:
     """A value as a cell of a CSV file: a text that a spreadsheet would compute gets a quote in front, as OWASP has it;
     numbers stay."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from factory import files
+from factory.plain import number_of
 
 Byline = list[tuple[str, str]]
 UNKNOWN = "unknown"
@@ -27,8 +28,8 @@ def byline(run_dir: Path, results: Mapping, limit: int | None) -> Byline:
     data = dict.fromkeys(str(row.get("label") or row["benchmark"]) for row in asked)
     said = [
         ("model", _model(run.get("model"))),
-        ("data", ", ".join(data)),
-        ("limit", f"{limit} samples of each split" if limit is not None else "none, all samples"),
+        ("data", ", ".join(data) or run.get("data")),
+        ("limit", f"{number_of(limit, 'sample')} of each split" if limit is not None else "none, all samples"),
         ("seed", None if run.get("seed") is None else str(run["seed"])),
         ("started", _started(run_dir)),
         ("commit", _commit(run_dir)),

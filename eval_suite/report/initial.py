@@ -118,6 +118,6 @@ def _curve(ax: Any, lines: Sequence[Turned], metric: str, look: Look, banded: bo
     x, counts = [0.0, *(line.strength for line in lines)], [(getattr(line, metric), line.n) for line in lines]
     (handle,) = ax.plot(x, [0.0, *(100 * k / n for k, n in counts)], color=look.color, marker=look.marker, markersize=5)
     if banded:
-        spans = [wilson(k, n) for k, n in counts]
-        style.band(ax, x[1:], *([100 * span[end] for span in spans] for end in (0, 1)), look.color)
+        low, high = ([100 * wilson(k, n)[end] for k, n in counts] for end in (0, 1))
+        style.band(ax, x[1:], low, high, look.color)
     return handle

@@ -118,9 +118,10 @@ def _curves(
         (handles[method],) = ax.plot(
             x, [100 * c.value for _, c in points], color=look.color, marker=look.marker, markersize=5
         )
-        band = [(100 * c.low, 100 * c.high) for _, c in points if c.low is not None and c.high is not None]
-        if banded and len(band) == len(points):
-            style.band(ax, x, *zip(*band, strict=True), look.color)
+        low = [100 * c.low for _, c in points if c.low is not None]
+        high = [100 * c.high for _, c in points if c.high is not None]
+        if banded and len(low) == len(high) == len(points):
+            style.band(ax, x, low, high, look.color)
         choice = group.choice(direction, method)
         for s, cell in points:
             if choice and choice.chosen and s == choice.strength:

@@ -29,7 +29,7 @@ def plot_losses(log: Sequence[dict[str, Any]], title: str, path: Path) -> Path:
     if looks:
         axes.plot(*zip(*((row["step"], row[LOSS]) for row in looks), strict=True), "o-", color="C2", label="held out")
     axes.set(title=title, xlabel="optimiser step", ylabel="loss per labelled token (nats)")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     rate = axes.twinx()
     rate.plot(steps, [row["learning_rate"] for row in log], color="C1", linestyle=":", linewidth=1)
     rate.set_ylabel("learning rate (dotted)")

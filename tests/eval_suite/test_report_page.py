@@ -12,7 +12,7 @@ from rich.console import Console
 
 from eval_suite.report import build, print_tables
 from eval_suite.report.tables import main_tables
-from factory.diagnose.summary import Finding, Predictor, Summary
+from factory.diagnose.summary import Finding, Predictor, Summary, Table
 from factory.registry import lookup
 from tests.eval_suite.synthetic_report import RECIPE, outcome_records, results, simple, synthetic, two_methods
 
@@ -225,6 +225,16 @@ def test_claims_are_told_before_the_tables(tmp_path):
     told = Summary("What the paper claims", (Finding("heads matter", True),), leads=True)
     text, _ = parse(build(tmp_path, results(simple("none", 20)), [], [], "", summaries=[Summary("Later", ()), told]))
     assert text.index("heads matter") < text.index("Main table</h2>")
+
+
+def test_a_page_that_a_finding_leads_has_no_empty_sections_and_wide_tables_are_set_small(tmp_path):
+    wide = Table("wide", "Wide", tuple(f"c{i}" for i in range(19)), ((-0.0001, *[1.0] * 18),))
+    narrow = Table("narrow", "Narrow", ("a", "b"), ((1.0, 2.0),))
+    told = Summary("Does it beat the null?", (Finding("it does not", False),), (wide, narrow), leads=True)
+    about = {"run": {"name": "claim", "data": "scenes"}, "rows": []}
+    text, _ = parse(build(tmp_path, about, [], [], "", summaries=[told]))
+    assert "Main table" not in text and "modality-preference" not in text and "data <b>scenes</b>" in text
+    assert text.count('<table class="numbers dense">') == 1 and "-0.000" not in text
 
 
 def test_the_header_says_which_run_it_was(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory.plain import csv_text, say, shown
+from factory.plain import csv_text, number_of, say, shown
 from factory.terminal import Console
 
 EVIL = "\x1b]0;title\x07\x1b[2J\x9b31m\r\x08gone\u202etxt.exe\ud800\u2028"
@@ -43,3 +43,8 @@ def test_say_and_console_print_escapes(capsys):
 def test_cells_that_a_spreadsheet_would_compute_get_a_quote(text):
     [row] = csv.reader(io.StringIO(csv_text([[text, "-0.5", -0.5, "+3e5", "none", None]])))
     assert row == ["'" + text, "-0.5", "-0.5", "+3e5", "none", ""]
+
+
+@pytest.mark.parametrize(("n", "said"), [(0, "0 samples"), (1, "1 sample"), (2, "2 samples"), (2000, "2,000 samples")])
+def test_one_is_no_plural(n, said):
+    assert number_of(n, "sample") == said

@@ -66,9 +66,12 @@ def put_to_the_test(
     if not folder.world.first:
         return
     told = summaries(spec, recipe.steering[0].label, tests, planted, looked)
+    about = {**about_run(recipe, view, notes), "error_budget": recipe.evaluate.error_budget, "skipped": []}
+    about["data"] = given(recipe.data).label
+    about["model"] |= {"card": view.card.name if view.card else None}
     results = {
         "schema": 1,
-        "run": {**about_run(recipe, view, notes), "error_budget": recipe.evaluate.error_budget, "skipped": []},
+        "run": about,
         "rows": [],
         "claim": record(tests, planted),
         "diagnostics": {s.title: s.record() for s in told},

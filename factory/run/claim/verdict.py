@@ -103,10 +103,10 @@ def _control_said(control: Sequence[Against]) -> str:
     for d in dict.fromkeys(a.direction for a in learned):
         sizes = {a.about["effect"]: a.wins for a in learned if a.direction == d}
         found, lost = (", ".join(f"{e:g}" for e, won in sizes.items() if won is is_found) for is_found in (True, False))
-        said.append(f"toward {in_words(d)} found at size {found or 'no size'}, lost at {lost or 'no size'}")
+        said.append(f"toward {in_words(d)} found at {found or 'no size'}, lost at {lost or 'no size'}")
     able = "" if any(a.wins for a in learned) else " So the test decides nothing."
     return (
-        f"The same effect, planted: {'; '.join(said)}; with shuffled numbers it is found in"
+        f"The same effect, planted in sizes: {'; '.join(said)}; with shuffled numbers it is found in"
         f" {sum(a.wins for a in mixed)} of {len(mixed)}.{able}"
     )
 

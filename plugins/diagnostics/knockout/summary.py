@@ -15,6 +15,7 @@ from factory.diagnose.profiles import curve, held_out_layer, matching, mean_of, 
 from factory.diagnose.summary import Figure, Finding, Summary, Table
 from factory.instruments.instructed import told_left_out
 from factory.instruments.pathways import arrowed
+from factory.plain import number_of
 from plugins.diagnostics._anchor import CLAIMS
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def _figures(rows: Records, params: Knockout.Params, directions: Sequence[str]) 
 
     n = len({(r["sample"], r["form"], r["direction"]) for r in rows})
     caption = (
-        f"NSSD (eq. 4) of cutting a pathway in a window of {params.window} layers around each layer; mean and standard"
-        f" deviation over {n} prompts that follow (paper, figures 2 and 3a)."
+        f"NSSD (eq. 4) of cutting a pathway in a window of {number_of(params.window, 'layer')} around each layer; mean"
+        f" and standard deviation over {number_of(n, 'prompt')} that follow (paper, figures 2 and 3a)."
     )
     return [Figure("knockout", "Pathways by layer", caption, draw, (11.0, 4.2))]

@@ -17,6 +17,7 @@ from factory.benchmark import Records
 from factory.data.sources import PICTURE_AND_TEXT, Sources
 from factory.diagnose.profiles import mean_of
 from factory.diagnose.summary import Figure, Finding, Predictor, Summary, Table
+from factory.plain import number_of
 from factory.statistics.association import bootstrap, interval, spearman
 from factory.steer.collect import BASE
 
@@ -97,7 +98,7 @@ def _shifts(rows: Records, sources: Sources) -> Iterator[tuple[Finding, tuple[An
         low, high = shift.interval
         text = (
             f"{R} is {'higher' if sign > 0 else 'lower'} under {said[to]} than under {said[start]}: mean difference"
-            f" {shift.mean:+.3f} [{low:+.3f}, {high:+.3f}] over {shift.n} samples"
+            f" {shift.mean:+.3f} [{low:+.3f}, {high:+.3f}] over {number_of(shift.n, 'sample')}"
         )
         values = {**shift.facts("difference"), "samples": shift.n}
         holds = low > 0 if sign > 0 else high < 0

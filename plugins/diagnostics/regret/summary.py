@@ -10,6 +10,7 @@ import numpy as np
 from factory.diagnose import ALL
 from factory.diagnose.profiles import matching, mean_of
 from factory.diagnose.summary import Finding, JsonFile, Summary
+from factory.plain import number_of
 
 from .dialogues import ANSWER_NAME
 from .figures import early_figure, layers_figure, units_figure
@@ -245,7 +246,7 @@ def _steered(second: Rows) -> list[Finding]:
         text = (
             f"Steered by {method} toward {direction} at strength {strength:g} it takes {percent(back)} back:"
             f" {change.mean:+.1%} ({change.interval[0]:+.1%} to {change.interval[1]:+.1%}; p {change.p:.2g}) on"
-            f" {change.n} samples that could be read in both; {unread(rows):.1%} could not be read"
+            f" {number_of(change.n, 'sample')} that could be read in both; {unread(rows):.1%} could not be read"
         )
         values: dict[str, Any] = {"method": method, "direction": direction, "strength": strength}
         values |= back.facts("taken_back")
