@@ -21,7 +21,7 @@ FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
-VIEWS = {f"{width}-{scheme}": (width, scheme) for width in (1280, 420) for scheme in ("light", "dark")}
+VIEWS = {f"{width}-{scheme}": (width, scheme) for scheme in ("light", "dark") for width in (1280, 420)}
 PAPER = 1032  # pixels of A4 across, less the margins that page.css asks for
 LONGEST = 16_000  # pixels of a picture; what is below is in the others' width too
 # What leaves the page's width, unless it scrolls by itself or is meant for a screen reader alone; and text whose box
@@ -72,12 +72,14 @@ def browser() -> Iterator[Any]:
 
 def cut(opened: Any, address: str, out: Path | None = None) -> dict[str, list[str]]:
     """By width of a page what does not fit it, also on paper; with ``out``, a stem, each view is kept as a picture."""
-    page, found = opened.new_page(), {}
-    page.goto(address)
-    page.evaluate("document.querySelectorAll('details').forEach((each) => each.open = true)")
+    page, found, now = opened.new_page(), {}, ""
     for name, (width, scheme) in VIEWS.items():
         page.set_viewport_size({"width": width, "height": 900})
-        page.emulate_media(color_scheme=scheme)
+        if scheme != now:  # opened anew, as some pages ask for it once
+            page.emulate_media(color_scheme=scheme)
+            page.goto(address)
+            page.evaluate("document.querySelectorAll('details').forEach((each) => each.open = true)")
+            now = scheme
         page.wait_for_timeout(50)
         found[f"{width}"] = page.evaluate(CUT.replace("PRINTED", "false"))
         if out:
