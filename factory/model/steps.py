@@ -60,7 +60,15 @@ class Step:
 
     def on(self, device: torch.device) -> Step:
         """The step beside tensors of ``device``."""
-        return self if self.roles.device == device else replace(self, roles=self.roles.to(device))
+        if self.roles.device == device:
+            return self
+        if device not in self._elsewhere:
+            self._elsewhere[device] = replace(self, roles=self.roles.to(device))
+        return self._elsewhere[device]
+
+    @cached_property
+    def _elsewhere(self) -> dict[torch.device, Step]:
+        return {}
 
     @cached_property
     def answer(self) -> Tensor:
@@ -147,6 +155,7 @@ class Here:
     """What one thread runs: the ``step`` of its forward, or ``why`` that is not known, with its ``ids``, its ``mask``,
     whether a cache came before (``follows``) and the ``fallback`` that those alone tell; how the decoder is called.
 
+    ``said`` is the latest step of an answer's tokens alone, for as long as the next ones are like it.
     ``late`` takes a block's output where its steering waits until the prompt has been run (None where it does not).
     ``prompt`` numbers the prompt that was run last, ``cached`` is the number of the one whose cache a loop of one's own
     goes on with (None where that is not known). ``owners`` are the blocks of steering that its generation belongs to.
@@ -158,6 +167,7 @@ class Here:
     given: Tensor | None = None
     step: Step | None = None
     fallback: Step | None = None
+    said: Step | None = None
     why: str = NO_IDS
     ids: Tensor | None = None
     mask: Tensor | None = None
@@ -167,6 +177,13 @@ class Here:
     call: dict[str, Any] | None = None
     late: list[Tensor] | None = None
     owners: list[object] = field(default_factory=list)
+
+    def saying(self, ids: Tensor, beams: int) -> Step:
+        """The step of ``ids`` [R, t] that the model says itself: one for all of a generation that are alike."""
+        known, fits = self.said, (beams, ids.shape, ids.device, torch.is_inference_mode_enabled())
+        if known is None or (known.beams, (at := known.roles).shape, at.device, at.is_inference()) != fits:
+            self.said = known = Step(torch.full_like(ids, int(Role.ANSWER)), True, beams)
+        return known
 
 
 class Steps:
@@ -233,10 +250,10 @@ class Steps:
         """Whether no other thread generates."""
         return not self._running - {threading.get_ident()}
 
-    def _take(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    def _take(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
         ids, given = kwargs.get("input_ids", args[0] if args else None), kwargs.get("roles")
         self.mine().given = given if given is not None else getattr(ids, "token_roles", None)
-        return args, {k: v for k, v in kwargs.items() if k != "roles"}
+        return (args, {k: v for k, v in kwargs.items() if k != "roles"}) if "roles" in kwargs else None
 
     def _see(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         here = self._latest = self.mine()
@@ -270,23 +287,23 @@ class Steps:
             first, width = past - running.base, running.roles.shape[1]
             if first + ids.shape[1] < width:
                 return None, ASIDE
-            step, why = _columns(running.roles, first, ids, past > 0)
+            step, why = _columns(running.roles, first, ids, past > 0, here)
             if begins and step is not None and step.generated:
                 here.cached = getattr(cache, "of_prompt", 0)
             return step, why
         if past and given is None and ids.shape[1] == 1:
             here.cached = getattr(cache, "of_prompt", 0)
-            return Step(torch.full_like(ids, int(Role.ANSWER)), generated=True), ""
+            return here.saying(ids, 1), ""
         roles = roles_of(ids) if given is None else given
         if roles is None:
             return None, FOLLOWING if past else UNKNOWN
-        step, why = _columns(roles, 0, ids, past > 0)
+        step, why = _columns(roles, 0, ids, past > 0, here)
         if step is not None and step.generated:
             here.cached = getattr(cache, "of_prompt", 0)
         return step, why
 
 
-def _columns(roles: Tensor, first: int, ids: Tensor, follows: bool) -> tuple[Step | None, str]:
+def _columns(roles: Tensor, first: int, ids: Tensor, follows: bool, here: Here) -> tuple[Step | None, str]:
     """The step of ``ids`` [R, t], column ``first`` and on of a sequence that begins with tokens of ``roles`` [B, T] and
     that the model's own answer follows; or why there is none. Where they follow a cache, it waits for the device."""
     rows, t = ids.shape
@@ -294,7 +311,7 @@ def _columns(roles: Tensor, first: int, ids: Tensor, follows: bool) -> tuple[Ste
         return None, UNKNOWN
     beams = rows // roles.shape[0]
     if first >= roles.shape[1]:
-        return Step(torch.full_like(ids, int(Role.ANSWER)), True, beams), ""
+        return here.saying(ids, beams), ""
     roles = roles.to(ids.device)
     rest = roles[:, first : first + t]
     whole = F.pad(rest, (0, t - rest.shape[1]), value=int(Role.ANSWER)).repeat_interleave(beams, 0)

@@ -18,7 +18,7 @@ from factory.statistics.significance import sign_test
 Interval = tuple[float, float]
 Numbers = Sequence[float] | np.ndarray
 
-_CHUNK = 2_000_000  # resampled indices held at once, so that memory stays flat however many samples there are
+_CHUNK = 125_000  # resampled indices held at once: memory stays flat, and these with their values fit into a cache
 
 
 def wilson(successes: float, n: int, level: float = 0.95) -> Interval:

@@ -90,7 +90,8 @@ class Block:
 
     def _keep(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         if (here := self.view.steps.mine()).call is None:
-            here.call = call_of(module, args, kwargs)
+            asked = here.step is None or not here.step.generated
+            here.call = call_of(module, args, kwargs) if asked else {}  # a look ahead is a prompt's
             here.late = [] if self._waits(here, kwargs.get("past_key_values")) else None
 
     def _waits(self, here: Here, cache: Any) -> bool:

@@ -150,15 +150,15 @@ class Steering:
         if self.steerer.reads == "per_token":
             vector = self._read_tokens(torch.zeros_like(h, dtype=torch.float32), h, step.answer, generated=True)
             return _moved(h, step.answer, vector, _per_row(self._strength(h), h.shape[0]))
-        return _with(h, step.answer, self._for_answers(h))
+        return _plus(h, self._for_answers(h, step))
 
-    def _for_answers(self, h: Tensor) -> Tensor:
-        """What is added to each token of the answers [R, 1, d]: made at their first step, and for all."""
-        made_from, known = (self.vector, self.gain, self.strength), self.answers
-        fits = known is not None and (known[1].shape[0], known[1].device) == (h.shape[0], h.device)
-        if known is not None and fits and all(map(is_, known[0], made_from)):
+    def _for_answers(self, h: Tensor, step: Step) -> Tensor:
+        """What is added to each token of the answers [R, t, d]: made at their first step, and for all alike."""
+        made_from, known = (self.vector, self.gain, self.strength, step.answer), self.answers
+        if known is not None and known[1].device == h.device and all(map(is_, known[0], made_from)):
             return known[1]
-        added = _added(_per_row(self.vector, h.shape[0]), _per_row(self._strength(h), h.shape[0]))
+        rows = h.shape[0]
+        added = _on(step.answer, _added(_per_row(self.vector, rows), _per_row(self._strength(h), rows)))
         if not added.requires_grad:  # a graph is gone through once
             self.answers = (made_from, added)
         return added
@@ -248,7 +248,7 @@ def _moved(h: Tensor, mask: Tensor, vector: Tensor, scale: Tensor) -> Tensor:
     """``h + scale * vector`` on the masked tokens, ``scale`` [R]; elsewhere, and where either is 0, the very bits of
     ``h``.
     """
-    return _with(h, mask, _added(vector, scale))
+    return _plus(h, _on(mask, _added(vector, scale)))
 
 
 def _added(vector: Tensor, scale: Tensor) -> Tensor:
@@ -256,8 +256,12 @@ def _added(vector: Tensor, scale: Tensor) -> Tensor:
     return torch.where((scale != 0) & (vector != 0), scale * vector, NOTHING)
 
 
-def _with(h: Tensor, mask: Tensor, added: Tensor) -> Tensor:
-    return (h.float() + torch.where(mask[..., None], added, NOTHING)).to(h.dtype)
+def _on(mask: Tensor, added: Tensor) -> Tensor:
+    return torch.where(mask[..., None], added, NOTHING)
+
+
+def _plus(h: Tensor, added: Tensor) -> Tensor:
+    return (h + added).to(h.dtype)  # in the wider of their dtypes: float32 beside a model's half
 
 
 def last_states(h: Tensor, step: Step) -> Tensor:

@@ -36,6 +36,12 @@ def test_wilson_refuses_impossible_counts(hits, n):
         wilson(hits, n)
 
 
+def test_draws_made_in_parts_are_those_made_at_once():
+    values = np.random.default_rng(1).normal(size=301)
+    means = values[np.random.default_rng(0).integers(301, size=(2000, 301))].mean(1)
+    assert bootstrap_mean(values) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=1e-14)
+
+
 def test_bootstrap_mean_agrees_with_the_normal_interval():
     values = np.random.default_rng(1).normal(3.0, 2.0, size=900)
     half = 1.96 * values.std(ddof=1) / math.sqrt(values.size)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from contextlib import contextmanager
 from fractions import Fraction
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from factory.errors import UserError
 from factory.model.prefix import Step, at_last, extend, greedy, prefill
@@ -331,3 +333,33 @@ def test_a_steering_that_is_used_again_knows_no_earlier_prompt():
         prefill(view, view.encode([first]))
         raise ZeroDivisionError
     assert steering.prompt is None
+
+
+class Kernels(TorchDispatchMode):
+    """Counts the operations that reach a device, views of tensors among them."""
+
+    n = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.n += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_steered_token_costs_five_small_operations_more_than_a_bare_hooks_at_most():
+    """Most of them say whether its state is finite: what is added is made once an answer, and the token's roles too."""
+    view = tiny_view()
+    batch = view.encode(conflict_prompts(2))
+
+    def counted(steered: bool, tokens: int) -> int:
+        @contextmanager
+        def bare():
+            add = view.layers[1].register_forward_hook(lambda module, args, output: output + V)
+            yield
+            add.remove()
+
+        with torch.no_grad(), Kernels() as kernels, steer(view, push()) if steered else bare():
+            view.model.generate(**batch, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False)
+        return kernels.n
+
+    ours, bare = (counted(steered, 8) - counted(steered, 4) for steered in (True, False))
+    assert 0 <= ours - bare <= 4 * 5

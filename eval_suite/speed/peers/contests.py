@@ -74,7 +74,9 @@ class _Numbers(Dataset):
 
 
 def lora_steps(view: ModelView, batch: int, steps: int = 3) -> Contest:
-    """Some optimiser steps on the same ready batch, from the making of the adapter to the last step."""
+    """Some optimiser steps on the same ready batch, from the making of the adapter to the checkpoint at the end, which
+    both write.
+    """
     inputs = lesson(view, batch)
     data = _Numbers(batch * steps)
     collate: Callable[[Sequence[int]], dict[str, Tensor]] = lambda _: dict(inputs)
@@ -111,7 +113,6 @@ def _lora_of_peft(view: ModelView, data: Dataset, collate: Callable, batch: int,
             learning_rate=RATE,
             lr_scheduler_type="constant",
             logging_steps=1,
-            save_strategy="no",
             report_to="none",
             use_cpu=view.device.type == "cpu",
             remove_unused_columns=False,
