@@ -95,15 +95,49 @@ def plural(word: str) -> str:
 COMPOUNDS_READ = COMPOUNDS | {plural(phrase): read for phrase, read in COMPOUNDS.items()}
 
 
-@register("benchmark", "chair")
-class Chair(AnswerBenchmark):
-    """CHAIR on COCO's validation pictures: the objects of long captions that are not there."""
+class ObjectCaptions(AnswerBenchmark):
+    """Captions read by CHAIR's rule; an item's gold are the objects on its picture."""
 
-    Params = ChairParams
     scorer = "chair-by-rule/1"
     main = "true_captions"
     beside = ("chair_i", "recall")
     shares = {"true_captions": ("true", "n"), "chair_s": ("false", "n")}  # noqa: RUF012
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The words for objects."""
+        raise TypeError(f"{type(self).__name__} must define vocabulary")
+
+    def read(self, item: Item, text: str) -> Reading:
+        named = list(self.vocabulary.mentions(text))
+        wrong, there = [each for each in named if each not in item.gold], set(item.gold)
+        said = text.strip()
+        sums = {
+            "n": 1.0,
+            "true": float(bool(said) and not wrong),
+            "false": float(bool(wrong)),
+            "wrong": float(len(wrong)),
+            "named": float(len(named)),
+            "found": float(len(there & set(named))),
+            "there": float(len(there)),
+        }
+        return Reading(", ".join(named) if said else None, sums, sums["true"], failed=not said)
+
+    def metrics(self, sums: Sums) -> dict[str, Any]:
+        return {
+            "true_captions": sums.ratio("true", "n"),
+            "chair_s": sums.ratio("false", "n"),
+            "chair_i": sums.ratio("wrong", "named"),
+            "recall": sums.ratio("found", "there"),
+            "objects": sums.ratio("named", "n"),
+        }
+
+
+@register("benchmark", "chair")
+class Chair(ObjectCaptions):
+    """CHAIR on COCO's validation pictures: the objects of long captions that are not there."""
+
+    Params = ChairParams
 
     @property
     def split(self) -> str:
@@ -154,27 +188,3 @@ class Chair(AnswerBenchmark):
         if name not in self.vocabulary.objects:
             raise UserError(f"{row.place}: '{name}' is in no line of synonyms.txt; is it the released file?")
         return self.vocabulary.objects[name]
-
-    def read(self, item: Item, text: str) -> Reading:
-        named = list(self.vocabulary.mentions(text))
-        wrong, there = [each for each in named if each not in item.gold], set(item.gold)
-        said = text.strip()
-        sums = {
-            "n": 1.0,
-            "true": float(bool(said) and not wrong),
-            "false": float(bool(wrong)),
-            "wrong": float(len(wrong)),
-            "named": float(len(named)),
-            "found": float(len(there & set(named))),
-            "there": float(len(there)),
-        }
-        return Reading(", ".join(named) if said else None, sums, sums["true"], failed=not said)
-
-    def metrics(self, sums: Sums) -> dict[str, Any]:
-        return {
-            "true_captions": sums.ratio("true", "n"),
-            "chair_s": sums.ratio("false", "n"),
-            "chair_i": sums.ratio("wrong", "named"),
-            "recall": sums.ratio("found", "there"),
-            "objects": sums.ratio("named", "n"),
-        }

@@ -10,7 +10,7 @@ from eval_suite.commands import Command
 from eval_suite.compare import over_seeds
 from eval_suite.compare import table as tables
 from eval_suite.compare.load import load
-from eval_suite.compare.samples import align
+from eval_suite.compare.samples import align, of_tasks
 from eval_suite.compare.write import show, write
 from factory.registry import register
 from factory.terminal import Console
@@ -27,6 +27,20 @@ class Compare(Command):
             "--out", type=Path, default=Path("runs", "compare"), metavar="FOLDER", help="default: runs/compare"
         )
         parser.add_argument(
+            "--against",
+            action="append",
+            default=[],
+            metavar="METHOD",
+            help="test every method against this one of the same run too, and print the paired differences",
+        )
+        parser.add_argument(
+            "--task",
+            action="append",
+            default=[],
+            metavar="TASK",
+            help="score the samples of this task alone; given again, of several together",
+        )
+        parser.add_argument(
             "--common",
             action="store_true",
             help="where runs answered different samples, score those that all of them answered",
@@ -34,15 +48,24 @@ class Compare(Command):
 
     @classmethod
     def run(cls, args: argparse.Namespace) -> None:
-        cls.over(args.runs, args.out, args.common)
+        cls.over(args.runs, args.out, args.common, against=args.against, tasks=args.task)
 
     @staticmethod
-    def over(runs: Sequence[Path], out: Path, common: bool = False, plots: bool = True) -> Path:
+    def over(
+        runs: Sequence[Path],
+        out: Path,
+        common: bool = False,
+        plots: bool = True,
+        against: Sequence[str] = (),
+        tasks: Sequence[str] = (),
+    ) -> Path:
         """Compare ``runs``, print the table and write it under ``out``; returns ``out``. ``common`` as in
-        ``samples.align``; without ``plots`` no figure is drawn.
+        ``samples.align``, ``against`` as in ``table.build``, ``tasks`` as in ``samples.of_tasks``; without ``plots`` no
+        figure is drawn.
         """
         arms = load(runs)
-        table = tables.build(arms, align(arms, common))
+        notes = of_tasks(arms, tasks) if tasks else []
+        table = tables.build(arms, [*notes, *align(arms, common)], against)
         write(table, out, plots)
         show(table, Console())
         kinds = ".csv, .tex, figures/" if plots else ".csv, .tex"

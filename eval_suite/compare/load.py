@@ -25,7 +25,8 @@ class Score:
 
     Only a benchmark's ``main`` metric is tested and ranked. ``asked``: which samples were answered (their number where
     that is all that is known); ``units``: which samples hang together, and are resampled together; ``items``: what
-    tells a sample's content; ``common``: scored on the samples that all arms of the column share, others left out.
+    tells a sample's content; ``tasks`` those of each sample; ``common``: scored on the samples that all arms of the
+    column share, others left out.
     """
 
     column: Column
@@ -40,6 +41,7 @@ class Score:
     asked: list[frozenset[str]] = field(default_factory=list)
     units: dict[str, str] = field(default_factory=dict)
     items: dict[str, str] = field(default_factory=dict)
+    tasks: dict[str, list[str]] = field(default_factory=dict)
     common: bool = False
 
     @property
@@ -207,6 +209,7 @@ def _add(arm: Arm, run: _Run, row: read.Row) -> None:
         score.failures.append(row.parse_failure_rate or 0.0)
         score.asked.append(asked)
         score.items |= {p.sample: p.item for p in records if p.item is not None}
+        score.tasks |= {p.sample: p.tasks for p in records}
         if metric == main:
             score.parts.append(samples)
             score.units |= {p.sample: p.unit or p.sample for p in records}

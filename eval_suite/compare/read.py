@@ -75,6 +75,7 @@ class Record(_Written):
     value: FiniteFloat | None
     unit: str | None = None
     item: str | None = None
+    tasks: list[str] = []
 
 
 class Price(_Written):

@@ -1,8 +1,11 @@
-"""Whether the arms of a column answered the same samples; if not, their scores on those that all of them answered."""
+"""Scores on some of the samples: those of some tasks, or those that all arms of a column answered, where they did not
+answer the same.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from typing import NoReturn
 
 import numpy as np
@@ -34,7 +37,12 @@ def align(arms: Sequence[Arm], common: bool) -> list[str]:
             way = f", or add --common{'' if again else f', which leaves {column[1]} out: it is no mean over samples'}"
             _refuse(column, scored, alike + way)
         if again and any(score.main for _, score in scored):
-            _restrict(column, scored)
+            shared = set.intersection(*({sample for part in score.parts for sample in part} for _, score in scored))
+            if not shared:
+                _refuse(column, scored, "there is nothing to compare")
+            for _, score in scored:
+                _restrict(score, shared)
+                score.common = True
             continue
         if any(score.main for _, score in scored):
             notes.append(
@@ -46,6 +54,27 @@ def align(arms: Sequence[Arm], common: bool) -> list[str]:
     if not any(arm.scores for arm in arms):
         raise UserError(f"nothing is left to compare; run them alike. {' '.join(notes)}".strip())
     return notes
+
+
+def of_tasks(arms: Sequence[Arm], tasks: Sequence[str]) -> list[str]:
+    """Score every arm on the samples of some tasks alone. Returns what has to be known of it: a metric that is no mean
+    over samples is left out. Raises ``UserError`` for a task that no sample is of."""
+    known = {task for arm in arms for score in arm.scores.values() for own in score.tasks.values() for task in own}
+    if unknown := [task for task in tasks if task not in known]:
+        raise UserError(f"--task {unknown[0]}: no sample is of it; there are {', '.join(sorted(known)) or 'none'}")
+    left_out: dict[Column, None] = {}
+    for arm in arms:
+        for column, score in list(arm.scores.items()):
+            kept = {sample for sample, own in score.tasks.items() if not set(own).isdisjoint(tasks)}
+            if kept and _is_mean(score):
+                _restrict(score, kept)
+            else:
+                left_out[column] = None
+                del arm.scores[column]
+    if not any(arm.scores for arm in arms):
+        raise UserError(f"--task {tasks[0]}: no score of it is a mean over samples; there is nothing to compare")
+    gone = "".join(f" {column[0]} {column[1]} is left out." for column in left_out)
+    return [f"Of the samples of {', '.join(tasks)} alone.{gone}"]
 
 
 def _is_mean(score: Score) -> bool:
@@ -69,24 +98,18 @@ def _refuse_other_content(column: Column, scored: Scored) -> None:
                 )
 
 
-def _restrict(column: Column, scored: Scored) -> None:
-    shared = set.intersection(*({sample for part in score.parts for sample in part} for _, score in scored))
-    if not shared:
-        _refuse(column, scored, "there is nothing to compare")
-    for _, score in scored:
-        parts = [
-            kept
-            for part in score.parts
-            if (kept := {sample: value for sample, value in part.items() if sample in shared})
-        ]
-        each = [np.array(list(part.values())) for part in parts]
-        score.parts, score.asked, score.counts, score.common = (
-            parts,
-            [frozenset(part) for part in parts],
-            [len(part) for part in parts],
-            True,
-        )
-        score.values, score.intervals = [float(x.mean()) for x in each], [_interval(x) for x in each]
+def _restrict(score: Score, samples: AbstractSet[str]) -> None:
+    """Score some samples alone."""
+    parts = [
+        kept for part in score.parts if (kept := {sample: value for sample, value in part.items() if sample in samples})
+    ]
+    each = [np.array(list(part.values())) for part in parts]
+    score.parts, score.asked, score.counts = (
+        parts,
+        [frozenset(part) for part in parts],
+        [len(part) for part in parts],
+    )
+    score.values, score.intervals = [float(x.mean()) for x in each], [_interval(x) for x in each]
 
 
 def _interval(x: np.ndarray) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from eval_suite.compare.significance import Test, compare, holm
 from eval_suite.report.closed import Gap, gap
 from eval_suite.report.rows import is_oracle
 from factory.data.sources import in_words
+from factory.errors import UserError
 
 AS_THEY_ARE = ("perplexity", "points")  # metrics that are no shares, and are not printed as percentages
 PUBLISHED = Path(__file__).with_name("published.yaml")
@@ -25,8 +26,9 @@ TABLES = {"LLaVA Steering": "mores.csv", "PIXEL": "pixel.csv"}
 
 @dataclass
 class Cell:
-    """A score with what it was tested against, the same run's unsteered model and the same method in the first run; and
-    what it closes of the distance from that unsteered model to the same run's oracle, where one was measured.
+    """A score with what it was tested against: the same run's unsteered model, methods that were named, and the same
+    method in the first run; and what it closes of the distance from that unsteered model to the same run's oracle,
+    where one was measured.
     """
 
     score: Score
@@ -75,19 +77,24 @@ class Table:
     tests: list[tuple[str, Test]]
     groups: list[str]
     notes: list[str]
+    against: tuple[str, ...] = ()
 
 
-def build(arms: Sequence[Arm], notes: Sequence[str] = ()) -> Table:
+def build(arms: Sequence[Arm], notes: Sequence[str] = (), against: Sequence[str] = ()) -> Table:
     """Blocks by direction. An arm without a direction (the unsteered model on question benchmarks, a saved artefact) is
-    in all.
+    in all. Every method is tested ``against`` those that are named, too; raises ``UserError`` for one that there is
+    not.
     """
+    methods = list(dict.fromkeys(arm.method for arm in arms))
+    if unknown := [name for name in against if name not in methods]:
+        raise UserError(f"--against {unknown[0]}: no run has such a method; there are {', '.join(methods)}")
     groups = list(dict.fromkeys(arm.group for arm in arms))
     directions: list[str | None] = [*dict.fromkeys(arm.direction for arm in arms if arm.direction)] or [None]
     blocks = [
         _block([arm for arm in arms if arm.direction in (direction, None)], direction, groups)
         for direction in directions
     ]
-    _test(blocks, groups)
+    _test(blocks, groups, against)
     for block in blocks:
         _close(block)
     tests = [
@@ -97,7 +104,7 @@ def build(arms: Sequence[Arm], notes: Sequence[str] = ()) -> Table:
         for column, cell in line.cells.items()
         for name, test in cell.against.items()
     ]
-    return Table(blocks, tests, groups, [*notes, *_notes(blocks)])
+    return Table(blocks, tests, groups, [*notes, *_notes(blocks)], tuple(against))
 
 
 def _notes(blocks: Sequence[Block]) -> list[str]:
@@ -163,13 +170,13 @@ def _rank(lines: Sequence[Line], columns: Sequence[Column]) -> None:
         line.rank = sum(places) / len(places)
 
 
-def _test(blocks: Sequence[Block], groups: Sequence[str]) -> None:
+def _test(blocks: Sequence[Block], groups: Sequence[str], against: Sequence[str]) -> None:
     pending: list[tuple[Cell, str, Test]] = []
     for block in blocks:
         by_key = {(line.arm.group, line.arm.method): line for line in block.lines}
         for (group, method), line in by_key.items():
             unsteered = line.arm.unsteered
-            references = {unsteered: by_key.get((group, unsteered)) if method != unsteered else None}
+            references = {name: by_key.get((group, name)) for name in (unsteered, *against) if name != method}
             if group != groups[0]:
                 references[groups[0]] = _counterpart(line, block, groups[0])
             for name, other in references.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import compress
 from pathlib import Path
@@ -120,18 +120,40 @@ def show(table: Table, console: Console) -> None:
             if console.measure(shown, options=console.options.update(width=10_000)).maximum <= console.width:
                 break
         console.print(shown)
+    if table.against:
+        console.print(_listed("Paired differences in points", DIFFERENCES, differences(table)))
     for each in against.against(table):
-        console.print(_against_terminal(each))
+        heads = ("model", against.NAMES[each.x], against.NAMES[each.y])
+        console.print(_listed(each.title, heads, against.lines_of(each)))
         console.print(each.note, style="dim", highlight=False)
     for note in (*table.notes, FOOT):
         console.print(note, style="dim", markup=False, highlight=False)
 
 
-def _against_terminal(found: against.Against) -> Shown:
-    shown = Shown(box=box.SIMPLE_HEAD, title=escape(found.title), title_justify="left", title_style="bold")
-    for i, head in enumerate(("model", against.NAMES[found.x], against.NAMES[found.y])):
+DIFFERENCES = ("method", "against", "on", "difference (95 %)", "p (Holm)")
+
+
+def differences(table: Table) -> list[tuple[str, ...]]:
+    """Every paired test: both methods, the column, the mean difference with its interval in points (of metrics that are
+    no shares as they are), and the corrected p."""
+    rows = []
+    for block in table.blocks:
+        toward = f" ({title(block).lower()})" if block.direction and len(table.blocks) > 1 else ""
+        for line in block.lines:
+            for column, cell in line.cells.items():
+                by = 1 if column[1] in AS_THEY_ARE else 100
+                for other, test in cell.against.items():
+                    d, low, high = (by * x + 0.0 for x in (test.difference, test.low, test.high))
+                    told = f"{d:+.1f} ({low:+.1f} to {high:+.1f})"
+                    rows.append((label(line, table), other, f"{heading(column)}{toward}", told, f"{test.adjusted:.2g}"))
+    return rows
+
+
+def _listed(name: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Shown:
+    shown = Shown(box=box.SIMPLE_HEAD, title=escape(name), title_justify="left", title_style="bold")
+    for i, head in enumerate(heads):
         shown.add_column(head, justify="right" if i else "left", overflow="fold")
-    for row in against.lines_of(found):
+    for row in rows:
         shown.add_row(*map(escape, row))
     return shown
 
@@ -247,6 +269,11 @@ def to_markdown(table: Table) -> str:
             "|:---|" + "---:|" * (len(heads) - 1),
         ]
         parts.append("\n".join([*lines, *("| " + " | ".join(map(markdown_escape, row)) + " |" for row in rows)]))
+    if tested := differences(table):
+        rows = ["| " + " | ".join(map(markdown_escape, row)) + " |" for row in (DIFFERENCES, *tested)]
+        parts.append(
+            "\n".join(["### Paired differences in points", "", rows[0], "|:---|:---|:---|---:|---:|", *rows[1:]])
+        )
     told = [pairs] if (pairs := against.to_markdown(against.against(table))) else []
     return "\n\n".join([*parts, *told, *table.notes, FOOT]) + "\n"
 

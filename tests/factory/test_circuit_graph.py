@@ -200,6 +200,15 @@ def test_edges_have_names_and_lie_on_paths():
     assert found == ["input->a0.v0", "a0.h1->m1", "m1->logits"]
 
 
+def test_one_norm_over_all_heads_lets_each_move_the_others():
+    plain, coupled = (Graph(1, 4, 2, coupled=given) for given in ((), (True,)))
+    named = lambda graph, v: [graph.senders[u].name for u in graph.moves(v)]
+    q1, k0, mlp, logits = 1, 4, 8, 9
+    assert named(plain, q1) == ["a0.h1"] and named(plain, k0) == ["a0.h0", "a0.h1"]
+    assert named(coupled, q1) == named(coupled, k0) == ["a0.h0", "a0.h1", "a0.h2", "a0.h3"]
+    assert named(coupled, mlp) == ["m0"] and not coupled.moves(logits)
+
+
 def test_parallel_blocks_have_no_edge_from_their_heads_to_their_mlp():
     graph = Machine(view := family_view("phi"), batch_of(view)).graph
     names = {graph.name(e) for e in graph.edges}

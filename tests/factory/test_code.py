@@ -144,7 +144,7 @@ def test_a_definition_that_moves_to_another_file_changes_no_digest(before, chang
 
 STEERED = {("steering", name) for name in ("l2s", "amps", "pixel")}
 REGRESSED = STEERED | {("diagnostic", "influence")}
-DRAWN = {("benchmark", name) for name in ("scenes", "plain_scenes", "films", "scene_texts")}
+DRAWN = {("benchmark", name) for name in ("scenes", "plain_scenes", "films", "scene_captions", "scene_texts")}
 
 
 @pytest.mark.parametrize(

@@ -39,14 +39,22 @@ Edge = tuple[int, int]
 class Graph:
     """All nodes of a decoder of ``depth`` blocks in the order in which they are computed.
 
-    ``parallel`` blocks' MLPs do not see their own heads; before the blocks ``added`` the decoder adds to the stream.
+    ``parallel`` blocks' MLPs do not see their own heads; before the blocks ``added`` the decoder adds to the stream; a
+    norm over what all heads of a ``coupled`` block add lets each move the others.
     """
 
     def __init__(
-        self, depth: int, heads: int, kv_heads: int, parallel: Sequence[bool] = (), added: Sequence[int] = ()
+        self,
+        depth: int,
+        heads: int,
+        kv_heads: int,
+        parallel: Sequence[bool] = (),
+        added: Sequence[int] = (),
+        coupled: Sequence[bool] = (),
     ) -> None:
         self.depth, self.heads, self.kv_heads, self.added = depth, heads, kv_heads, tuple(added)
         self.parallel = tuple(parallel) or (False,) * depth
+        self.coupled = tuple(coupled) or (False,) * depth
         self.senders: list[Sender] = [Sender("input", "input", 0)]
         self.receivers: list[Receiver] = []
         for i in range(depth):
@@ -117,6 +125,14 @@ class Graph:
         if r.kind == "mlp":
             return [start + self.heads]
         return [start + r.index] if r.kind == "q" else [start + r.index * group + i for i in range(group)]
+
+    def moves(self, receiver: int) -> list[int]:
+        """The senders that change with what a receiver reads: those that it feeds, in a coupled block all heads."""
+        r = self.receivers[receiver]
+        if r.kind in "qkv" and self.coupled[r.layer]:
+            start = self.below(r.layer)
+            return list(range(start, start + self.heads))
+        return self.feeds(receiver)
 
     def connected(self, kept: Tensor) -> Tensor:
         """``kept`` [V, U] without the edges that lie on no path from an input to the logits."""

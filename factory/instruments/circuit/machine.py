@@ -41,8 +41,14 @@ class Machine:
                 " one (no model.device_map), or quantised"
             )
         self.blocks = wiring(view, lambda: self._call(batch))
-        parallel = [b.parallel for b in self.blocks]
-        self.graph = Graph(view.depth, view.heads, self.blocks[0].parts["k"].heads, parallel, self._added_before(batch))
+        self.graph = Graph(
+            view.depth,
+            view.heads,
+            self.blocks[0].parts["k"].heads,
+            [b.parallel for b in self.blocks],
+            self._added_before(batch),
+            [b.after is not None for b in self.blocks],
+        )
         self._check(batch)
 
     @torch.no_grad()

@@ -150,7 +150,7 @@ def _methods_table(rows: Rows) -> Table:
     return Table("circuit_methods", title, columns, tuple(cells))
 
 
-COSTS = ("forwards", "rows", "again", "blocks", "seconds", "weights")
+COSTS = ("forwards", "rows", "again", "spared", "blocks", "seconds", "weights")
 
 
 def _taus_table(rows: Rows) -> Table:

@@ -23,12 +23,13 @@ from .pairs import Exchanged, Twin
 @dataclass
 class Count:
     """What was run: calls of the decoder (``forwards``), variants in them (``rows``), and ``blocks`` run for a variant
-    altogether; ``again``: variants run a second time."""
+    altogether; ``again``: variants run a second time; ``spared``: edges decided without a run."""
 
     forwards: int = 0
     rows: int = 0
     blocks: int = 0
     again: int = 0
+    spared: int = 0
 
 
 @dataclass

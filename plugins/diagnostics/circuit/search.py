@@ -9,8 +9,9 @@
 m is the mean margin in shares of the difference. From ACDC's code: the order, and that m is that of the edges left.
 Ours: the absolute change by default, as the margin of both answers may also rise; and speculation. What lies below a
 receiver is that of the clean run, so it is run once. The receiver's candidates are run as rows, each with what is
-guessed of those before it, and are used up to the first wrong guess; the rest are run again. A change that lies within
-rounding of tau is decided by runs of one row, so that decisions are the one-at-a-time loop's.
+guessed of those before it, and are used up to the first wrong guess; the rest are run again. What a receiver moves may
+reach the logits by no edge that is left: m then stays what it is, and its edges go without a run. A change that lies
+within rounding of tau is decided by runs of one row, so that decisions are the one-at-a-time loop's.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def acdc(
             Random(f"{seed}/{v}").shuffle(senders)
         low = trying(v)
         search.at(v, low)
-        if m is None or low is not None:
+        if m is None or (low is not None and not search.spares):
             m = search.alone(search.absent)
         m = search.decide(senders, m)
     done, ground.count = ground.count, before
@@ -143,11 +144,20 @@ class _Search:
         self.rounding = ROUNDING * max(1.0, largest)
         self.v, self.start = 0, 0
         self.low: Lower | None = None
+        self.reaching = torch.zeros(len(self.absent), dtype=torch.bool)
 
     def at(self, v: int, low: Lower | None) -> None:
+        """Go on to a receiver; all above it are decided."""
         graph = self.ground.machine.graph
         self.v, self.low = v, low
         self.start = 0 if self.whole else graph.receivers[v].layer
+        left = (graph.allowed & ~self.absent)[self.reaching][:, graph.moves(v)]
+        self.reaching[v] = graph.receivers[v].kind == "logits" or bool(left.any())
+
+    @property
+    def spares(self) -> bool:
+        """Whether nothing that is read here reaches the logits, so that no edge need be run; the loop runs all."""
+        return self.rows > 1 and self.rule.tau > self.rounding and not self.reaching[self.v]
 
     def run(self, masks: Tensor) -> list[float]:
         return self.ground.shares(masks, None, self.start, self.low).tolist()
@@ -162,6 +172,11 @@ class _Search:
 
     def decide(self, senders: Sequence[int], m: float) -> float:
         """Decide the edges from some senders into the receiver; returns m of what is left."""
+        if self.spares:
+            self.absent[self.v, list(senders)] = True
+            self.log += [((self.v, u), m, m, True) for u in senders]
+            self.ground.count.spared += len(senders)
+            return m
         i = 0
         while i < len(senders):
             chain = senders[i : i + self.width]

@@ -1,0 +1,56 @@
+"""Comparing with a method that is named, and on some tasks alone."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from factory.cli import main
+from tests.eval_suite.test_compare import drawn, flipped, run_folder, table_of
+
+TASKS = ("color", "counting")
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run of three methods, whose samples are of two tasks in turn."""
+    none = drawn(0.4)
+    values = {"none": none, "alone": drawn(0.7, seed=1), "both": flipped(none, 0.1, 2)}
+    folder = run_folder(tmp_path, "r", values)
+    for method in values:
+        path = folder / "predictions" / "pope" / f"{method}.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text("\n".join(json.dumps({**row, "tasks": [TASKS[i % 2]]}) for i, row in enumerate(rows)))
+    return folder, {name: np.array(each) for name, each in values.items()}
+
+
+def compared(folder, out, *more):
+    assert main(["compare", str(folder), "--out", str(out), *more]) == 0
+    return {(r["method"], r["reference"]): r for r in table_of(out)}
+
+
+def test_every_method_is_tested_against_the_one_that_is_named(run, tmp_path, capsys):
+    folder, values = run
+    rows = compared(folder, tmp_path / "out", "--against", "alone")
+    assert set(rows) == {("none", "alone"), ("alone", "none"), ("both", "none"), ("both", "alone")}
+    told = rows["both", "alone"]
+    difference = (values["both"] - values["alone"]).mean()
+    assert float(told["difference"]) == pytest.approx(difference)
+    printed, written = capsys.readouterr().out, (tmp_path / "out" / "compare.md").read_text()
+    assert "Paired differences" in printed and f"| both | alone | pope f1 | {100 * difference:+.1f} (" in written
+    assert main(["compare", str(folder), "--against", "nobody"]) == 2
+    assert "no run has such a method; there are none, alone, both" in capsys.readouterr().err
+
+
+def test_some_tasks_are_scored_alone(run, tmp_path, capsys):
+    folder, values = run
+    rows = compared(folder, tmp_path / "out", "--task", "counting", "--against", "alone")
+    assert float(rows["both", "none"]["value"]) == pytest.approx(values["both"][1::2].mean())
+    assert rows["both", "alone"]["pairs"] == rows["both", "alone"]["n"] == "200"
+    both = compared(folder, tmp_path / "both", "--task", "counting", "--task", "color")
+    assert float(both["both", "none"]["value"]) == pytest.approx(values["both"].mean())
+    assert "Of the samples of counting alone." in (tmp_path / "out" / "compare.md").read_text()
+    assert main(["compare", str(folder), "--task", "sport"]) == 2
+    assert "--task sport: no sample is of it; there are color, counting" in capsys.readouterr().err
