@@ -136,7 +136,7 @@ DIFFERENCES = ("method", "against", "on", "difference (95 %)", "p (Holm)")
 def differences(table: Table) -> list[tuple[str, ...]]:
     """Every paired test: both methods, the column, the mean difference with its interval in points (of metrics that are
     no shares as they are), and the corrected p."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for block in table.blocks:
         toward = f" ({title(block).lower()})" if block.direction and len(table.blocks) > 1 else ""
         for line in block.lines:
@@ -270,10 +270,8 @@ def to_markdown(table: Table) -> str:
         ]
         parts.append("\n".join([*lines, *("| " + " | ".join(map(markdown_escape, row)) + " |" for row in rows)]))
     if tested := differences(table):
-        rows = ["| " + " | ".join(map(markdown_escape, row)) + " |" for row in (DIFFERENCES, *tested)]
-        parts.append(
-            "\n".join(["### Paired differences in points", "", rows[0], "|:---|:---|:---|---:|---:|", *rows[1:]])
-        )
+        head, *body = ("| " + " | ".join(map(markdown_escape, row)) + " |" for row in (DIFFERENCES, *tested))
+        parts.append("\n".join(["### Paired differences in points", "", head, "|:---|:---|:---|---:|---:|", *body]))
     told = [pairs] if (pairs := against.to_markdown(against.against(table))) else []
     return "\n\n".join([*parts, *told, *table.notes, FOOT]) + "\n"
 

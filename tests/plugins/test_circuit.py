@@ -26,7 +26,6 @@ from tests.anchor import scenes_bench
 from tests.contract import cases
 from tests.slow_circuit import slow_run
 from tests.tiny import fresh_view, tiny_view
-from tests.tiny_families import family_view
 
 CIRCUIT = lookup("diagnostic", "circuit")
 PLANTED = {"input->a0.v0", "a0.h1->a1.v1", "a1.h2->logits"}
@@ -87,7 +86,9 @@ def test_a_hand_set_circuit_is_found_exactly():
     assert names(graph, top(graph, eap_ig(g, 5).sum(-1).abs(), 3)) == PLANTED
     assert names(graph, top(graph, eap(g).sum(-1), 3)) == PLANTED
     for rows in (1, 16):
-        assert names(graph, acdc(g, Rule(0.1), rows).kept) == PLANTED
+        found = acdc(g, Rule(0.1), rows)
+        assert names(graph, found.kept) == PLANTED
+        assert (found.count.spared > len(graph.edges) / 2) == (rows > 1)
     held = ground(view, pairs_of(view, n=8)[6:], "picture", g.machine)
     kept = acdc(g, Rule(0.1), 16).kept
     alone, without = faithfulness(held, [kept, graph.allowed & ~kept], 4)
@@ -129,15 +130,6 @@ def test_decisions_are_those_of_the_loop_however_many_rows_are_guessed(made, abs
         right = rows == 5  # every guess was right
         assert found.count.rows < len(log) + (2 * len(log) if not right else 30) and (found.count.again == 0) == right
         assert found.count.blocks < alone.count.blocks or not right
-        ran = {edge for edge, after, before, _ in found.log if after != before}
-        assert len(ran) <= len(log) - found.count.spared < len(log)
-
-
-def test_what_reaches_nothing_is_decided_as_by_the_loop_where_one_norm_is_over_all_heads():
-    g = ground(family_view("gemma3"), pairs_of(family_view("gemma3"), n=1), "picture")
-    assert all(g.machine.graph.coupled)
-    found, alone = (acdc(g, Rule(0.05), rows) for rows in (16, 1))
-    assert torch.equal(found.kept, alone.kept) and found.count.spared > alone.count.spared == 0
 
 
 def test_exact_scores_are_those_of_one_edge_at_a_time(made):
