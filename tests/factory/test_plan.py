@@ -166,6 +166,19 @@ def test_a_stage_that_the_count_does_not_know_is_planned_too(recipe_file, folder
     assert len(recipe.data.make().samples("test")) == 8 and measured.of(lineage) == pytest.approx(0.1 * 8)
 
 
+def test_what_holds_a_plan_up_is_no_time_of_the_run_and_is_said(recipe_file, folder, capsys, monkeypatch):
+    """Half a second's sleep stands for other programs on the processor."""
+    plain = Study.diagnosed
+    monkeypatch.setattr(Study, "diagnosed", lambda study: (time.sleep(0.5), plain(study))[1])
+    monkeypatch.setattr("factory.run.plan.rehearse.PROMPTS", 2)
+    monkeypatch.setattr("factory.run.plan.plan.HELD_UP", (1.01, 0.9))
+    given = ["steering=[none]", "diagnostic=null", "data.scoring=open_ended", "model.device=cpu"]
+    assert main(["plan", str(recipe_file(RECIPE, folder=folder)), *given]) == 0
+    told = capsys.readouterr().out
+    (collect,) = (line.split() for line in told.splitlines() if line.strip().startswith("collect"))
+    assert float(collect[-2]) < 0.5 and "other programs or the disk held it" in told
+
+
 def test_passes_count_the_share_of_blocks_above_the_site(recipe_file, folder):
     low, high = (
         {s.name: s for s in estimate(load(recipe_file(RECIPE, folder=folder), [f"model.layer={layer}"])).stages}["test"]

@@ -22,7 +22,7 @@ from factory.recipe.schema import CompareSpec, ContenderSpec, TaskSpec
 from factory.run.plan.refused import Refusal, say_missing
 from factory.run.questions.arms import Arm
 from factory.run.questions.suite import AnySuite, Suite, in_turns
-from factory.run.timing import timed
+from factory.run.timing import own_clock, timed
 from factory.run.tuners.opening import planned_source
 from factory.run.tuners.tuning import steps_of
 from factory.terminal import Console
@@ -202,13 +202,11 @@ def _step_seconds(
     batch = {
         name: value.to(view.device) for name, value in collate([i % len(source) for i in range(shape.micro)]).items()
     }
-    return (
-        shape.accumulate
-        * shape.ranks
-        * median(timed(lambda: objective(**batch).backward(), view.device)[1] for _ in range(1 + TIMED_STEPS))
-    )
+    clock, step = own_clock(view.device), lambda: objective(**batch).backward()
+    return shape.accumulate * shape.ranks * median(timed(step, view.device, clock)[1] for _ in range(1 + TIMED_STEPS))
 
 
 def _answer_seconds(view: ModelView, suite: Suite) -> float:
     prompts = [item.prompt() for item in in_turns(suite.items)[0][:TIMED_ANSWERS]]
-    return timed(lambda: Arm().answer(view, prompts, suite.benchmark.new_tokens), view.device)[1] / len(prompts)
+    job = partial(Arm().answer, view, prompts, suite.benchmark.new_tokens)
+    return timed(job, view.device, own_clock(view.device))[1] / len(prompts)

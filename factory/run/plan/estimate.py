@@ -5,9 +5,9 @@ A prompt pass is one forward of a whole prompt through all blocks.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from time import thread_time
 from typing import Any
 
 import torch
@@ -79,7 +79,7 @@ class Estimate:
 
 
 def estimate(
-    recipe: Recipe, limit: int | None = None, clock: Clock = time.perf_counter, wanted: Wanted | None = None
+    recipe: Recipe, limit: int | None = None, clock: Clock = thread_time, wanted: Wanted | None = None
 ) -> Estimate:
     """Count a comparison's work, of at most ``limit`` samples of each split. Nothing is loaded; what is missing becomes
     a line, not an error.

@@ -5,11 +5,10 @@ would refuse, its plan refuses.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
-from time import process_time
+from time import perf_counter, process_time, thread_time
 
 from rich import box
 from rich.table import Table
@@ -34,9 +33,11 @@ from factory.run.plan.rehearse import Rehearsal, rehearse
 from factory.run.plan.work import asked_beside
 from factory.run.questions.controls import beside
 from factory.run.questions.suite import AnySuite, Suite, suite_of
-from factory.run.timing import Clock, timed
+from factory.run.timing import Clock, own_clock, timed
 from factory.steer import LogitsMethod, PromptMethod, Steerer, TwoCalls
 from factory.terminal import Console
+
+HELD_UP = 1.25, 2.0  # a plan's time over its work, and seconds beside it, from which it is said
 
 
 def plan(recipe: Recipe, limit: int | None = None, waited: float = 0.0, device: str | None = None) -> None:
@@ -45,6 +46,7 @@ def plan(recipe: Recipe, limit: int | None = None, waited: float = 0.0, device: 
 
     Raises ``UserError`` at its end with what the run would refuse, a line each, the run's own first.
     """
+    began, worked = perf_counter(), thread_time()
     if device is not None:
         check_name(device)
         waited = process_time()
@@ -78,7 +80,21 @@ def plan(recipe: Recipe, limit: int | None = None, waited: float = 0.0, device: 
     elif recipe.data:
         controls = sum(len(s.items) for s in suites.values() if isinstance(s, Suite) and s.control)
         _plan_comparison(recipe, model, console, refused, limit, waited, device, controls)
+    if not (device or recipe.tune) and _device(recipe) == "cpu":
+        _say_held_up(console, perf_counter() - began, thread_time() - worked)
     refused.tell()
+
+
+def _say_held_up(console: Console, took: float, worked: float) -> None:
+    """Say where a plan's own work on the processor was much less than the time it took."""
+    times, seconds = HELD_UP
+    if took > times * worked and took - worked > seconds:
+        console.print(
+            f"time: this plan took {_clock(took)} and worked {_clock(worked)} of it: other programs or the disk held it"
+            " up, as they would a run; its times are of work alone",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _checked(recipe: Recipe, limit: int | None, model: Wanted, refused: Refusal) -> dict[str, AnySuite | None]:
@@ -156,12 +172,13 @@ def measure(
     found: Estimate,
     limit: int | None = None,
     waited: float = 0.0,
-    clock: Clock = time.perf_counter,
+    clock: Clock | None = None,
     wanted: Wanted | None = None,
 ) -> Rehearsal:
-    """A rehearsal of the recipe on its model. Raises ``UserError`` where the model cannot be loaded or is too large for
-    the device.
+    """A rehearsal of the recipe on its model, by ``own_clock`` where no other is given. Raises ``UserError`` where the
+    model cannot be loaded or is too large for the device.
     """
+    clock = clock or own_clock(device_for(recipe.model.device))
     if found.model and (why := too_small(recipe.model, found.model.bytes)):
         raise UserError(why)
     view, loading = timed(lambda: load(wanted or recipe.model, fetch=False), clock=clock)

@@ -12,7 +12,7 @@ from factory.data.prompt import Prompt
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.nodes import given
-from factory.run.timing import timed
+from factory.run.timing import own_clock, timed
 from factory.run.tuners.scratch import curriculum
 from factory.train.scratch.lessons import IGNORE, LessonCollator, LessonStream
 
@@ -66,7 +66,7 @@ def _pictures(
 ) -> Phase:
     images = [benchmark.picture(steps // 2 * rows + i, steps * rows)[0] for i in range(rows)]
     pixels = view.family.image_inputs(view.processor, images)["pixel_values"]
-    states, seconds = timed(lambda: learn(pixels), view.device)
+    states, seconds = timed(lambda: learn(pixels), view.device, own_clock(view.device))
     tokens = states.shape[0] * states.shape[1]
     return Phase(name, steps, rows, tokens, tokens, seconds)
 
@@ -85,7 +85,7 @@ def _lessons(name: str, view: ModelView, draw: Callable[[int, int, int], Prompt]
         logits = view.model(**inputs).logits[:, :-1].float().transpose(1, 2)
         torch.nn.functional.cross_entropy(logits, batch["labels"][:, 1:], ignore_index=IGNORE).backward()
 
-    _, seconds = timed(step, view.device)
+    _, seconds = timed(step, view.device, own_clock(view.device))
     return Phase(name, steps, rows, int(batch["attention_mask"].sum()), batch["input_ids"].numel(), seconds)
 
 

@@ -8,7 +8,6 @@ will be.
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
@@ -32,7 +31,7 @@ from factory.run.pipeline import conclude
 from factory.run.plan.data import own_words
 from factory.run.plan.work import OWN, Expected, Method, stages
 from factory.run.samples import SPLITS, checks, faults, thin
-from factory.run.timing import Clock, timed
+from factory.run.timing import Clock, own_clock, timed
 from factory.stopwatch import Part, Stopwatch, chunk
 
 FORWARD_SECONDS, PROMPTS = 2.0, 48  # of the forwards of what is rehearsed of a split, and how many prompts at most
@@ -66,11 +65,12 @@ def rehearse(
     view: ModelView,
     methods: Sequence[Method],
     limit: int | None = None,
-    clock: Clock = time.perf_counter,
+    clock: Clock | None = None,
 ) -> Rehearsal:
     """Time every part of a comparison on a batch of its own samples, or a few."""
     benchmark, small = conflicts(recipe.data), thinned_recipe(recipe)
-    drawn, watch = _drawn(benchmark, limit), Stopwatch(clock, partial(timed, lambda: None, view.device))
+    drawn = _drawn(benchmark, limit)
+    watch = Stopwatch(clock or own_clock(view.device), partial(timed, lambda: None, view.device))
     usable = partial(_usable, small, view, benchmark, drawn)
     with redirect_stdout(StringIO()):
         first = usable(1)
@@ -126,7 +126,10 @@ def _usable(
 def _most(view: ModelView, prompt: Any) -> int:
     """How many prompts are rehearsed, by one prompt's forward once everything is in place."""
     with torch.no_grad():
-        _, seconds = [timed(lambda: prefill(view, view.encode([prompt])), view.device)[1] for _ in range(2)]
+        _, seconds = [
+            timed(lambda: prefill(view, view.encode([prompt])), view.device, own_clock(view.device))[1]
+            for _ in range(2)
+        ]
     return max(1, min(PROMPTS, int(FORWARD_SECONDS / seconds)))
 
 
