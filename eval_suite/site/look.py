@@ -21,7 +21,7 @@ FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
-VIEWS = {f"{width}-{scheme}": (width, scheme) for scheme in ("light", "dark") for width in (1280, 420)}
+VIEWS = {f"{width}-{scheme}": (width, scheme) for scheme in ("dark", "light") for width in (1280, 420)}
 PAPER = 1032  # pixels of A4 across, less the margins that page.css asks for
 LONGEST = 16_000  # pixels of a picture; what is below is in the others' width too
 # What leaves the page's width, unless it scrolls by itself or is meant for a screen reader alone; and text whose box
@@ -74,12 +74,12 @@ def cut(opened: Any, address: str, out: Path | None = None) -> dict[str, list[st
     """By width of a page what does not fit it, also on paper; with ``out``, a stem, each view is kept as a picture."""
     page, found, now = opened.new_page(), {}, ""
     for name, (width, scheme) in VIEWS.items():
-        page.set_viewport_size({"width": width, "height": 900})
-        if scheme != now:  # opened anew, as some pages ask for it once
-            page.emulate_media(color_scheme=scheme)
+        if scheme != now:  # a visitor of its own, as some pages ask for the scheme once and keep it
+            page.close()
+            page, now = opened.new_page(color_scheme=scheme), scheme
             page.goto(address)
             page.evaluate("document.querySelectorAll('details').forEach((each) => each.open = true)")
-            now = scheme
+        page.set_viewport_size({"width": width, "height": 900})
         page.wait_for_timeout(50)
         found[f"{width}"] = page.evaluate(CUT.replace("PRINTED", "false"))
         if out:
