@@ -14,7 +14,6 @@ from torch import Tensor
 
 from factory import cli, files
 from factory.data.prompt import Prompt
-from factory.data.sources import PICTURE_AND_TEXT
 from factory.errors import UserError, did_you_mean
 from factory.model.load import load as load_model
 from factory.model.prefix import prefill
@@ -22,7 +21,8 @@ from factory.model.source import spec_named
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe import load as load_recipe
-from factory.recipe.nodes import read_node
+from factory.recipe.explain import told_in_one_line
+from factory.recipe.nodes import node_of
 from factory.recipe.schema import Direction
 from factory.recipe.sections.steering import Position
 from factory.run.methods.cells import placed
@@ -64,11 +64,11 @@ def fit(
 
     ``method`` and ``diagnostic`` are nodes as a recipe has them: a name, or a mapping with ``type`` and parameters.
     ``layer`` null is that of the model's card, else its middle block; ``limit`` takes that many samples of each split.
-    The result goes to ``steered`` and to ``factory.steer.artefact.save``. Raises ``UserError`` for a method that fits
-    nothing (prompt and decoding methods), that leaves a choice to dev data (a recipe chooses), or that needs a
-    benchmark's verdicts where only prompts were given.
+    The result goes to ``steered`` and to ``factory.steer.artefact.save``. Raises ``UserError`` for a node that a recipe
+    would refuse, and for a method that fits nothing (prompt and decoding methods), that leaves a choice to dev data (a
+    recipe chooses), or that needs a benchmark's verdicts where only prompts were given.
     """
-    node = read_node("steering", method)
+    node = node_of("steering", method)
     made = node.make()
     if not isinstance(made, Steerer):
         raise UserError(f"steering '{node.type}' changes the prompt or the decoding, and has nothing to fit")
@@ -80,18 +80,18 @@ def fit(
     layer = view.layer if layer is None else layer
     if not isinstance(data, str | Mapping):
         return _fitted_on(view, made, data, direction, layer, seed)
-    recipe = Recipe.model_validate(
-        {
-            "name": "fit",
-            "seed": seed,
-            "model": {"path": "."},
-            "data": data,
-            "diagnostic": diagnostic,
-            "collect": {"layer": layer},
-            "steering": [node],
-            "evaluate": {"directions": [direction]},
-        }
-    )
+    asked = {
+        "name": "fit",
+        "seed": seed,
+        "model": {"path": "."},
+        "data": node_of("benchmark", data),
+        "diagnostic": diagnostic and node_of("diagnostic", diagnostic),
+        "collect": {"layer": layer},
+        "steering": [node],
+        "evaluate": {"directions": [direction]},
+    }
+    with told_in_one_line("fit", Recipe):
+        recipe = Recipe.model_validate(asked)
     with study_aside(recipe, view, limit) as study:
         [fitted] = Comparison(study).ready
     return placed(fitted, study.layer)
@@ -102,13 +102,14 @@ def _fitted_on(
 ) -> Steering:
     if method.trial_strengths:
         raise UserError(f"steering '{method.name}' learns from a benchmark's verdicts: give a benchmark as data")
-    layer = view.depth // 2 if layer is None else layer
+    [layer] = _blocks(view, [view.depth // 2 if layer is None else layer])
+    _some(prompts)
     plan, keys = Plan(layer, tails=method.reads_tails), [str(i) for i in range(len(prompts))]
     parts = [
         collect(view, prompts[i : i + BATCH], plan, None, keys[i : i + BATCH])[0] for i in range(0, len(prompts), BATCH)
     ]
-    sources = prompts[0].sources if prompts else PICTURE_AND_TEXT
-    state = method.fit(states_toward(direction, joined(parts), ["all"] * len(prompts), seed, sources=sources))
+    states = states_toward(direction, joined(parts), ["all"] * len(prompts), seed, sources=prompts[0].sources)
+    state = method.fit(states)
     return Steering(method, state, method.placed(state, layer))
 
 
@@ -140,19 +141,29 @@ def states(
     ``layers`` are 0-based blocks, null all. ``positions``: last, second_last, last_user_token or mean_prompt (SPEC
     A14), or a role (image, context, question, …) for the mean over its tokens. ``prompts`` may be a benchmark, whose
     first ``limit`` test samples are taken in each form. What steers the model steers here too. Raises ``UserError`` for
-    a layer or a place that the model or the prompts lack.
+    a layer or a place that the model or the prompts lack, and for a benchmark that a recipe would refuse.
     """
-    blocks = range(view.depth) if layers is None else [layers] if isinstance(layers, int) else list(layers)
-    if wrong := [i for i in blocks if not 0 <= i < view.depth]:
-        raise UserError(f"layers {wrong}: the model has decoder blocks 0 to {view.depth - 1}")
+    blocks = _blocks(view, range(view.depth) if layers is None else [layers] if isinstance(layers, int) else layers)
     if isinstance(prompts, str | Mapping):
         prompts = _prompts_of(prompts, limit)
+    _some(prompts)
     found = [_read(view, prompts[i : i + batch_size], blocks, positions) for i in range(0, len(prompts), batch_size)]
     return torch.cat(found)
 
 
+def _blocks(view: ModelView, layers: Sequence[int]) -> Sequence[int]:
+    if wrong := [i for i in layers if not 0 <= i < view.depth]:
+        raise UserError(f"layers {wrong}: the model has decoder blocks 0 to {view.depth - 1}")
+    return layers
+
+
+def _some(prompts: Sequence[Prompt]) -> None:
+    if not prompts:
+        raise UserError("no prompts were given: give a list of some, or a benchmark")
+
+
 def _prompts_of(source: str | Mapping[str, Any], limit: int | None) -> list[Prompt]:
-    benchmark = read_node("benchmark", source).make()
+    benchmark = node_of("benchmark", source).make()
     samples = list(benchmark.samples("test"))[:limit]
     return [benchmark.prompt(sample, form) for sample in samples for form in benchmark.forms]
 

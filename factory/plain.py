@@ -5,9 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import re
+import sys
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+from factory.errors import UserError
 
 KEPT = "\n\t"
 UNSEEN = ("Cc", "Cs", "Zl", "Zp")  # controls, halves of surrogate pairs, separators that break a line
@@ -26,6 +30,16 @@ def shown(text: str) -> str:
 def say(*words: Any, file: Any = None) -> None:
     """``print``, made safe."""
     print(*(shown(str(word)) for word in words), file=file, flush=True)
+
+
+@contextmanager
+def ending_in_one_line() -> Iterator[None]:
+    """Let a mistake in what was asked for end the program as the command line does: its line, and exit code 2."""
+    try:
+        yield
+    except UserError as error:
+        say(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
 
 
 def number_of(n: int, what: str) -> str:

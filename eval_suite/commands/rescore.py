@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from eval_suite.commands import Command
 from eval_suite.elsewhere import SHOWN, Fields, Matched, answers_of
@@ -17,7 +16,7 @@ from factory import files
 from factory.benchmark import Conflicts, Harness
 from factory.errors import UserError
 from factory.plain import say
-from factory.recipe.nodes import read_node
+from factory.recipe.nodes import node_of
 from factory.registry import lookup, register
 
 FOLDERS = ("root", "images", "file")  # a benchmark's parameter that --data names, the first that it has
@@ -84,11 +83,7 @@ def _made(name: str, options: Sequence[str], data: str | None) -> Any:
         if not key:
             raise UserError(f"{name}: reads no released files; leave --data out")
         given[key] = data
-    try:
-        return read_node("benchmark", {"type": name, **given}).make()
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"{name}: {'.'.join(map(str, first['loc']))} {first['msg']}".replace("  ", " ")) from error
+    return node_of("benchmark", {"type": name, **given}).make()
 
 
 def _kept(told: Any) -> dict[str, Any]:

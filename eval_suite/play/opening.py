@@ -14,7 +14,7 @@ from factory.model.load import load as load_model
 from factory.model.source import spec_named
 from factory.model.view import ModelView
 from factory.recipe import Recipe, load
-from factory.recipe.nodes import Node, read_node
+from factory.recipe.nodes import Node, node_of, read_node
 from factory.recipe.paths import RecipePath
 from factory.recipe.sections.model import ModelSpec
 from factory.run.methods.study import steered_layer
@@ -46,9 +46,7 @@ def open_session(
     """
     source = find(what or FIRST, model)
     recipe = source.recipe
-    benchmark_node = (
-        read_node("benchmark", data) if data else (recipe and recipe.data) or read_node("benchmark", SCENES)
-    )
+    benchmark_node = node_of("benchmark", data) if data else (recipe and recipe.data) or read_node("benchmark", SCENES)
     benchmark = conflicts(benchmark_node)
     if not benchmark.sources.pictured:
         raise UserError(

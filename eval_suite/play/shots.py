@@ -17,6 +17,7 @@ from playwright.sync_api import Page
 from eval_suite.play.opening import open_session
 from eval_suite.play.page import serve
 from eval_suite.site.look import VIEWS, browser
+from factory.plain import ending_in_one_line
 
 PATIENCE = 120_000  # milliseconds
 
@@ -55,6 +56,7 @@ def shoot(address: str, folder: Path, views: dict[str, tuple[int, str]], strengt
     return found
 
 
+@ending_in_one_line()
 def main() -> None:
     """Serve, look, save."""
     parser = argparse.ArgumentParser(description=__doc__)

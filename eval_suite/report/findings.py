@@ -36,7 +36,7 @@ def sections(summaries: Sequence[Summary], plots: bool) -> list[Section]:
         Section(
             summary.title,
             [(f.text, VERDICTS[f.holds]) for f in summary.findings],
-            [(t.title, t.columns, [[cell(c) for c in row] for row in t.rows]) for t in summary.tables],
+            [(t.title, t.columns, cells(t)) for t in summary.tables],
             _drawn(summary) if plots else [],
             summary.leads,
         )
@@ -79,11 +79,26 @@ def print_findings(summaries: Sequence[Summary], console: Console) -> None:
             )
 
 
-def cell(value: Cell) -> str:
-    """A table's cell as text: numbers to three digits after the point and never -0.000, nothing as a dash."""
+def cells(table: Table) -> list[list[str]]:
+    """A table's cells as text: whole numbers with a mark at every thousand, others to three digits after the point and
+    never -0.000, nothing as a dash. A column whose numbers are all whole, and do not lie between -1 and 1 as shares and
+    correlations do, is one of whole numbers.
+    """
+    whole = [_counts(column) for column in zip(*table.rows, strict=True)]
+    return [[_cell(*each) for each in zip(row, whole, strict=True)] for row in table.rows]
+
+
+def _counts(column: Sequence[Cell]) -> bool:
+    numbers = [c for c in column if isinstance(c, float) and not math.isnan(c)]
+    return all(c.is_integer() for c in numbers) and any(abs(c) > 1 for c in numbers)
+
+
+def _cell(value: Cell, whole: bool) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return DASH
-    return f"{value:z.3f}" if isinstance(value, float) else str(value)
+    if isinstance(value, bool | str):
+        return str(value)
+    return f"{value:z,.0f}" if whole or isinstance(value, int) else f"{value:z.3f}"
 
 
 def _csv(table: Table) -> str:

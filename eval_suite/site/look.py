@@ -2,7 +2,7 @@
 
 Every page is opened in headless Chromium at 1280 and 420 pixels, light and dark, and as printed. ``FOLDER`` gets a
 picture of each view, and the print as PDF. What is wider than its page or cut at an edge is listed, and the command
-then ends with 1. It needs ``pip install playwright`` and a Chromium.
+then ends with 1; a folder without pages ends it with 2. It needs ``pip install playwright`` and a Chromium.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.errors import UserError
+from factory.plain import ending_in_one_line
 
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -113,16 +114,17 @@ def pages_of(what: Sequence[Path]) -> Iterator[tuple[str, Path]]:
             yield "-".join([each.stem, *inside.with_suffix("").parts[-2:]]), page
 
 
+@ending_in_one_line()
 def main(words: Sequence[str] | None = None) -> None:
     """Look at pages, as the module says."""
     parser = argparse.ArgumentParser(prog="python -m eval_suite.site.look", description=main.__doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the pictures go")
     parser.add_argument("what", type=Path, nargs="+", metavar="PAGE|RUN", help="a page, a run, or a folder of pages")
     args = parser.parse_args(words)
+    pages, wrong = list(pages_of(args.what)), False
     args.folder.mkdir(parents=True, exist_ok=True)
-    wrong = False
     with browser() as opened:
-        for name, page in pages_of(args.what):
+        for name, page in pages:
             for view, told in cut(opened, page.absolute().as_uri(), args.folder / name).items():
                 wrong = True
                 print(f"{page} ({view}):", *told, sep="\n  ")

@@ -26,6 +26,7 @@ from eval_suite.site.look import chromium
 from factory.data.sample import ConflictSample
 from factory.diagnose.profiles import PROMPTS
 from factory.errors import UserError
+from factory.plain import ending_in_one_line
 from factory.recipe import load
 from factory.recipe.nodes import given
 
@@ -162,6 +163,7 @@ def _lines(
     return handles
 
 
+@ending_in_one_line()
 def main(words: Sequence[str] | None = None) -> None:
     """Draw the pictures of a run, as the module says."""
     parser = argparse.ArgumentParser(prog="python -m eval_suite.site.pictures", description=main.__doc__)

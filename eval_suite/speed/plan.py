@@ -35,6 +35,7 @@ from factory import files
 from factory.model.load import device_for
 from factory.model.load import load as load_model
 from factory.model.view import ModelView
+from factory.plain import ending_in_one_line
 from factory.recipe import Recipe, load, loads
 from factory.run import pipeline
 from factory.run.environment import environment
@@ -251,6 +252,7 @@ def show(c: dict, console: Console) -> None:
     )
 
 
+@ending_in_one_line()
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m eval_suite.speed.plan", description=__doc__.partition("\n\n")[0])
     parser.add_argument("recipe", nargs="?", help="default: a small Scenes recipe on the shipped tiny model")

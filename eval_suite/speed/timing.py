@@ -32,6 +32,7 @@ from factory.data.sample import ConflictSample
 from factory.errors import UserError
 from factory.model.load import load
 from factory.model.view import ModelView
+from factory.plain import ending_in_one_line
 from factory.recipe.schema import ModelSpec
 from factory.run.environment import environment
 from factory.run.timing import Clock
@@ -220,11 +221,8 @@ def models(a: argparse.Namespace) -> Iterator[ModelView]:
 def _shaped(name: str, a: argparse.Namespace) -> ModelView:
     from eval_suite.speed.shapes import shaped
 
-    try:
+    with ending_in_one_line():
         return shaped(name, a.device, a.dtype or "bfloat16", a.layers)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
 
 
 def options(a: argparse.Namespace) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from factory.model.compose import account_parts, composed_config
 from factory.model.decoding import left_out
 from factory.model.family import Family
 from factory.model.stored import Tensors, account, cached, held, in_one_line, pointer, weight_files
+from factory.recipe.explain import told_in_one_line
 from factory.recipe.schema import ComposeSpec, ModelSpec
 from factory.registry import available, lookup
 from factory.zoo.cards import Card, card_folder, cards, command, read_card, read_part, shipped
@@ -31,15 +32,19 @@ from factory.zoo.packages import is_fetched, part_folder, unfetched
 
 def spec_named(name: str, **options: Any) -> ModelSpec:
     """The model that a word names: a card of the zoo, a folder, or a hub id OWNER/NAME, with the ``options`` of a
-    recipe's ``model:``. Raises ``UserError`` for a word that is none of these.
+    recipe's ``model:``. Raises ``UserError`` for a word that is none of these, and for options that are wrong.
     """
     if name in cards():
-        return ModelSpec(zoo=name, **options)
-    if Path(name).expanduser().is_dir():
-        return ModelSpec(path=name, **options)
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        return ModelSpec(hub=name, **options)
-    raise UserError(f"'{name}' is no card of the zoo, no folder and no hub id OWNER/NAME.{did_you_mean(name, cards())}")
+        where = "zoo"
+    elif Path(name).expanduser().is_dir():
+        where = "path"
+    elif name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        where = "hub"
+    else:
+        near = did_you_mean(name, cards())
+        raise UserError(f"'{name}' is no card of the zoo, no folder and no hub id OWNER/NAME.{near}")
+    with told_in_one_line(f"model '{name}'", ModelSpec):
+        return ModelSpec.model_validate({where: name, **options})
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,13 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from factory.errors import did_you_mean
+from factory.errors import UserError, did_you_mean
 
 Loc = tuple[str | int, ...]
 
@@ -41,6 +42,18 @@ def refusal(mistakes: Iterable[tuple[Loc, str]]) -> ValidationError:
 def explain(error: ValidationError, model: type[BaseModel]) -> list[tuple[Loc, str]]:
     """``(location, sentence)`` of every mistake found in data for ``model``."""
     return [_mistake(detail, model) for detail in error.errors() if not _follows(detail)]
+
+
+@contextmanager
+def told_in_one_line(what: str, model: type[BaseModel]) -> Iterator[None]:
+    """Tell what is wrong with data for ``model`` that no recipe's file holds: raises ``UserError`` with ``what`` it is
+    and every mistake, in one line.
+    """
+    try:
+        yield
+    except ValidationError as error:
+        told = [f"{'.'.join(map(str, loc))}: {text}" if loc else text for loc, text in explain(error, model)]
+        raise UserError(f"{what}: {'; '.join(told)}") from error
 
 
 def _follows(detail: ErrorDetails) -> bool:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from unicodedata import normalize
 
 from pydantic import BeforeValidator, SerializeAsAny, ValidationError, model_serializer
 
-from factory.errors import UserError
-from factory.recipe.explain import Loc, explain, refusal
+from factory.errors import UserError, quoted
+from factory.recipe.explain import Loc, explain, refusal, told_in_one_line
 from factory.registry import Params, lookup
 
 LONGEST = 80  # characters of a label: rows and file names hold it beside other words
@@ -78,6 +79,14 @@ def read_node(kind: str, raw: Any, context: Any = None) -> Node:
     if mistakes:
         raise refusal(mistakes)
     return Node(kind=kind, type=plugin, params=params, label=label)
+
+
+def node_of(kind: str, raw: Any) -> Node:
+    """As ``read_node``, of a node that stands in no recipe. Raises ``UserError`` with every mistake in one line."""
+    told = dict(raw) if isinstance(raw, Mapping) else raw
+    name = told.get("type") if isinstance(told, dict) else told
+    with told_in_one_line(f"{kind} {quoted(name)}" if isinstance(name, str) else kind, Spec):
+        return read_node(kind, told)
 
 
 def label_fault(label: Any) -> str | None:

@@ -44,6 +44,13 @@ def test_what_is_cut_is_found_and_nothing_else(opened, tmp_path, body, views):
     assert set(look.cut(opened, page.as_uri())) == views
 
 
+def test_a_folder_without_pages_is_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        look.main([str(tmp_path / "out"), str(tmp_path)])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}: there is no page in it\n"
+
+
 def hard(columns: int) -> Summary:
     """What is hardest to fit of what a diagnostic may say: long words, words as cells, many columns."""
     cells = ("of " + "some words " * 6, LONG[:46], "0.123 [0.045, 0.678]", 0.5)

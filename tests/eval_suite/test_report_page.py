@@ -237,6 +237,28 @@ def test_a_page_that_a_finding_leads_has_no_empty_sections_and_wide_tables_are_s
     assert text.count('<table class="numbers dense">') == 1 and "-0.000" not in text
 
 
+def test_whole_numbers_of_a_diagnostic_are_written_as_such(tmp_path):
+    columns = ("way", "bytes", "strength", "share", "layer", "tau")
+    rows = (("a", 3545088.0, 2.0, 1.0, 1000, 0.5), ("b", 12.0, None, 0.0, 3, 2.0))
+    told = Summary("Counts", (), (Table("counts", "Counts", columns, rows),))
+    text, _ = parse(build(tmp_path, results(simple("none", 20)), [], [], "", summaries=[told]))
+    shown = [re.findall(r">([^<]+)</t[hd]>", line) for line in text.split("Counts.</b>")[1].split("<tr>")[2:4]]
+    assert shown == [["a", "3,545,088", "2", "1.000", "1,000", "0.500"], ["b", "12", "—", "0.000", "3", "2.000"]]
+
+
+def test_directions_stand_apart_in_the_table_of_all_outcomes(tmp_path):
+    about = results(*(simple(m, 20, direction=d) for d in ("vision", "text") for m in ("none", "l2s")))
+    text, _ = parse(build(tmp_path, about, [], [], ""))
+    shown = text[text.index('id="outcomes"') :].split("</table>")[0]
+    rows = re.findall(r'<tr( class="gap")?><td class="left">([^<]*)</td>', shown)
+    assert [(bool(apart), toward) for apart, toward in rows] == [
+        (False, "the image"),
+        (False, "the image"),
+        (True, "the text"),
+        (False, "the text"),
+    ]
+
+
 def test_the_header_says_which_run_it_was(tmp_path):
     (tmp_path / "environment.json").write_text('{"git": {"commit": "0123456789abcdef", "dirty": true}}')
     opened = {"time": "2026-01-02T03:04:05.000+00:00", "event": "run_opened"}

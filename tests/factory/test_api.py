@@ -145,6 +145,34 @@ def test_a_method_that_cannot_be_fitted_so_says_why(view, method, said):
         factory.fit(view, method, conflict_prompts(2))
 
 
+SCENES = {"type": "scenes", "per_task": {"train": 1, "dev": 1, "test": 1}}
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (lambda view: factory.fit(view, "ampss", conflict_prompts(1)), "Did you mean amps"),
+        (lambda view: factory.fit(view, {"type": "l2s", "nett": 1}, SCENES), "'l2s': nett: .* Did you mean net"),
+        (lambda view: factory.fit(view, "static", "scens"), "Did you mean scenes"),
+        (lambda view: factory.fit(view, "static", {**SCENES, "per_tas": 1}), "Did you mean per_task"),
+        (lambda view: factory.fit(view, "static", SCENES, diagnostic="mcrr"), "Did you mean mcr"),
+        (lambda view: factory.fit(view, "static", SCENES, diagnostic={"type": "mcr", "drews": 1}), "draws"),
+        (lambda view: factory.fit(view, "static", SCENES, "visoin"), "Did you mean vision"),
+        (lambda view: factory.fit(view, "static", SCENES, layer=-1), "collect.layer: should be greater"),
+        (lambda view: factory.fit(view, "static", conflict_prompts(1), layer=99), "decoder blocks 0 to"),
+        (lambda view: factory.fit(view, "static", []), "no prompts"),
+        (lambda view: factory.states(view, "scens"), "Did you mean scenes"),
+        (lambda view: factory.states(view, {**SCENES, "sead": 1}), "Did you mean seed"),
+        (lambda view: factory.states(view, []), "no prompts"),
+        (lambda view: factory.load("tiny", dtyp="float32"), "Did you mean dtype"),
+    ],
+)
+def test_what_a_recipe_would_refuse_is_refused_in_one_line(view, asked, said):
+    with pytest.raises(UserError, match=said) as refused:
+        asked(view)
+    assert "\n" not in str(refused.value)
+
+
 def test_a_run_is_read_back(tmp_path, view):
     recipe = tmp_path / "small.yaml"
     saved_tiny(tmp_path / "model")

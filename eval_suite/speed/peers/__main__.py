@@ -11,7 +11,6 @@ neighbouring runs in alternating order, with the bootstrap's 95 % interval.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from eval_suite.speed.mcr import random_llava
 from eval_suite.speed.peers import contests, generation
 from eval_suite.speed.peers.pairs import Pair
 from eval_suite.speed.peers.worker import CONTENDERS
-from factory.errors import UserError
+from factory.plain import ending_in_one_line
 
 GENERATING = tuple(name for name in CONTENDERS if name != generation.OURS)
 
@@ -53,14 +52,11 @@ def pairs(a: argparse.Namespace) -> Iterator[Pair]:
     yield from contests.compare(view, [name for name in contests.CONTESTS if name in a.only], a.batch, a.rounds)
 
 
+@ending_in_one_line()
 def main(arguments: Sequence[str] | None = None) -> None:
     a = parser().parse_args(arguments)
     torch.set_num_threads(1)
-    try:
-        found = list(pairs(a))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    found = list(pairs(a))
     tables.tell(a, found, list(growth.measure(list(growth.AXES), a.growth_rounds)) if a.growth else [])
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
@@ -20,6 +19,7 @@ from factory.model.load import load
 from factory.model.source import family_of
 from factory.model.view import ModelView
 from factory.recipe import Recipe
+from factory.recipe.explain import told_in_one_line
 from factory.recipe.nodes import given
 from factory.recipe.schema import TrainSpec
 from factory.report import followers
@@ -39,11 +39,8 @@ Watching = Sequence[TrainerCallback]
 
 def build(recipe: Recipe, benchmark: WithCorpus) -> ModelView:
     """A randomly initialised model with a tokenizer trained on the benchmark's words."""
-    try:
+    with told_in_one_line("model.build", TinyLlava):
         sizes = TinyLlava.model_validate(recipe.model.build or {})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"model.build.{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     model, processor = build_llava(sizes, train_tokenizer(benchmark.corpus(), sizes.vocabulary), recipe.seed)
     return ModelView(frozen(model), processor, family_of(model.config))
 

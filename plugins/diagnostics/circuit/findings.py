@@ -142,9 +142,10 @@ def _methods_table(rows: Rows) -> Table:
     keys = dict.fromkeys((r["method"], r["precision"], r["tau"]) for r in matching(rows, metric="forwards"))
     for method, precision, tau in keys:
         cost = {m: one(rows, m, method=method, precision=precision, tau=tau) for m in COSTS}
+        counts = {m: int(n) for m, n in cost.items() if n is not None and m != "seconds"}
         own = {m: one(rows, m, method=method, precision=precision) for m in ("spearman", "auc")}
         areas = {m: one(rows, m, method=method) if precision == "full" else None for m in ("cpr", "cmd")}
-        cells.append((method, precision, tau, *cost.values(), *own.values(), *areas.values()))
+        cells.append((method, precision, tau, *(cost | counts).values(), *own.values(), *areas.values()))
     title = "Ways to search: what was run, bytes of the blocks' weights if held so; agreement; faithfulness"
     columns = ("method", "precision", "tau", *COSTS, "spearman with exact", "AUC against ACDC", "CPR", "CMD")
     return Table("circuit_methods", title, columns, tuple(cells))
@@ -159,7 +160,8 @@ def _taus_table(rows: Rows) -> Table:
         at = {"precision": r["precision"], "tau": r["tau"]}
         told = [one(rows, m, **at) for m in ("kept_edges", "jaccard", "jaccard_tau")]
         f = one(rows, "circuit_faithfulness", of="acdc", tau=r["tau"]) if r["precision"] == "full" else None
-        cells.append((r["precision"], r["tau"], told[0], r["value"], told[1], told[2], f))
+        edges = None if told[0] is None else int(told[0])
+        cells.append((r["precision"], r["tau"], edges, r["value"], told[1], told[2], f))
     columns = (
         "precision",
         "tau",

@@ -130,9 +130,9 @@ def early_table(whole: Rows) -> Table:
 
 
 def group_table(whole: Rows) -> Table:
-    sizes: dict[float, dict[str, float]] = {}
+    sizes: dict[float, dict[str, int]] = {}
     for r in matching(whole, metric="group_size"):
-        sizes.setdefault(r["tau"], {})[r["group"]] = r["value"]
+        sizes.setdefault(r["tau"], {})[r["group"]] = int(r["value"])
     cells = tuple((tau, *(by[g] for g in GROUPS)) for tau, by in sizes.items())
     return Table("groups", "Units in each group by tau", ("tau", *GROUPS), cells)
 
