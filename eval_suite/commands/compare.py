@@ -4,16 +4,34 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from eval_suite.commands import Command
 from eval_suite.compare import over_seeds
 from eval_suite.compare import table as tables
 from eval_suite.compare.load import load
+from eval_suite.compare.pooled import pooled
 from eval_suite.compare.samples import align, of_tasks
 from eval_suite.compare.write import show, write
 from factory.registry import register
 from factory.terminal import Console
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How runs are compared: ``common`` as in ``samples.align``, ``pool`` them as in ``pooled``, ``tasks`` as in
+    ``samples.of_tasks``, ``against`` and ``between`` as in ``table.build``.
+    """
+
+    common: bool = False
+    pool: bool = False
+    tasks: tuple[str, ...] = ()
+    against: tuple[str, ...] = ()
+    between: tables.Between | None = None
+
+
+ASKED = Asked()
 
 
 @register("command", "compare")
@@ -41,6 +59,17 @@ class Compare(Command):
             help="score the samples of this task alone; given again, of several together",
         )
         parser.add_argument(
+            "--pool",
+            action="store_true",
+            help="runs on other draws of the data as one, toward each direction and toward either",
+        )
+        parser.add_argument(
+            "--between",
+            nargs=2,
+            metavar=("FROM", "TO"),
+            help="what every method closes of the distance from one method to another (`oracle` is a run's oracle)",
+        )
+        parser.add_argument(
             "--common",
             action="store_true",
             help="where runs answered different samples, score those that all of them answered",
@@ -48,24 +77,20 @@ class Compare(Command):
 
     @classmethod
     def run(cls, args: argparse.Namespace) -> None:
-        cls.over(args.runs, args.out, args.common, against=args.against, tasks=args.task)
+        between = tuple(args.between) if args.between else None
+        cls.over(args.runs, args.out, Asked(args.common, args.pool, tuple(args.task), tuple(args.against), between))
 
     @staticmethod
-    def over(
-        runs: Sequence[Path],
-        out: Path,
-        common: bool = False,
-        plots: bool = True,
-        against: Sequence[str] = (),
-        tasks: Sequence[str] = (),
-    ) -> Path:
-        """Compare ``runs``, print the table and write it under ``out``; returns ``out``. ``common`` as in
-        ``samples.align``, ``against`` as in ``table.build``, ``tasks`` as in ``samples.of_tasks``; without ``plots`` no
-        figure is drawn.
+    def over(runs: Sequence[Path], out: Path, asked: Asked = ASKED, plots: bool = True) -> Path:
+        """Compare ``runs``, print the table and write it under ``out``; returns ``out``. Without ``plots`` no figure is
+        drawn.
         """
         arms = load(runs)
-        notes = of_tasks(arms, tasks) if tasks else []
-        table = tables.build(arms, [*notes, *align(arms, common)], against)
+        notes = of_tasks(arms, asked.tasks) if asked.tasks else []
+        if asked.pool:
+            arms, told = pooled(arms)
+            notes += told
+        table = tables.build(arms, [*notes, *align(arms, asked.common)], asked.against, asked.between)
         write(table, out, plots)
         show(table, Console())
         kinds = ".csv, .tex, figures/" if plots else ".csv, .tex"

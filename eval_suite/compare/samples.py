@@ -31,7 +31,7 @@ def align(arms: Sequence[Arm], common: bool) -> list[str]:
         _refuse_other_content(column, scored)
         if len({frozenset(score.asked) for _, score in scored}) == 1:
             continue
-        again = all(_is_mean(score) for _, score in scored)
+        again = all(is_mean(score) for _, score in scored)
         if not common:
             alike = "run them alike (--limit, data and seeds; what a run left out stands in its results.json)"
             way = f", or add --common{'' if again else f', which leaves {column[1]} out: it is no mean over samples'}"
@@ -66,7 +66,7 @@ def of_tasks(arms: Sequence[Arm], tasks: Sequence[str]) -> list[str]:
     for arm in arms:
         for column, score in list(arm.scores.items()):
             kept = {sample for sample, own in score.tasks.items() if not set(own).isdisjoint(tasks)}
-            if kept and _is_mean(score):
+            if kept and is_mean(score):
                 _restrict(score, kept)
             else:
                 left_out[column] = None
@@ -77,7 +77,7 @@ def of_tasks(arms: Sequence[Arm], tasks: Sequence[str]) -> list[str]:
     return [f"Of the samples of {', '.join(tasks)} alone.{gone}"]
 
 
-def _is_mean(score: Score) -> bool:
+def is_mean(score: Score) -> bool:
     """Whether a score is the mean of its samples' values, so that it can be made again on some of them."""
     return len(score.parts) == len(score.values) and all(
         part and np.isclose(value, np.mean(list(part.values())))
@@ -109,10 +109,11 @@ def _restrict(score: Score, samples: AbstractSet[str]) -> None:
         [frozenset(part) for part in parts],
         [len(part) for part in parts],
     )
-    score.values, score.intervals = [float(x.mean()) for x in each], [_interval(x) for x in each]
+    score.values, score.intervals = [float(x.mean()) for x in each], [interval(x) for x in each]
 
 
-def _interval(x: np.ndarray) -> tuple[float, float]:
+def interval(x: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of a mean of per-sample values [n]: Wilson's of shares, the bootstrap's of others."""
     return wilson(float(x.sum()), len(x)) if np.isin(x, (0.0, 1.0)).all() else bootstrap_mean(x)
 
 

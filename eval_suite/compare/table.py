@@ -21,6 +21,9 @@ from factory.errors import UserError
 
 AS_THEY_ARE = ("perplexity", "points")  # metrics that are no shares, and are not printed as percentages
 PUBLISHED = Path(__file__).with_name("published.yaml")
+ORACLE = "oracle"
+Between = tuple[str, str]
+"""Two methods, the distance between which is closed; ``ORACLE`` is a run's oracle, whatever its whole name."""
 TABLES = {"LLaVA Steering": "mores.csv", "PIXEL": "pixel.csv"}
 
 
@@ -78,16 +81,21 @@ class Table:
     groups: list[str]
     notes: list[str]
     against: tuple[str, ...] = ()
+    between: Between | None = None
 
 
-def build(arms: Sequence[Arm], notes: Sequence[str] = (), against: Sequence[str] = ()) -> Table:
+def build(
+    arms: Sequence[Arm], notes: Sequence[str] = (), against: Sequence[str] = (), between: Between | None = None
+) -> Table:
     """Blocks by direction. An arm without a direction (the unsteered model on question benchmarks, a saved artefact) is
-    in all. Every method is tested ``against`` those that are named, too; raises ``UserError`` for one that there is
-    not.
+    in all. Every method is tested ``against`` those that are named, too. What is closed is the distance ``between`` two
+    methods, by default from the unsteered model to the oracle. Raises ``UserError`` for a name that there is not.
     """
     methods = list(dict.fromkeys(arm.method for arm in arms))
-    if unknown := [name for name in against if name not in methods]:
-        raise UserError(f"--against {unknown[0]}: no run has such a method; there are {', '.join(methods)}")
+    known = {*methods, *(ORACLE for method in methods if is_oracle(method))}
+    for option, names in (("against", against), ("between", between or ())):
+        if unknown := [name for name in names if name not in known]:
+            raise UserError(f"--{option} {unknown[0]}: no run has such a method; there are {', '.join(methods)}")
     groups = list(dict.fromkeys(arm.group for arm in arms))
     directions: list[str | None] = [*dict.fromkeys(arm.direction for arm in arms if arm.direction)] or [None]
     blocks = [
@@ -96,7 +104,7 @@ def build(arms: Sequence[Arm], notes: Sequence[str] = (), against: Sequence[str]
     ]
     _test(blocks, groups, against)
     for block in blocks:
-        _close(block)
+        _close(block, between)
     tests = [
         (f"{_where(block, line, column)}, against {name}", test)
         for block in blocks
@@ -104,7 +112,7 @@ def build(arms: Sequence[Arm], notes: Sequence[str] = (), against: Sequence[str]
         for column, cell in line.cells.items()
         for name, test in cell.against.items()
     ]
-    return Table(blocks, tests, groups, [*notes, *_notes(blocks)], tuple(against))
+    return Table(blocks, tests, groups, [*notes, *_notes(blocks)], tuple(against), between)
 
 
 def _notes(blocks: Sequence[Block]) -> list[str]:
@@ -191,14 +199,15 @@ def _test(blocks: Sequence[Block], groups: Sequence[str], against: Sequence[str]
         cell.against[name] = test
 
 
-def _close(block: Block) -> None:
+def _close(block: Block, between: Between | None) -> None:
     """Of a run with several oracles the first counts."""
     at = {(line.arm.group, line.arm.method): line for line in reversed(block.lines)}
-    ends = {group: line for (group, method), line in at.items() if is_oracle(method)}
+    at |= {(group, ORACLE): line for (group, method), line in at.items() if is_oracle(method)}
     for line in block.lines:
         arm = line.arm
-        start, end = at.get((arm.group, arm.unsteered)), ends.get(arm.group)
-        if start is None or end is None or is_oracle(arm.method) or arm.method == arm.unsteered:
+        ends = between or (arm.unsteered, ORACLE)
+        start, end = (at.get((arm.group, name)) for name in ends)
+        if start is None or end is None or is_oracle(arm.method) or line in (start, end) or arm.method == arm.unsteered:
             continue
         for column, cell in line.cells.items():
             if column in start.cells and column in end.cells and cell.score.main:

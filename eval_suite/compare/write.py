@@ -29,10 +29,22 @@ FOOT = (
     " 0.05 after Holm's correction over all tests here; McNemar's test on right and wrong answers, a paired bootstrap"
     " on graded ones and on questions that hang together, a sign-flip test where those are fewer than 50. Intervals are"
     " 95 %; over several seeds the score is their mean, and the interval one over samples. Rank: mean rank over the"
-    " columns that all arms have. Closed: share of the distance from the same run's unsteered model to its oracle, in"
-    " percent."
+    " columns that all arms have."
+)
+TO_THE_ORACLE = (
+    " Closed: share of the distance from the same run's unsteered model to its oracle, in percent; a dash where so few"
+    " samples make it that some resample has none."
+)
+BETWEEN = (
+    " Closed: share of the distance from {} to {} of the same run, in percent; a dash where so few samples make it that"
+    " some resample has none."
 )
 COSTS = ("parameters", "s/answer", "passes/answer", "tokens/answer", "peak memory")
+
+
+def foot(table: Table) -> str:
+    """What the marks and columns of a comparison mean."""
+    return FOOT + (BETWEEN.format(*table.between) if table.between else TO_THE_ORACLE)
 
 
 def number(value: float, metric: str) -> str:
@@ -126,7 +138,7 @@ def show(table: Table, console: Console) -> None:
         heads = ("model", against.NAMES[each.x], against.NAMES[each.y])
         console.print(_listed(each.title, heads, against.lines_of(each)))
         console.print(each.note, style="dim", highlight=False)
-    for note in (*table.notes, FOOT):
+    for note in (*table.notes, foot(table)):
         console.print(note, style="dim", markup=False, highlight=False)
 
 
@@ -273,7 +285,7 @@ def to_markdown(table: Table) -> str:
         head, *body = ("| " + " | ".join(map(markdown_escape, row)) + " |" for row in (DIFFERENCES, *tested))
         parts.append("\n".join(["### Paired differences in points", "", head, "|:---|:---|:---|---:|---:|", *body]))
     told = [pairs] if (pairs := against.to_markdown(against.against(table))) else []
-    return "\n\n".join([*parts, *told, *table.notes, FOOT]) + "\n"
+    return "\n\n".join([*parts, *told, *table.notes, foot(table)]) + "\n"
 
 
 def to_latex(table: Table) -> str:
@@ -293,7 +305,7 @@ def to_latex(table: Table) -> str:
         parts.append(text.replace("▲", TEX_MARKS["better"]).replace("▼", TEX_MARKS["worse"]))
     packages = "% \\usepackage{amssymb,booktabs,graphicx}\n"
     notes = packages + "".join(f"% {note}\n" for note in table.notes)
-    return notes + "% " + FOOT.replace("▲", "up").replace("▼", "down") + "\n" + "\n\n".join(parts) + "\n"
+    return notes + "% " + foot(table).replace("▲", "up").replace("▼", "down") + "\n" + "\n\n".join(parts) + "\n"
 
 
 def write(table: Table, folder: Path, plots: bool = True) -> None:

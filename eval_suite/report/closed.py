@@ -35,14 +35,15 @@ Hits = Mapping[Any, float]
 """Of each sample, by whatever tells it, whether it follows (over several seeds: how often)."""
 MEANING = (
     "Closed: share of the distance from that baseline to the oracle, in percent, with a 95 % interval over samples;"
-    " below 0 a method does worse than the baseline. The oracle picks each sample's strength with the labels."
+    " below 0 a method does worse than the baseline; a dash where so few samples lie between that some resample has"
+    " none. The oracle picks each sample's strength with the labels."
 )
 
 
 class Gap(NamedTuple):
     """Following rates on ``n`` shared samples, of a method, of the baseline (``begins``) and of the oracle (``ends``),
-    and the share (follow - begins) / (ends - begins) of the distance, None where there is none. The interval is None
-    where some resample has no distance.
+    and the share (follow - begins) / (ends - begins) of the distance with its interval. Both are None where the
+    distance, or that of some resample, is not above 0: so few samples make it that the share says nothing.
     """
 
     n: int
@@ -108,7 +109,7 @@ def gap(does: Hits, begins: Hits, ends: Hits) -> Gap | None:
     gained, distance = sums.sum(0)
     interval = _interval(sums) if distance > 0 else None
     follow, first, last = (sum(hits[key] for key in shared) / len(shared) for hits in (does, begins, ends))
-    share = gained / distance if distance > 0 else None
+    share = gained / distance if interval else None
     return Gap(len(shared), follow, first, last, share, interval)
 
 
