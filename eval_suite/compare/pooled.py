@@ -31,7 +31,7 @@ def pooled(arms: Sequence[Arm]) -> tuple[list[Arm], list[str]]:
     if ALL_SIDES in directions:
         raise UserError(f"--pool: a direction is called {ALL_SIDES}, as all of them together are called here")
     kinds = dict.fromkeys((arm.method, arm.direction) for arm in arms)
-    left_out: dict[Column, None] = {}
+    left_out: dict[str, None] = {}
     found = [
         _as_one([a for a in arms if (a.method, a.direction) == kind], kind[1], kind[1], left_out) for kind in kinds
     ]
@@ -41,11 +41,11 @@ def pooled(arms: Sequence[Arm]) -> tuple[list[Arm], list[str]]:
         found += [_as_one(own, ALL_SIDES, None, left_out) for own in toward]
     if not any(arm.scores for arm in found):
         raise UserError("--pool: no score of these runs is a mean over samples; there is nothing to pool")
-    gone = "".join(f" {column[0]} {column[1]} is left out." for column in left_out)
+    gone = f" Left out, as no mean over samples: {', '.join(left_out)}." if left_out else ""
     return found, [f"Pooled: the samples of {', '.join(runs)}.{gone}"]
 
 
-def _as_one(own: Sequence[Arm], direction: str | None, kept: str | None, left_out: dict[Column, None]) -> Arm:
+def _as_one(own: Sequence[Arm], direction: str | None, kept: str | None, left_out: dict[str, None]) -> Arm:
     """One arm of several, whose columns are of the direction ``kept``, or where that is none of ``direction``."""
     first, several = own[0], kept is None and direction is not None
     arm = Arm(NAME, first.method, direction, recipe=first.recipe, unsteered=first.unsteered)
@@ -64,7 +64,7 @@ def _as_one(own: Sequence[Arm], direction: str | None, kept: str | None, left_ou
         if all(is_mean(part.score) for part in parts):
             arm.scores[column] = _scored(column, parts)
         else:
-            left_out[column] = None
+            left_out[f"{label} {metric}"] = None
     return arm
 
 
