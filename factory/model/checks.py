@@ -57,7 +57,7 @@ def _check(view: ModelView) -> None:
     require(view, _attention_is_known(view), "its attention output does not have the size that its configuration tells")
     require(
         view,
-        same(replay(view, layer, call, outputs[layer], new_cache(view))),
+        same(replay(view, layer, call, outputs[layer], batch.roles, new_cache(view))),
         f"the blocks above block {layer} cannot be run by themselves",
     )
     ends = reference[torch.arange(batch.size, device=view.device), last_index(batch.attention_mask)]

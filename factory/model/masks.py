@@ -55,14 +55,14 @@ def closed_up(positions: Tensor, hidden: Tensor) -> Tensor:
     return positions - taken
 
 
-def moved_up(call: dict[str, Any], kept: Tensor) -> tuple[dict[str, Any], Tensor]:
+def moved_up(call: dict[str, Any], roles: Tensor, kept: Tensor) -> tuple[dict[str, Any], Tensor, Tensor]:
     """A decoder's call in which the tokens that are ``kept`` [R, T] follow each other without a gap at the end of their
-    row, after what is padding now; and its mask [R, T]."""
+    row, after what is padding now; its ``roles`` and its mask [R, T]."""
     order = kept.bool().long().argsort(dim=-1, stable=True)
     tokens = {"input_ids": -1, "position_ids": -1, "inputs_embeds": -2}
     moved = {name: _ordered(call[name], order, at) for name, at in tokens.items() if call.get(name) is not None}
     mask = kept.gather(-1, order)
-    return {**call, **moved, "attention_mask": mask}, mask
+    return {**call, **moved, "attention_mask": mask}, roles.gather(-1, order.to(roles.device)), mask
 
 
 def _ordered(values: Tensor, order: Tensor, at: int) -> Tensor:

@@ -13,6 +13,7 @@ from transformers.cache_utils import Cache
 
 from factory.model.masks import as_taken
 from factory.model.prefix import at_last, fork_cache, last_index, with_last
+from factory.model.steps import Step, aside
 from factory.model.view import ModelView
 
 Call = dict[str, Any]
@@ -52,8 +53,9 @@ def recorded(view: ModelView, calls: list[Call]) -> Iterator[None]:
         handle.remove()
 
 
-def replay(view: ModelView, layer: int, call: Call, h: Tensor, cache: Cache | None) -> Tensor:
-    """Final normed states [R, t, d] of a call of the decoder, had block ``layer`` given ``h`` [R, t, d].
+def replay(view: ModelView, layer: int, call: Call, h: Tensor, roles: Tensor, cache: Cache | None) -> Tensor:
+    """Final normed states [R, t, d] of a call of the decoder on tokens of ``roles`` [R, t], had block ``layer`` given
+    ``h`` [R, t, d].
 
     The decoder itself runs, with the blocks up to ``layer`` left out: what it does between blocks, and what it hands
     to each of them, stays its own affair. ``call`` has its keyword arguments; a ``cache`` holds none of these tokens
@@ -62,7 +64,8 @@ def replay(view: ModelView, layer: int, call: Call, h: Tensor, cache: Cache | No
     name, blocks = view.family.layers_name, view.layers
     setattr(view.decoder, name, nn.ModuleList([_Given(h) if i <= layer else block for i, block in enumerate(blocks)]))
     try:
-        return view.decoder(**{**call, "past_key_values": cache}).last_hidden_state.to(view.device)
+        with aside(view, Step(roles)):
+            return view.decoder(**{**call, "past_key_values": cache}).last_hidden_state.to(view.device)
     finally:
         setattr(view.decoder, name, blocks)
 
@@ -72,13 +75,15 @@ def replay_last(
     layer: int,
     call: Call,
     last: Tensor | None,
+    roles: Tensor,
     mask: Tensor,
     cache: Cache,
     hidden: Tensor | None = None,
 ) -> tuple[Tensor, Cache]:
-    """Final normed states [R, n, d] of the last tokens of prompts ``mask`` [R, T], had block ``layer`` given each of
-    ``last`` [R, n, d] there, and had each not seen its ``hidden`` [R, n, T]: n tokens of each prompt, none of which
-    sees another, run through the blocks above in one pass; through all of them with layer -1, from the embedding.
+    """Final normed states [R, n, d] of the last tokens of prompts ``mask`` and ``roles`` [R, T], had block ``layer``
+    given each of ``last`` [R, n, d] there, and had each not seen its ``hidden`` [R, n, T]: n tokens of each prompt,
+    none of which sees another, run through the blocks above in one pass; through all of them with layer -1, from the
+    embedding.
 
     ``call`` is how the decoder was called for the prompts, ``cache`` what that left, which stays as it is; the one
     returned has these tokens as further columns in the blocks above. Of models whose tokens see none that follow.
@@ -94,7 +99,8 @@ def replay_last(
         "use_cache": True,
     }
     longer = fork_cache(cache)
-    return replay(view, layer, several, first, longer), longer
+    own = roles.gather(1, at.to(roles.device)[:, None]).expand(-1, n)
+    return replay(view, layer, several, first, own, longer), longer
 
 
 def _each_alone(view: ModelView, call: Call, mask: Tensor, at: Tensor, n: int, hidden: Tensor | None) -> Any:
@@ -113,7 +119,15 @@ def _each_alone(view: ModelView, call: Call, mask: Tensor, at: Tensor, n: int, h
 
 
 def run_on_last(
-    view: ModelView, layer: int, call: Call, h: Tensor, steered: Tensor, mask: Tensor, cache: Cache, final: Tensor
+    view: ModelView,
+    layer: int,
+    call: Call,
+    h: Tensor,
+    steered: Tensor,
+    roles: Tensor,
+    mask: Tensor,
+    cache: Cache,
+    final: Tensor,
 ) -> tuple[Tensor, Cache]:
     """Final states [R, T, d] and cache of prompts, had block ``layer`` given ``steered`` [R, T, d], which is another
     than its output ``h`` at each prompt's last token alone; ``call``, ``cache`` and ``final`` as the prompts left them.
@@ -122,7 +136,7 @@ def run_on_last(
     """
     own, last = at_last(h, mask), at_last(steered, mask)
     other = (own != last).any(-1)
-    states, longer = replay_last(view, layer, call, last[:, None], mask, cache)
+    states, longer = replay_last(view, layer, call, last[:, None], roles, mask, cache)
     kept = at_last(final, mask)
     final = with_last(final, torch.where(other.to(kept.device)[:, None], states[:, 0].to(kept), kept), mask)
     new = fork_cache(cache)

@@ -347,3 +347,15 @@ def announced(view: ModelView, step: Step) -> Iterator[None]:
         yield
     finally:
         here.announced = before
+
+
+@contextmanager
+def aside(view: ModelView, step: Step) -> Iterator[None]:
+    """As ``announced``, perhaps in the middle of another forward, which then goes on as what it was."""
+    here = view.steps.mine()
+    before = here.step
+    try:
+        with announced(view, step):
+            yield
+    finally:
+        here.step = before

@@ -23,8 +23,8 @@ from factory.steer.where import Where
 
 @dataclass(frozen=True)
 class Ahead:
-    """Runs of the decoder on prompts with ``mask`` [R, T], called as ``call`` says, to float32 next-token logits [R,
-    vocabulary].
+    """Runs of the decoder on prompts with ``mask`` and ``roles`` [R, T], called as ``call`` says, to float32 next-token
+    logits [R, vocabulary].
 
     ``unsteered`` is a block in which no steering acts. ``cache`` is what the prompts leave as they are; it is given
     where the steering changes each prompt's last token alone, so that a look runs that token alone.
@@ -34,12 +34,13 @@ class Ahead:
     layer: int
     call: Call
     mask: Tensor
+    roles: Tensor
     unsteered: Callable[[], AbstractContextManager[None]] = nullcontext
     cache: Cache | None = None
 
     def above(self, h: Tensor) -> Tensor:
         """Had block ``layer`` given ``h`` [R, T, d]: one run of the blocks above it."""
-        return self._logits(self.layer, self.call, h, self.mask)
+        return self._logits(self.layer, self.call, h, self.roles, self.mask)
 
     @torch.no_grad()
     def above_last(self, last: Tensor) -> Tensor:
@@ -53,13 +54,14 @@ class Ahead:
     def hiding(self, hidden: Tensor, h: Tensor) -> Tensor:
         """As if tokens ``hidden`` [R, T] were not there: one run of the whole decoder. ``h``: any output of a block."""
         hidden, mask = hidden.to(self.view.device), self.mask
+        roles = self.roles.masked_fill(hidden.to(self.roles.device), int(Role.PAD))
         call = {**self.call, "attention_mask": without(self.call.get("attention_mask"), hidden)}
         if call.get("position_ids") is not None:
             call["position_ids"] = closed_up(call["position_ids"], hidden)
         if self.view.running:  # a running state counts what no token sees
-            call, mask = moved_up(call, mask.to(hidden.device) * ~hidden)
+            call, roles, mask = moved_up(call, roles, mask.to(hidden.device) * ~hidden)
         with self.unsteered():
-            return self._logits(-1, call, h, mask)
+            return self._logits(-1, call, h, roles, mask)
 
     @torch.no_grad()
     def ignoring(self, hidden: Tensor, h: Tensor) -> Tensor:
@@ -72,7 +74,7 @@ class Ahead:
         self._refuse()
         with self.unsteered():
             if (cache := self.cache) is None:
-                replay(self.view, -1, self.call, h, cache := new_cache(self.view))
+                replay(self.view, -1, self.call, h, self.roles, cache := new_cache(self.view))
             return self._logits_of_last(-1, None, hidden.to(self.view.device), cache)
 
     def _logits_of_last(self, layer: int, last: Tensor | None, hidden: Tensor | None, cache: Cache) -> Tensor:
@@ -83,13 +85,14 @@ class Ahead:
         runs = []
         for some in several.split(several.shape[1] if takes_masks(self.view.decoder) else 1, 1):
             given = (some, None) if last is not None else (None, some)
-            runs.append(replay_last(self.view, layer, self.call, given[0], self.mask, cache, given[1])[0])
+            states, _ = replay_last(self.view, layer, self.call, given[0], self.roles, self.mask, cache, given[1])
+            runs.append(states)
         return self.view.logits(torch.cat(runs, 1)).transpose(0, 1)
 
     @torch.no_grad()
-    def _logits(self, layer: int, call: Call, h: Tensor, mask: Tensor) -> Tensor:
+    def _logits(self, layer: int, call: Call, h: Tensor, roles: Tensor, mask: Tensor) -> Tensor:
         self._refuse()
-        final = replay(self.view, layer, call, h, new_cache(self.view)).to(self.view.device)
+        final = replay(self.view, layer, call, h, roles, new_cache(self.view)).to(self.view.device)
         return self.view.logits(at_last(final, mask))
 
     def _refuse(self) -> None:

@@ -119,8 +119,9 @@ class Block:
         part, call, cache, step = self.parts[0], here.call or {}, kwargs["past_key_values"], self._step()
         mask = (step.prompt != Role.PAD).long()
         with self._rest():
-            steered = part.apply(h, step, Ahead(self.view, part.layer, call, mask, self._rest, cache))
-        final, new = run_on_last(self.view, part.layer, call, h, steered, mask, cache, output.last_hidden_state)
+            steered = part.apply(h, step, Ahead(self.view, part.layer, call, mask, step.roles, self._rest, cache))
+        given = (step.roles, mask, cache, output.last_hidden_state)
+        final, new = run_on_last(self.view, part.layer, call, h, steered, *given)
         cache.layers[:], output.last_hidden_state = new.layers, final
 
     def _acts(self) -> bool:
@@ -157,7 +158,8 @@ class Block:
                 late.append(output)
                 return output
             prompt = (step.prompt != Role.PAD).long()
-            return steering.apply(output, step, Ahead(view, layer, view.steps.here.call or {}, prompt, self._rest))
+            ahead = Ahead(view, layer, view.steps.here.call or {}, prompt, step.roles, self._rest)
+            return steering.apply(output, step, ahead)
 
         return view.layers[layer].register_forward_hook(hook).remove
 

@@ -16,7 +16,6 @@ from transformers.cache_utils import Cache
 from factory.model.encode import Batch
 from factory.model.prefix import Heard, Prefix, Step, at_last, fork_cache, greedy, new_cache, prefill
 from factory.model.replay import Call, recorded, replay, run_on_last
-from factory.model.steps import announced
 from factory.model.view import ModelView
 from factory.steer.ahead import Ahead, last_alone
 from factory.steer.runtime import Steering, check, going_on, steer
@@ -121,7 +120,7 @@ def look_ahead(view: ModelView, trunk: Trunk, steering: Steering) -> Tensor:
 
 
 def _ahead(view: ModelView, trunk: Trunk, cache: Cache | None = None) -> Ahead:
-    return Ahead(view, trunk.layer, trunk.call, trunk.batch.attention_mask, cache=cache)
+    return Ahead(view, trunk.layer, trunk.call, trunk.batch.attention_mask, trunk.batch.roles, cache=cache)
 
 
 def _last_alone(view: ModelView, trunk: Trunk, steering: Steering) -> bool:
@@ -134,14 +133,13 @@ def _steered_last(view: ModelView, trunk: Trunk, steering: Steering) -> tuple[Te
     steering.move(trunk.states.device)
     mask, cache = trunk.batch.attention_mask, trunk.prefix.cache
     h = steering.apply(trunk.states, Step(trunk.batch.roles), _ahead(view, trunk, cache))
-    return run_on_last(view, trunk.layer, trunk.call, trunk.states, h, mask, cache, trunk.final)
+    return run_on_last(view, trunk.layer, trunk.call, trunk.states, h, trunk.batch.roles, mask, cache, trunk.final)
 
 
 def _upper(view: ModelView, trunk: Trunk, h: Tensor) -> tuple[Tensor, Cache]:
     """Run the blocks above the trunk on ``h``: final normed states and a cache of all blocks."""
     upper = new_cache(view)
-    with announced(view, Step(trunk.batch.roles)):
-        hidden = replay(view, trunk.layer, trunk.call, h, upper).to(view.device)
+    hidden = replay(view, trunk.layer, trunk.call, h, trunk.batch.roles, upper).to(view.device)
     cache = fork_cache(trunk.prefix.cache)
     cache.layers[trunk.layer + 1 :] = upper.layers[trunk.layer + 1 :]
     return hidden, cache

@@ -79,7 +79,7 @@ def test_a_prompt_whose_context_is_hidden_is_the_prompt_without_it(view):
     assert not isinstance(view.family.attention_mask(view.decoder, torch.ones(1, 1), 1), dict)
     for prompt in (prompts_of(view)[i] for i in (0, 3)):  # the context stands before a text
         trunk = run_trunk(view, view.encode([prompt], "left"), 1)
-        ahead = Ahead(view, 1, trunk.call, trunk.batch.attention_mask)
+        ahead = Ahead(view, 1, trunk.call, trunk.batch.attention_mask, trunk.batch.roles)
         hidden = ahead.hiding(spoken(trunk.batch.roles, torch.tensor(int(Role.CONTEXT))), trunk.states)
         assert close(hidden, logits(view, [prompt.without(Role.CONTEXT)])) and not close(
             hidden, logits(view, [prompt]), 1e-3
@@ -93,7 +93,7 @@ def test_a_last_token_that_runs_alone_gives_what_the_whole_prompt_gives(view):
     for side in ("left", "right"):
         trunk = run_trunk(view, view.encode(prompts, side), 1)
         mask, roles = trunk.batch.attention_mask, trunk.batch.roles
-        ahead = Ahead(view, 1, trunk.call, mask, cache=trunk.prefix.cache)
+        ahead = Ahead(view, 1, trunk.call, mask, roles, cache=trunk.prefix.cache)
         last = torch.nn.functional.one_hot(last_index(mask), mask.shape[1]).bool()[..., None]
         moved = torch.where(last, trunk.states + 1, trunk.states)
         if not view.whole_prompts:

@@ -50,7 +50,7 @@ def test_what_follows_hidden_tokens_moves_up_by_what_they_took():
 def test_a_batch_without_a_modality(side, role):
     view, prompts = tiny_view(), conflict_prompts(4)
     trunk = run_trunk(view, view.encode(prompts, side), 1)
-    hidden = Ahead(view, 1, trunk.call, trunk.batch.attention_mask).hiding(
+    hidden = Ahead(view, 1, trunk.call, trunk.batch.attention_mask, trunk.batch.roles).hiding(
         spoken(trunk.batch.roles, torch.tensor(float(role))), trunk.states
     )
     assert close(hidden, logits(view, [p.without(role) for p in prompts], side=side))

@@ -14,10 +14,11 @@ from factory.data.prompt import Role
 from factory.errors import UserError
 from factory.registry import lookup
 from factory.steer import Steering, Where, artefact, steer
-from factory.steer.sweep import final_states, run_trunk
+from factory.steer.ahead import Ahead, spoken
+from factory.steer.sweep import final_states, look_ahead, run_cell, run_trunk
 from factory.tune.places import chosen_layers
 from plugins.tuners.mores import MoReS, MoReSParams, Subspace
-from tests.contract.cases import close, fresh_view
+from tests.contract.cases import Case, answers, close, fresh_view, steering
 from tests.contract.test_tuners import learn, logits
 from tests.tiny import conflict_prompts, mixed_prompts, no_image
 
@@ -271,6 +272,38 @@ def test_an_earlier_batch_that_is_run_on_from_a_block_is_steered_at_its_own_toke
     run_trunk(view, other, 0)
     with torch.no_grad():
         assert close(final_states(view, trunk, kept), trunk.final)
+    tuner.remove(view)
+
+
+OF_LAST = ("of", (("type", "l2s"), ("apply_to", "last_and_generated")))
+
+
+@pytest.mark.parametrize("options", [(), (OF_LAST,), (OF_LAST, ("alone", "last"))])
+def test_a_controller_that_looks_ahead_is_told_of_its_own_batch(options):
+    view, case = fresh_view(), Case("dose", (("conflicts_only", False), *options))
+    tuner = trained(view)
+    prompts = mixed_prompts()
+    batch, other = view.encode(prompts), view.encode([no_image(p) for p in prompts[:2]])
+    fresh = look_ahead(view, run_trunk(view, batch, 1), steering(case, 1))
+    trunk = run_trunk(view, batch, 1)
+    run_trunk(view, other, 1)
+    assert close(look_ahead(view, trunk, steering(case, 1)), fresh)
+    run_trunk(view, other, 1)
+    assert run_cell(view, trunk, steering(case, 1), 3).tolist() == answers(view, prompts, steering(case, 1), "left", 3)
+    tuner.remove(view)
+
+
+def test_looks_ahead_of_a_tuned_model_are_its_own_runs():
+    view = fresh_view()
+    tuner = trained(view, modality="both", take="all")
+    prompts = conflict_prompts(3)
+    trunk = run_trunk(view, view.encode(prompts), 0)
+    mask, roles = trunk.batch.attention_mask, trunk.batch.roles
+    ahead = Ahead(view, 0, trunk.call, mask, roles, cache=trunk.prefix.cache)
+    assert close(ahead.above_last(trunk.last[None])[0], logits(view, prompts))
+    for role in (Role.IMAGE, Role.CONTEXT):
+        hidden = ahead.hiding(spoken(roles, torch.tensor(float(role))), trunk.states)
+        assert close(hidden, logits(view, [p.without(role) for p in prompts]))
     tuner.remove(view)
 
 

@@ -127,8 +127,9 @@ class Machine:
         repeat = lambda x: x.repeat(rows, *[1] * (x.ndim - 1))
         run.total = repeat(trace.sum_of(run.summed)) if start else None
         given = repeat(trace.outputs[start - 1]) if start else trace.outputs[0][:0]
+        roles = repeat(trace.batch.roles)
         with run.running():
-            hidden = replay(self.view, start - 1, tiled(trace.call, trace.rows, rows), given, None)
+            hidden = replay(self.view, start - 1, tiled(trace.call, trace.rows, rows), given, roles, None)
         return self._last(trace.batch, hidden)
 
     @torch.no_grad()

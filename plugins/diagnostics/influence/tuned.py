@@ -28,7 +28,7 @@ from factory.instruments.likelihood import answer_logprobs
 from factory.model.encode import Batch
 from factory.model.prefix import prefill
 from factory.model.replay import Call, replay
-from factory.model.steps import Step, announced
+from factory.model.steps import Step
 from factory.model.view import ModelView
 from factory.recipe.nodes import Node
 from factory.steer.base import Direction
@@ -138,8 +138,7 @@ class _Said(nn.Module):
         if self.below is None or asked.states is None:
             hidden, _ = prefill(self.view, batch)
         else:
-            with announced(self.view, Step(batch.roles)):
-                hidden = replay(self.view, self.below, asked.call, asked.states, None)
+            hidden = replay(self.view, self.below, asked.call, asked.states, batch.roles, None)
         return answer_logprobs(self.view, batch, hidden).double(), Step(batch.roles).answer.sum(-1)
 
 
