@@ -273,8 +273,8 @@ def test_delta_is_pure_and_row_by_row(case):
     method, state = cases.fitted(case)
     h = torch.randn(6, 48, generator=torch.Generator().manual_seed(0))
     ahead = torch.randn(48, 30, generator=torch.Generator().manual_seed(1))
-    moved = lambda strength: (h + strength[:, None] * method.delta(h, state, cases.Context(1))) @ ahead
-    unheard = lambda role: (h * role) @ ahead
+    moved = lambda strength: (h + strength[..., None] * method.delta(h, state, cases.Context(1))) @ ahead
+    unheard = lambda role: (h * role[..., None, None]) @ ahead
     ctx, kept = cases.Context(1, False, moved, unheard, None, unheard), h.clone()
     whole, gain = method.delta(h, state, ctx), method.gain(h, state, ctx)
     assert whole.shape == h.shape and gain.shape == (6,) and torch.equal(h, kept)

@@ -110,7 +110,7 @@ def test_the_papers_pathways_stand_between_the_two_texts():
     assert {r["pathway"] for r in rows} - {None} == set(pathways_between(bench.benchmark.sources))
     summary = diagnostic.summary([{**r, "split": "test", "outcome": "follow"} for r in rows])
     said = " ".join(f.text for f in summary.findings)
-    assert "context_a->context_b" in said and "memo:" in said and "email:" in said
+    assert "context_a → context_b" in said and "memo:" in said and "email:" in said
     assert not any(word in said for word in ("image", "vision", "modalit"))
     assert not cls.needs_pictures(params) and cls.needs_pictures(cls.Params(pathways=("cues->image",)))
 

@@ -88,7 +88,7 @@ def test_its_figures_show_each_test_sample_once_by_task_and_by_prompt():
     assert (by_task.name, by_prompt.name) == ("by_task", "by_prompt")
     assert "9 test samples" in by_task.caption and "Left as published" in by_prompt.caption
     (ax,) = drawn(by_task).axes
-    medians = sorted(line.get_ydata()[0] for line in ax.lines if line.get_color() == "white")
+    medians = sorted(line.get_ydata()[0] for line in ax.lines if line.get_linewidth() == 1.2)
     tasks = slice(0, 5), slice(5, 9)
     assert medians == pytest.approx(sorted(np.median(of[task]) for of in (base, vision) for task in tasks))
     assert [label.get_text() for label in ax.get_xticklabels()] == ["Color", "Sport\nrecognition"]
