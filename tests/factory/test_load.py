@@ -224,7 +224,7 @@ def test_the_self_check_notices_misplaced_image_tokens(monkeypatch):
 
 def test_the_self_check_refuses_blocks_that_cannot_be_run_by_themselves(monkeypatch):
     view = fresh_view()
-    monkeypatch.setattr(checks, "replay", lambda view, layer, call, h, cache: view.norm(h))
+    monkeypatch.setattr(checks, "replay", lambda view, layer, call, h, roles, cache: view.norm(h))
     with pytest.raises(UserError, match="blocks above block 1 cannot be run by themselves"):
         self_check(view)
 
