@@ -32,30 +32,27 @@ def pooled(arms: Sequence[Arm]) -> tuple[list[Arm], list[str]]:
         raise UserError(f"--pool: a direction is called {ALL_SIDES}, as all of them together are called here")
     kinds = dict.fromkeys((arm.method, arm.direction) for arm in arms)
     left_out: dict[str, None] = {}
-    found = [
-        _as_one([a for a in arms if (a.method, a.direction) == kind], kind[1], kind[1], left_out) for kind in kinds
-    ]
+    found = [_as_one([a for a in arms if (a.method, a.direction) == kind], kind[1], left_out) for kind in kinds]
     if len(directions) > 1:
         methods = dict.fromkeys(arm.method for arm in arms if arm.direction)
         toward = [[a for a in arms if a.method == method and a.direction] for method in methods]
-        found += [_as_one(own, ALL_SIDES, None, left_out) for own in toward]
+        found += [_as_one(own, ALL_SIDES, left_out) for own in toward]
     if not any(arm.scores for arm in found):
         raise UserError("--pool: no score of these runs is a mean over samples; there is nothing to pool")
     gone = f" Left out, as no mean over samples: {', '.join(left_out)}." if left_out else ""
     return found, [f"Pooled: the samples of {', '.join(runs)}.{gone}"]
 
 
-def _as_one(own: Sequence[Arm], direction: str | None, kept: str | None, left_out: dict[str, None]) -> Arm:
-    """One arm of several, whose columns are of the direction ``kept``, or where that is none of ``direction``."""
-    first, several = own[0], kept is None and direction is not None
+def _as_one(own: Sequence[Arm], direction: str | None, left_out: dict[str, None]) -> Arm:
+    """One arm of several toward a ``direction``; toward all sides its columns are those that have one."""
+    first, several = own[0], direction == ALL_SIDES
     arm = Arm(NAME, first.method, direction, recipe=first.recipe, unsteered=first.unsteered)
     arm.parameters = first.parameters
     arm.seeds = list(dict.fromkeys(seed for each in own for seed in each.seeds))
     arm.strengths = [strength for each in own for strength in each.strengths]
-    for label, metric, toward in dict.fromkeys(column for each in own for column in each.scores):
-        if several and toward is None:
-            continue
-        column = (label, metric, direction if several else toward)
+    found = (column for each in own for column in each.scores if column[2] or not several)
+    for column in dict.fromkeys((*c[:2], direction) if several else c for c in found):
+        label, metric, toward = column
         parts = [
             _Part(each.group, f"{each.group}/{each.direction}" if several else each.group, score)
             for each in own

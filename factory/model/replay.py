@@ -92,8 +92,9 @@ def replay_last(
     at = last_index(mask)
     first = _embedding(view, call, at) if last is None else last
     n = first.shape[1] if hidden is None else hidden.shape[1]
+    first = first.expand(-1, n, -1)
     several = {
-        "inputs_embeds": (first := first.expand(-1, n, -1)),
+        "inputs_embeds": first,
         "attention_mask": _each_alone(view, call, mask, at, n, hidden),
         "position_ids": _taken(call.get("position_ids"), at, n),
         "use_cache": True,
