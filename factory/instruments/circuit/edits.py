@@ -97,12 +97,13 @@ class Exchange:
         if not vs:
             return []
         shape = (self.rows, *self.other.values.shape[1:])
-        part = self.absent[:, vs, : len(senders)]
+        seen = sum(map(len, senders))
+        part = self.absent[:, vs, :seen]
         most = torch.zeros(len(vs), dtype=torch.bool)
         if self.flips:
             most = (part.mean((0, 2)) > 0.5).cpu()
             part = part - most[None, :, None].to(part)
-        back = (self.other.sum_of(len(senders))[None] - total.view(shape)).flatten(0, 1) if bool(most.any()) else None
+        back = (self.other.sum_of(seen)[None] - total.view(shape)).flatten(0, 1) if bool(most.any()) else None
         own = (part != 0).flatten(3).any(-1) if part.ndim == 4 else part != 0
         alike = [i for i in range(len(vs)) if most[i] and not bool(own[:, i].any())]
         rest = [i for i in range(len(vs)) if i not in alike]
@@ -111,31 +112,38 @@ class Exchange:
             found.append(([vs[i] for i in alike], back[None]))
         if rest:
             out = self._differences(part[:, rest], own[:, rest].any(0).any(0), senders, shape)
-            if back is not None:
-                out = out + back * most[rest].to(back)[:, None, None, None]
+            for n in most[rest].nonzero()[:, 0].tolist():
+                out[n] += back
             found.append(([vs[i] for i in rest], out))
         return found
 
     def _differences(self, part: Tensor, own: Tensor, senders: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
         """[n, R * B, T, d]: sum of parts [R, n, u, ..] of z' - z over the senders that are their ``own`` [u]."""
-        us = own.nonzero()[:, 0].tolist()
-        low, high = [u for u in us if u < self.below], [u for u in us if u >= self.below]
-        out = senders[0].new_zeros(part.shape[1], *shape)
-        if low:
-            D = (self.other.values[low] - self.trace.values[low])[:, None]
-            out = out + self._sum(part[:, :, low], D.expand(-1, self.rows, -1, -1, -1))
-        if high:
-            D = torch.stack([self.other.values[u] - senders[u].view(shape) for u in high])
-            out = out + self._sum(part[:, :, high], D)
+        out = self.other.values.new_zeros(part.shape[1], *shape)
+        low = own[: self.below].nonzero()[:, 0]
+        if len(low):
+            us = low.to(part.device)
+            self._add(out, part[:, :, us], (self.other.values[us] - self.trace.values[us])[:, None])
+        at = 0
+        for added in senders:
+            some = slice(at, at := at + len(added))
+            if some.start >= self.below and bool(own[some].any()):
+                self._add(out, part[:, :, some], self.other.values[some, None] - added.view(len(added), *shape))
         return out.flatten(1, 2)
 
-    def _sum(self, part: Tensor, D: Tensor) -> Tensor:
-        """[n, R, B, T, d] from parts [R, n, u] (or [R, n, u, G]) and differences D [u, R, B, T, d]."""
+    def _add(self, out: Tensor, part: Tensor, D: Tensor) -> None:
+        """Add parts [R, n, u] (or [R, n, u, G]) of differences D [u, R, B, T, d], or [u, 1, B, T, d] of all rows, to
+        ``out`` [n, R, B, T, d]."""
         if self.gates is not None:
-            return torch.einsum("rnubt,urbtd->nrbtd", torch.einsum("rnug,gbt->rnubt", part, self.gates), D)
-        if len(part) == 1 or bool((part == part[:1]).all()):
-            return torch.tensordot(part[0], D, 1)
-        return torch.stack([torch.tensordot(part[r], D[:, r], 1) for r in range(len(part))], 1)
+            part = torch.einsum("rnug,gbt->rnubt", part, self.gates)
+            out += torch.einsum("rnubt,urbtd->nrbtd", part, D.expand(-1, self.rows, -1, -1, -1))
+        elif len(D[0]) == 1:
+            out += torch.tensordot(part, D[:, 0], 1).transpose(0, 1)
+        elif len(part) == 1 or bool((part == part[:1]).all()):
+            out.flatten(1).addmm_(part[0], D.flatten(1))
+        else:
+            for r in range(len(part)):
+                out[:, r].flatten(1).addmm_(part[r], D[:, r].flatten(1))
 
 
 class Leaves:

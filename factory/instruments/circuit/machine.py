@@ -93,7 +93,7 @@ class Machine:
         run = Pass(self.view, self.blocks, self.graph, None, arithmetic)
         with recorded(self.view, calls), run.running():
             hidden = self._call(batch)
-        return Trace(batch, calls[0], torch.stack(run.senders), run.outputs, self._last(batch, hidden))
+        return Trace(batch, calls[0], torch.cat(run.senders), run.outputs, self._last(batch, hidden))
 
     def _last(self, batch: Batch, hidden: Tensor) -> Tensor:
         rows = torch.arange(len(hidden), device=hidden.device)
@@ -122,10 +122,10 @@ class Machine:
     def rerun(self, trace: Trace, run: Pass, rows: int, start: int) -> Tensor:
         """Final normed states [rows * B, d] of the last tokens, where a pass begins at block ``start``."""
         run.start = start
-        run.senders = list(trace.values[: self.graph.below(start)]) if start else []
+        run.senders = [trace.values[: self.graph.below(start)]] if start else []
         run.summed = len(run.senders)
         repeat = lambda x: x.repeat(rows, *[1] * (x.ndim - 1))
-        run.total = repeat(trace.sum_of(run.summed)) if start else None
+        run.total = repeat(trace.sum_of(self.graph.below(start))) if start else None
         given = repeat(trace.outputs[start - 1]) if start else trace.outputs[0][:0]
         roles = repeat(trace.batch.roles)
         with run.running():

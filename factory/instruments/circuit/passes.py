@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
@@ -28,8 +29,8 @@ class Edit(Protocol):
         ...
 
     def deltas(self, receivers: range, x: Tensor, senders: Sequence[Tensor], total: Tensor) -> Deltas:
-        """Which of ``receivers`` read another stream than ``x``; ``senders`` are what was added before them [B, T, d],
-        and ``total`` is their sum."""
+        """Which of ``receivers`` read another stream than ``x``; ``senders`` are what was added before, [n, B, T, d]
+        at once, and ``total`` is their sum."""
         ...
 
 
@@ -50,7 +51,8 @@ class Arithmetic(Protocol):
 
 
 class Pass:
-    """The state of one forward: ``senders`` [U, B, T, d] so far, ``outputs`` of the blocks, and the last stream."""
+    """The state of one forward: ``senders`` so far, [n, B, T, d] for each n that were added at once, ``outputs`` of the
+    blocks, and the last stream."""
 
     def __init__(
         self,
@@ -108,7 +110,7 @@ class Pass:
             if fresh and (i > self.start or i == 0):
                 new = x - self.outputs[-1] if i else x
                 changed = None if self.edit is None else self.edit.stream(i, x, new)
-                self.senders.append(new if changed is None else new + (changed - x))
+                self.senders.append((new if changed is None else new + (changed - x))[None])
             self.x = x if changed is None else changed
             self.middle = self.x
             at = self.graph.of_layer(i)
@@ -122,9 +124,9 @@ class Pass:
     def _deltas(self, receivers: range) -> Deltas:
         if self.edit is None or self.middle is None:
             return ()
-        seen = int(self.graph.seen[receivers[0]])
-        for sender in self.senders[self.summed : seen]:
-            self.total = sender if self.total is None else self.total + sender
+        seen = list(accumulate(map(len, self.senders))).index(self.graph.seen[receivers[0]]) + 1
+        for added in self.senders[self.summed : seen]:
+            self.total = added.sum(0) if self.total is None else self.total + added.sum(0)
         self.summed = max(self.summed, seen)
         assert self.total is not None
         return self.edit.deltas(receivers, self.middle, self.senders[:seen], self.total)
@@ -189,7 +191,7 @@ class Pass:
             self.rest.append(rest)
             made = None if self.arithmetic is None else self.heads.sum(0) + rest
             if b.after is None:
-                self.senders += list(self.heads)
+                self.senders.append(self.heads)
             return made
 
         return hook
@@ -198,7 +200,7 @@ class Pass:
         def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
             assert self.heads is not None
             by = gain(module, args[0])
-            self.senders += list(self.heads * by)
+            self.senders.append(self.heads * by)
             self.rest[-1] = self.rest[-1] * by
 
         return hook
@@ -228,7 +230,7 @@ class Pass:
     def _added(self, b: Wired) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
             assert self.x is not None
-            self.senders.append(first(output).view(self.x.shape))
+            self.senders.append(first(output).view(1, *self.x.shape))
 
         return hook
 
