@@ -119,7 +119,7 @@ def build_prompt(
         parts.append(Segment(Role.IMAGE, image=sample.load_image()))
     if context:
         parts += context_segments(sample)[:: -1 if order == "exchanged" else 1]
-    return Prompt((*parts, *question_segments(sample, form)), sample.sources)
+    return Prompt((*parts, *question_segments(sample, form)), sample.sources, sample.task)
 
 
 def context_segments(sample: ConflictSample) -> list[Segment]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -61,6 +62,7 @@ class Collator:
     a blank image and no label: vision tower and connector then run, forward and backward, in every batch of every rank,
     with gradient 0, so that no rank waits for another one's collective operation. Where the model's template writes a
     turn's images before its texts, so does the sample. ``packed``: short rows share a row of at most so many tokens.
+    ``tasks``: those that rows are told apart by, as ``collate`` does.
     """
 
     def __init__(
@@ -71,15 +73,16 @@ class Collator:
         skipped: Path | None,
         most: int | None = None,
         packed: int | None = None,
+        tasks: Sequence[str] = (),
     ) -> None:
         self.view, self.source, self.max_tokens, self.skipped, self.most = view, source, max_tokens, skipped, most
-        self.packed = packed
+        self.packed, self.tasks = packed, tasks
         self.images_first = images_first(view.writing)
         self._lost: set[int] = set()
 
     def __call__(self, numbers: Sequence[int]) -> dict[str, Tensor]:
         found = self.examples(numbers)
-        return collate(self.view, *found) if self.packed is None else pack(self.view, *found, self.packed)
+        return collate(self.view, *found, self.tasks) if self.packed is None else pack(self.view, *found, self.packed)
 
     def examples(self, numbers: Sequence[int], blank: bool = True) -> tuple[list[Example], dict[str, Tensor]]:
         """The samples' examples and image inputs; ``blank``: with one more row where none has an image."""
@@ -126,10 +129,16 @@ def with_image(samples: Sequence[Sample], blank: bool) -> list[Sample]:
     return [*samples, Sample("blank", NOTHING.prepend(Segment(Role.IMAGE, image=Image.new("RGB", (32, 32)))))]
 
 
-def collate(view: ModelView, examples: Sequence[Example], images: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Examples padded on the right; ``roles`` [B, T] are for a tuner, which takes them out of the batch."""
+def collate(
+    view: ModelView, examples: Sequence[Example], images: dict[str, Tensor], tasks: Sequence[str] = ()
+) -> dict[str, Tensor]:
+    """Examples padded on the right; ``roles`` [B, T] are for a tuner, which takes them out of the batch. With
+    ``tasks``, so are ``tasks`` [B]: where each row's stands among them, -1 for one of none.
+    """
     batch = view.batch([e.encoded for e in examples], images, "right")
-    return {**batch, "roles": batch.roles, "labels": pad([e.labels for e in examples], IGNORE, "right")}
+    at = {task: i for i, task in enumerate(tasks)}
+    told = {"tasks": torch.tensor([at.get(e.task, -1) for e in examples])} if tasks else {}
+    return {**batch, **told, "roles": batch.roles, "labels": pad([e.labels for e in examples], IGNORE, "right")}
 
 
 def image_tokens(view: ModelView, size: tuple[int, int] = (336, 336)) -> int:

@@ -66,12 +66,13 @@ _HALF = re.compile("[\ud800-\udfff]")
 class Conversation:
     """Turns in reading order: ``(role, text)``, an image as ``(Role.IMAGE, picture)``, where the picture is the path
     that the record has, or the bytes of a file where the record itself holds them (Parquet). ``unlearnt``: answers
-    that are read and not learnt, by their number from 0.
+    that are read and not learnt, by their number from 0. ``task`` is what the record names its kind.
     """
 
     id: str
     parts: tuple[tuple[Role, Any], ...]
     unlearnt: frozenset[int] = frozenset()
+    task: str = ""
 
     @property
     def images(self) -> list[str | bytes]:
@@ -94,7 +95,7 @@ class Conversation:
             else:
                 segments.append(Segment(role, part, learnt=role != Role.ANSWER or answers not in self.unlearnt))
                 answers += role == Role.ANSWER
-        return Prompt(tuple(segments))
+        return Prompt(tuple(segments), task=self.task)
 
 
 def parse(record: Mapping[str, Any], number: int, mask_history: bool = False) -> Conversation:
@@ -106,8 +107,8 @@ def parse(record: Mapping[str, Any], number: int, mask_history: bool = False) ->
     ``images`` (a path or a list) are the files that the ``<image>`` marks in the texts, and the image items without a
     path, stand for, in order. ``instruction``, ``input`` and ``output``, or ``query`` and ``response``, with
     ``history`` (pairs), are read as well, and a ``system`` text. In an answer's turn ``loss``, ``train`` or ``weight``
-    of false or 0 leaves it unlearnt. A key that is null or empty counts as absent; one that asks for something which is
-    not done here (another loss, a tool, a film) is refused by name.
+    of false or 0 leaves it unlearnt. ``task`` (a text) names the record's kind. A key that is null or empty counts as
+    absent; one that asks for something which is not done here (another loss, a tool, a film) is refused by name.
     """
     _refuse(record, OF_RECORD, "")
     if record.get(UNWANTED) is False:
@@ -143,7 +144,8 @@ def parse(record: Mapping[str, Any], number: int, mask_history: bool = False) ->
         learnt[:-1] = [False] * (len(learnt) - 1)
     if not any(learnt):
         raise Unusable("has no answer that is learnt", "nothing to learn")
-    return Conversation(name_of(record, number), tuple(parts), frozenset(i for i, own in enumerate(learnt) if not own))
+    unlearnt, task = frozenset(i for i, own in enumerate(learnt) if not own), record.get("task")
+    return Conversation(name_of(record, number), tuple(parts), unlearnt, task if isinstance(task, str) else "")
 
 
 def name_of(record: Mapping[str, Any], number: int) -> str:

@@ -21,11 +21,12 @@ IGNORE = -100
 @dataclass(frozen=True)
 class Example:
     """One sample's tokens with a label each: the token itself where it is learnt, else ``IGNORE`` (both of length
-    T).
+    T). ``task`` is its prompt's.
     """
 
     encoded: Encoded
     labels: list[int]
+    task: str = ""
 
     @property
     def labelled(self) -> int:
@@ -72,7 +73,8 @@ def labelled(view: ModelView, sample: Sample, written: Sequence[str]) -> Example
         (encoded,) = view.tokens([sample.prompt], [written], ended=True)
     except UserError as error:
         raise Unusable(str(error), OF_TEMPLATE) from error
-    return Example(encoded, _labels(encoded, [s.learnt for s in sample.prompt.segments if s.role == Role.ANSWER]))
+    learnt = [s.learnt for s in sample.prompt.segments if s.role == Role.ANSWER]
+    return Example(encoded, _labels(encoded, learnt), sample.prompt.task)
 
 
 def _labels(encoded: Encoded, learnt: Sequence[bool]) -> list[int]:
@@ -118,4 +120,4 @@ def _cut(example: Example, max_tokens: int, positions: int | None) -> Example:
         offsets=encoded.offsets[:max_tokens],
         answers=encoded.answers[:max_tokens],
     )
-    return Example(cut, labels)
+    return replace(example, encoded=cut, labels=labels)

@@ -66,6 +66,9 @@ class MixedFiles:
     def name(self, index: int) -> str:
         return self.parts[self.part[index]].name(int(self.at[index]))
 
+    def task(self, index: int) -> str:
+        return self.parts[self.part[index]].task(int(self.at[index]))
+
 
 def _same(one: Audited, other: Audited) -> bool:
     return one.audit.digest == other.audit.digest and np.array_equal(one.numbers, other.numbers)

@@ -96,6 +96,9 @@ class PhotoFolder:
     def name(self, index: int) -> str:
         return str(self.photos[index][0])
 
+    def task(self, index: int) -> str:
+        return ""
+
 
 def _state(path: Path) -> list[int]:
     stat = path.stat()

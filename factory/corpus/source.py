@@ -41,6 +41,9 @@ class Source(Protocol):
 
     def name(self, index: int) -> str: ...
 
+    def task(self, index: int) -> str:
+        """Of which kind the sample is, where the source says so; reads no image."""
+
 
 class Audited(Source, Protocol):
     """Samples of a file or folder, which an audit has seen: ``numbers`` [n] of those that can be used."""
@@ -106,6 +109,9 @@ class ConversationFile:
     def name(self, index: int) -> str:
         return self.conversation(index).id
 
+    def task(self, index: int) -> str:
+        return self.conversation(index).task
+
 
 class Lessons:
     """A benchmark's training lessons as samples: ``total`` of them, each drawn from its number."""
@@ -117,14 +123,20 @@ class Lessons:
         return self.total
 
     def __getitem__(self, index: int) -> Sample:
-        return Sample(self.name(index), self.benchmark.lesson(index, self.batch, self.total))
+        return Sample(self.name(index), self._prompt(index))
+
+    def _prompt(self, index: int) -> Prompt:
+        return self.benchmark.lesson(index, self.batch, self.total)
 
     def lengths(self, image: int) -> np.ndarray:
-        prompts = (self.benchmark.lesson(i, self.batch, self.total) for i in range(self.total))
+        prompts = map(self._prompt, range(self.total))
         return np.array([sum(len(s.text) for s in p.segments) + image * len(p.images) for p in prompts])
 
     def name(self, index: int) -> str:
         return f"{self.benchmark.name} {index}"
+
+    def task(self, index: int) -> str:
+        return self._prompt(index).task
 
 
 Opened = Audited | Lessons

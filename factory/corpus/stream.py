@@ -102,6 +102,9 @@ class Stream:
     def name(self, index: int) -> str:
         return self._names.get(index, f"at place {index}")
 
+    def task(self, index: int) -> str:
+        raise UserError("tune.data.streaming: the tasks of a stream's rows are not known before they come")
+
     def lengths(self, image: int) -> np.ndarray:
         raise UserError("tune.data.streaming: the lengths of a stream's rows are not known before they come")
 

@@ -35,11 +35,12 @@ class Segment:
 @dataclass(frozen=True)
 class Prompt:
     """Segments in reading order; an ``ANSWER`` segment closes a user turn (worked examples have one each). ``sources``
-    are those of the conflict that it is about, if it is about one.
+    are those of the conflict that it is about, if it is about one. ``task`` names its kind, where it is known.
     """
 
     segments: tuple[Segment, ...]
     sources: Sources = PICTURE_AND_TEXT
+    task: str = ""
 
     @property
     def images(self) -> list[Image.Image]:

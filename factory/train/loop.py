@@ -51,8 +51,12 @@ class Answers(nn.Module):
         """Where the Trainer looks for the embeddings that NEFTune's noise is added to."""
         return self.model.get_input_embeddings()
 
-    def forward(self, labels: Tensor, roles: Tensor | None = None, **batch: Tensor) -> Tensor:
-        """With what a tuner's ``terms`` add in training; what they run again is the decoder alone."""
+    def forward(
+        self, labels: Tensor, roles: Tensor | None = None, tasks: Tensor | None = None, **batch: Tensor
+    ) -> Tensor:
+        """With what a tuner's ``terms`` add in training, told the rows' ``tasks`` [B] where the batch has them; what
+        they run again is the decoder alone.
+        """
         calls: list[Call] = []
         told = nullcontext() if roles is None else announced(self.view, Step(roles))  # ranks get copies of the ids
         terms = self.terms if self.training else None
@@ -60,7 +64,9 @@ class Answers(nn.Module):
             loss = self._loss(labels, self.view.core(**batch, use_cache=False))
         if terms is None or roles is None:
             return loss
-        return loss + terms(labels, roles, lambda learnt: self._loss(learnt, self.view.decoder(**calls[0])))
+        told_apart = {} if tasks is None else {"tasks": tasks}
+        again = lambda learnt: self._loss(learnt, self.view.decoder(**calls[0]))
+        return loss + terms(labels, roles, again, **told_apart)
 
     def _loss(self, labels: Tensor, output: Any) -> Tensor:
         """Unembeds the positions that predict a label in some row; the others' logits, most of a long batch's memory,

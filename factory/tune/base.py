@@ -42,8 +42,8 @@ class Tuner(Plugin):
     methods is no fair comparison. ``inside_blocks`` says whether its parameters are used inside the decoder blocks, and
     ``in_place`` whether it trains weights of the model itself, and ``packable`` whether it treats each token by itself,
     so that several rows may lie in one. Where it has ``groups`` of parameters, ``rates`` may
-    give each a learning rate of its own; ``terms`` are what it adds to the loss; ``settings`` are those in which what
-    was trained is looked at too, as with a part of it taken away.
+    give each a learning rate of its own; ``terms`` are what it adds to the loss, in which some ``tasks`` may be told
+    apart; ``settings`` are those in which what was trained is looked at too, as with a part of it taken away.
     """
 
     learning_rate: ClassVar[float]
@@ -85,6 +85,11 @@ class Tuner(Plugin):
     def terms(self, view: ModelView) -> Terms | None:
         """What it adds to the loss while it is trained, once it is applied to ``view``; None where that is nothing."""
         return None
+
+    @property
+    def tasks(self) -> Sequence[str]:
+        """Tasks of training samples by whose names its ``terms`` tell rows apart; each must be there to be learnt."""
+        return ()
 
     def settings(self) -> Sequence[str]:
         """Names of the settings, beside the plain one, in which a comparison scores what was trained."""

@@ -19,6 +19,9 @@ class Terms(nn.Module):
 
     ``said`` are the terms of the latest forward by name, as such sums and without their weights, for the training's
     log. Parameters of its own are trained, and kept in checkpoints alone. Asked while the model is in training mode.
+
+    Where the tuner names ``tasks``, ``forward`` is given ``tasks`` [B] too: where each row's task stands among them, -1
+    for one of none.
     """
 
     def __init__(self) -> None:

@@ -65,13 +65,14 @@ def film_of(sample: ConflictSample, rng: Random, frames: int = FRAMES, scale: in
 
 def asked(sample: ConflictSample, film: Film, form: str) -> Prompt:
     """What does the film show?"""
-    return Prompt((*film.segments, *question_segments(sample, form)))
+    return Prompt((*film.segments, *question_segments(sample, form)), task=sample.task)
 
 
 def asked_which(sample: ConflictSample, film: Film, split: str, rng: Random) -> Prompt:
     """Which picture shows what is asked for? (A number word.)"""
     question = phrasing(WHICH, split, rng).format(s=sample.tags["subject"])
-    return Prompt((*film.segments, Segment(Role.QUESTION, question), Segment(Role.OPTIONS, DIRECT)))
+    asked = Segment(Role.QUESTION, question), Segment(Role.OPTIONS, DIRECT)
+    return Prompt((*film.segments, *asked), task=sample.task)
 
 
 def lesson(rng: Random, sample: ConflictSample, form: str, scale: int = 1) -> Prompt:

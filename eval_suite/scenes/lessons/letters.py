@@ -40,7 +40,8 @@ def lesson(rng: Random, sample: ConflictSample) -> Prompt:
         sample = replace(sample, answer_vision=vision, answer_text=text)
     told = Segment(Role.INSTRUCTION, phrasing(TOLD, "train", rng).format(w=answer_in(sample, direction)))
     question, options = question_segments(sample, form)
-    return Prompt((*(() if bare else (question,)), told, options, said(answer_of(sample, form, direction))))
+    answer = said(answer_of(sample, form, direction))
+    return Prompt((*(() if bare else (question,)), told, options, answer), task=sample.task)
 
 
 def examine(exam: Exam) -> dict[str, dict[str, float]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import partial
+from itertools import product
 from statistics import median
 from typing import TypeVar
 
@@ -23,6 +24,7 @@ from factory.run.plan.refused import Refusal, say_missing
 from factory.run.questions.arms import Arm
 from factory.run.questions.suite import AnySuite, Suite, in_turns
 from factory.run.timing import own_clock, timed
+from factory.run.tuners.checked import refuse_unknown_tasks
 from factory.run.tuners.opening import planned_source
 from factory.run.tuners.tuning import steps_of
 from factory.terminal import Console
@@ -53,6 +55,9 @@ def plan_tuners(
     sources = {
         task.name: tried(partial(planned_source, recipe, task.data, spec.batch_size, model)) for task in spec.tasks
     }
+    for contender, task in product(spec.tuners, spec.tasks):
+        if source := sources[task.name]:
+            tried(partial(refuse_unknown_tasks, spec.tune(contender, task, 1.0), source))
     for why in refused.fetched:
         say_missing(console, why)
     counted = tried(lambda: _counts(spec, model))

@@ -18,6 +18,7 @@ from factory.run.pipeline import owner_of
 from factory.run.plan.computed_steps import compute_step
 from factory.run.plan.refused import Refusal, say_missing
 from factory.run.questions.suite import AnySuite
+from factory.run.tuners.checked import refuse_unknown_tasks
 from factory.run.tuners.going_on import refuse_other
 from factory.run.tuners.held_out import held_of, learnt_and_held
 from factory.run.tuners.opening import Opened, open_source, planned_source
@@ -41,6 +42,7 @@ def plan_tuning(
     spec, source, steps = given(recipe.tune), None, 0
     with refused.kept():
         source = planned_source(recipe, spec.data, spec.batch_size, model)
+        refuse_unknown_tasks(spec, source)
         held = held_of(spec, suites, lambda data: planned_source(recipe, data, spec.batch_size, model))
         numbers, aside = learnt_and_held(spec, source)
         steps, ranks = steps_of(spec, len(numbers)), recipe.launch.processes

@@ -8,7 +8,8 @@ import torch
 
 from factory.benchmark import WithExam
 from factory.blame import blaming
-from factory.errors import UserError
+from factory.corpus.source import Opened
+from factory.errors import UserError, did_you_mean, quoted
 from factory.model.load import device_for
 from factory.recipe.nodes import given
 from factory.recipe.schema import LaunchSpec, ModelSpec, TuneSpec
@@ -43,9 +44,37 @@ def check(
             raise UserError(
                 f"data.pack: tuner '{spec.method.type}' looks at whole rows, which packing breaks up; leave it out"
             )
+        if spec.method.make().tasks:
+            _check_tasks_are_told(spec)
     if spec.exam:
         examiner(spec)
     check_precision(spec, model, section)
+
+
+def _check_tasks_are_told(spec: TuneSpec) -> None:
+    key = next((key for key in ("cache_features", "pack", "streaming") if getattr(spec.data, key)), None)
+    if key:
+        raise UserError(
+            f"data.{key}: tuner '{spec.method.type}' tells the samples' tasks apart, which are not known then; leave"
+            f" {key} out"
+        )
+
+
+def refuse_unknown_tasks(spec: TuneSpec, source: Opened) -> None:
+    """Raises ``UserError`` where the tuner names a task that no sample of ``source`` is of."""
+    named = spec.method.make().tasks
+    missing, found = set(named), set[str]()
+    for i in range(len(source) if named else 0):
+        found.add(source.task(i))
+        if not (missing := missing - found):
+            return
+    if missing:
+        with blaming(spec.method):
+            there, odd = sorted(found - {""}), min(missing)
+            raise UserError(
+                f"no training sample is of the task {quoted(odd)}; they are of {', '.join(there) or 'no named task'}."
+                + did_you_mean(odd, there)
+            )
 
 
 def examiner(spec: TuneSpec) -> WithExam:

@@ -33,7 +33,7 @@ from factory.run.questions.harness import HarnessSuite
 from factory.run.questions.suite import AnySuite, Suite, questions_of
 from factory.run.rundir import RunDir, Stage
 from factory.run.samples import thin
-from factory.run.tuners.checked import check
+from factory.run.tuners.checked import check, refuse_unknown_tasks
 from factory.run.tuners.contest_settings import in_setting, read_predictions, settings_summary
 from factory.run.tuners.contest_summary import in_terminal, summaries_of
 from factory.run.tuners.going_on import refuse_other
@@ -166,9 +166,12 @@ class Contest:
         self.found: dict[str, dict[str, Rows]] = {label: {} for label in self.diagnostics}
 
     def _refuse_other(self) -> None:
-        """Before a model is loaded: trainings that are there and learnt with other values than the recipe now has."""
+        """Before a model is loaded: tasks that no sample has, and trainings that are there and learnt with other values
+        than the recipe now has.
+        """
         for task in self.spec.tasks:
             for contender in self.spec.tuners:
+                refuse_unknown_tasks(self.spec.tune(contender, task, 1.0), self.sources[task.name])
                 for rate in self.spec.rates(contender, task):
                     inputs = inputs_of(self._single(contender, task, rate), self.sources[task.name], self.limit)
                     refuse_other(self.folder.path / f"tune-{_name(task, contender, rate)}", inputs)

@@ -30,7 +30,7 @@ from factory.report import followers
 from factory.run.inputs import learning, running_digest, with_code
 from factory.run.questions.suite import AnySuite
 from factory.run.rundir import RunDir, Stage
-from factory.run.tuners.checked import examiner
+from factory.run.tuners.checked import examiner, refuse_unknown_tasks
 from factory.run.tuners.exam import answerer, tell
 from factory.run.tuners.going_on import CHECKPOINTS, is_kept, last_of, learnt, refuse_other, sums_of
 from factory.run.tuners.held_out import Held, held_of, learnt_and_held, said, told
@@ -79,6 +79,7 @@ def tune_model(
     source = shared_source(recipe, folder, model, spec.data)
     suites = {suite.node.label: suite for suite in asked}
     held = held_of(spec, suites, lambda data: shared_source(recipe, folder, model, data))
+    refuse_unknown_tasks(spec, source)
     refuse_other(folder.path / "tune", inputs_of(recipe, source, limit, held))
     view = load(model)
     stage = tune_on(
@@ -165,7 +166,7 @@ def _tune(
     packed = spec.data.max_tokens if spec.data.pack else None
     if packed:
         check_packing(view)
-    read = Collator(view, source, spec.data.max_tokens, skipped if allowed else None, most, packed)
+    read = Collator(view, source, spec.data.max_tokens, skipped if allowed else None, most, packed, tuner.tasks)
     collator: Callable[[Sequence[int]], dict[str, Tensor]] = read
     lengths, objective = None, None
     if spec.data.cache_features:

@@ -8,7 +8,7 @@ that reconstructs the representation from both; learning rates by modality and p
     g_m = sigma(W_m h_m + b_m), or cumax        u_m = g_m h_m        p_m = (1 - g_m) h_m
     the model reads D_m([E^u_m(u_m), E^p_m(p_m)]) in the place of h_m
     L = L_task(u_1, u_2, p_1, p_2) + a1 sum_m L_task(u_m) + a2 L_task(p_1, p_2)
-        + a3 sum_m ||h_m - D_m||^2 / ||h_m||^2 + a4 sum_m cos^2(u_m, p_m) + a5 sum_m (share_m - s_m)^2
+        + a3 sum_m ||h_m - D_m||^2 / ||h_m||^2 + a4 sum_m cos^2(u_m, p_m) + a5 sum_m (share_m - s_m,task)^2
     share_m = mean(g_m)
 
 Ours: all formulas. m is the image (the connector's tokens) or the text (all other tokens), parted where the decoder
@@ -27,7 +27,7 @@ from contextlib import AbstractContextManager
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import nn
 
 from factory.errors import UserError
@@ -38,11 +38,12 @@ from factory.tune import Tuner
 from factory.tune.parted import Parting
 from factory.tune.roles import Roles
 from plugins.tuners.pgm.partition import MODALITIES, PARTS, Partition, Weights, entering
-from plugins.tuners.pgm.terms import PgmTerms
+from plugins.tuners.pgm.terms import DEFAULT, PgmTerms
 
 Rate = Annotated[float, Field(gt=0)]
 Coefficient = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+ByTask = Annotated[dict[str, Share], Field(min_length=1)]
 DIALS = (0.25, 0.75)
 RATED = (*PARTS, "gate")
 
@@ -63,10 +64,12 @@ class ModalityRates(Params):
 
 
 class Targets(Params):
-    """The share of the uni-modal part that ``image`` and ``text`` are pulled to; null leaves it free."""
+    """The share of the uni-modal part that ``image`` and ``text`` are pulled to: one for all samples, or one by task,
+    ``default`` being that of all others; null leaves it free.
+    """
 
-    image: Share | None = None
-    text: Share | None = None
+    image: Share | ByTask | None = None
+    text: Share | ByTask | None = None
 
 
 class PgmParams(Params):
@@ -92,10 +95,23 @@ class PgmParams(Params):
     lr: ModalityRates = ModalityRates()
     words: Literal["context", "text"] = "context"
 
+    @model_validator(mode="after")
+    def _one_split_has_one_share(self) -> PgmParams:
+        for m, by_task in self.targets.items():
+            if by_task.keys() != {DEFAULT} and not self.gate_rank:
+                raise ValueError(f"shares.{m}: by task needs a gate that tells tokens apart: gate_rank of 1 or more")
+        return self
+
     @property
-    def targets(self) -> Mapping[str, float]:
-        """The ``shares`` that are given, by modality."""
-        return {m: share for m in MODALITIES if (share := getattr(self.shares, m)) is not None}
+    def targets(self) -> Mapping[str, Mapping[str, float]]:
+        """The ``shares`` that are given, by modality and task."""
+        found = {m: share for m in MODALITIES if (share := getattr(self.shares, m)) is not None}
+        return {m: share if isinstance(share, dict) else {DEFAULT: share} for m, share in found.items()}
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that ``shares`` name."""
+        return tuple(sorted({task for by_task in self.targets.values() for task in by_task} - {DEFAULT}))
 
 
 @register("tuner", "pgm")
@@ -125,6 +141,10 @@ class Pgm(Tuner):
     def rates(self) -> Mapping[str, float]:
         found = {f"{m}.{part}": getattr(getattr(self.params.lr, m), part) for m in MODALITIES for part in RATED}
         return {name: rate for name, rate in found.items() if rate is not None}
+
+    @property
+    def tasks(self) -> Sequence[str]:
+        return self.params.tasks
 
     def terms(self, view: ModelView) -> PgmTerms | None:
         p = self.params

@@ -128,7 +128,7 @@ def tuned(
         view,
         method,
         Places(order, steps),
-        Collator(view, source, 200, None),
+        Collator(view, source, 200, None, tasks=method.tasks),
         spec,
         LaunchSpec(**launch),
         steps,
