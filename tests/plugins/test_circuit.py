@@ -26,6 +26,7 @@ from tests.anchor import scenes_bench
 from tests.contract import cases
 from tests.slow_circuit import slow_run
 from tests.tiny import fresh_view, tiny_view
+from tests.tiny_families import family_view
 
 CIRCUIT = lookup("diagnostic", "circuit")
 PLANTED = {"input->a0.v0", "a0.h1->a1.v1", "a1.h2->logits"}
@@ -365,3 +366,23 @@ def test_a_tau_that_is_not_tried_and_an_exchange_that_moves_nothing_are_refused(
     same = [replace(t, corrupted=t.clean) for t in pairs_of(tiny_view(), n=2)]
     with pytest.raises(UserError, match="with 'picture' exchanged the margin stays what it is"):
         ground(tiny_view(), same, "picture")
+
+
+def test_what_nothing_is_left_of_reads_zero_and_no_rounding():
+    """Norms make rounding as large as any query: shares were wrong by 5e-4 of themselves so."""
+    rows, alone = (
+        ground(view, pairs_of(view, n=2), "zero")
+        for view in (family_view("llava_onevision", dtype) for dtype in (torch.float32, torch.float64))
+    )
+    allowed = rows.machine.graph.allowed
+    masks = (torch.rand(16, *allowed.shape, generator=torch.Generator().manual_seed(0)) < 0.5) & allowed
+    masks[:8, len(allowed) // 2] = allowed[len(allowed) // 2]
+    one_by_one = [float(alone.shares(mask[None], None, 0)) for mask in masks]
+    assert rows.shares(masks, None, 0).tolist() == pytest.approx(one_by_one, rel=1e-4)
+
+
+def test_decisions_by_rows_are_the_loops_where_queries_have_norms():
+    view = family_view("gemma3")
+    made = ground(view, pairs_of(view, n=2), "zero")
+    loop, rows = acdc(made, Rule(0.05), 1, whole_forwards=True), acdc(made, Rule(0.05), 16)
+    assert torch.equal(loop.kept, rows.kept) and 0 < int(rows.kept.sum()) < len(rows.log)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from factory.model.prefix import last_index
 from factory.model.replay import Call
 
 from .graph import Graph
-from .passes import Deltas, Pass
+from .passes import Streams
 
 ROLES: dict[str, tuple[Role, ...]] = {
     "image": (Role.IMAGE,),
@@ -28,12 +29,14 @@ GROUPS = (*ROLES, "last", "other")
 @dataclass(frozen=True)
 class Trace:
     """Prompts run once: the decoder's ``call``, what each sender added [U, B, T, d], what the blocks gave [B, T, d],
-    and the final normed state of each prompt's last token ``hidden`` [B, d]."""
+    what each block's attention adds by no head ([d] or [B, T, d]), and the final normed state of each prompt's last
+    token ``hidden`` [B, d]."""
 
     batch: Batch
     call: Call
     values: Tensor
     outputs: Sequence[Tensor]
+    rest: Sequence[Tensor]
     hidden: Tensor
     _sums: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -42,6 +45,11 @@ class Trace:
         if seen not in self._sums:
             self._sums[seen] = self.values[:seen].sum(0)
         return self._sums[seen]
+
+    @cached_property
+    def is_zero(self) -> bool:
+        """Whether nothing adds anything."""
+        return not bool(self.values.any())
 
     @property
     def rows(self) -> int:
@@ -59,24 +67,20 @@ class Trace:
 class Summed:
     """Every receiver reads the sum of all that was added before it, in the place of the model's own stream."""
 
-    def __init__(self) -> None:
-        self.run: Pass | None = None
-
     def stream(self, layer: int, x: Tensor, added: Tensor) -> None:
         return None
 
-    def deltas(self, receivers: range, x: Tensor, senders: Sequence[Tensor], total: Tensor) -> Deltas:
-        assert self.run is not None
-        for rest in self.run.rest[: self.run.graph.rests(receivers[0])]:
-            total = total + rest
-        return [(receivers, (total - x)[None])]
+    def streams(self, receivers: range, x: Tensor, senders: Sequence[Tensor], total: Tensor, rest: Tensor) -> Streams:
+        return [(receivers, (total + rest)[None])]
 
 
 class Exchange:
     """Edges exchanged for those of another run: ``absent`` [R, V, U] booleans, or parts of edges, or [R, V, U, G] with
     ``gates`` [G, B, T].
 
-    Of a receiver most of whose edges are exchanged the others are put back: x' - x - sum over present (z'_u - z_u).
+    A receiver most of whose edges are exchanged reads the other run's sum, with those that are present put back; where
+    the other run is zero, any exchanged one does. So what reads nothing reads zero, where taking all from the stream
+    would leave rounding for the norms to enlarge.
     """
 
     def __init__(self, trace: Trace, other: Trace, absent: Tensor, below: int, gates: Tensor | None = None) -> None:
@@ -88,38 +92,40 @@ class Exchange:
         self.flips = absent.dtype == torch.bool and gates is None
         self.absent = absent.to(other.values.device, other.values.dtype)
         self.rows = len(absent)
+        self.few = 0.0 if other.is_zero else 0.5
 
     def stream(self, layer: int, x: Tensor, added: Tensor) -> None:
         return None
 
-    def deltas(self, receivers: range, x: Tensor, senders: Sequence[Tensor], total: Tensor) -> Deltas:
+    def streams(self, receivers: range, x: Tensor, senders: Sequence[Tensor], total: Tensor, rest: Tensor) -> Streams:
         vs = [v for v in receivers if self.touched[v]]
         if not vs:
             return []
         shape = (self.rows, *self.other.values.shape[1:])
         seen = sum(map(len, senders))
         part = self.absent[:, vs, :seen]
-        most = torch.zeros(len(vs), dtype=torch.bool)
-        if self.flips:
-            most = (part.mean((0, 2)) > 0.5).cpu()
-            part = part - most[None, :, None].to(part)
-        back = (self.other.sum_of(seen)[None] - total.view(shape)).flatten(0, 1) if bool(most.any()) else None
+        most = part.mean(2) > self.few if self.flips else torch.zeros(part.shape[:2], dtype=torch.bool, device=x.device)
+        part = part - most[..., None].to(part) if self.flips else part
         own = (part != 0).flatten(3).any(-1) if part.ndim == 4 else part != 0
-        alike = [i for i in range(len(vs)) if most[i] and not bool(own[:, i].any())]
-        rest = [i for i in range(len(vs)) if i not in alike]
+        whole = (most & ~own.any(-1)).all(0).tolist()
+        if any(whole) or bool(most.any()):
+            others = (self.other.sum_of(seen) + (rest.view(shape) if rest.ndim == 3 else rest)).expand(shape)
         found: list[tuple[Sequence[int], Tensor]] = []
-        if alike and back is not None:
-            found.append(([vs[i] for i in alike], back[None]))
-        if rest:
-            out = self._differences(part[:, rest], own[:, rest].any(0).any(0), senders, shape)
-            for n in most[rest].nonzero()[:, 0].tolist():
-                out[n] += back
-            found.append(([vs[i] for i in rest], out))
+        if any(whole):
+            found.append(([v for v, all_gone in zip(vs, whole, strict=True) if all_gone], others.flatten(0, 1)[None]))
+        left = [i for i, all_gone in enumerate(whole) if not all_gone]
+        if left:
+            out = x.view(1, *shape).repeat(len(left), *[1] * len(shape))
+            gone = most[:, left].T
+            if bool(gone.any()):
+                out[gone] = others[gone.nonzero()[:, 1]]
+            self._differences(out, part[:, left], own[:, left].any(0).any(0), senders)
+            found.append(([vs[i] for i in left], out.flatten(1, 2)))
         return found
 
-    def _differences(self, part: Tensor, own: Tensor, senders: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
-        """[n, R * B, T, d]: sum of parts [R, n, u, ..] of z' - z over the senders that are their ``own`` [u]."""
-        out = self.other.values.new_zeros(part.shape[1], *shape)
+    def _differences(self, out: Tensor, part: Tensor, own: Tensor, senders: Sequence[Tensor]) -> None:
+        """Add to ``out`` [n, R, B, T, d] the sum of parts [R, n, u, ..] of z' - z over the senders that are their
+        ``own`` [u]."""
         low = own[: self.below].nonzero()[:, 0]
         if len(low):
             us = low.to(part.device)
@@ -128,8 +134,7 @@ class Exchange:
         for added in senders:
             some = slice(at, at := at + len(added))
             if some.start >= self.below and bool(own[some].any()):
-                self._add(out, part[:, :, some], self.other.values[some, None] - added.view(len(added), *shape))
-        return out.flatten(1, 2)
+                self._add(out, part[:, :, some], self.other.values[some, None] - added.view(len(added), *out.shape[1:]))
 
     def _add(self, out: Tensor, part: Tensor, D: Tensor) -> None:
         """Add parts [R, n, u] (or [R, n, u, G]) of differences D [u, R, B, T, d], or [u, 1, B, T, d] of all rows, to
@@ -160,7 +165,7 @@ class Leaves:
         at = 0 if layer == 0 else self.graph.below(layer) - 1
         return None if self.share == 1 else x + (1 - self.share) * self.D[at]
 
-    def deltas(self, receivers: range, x: Tensor, senders: Sequence[Tensor], total: Tensor) -> Deltas:
+    def streams(self, receivers: range, x: Tensor, senders: Sequence[Tensor], total: Tensor, rest: Tensor) -> Streams:
         zero = torch.zeros(len(receivers), *x.shape, dtype=x.dtype, device=x.device, requires_grad=True)
 
         def held(leaf: Tensor) -> None:
@@ -172,4 +177,4 @@ class Leaves:
             leaf.grad = None
 
         zero.register_post_accumulate_grad_hook(held)
-        return [(receivers, zero)]
+        return [(receivers, x + zero)]

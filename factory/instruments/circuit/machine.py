@@ -93,7 +93,7 @@ class Machine:
         run = Pass(self.view, self.blocks, self.graph, None, arithmetic)
         with recorded(self.view, calls), run.running():
             hidden = self._call(batch)
-        return Trace(batch, calls[0], torch.cat(run.senders), run.outputs, self._last(batch, hidden))
+        return Trace(batch, calls[0], torch.cat(run.senders), run.outputs, run.rest, self._last(batch, hidden))
 
     def _last(self, batch: Batch, hidden: Tensor) -> Tensor:
         rows = torch.arange(len(hidden), device=hidden.device)
@@ -114,8 +114,7 @@ class Machine:
     @torch.no_grad()
     def summed(self, batch: Batch) -> Tensor:
         """Final normed states [B, d] of the last tokens, every receiver having read the sum of what was added."""
-        edit = Summed()
-        run = edit.run = Pass(self.view, self.blocks, self.graph, edit)
+        run = Pass(self.view, self.blocks, self.graph, Summed())
         with run.running():
             return self._last(batch, self._call(batch))
 
@@ -126,6 +125,7 @@ class Machine:
         run.summed = len(run.senders)
         repeat = lambda x: x.repeat(rows, *[1] * (x.ndim - 1))
         run.total = repeat(trace.sum_of(self.graph.below(start))) if start else None
+        run.rest = [x if x.ndim == 1 else repeat(x) for x in trace.rest[:start]]
         given = repeat(trace.outputs[start - 1]) if start else trace.outputs[0][:0]
         roles = repeat(trace.batch.roles)
         with run.running():

@@ -16,8 +16,8 @@ from factory.model.weights import weight_of
 from .graph import Graph
 from .wiring import Wired, first, gain, stream_of
 
-Deltas = Sequence[tuple[Sequence[int], Tensor]]
-"""Receivers and x' - x of each [n, B, T, d], or [1, B, T, d] of all of them."""
+Streams = Sequence[tuple[Sequence[int], Tensor]]
+"""Receivers and what each reads [n, B, T, d], or all of them alike [1, B, T, d]."""
 
 
 class Edit(Protocol):
@@ -28,9 +28,9 @@ class Edit(Protocol):
         block before; None leaves it."""
         ...
 
-    def deltas(self, receivers: range, x: Tensor, senders: Sequence[Tensor], total: Tensor) -> Deltas:
+    def streams(self, receivers: range, x: Tensor, senders: Sequence[Tensor], total: Tensor, rest: Tensor) -> Streams:
         """Which of ``receivers`` read another stream than ``x``; ``senders`` are what was added before, [n, B, T, d]
-        at once, and ``total`` is their sum."""
+        at once, ``total`` is their sum, and ``rest`` [d] or [B, T, d] what no sender is named for (biases)."""
         ...
 
 
@@ -73,7 +73,7 @@ class Pass:
         self.middle: Tensor | None = None
         self.last: Tensor | None = None
         self.heads: Tensor | None = None
-        self.given: Deltas = ()
+        self.given: Streams = ()
 
     @contextmanager
     def running(self) -> Iterator[Pass]:
@@ -114,14 +114,14 @@ class Pass:
             self.x = x if changed is None else changed
             self.middle = self.x
             at = self.graph.of_layer(i)
-            self.given = self._deltas(range(at, at + self.graph.reading - 1))
+            self.given = self._streams(range(at, at + self.graph.reading - 1))
             if changed is None:
                 return None
             return ((changed, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": changed})
 
         return hook
 
-    def _deltas(self, receivers: range) -> Deltas:
+    def _streams(self, receivers: range) -> Streams:
         if self.edit is None or self.middle is None:
             return ()
         seen = list(accumulate(map(len, self.senders))).index(self.graph.seen[receivers[0]]) + 1
@@ -129,7 +129,8 @@ class Pass:
             self.total = added.sum(0) if self.total is None else self.total + added.sum(0)
         self.summed = max(self.summed, seen)
         assert self.total is not None
-        return self.edit.deltas(receivers, self.middle, self.senders[:seen], self.total)
+        rest = sum(self.rest[: self.graph.rests(receivers[0])], self.middle.new_zeros(()))
+        return self.edit.streams(receivers, self.middle, self.senders[:seen], self.total, rest)
 
     def _project(self, b: Wired, module: nn.Module) -> Callable[..., Any]:
         parts = [p for p in b.parts if b.parts[p].module is module]
@@ -159,10 +160,10 @@ class Pass:
         known = {v - offset for vs, _ in self.given for v in vs if inside(v)}
         if self.arithmetic is not None and (rest := sorted(set(range(n)) - known)):
             yield rest, norm(self.x)[None]
-        for vs, delta in self.given:
+        for vs, stream in self.given:
             at = [i for i, v in enumerate(vs) if inside(v)]
             if at:
-                yield [vs[i] - offset for i in at], norm(self.x + (delta if len(delta) == 1 else delta[at]))
+                yield [vs[i] - offset for i in at], norm(stream if len(stream) == 1 else stream[at])
 
     def _linear(self, b: Wired, part: str, heads: list[int], x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
         """[n, B, T, head_dim] of heads that read ``x`` [n, B, T, d], or all of them x [1, B, T, d]."""
@@ -217,11 +218,10 @@ class Pass:
             elif b.mlp_reads is None:
                 self.middle = args[0].view(self.x.shape)
             at = self.graph.of_layer(b.layer + 1) - 1
-            given = self._deltas(range(at, at + 1))
+            given = self._streams(range(at, at + 1))
             if not given:
                 return None
-            assert self.middle is not None
-            read = self.middle + given[0][1][0]
+            read = given[0][1][0]
             read = read if b.mlp_reads is None else b.mlp_reads.forward(read)
             return (read.view(args[0].shape), *args[1:])
 
@@ -238,8 +238,8 @@ class Pass:
         self.middle = stream_of(args, kwargs)
         self.last = self.middle
         at = len(self.graph.receivers) - 1
-        given = self._deltas(range(at, at + 1))
+        given = self._streams(range(at, at + 1))
         if not given:
             return None
-        changed = self.middle + given[0][1][0]
+        changed = given[0][1][0]
         return ((changed, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": changed})
