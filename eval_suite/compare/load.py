@@ -21,7 +21,8 @@ Column = tuple[str, str, str | None]
 @dataclass
 class Score:
     """One arm's score in one column, one of ``values``, ``counts``, ``parts`` a seed; ``samples`` are per-sample values
-    averaged over seeds.
+    averaged over seeds. ``failures`` are the shares of answers that cannot be read, ``unread`` those of each sample;
+    None and nothing where that is not known.
 
     Only a benchmark's ``main`` metric is tested and ranked. ``asked``: which samples were answered (their number where
     that is all that is known); ``units``: which samples hang together, and are resampled together; ``items``: what
@@ -36,7 +37,8 @@ class Score:
     values: list[float] = field(default_factory=list)
     intervals: list[tuple[float, float] | None] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
-    failures: list[float] = field(default_factory=list)
+    failures: list[float | None] = field(default_factory=list)
+    unread: list[dict[str, float]] = field(default_factory=list)
     parts: list[dict[str, float]] = field(default_factory=list)
     asked: list[frozenset[str]] = field(default_factory=list)
     units: dict[str, str] = field(default_factory=dict)
@@ -61,9 +63,20 @@ class Score:
         return of_units(list(each.values()), [self.units.get(s, s) for s in each])[1:]
 
     @property
+    def failure_rate(self) -> float | None:
+        """Of all seeds together; None where it is not known of each."""
+        known = [rate for rate in self.failures if rate is not None]
+        return sum(known) / len(known) if known and len(known) == len(self.failures) else None
+
+    @property
     def samples(self) -> dict[str, float]:
-        shared = [s for s in self.parts[0] if all(s in part for part in self.parts)] if self.parts else []
-        return {s: sum(part[s] for part in self.parts) / len(self.parts) for s in shared}
+        return mean_over_seeds(self.parts)
+
+
+def mean_over_seeds(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each sample's values, of the samples that every seed has."""
+    shared = [s for s in parts[0] if all(s in part for part in parts)] if parts else []
+    return {s: sum(part[s] for part in parts) / len(parts) for s in shared}
 
 
 @dataclass
@@ -206,7 +219,8 @@ def _add(arm: Arm, run: _Run, row: read.Row) -> None:
         score.values.append(row.metrics[metric])
         score.intervals.append((interval[0], interval[1]) if interval and len(interval) == 2 else None)
         score.counts.append(row.n)
-        score.failures.append(row.parse_failure_rate or 0.0)
+        score.failures.append(row.parse_failure_rate)
+        score.unread.append({p.sample: share for p in records if (share := p.unread) is not None})
         score.asked.append(asked)
         score.items |= {p.sample: p.item for p in records if p.item is not None}
         score.tasks |= {p.sample: p.tasks for p in records}

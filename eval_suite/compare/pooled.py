@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from eval_suite.compare.load import Arm, Column, Score
+from eval_suite.compare.load import Arm, Column, Score, mean_over_seeds
 from eval_suite.compare.samples import interval, is_mean
 from factory.errors import UserError
 
@@ -81,13 +81,15 @@ def _scored(column: Column, parts: Sequence[_Part]) -> Score:
     first = parts[0].score
     samples = {key: value for part in parts for key, value in part.named(part.score.samples).items()}
     each = np.array(list(samples.values()))
-    failures = [sum(part.score.failures) / len(part.score.failures) for part in parts]
-    weights = [len(part.score.samples) for part in parts]
+    failures, weights = [part.score.failure_rate for part in parts], [len(part.score.samples) for part in parts]
     score = Score(column, first.protocol, first.scorer, first.main, [float(each.mean())], [interval(each)], [len(each)])
-    score.failures, score.parts = [float(np.average(failures, weights=weights))], [samples]
+    unknown = None in failures
+    score.failures = [None if unknown else float(np.average(np.array(failures, float), weights=weights))]
+    score.parts, score.unread = [samples], [{}]
     score.asked = [frozenset(samples)]
     for part in parts:
         of = part.score
+        score.unread[0] |= part.named(mean_over_seeds(of.unread))
         score.units |= part.named({s: f"{part.run}/{of.units.get(s, s)}" for s in of.samples})
         score.items |= part.named(of.items)
         score.tasks |= part.named(of.tasks)

@@ -76,6 +76,15 @@ class Record(_Written):
     unit: str | None = None
     item: str | None = None
     tasks: list[str] = []
+    failed: bool | None = None
+    verdicts: list[str] = []
+
+    @property
+    def unread(self) -> float | None:
+        """The share of the sample's answers that cannot be read; None where that was not written down."""
+        if self.verdicts:
+            return self.verdicts.count("error") / len(self.verdicts)
+        return None if self.failed is None else float(self.failed)
 
 
 class Price(_Written):

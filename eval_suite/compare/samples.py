@@ -110,6 +110,8 @@ def _restrict(score: Score, samples: AbstractSet[str]) -> None:
         [len(part) for part in parts],
     )
     score.values, score.intervals = [float(x.mean()) for x in each], [interval(x) for x in each]
+    score.unread = [{sample: share for sample, share in own.items() if sample in samples} for own in score.unread]
+    score.failures = [float(np.mean(list(own.values()))) if own else None for own in score.unread]
 
 
 def interval(x: np.ndarray) -> tuple[float, float]:

@@ -249,7 +249,7 @@ def to_csv(table: Table) -> str:
                     s.value,
                     low,
                     high,
-                    sum(s.failures) / len(s.failures),
+                    s.failure_rate,
                     line.rank,
                     a.parameters,
                     a.seconds,

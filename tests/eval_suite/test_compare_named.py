@@ -26,6 +26,19 @@ def run(tmp_path):
     return folder, {name: np.array(each) for name, each in values.items()}
 
 
+@pytest.fixture
+def unread(run):
+    """The same run, told of each answer whether it could be read; as rates by method and sample."""
+    folder, values = run
+    shares = {name: np.array(drawn(0.3, seed=7 + k)) for k, name in enumerate(values)}
+    for method, failed in shares.items():
+        path = folder / "predictions" / "pope" / f"{method}.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        told = ({**row, "failed": bool(each)} for row, each in zip(rows, failed, strict=True))
+        path.write_text("\n".join(map(json.dumps, told)))
+    return folder, shares
+
+
 def compared(folder, out, *more):
     assert main(["compare", str(folder), "--out", str(out), *more]) == 0
     return {(r["method"], r["reference"]): r for r in table_of(out)}
@@ -54,3 +67,31 @@ def test_some_tasks_are_scored_alone(run, tmp_path, capsys):
     assert "Of the samples of counting alone." in (tmp_path / "out" / "compare.md").read_text()
     assert main(["compare", str(folder), "--task", "sport"]) == 2
     assert "--task sport: no sample is of it; there are color, counting" in capsys.readouterr().err
+
+
+def test_the_answers_that_cannot_be_read_are_those_of_the_tasks(unread, tmp_path):
+    folder, shares = unread
+    for method, row in ((key[0], row) for key, row in compared(folder, tmp_path / "out", "--task", "counting").items()):
+        assert float(row["parse_failure_rate"]) == pytest.approx(shares[method][1::2].mean())
+
+
+def test_a_rate_that_was_not_written_down_by_sample_is_not_told_of_some(run, tmp_path):
+    folder, _ = run
+    assert {row["parse_failure_rate"] for row in compared(folder, tmp_path / "all").values()} == {"0.0"}
+    some = compared(folder, tmp_path / "some", "--task", "counting")
+    assert {row["parse_failure_rate"] for row in some.values()} == {""}
+
+
+def test_each_form_of_a_conflict_is_an_answer(run, tmp_path):
+    folder, values = run
+    for method in values:
+        path = folder / "predictions" / "pope" / f"{method}.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        verdicts = (["error", "vision"], ["text", "text"], ["error", "error"], ["vision", "other"])
+        told = (
+            {**row, "failed": "error" in own, "verdicts": own} for row, own in zip(rows, verdicts * 100, strict=True)
+        )
+        path.write_text("\n".join(map(json.dumps, told)))
+    for task, rate in (("color", 0.75), ("counting", 0.0)):
+        rows = compared(folder, tmp_path / task, "--task", task)
+        assert {float(row["parse_failure_rate"]) for row in rows.values()} == {rate}
