@@ -1,8 +1,9 @@
 """Pages as a browser shows them, and what does not fit: ``python -m eval_suite.site.look FOLDER PAGE|RUN ...``.
 
 Every page is opened in headless Chromium at 1280 and 420 pixels, light and dark, and as printed. ``FOLDER`` gets a
-picture of each view, and the print as PDF. What is wider than its page or cut at an edge is listed, and the command
-then ends with 1; a folder without pages ends it with 2. It needs ``pip install playwright`` and a Chromium.
+picture of each view, and the print as PDF. What is wider than its page or cut at an edge is listed, and what a printed
+page's end parts: a heading from what it is of, or a paragraph under it. The command then ends with 1; a folder without
+pages ends it with 2. It needs ``pip install playwright`` and a Chromium.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +25,7 @@ FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 VIEWS = {f"{width}-{scheme}": (width, scheme) for scheme in ("dark", "light") for width in (1280, 420)}
-PAPER = 1032  # pixels of A4 across, less the margins that page.css asks for
+PAPER = (1032, 703)  # pixels of A4 across and down, less the margins that page.css asks for
 LONGEST = 16_000  # pixels of a picture; what is below is in the others' width too
 # What leaves the page's width, unless it scrolls by itself or is meant for a screen reader alone; and text whose box
 # hides its end.
@@ -49,6 +51,32 @@ CUT = """() => {
     if (!scrolls(node)) for (const child of node.children) visit(child);
   };
   visit(document.body);
+  return found;
+}"""
+
+# Columns as large as sheets break where sheets do; of these, a browser tells what stands on which.
+PARTED = """([width, height]) => {
+  document.documentElement.style.margin = "0";
+  const sheet = { width: `${width}px`, height: `${height}px`, columnWidth: `${width}px` };
+  Object.assign(document.body.style, { ...sheet, margin: "0", columnGap: "0", columnFill: "auto" });
+  const seen = (node) => node.getClientRects().length > 0;
+  const sheets = (node) => [...node.getClientRects()].map((box) => Math.floor(box.left / width + 0.01));
+  const tall = (node) => [...node.getClientRects()].reduce((sum, box) => sum + box.height, 0);
+  const told = (node) =>
+    `${node.tagName.toLowerCase()} "${node.textContent.trim().replace(/\\s+/g, " ").slice(0, 40)}"`;
+  const found = [];
+  for (const head of document.querySelectorAll("h1, h2, h3, h4")) {
+    let next = head;
+    do {
+      while (next && !next.nextElementSibling) next = next.parentElement;
+      next = next && next.nextElementSibling;
+    } while (next && !seen(next));
+    if (!next || !seen(head)) continue;
+    const [last, first] = [sheets(head).at(-1), sheets(next)[0]];
+    if (first > last) found.push(`${told(head)} stands on sheet ${last + 1}, and what it is of on ${first + 1}`);
+    if (next.tagName === "P" && new Set(sheets(next)).size > 1 && tall(next) < height / 2)
+      found.push(`${told(next)} is split between sheets ${first + 1} and ${first + 2}`);
+  }
   return found;
 }"""
 
@@ -85,11 +113,12 @@ def cut(opened: Any, address: str, out: Path | None = None) -> dict[str, list[st
         found[f"{width}"] = page.evaluate(CUT.replace("PRINTED", "false"))
         if out:
             save(page, out.with_name(f"{out.name}-{name}.png"), width)
-    page.set_viewport_size({"width": PAPER, "height": 700})
+    page.set_viewport_size({"width": PAPER[0], "height": PAPER[1]})
     page.emulate_media(media="print", color_scheme="light")
     found["print"] = page.evaluate(CUT.replace("PRINTED", "true"))
     if out:
         page.pdf(path=out.with_name(f"{out.name}.pdf"), prefer_css_page_size=True, print_background=True)
+    found["print"] += page.evaluate(PARTED, PAPER)
     page.close()
     return {name: wrong for name, wrong in found.items() if wrong}
 
@@ -100,18 +129,26 @@ def save(page: Any, picture: Path, width: int) -> None:
     page.screenshot(path=picture, full_page=True, clip={"x": 0, "y": 0, "width": width, "height": tall})
 
 
-def pages_of(what: Sequence[Path]) -> Iterator[tuple[str, Path]]:
-    """A name and a file for each page: of a run its report and its samples, of a folder all its pages."""
+def pages_of(what: Sequence[Path]) -> list[tuple[str, Path]]:
+    """A name and a file for each page: of a run its report and its samples, of a folder all its pages. A name is the
+    end of the page's path, as much of it as no other page shares.
+    """
+    ends: dict[Path, list[str]] = {}
     for each in what:
         report = [each / "report" / name for name in ("index.html", "samples.html")]
-        found = [page for page in report if page.is_file()] or (
+        pages = [page for page in report if page.is_file()] or (
             [each] if each.is_file() else sorted(each.rglob("*.html"))
         )
-        if not found:
+        if not pages:
             raise UserError(f"{each}: there is no page in it")
-        for page in found:
-            inside = page.relative_to(each) if page != each else Path(page.name)
-            yield "-".join([each.stem, *inside.with_suffix("").parts[-2:]]), page
+        for page in map(Path.resolve, pages):
+            parts = page.with_suffix("").parts[1:]
+            ends[page] = ["-".join(parts[-depth:]) for depth in range(min(3, len(parts)), len(parts) + 1)]
+    known = Counter(end for own in ends.values() for end in own)
+    return [
+        (next((end for end in own if known[end] == 1), f"{own[-1]}-{number}"), page)
+        for number, (page, own) in enumerate(ends.items(), 1)
+    ]
 
 
 @ending_in_one_line()
@@ -121,11 +158,11 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the pictures go")
     parser.add_argument("what", type=Path, nargs="+", metavar="PAGE|RUN", help="a page, a run, or a folder of pages")
     args = parser.parse_args(words)
-    pages, wrong = list(pages_of(args.what)), False
+    pages, wrong = pages_of(args.what), False
     args.folder.mkdir(parents=True, exist_ok=True)
     with browser() as opened:
         for name, page in pages:
-            for view, told in cut(opened, page.absolute().as_uri(), args.folder / name).items():
+            for view, told in cut(opened, page.as_uri(), args.folder / name).items():
                 wrong = True
                 print(f"{page} ({view}):", *told, sep="\n  ")
     sys.exit(int(wrong))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -42,6 +44,48 @@ def test_what_is_cut_is_found_and_nothing_else(opened, tmp_path, body, views):
     page = tmp_path / "page.html"
     page.write_text(f"<!doctype html><meta name=viewport content='width=device-width'><body>{body}</body>")
     assert set(look.cut(opened, page.as_uri())) == views
+
+
+@pytest.mark.parametrize("parted", [True, False])
+@pytest.mark.parametrize(("before", "what"), [(560, "p"), (620, "p"), (660, "h2")])
+def test_what_a_sheet_parts_is_found(opened, tmp_path, before, what, parted):
+    """A heading and its paragraph at a sheet's end, 703 pixels down: which is parted goes by what is before them."""
+    page = tmp_path / "page.html"
+    style = "" if parted else "h2, p { break-inside: avoid } h2 { break-after: avoid }"
+    free = "h2 { break-after: auto } p { orphans: 1; widows: 1 }" if parted else ""
+    body = f"<div style='height: {before}px'></div><h2>Of it</h2><p>{'some words ' * 150}</p><p>{'more ' * 9000}</p>"
+    page.write_text(f"<!doctype html><style>* {{ margin: 0; padding: 0 }} {style} {free}</style><body>{body}</body>")
+    told = look.cut(opened, page.as_uri()).get("print", [])
+    assert [line.split(maxsplit=1)[0] for line in told] == ([what] if parted else []), told
+
+
+@pytest.mark.parametrize("rows", [3, 90])
+def test_a_report_keeps_a_paragraph_under_its_heading(opened, tmp_path, rows):
+    """Over every place on a sheet where a heading can come to stand, before a short table and one of several sheets."""
+    data, diagnostics, predictions = synthetic(per_task=2, methods=["none", "l2s"])
+    page = build(tmp_path, data, diagnostics, predictions, RECIPE)
+    style = page.read_text(encoding="utf-8").partition("<style>")[2].partition("</style>")[0]
+    cells = "".join(f"<tr><td>{i}</td></tr>" for i in range(rows))
+    table = f"<div class='scroll'><table><caption><span>Of it.</span></caption>{cells}</table></div>"
+    for before in (500, 560, 620, 680):
+        body = f"<div style='height: {before}px'></div><h2>A heading</h2><p>{'a few words ' * 60}</p>{table}"
+        made = tmp_path / f"{before}.html"
+        made.write_text(f"<!doctype html><style>{style}</style><body><main>{body}</main></body>")
+        assert look.cut(opened, made.as_uri()) == {}, before
+
+
+def test_pages_of_one_name_have_pictures_of_their_own(tmp_path):
+    """Also where joined folders would read alike."""
+    folders = ("one/report", "other/report", "far/one/report", "site", "a-b/c", "a/b-c", "a/b/c")
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "index.html").write_text("<!doctype html><p>a page</p>")
+    pages = [str(tmp_path / folder / "index.html") for folder in folders]
+    command = [sys.executable, "-P", "-m", "eval_suite.site.look", str(tmp_path / "out"), *pages]
+    subprocess.run(command, check=True)
+    made = list((tmp_path / "out").iterdir())
+    assert sum(each.suffix == ".pdf" for each in made) == len(folders)
+    assert sum(each.suffix == ".png" for each in made) == len(folders) * len(look.VIEWS)
 
 
 def test_a_folder_without_pages_is_one_line(tmp_path, capsys):
