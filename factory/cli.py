@@ -47,10 +47,13 @@ usage: {me} RECIPE [KEY=VALUE ...] [--limit N] [--debug]
   play [RUN|ARTEFACT|MODEL]   a page to steer one prompt at a time; without a name, the shipped model
   compare RUN RUN ...         finished runs in one table, with paired tests
   rescore BENCHMARK ANSWERS   answers that came from elsewhere, scored by a benchmark's rule
+  rules RUN                   a run's answers by every version of the scoring rule, side by side
   verify RUN                  a run's numbers, recomputed from its kept answers
-  export ARTEFACT TO FORMAT   a steering for llama.cpp, PEFT, vLLM, lm-eval; import reads what these have written
+  export ARTEFACT TO FORMAT   a steering for llama.cpp, PEFT, vLLM, lm-eval, or as a whole checkpoint
+  import FILE FOLDER FORMAT   what such a tool has written, as an artefact
   serve MODEL --artefact A    an OpenAI-compatible chat endpoint, steered as each request says
-  push FOLDER OWNER/NAME      an artefact or a trained part to the hub, with its card; pull OWNER/NAME gets it back
+  push FOLDER OWNER/NAME      an artefact or a trained part to the hub, with its card
+  pull OWNER/NAME             gets one back from the hub
   docs [serve|build]          the documents as a site
   new-plugin KIND NAME        write a plugin file to start from
   test [PYTEST ARGUMENTS]     run the project's tests

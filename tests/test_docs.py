@@ -91,6 +91,24 @@ def test_readme_has_at_most_a_thousand_words():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 1000
 
 
+def sourced() -> list[tuple[str, str, list[str]]]:
+    """README's table: kind, name and papers of each plugin that is another's."""
+    kinds, found = {"benchmarks": "benchmark", "diagnostics": "diagnostic", "tuners": "tuner"}, []
+    for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines():
+        papers = re.findall(r"arxiv\.org/abs/(\d{4}\.\d{5})", line)
+        files = re.findall(r"\]\((?:plugins|eval_suite)/(\w+)/(\w+)(?:/__init__)?\.py\)", line)
+        found += [(kinds.get(room, room), name, papers) for room, name in files if papers]
+    return found
+
+
+def test_list_tells_a_paper_that_the_readme_has(capsys):
+    assert len(sourced()) > 15
+    for kind, name, papers in sourced():
+        assert cli.main(["list", kind, name]) == 0
+        told = capsys.readouterr().out
+        assert any(paper in told for paper in papers), f"{kind} {name}"
+
+
 FENCED = re.compile(
     r"(?:<!-- (?P<marker>[^\n]*?) -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE
 )

@@ -1,4 +1,5 @@
-"""Generated answers while attention is cut (Instruction Anchor, sec. 3.3.3, figure 3c; SPEC section 5).
+"""Generated answers while attention is cut (Instruction Anchor, arXiv 2602.03677, sec. 3.3.3, figure 3c; SPEC section
+5).
 
 What knockout (eq. 3, 4) sees in the first token's distribution is looked at in whole answers: a pathway is cut in the
 deep layers while the prompt's end is read and all of the answer is generated, and the modality-following ratio (MFR) is

@@ -1,5 +1,5 @@
-"""Head steering (Instruction Anchor, sec. 4.2; SPEC section 5): block or amplify the heads that settle the conflict, at
-instruction tokens.
+"""Head steering (Instruction Anchor, arXiv 2602.03677, sec. 4.2; SPEC section 5): block or amplify the heads that
+settle the conflict, at instruction tokens.
 """
 
 from __future__ import annotations

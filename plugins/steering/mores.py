@@ -1,5 +1,5 @@
-"""MoReS at inference: h' = h + Rᵀ(W h + b - R h), each token by its own state (SPEC 6). Trained by the tuner of the
-same name.
+"""MoReS at inference: h' = h + Rᵀ(W h + b - R h), each token by its own state (LLaVA Steering, arXiv 2412.12359; SPEC
+6). Trained by the tuner of the same name.
 
 Without training, ``fit`` (ours) takes R from the main directions of h_[I,T,P+] - h_[I,T,P-] and W h + b - R h as the
 ridge regression of R (h_[I,T,P+] - h_[I,T,P-]) on h_[I,T].

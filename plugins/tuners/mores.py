@@ -1,4 +1,4 @@
-"""MoReS, modality linear representation steering (papers: LLaVA Steering, section 4; SPEC 6).
+"""MoReS, modality linear representation steering (LLaVA Steering, arXiv 2412.12359, section 4; SPEC 6).
 
     MoReS(h) = W_up phi(h),   phi(h) = Linear(h) - W_down h,   W_down W_upᵀ = I          (equations 3, 4)
     h' = h + MoReS(h) on the output of every decoder block, for some of the image's tokens

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 
 from factory import cli
 from factory.recipe import loads
-from factory.registry import load_plugins, lookup
+from factory.registry import available, load_plugins, lookup
 
 ROOT = Path(__file__).parents[2]
 RECIPE = "name: good\nmodel: {zoo: tiny}\ndata: toy_bench\nsteering: [toy_push]\n"
@@ -213,8 +214,9 @@ def test_help_and_list_answer_at_once_because_they_load_no_library_but_pydantic(
 
 def test_help_names_every_command_and_nothing_else():
     said = program("--help").stdout
-    for name in cli.COMMANDS:
-        assert f"{name} " in said
+    commands = [*cli.COMMANDS, *(entry.name for entry in available("command"))]
+    for name in commands:
+        assert re.search(rf"(?m)^  (RECIPE, )?{name} ", said), name
     for name in set(cli.COMMANDS) - {"test"}:
         assert program(name, "--help").stdout.startswith(f"usage: steering-factory {name}")
 

@@ -1,5 +1,5 @@
-"""What attention and MLP do to the decision at instruction tokens (Instruction Anchor, sec. 4.1, eq. 7 and 8; SPEC
-section 5).
+"""What attention and MLP do to the decision at instruction tokens (Instruction Anchor, arXiv 2602.03677, sec. 4.1, eq.
+7 and 8; SPEC section 5).
 
 With h^l = h^{l-1} + a^l + m^l, f_S of eq. 5 and the margin M = f_C - f_X:
 

@@ -1,4 +1,5 @@
-"""Open-ended captions beside a misleading text (Instruction Anchor, app. C.3 and D.2, tables 2 and 3).
+"""Open-ended captions beside a misleading text (Instruction Anchor, arXiv 2602.03677, app. C.3 and D.2, tables 2 and
+3).
 
 The picture is to be described, the text context contradicts it, and the instruction asks to follow the picture.
 Captions are generated as they are, with attention from the picture cut (table 2), and with the heads that follow vision

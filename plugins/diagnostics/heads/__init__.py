@@ -1,5 +1,5 @@
-"""Which heads settle the conflict (Instruction Anchor, sec. 4.1, eq. 9; SPEC section 5), and what silencing each one
-does.
+"""Which heads settle the conflict (Instruction Anchor, arXiv 2602.03677, sec. 4.1, eq. 9; SPEC section 5), and what
+silencing each one does.
 
     dM^{l,n} = M(h^{l-1} + o^{l,n}) - M(h^{l-1})      o^{l,n}: head n's slice of the attention output through W_O
     (9)

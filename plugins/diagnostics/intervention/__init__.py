@@ -1,4 +1,5 @@
-"""Blocking and amplifying attention heads (Instruction Anchor, sec. 4.2, table 1 and 4, figure 5c; SPEC section 5).
+"""Blocking and amplifying attention heads (Instruction Anchor, arXiv 2602.03677, sec. 4.2, table 1 and 4, figure 5c;
+SPEC section 5).
 
 At the instruction tokens the output of chosen heads is set to 0 on prompts that follow (modality-following ratio 100 %
 before), or multiplied by c on prompts that do not (0 % before). Heads are those with the largest mean dM (eq. 9) on

@@ -1,4 +1,5 @@
-"""Attention knockout (Instruction Anchor, sec. 3.2, eq. 2-4; SPEC section 5): which pathways carry the decision.
+"""Attention knockout (Instruction Anchor, arXiv 2602.03677, sec. 3.2, eq. 2-4; SPEC section 5): which pathways carry
+the decision.
 
     M'_ij = -inf   for i in T (target tokens), j in S (source tokens), in all heads of a window of layers    (3)
     P~    = P restricted to E_C and E_X and renormalised, at the last prompt token, before and after

@@ -1,5 +1,5 @@
-"""LMAR, layer-wise modality attention ratio (LLaVA Steering, section 3; SPEC 6): is a picture's token looked at as much
-as a word?
+"""LMAR, layer-wise modality attention ratio (LLaVA Steering, arXiv 2412.12359, section 3; SPEC 6): is a picture's token
+looked at as much as a word?
 
     LMAR_l = 1/N sum_i  alpha_l,i^image / alpha_l,i^text                                  (equation 2)
 

@@ -1,4 +1,5 @@
-"""Internal belief at instruction tokens (Instruction Anchor, sec. 3.1 and 3.3, eq. 1, 5, 6; SPEC section 5).
+"""Internal belief at instruction tokens (Instruction Anchor, arXiv 2602.03677, sec. 3.1 and 3.3, eq. 1, 5, 6; SPEC
+section 5).
 
     z_S^l(t) = max_{e in E_S} [W_U norm(h_t^l)]_{tok1(e)}                                  (1)
     f_S(h^l) = mean of z_S^l(t) over I_k, the k instruction tokens with the largest z_S   (5)
