@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import Trainer, TrainerCallback
 
 from factory.corpus.labels import IGNORE
+from factory.stopwatch import part
 from factory.train.sam import drawing_again, random_state
 
 LOSS, SCORE = "eval_loss", "eval_score"  # in a training's log
@@ -66,9 +67,11 @@ class HeldOut:
         found = {}
         with torch.no_grad(), drawing_again(random_state()), trainer.compute_loss_context_manager():
             if len(self.numbers):
-                found[LOSS] = self._loss(trainer)
+                with part("look", ""):
+                    found[LOSS] = self._loss(trainer)
             if self.score:
-                found[SCORE] = self.score()
+                with part("score", ""):
+                    found[SCORE] = self.score()
         return found
 
     def _loss(self, trainer: Trainer) -> float:

@@ -15,7 +15,9 @@ from transformers import Trainer, TrainerState, TrainingArguments
 
 from factory import files
 from factory.errors import UserError
+from factory.stopwatch import part
 from factory.train import checkpoint
+from factory.train.marks import Cycles
 from factory.train.watch import Finite, diverged
 
 WEIGHTS, STATE = "trained.safetensors", "trainer_state.json"
@@ -42,6 +44,7 @@ class Resuming(Trainer):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.add_callback(Finite())
+        self.add_callback(Cycles())
 
     def go_on(self) -> None:
         """Train to the end, from the newest whole checkpoint where there is one."""
@@ -83,17 +86,33 @@ class Resuming(Trainer):
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> SequentialSampler:
         return SequentialSampler(self.train_dataset)
 
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        with part("read", ""):
+            return super().get_batch_samples(*args, **kwargs)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        with part("pass", ""):
+            return super().training_step(*args, **kwargs)
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        with part("clip", ""):
+            return super()._clip_grad_norm(model)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            folder = Path(self.args.output_dir)
-            current = folder / checkpoint.folder_name(self.state.global_step)
-            checkpoint.seal(current, {"step": self.state.global_step, **self.about})
-            best = folder / checkpoint.folder_name(self.state.best_global_step or 0)
-            for old in checkpoint.present(folder)[self.keep :]:
-                if old != best:
-                    checkpoint.remove(old)
+        with part("checkpoint", ""):
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                self._seal()
+
+    def _seal(self) -> None:
+        folder = Path(self.args.output_dir)
+        current = folder / checkpoint.folder_name(self.state.global_step)
+        checkpoint.seal(current, {"step": self.state.global_step, **self.about})
+        best = folder / checkpoint.folder_name(self.state.best_global_step or 0)
+        for old in checkpoint.present(folder)[self.keep :]:
+            if old != best:
+                checkpoint.remove(old)
 
     def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> tuple[int, int]:
         steps = super()._init_training_state(max_steps, *args, **kwargs)

@@ -46,17 +46,25 @@ class Sizes:
 
     def block(self, device: Device, rows: int, new: int, seen: float, calls: float = 1.0) -> float:
         """Seconds of one block over ``new`` tokens in each of ``rows`` that see ``seen`` tokens in all, ``calls``
-        times.
+        times."""
+        moved = self.moved(rows, new, seen)
+        weights = self.linear * self.bytes * self.packed
+        return calls * device.seconds(self.operations(rows, new, seen), weights, moved, self.dtype)
+
+    def operations(self, rows: int, new: int, seen: float) -> float:
+        """Floating-point operations of one block's matrix products."""
+        return rows * new * (2 * self.linear + 4 * seen * self.width)
+
+    def moved(self, rows: int, new: int, seen: float) -> float:
+        """Bytes that one block reads and writes beside its weights.
 
         Values are counted as eager transformers read and write them: two norms, two residual sums, five linear maps,
         the rotation of queries and keys, the gated MLP; of what is seen, keys and values joined to the cache, spread
         over the query heads and read.
         """
-        tokens, d, kv, m = rows * new, self.width, self.kv_width, self.mlp
-        flops = 2 * tokens * self.linear + 4 * tokens * seen * d
-        moved = tokens * (27 * d + 16 * d + 12 * kv + 8 * m) + rows * seen * (6 * kv + 4 * d)
-        at_once = device.seconds(flops, self.linear * self.bytes * self.packed, moved * self.bytes, self.dtype)
-        return calls * at_once
+        d, kv, m = self.width, self.kv_width, self.mlp
+        values = rows * new * (27 * d + 16 * d + 12 * kv + 8 * m) + rows * seen * (6 * kv + 4 * d)
+        return values * self.bytes
 
     def backward(self, device: Device, rows: int, new: int, seen: float, learns: float = 0.0) -> float:
         """Seconds of one block's backward pass, to its states, and where a share of its weights ``learns`` to those."""

@@ -12,16 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import process_time
 
-import torch
-
 from factory.errors import UserError
 from factory.model.facts import ModelFacts
 from factory.model.source import Wanted
 from factory.recipe import Recipe
 from factory.recipe.nodes import given
 from factory.run.plan.blocks import Sizes
-from factory.run.plan.devices import DEVICES, Device, processor
+from factory.run.plan.devices import DEVICES, Device
 from factory.run.plan.estimate import Estimate
+from factory.run.plan.processor import processor
 from factory.run.plan.rehearse import Rehearsal, rehearse
 from factory.run.plan.standin import Computed, stand_in
 from factory.run.plan.work import Expected, Method
@@ -87,11 +86,9 @@ class ComputedTime:
         return isinstance(self.time, Rehearsal)
 
 
-def device_named(name: str, model: ModelFacts, rows: int) -> Device:
-    """The device that a plan is asked for; the processor at hand is measured on ``rows`` states of the model."""
-    if name == "cpu":
-        return processor(model.width, model.mlp, getattr(torch, model.dtype), rows)
-    return DEVICES[name]
+def device_named(name: str, sizes: Sizes, tokens: int) -> Device:
+    """The device that a plan is asked for; the processor at hand is measured on so many ``tokens`` of the model's."""
+    return processor(sizes, tokens) if name == "cpu" else DEVICES[name]
 
 
 def compute(
@@ -100,8 +97,8 @@ def compute(
     """The time of a comparison on the device of this ``name``; None where not even a prompt's length is known."""
     if found.model is None:
         return None
-    rows = recipe.evaluate.batch_size * (found.prompt_tokens or 100)
-    device, sizes = device_named(name, found.model, min(rows, 2**14)), Sizes.of(found.model)
+    sizes = Sizes.of(found.model)
+    device = device_named(name, sizes, recipe.evaluate.batch_size * (found.prompt_tokens or 100))
     told = [f"computed, not measured: {device.told(sizes.dtype)}"]
     try:
         if not found.data.prompt:

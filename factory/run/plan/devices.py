@@ -1,27 +1,19 @@
 """What devices do in a second, as their makers tell it, and how much of that is taken to be reached.
 
 A plan computes time from these and from a model's sizes where nothing can be timed. What is reached is assumed for a
-device that is not here; of the processor at hand it is measured, by a product and an elementwise sum of the model's own
-sizes and by one token through its blocks.
+device that is not here; of the processor at hand it is measured (``processor``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import median
-from time import process_time
-
-import torch
-from torch import Tensor
 
 from factory.errors import UserError, did_you_mean
-from factory.run.timing import timed
 
 PRODUCT_SHARE, MEMORY_SHARE = 0.5, 0.7  # of the peaks that eager transformers reach; assumed, not measured
 OPERATIONS = 45  # of an eager block, about
 LAUNCH = 1e-5 * OPERATIONS  # seconds in which a processor hands them to an accelerator; assumed
-TILE, REPEATS = 1024, 5  # of the product that a processor's peak is measured by
 
 
 @dataclass(frozen=True)
@@ -83,49 +75,3 @@ def check_name(name: str) -> None:
         raise UserError(
             f"--device {name}: no figures are known of it.{did_you_mean(name, NAMES)} There are: {', '.join(NAMES)}"
         )
-
-
-def processor(width: int, mlp: int, dtype: torch.dtype, rows: int) -> Device:
-    """The processor at hand, in processor time, so that other programs count little: what it reaches in products and
-    sums of ``rows`` states of a model's ``width`` and inner width ``mlp``, and the seconds of a chain of as many small
-    operations as a block has.
-    """
-    name = str(dtype).removeprefix("torch.")
-    square, states = torch.randn(TILE, TILE).to(dtype), torch.randn(rows, width).to(dtype)
-    inner, outer = torch.randn(width, mlp).to(dtype), torch.randn(mlp, width).to(dtype)
-    peak = 2 * TILE**3 / _seconds(lambda: square @ square)
-    own = 4 * rows * width * mlp / _seconds(lambda: (states @ inner) @ outer)
-    large = torch.randn(2**24).to(dtype)
-    moved = 3 * large.nbytes / _seconds(lambda: large + large)
-    here = 3 * states.nbytes / _seconds(lambda: states + states)
-    return Device(
-        "cpu",
-        {name: max(peak, own)},
-        max(moved, here),
-        float("inf"),
-        "",
-        own / max(peak, own),
-        here / max(moved, here),
-        _small(width, dtype),
-        waits=True,
-        measured=True,
-    )
-
-
-def _seconds(job: Callable[[], Tensor]) -> float:
-    job()
-    return median(timed(job, clock=process_time)[1] for _ in range(REPEATS))
-
-
-def _small(width: int, dtype: torch.dtype, operations: int = OPERATIONS) -> float:
-    """Seconds of as many small operations as a block has."""
-    one, state = torch.nn.Linear(width, width, dtype=dtype), torch.randn(1, 1, width).to(dtype)
-
-    def chain() -> Tensor:
-        h = state
-        for _ in range(operations):
-            h = one(h)
-        return h
-
-    with torch.no_grad():
-        return _seconds(chain)

@@ -5,28 +5,46 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 
+from rich import box
+from rich.table import Table
+
 from factory.corpus.collate import Collator
 from factory.corpus.show import show_sample
 from factory.errors import UserError
 from factory.model.facts import find_facts
 from factory.model.load import outline, sizes
 from factory.model.source import Wanted
+from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.recipe.nodes import given
 from factory.recipe.schema import TuneSpec
 from factory.run.pipeline import owner_of
-from factory.run.plan.computed_steps import compute_step
+from factory.run.plan.blocks import Sizes
+from factory.run.plan.computed_steps import Trained, compute_tuning
 from factory.run.plan.refused import Refusal, say_missing
 from factory.run.questions.suite import AnySuite
 from factory.run.tuners.checked import refuse_unknown_tasks
 from factory.run.tuners.going_on import refuse_other
-from factory.run.tuners.held_out import held_of, learnt_and_held
+from factory.run.tuners.held_out import Held, held_of, learnt_and_held
 from factory.run.tuners.opening import Opened, open_source, planned_source
 from factory.run.tuners.tuning import inputs_of, refuse_kept_features, show_trainable, steps_of
 from factory.terminal import Console
 from factory.train.loop import Shape
 from factory.tune.initial import Initial
 from factory.tune.tokens import tell_words
+
+PARTS = {
+    "begin and end": "beginning and end",
+    "read": "micro-batches read",
+    "pass": "forward and backward",
+    "clip": "gradients clipped",
+    "update": "optimiser's updates",
+    "step": "rest of the steps",
+    "checkpoint": "checkpoints",
+    "look": "batches held out",
+    "score": "questions held out",
+    "exam": "examined, of each task",
+}
 
 
 def plan_tuning(
@@ -39,7 +57,7 @@ def plan_tuning(
     device: str | None = None,
 ) -> None:
     """Print what a tuning would train, on what, for how many steps; for a named ``device`` also in what time."""
-    spec, source, steps = given(recipe.tune), None, 0
+    spec, source, view, held, steps = given(recipe.tune), None, None, None, 0
     with refused.kept():
         source = planned_source(recipe, spec.data, spec.batch_size, model)
         refuse_unknown_tasks(spec, source)
@@ -75,28 +93,45 @@ def plan_tuning(
             f"learning rate: {spec.learning_rate or tuner.learning_rate:g}; ZeRO stage {recipe.launch.zero}",
             highlight=False,
         )
-    if device and source is not None:
+    if device and source is not None and view is not None:
         with refused.kept():
-            _say_time(recipe, model, console, source, min(steps, limit or steps), device)
+            _say_time(recipe, model, console, source, view, held, min(steps, limit or steps), device)
 
 
-def _say_time(recipe: Recipe, model: Wanted, console: Console, source: Opened, steps: int, device: str) -> None:
+def _say_time(
+    recipe: Recipe,
+    model: Wanted,
+    console: Console,
+    source: Opened,
+    view: ModelView,
+    held: Held | None,
+    steps: int,
+    device: str,
+) -> None:
     facts, _, _ = find_facts(model)
     if facts is None:
         console.print("time: unknown until the model's sizes are known", highlight=False)
         return
+    trained = Trained.of(view, Sizes.of(facts))
     try:
-        seconds, beside, told = compute_step(recipe, device, facts, model, source)
+        computed = compute_tuning(recipe, device, facts, model, source, trained, steps, held)
     except UserError as why:
         console.print(f"time: unknown, as {why}", highlight=False, soft_wrap=True)
         return
-    console.print(
-        f"time: {timedelta(seconds=round(beside + steps * seconds))}: {steps:,} steps of {seconds:.2f} s, and"
-        f" {beside:.0f} s to begin and end",
-        highlight=False,
-    )
-    for line in told:
+    table = Table("part", "times", "each", "time", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_footer=True)
+    for name, seconds in computed.parts.items():
+        each = f"{1e3 * computed.seconds[name]:,.1f} ms"
+        table.add_row(PARTS[name], f"{computed.work.parts[name]:,}", each, _clock(seconds))
+    table.columns[0].footer, table.columns[-1].footer = "all", _clock(sum(computed.parts.values()))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    console.print(table)
+    for line in computed.told:
         console.print(f"time: {line}", highlight=False, soft_wrap=True)
+
+
+def _clock(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
 
 
 def show(recipe: Recipe, number: int) -> None:

@@ -26,11 +26,13 @@ Read = Callable[[Sequence[int]], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Held:
-    """What a recipe holds out: its ``spec``, the samples of its own data, and the benchmark that it is scored on."""
+    """What a recipe holds out: its ``spec``, the samples of its own data, and the benchmark that it is scored on. A look
+    is at ``most`` so many samples."""
 
     spec: HeldOutSpec
     source: Opened | None = None
     suite: Suite | None = None
+    most: int | None = None
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -47,7 +49,7 @@ class Held:
             read, numbers = Collator(view, self.source, self.spec.data.max_tokens, None), range(len(self.source))
         score = (lambda suite=self.suite: suite.score(view)) if self.suite else None
         s = self.spec
-        return HeldOut(s.every, numbers, read, micro, score, s.keep, s.patience)
+        return HeldOut(s.every, numbers[: self.most], read, micro, score, s.keep, s.patience)
 
 
 def held_of(spec: TuneSpec, suites: Mapping[str, AnySuite | None], opened: Callable[[Any], Opened]) -> Held | None:
