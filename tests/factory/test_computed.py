@@ -22,8 +22,9 @@ from factory.model.source import Wanted
 from factory.recipe import load
 from factory.run.plan.blocks import Sizes
 from factory.run.plan.computed import ByFormula, compute
-from factory.run.plan.devices import DEVICES, Device, processor
+from factory.run.plan.devices import DEVICES, Device
 from factory.run.plan.estimate import estimate
+from factory.run.plan.processor import processor
 from factory.run.plan.standin import Computed, stand_in
 from tests.tiny import fresh_view, saved_tiny, tiny_view
 
@@ -112,7 +113,8 @@ def test_a_backward_pass_through_blocks_is_computed_too():
 
 
 def test_the_processor_is_measured_and_the_others_are_assumed():
-    here = processor(64, 128, torch.float32, 256)
+    view = tiny_view()
+    here = processor(Sizes.of(facts_of(view.model, view.family, torch.float32)), 256)
     assert here.measured and 0 < here.product_share <= 1 and 0 < here.memory_share <= 1 and here.call > 0
     assert "measured here" in here.told("float32") and "assumed" in DEVICES["h100"].told("bfloat16")
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from time import process_time
 
 from factory.errors import UserError
-from factory.model.facts import ModelFacts
 from factory.model.source import Wanted
 from factory.recipe import Recipe
 from factory.recipe.nodes import given
@@ -48,7 +47,7 @@ class ByFormula:
             return math.nan
         collecting = stage.name == "collect" or stage.name.startswith("diagnose")
         most = self.recipe.collect.batch_size if collecting else self.recipe.evaluate.batch_size
-        rows, tokens, sizes = min(most, max(1, stage.prompts)), self.prompt_tokens, self.sizes
+        rows, tokens, sizes = min(most, max(1, stage.prompts or stage.asked)), self.prompt_tokens, self.sizes
         whole = sizes.prompts(self.device, rows, tokens) / rows
         seen = sizes.images(self.device, rows, sizes.image_tokens) / rows
         seconds = (stage.trunk + stage.hidings) * whole + stage.trunk * seen

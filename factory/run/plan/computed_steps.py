@@ -42,12 +42,12 @@ from factory.train.marks import CYCLES
 
 STEPS, QUESTIONS, EXAMINED = 4, 8, 2  # that are done: steps, questions of a look, samples of a task of an examination
 MEASURED_ON = 2**12  # tokens, of a processor
-READ_AND_WRITTEN, KERNELS = 21, 9  # by AdamW: values for each trained one, and operations for each tensor
+READ_AND_WRITTEN, KERNELS = 21, 8  # by AdamW: values for each trained one, and operations for each tensor
 CLIPPED, CLIPS = 3, 2  # the same of the gradients' norm and their scaling
 
 
 @dataclass(frozen=True)
-class Trained:
+class Stepped:
     """What an optimiser steps over: ``tensors`` of so many ``numbers`` in all, ``share`` of the blocks' weights."""
 
     tensors: int
@@ -55,7 +55,7 @@ class Trained:
     share: float
 
     @classmethod
-    def of(cls, view: ModelView, sizes: Sizes) -> Trained:
+    def of(cls, view: ModelView, sizes: Sizes) -> Stepped:
         learning = [p for p in view.model.parameters() if p.requires_grad]
         inside = sum(p.numel() for p in view.decoder.parameters() if p.requires_grad)
         return cls(len(learning), sum(p.numel() for p in learning), min(1.0, inside / (sizes.linear * sizes.depth)))
@@ -87,9 +87,7 @@ class Work:
         looks, samples = -(-steps // held.spec.every), len(held.source) if held.source else aside
         kept = held.spec.every if held.spec.keep == "best" else kept
         questions = len(held.suite.items) if held.suite else 0
-        return cls(
-            steps, batches, -(-steps // kept), looks, -(-samples // shape.micro), questions, exam=spec.exam or 0
-        )
+        return cls(steps, batches, -(-steps // kept), looks, -(-samples // shape.micro), questions, exam=spec.exam or 0)
 
     @property
     def parts(self) -> dict[str, int]:
@@ -129,7 +127,7 @@ def compute_tuning(
     facts: ModelFacts,
     model: Wanted,
     source: Opened,
-    trained: Trained,
+    trained: Stepped,
     steps: int,
     held: Held | None,
 ) -> TuningTime:

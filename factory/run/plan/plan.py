@@ -6,11 +6,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from datetime import timedelta
 from functools import partial
 from time import perf_counter, process_time, thread_time
 
-from rich import box
 from rich.table import Table
 
 from factory.components.source import planned
@@ -30,6 +28,7 @@ from factory.run.plan.devices import check_name
 from factory.run.plan.estimate import Estimate, estimate, memory
 from factory.run.plan.refused import Refusal, say_missing
 from factory.run.plan.rehearse import Rehearsal, rehearse
+from factory.run.plan.tables import clock_time, methods_table, stages_table
 from factory.run.plan.work import asked_beside
 from factory.run.questions.controls import beside
 from factory.run.questions.suite import AnySuite, Suite, suite_of
@@ -40,9 +39,10 @@ from factory.terminal import Console
 HELD_UP = 1.25, 2.0  # a plan's time over its work, and seconds beside it, from which it is said
 
 
-def plan(recipe: Recipe, limit: int | None = None, waited: float = 0.0, device: str | None = None) -> None:
+def plan(recipe: Recipe, limit: int | None = None, waited: float = 0.0, device: str | None = None) -> dict[str, float]:
     """Print what ``run`` would do with a recipe, as far as it can be known. ``waited``: seconds that it took to get
     here, which a run takes as well. With a ``device`` its time is computed for that one, and no weights are read.
+    Returns the seconds of each stage, or of each part of a tuning, where they are known.
 
     Raises ``UserError`` at its end with what the run would refuse, a line each, the run's own first.
     """
@@ -54,7 +54,7 @@ def plan(recipe: Recipe, limit: int | None = None, waited: float = 0.0, device: 
             raise UserError("--device: time is computed for recipes that steer or tune; leave it out here")
     console, model = Console(markup=False), Wanted.of(recipe.model)
     console.print(f"plan of {recipe.name}", style="bold", highlight=False)
-    refused = Refusal(recipe)
+    refused, seconds = Refusal(recipe), dict[str, float]()
     with refused.kept():
         refused.fetched = to_fetch(model)
     suites = _checked(recipe, limit, model, refused)
@@ -67,7 +67,7 @@ def plan(recipe: Recipe, limit: int | None = None, waited: float = 0.0, device: 
     elif recipe.tune:
         from factory.run.plan.tuning_plan import plan_tuning
 
-        plan_tuning(recipe, model, console, refused, suites, limit, device)
+        seconds = plan_tuning(recipe, model, console, refused, suites, limit, device)
     elif recipe.compare:
         from factory.run.plan.contest_plan import plan_tuners
 
@@ -79,10 +79,11 @@ def plan(recipe: Recipe, limit: int | None = None, waited: float = 0.0, device: 
         plan_claim(recipe, model, console, refused, rehearsed, limit)
     elif recipe.data:
         controls = sum(len(s.items) for s in suites.values() if isinstance(s, Suite) and s.control)
-        _plan_comparison(recipe, model, console, refused, limit, waited, device, controls)
+        seconds = _plan_comparison(recipe, model, console, refused, limit, waited, device, controls)
     if not (device or recipe.tune) and _device(recipe) == "cpu":
         _say_held_up(console, perf_counter() - began, thread_time() - worked)
     refused.tell()
+    return seconds
 
 
 def _say_held_up(console: Console, took: float, worked: float) -> None:
@@ -90,8 +91,8 @@ def _say_held_up(console: Console, took: float, worked: float) -> None:
     times, seconds = HELD_UP
     if took > times * worked and took - worked > seconds:
         console.print(
-            f"time: this plan took {_clock(took)} and worked {_clock(worked)} of it: other programs or the disk held it"
-            " up, as they would a run; its times are of work alone",
+            f"time: this plan took {clock_time(took)} and worked {clock_time(worked)} of it: other programs or the disk"
+            " held it up, as they would a run; its times are of work alone",
             highlight=False,
             soft_wrap=True,
         )
@@ -196,8 +197,8 @@ def _plan_comparison(
     waited: float,
     device: str | None,
     controls: int,
-) -> None:
-    """``controls``: how many questions they are."""
+) -> dict[str, float]:
+    """``controls``: how many questions they are. Returns what is known of the stages' seconds."""
     found, measured, computed = estimate(recipe, limit, wanted=model), None, None
     for line in found.missing:
         refused.add(line)
@@ -219,10 +220,16 @@ def _plan_comparison(
         )
     _say_data(console, recipe, found.data)
     if found.methods:
-        console.print(_methods(found))
+        console.print(methods_table(found))
     if not found.stages:
-        return
-    console.print(_stages(recipe, found, computed.time if computed else measured))
+        return {}
+    more = asked_beside(controls, len(recipe.evaluate.directions), found.methods)
+    beside = [*found.beside, *([more] if controls else [])]
+    time = computed.time if computed else measured
+    listed = [*found.stages[:-1], *(time.beside if time else []), *beside, found.stages[-1]]
+    seconds = {s.name: time.of(s) if time else math.nan for s in listed}
+    known = {name: s for name, s in seconds.items() if not (isinstance(time, ByFormula) and name in UNCOUNTED)}
+    console.print(stages_table(recipe, found, listed, seconds, sum(known.values())))
     tokens = (measured.prompt_tokens, measured.longest) if measured else found.tokens
     if found.model and tokens:
         needed = memory(recipe, found.model, tokens, found.data.prompts)
@@ -250,12 +257,6 @@ def _plan_comparison(
             f"time: each part was done just now, by the model itself, on {n} of about {measured.prompt_tokens} tokens",
             highlight=False,
         )
-        if controls:
-            more = measured.of(asked_beside(controls, len(recipe.evaluate.directions), found.methods))
-            console.print(f"controls: {controls:,} questions beside, about {_clock(more)} more", highlight=False)
-        for stage in found.beside:
-            told = f"{stage.name}: {stage.prompts:,} questions beside, about {_clock(measured.of(stage))} more"
-            console.print(told, highlight=False)
     else:
         console.print(
             f"time{'' if found.model and tokens else ' and memory'}: unknown until the model and the data are there"
@@ -266,6 +267,7 @@ def _plan_comparison(
         "prompt pass: one forward of a whole prompt; a strength's, and a controller's look ahead, run the blocks above"
         " the site alone, which are here counted as their share"
     )
+    return known
 
 
 def _plan_training(recipe: Recipe, console: Console, refused: Refusal) -> None:
@@ -290,7 +292,7 @@ def _plan_training(recipe: Recipe, console: Console, refused: Refusal) -> None:
     )
     for p in phases:
         counts = (p.steps, p.rows, p.tokens, p.padded, p.steps * p.rows)
-        table.add_row(p.name, *(f"{n:,}" for n in counts), _clock(p.steps * p.seconds))
+        table.add_row(p.name, *(f"{n:,}" for n in counts), clock_time(p.steps * p.seconds))
     console.print(table)
     console.print(
         f"memory: about {gigabytes(training_memory(view, phases))} for weights, gradients, Adam's moments and"
@@ -332,62 +334,5 @@ def _say_data(console: Console, recipe: Recipe, data: Data) -> None:
     )
 
 
-def _methods(found: Estimate) -> Table:
-    table = Table("method", "acts on", "variants", "fitted parameters of each", title="methods", title_justify="left")
-    for m in (m for m in found.methods if m.type):
-        name = m.label if m.label == m.type else f"{m.label} ({m.type})"
-        parameters = "none" if not m.steers else "unknown" if m.parameters is None else f"{m.parameters:,}"
-        table.add_row(name, m.place, str(m.variants) if m.steers else "", parameters)
-    return table
-
-
-def _stages(recipe: Recipe, found: Estimate, measured: Rehearsal | ByFormula | None) -> Table:
-    e = recipe.evaluate
-    directions, strengths = f"{len(e.directions)} direction(s)", f"{len(e.strengths)} strengths"
-    columns = ("stage", "prompts", "prompt passes", "above the site", "new tokens", "also", "time")
-    table = Table(
-        title=f"stages; {directions}, {strengths}",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        show_footer=True,
-    )
-    for column in columns:
-        table.add_column(
-            column,
-            overflow="fold",
-            justify="left" if column in ("stage", "also") else "right",
-            no_wrap=column in ("stage", "time"),
-        )
-    total = 0.0
-    beside = measured.beside if measured else []
-    for s in [*found.stages[:-1], *beside, found.stages[-1]]:
-        seconds = measured.of(s) if measured else math.nan
-        total += 0.0 if isinstance(measured, ByFormula) and s.name in UNCOUNTED else seconds
-        also = (
-            f"{s.diagnosed:,} {given(recipe.diagnostic).type}"
-            if s.diagnosed
-            else f"{s.fits} fits"
-            if s.fits
-            else f"{s.looks:,.0f} looks ahead"
-            if s.looks
-            else ""
-        )
-        counts = (s.prompts, s.passes, s.share * (s.cells + s.looks), s.tokens)
-        table.add_row(s.name, *(f"{n:,.0f}" if n else "" for n in counts), also, _clock(seconds))
-    table.columns[0].footer, table.columns[2].footer, table.columns[-1].footer = (
-        "all",
-        f"{found.passes:,.0f}",
-        _clock(total),
-    )
-    return table
-
-
 def _millions(n: int) -> str:
     return f"{n / 1e9:.2f} B" if n >= 1e9 else f"{n / 1e6:.2f} M"
-
-
-def _clock(seconds: float) -> str:
-    if math.isnan(seconds):
-        return "unknown"
-    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))

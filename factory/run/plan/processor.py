@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from math import gcd
 from statistics import median
 from time import process_time
@@ -23,7 +22,7 @@ TOKENS, OPERATIONS, HEAD = 96, 2e10, 128  # of a measured prompt; of all of them
 LEAST = 0.05  # of a block's time, that is taken to go into what it reads and writes
 
 
-class Block:
+class Yardstick:
     """A plain eager block of as many weights and as wide states, keys and MLP as a model's, and all prompts of it."""
 
     def __init__(self, sizes: Sizes, rows: int) -> None:
@@ -74,7 +73,7 @@ def processor(sizes: Sizes, tokens: int) -> Device:
     rows = max(1, round(min(tokens, OPERATIONS / (2 * sizes.linear)) / TOKENS))
     square, large = torch.randn(TILE, TILE).to(getattr(torch, sizes.dtype)), torch.randn(2**24)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        block = Block(sizes, rows)
+        block = Yardstick(sizes, rows)
         once, whole = _seconds(lambda: block.run(1, 1)), _seconds(lambda: block.run(rows, TOKENS))
         products = _seconds(block.products)
         peak = 2 * TILE**3 / _seconds(lambda: square @ square)
@@ -85,8 +84,8 @@ def processor(sizes: Sizes, tokens: int) -> Device:
     left = max(whole - products - call, LEAST * whole)
     moved = sizes.moved(rows, TOKENS, TOKENS) / left
     peak, most = max(peak, reached), max(bandwidth, moved)
-    shares = {"product_share": reached / peak, "memory_share": moved / most}
-    return replace(plain, products={sizes.dtype: peak}, bandwidth=most, call=call, **shares)
+    products_of, shares = {sizes.dtype: peak}, (reached / peak, moved / most)
+    return Device("cpu", products_of, most, float("inf"), "", *shares, call, waits=True, measured=True)
 
 
 def _seconds(job: Callable[[], object]) -> float:

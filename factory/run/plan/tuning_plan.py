@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
 
 from rich import box
 from rich.table import Table
@@ -20,8 +19,9 @@ from factory.recipe.nodes import given
 from factory.recipe.schema import TuneSpec
 from factory.run.pipeline import owner_of
 from factory.run.plan.blocks import Sizes
-from factory.run.plan.computed_steps import Trained, compute_tuning
+from factory.run.plan.computed_steps import Stepped, compute_tuning
 from factory.run.plan.refused import Refusal, say_missing
+from factory.run.plan.tables import clock_time
 from factory.run.questions.suite import AnySuite
 from factory.run.tuners.checked import refuse_unknown_tasks
 from factory.run.tuners.going_on import refuse_other
@@ -55,8 +55,9 @@ def plan_tuning(
     suites: Mapping[str, AnySuite | None],
     limit: int | None = None,
     device: str | None = None,
-) -> None:
-    """Print what a tuning would train, on what, for how many steps; for a named ``device`` also in what time."""
+) -> dict[str, float]:
+    """Print what a tuning would train, on what, for how many steps; for a named ``device`` also in what time, and
+    return the seconds of its parts."""
     spec, source, view, held, steps = given(recipe.tune), None, None, None, 0
     with refused.kept():
         source = planned_source(recipe, spec.data, spec.batch_size, model)
@@ -95,7 +96,8 @@ def plan_tuning(
         )
     if device and source is not None and view is not None:
         with refused.kept():
-            _say_time(recipe, model, console, source, view, held, min(steps, limit or steps), device)
+            return _say_time(recipe, model, console, source, view, held, min(steps, limit or steps), device)
+    return {}
 
 
 def _say_time(
@@ -107,31 +109,28 @@ def _say_time(
     held: Held | None,
     steps: int,
     device: str,
-) -> None:
+) -> dict[str, float]:
     facts, _, _ = find_facts(model)
     if facts is None:
         console.print("time: unknown until the model's sizes are known", highlight=False)
-        return
-    trained = Trained.of(view, Sizes.of(facts))
+        return {}
+    trained = Stepped.of(view, Sizes.of(facts))
     try:
         computed = compute_tuning(recipe, device, facts, model, source, trained, steps, held)
     except UserError as why:
         console.print(f"time: unknown, as {why}", highlight=False, soft_wrap=True)
-        return
+        return {}
     table = Table("part", "times", "each", "time", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_footer=True)
     for name, seconds in computed.parts.items():
         each = f"{1e3 * computed.seconds[name]:,.1f} ms"
-        table.add_row(PARTS[name], f"{computed.work.parts[name]:,}", each, _clock(seconds))
-    table.columns[0].footer, table.columns[-1].footer = "all", _clock(sum(computed.parts.values()))
+        table.add_row(PARTS[name], f"{computed.work.parts[name]:,}", each, clock_time(seconds))
+    table.columns[0].footer, table.columns[-1].footer = "all", clock_time(sum(computed.parts.values()))
     for column in table.columns[1:]:
         column.justify = "right"
     console.print(table)
     for line in computed.told:
         console.print(f"time: {line}", highlight=False, soft_wrap=True)
-
-
-def _clock(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
+    return computed.parts
 
 
 def show(recipe: Recipe, number: int) -> None:

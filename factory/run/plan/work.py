@@ -69,8 +69,8 @@ Count = Callable[[Method], float]
 class Expected:
     """Predicted work: ``trunk`` whole-prompt passes, ``cells`` and ``looks`` (a controller's, ahead) passes of the
     blocks above the steered one alone, ``share`` of all blocks that these are, ``hidings`` passes of all blocks without
-    the images', ``tokens`` generated at most, prompts ``diagnosed`` (once for each wording), ``parts`` how often each
-    part of it is done; what is in none of them is done once for each prompt.
+    the images', ``tokens`` generated at most, prompts ``diagnosed`` (once for each wording), questions ``asked`` of
+    every method, ``parts`` how often each part of it is done; what is in none of them is done once for each prompt.
     """
 
     name: str
@@ -83,6 +83,7 @@ class Expected:
     tokens: int = 0
     diagnosed: int = 0
     fits: int = 0
+    asked: int = 0
     parts: Mapping[Part, float] = field(default_factory=dict)
 
     @property
@@ -261,11 +262,14 @@ def asked_beside(questions: int, directions: int, methods: Iterable[Method]) -> 
     """So many questions put to the model as it is and, toward each direction, to every method at one strength, whose
     prompts are about as long as the test split's; methods that show worked examples are not asked."""
     parts: dict[Part, float] = {("trunk", ""): 0.0}
+    trunk = tokens = 0
     for m in (m for m in methods if m.type and not m.shots):
         arms = 1 if m.unsteered else directions
         parts["sweep" if m.steers else "ask", m.label] = questions * arms / (m.rows if m.kind == "prompt" else 1)
         parts["trunk", ""] += questions * arms * m.steers
-    return Expected("controls", 0, parts=parts)
+        trunk += questions * arms
+        tokens += questions * arms * m.answer
+    return Expected("controls", 0, trunk, tokens=tokens, asked=questions, parts=parts)
 
 
 def _priced(recipe: Recipe, prompts: int, methods: Iterable[Method], share: float) -> Expected:

@@ -26,8 +26,8 @@ Read = Callable[[Sequence[int]], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Held:
-    """What a recipe holds out: its ``spec``, the samples of its own data, and the benchmark that it is scored on. A look
-    is at ``most`` so many samples."""
+    """What a recipe holds out: its ``spec``, the samples of its own data, and the benchmark that it is scored on. A
+    look is at ``most`` so many samples."""
 
     spec: HeldOutSpec
     source: Opened | None = None
