@@ -98,7 +98,7 @@ NAMED = {  # words of the engine that are also a plugin's name: in which files, 
         *("instruments/instructed.py", "run/labels.py"),
     ),
     ("none", "what is printed of an empty list"): (
-        *("corpus/conversation.py", "recipe/schema.py", "registry.py", "run/plan/plan.py"),
+        *("corpus/conversation.py", "recipe/schema.py", "registry.py", "run/plan/tables.py"),
     ),
     ("none", "an option of a library"): ("run/tuners/contest_summary.py", "train/scratch/trainer.py", "train/loop.py"),
     ("instruction", "a role of tokens"): ("instruments/pathways.py", "instruments/heads.py", "steer/where.py"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from eval_suite.speed.plan import Measured
@@ -24,9 +25,20 @@ from factory.run.plan.blocks import Sizes
 from factory.run.plan.computed import ByFormula, compute
 from factory.run.plan.devices import DEVICES, Device
 from factory.run.plan.estimate import estimate
-from factory.run.plan.processor import processor
+from factory.run.plan.processor import Yardstick, processor
 from factory.run.plan.standin import Computed, stand_in
 from tests.tiny import fresh_view, saved_tiny, tiny_view
+
+
+class Launched(TorchDispatchMode):
+    """How many operations run."""
+
+    times = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.times += 1
+        return function(*args, **(kwargs or {}))
+
 
 ANY = Device("any", {"float32": 1e6}, 1e6, 1e9, "a test", 1.0, 1.0, 0.0, waits=True)
 COUNTS = replace(ANY, products={"float32": 1.0}, bandwidth=math.inf)  # a second is an operation
@@ -109,7 +121,21 @@ def test_a_backward_pass_through_blocks_is_computed_too():
     with clock.watching(view, learns=0.5):
         view.decoder(inputs_embeds=embedded, attention_mask=batch.attention_mask).last_hidden_state.sum().backward()
     assert embedded.grad is not None
-    assert clock.computed == pytest.approx(100.0 * view.depth * (1 + 1.5 + 0.5))
+    assert clock.computed == pytest.approx(100.0 * view.depth * 2)
+    sizes, given = clock.sizes, (COUNTS, 2, 3, 4.0)
+    assert sizes.backward(*given, learns=0.5) == pytest.approx(2 * sizes.block(*given))
+
+
+def test_a_block_s_backward_pass_launches_about_as_many_kernels_as_its_forward_pass():
+    view = tiny_view()
+    yardstick = Yardstick(Sizes.of(facts_of(view.model, view.family, torch.float32)), 2)
+    yardstick.layer.requires_grad_(False)
+    yardstick.states.requires_grad_(True)
+    with Launched() as forward:
+        out = yardstick.run(2, 5)
+    with Launched() as backward:
+        (out[0] if isinstance(out, tuple) else out).sum().backward()
+    assert backward.times == pytest.approx(forward.times, rel=0.2)
 
 
 def test_the_processor_is_measured_and_the_others_are_assumed():

@@ -41,7 +41,7 @@ def test_every_method_is_asked_the_controls_and_they_stand_beside_its_table(tmp_
     recipe = written(saved_tiny(tmp_path / "model"), tmp_path)
     assert main(["plan", str(recipe)]) == 0
     (told,) = (line for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["controls"])
-    assert "24 questions" in told and "unknown" not in told
+    assert told.split()[1:4] == [str(24 * 2), str(24 * 2 * 2), "24"] and "unknown" not in told  # passes, tokens
     assert main([str(recipe)]) == 0
     said = capsys.readouterr().out
     assert "Controls beside it: no conflict, 8 questions each" in said and "Other benchmarks" not in said

@@ -44,12 +44,12 @@ class Sizes:
             held,
         )
 
-    def block(self, device: Device, rows: int, new: int, seen: float, calls: float = 1.0) -> float:
-        """Seconds of one block over ``new`` tokens in each of ``rows`` that see ``seen`` tokens in all, ``calls``
-        times."""
-        moved = self.moved(rows, new, seen)
+    def block(self, device: Device, rows: int, new: int, seen: float, work: float = 1.0) -> float:
+        """Seconds of one block over ``new`` tokens in each of ``rows`` that see ``seen`` tokens in all; ``work`` times
+        its operations and bytes by as many small kernels."""
+        operations, moved = self.operations(rows, new, seen), self.moved(rows, new, seen)
         weights = self.linear * self.bytes * self.packed
-        return calls * device.seconds(self.operations(rows, new, seen), weights, moved, self.dtype)
+        return device.seconds(work * operations, work * weights, work * moved, self.dtype)
 
     def operations(self, rows: int, new: int, seen: float) -> float:
         """Floating-point operations of one block's matrix products."""
@@ -67,8 +67,9 @@ class Sizes:
         return values * self.bytes
 
     def backward(self, device: Device, rows: int, new: int, seen: float, learns: float = 0.0) -> float:
-        """Seconds of one block's backward pass, to its states, and where a share of its weights ``learns`` to those."""
-        return self.block(device, rows, new, seen) * (1.5 + learns)
+        """Seconds of one block's backward pass, to its states, and where a share of its weights ``learns`` to those; it
+        launches about as many kernels as the forward pass."""
+        return self.block(device, rows, new, seen, 1.5 + learns)
 
     def prompts(self, device: Device, rows: int, tokens: float, share: float = 1.0) -> float:
         """Seconds of ``rows`` whole prompts in one batch through a ``share`` of the blocks."""
