@@ -23,6 +23,7 @@ from factory.errors import UserError
 from factory.launch.world import World
 from factory.model.facts import find_facts, too_small
 from factory.model.load import get_parts, load, outline, placement
+from factory.model.shown import pictures_once
 from factory.model.source import Wanted, find
 from factory.model.view import ModelView
 from factory.recipe import Recipe
@@ -169,13 +170,14 @@ def compare(
     asked = [*asked, *beside(recipe, limit, model)]
     torch.manual_seed(recipe.seed)
     study = Study(recipe, folder, load(model, recipe.launch.zero), limit, checked)
-    diagnostics, further = study.diagnosed(), study.investigated
-    comparison = Comparison(study)
-    predictions, choices = comparison.run()
+    with pictures_once(study.view):
+        diagnostics, further = study.diagnosed(), study.investigated
+        comparison = Comparison(study)
+        predictions, choices = comparison.run()
+        measured = measured_beside(comparison, predictions)
     answered = (
         put(folder, study.view, asked, [*comparison.arms(), *saved_arms(recipe, study.view)]) if asked else ([], [])
     )
-    measured = measured_beside(comparison, predictions)
     costs, prices = measure_costs(comparison) if recipe.evaluate.cost else (None, {})
     if folder.world.first:
         if prices:

@@ -10,6 +10,7 @@ from factory import files, report
 from factory.bench import conflicts
 from factory.blame import wrong
 from factory.model.load import load
+from factory.model.shown import pictures_once
 from factory.model.source import Wanted
 from factory.recipe import Recipe
 from factory.recipe.nodes import given
@@ -56,13 +57,14 @@ def put_to_the_test(
     looked: Looked = {}
     for scoring in spec.scorings:
         for number in spec.draws:
-            draw = Draw(recipe, folder, view, number, scoring, limit)
-            own = [draw.run(seed) for seed in spec.seeds]
-            tests += own
-            looked = {**looked, (number, scoring): measured_shares(draw)}
-            p = spec.planted
-            if p and number in spec.draws[: p.draws] and scoring in spec.scorings[: p.scorings]:
-                planted += [draw.planted(p, own[0], effect) for effect in p.effects]
+            with pictures_once(view):
+                draw = Draw(recipe, folder, view, number, scoring, limit)
+                own = [draw.run(seed) for seed in spec.seeds]
+                tests += own
+                looked = {**looked, (number, scoring): measured_shares(draw)}
+                p = spec.planted
+                if p and number in spec.draws[: p.draws] and scoring in spec.scorings[: p.scorings]:
+                    planted += [draw.planted(p, own[0], effect) for effect in p.effects]
     if not folder.world.first:
         return
     told = summaries(spec, recipe.steering[0].label, tests, planted, looked)

@@ -23,6 +23,7 @@ from factory.benchmark import Conflicts, Rows
 from factory.data.sample import ConflictSample
 from factory.errors import UserError
 from factory.model.prefix import prefill
+from factory.model.shown import pictures_once
 from factory.model.view import ModelView
 from factory.recipe import Recipe
 from factory.run.methods.comparison import Comparison
@@ -79,7 +80,7 @@ def rehearse(
         most = _most(view, benchmark.prompt(first["test"][0], benchmark.forms[0]))
         with watch.running():
             few = usable(most)
-            with study_aside(small, view, checked=(few, [])) as study:
+            with study_aside(small, view, checked=(few, [])) as study, pictures_once(view):
                 _run(study)
     ids = {split: [s.id for s in samples] for split, samples in few.items()}
     known = stages(small, ids, len(benchmark.forms), [replace(m, variants=1) for m in methods], 1.0)
