@@ -27,6 +27,7 @@ FLAGS = (
 VIEWS = {f"{width}-{scheme}": (width, scheme) for scheme in ("dark", "light") for width in (1280, 420)}
 PAPER = (1032, 703)  # pixels of A4 across and down, less the margins that page.css asks for
 LONGEST = 16_000  # pixels of a picture; what is below is in the others' width too
+ALL_DRAWN = "* { content-visibility: visible !important }"  # also what a visitor has not scrolled to
 # What leaves the page's width, unless it scrolls by itself or is meant for a screen reader alone; and text whose box
 # hides its end.
 CUT = """() => {
@@ -107,6 +108,7 @@ def cut(opened: Any, address: str, out: Path | None = None) -> dict[str, list[st
             page.close()
             page, now = opened.new_page(color_scheme=scheme), scheme
             page.goto(address)
+            page.add_style_tag(content=ALL_DRAWN)
             page.evaluate("document.querySelectorAll('details').forEach((each) => each.open = true)")
         page.set_viewport_size({"width": width, "height": 900})
         page.wait_for_timeout(50)

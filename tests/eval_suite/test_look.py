@@ -6,7 +6,9 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("playwright", reason="playwright is not installed")
 
@@ -86,6 +88,18 @@ def test_pages_of_one_name_have_pictures_of_their_own(tmp_path):
     made = list((tmp_path / "out").iterdir())
     assert sum(each.suffix == ".pdf" for each in made) == len(folders)
     assert sum(each.suffix == ".png" for each in made) == len(folders) * len(look.VIEWS)
+
+
+def test_a_picture_shows_what_nobody_has_scrolled_to(opened, tmp_path):
+    page = tmp_path / "page.html"
+    far = "<div style='height: 3000px'></div><div style='height: 100px; background: rgb(200, 0, 0)'></div>"
+    style = "body { margin: 0 } section { content-visibility: auto; contain-intrinsic-size: 100px 3100px }"
+    body = f"<section><p>near</p></section><section>{far}</section>"
+    page.write_text(f"<!doctype html><style>{style}</style><body>{body}</body>")
+    look.cut(opened, page.as_uri(), tmp_path / "far")
+    for view in look.VIEWS:
+        picture = np.asarray(Image.open(tmp_path / f"far-{view}.png").convert("RGB"))
+        assert tuple(picture[-50, 50]) == (200, 0, 0)
 
 
 def test_a_folder_without_pages_is_one_line(tmp_path, capsys):
