@@ -23,11 +23,11 @@ from torch import nn
 
 from eval_suite.speed import sweep, tables, timing, tuning
 from eval_suite.speed.generation import endless, fitted, steered
-from eval_suite.speed.mcr import plain_forward, random_llava
+from eval_suite.speed.mcr import plain_forward
 from eval_suite.speed.peers.pairs import in_turn
 from eval_suite.speed.plan import LiveTensors
 from eval_suite.speed.tables import FORWARD, Growth
-from eval_suite.speed.timing import timed
+from eval_suite.speed.timing import random_llava, timed
 from factory import files
 from factory.corpus.source import ConversationFile
 from factory.data.prompt import Prompt, Role, Segment

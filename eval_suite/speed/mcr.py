@@ -18,58 +18,20 @@ import argparse
 import json
 import resource
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from random import Random
 
 import torch
 
 from eval_suite.conflict import build_prompt
-from eval_suite.scenes.curriculum import Mix, lesson
 from eval_suite.scenes.world import TASKS, SceneSpec, scene
+from eval_suite.speed import timing
 from factory.data.prompt import USER_TEXT, Role
 from factory.diagnose import Diagnostic, Query, hold_back
 from factory.model.encode import Batch
-from factory.model.families.llava import Llava
-from factory.model.family import frozen
 from factory.model.prefix import Prefix, at_last, extend, prefill
 from factory.model.view import ModelView
 from factory.registry import lookup
-from factory.train.scratch.build import TinyLlava, build_llava, train_tokenizer
-
-
-def random_llava(
-    width: int,
-    layers: int,
-    heads: int,
-    kv_heads: int,
-    image_tokens: int,
-    device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    positions: int | None = None,
-) -> ModelView:
-    """A frozen LLaVA with random weights and ``image_tokens`` (a square number) tokens an image; its prompts have at
-    most ``positions`` tokens, by default 512 beside the image's.
-    """
-    side = round(image_tokens**0.5)
-    if side * side != image_tokens:
-        raise SystemExit(f"--image-tokens: {image_tokens} is not a square number; 576 is LLaVA-1.5's")
-    sizes = TinyLlava(
-        image_size=side * 8,
-        patch_size=8,
-        width=width,
-        layers=layers,
-        heads=heads,
-        kv_heads=kv_heads,
-        mlp=width * 11 // 4,
-        positions=positions or image_tokens + 512,
-    )
-    tokenizer = train_tokenizer(
-        ["\n".join(s.text for s in lesson(Random(i), 0.5, Mix()).segments) for i in range(200)], sizes.vocabulary
-    )
-    model, processor = build_llava(sizes, tokenizer, 0)
-    return ModelView(frozen(model.to(device, dtype)), processor, Llava())
 
 
 def plain_forward(view: ModelView, batch: Batch) -> torch.Tensor:
@@ -134,12 +96,7 @@ def measure(
     }
     if with_sequential:
         jobs["sequential"] = lambda: sequential(view, diagnostic, batch, keys, draws)
-    times: dict[str, list[float]] = {name: [] for name in jobs}
-    for repeat in range(repeats + 1):
-        for name, job in jobs.items():
-            seconds = _seconds(job, view.device)
-            if repeat:  # the first round warms up
-                times[name].append(seconds)
+    times = timing.interleaved(jobs, repeats, view.device)
     return {
         "batch": batch_size,
         "draws": draws,
@@ -151,6 +108,7 @@ def measure(
         "kv_heads": view.kv_heads,
         "device": str(view.device),
         "threads": torch.get_num_threads(),
+        "clock": timing.clock_name(view.device),
         "repeats": repeats,
         "seconds": {name: statistics.median(t) for name, t in times.items()},
         "over_forward": {
@@ -161,20 +119,10 @@ def measure(
     }
 
 
-def _seconds(job: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    job()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
-
-
 def table(result: dict) -> str:
     head = (
         "MCR, N={draws}, two modalities; batch {batch}, {tokens} tokens ({image_tokens} image), width {width}, {layers}"
-        " layers, {threads} thread(s), {device}"
+        " layers, {threads} thread(s), {device}, {clock} time"
     )
     lines = [head.format(**result), f"{'':12}{'seconds':>10}{'over forward':>15}"]
     lines += [
@@ -209,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     a = parser.parse_args(arguments)
-    view = random_llava(a.width, a.layers, a.heads, a.kv_heads, a.image_tokens, a.device)
+    view = timing.random_llava(a.width, a.layers, a.heads, a.kv_heads, a.image_tokens, a.device)
     result = measure(view, a.batch, a.draws, a.repeats, a.row_chunk, not a.no_sequential)
     print(table(result))
     if a.json:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
@@ -24,18 +25,21 @@ from rich.console import Console
 from rich.table import Table
 
 from eval_suite.conflict import build_prompt
+from eval_suite.scenes.curriculum import Mix, lesson
 from eval_suite.scenes.world import TASKS, SceneSpec, scene
-from eval_suite.speed.mcr import random_llava
 from factory import files
 from factory.data.prompt import Prompt
 from factory.data.sample import ConflictSample
 from factory.errors import UserError
+from factory.model.families.llava import Llava
+from factory.model.family import frozen
 from factory.model.load import load
 from factory.model.view import ModelView
 from factory.plain import ending_in_one_line
 from factory.recipe.schema import ModelSpec
 from factory.run.environment import environment
 from factory.run.timing import Clock
+from factory.train.scratch.build import TinyLlava, build_llava, train_tokenizer
 
 SIZES = {"width": 384, "layers": 8, "heads": 8, "kv-heads": 8, "image-tokens": 144}
 Job = Callable[[], object]
@@ -78,6 +82,39 @@ def scenes(n: int) -> list[ConflictSample]:
 def conflicts(n: int) -> list[Prompt]:
     """Their prompts, image first."""
     return [build_prompt(sample, "order1") for sample in scenes(n)]
+
+
+def random_llava(
+    width: int,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    image_tokens: int,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    positions: int | None = None,
+) -> ModelView:
+    """A frozen LLaVA with random weights and ``image_tokens`` (a square number) tokens an image; its prompts have at
+    most ``positions`` tokens, by default 512 beside the image's.
+    """
+    side = round(image_tokens**0.5)
+    if side * side != image_tokens:
+        raise SystemExit(f"--image-tokens: {image_tokens} is not a square number; 576 is LLaVA-1.5's")
+    sizes = TinyLlava(
+        image_size=side * 8,
+        patch_size=8,
+        width=width,
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        mlp=width * 11 // 4,
+        positions=positions or image_tokens + 512,
+    )
+    tokenizer = train_tokenizer(
+        ["\n".join(s.text for s in lesson(Random(i), 0.5, Mix()).segments) for i in range(200)], sizes.vocabulary
+    )
+    model, processor = build_llava(sizes, tokenizer, 0)
+    return ModelView(frozen(model.to(device, dtype)), processor, Llava())
 
 
 def interleaved(jobs: Mapping[str, Job], repeats: int, device: torch.device) -> dict[str, list[float]]:

@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 
 from eval_suite.speed import growth, tables
-from eval_suite.speed.mcr import random_llava
 from eval_suite.speed.peers import contests, generation
 from eval_suite.speed.peers.pairs import Pair
 from eval_suite.speed.peers.worker import CONTENDERS
+from eval_suite.speed.timing import random_llava
 from factory.plain import ending_in_one_line
 
 GENERATING = tuple(name for name in CONTENDERS if name != generation.OURS)

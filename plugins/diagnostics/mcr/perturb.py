@@ -142,8 +142,11 @@ class Perturbed:
             eps_s[:, :, n:] = 0
             if n:
                 generator.manual_seed(noise_seed(self.seed, key, MODALITIES[part.m], layer, K_OR_V[kv]))
-                noise = torch.randn(heads, self.draws, n, d, generator=generator, device=x.device)
-                torch.mul(noise[:, first : last + 1], sigma, out=eps_s[:, :, :n])
+                whole = x.dtype == torch.float32 and eps_s.shape == (heads, self.draws, n, d)
+                noise = eps_s if whole else torch.empty(heads, self.draws, n, d, device=x.device)
+                noise.normal_(0, sigma, generator=generator)
+                if not whole:
+                    eps_s[:, :, :n] = noise[:, first : last + 1]
         columns = part.columns.to(x.device) - (self.R.shape[-1] - length)
         if length < self.R.shape[-1]:  # a sliding window has dropped the first columns
             eps *= (columns >= 0)[:, None, None, :, None]
