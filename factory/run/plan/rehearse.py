@@ -93,11 +93,12 @@ def rehearse(
 
 
 def thinned_recipe(recipe: Recipe) -> Recipe:
-    """The recipe with a small and a middling strength, of which the second stands for all after the first."""
+    """The recipe with a small and a middling strength, of which the second stands for all after the first. Controllers
+    try theirs on all samples, which are few, so that batches are about as large as the run's."""
     ordered = sorted(recipe.evaluate.strengths, key=abs)
     strengths = tuple(dict.fromkeys((ordered[len(ordered) // 4], ordered[len(ordered) // 2])))
     evaluate = recipe.evaluate.model_copy(
-        update={"strengths": strengths, "cost": False, "curve": "full", "choose": "grid"}
+        update={"strengths": strengths, "trials": 1.0, "cost": False, "curve": "full", "choose": "grid"}
     )
     return recipe.model_copy(update={"evaluate": evaluate})
 
