@@ -46,6 +46,7 @@ class Shown:
 
     def __init__(self, view: ModelView, most_bytes: int) -> None:
         self.compute: Callable[..., Any] = view.core.get_image_features
+        self.takes = signature(self.compute)
         self.sides = (view.vision_tower, view.connector)
         self.made_of = [id(module) for module in self._modules()]
         self.own_hooks = {id(hook) for hook in self._hooks()}
@@ -60,9 +61,8 @@ class Shown:
         return _joined([self._features(picture) for picture in pictures])
 
     def _named(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Alone:
-        takes = signature(self.compute)
-        given = dict(takes.bind(*args, **kwargs).arguments)
-        rest = next((p.name for p in takes.parameters.values() if p.kind is Parameter.VAR_KEYWORD), "")
+        given = dict(self.takes.bind(*args, **kwargs).arguments)
+        rest = next((p.name for p in self.takes.parameters.values() if p.kind is Parameter.VAR_KEYWORD), "")
         return given.pop(rest, {}) | given
 
     def _modules(self) -> Iterator[nn.Module]:

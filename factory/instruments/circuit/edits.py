@@ -108,7 +108,7 @@ class Exchange:
         part = part - most[..., None].to(part) if self.flips else part
         own = (part != 0).flatten(3).any(-1) if part.ndim == 4 else part != 0
         whole = (most & ~own.any(-1)).all(0).tolist()
-        if any(whole) or bool(most.any()):
+        if bool(most.any()):
             others = (self.other.sum_of(seen) + (rest.view(shape) if rest.ndim == 3 else rest)).expand(shape)
         found: list[tuple[Sequence[int], Tensor]] = []
         if any(whole):
