@@ -57,24 +57,35 @@ def align(arms: Sequence[Arm], common: bool) -> list[str]:
 
 
 def of_tasks(arms: Sequence[Arm], tasks: Sequence[str]) -> list[str]:
-    """Score every arm on the samples of some tasks alone. Returns what has to be known of it: a metric that is no mean
-    over samples is left out. Raises ``UserError`` for a task that no sample is of."""
+    """Score every arm on the samples of some tasks alone. Returns what has to be known of it, and what is left out: a
+    metric that is no mean over samples, those beside a main one, which are kept of all samples together, and what has
+    no sample of the tasks. Raises ``UserError`` for a task that no sample is of."""
     known = {task for arm in arms for score in arm.scores.values() for own in score.tasks.values() for task in own}
     if unknown := [task for task in tasks if task not in known]:
         raise UserError(f"--task {unknown[0]}: no sample is of it; there are {', '.join(sorted(known)) or 'none'}")
-    left_out: dict[Column, None] = {}
+    no_mean: dict[str, None] = {}
+    elsewhere: dict[str, None] = {}
+    beside = False
     for arm in arms:
         for column, score in list(arm.scores.items()):
             kept = {sample for sample, own in score.tasks.items() if not set(own).isdisjoint(tasks)}
             if kept and is_mean(score):
                 _restrict(score, kept)
+                continue
+            del arm.scores[column]
+            if not kept:
+                elsewhere[column[0]] = None
+            elif score.main:
+                no_mean[f"{column[0]} {column[1]}"] = None
             else:
-                left_out[column] = None
-                del arm.scores[column]
+                beside = True
     if not any(arm.scores for arm in arms):
         raise UserError(f"--task {tasks[0]}: no score of it is a mean over samples; there is nothing to compare")
-    gone = "".join(f" {column[0]} {column[1]} is left out." for column in left_out)
-    return [f"Of the samples of {', '.join(tasks)} alone.{gone}"]
+    told = [f"Of the samples of {', '.join(tasks)} alone."]
+    told += [f"Left out, for no sample is of that: {', '.join(elsewhere)}."] if elsewhere else []
+    told += [f"Left out, for they are no means over samples: {', '.join(no_mean)}."] if no_mean else []
+    told += ["Metrics beside the main ones are kept of all samples together, and left out here."] if beside else []
+    return [" ".join(told)]
 
 
 def is_mean(score: Score) -> bool:

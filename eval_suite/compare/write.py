@@ -17,7 +17,7 @@ from eval_suite.compare.significance import Test
 from eval_suite.compare.table import AS_THEY_ARE, Block, Cell, Line, Table, heading, label, title
 from eval_suite.report.closed import Gap
 from eval_suite.report.rows import DASH, percent, strength_text
-from eval_suite.report.table_files import FITTED, latex_escape, markdown_escape
+from eval_suite.report.table_files import latex_escape, latex_table, markdown_escape
 from factory import files
 from factory.plain import csv_text
 from factory.terminal import Console
@@ -44,6 +44,8 @@ COSTS = ("parameters", "s/answer", "passes/answer", "tokens/answer", "peak memor
 
 def foot(table: Table) -> str:
     """What the marks and columns of a comparison mean."""
+    if not any(cell.closed for block in table.blocks for line in block.lines for cell in line.cells.values()):
+        return FOOT
     return FOOT + (BETWEEN.format(*table.between) if table.between else TO_THE_ORACLE)
 
 
@@ -289,23 +291,16 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
+    """One table a block, as a report's; the first one's caption says what marks and columns mean."""
     parts = []
-    for block in table.blocks:
+    for i, block in enumerate(table.blocks, 1):
         heads, rows = grid(table, block, shown_value)
-        lines = [
-            rf"% {title(block)}",
-            FITTED,
-            rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
-            r"\toprule",
-            " & ".join(map(latex_escape, heads)) + r" \\",
-            r"\midrule",
-        ]
+        told = [f"{title(block)}.", *table.notes, *([foot(table)] if i == 1 else [])]
         body = [" & ".join(map(latex_escape, row)) + r" \\" for row in rows]
-        text = "\n".join([*lines, *body, r"\bottomrule", r"\end{tabular}}"])
-        parts.append(text.replace("▲", TEX_MARKS["better"]).replace("▼", TEX_MARKS["worse"]))
-    packages = "% \\usepackage{amssymb,booktabs,graphicx}\n"
-    notes = packages + "".join(f"% {note}\n" for note in table.notes)
-    return notes + "% " + foot(table).replace("▲", "up").replace("▼", "down") + "\n" + "\n\n".join(parts) + "\n"
+        columns = "l" + "r" * (len(heads) - 1)
+        parts.append(latex_table(latex_escape(" ".join(told)), f"tab:compare-{i}", columns, heads, body))
+    text = "\n".join(parts).replace("▲", TEX_MARKS["better"]).replace("▼", TEX_MARKS["worse"])
+    return "% \\usepackage{amssymb,booktabs,graphicx}\n" + text
 
 
 def write(table: Table, folder: Path, plots: bool = True) -> None:

@@ -10,14 +10,15 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
-from typing import Any
-
-from playwright.sync_api import Page
+from typing import TYPE_CHECKING, Any
 
 from eval_suite.play.opening import open_session
 from eval_suite.play.page import serve
 from eval_suite.site.look import VIEWS, browser
 from factory.plain import ending_in_one_line
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 PATIENCE = 120_000  # milliseconds
 

@@ -150,17 +150,19 @@ def _latex_block(number: int, block: Block) -> str:
             rows.append(r"\midrule")
             separated = True
         rows.append(_latex_line(block, line))
-    return _latex_table(caption + notes, f"tab:steering-{number}", "l" + "r" * (len(heads) - 1), heads, rows)
+    return latex_table(caption + notes, f"tab:steering-{number}", "l" + "r" * (len(heads) - 1), heads, rows)
 
 
 def _latex_gap(number: int, title: str, heads: list[str], lines: list[list[str]]) -> str:
     caption = f"Share of the gap to the oracle that is closed: {title}. {MEANING}"
     rows = [" & ".join(map(latex_escape, line)) + r" \\" for line in lines]
-    return _latex_table(latex_escape(caption), f"tab:closed-{number}", "ll" + "r" * (len(heads) - 2), heads, rows)
+    return latex_table(latex_escape(caption), f"tab:closed-{number}", "ll" + "r" * (len(heads) - 2), heads, rows)
 
 
-def _latex_table(caption: str, label: str, columns: str, heads: Sequence[str], rows: Sequence[str]) -> str:
-    """``caption`` and ``rows`` are LaTeX, ``heads`` plain."""
+def latex_table(caption: str, label: str, columns: str, heads: Sequence[str], rows: Sequence[str]) -> str:
+    """A table across both columns of a page that has two, no wider than the page; ``caption`` and ``rows`` are LaTeX,
+    ``heads`` plain.
+    """
     opening = [r"\begin{table*}[t]", r"\centering", rf"\caption{{{caption}}}", rf"\label{{{label}}}", FITTED]
     head = " & ".join(map(latex_escape, heads)) + r" \\"
     body = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *rows, r"\bottomrule"]

@@ -2,8 +2,9 @@
 
 Every page is opened in headless Chromium at 1280 and 420 pixels, light and dark, and as printed. ``FOLDER`` gets a
 picture of each view, and the print as PDF. What is wider than its page or cut at an edge is listed, and what a printed
-page's end parts: a heading from what it is of, or a paragraph under it. The command then ends with 1; a folder without
-pages ends it with 2. It needs ``pip install playwright`` and a Chromium.
+page's end parts: a heading from what it is of, a paragraph under it, or the last entry of a list or row of a table from
+the others. The command then ends with 1; a folder without pages ends it with 2. It needs ``pip install playwright`` and
+a Chromium.
 """
 
 from __future__ import annotations
@@ -78,6 +79,11 @@ PARTED = """([width, height]) => {
     if (next.tagName === "P" && new Set(sheets(next)).size > 1 && tall(next) < height / 2)
       found.push(`${told(next)} is split between sheets ${first + 1} and ${first + 2}`);
   }
+  for (const last of document.querySelectorAll("li:last-child, tr:last-child, dd:last-child")) {
+    const before = (last.tagName === "DD" ? last.previousElementSibling : last).previousElementSibling;
+    if (before && seen(last) && seen(before) && sheets(last)[0] > sheets(before).at(-1))
+      found.push(`${told(last)} stands alone on sheet ${sheets(last)[0] + 1}, the last of its list`);
+  }
   return found;
 }"""
 
@@ -89,8 +95,11 @@ def chromium() -> str | None:
 
 @contextmanager
 def browser() -> Iterator[Any]:
-    """A headless Chromium of playwright. Raises ``UserError`` where none is installed."""
-    from playwright.sync_api import sync_playwright  # here: what draws without a browser needs none of it
+    """A headless Chromium of playwright. Raises ``UserError`` where either is not installed."""
+    try:
+        from playwright.sync_api import sync_playwright  # here: what draws without a browser needs none of it
+    except ImportError as error:
+        raise UserError(f"this needs playwright: {sys.executable} -m pip install playwright") from error
 
     if (found := chromium()) is None:
         raise UserError("no Chromium was found: apt-get install chromium")

@@ -9,6 +9,7 @@ import pytest
 
 from factory.cli import main
 from tests.eval_suite.test_compare import drawn, flipped, run_folder, table_of
+from tests.latex import needs_latex, set_in_two_columns
 
 TASKS = ("color", "counting")
 
@@ -69,6 +70,28 @@ def test_some_tasks_are_scored_alone(run, tmp_path, capsys):
     assert "--task sport: no sample is of it; there are color, counting" in capsys.readouterr().err
 
 
+def test_what_some_tasks_have_not_is_told_once_and_by_its_reason(run, tmp_path, capsys):
+    folder, _ = run
+    results = json.loads((folder / "results.json").read_text())
+    beside = {"n_yes": 0.25, "n_no": 0.5}
+    rows = [{**row, "metrics": row["metrics"] | beside, "beside": [*beside]} for row in results["rows"]]
+    rows += [{**row, "benchmark": name, "label": name} for row in results["rows"] for name in ("chair", "mme")]
+    (folder / "results.json").write_text(json.dumps({**results, "rows": rows}))
+    for path in (folder / "predictions" / "pope").glob("*.jsonl"):
+        for name, task in (("chair", "color"), ("mme", "counting")):
+            lines = [{**json.loads(line), "tasks": [task]} for line in path.read_text().splitlines()]
+            lines = [{**line, "value": 0.5} for line in lines] if name == "mme" else lines
+            to = folder / "predictions" / name / path.name
+            to.parent.mkdir(exist_ok=True)
+            to.write_text("\n".join(map(json.dumps, lines)))
+    compared(folder, tmp_path / "out", "--task", "counting")
+    told = " ".join(capsys.readouterr().out.split())
+    assert (
+        "Of the samples of counting alone. Left out, for no sample is of that: chair. Left out, for they are no means"
+        " over samples: mme f1. Metrics beside the main ones are kept of all samples together, and left out here."
+    ) in told
+
+
 def test_the_answers_that_cannot_be_read_are_those_of_the_tasks(unread, tmp_path):
     folder, shares = unread
     for method, row in ((key[0], row) for key, row in compared(folder, tmp_path / "out", "--task", "counting").items()):
@@ -95,3 +118,16 @@ def test_each_form_of_a_conflict_is_an_answer(run, tmp_path):
     for task, rate in (("color", 0.75), ("counting", 0.0)):
         rows = compared(folder, tmp_path / task, "--task", task)
         assert {float(row["parse_failure_rate"]) for row in rows.values()} == {rate}
+
+
+@needs_latex
+def test_the_table_of_a_comparison_compiles_and_fits_a_page_of_two_columns(tmp_path):
+    base = drawn(0.5)
+    run = run_folder(
+        tmp_path, "a_run & its <name>", {f"a_rather_long_method_{i}": flipped(base, 0.1 * i, i) for i in range(9)}
+    )
+    assert main(["compare", str(run), "--out", str(tmp_path / "out"), "--against", "a_rather_long_method_0"]) == 0
+    said = set_in_two_columns(tmp_path / "out" / "compare.tex")
+    assert "Overfull" not in said
+    table = (tmp_path / "out" / "compare.tex").read_text()
+    assert table.count(r"\begin{table*}") == table.count(r"\caption{") == 1

@@ -76,6 +76,32 @@ def test_a_report_keeps_a_paragraph_under_its_heading(opened, tmp_path, rows):
         assert look.cut(opened, made.as_uri()) == {}, before
 
 
+def many(of: str, place: int) -> str:
+    """A list, a glossary or a table, of which the last entry comes to stand somewhere else at each ``place``."""
+    if of == "table":  # begins on a sheet of its own, as it is longer than one
+        rows = "".join(f"<tr><td>{i}</td></tr>" for i in range(26 + place))
+        return f"<div class='scroll'><table>{rows}</table></div>"
+    before = f"<div style='height: {300 + 16 * place}px'></div>"
+    if of == "list":
+        return before + "<ul>" + f"<li>{'words of one entry ' * 12}</li>" * 5 + "</ul>"
+    return before + "<dl>" + "<dt>a word</dt><dd>what it means</dd>" * 9 + "</dl>"
+
+
+@pytest.mark.parametrize("of", ["list", "glossary", "table"])
+def test_the_last_of_many_is_not_alone_on_a_sheet(opened, tmp_path, of):
+    """Over every place on a sheet where it can come to stand; where breaks are not avoided some are found."""
+    data, diagnostics, predictions = synthetic(per_task=2, methods=["none", "l2s"])
+    page = build(tmp_path, data, diagnostics, predictions, RECIPE, plots=False)
+    style = page.read_text(encoding="utf-8").partition("<style>")[2].partition("</style>")[0]
+    parts = "".join(f"<section style='break-before: column'>{many(of, place)}</section>" for place in range(24))
+    found = {}
+    for free in ("", "@media print { * { break-after: auto !important } }"):
+        made = tmp_path / f"{len(free)}.html"
+        made.write_text(f"<!doctype html><style>{style} {free}</style><body><main>{parts}</main></body>")
+        found[bool(free)] = look.cut(opened, made.as_uri()).get("print", [])
+    assert found[False] == [] and any("alone on sheet" in line for line in found[True]), found
+
+
 def test_pages_of_one_name_have_pictures_of_their_own(tmp_path):
     """Also where joined folders would read alike."""
     folders = ("one/report", "other/report", "far/one/report", "site", "a-b/c", "a/b-c", "a/b/c")

@@ -1,8 +1,6 @@
 import io
 import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from eval_suite.report.tables import main_tables
 from factory.diagnose.summary import Finding, Predictor, Summary, Table
 from factory.registry import lookup
 from tests.eval_suite.synthetic_report import RECIPE, outcome_records, results, simple, synthetic, two_methods
+from tests.latex import needs_latex, set_in_two_columns
 
 OF_A_STRANGER = Summary("Strange", predictors=(Predictor("strange", "strangeness"),))
 
@@ -280,19 +279,7 @@ def test_the_header_says_which_run_it_was(tmp_path):
         assert said in line
 
 
-def has_latex() -> bool:
-    asked = shutil.which("pdflatex") and shutil.which("kpsewhich")
-    return bool(asked and subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True, check=False).stdout)
-
-
-@pytest.mark.skipif(not has_latex(), reason="needs pdflatex and booktabs")
+@needs_latex
 def test_the_table_compiles_and_fits_a_page_of_two_columns(full, tmp_path):
     folder = build(tmp_path, *full, RECIPE, plots=False).parent
-    text = (folder / "table.tex").read_text()
-    packages = text.splitlines()[0].removeprefix("% ")
-    article = f"\\documentclass[twocolumn]{{article}}{packages}\\begin{{document}}{text}\\end{{document}}"
-    (folder / "article.tex").write_text(article)
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "article.tex"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stdout[-2000:]
-    assert "Overfull" not in done.stdout
+    assert "Overfull" not in set_in_two_columns(folder / "table.tex")
