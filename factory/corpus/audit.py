@@ -92,19 +92,19 @@ class Audit:
         """The share of the rows that cannot be used."""
         return self.unusable / self.samples if self.samples else 0.0
 
-    def message(self, path: Path, folder: Path) -> str:
+    def message(self, path: Path | str, folder: Path) -> str:
         if not self.samples:
             return f"{path}: holds no sample"
         shown = "; ".join(self.named[:3])
         lost = f", and {self.missing} of the {self.images} images named are not under {folder}" if self.missing else ""
         return f"{path}: {self.unusable} of {self.samples} samples cannot be used{lost}. The first: {shown}"
 
-    def allow(self, share: float, path: Path, folder: Path) -> None:
+    def allow(self, share: float, path: Path | str, folder: Path) -> None:
         """Raises ``UserError`` where more than ``share`` of the rows cannot be used, or none can."""
         if self.unusable == self.samples or self.unusable > share * self.samples:
             raise UserError(f"{self.message(path, folder)} (tune.data.max_skipped={share:g})")
 
-    def table(self, path: Path, tokens: Callable[[tuple[int, int]], int] | None = None) -> Table:
+    def table(self, path: Path | str, tokens: Callable[[tuple[int, int]], int] | None = None) -> Table:
         """All of it, for a person; ``tokens`` tells how many a picture of a size takes."""
         table = Table("data", "rows", "", title=Text(str(path)), title_justify="left", box=box.SIMPLE_HEAD)
         table.add_row(

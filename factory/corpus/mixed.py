@@ -24,10 +24,7 @@ class MixedFiles:
 
     def __init__(self, parts: Sequence[Audited], weights: Sequence[float], take: int | None, seed: int) -> None:
         self.parts = parts
-        if not sum(len(part) * weight for part, weight in zip(parts, weights, strict=True)) <= MOST:
-            raise UserError(
-                f"tune.data.mix: its weights make an epoch of more than {MOST:,} samples; choose lower ones"
-            )
+        check_many([len(part) for part in parts], weights)
         rows = [self._rows(i, weight, seed) for i, weight in enumerate(weights)]
         table = np.concatenate(rows)
         table = table[subset(len(table), take, seed)]
@@ -39,12 +36,10 @@ class MixedFiles:
         self.numbers = self._gathered([part.numbers for part in parts])
 
     def _rows(self, part: int, weight: float, seed: int) -> np.ndarray:
-        n, whole = len(self.parts[part]), int(weight)
-        more = round((weight - whole) * n)
-        drawn = subset(n, more, seed) if more else np.arange(0)
-        at = np.concatenate([*[np.arange(n)] * whole, drawn])
+        n = len(self.parts[part])
+        at = np.concatenate([*[np.arange(n)] * int(weight), drawn_of(n, weight, seed)])
         if not len(at):
-            raise UserError(f"tune.data.mix.{part}.weight: {weight:g} of {n} samples is none of them")
+            raise nothing_of(part, weight, n)
         return np.stack([np.full(len(at), part), at], axis=1)
 
     def _gathered(self, of_parts: Sequence[np.ndarray]) -> np.ndarray:
@@ -68,6 +63,22 @@ class MixedFiles:
 
     def task(self, index: int) -> str:
         return self.parts[self.part[index]].task(int(self.at[index]))
+
+
+def drawn_of(n: int, weight: float, seed: int) -> np.ndarray:
+    """Which of ``n`` samples of a weight are there once more than floor(weight) times."""
+    more = round((weight - int(weight)) * n)
+    return subset(n, more, seed) if more else np.arange(0)
+
+
+def nothing_of(part: int, weight: float, n: int) -> UserError:
+    return UserError(f"tune.data.mix.{part}.weight: {weight:g} of {n} samples is none of them")
+
+
+def check_many(sizes: Sequence[int], weights: Sequence[float]) -> None:
+    """Raises ``UserError`` for weights that make more than ``MOST`` samples of files of these sizes."""
+    if not sum(n * weight for n, weight in zip(sizes, weights, strict=True)) <= MOST:
+        raise UserError(f"tune.data.mix: its weights make an epoch of more than {MOST:,} samples; choose lower ones")
 
 
 def _same(one: Audited, other: Audited) -> bool:

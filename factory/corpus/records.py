@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from factory.corpus import parquet
 from factory.errors import UserError
 
 CHUNK = 1 << 20
+TICKS = 10_000  # rows between two tellings of how far a counting has come
 LONGEST = 1 << 26  # characters; a longer "record" is an unclosed bracket or quote
 _SEPARATORS = re.compile(r"[ \t\r\n,]*")
 UNPACK, CONVERT = "unpack it and name the file in it", "save its records as JSONL, a line each"
@@ -63,6 +64,17 @@ def scan(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
         raise UserError(f"{path}: is not UTF-8 text: {error}") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def count_rows(path: Path, tick: Callable[[int], None] = lambda _: None) -> int:
+    """The rows of a file, which ``scan`` would give; ``tick`` is told now and then the bytes read so far."""
+    if parquet.is_parquet(path):
+        return parquet.count_rows_of(path)
+    rows = 0
+    for rows, (offset, size, _) in enumerate(scan(path), 1):
+        if not rows % TICKS:
+            tick(offset + size)
+    return rows
 
 
 def _scan(path: Path, file: Any, decode: Any) -> Iterator[tuple[int, int, dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""Rows of a data file as they come, never all held: nothing is indexed, and what cannot be used is found when it comes.
+"""Rows of data as they come, never all held: nothing is indexed, and what cannot be used is found when it comes.
 
 ``datasets`` keeps a buffer of rows and draws from it. The order follows from the seed and the epoch alone, so that
 a training that goes on reads the rows before its place once more, without their pictures, and goes on with the next.
@@ -7,10 +7,10 @@ a training that goes on reads the rows before its place once more, without their
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,12 +18,16 @@ from factory import files
 from factory.corpus.audit import Audit
 from factory.corpus.conversation import name_of, parse
 from factory.corpus.index import Check, Marks, audit_row
-from factory.corpus.records import scan
+from factory.corpus.kept import keep, kept
+from factory.corpus.mixed import drawn_of
+from factory.corpus.records import count_rows, scan
 from factory.corpus.source import Sample
 from factory.errors import UserError
 
 HEAD = 200  # rows that are looked at before anything heavy starts
 NAMES = 4096  # of the latest rows, for messages
+
+Row = dict[str, Any]
 
 
 class InTurn:
@@ -36,44 +40,89 @@ class InTurn:
         return place
 
 
-class Stream:
-    """``total`` samples of a file, epoch after epoch, in an order drawn by ``seed`` from a ``buffer`` of rows.
+class Flow(Protocol):
+    """One thing that rows flow from: ``title`` names it, ``folder`` has its pictures, ``rows`` come in an epoch (None:
+    not known before they have come), and ``state`` (JSON-able) tells it from what it was or will be.
+    """
 
-    Its audit is that of the first ``HEAD`` rows. Raises ``UserError`` where more than ``max_skipped`` of them cannot be
-    used, and where ``datasets`` is not installed.
+    title: Path | str
+    folder: Path
+    rows: int | None
+    state: Any
+
+    def head(self) -> Iterator[Row]:
+        """Its rows in the order they lie in."""
+
+    def drawn(self, epoch: int) -> Iterator[tuple[int | None, Row]]:
+        """The rows of an epoch as they are drawn, each with its number where that is known."""
+
+    def opened(self, record: Row) -> Row:
+        """A row with the pictures that are fetched for itself."""
+
+
+class FileFlow:
+    """The rows of a file, drawn by ``seed`` from a ``buffer`` of them. Of ``weight`` 2.5 an epoch shows each row twice
+    and a half of them, which the seed draws, once more; any but 1 takes their number ``rows``.
+    """
+
+    def __init__(
+        self, path: Path, folder: Path, buffer: int, seed: int, weight: float = 1.0, rows: int | None = None
+    ) -> None:
+        if not path.is_file():
+            raise UserError(f"data file {path}: not found. Give it as tune.data.path")
+        self.title: Path | str = path
+        self.path, self.folder = path, folder
+        whole, more = (int(weight), drawn_of(rows, weight, seed)) if rows is not None else (1, np.arange(0))
+        self.rows: int | None = None if rows is None else whole * rows + len(more)
+        stat = path.stat()
+        self.state: Any = [stat.st_size, stat.st_mtime_ns]
+        chosen = np.zeros(rows or 0, bool)
+        chosen[more] = True
+        made = iterable().from_generator(_records, gen_kwargs={"path": path, "whole": whole, "chosen": chosen})
+        self._drawn = made.shuffle(seed=seed, buffer_size=buffer) if buffer > 1 else made
+
+    def head(self) -> Iterator[Row]:
+        return (record for _, _, record in scan(self.path))
+
+    def drawn(self, epoch: int) -> Iterator[tuple[int | None, Row]]:
+        self._drawn.set_epoch(epoch)
+        for row in self._drawn:
+            yield row["number"], row["record"]
+
+    def opened(self, record: Row) -> Row:
+        return record
+
+
+class Stream:
+    """``total`` samples of ``flows``, epoch after epoch. Of several, which one gives the next row is drawn by ``seed``
+    in proportion to the rows that each has left in the epoch.
+
+    Its audit is that of the first ``HEAD`` rows of each. Raises ``UserError`` where more than ``max_skipped`` of them
+    cannot be used.
     """
 
     def __init__(
         self,
-        path: Path,
-        folder: Path,
+        flows: Sequence[Flow],
         total: int,
-        buffer: int,
         seed: int = 0,
         max_skipped: float = 0.0,
         check: Check | None = None,
-        tell: Callable[[Audit], None] = lambda _: None,
+        tell: Callable[[Audit, Path | str], None] = lambda audit, title: None,
         mask_history: bool = False,
     ) -> None:
-        if not path.is_file():
-            raise UserError(f"data file {path}: not found. Give it as tune.data.path")
-        self.path, self.folder, self.total, self.mask_history = path, folder, total, mask_history
-        self.rows = drawn_rows(path, buffer, seed)
+        self.flows, self.total, self.seed, self.mask_history = flows, total, seed, mask_history
         self.numbers = np.arange(0)
-        self.audit = self._looked_at(check)
-        tell(self.audit)
-        self.audit.allow(max_skipped, path, folder)
+        audits = []
+        for flow in flows:
+            audits.append(_looked_at(flow, check))
+            tell(audits[-1], flow.title)
+            audits[-1].allow(max_skipped, flow.title, flow.folder)
+        self.audit = audits[0] if len(audits) == 1 else Audit.together(audits)
+        if len(flows) > 1:
+            self.audit.digest = files.digest([self.audit.digest, [flow.rows for flow in flows]])
         self._next, self._left = 0, self._endless()
         self._names: OrderedDict[int, str] = OrderedDict()
-
-    def _looked_at(self, check: Check | None) -> Audit:
-        audit, marks = Audit(), Marks(self.folder)
-        for number, (_, _, record) in enumerate(islice(scan(self.path), HEAD)):
-            audit_row(record, number, self.folder, marks, audit, check)
-        stat = self.path.stat()
-        audit.digest = files.digest([stat.st_size, stat.st_mtime_ns, marks.contents()])
-        audit.times = marks.times()
-        return audit
 
     def __len__(self) -> int:
         return self.total
@@ -82,22 +131,36 @@ class Stream:
         """Forward as far as ``index``; a step back begins anew."""
         if index < self._next:
             self._next, self._left = 0, self._endless()
-        record = next(islice(self._left, index - self._next, None))
+        flow, number, record = next(islice(self._left, index - self._next, None))
         self._next = index + 1
-        self._names[index] = name_of(record, index)
+        name = name_of(record, index if number is None else number)
+        self._names[index] = name = name if len(self.flows) == 1 else f"{name} of {flow.title}"
         if len(self._names) > NAMES:
             self._names.popitem(last=False)
-        conversation = parse(record, index, self.mask_history)
-        return Sample(conversation.id, conversation.prompt(self.folder))
+        return Sample(name, parse(flow.opened(record), index, self.mask_history).prompt(flow.folder))
 
-    def _endless(self) -> Iterator[dict[str, Any]]:
+    def _endless(self) -> Iterator[tuple[Flow, int | None, Row]]:
         for epoch in count():
-            self.rows.set_epoch(epoch)
-            rows = 0
-            for rows, record in enumerate(self.rows, 1):
-                yield record
-            if not rows:
-                raise UserError(f"{self.path}: holds no row any more")
+            yield from self._epoch_of_one(epoch) if len(self.flows) == 1 else self._epoch_of_all(epoch)
+
+    def _epoch_of_one(self, epoch: int) -> Iterator[tuple[Flow, int | None, Row]]:
+        [flow], found = self.flows, False
+        for number, record in flow.drawn(epoch):
+            found = True
+            yield flow, number, record
+        if not found:
+            raise UserError(f"{flow.title}: holds no row any more")
+
+    def _epoch_of_all(self, epoch: int) -> Iterator[tuple[Flow, int | None, Row]]:
+        left = np.array([flow.rows for flow in self.flows])
+        rng, coming = np.random.default_rng((self.seed, epoch)), [flow.drawn(epoch) for flow in self.flows]
+        while total := left.sum():
+            at = int(np.searchsorted(left.cumsum(), rng.integers(total), side="right"))
+            left[at] -= 1
+            row = next(coming[at], None)
+            if row is None:
+                raise UserError(f"{self.flows[at].title}: has changed since its rows were counted; start again")
+            yield self.flows[at], *row
 
     def name(self, index: int) -> str:
         return self._names.get(index, f"at place {index}")
@@ -109,16 +172,40 @@ class Stream:
         raise UserError("tune.data.streaming: the lengths of a stream's rows are not known before they come")
 
 
-def drawn_rows(path: Path, buffer: int, seed: int) -> Any:
-    """A file's rows as an ``IterableDataset``, drawn from a ``buffer`` of them."""
+def _looked_at(flow: Flow, check: Check | None) -> Audit:
+    audit, marks = Audit(), Marks(flow.folder)
+    for number, record in enumerate(islice(flow.head(), HEAD)):
+        audit_row(flow.opened(record), number, flow.folder, marks, audit, check)
+    audit.digest = files.digest([*flow.state, marks.contents()])
+    audit.times = marks.times()
+    return audit
+
+
+def iterable() -> Any:
+    """The class of streams of ``datasets``. Raises ``UserError`` where that is not installed."""
     try:
         from datasets import IterableDataset
     except ModuleNotFoundError as error:
         raise UserError("tune.data.streaming needs datasets; pip install 'steering-factory[data]'") from error
-    rows = IterableDataset.from_generator(_records, gen_kwargs={"path": path})
-    return rows.shuffle(seed=seed, buffer_size=buffer) if buffer > 1 else rows
+    return IterableDataset
 
 
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    for _, _, record in scan(path):
-        yield record
+def counted(path: Path, cache: Path, tick: Callable[[int], None] = lambda _: None) -> int:
+    """The rows of a file, from ``cache`` where it was counted before; ``tick`` is told the bytes read so far."""
+    stat = path.stat()
+    about = [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
+    place = cache / f"rows-{files.digest(about)[:16]}.json"
+    if (known := (kept(place) or {}).get("rows")) is None:
+        known = count_rows(path, tick)
+        keep(place, {"rows": known})
+    return int(known)
+
+
+def _records(path: Path, whole: int, chosen: np.ndarray) -> Iterator[dict[str, Any]]:
+    """Every row ``whole`` times, those that are ``chosen`` [rows] once more, each with its number."""
+    for _ in range(whole):
+        for number, (_, _, record) in enumerate(scan(path)):
+            yield {"number": number, "record": record}
+    for number, (_, _, record) in enumerate(scan(path) if chosen.any() else ()):
+        if number < len(chosen) and chosen[number]:
+            yield {"number": number, "record": record}

@@ -65,8 +65,9 @@ class TuneDataSpec(Spec):
     ``max_tokens``, where each is read as if it stood alone.
 
     ``hub`` is a data set of the Hugging Face hub (OWNER/NAME), of which ``split`` is read, with ``subset`` that of one
-    of its configurations; ``revision`` is a branch, tag or commit. With ``streaming`` the file is neither indexed nor
-    held: rows are drawn from a ``buffer`` of so many, and looked at when they come; it takes ``steps``.
+    of its configurations; ``revision`` is a branch, tag or commit. With ``streaming`` nothing is indexed, fetched
+    whole or held: rows are drawn from a ``buffer`` of so many of each file, and looked at when they come; it takes
+    ``steps``. The files of a ``mix`` are then counted once, for their weights.
     """
 
     path: PathText | None = None
@@ -112,8 +113,8 @@ class TuneDataSpec(Spec):
         return self
 
     def _streams(self) -> None:
-        if self.path is None:
-            raise refusal([(("streaming",), "reads one file, under path; leave streaming out")])
+        if odd := next((key for key in ("photos", "lessons") if getattr(self, key) is not None), None):
+            raise refusal([(("streaming",), f"reads rows under path, mix or hub, not {odd}; leave streaming out")])
         if self.take or self.cache_features or self.decode:
             key = next(key for key in ("take", "cache_features", "decode") if getattr(self, key))
             raise refusal([((key,), "needs all rows before the first step, which streaming never has")])

@@ -14,13 +14,14 @@ from factory import files, progress
 from factory.benchmark import WithLessons
 from factory.blame import blaming
 from factory.corpus.collate import image_tokens
-from factory.corpus.hub_data import hub_file
+from factory.corpus.audit import Audit
+from factory.corpus.hub_data import HubFlow, hub_file
 from factory.corpus.index import Check
-from factory.corpus.mixed import MixedFiles
+from factory.corpus.mixed import MixedFiles, check_many, nothing_of
 from factory.corpus.photos import PhotoFolder
 from factory.corpus.refusals import Refusals
 from factory.corpus.source import Audited, ConversationFile, Lessons, Opened
-from factory.corpus.stream import Stream
+from factory.corpus.stream import FileFlow, Flow, Stream, counted
 from factory.errors import UserError
 from factory.model.load import lacking, outline
 from factory.model.source import Wanted
@@ -76,11 +77,14 @@ def open_source(
                 f"tune.data.lessons: benchmark '{spec.lessons.type}' has no lessons to train on; use scenes"
             )
         return Lessons(benchmark, batch, spec.take or 0)
+    if spec.streaming:
+        return _stream(recipe, spec, view, quiet)
     if spec.mix is not None:
         parts = [_opened(recipe, _alone(spec, file), view, quiet, file) for file in spec.mix]
         return MixedFiles(parts, [file.weight for file in spec.mix], spec.take, spec.seed)
     if spec.hub is not None:
-        file = hub_file(spec.hub, spec.split, Path(recipe.run.root) / INDICES, spec.subset, spec.revision)
+        with blaming(spec, "hub"):
+            file = hub_file(spec.hub, spec.split, Path(recipe.run.root) / INDICES, spec.subset, spec.revision)
         spec = spec.model_copy(update={"hub": None, "path": RecipePath(str(file))})
     return _opened(recipe, spec, view, quiet, spec)
 
@@ -90,22 +94,63 @@ def _opened(recipe: Recipe, spec: TuneDataSpec, view: ModelView | None, quiet: b
     with blaming(place):
         path = spec.photos.directory("photos") if spec.photos else given(spec.path).file("path")
         images = spec.images.directory("images") if spec.images else path.parent
-    check: Check | None = Refusals(view, spec.max_tokens) if view is not None else None
-    tokens = partial(image_tokens, view) if view is not None and view.sees else None
-    tell = (lambda _: None) if quiet else (lambda audit: Console().print(audit.table(path, tokens)))
+    check, told = _checked(spec, view, quiet)
+    tell = lambda audit: told(audit, path)
     cache, drawn = Path(recipe.run.root) / INDICES, (spec.max_skipped, spec.take, spec.seed)
     if spec.photos is not None:
         return PhotoFolder(path, spec.question, *drawn, check, spec.decode, tell, cache)
-    if spec.streaming:
-        terms = recipe.tune or given(recipe.compare)
-        total = given(terms.steps) * terms.batch_size
-        return Stream(
-            path, images, total, spec.buffer, spec.seed, spec.max_skipped, check, tell, mask_history=spec.mask_history
-        )
     with ExitStack() as shown:
         return ConversationFile(
             path, images, cache, *drawn, _reading(path, shown), check, spec.decode, tell, spec.mask_history
         )
+
+
+def _checked(
+    spec: TuneDataSpec, view: ModelView | None, quiet: bool
+) -> tuple[Check | None, Callable[[Audit, Path | str], None]]:
+    """What refuses rows that the model of a ``view`` cannot take, and what tells an audit unless it is ``quiet``."""
+    tokens = partial(image_tokens, view) if view is not None and view.sees else None
+    tell = lambda audit, title: None if quiet else Console().print(audit.table(title, tokens))
+    return Refusals(view, spec.max_tokens) if view is not None else None, tell
+
+
+def _stream(recipe: Recipe, spec: TuneDataSpec, view: ModelView | None, quiet: bool) -> Stream:
+    """The samples of a recipe as they come."""
+    terms, (check, tell) = recipe.tune or given(recipe.compare), _checked(spec, view, quiet)
+    total = given(terms.steps) * terms.batch_size
+    return Stream(_flows(recipe, spec), total, spec.seed, spec.max_skipped, check, tell, spec.mask_history)
+
+
+def _flows(recipe: Recipe, spec: TuneDataSpec) -> list[Flow]:
+    """What the rows of a stream come from. Of several files the rows are counted, as their weights ask for it."""
+    drawn, cache = (spec.buffer, spec.seed), Path(recipe.run.root) / INDICES
+    if spec.hub is not None:
+        with blaming(spec):
+            images = spec.images.directory("images") if spec.images else cache
+        with blaming(spec, "hub"):
+            return [HubFlow(spec.hub, spec.split, images, *drawn, spec.subset, spec.revision)]
+    sizes: list[int] = []
+    if spec.mix is None:
+        return [FileFlow(*_place(spec), *drawn)]
+    places = [_place(file) for file in spec.mix]
+    for path, _ in places:
+        with ExitStack() as shown:
+            sizes.append(counted(path, cache, _reading(path, shown)))
+    weights = [file.weight for file in spec.mix]
+    check_many(sizes, weights)
+    each = zip(places, weights, sizes, strict=True)
+    flows = [FileFlow(path, images, *drawn, weight, size) for (path, images), weight, size in each]
+    for part, flow in enumerate(flows):
+        if sizes[part] and not flow.rows:
+            raise nothing_of(part, weights[part], sizes[part])
+    return [*flows]
+
+
+def _place(spec: TuneDataSpec | DataFileSpec) -> tuple[Path, Path]:
+    """A data file and the folder of its pictures."""
+    with blaming(spec):
+        path = given(spec.path).file("path")
+        return path, spec.images.directory("images") if spec.images else path.parent
 
 
 def _alone(spec: TuneDataSpec, file: DataFileSpec) -> TuneDataSpec:
