@@ -13,8 +13,8 @@ from typing import Any
 from factory import files, progress
 from factory.benchmark import WithLessons
 from factory.blame import blaming
-from factory.corpus.collate import image_tokens
 from factory.corpus.audit import Audit
+from factory.corpus.collate import image_tokens
 from factory.corpus.hub_data import HubFlow, hub_file
 from factory.corpus.index import Check
 from factory.corpus.mixed import MixedFiles, check_many, nothing_of
