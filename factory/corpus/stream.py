@@ -190,7 +190,7 @@ def iterable() -> Any:
     return IterableDataset
 
 
-def counted(path: Path, cache: Path, tick: Callable[[int], None] = lambda _: None) -> int:
+def rows_of(path: Path, cache: Path, tick: Callable[[int], None] = lambda _: None) -> int:
     """The rows of a file, from ``cache`` where it was counted before; ``tick`` is told the bytes read so far."""
     stat = path.stat()
     about = [str(path.resolve()), stat.st_size, stat.st_mtime_ns]

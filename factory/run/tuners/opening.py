@@ -21,7 +21,7 @@ from factory.corpus.mixed import MixedFiles, check_many, nothing_of
 from factory.corpus.photos import PhotoFolder
 from factory.corpus.refusals import Refusals
 from factory.corpus.source import Audited, ConversationFile, Lessons, Opened
-from factory.corpus.stream import FileFlow, Flow, Stream, counted
+from factory.corpus.stream import FileFlow, Flow, Stream, rows_of
 from factory.errors import UserError
 from factory.model.load import lacking, outline
 from factory.model.source import Wanted
@@ -135,7 +135,7 @@ def _flows(recipe: Recipe, spec: TuneDataSpec) -> list[Flow]:
     places = [_place(file) for file in spec.mix]
     for path, _ in places:
         with ExitStack() as shown:
-            sizes.append(counted(path, cache, _reading(path, shown)))
+            sizes.append(rows_of(path, cache, _reading(path, shown)))
     weights = [file.weight for file in spec.mix]
     check_many(sizes, weights)
     each = zip(places, weights, sizes, strict=True)
