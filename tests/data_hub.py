@@ -18,7 +18,9 @@ ABSENT = {"X-Error-Code": "EntryNotFound"}
 
 
 class DataHub(BaseHTTPRequestHandler):
-    """``repos`` by name, the files of each by path; ``asked`` are the files that were read, as often as they were."""
+    """``repos`` by name, the files of each by path; those of an older commit under NAME@COMMIT. ``asked`` are the files
+    that were read, as often as they were.
+    """
 
     repos: ClassVar[dict[str, dict[str, bytes]]] = {}
     asked: ClassVar[list[str]] = []
@@ -43,17 +45,23 @@ class DataHub(BaseHTTPRequestHandler):
         if name not in self.repos:
             self.say({"error": "Repository not found"}, 404, **{"X-Error-Code": "RepoNotFound"})
         elif of_files:
-            self._file(self.repos[name], "/".join(parts[4:]))
+            self._file(*self._at(name, parts[3]), "/".join(parts[4:]))
         elif "tree" in parts:
-            self._tree(self.repos[name], "/".join(parts[5:]), "recursive=true" in self.path.lower())
+            repo, _ = self._at(name, parts[4])
+            self._tree(repo, "/".join(parts[5:]), "recursive=true" in self.path.lower())
         else:
-            siblings = [{"rfilename": path} for path in self.repos[name]]
-            self.say({"id": name, "sha": self.commit, "siblings": siblings})
+            repo, commit = self._at(name, parts[4] if "revision" in parts else "main")
+            self.say({"id": name, "sha": commit, "siblings": [{"rfilename": path} for path in repo]})
+
+    def _at(self, name: str, revision: str) -> tuple[Mapping[str, bytes], str]:
+        """A repository's files as of a revision, and its commit."""
+        older = self.repos.get(f"{name}@{revision}")
+        return (self.repos[name], self.commit) if older is None else (older, revision)
 
     do_HEAD = do_GET
 
-    def _file(self, repo: Mapping[str, bytes], path: str) -> None:
-        about = {"X-Repo-Commit": self.commit, "Accept-Ranges": "bytes"}
+    def _file(self, repo: Mapping[str, bytes], commit: str, path: str) -> None:
+        about = {"X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         if (data := repo.get(path)) is None:
             self.say(b"", 404, **about, **ABSENT)
             return

@@ -13,6 +13,7 @@ from factory.corpus.hub_data import HubFlow
 from factory.errors import UserError
 from factory.recipe import loads
 from factory.run.pipeline import run
+from factory.run.tuners.opening import open_source
 from tests.data_hub import served
 from tests.factory.train.case import Interrupted, stops_at, write_data
 from tests.factory.train.test_streaming import same, trained
@@ -103,6 +104,38 @@ def test_rows_of_several_files_of_the_hub_come_as_datasets_gives_them(project, h
         drawn.set_epoch(epoch)
         assert [row["id"] for _, row in flow.drawn(epoch)] == [row["id"] for row in drawn]
     assert [row["id"] for row in flow.head()] == [row["id"] for row in plain]
+
+
+CARD = """---
+configs:
+- config_name: plain
+  data_files: [{split: train, path: plain.jsonl}, {split: test, path: test.jsonl}]
+- config_name: other
+  data_files: [{split: train, path: other.jsonl}]
+---
+"""
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("chosen", "name"),
+    [
+        ({"subset": "plain"}, "plain"),
+        ({"subset": "other"}, "other"),
+        ({"subset": "plain", "split": "test"}, "test"),
+        ({"subset": "plain", "revision": "2" * 40}, "older"),
+    ],
+)
+def test_the_rows_are_those_of_the_subset_the_split_and_the_revision(project, hub, streaming, chosen, name):
+    rows = lambda name: "".join(json.dumps({"query": f"{i}", "response": name}) + "\n" for i in range(8)).encode()
+    hub.repos["us/sets"] = {f"{name}.jsonl": rows(name) for name in ("plain", "other", "test")}
+    hub.repos["us/sets"]["README.md"] = CARD.encode()
+    hub.repos["us/sets@" + "2" * 40] = hub.repos["us/sets"] | {"plain.jsonl": rows("older")}
+    spec = recipe(project, "chosen", {"hub": "us/sets", **chosen} | (STREAMED if streaming else {}))
+    source = open_source(spec, spec.tune.data, 4, None, quiet=True)
+    assert {segment.text for i in range(8) for segment in source[i].prompt.segments if not segment.text.isdigit()} == {
+        name
+    }
 
 
 def test_a_revision_that_moves_on_is_other_data(project, hub, monkeypatch):
