@@ -26,7 +26,8 @@ class Card(Params):
     ``config`` is the model's Hugging Face configuration as far as it decides sizes, and ``parameters`` what a model
     built from it counts. ``layer`` is the decoder block steered by default (SPEC A15), ``defaults`` by the name of a
     diagnostic what it does on this model where a recipe leaves it open, ``image_tokens`` what one 640 x 480 photo
-    takes, ``weight_files`` how many safetensors files hold the weights, ``released_dtype`` their precision.
+    takes, ``answer_tokens`` how many its longest answer to a batch of prompts usually has, the end token included;
+    ``weight_files`` how many safetensors files hold the weights, ``released_dtype`` their precision.
     ``verified`` says which of the facts were checked against what, ``unverified`` which could not be.
     """
 
@@ -45,6 +46,7 @@ class Card(Params):
     defaults: dict[str, dict[str, Any]] = Field(default_factory=dict)
     prompt: str | None = None
     image_tokens: PositiveInt | None = None
+    answer_tokens: int | None = Field(None, ge=2)
     parameters: PositiveInt | None = None
     weight_files: PositiveInt | None = None
     released_dtype: str = "bfloat16"

@@ -18,9 +18,10 @@ from eval_suite.speed.timing import conflicts
 from factory.cli import main
 from factory.errors import UserError
 from factory.model.facts import facts_of
-from factory.model.prefix import extend, prefill
+from factory.model.load import load as load_model
+from factory.model.prefix import at_last, extend, greedy, prefill
 from factory.model.source import Wanted
-from factory.recipe import load
+from factory.recipe import load, loads
 from factory.run.plan.blocks import Sizes
 from factory.run.plan.computed import ByFormula, compute
 from factory.run.plan.devices import DEVICES, Device
@@ -190,6 +191,34 @@ def test_a_stand_in_has_the_sizes_and_not_the_weights(folder, weightless, tmp_pa
     assert not torch.equal(one.unembed.weight, real.unembed.weight) and one.layer == 1
     with pytest.raises(UserError, match="parts"):
         stand_in(Wanted.of(recipe_of(folder, tmp_path, "model={zoo: smol}").model))
+
+
+def test_a_stand_in_answers_as_long_as_its_card_says_and_else_as_long_as_it_may(weightless, tmp_path):
+    view = stand_in(Wanted.of(recipe_of(weightless, tmp_path).model))
+    batch = view.encode(conflicts(3))
+
+    def answers(most):
+        with torch.no_grad():
+            hidden, prefix = prefill(view, batch)
+            return greedy(view, prefix, view.logits(at_last(hidden, batch.attention_mask)), most)
+
+    assert view.answer_tokens is None and answers(5).shape == (3, 5)
+    for n in (2, 3):
+        view.answer_tokens = n
+        told = answers(5)
+        assert told.shape == (3, n) and (told[:, -1] == view.end_ids[0]).all() and answers(1).shape == (3, 1)
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny2"])
+def test_a_card_s_answer_tokens_are_those_of_its_model_s_longest_answer(name):
+    recipe = loads(f"{{name: asked, model: {{zoo: {name}}}, data: {{type: scenes, scoring: open_ended}}}}")
+    view, benchmark = load_model(recipe.model), recipe.data.make()
+    asked = [benchmark.prompt(s, benchmark.forms[0]) for s in benchmark.samples("dev")[:: 8]]
+    batch = view.encode(asked)
+    with torch.no_grad():
+        hidden, prefix = prefill(view, batch)
+        told = greedy(view, prefix, view.logits(at_last(hidden, batch.attention_mask)), 12)
+    assert told.shape[1] == stand_in(Wanted.of(recipe.model)).answer_tokens
 
 
 @pytest.mark.slow

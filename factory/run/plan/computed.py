@@ -117,9 +117,10 @@ def compute(
     with clock.watching(view):
         done = rehearse(recipe, view, found.methods, limit, clock)
     done.seconds["check", ("start", "")] = waited
+    answers = "as long as they may be" if (n := view.answer_tokens) is None else f"of {n} tokens, as its card says"
     told.append(
         "what runs was seen on random weights of the model's sizes, on"
-        f" {done.prompts} prompts of about {done.prompt_tokens} tokens; answers as long as they may be; what is not the"
-        " model's blocks or vision tower was timed on this processor"
+        f" {done.prompts} prompts of about {done.prompt_tokens} tokens; answers {answers}; what is not the model's"
+        " blocks or vision tower was timed on this processor"
     )
     return ComputedTime(done, told)

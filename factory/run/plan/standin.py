@@ -2,7 +2,8 @@
 vision tower take is not timed but computed, for a device that need not be here.
 
 Everything else, the samples' drawing and tokens, judging, fitting and the report, is really done and timed on this
-machine's processor. The stand-in says what is run, how often and of how many tokens, and answers as long as it may.
+machine's processor. The stand-in says what is run, how often and of how many tokens; its answers are as long as its
+model's usually are, where the card tells, or as long as they may be.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from factory.errors import UserError
 from factory.model.attention import replaced
-from factory.model.family import frozen
+from factory.model.family import Family, frozen
 from factory.model.load import read_processor, read_settings, take_card
 from factory.model.source import FoundModel, Wanted, family_of, known
 from factory.model.view import ModelView
@@ -27,9 +29,29 @@ from factory.run.plan.blocks import Sizes
 from factory.run.plan.devices import Device
 
 LARGEST = 3e8  # parameters of a model that is built of random numbers for its plan
+SURE = 1e4  # a logit above all others, however they are mixed
 
 
-def stand_in(model: Wanted) -> ModelView:
+class StandIn(ModelView):
+    """A view whose model's answers end with their token number ``answer_tokens``, or never where that is None."""
+
+    def __init__(self, model: PreTrainedModel, processor: Any, family: Family) -> None:
+        super().__init__(model, processor, family)
+        self.answer_tokens: int | None = None
+        self.said = 0  # tokens of the answers that the decoder has read
+        self.decoder.register_forward_pre_hook(self._read)
+
+    def _read(self, *_: Any) -> None:
+        self.said = self.said + 1 if self.step and self.step.generated else 0
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        found = super().logits(hidden)
+        if self.answer_tokens is not None and self.said >= self.answer_tokens - 1:
+            found[..., self.end_ids[0]] = SURE
+        return found
+
+
+def stand_in(model: Wanted) -> StandIn:
     """A frozen model on the processor, of the wanted one's sizes and processor, with random weights from one seed.
 
     Raises ``UserError`` where its tokenizer is not there, or it is put together of parts or of trained ones.
@@ -52,8 +74,9 @@ def stand_in(model: Wanted) -> ModelView:
     finally:
         torch.set_default_dtype(before)
     read_settings(built, folder)
-    view = ModelView(frozen(built), processor, family)
+    view = StandIn(frozen(built), processor, family)
     take_card(view, model.asked, card)
+    view.answer_tokens = view.card.answer_tokens if view.card else None
     return view
 
 
