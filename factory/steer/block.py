@@ -62,10 +62,16 @@ class Block:
         with self._lock:
             if self._users == 0:
                 watch = self.view.steps.watch()  # before the decoder is, which in a text model is what is watched
-                keep = self.view.decoder.register_forward_pre_hook(self._keep, with_kwargs=True)
-                late = self.view.decoder.register_forward_hook(self._after, with_kwargs=True)
-                self._remove = [watch, keep.remove, late.remove, *(self._hooked(s) for s in self.parts)]
+                self._remove = [watch, *self._looking(), *(self._hooked(s) for s in self.parts)]
             self._users += 1
+
+    def _looking(self) -> list[Callable[[], None]]:
+        """Watch the decoder for controllers that run it themselves; a method without one needs no call of it."""
+        if not any(part.controlled for part in self.parts):
+            return []
+        keep = self.view.decoder.register_forward_pre_hook(self._keep, with_kwargs=True)
+        late = self.view.decoder.register_forward_hook(self._after, with_kwargs=True)
+        return [keep.remove, late.remove]
 
     def _drop(self) -> None:
         with self._lock:
@@ -73,7 +79,7 @@ class Block:
             if self._users == 0:
                 for remove in self._remove:
                     remove()
-                self.view.steps.here.call = None
+                self.view.steps.here.call = self.view.steps.here.late = None
                 for s in () if self.knowing else self.parts:
                     s.forget()
 

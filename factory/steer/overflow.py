@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from factory.model.view import ModelView
 if TYPE_CHECKING:
     from factory.steer.runtime import Steering
 
+AT_ONCE = 64  # tokens whose states are kept before they are looked at
+
 
 @contextmanager
 def finite(view: ModelView, steerings: Sequence[Steering]) -> Iterator[None]:
@@ -23,18 +26,28 @@ def finite(view: ModelView, steerings: Sequence[Steering]) -> Iterator[None]:
 
     Nothing waits for the device before.
     """
-    seen: list[Tensor] = []  # the largest size so far; what is no number stays none
+    seen: list[Tensor] = []  # the largest sizes so far, then tokens; what is no number stays none
+
+    lock = threading.Lock()
+
+    def sum_up() -> None:
+        with lock:
+            n = len(seen)
+            sizes = [torch.linalg.vector_norm(states, torch.inf) for states in seen[:n]]
+            seen[:n] = [torch.stack(sizes).max()] if sizes else []
 
     def look(module: nn.Module, args: tuple, output: Tensor) -> None:
         if steerings and not view.steps.here.resting:
-            largest = torch.linalg.vector_norm(output.detach()[..., -1, :], torch.inf)
-            seen[:] = [torch.maximum(seen[0], largest) if seen else largest]
+            seen.append(output.detach() if output.shape[-2] == 1 else output.detach()[..., -1:, :].clone())
+            if len(seen) >= AT_ONCE:
+                sum_up()
 
     handle = view.norm.register_forward_hook(look)
     try:
         yield
     finally:
         handle.remove()
+    sum_up()
     if seen and not torch.isfinite(seen[0]):
         named = ", ".join(
             f"'{getattr(s.steerer, 'name', type(s.steerer).__name__)}' at strength {_told(s.strength)}"

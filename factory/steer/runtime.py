@@ -95,6 +95,11 @@ class Steering:
         """Whether it is the part that moves nothing and decides the gain of the others (see ``by_block``)."""
         return self.where.layer is not None and self.where.layer == self.where.decided
 
+    @property
+    def controlled(self) -> bool:
+        """Whether a controller decides how strongly each prompt is steered."""
+        return callable(self.strength) or type(self.steerer).gain is not Steerer.gain
+
     def move(self, device: torch.device) -> None:
         self.state = {k: v.to(device) for k, v in self.state.items()}
 

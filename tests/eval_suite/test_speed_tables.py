@@ -24,7 +24,7 @@ from tests.tiny import tiny_view
 def of_ratio(ratio: float):
     theirs = [1.0, 2.0, 0.5, 4.0, 1.5, 0.7]
     wobble = [1.01, 0.99, 1.02, 0.98, 1.0, 1.0]
-    return paired("work", "peer", {"torch": "1"}, {}, [ratio * a * b for a, b in zip(theirs, wobble)], theirs)
+    return paired("work", "peer", {"torch": "1"}, {}, [[ratio * a * b for a, b in zip(theirs, wobble)]], [theirs])
 
 
 def test_a_ratio_is_of_pairs_and_a_fault_only_where_its_whole_interval_is_above():
@@ -32,7 +32,16 @@ def test_a_ratio_is_of_pairs_and_a_fault_only_where_its_whole_interval_is_above(
     assert slow.ratio == pytest.approx(1.1, abs=0.002) and slow.low < slow.ratio < slow.high and slow.slower
     assert alike.low < 1 < alike.high and not alike.slower
     with pytest.raises(ValueError):
-        paired("work", "peer", {}, {}, [1.0, 2.0], [1.0])
+        paired("work", "peer", {}, {}, [[1.0, 2.0]], [[1.0]])
+
+
+def test_processes_that_differ_for_as_long_as_they_live_are_no_fault_of_the_work():
+    """One launch of two processes, of which ours is slow, looks certain; over launches it does not."""
+    quick, slow = [1.0, 1.01, 0.99, 1.0], [1.05, 1.06, 1.04, 1.05]
+    once = paired("work", "peer", {}, {}, [slow], [quick])
+    often = paired("work", "peer", {}, {}, [slow, quick, slow, quick], [quick, slow, quick, quick])
+    assert once.slower and (once.rounds, once.launches) == (4, 1)
+    assert not often.slower and often.low < 1 < often.high and (often.rounds, often.launches) == (4, 4)
 
 
 def test_every_other_round_goes_backwards_after_one_that_warms_up():
@@ -119,7 +128,20 @@ def test_a_tool_that_cannot_be_installed_is_named_with_the_reason():
 
 def test_the_command_writes_the_table(tmp_path, capsys):
     out = {"json": tmp_path / "told.json", "markdown": tmp_path / "told.md"}
-    sizes = ["--width", "32", "--layers", "2", "--image-tokens", "16", "--batch", "2", "--rounds", "2"]
+    sizes = [
+        "--width",
+        "32",
+        "--layers",
+        "2",
+        "--image-tokens",
+        "16",
+        "--batch",
+        "2",
+        "--rounds",
+        "2",
+        "--launches",
+        "2",
+    ]
     command.main(["--only", "mcr", *sizes, "--json", str(out["json"]), "--markdown", str(out["markdown"])])
     told = json.loads(out["json"].read_text())
     assert [pair["peer"] for pair in told["pairs"]] == ["Algorithm 1 as printed"]

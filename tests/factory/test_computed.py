@@ -213,7 +213,7 @@ def test_a_stand_in_answers_as_long_as_its_card_says_and_else_as_long_as_it_may(
 def test_a_card_s_answer_tokens_are_those_of_its_model_s_longest_answer(name):
     recipe = loads(f"{{name: asked, model: {{zoo: {name}}}, data: {{type: scenes, scoring: open_ended}}}}")
     view, benchmark = load_model(recipe.model), recipe.data.make()
-    asked = [benchmark.prompt(s, benchmark.forms[0]) for s in benchmark.samples("dev")[:: 8]]
+    asked = [benchmark.prompt(s, benchmark.forms[0]) for s in benchmark.samples("dev")[::8]]
     batch = view.encode(asked)
     with torch.no_grad():
         hidden, prefix = prefill(view, batch)

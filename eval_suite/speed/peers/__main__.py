@@ -5,7 +5,8 @@
 
 Steered generation runs in one process a tool, each tool in an environment of its own below ``--environments``, made
 where it is not there (the package index must be at hand). The rest is compared in this process. All ratios are of
-neighbouring runs in alternating order, with the bootstrap's 95 % interval.
+neighbouring runs in alternating order, with the bootstrap's 95 % interval: over launches of the processes, and where
+there is but one, over rounds.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     every = [*GENERATING, *contests.CONTESTS]
     p.add_argument("--only", nargs="+", choices=every, default=every, metavar="NAME", help=", ".join(every))
     p.add_argument("--rounds", type=int, default=12, help="timed rounds (default 12)")
+    p.add_argument("--launches", type=int, default=8, help="of the processes of steered generation (default 8)")
     p.add_argument("--width", type=int, default=128, help="of the random LLaVA (default 128)")
     p.add_argument("--layers", type=int, default=6, help="its blocks (default 6)")
     p.add_argument("--image-tokens", type=int, default=144, help="of a picture, a square number (default 144)")
@@ -46,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
 def pairs(a: argparse.Namespace) -> Iterator[Pair]:
     view = random_llava(a.width, a.layers, 4, 2, a.image_tokens)
     tools = [name for name in GENERATING if name in a.only]
-    how = {"rounds": a.rounds, "batch": a.batch, "new_tokens": a.new}
+    how = {"launches": a.launches, "rounds": a.rounds, "batch": a.batch, "new_tokens": a.new}
     for kind in generation.MODELS if tools else ():
         yield from generation.compare(view, kind, tools, a.environments.resolve(), how)
     yield from contests.compare(view, [name for name in contests.CONTESTS if name in a.only], a.batch, a.rounds)

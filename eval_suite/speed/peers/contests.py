@@ -294,4 +294,4 @@ def compare(view: ModelView, names: Sequence[str], batch: int, rounds: int) -> I
         seconds = in_turn({each: timing.timed(job, view.device) for each, job in jobs.items()}, rounds)
         versions = {library: version(library) for library in contest.libraries}
         setting = {"width": view.width, "blocks": view.depth, **contest.setting}
-        yield paired(contest.work, contest.peer, versions, setting, seconds["ours"], seconds["theirs"])
+        yield paired(contest.work, contest.peer, versions, setting, [seconds["ours"]], [seconds["theirs"]])

@@ -1,7 +1,7 @@
 """Steered generation by this project and by other tools: one vector at one block, at every token, on one model.
 
-Each way has a process of its own, and in it the same model from the same folder; they take turns. A comparison is
-refused unless all steered ways write the same tokens, and others than without steering.
+Each way has a process of its own, and in it the same model from the same folder; they take turns, and are launched
+several times. A comparison is refused unless all steered ways write the same tokens, and others than without steering.
 """
 
 from __future__ import annotations
@@ -131,22 +131,27 @@ def refuse_different(tokens: Mapping[str, list[list[int]]]) -> None:
 
 
 def compare(view: ModelView, kind: str, names: Sequence[str], root: Path, how: Mapping[str, int]) -> Iterator[Pair]:
-    """Ours beside each of ``names`` on a model of ``kind``; ``how`` has rounds, batch and new tokens. The environments
-    lie below ``root``.
+    """Ours beside each of ``names`` on a model of ``kind``; ``how`` has launches, rounds, batch and new tokens. The
+    environments lie below ``root``.
     """
     text_alone = kind == "text"
     here = [name for name in names if text_alone or name not in ONLY_TEXT]
     pythons = {name: environment_of(name, root) for name in here if name in PACKAGES}
     with tempfile.TemporaryDirectory() as made:
         setting = prepared(view, text_alone, how["batch"], how["new_tokens"], Path(made))
-        with workers([*here, OURS], pythons, Path(made)) as running:
-            runs: dict[str, Callable[[], float]] = dict(running)
-            seconds = in_turn(runs, how["rounds"])
-            refuse_different({name: worker.tokens for name, worker in running.items()})
+        launches = [_launched([*here, OURS], pythons, Path(made), how["rounds"]) for _ in range(how["launches"])]
     for name in here:
-        yield paired(
-            f"steered generation, {kind}", name, versions_of(name, pythons), setting, seconds[OURS], seconds[name]
-        )
+        ours, theirs = ([seconds[way] for seconds in launches] for way in (OURS, name))
+        yield paired(f"steered generation, {kind}", name, versions_of(name, pythons), setting, ours, theirs)
+
+
+def _launched(names: Sequence[str], pythons: Mapping[str, Path], folder: Path, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each round by each way, in new processes."""
+    with workers(names, pythons, folder) as running:
+        runs: dict[str, Callable[[], float]] = dict(running)
+        seconds = in_turn(runs, rounds)
+        refuse_different({name: worker.tokens for name, worker in running.items()})
+    return seconds
 
 
 def versions_of(name: str, pythons: Mapping[str, Path]) -> dict[str, str]:

@@ -15,7 +15,8 @@ FAULT = 1.02  # where the whole interval lies above it, ours is slower
 
 @dataclass(frozen=True)
 class Pair:
-    """The time of ``ours`` over that of ``peer``: geometric mean of the rounds' ratios, and its 95 % interval."""
+    """The time of ``ours`` over that of ``peer``: geometric mean of the rounds' ratios, and its 95 % interval, over
+    ``launches`` of processes where each way has one of its own, and else over the ``rounds``."""
 
     work: str
     peer: str
@@ -26,6 +27,7 @@ class Pair:
     high: float
     rounds: int
     seconds: dict[str, float] = field(default_factory=dict)
+    launches: int = 1
 
     @property
     def slower(self) -> bool:
@@ -45,17 +47,19 @@ def in_turn(runs: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, l
     return seconds
 
 
+Seconds = Sequence[Sequence[float]]
+"""Of each round in each launch of the processes."""
+
+
 def paired(
-    work: str,
-    peer: str,
-    versions: Mapping[str, str],
-    setting: Mapping[str, Any],
-    ours: Sequence[float],
-    theirs: Sequence[float],
+    work: str, peer: str, versions: Mapping[str, str], setting: Mapping[str, Any], ours: Seconds, theirs: Seconds
 ) -> Pair:
-    """The times of one round are a pair. Raises ValueError where there are not as many of one as of the other."""
-    ratios = np.log([a / b for a, b in zip(ours, theirs, strict=True)])
-    low, high = np.exp(bootstrap_mean(ratios))
+    """The times of one round are a pair. With several launches each is one draw: two processes that do the same differ
+    by some percent for as long as they live. Raises ValueError where there are not as many of one as of the other.
+    """
+    logs = np.log([[a / b for a, b in zip(*launch, strict=True)] for launch in zip(ours, theirs, strict=True)])
+    low, high = np.exp(bootstrap_mean(logs.mean(1) if len(logs) > 1 else logs[0]))
     medians = {"ours": float(np.median(ours)), "peer": float(np.median(theirs))}
-    centre = float(np.exp(ratios.mean()))
-    return Pair(work, peer, dict(versions), dict(setting), centre, float(low), float(high), len(ratios), medians)
+    centre = float(np.exp(logs.mean()))
+    told = (dict(versions), dict(setting), centre, float(low), float(high), logs.shape[1], medians, len(logs))
+    return Pair(work, peer, *told)
