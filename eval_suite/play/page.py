@@ -105,25 +105,26 @@ class Page:
         yield gr.update(choices=choices, value=direction), strength
 
     def answer(self, *given: Any) -> Iterator[tuple[str, str, str, str]]:
-        """Both answers as they are written, and what the rule says of them."""
-        asked = self.asked(*given)
-        if not self.session.methods.ready(asked.method, asked.direction):
-            yield "", f"({asked.method} is being fitted …)", "", ""
-        for found in self.session.answers(asked):
-            yield found.unsteered, found.steered, *draw.verdicts(found)
+        """Both answers as they are written, and what the rule says of them; none where it cannot be asked."""
+        try:
+            asked = self.asked(*given)
+            if not self.session.methods.ready(asked.method, asked.direction):
+                yield "", f"({asked.method} is being fitted …)", "", ""
+            for found in self.session.answers(asked):
+                yield found.unsteered, found.steered, *draw.verdicts(found)
+        except UserError:
+            yield "", "", "", ""
+            raise
 
-    def behind(self, *given: Any) -> Iterator[tuple[Any, Any, Any]]:
-        """The curve, the diagnostic's numbers and the attention in a layer, one after the other."""
-        *fields, layer = given
-        asked, same = self.asked(*fields), gr.skip()
+    def behind(self, *given: Any) -> Iterator[tuple[Any, Any]]:
+        """The curve and the diagnostic's numbers, one after the other."""
+        asked = self.asked(*given)
         curve = draw.curve(self.session.curve(asked), asked.strength)
-        yield curve, same, same
-        ratios = draw.ratios(self.session.ratios(asked))
-        yield curve, ratios, same
-        yield curve, ratios, draw.attention(self.session.looks(asked), int(layer))
+        yield curve, gr.skip()
+        yield curve, draw.ratios(self.session.ratios(asked))
 
     def attention(self, *given: Any) -> Iterator[str]:
-        """The attention in another layer."""
+        """The attention in a layer."""
         *fields, layer = given
         yield draw.attention(self.session.looks(self.asked(*fields)), int(layer))
 
@@ -201,37 +202,31 @@ def build(session: Session, exports: Path) -> gr.Blocks:
                 attention = gr.HTML()
         fields = [sample, picture, context, question, vision, text, method, toward, strength, hidden]
         shown = [unsteered, steered, plain_verdict, steered_verdict]
-        below = [curve, ratios, attention]
         run: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden"}
         quiet = {**run, "api_visibility": "private"}
-        answer, behind = for_people(page.answer, *FIELDS), for_people(page.behind, *FIELDS, "layer")
+        answer, behind = for_people(page.answer, *FIELDS), for_people(page.behind, *FIELDS)
+        look = for_people(page.attention, *FIELDS, "layer")
         taken = [picture, context, question, vision, text]
 
+        def then_below(answered: Any, named: bool = False) -> None:
+            """What lies behind the answers; nothing where they were refused. The layer is the one chosen by then."""
+            how = {**run, "api_name": "behind"} if named else quiet
+            followed = answered.success(behind, fields, [curve, ratios], **how)
+            followed.success(look, [*fields, layer], attention, **quiet)
+            answered.failure(lambda: ("", "", ""), None, [curve, ratios, attention], **quiet)
+
         def then_all(event: Any, named: bool = False) -> None:
-            how = lambda name: {**run, "api_name": name} if named else quiet
-            event.success(answer, fields, shown, **how("answer")).success(
-                behind, [*fields, layer], below, **how("behind")
-            )
+            how = {**run, "api_name": "answer"} if named else quiet
+            then_below(event.success(answer, fields, shown, **how), named)
 
         for event, how in ((blocks.load, quiet), (sample.input, {**run, "api_name": "sample"})):
             then_all(event(for_people(page.take, "sample"), [sample], taken, **how), named=event is not blocks.load)
         chosen = for_people(page.choose, "method", "direction")
         then_all(method.input(chosen, [method, toward], [toward, strength], **{**run, "api_name": "method"}))
         at_once = [toward.input, hidden.input, ask.click, question.submit, picture.upload, picture.clear]
-        gr.on(at_once, answer, fields, shown, trigger_mode="always_last", **quiet).success(
-            behind, [*fields, layer], below, **quiet
-        )
-        strength.input(answer, fields, shown, trigger_mode="always_last", **quiet).success(
-            behind, [*fields, layer], below, **quiet
-        )
-        layer.input(
-            for_people(page.attention, *FIELDS, "layer"),
-            [*fields, layer],
-            attention,
-            trigger_mode="always_last",
-            **run,
-            api_name="layer",
-        )
+        for triggers in (at_once, [strength.input]):
+            then_below(gr.on(triggers, answer, fields, shown, trigger_mode="always_last", **quiet))
+        layer.input(look, [*fields, layer], attention, trigger_mode="always_last", **run, api_name="layer")
         export.click(for_people(page.export, *FIELDS), fields, [printed, file], **run, api_name="export").success(
             lambda: (gr.update(visible=True), gr.update(visible=True)), None, [printed, file], **quiet
         )

@@ -100,3 +100,38 @@ def test_a_killed_browser_leaves_nothing_steered(address, session, view, driver)
     page = staying.new_page()
     assert shown(page, address, 0.0) == [] and answers(page) == (unsteered, unsteered)
     staying.close()
+
+
+def test_the_map_is_of_the_layer_that_is_chosen_while_an_answer_is_looked_behind(address, session, driver, monkeypatch):
+    opened = browser(driver)
+    page = opened.new_page()
+    shown(page, address, 1.0)
+    measured = session.ratios
+    monkeypatch.setattr(session, "ratios", lambda asked: time.sleep(3) or measured(asked))  # a large model's
+    move(page, 2.0)
+    page.wait_for_selector('svg[aria-label*="at 2:"]', timeout=PATIENCE)
+    layer = page.get_by_label("number input for Layer")
+    layer.fill("1")
+    layer.press("Enter")
+    page.wait_for_timeout(6000)
+    told = page.evaluate("[...document.querySelectorAll('.sf-maps img')].map((each) => each.alt)")
+    assert len(told) == 2 and all(each.startswith("Layer 1,") for each in told), told
+    opened.close()
+
+
+def test_a_refused_question_leaves_no_answers_of_another_on_the_page(address, driver):
+    opened = browser(driver)
+    page = opened.new_page()
+    shown(page, address, 1.0)
+    assert all(answers(page))
+    question = page.get_by_label("Question", exact=True)
+    question.fill("")
+    page.get_by_role("button", name="Ask", exact=True).click()
+    page.get_by_text("the question is empty").first.wait_for(timeout=PATIENCE)
+    page.wait_for_timeout(1000)
+    assert answers(page) == ("", "") and page.locator(".sf-maps img").count() == 0
+    question.fill("What color is the square?")
+    page.get_by_role("button", name="Ask", exact=True).click()
+    page.wait_for_selector(".sf-maps img", timeout=PATIENCE)
+    assert all(answers(page))
+    opened.close()

@@ -60,7 +60,8 @@ def test_the_page_says_what_the_session_says(client, session, given):
         found = last(session, question)
         assert (unsteered, steered) == (found.unsteered, found.steered), "the picture came and went unchanged"
         assert ("follows the picture" in verdict) == (found.verdicts[1] == "vision")
-    curve, ratios, attention = client.predict(*fields(session, given, strength=8.0), 5, api_name="/behind")
+    curve, ratios = client.predict(*fields(session, given, strength=8.0), api_name="/behind")
+    attention = client.predict(*fields(session, given, strength=8.0), 5, api_name="/layer")
     assert "Probability over strength; at 8" in curve and "<sub>V</sub>" in ratios and "Layer 5, steered" in attention
 
 
