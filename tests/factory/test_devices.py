@@ -25,7 +25,10 @@ name: small
 model: {{path: {folder}, layer: 1}}
 data: {{type: scenes, scoring: both_orders, per_task: {{train: 2, dev: 1, test: 1}}}}
 collect: {{batch_size: 8}}
-steering: [none, static, {{type: dose, doses: [0.5, 1]}}, {{type: dsas, of: {{type: static}}}}]
+steering:
+  - none
+  - {{type: dose, doses: [0.5, 1], gate_epochs: 3, of: {{type: l2s, net: {{epochs: 3}}}}}}
+  - {{type: dsas, of: {{type: static}}}}
 evaluate: {{controls: [], strengths: [0.5, 1], batch_size: 8, max_new_tokens: 2}}
 report: {{plots: false}}
 """

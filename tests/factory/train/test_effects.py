@@ -168,6 +168,7 @@ def test_lora_and_its_variants_learn_what_their_equations_do(data, tmp_path, opt
     }
     for place in places:
         at = lambda part, place=place: next((p for n, p in own.items() if n.startswith(f"{place}.lora_{part}")), None)
+        assert (at("magnitude") is None) == (options.get("variant") != "dora")
         W, bias = bases[f"{place}.base_layer.weight"], bases.get(f"{place}.base_layer.bias")
         now = lambda W=W, at=at: weight_of(W, at("A"), at("B"), at("magnitude"), scale)
         inside, _, name = place.rpartition(".")

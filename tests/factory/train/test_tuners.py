@@ -116,7 +116,7 @@ def test_started_again_it_trains_nothing_and_a_lost_stage_comes_back_the_same(fi
     trained = []
     inside = tuning.train
     monkeypatch.setattr(tuning, "train", lambda *args, **more: trained.append(args[1].name) or inside(*args, **more))
-    recipe = loads((root / "side.yaml").read_text(), path=root / "side.yaml")
+    recipe = loads((root / "side.yaml").read_text(), overrides=["report.plots=false"], path=root / "side.yaml")
     run(recipe)
     assert trained == [] and (folder / "results.json").read_bytes() == before
     (folder / "tune-seeing-m1-0.01" / "summary.json").unlink()
