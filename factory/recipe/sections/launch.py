@@ -13,7 +13,7 @@ from factory.recipe.sections.words import Text
 class ReportSpec(Spec):
     """What the report shows; ``also`` are reports that are written beside the page which every run has.
 
-    ``plots``: draw figures too.
+    ``plots``: draw figures too, that of a tuning's loss among them.
     """
 
     plots: bool = True

@@ -50,6 +50,7 @@ from factory.tune.initial import Initial
 CHARACTERS_PER_TOKEN = 4
 TUNED = "tuned"
 COST = "cost.json"  # in a tuning's stage folder; no two trainings cost the same
+LOG, LOSSES = "log.jsonl", "loss.png"  # in a tuning's stage folder
 FEATURES = ".features"  # beside the runs: many runs read one file
 EXAM_BATCH = 32
 # Tokens; among rows nearly as long as each other a batch is drawn freely: rows of one question are all of one length.
@@ -89,7 +90,8 @@ def tune_model(
         _examine(recipe, spec, folder)
     if held:
         Console().print(said(stage.summary), highlight=False)
-    Console().print(f"tuned part: {folder.path / TUNED}\nloss:       {stage.path / 'loss.png'}", soft_wrap=True)
+    shown = stage.path / (LOSSES if recipe.report.plots else LOG)
+    Console().print(f"tuned part: {folder.path / TUNED}\nloss:       {shown}", soft_wrap=True)
     return folder.path / TUNED
 
 
@@ -227,8 +229,9 @@ def _tune(
         found["data"] = source.audit.record()
     if stage.run.owner:
         _save(recipe, spec, view, tuner, found, out, values)
-        files.write_jsonl(stage.path / "log.jsonl", log)
-        plot_losses(log, f"{recipe.name}: {spec.stage} with {tuner.name}", stage.path / "loss.png")
+        files.write_jsonl(stage.path / LOG, log)
+        if recipe.report.plots:
+            plot_losses(log, f"{recipe.name}: {spec.stage} with {tuner.name}", stage.path / LOSSES)
         files.write_json(stage.path / COST, meter.record())
         found[TUNED] = sums_of(out, FILES)
     stage.finish(found)

@@ -74,6 +74,7 @@ def recipe(root: Path, runs: str, mix: list[dict], **changes):
         "name": "r",
         "model": {"path": str(root / "model")},
         "run": {"root": str(root / runs)},
+        "report": {"plots": False},
         "tune": {"tuner": {"type": "lora", "rank": 2}, "data": {"mix": mix}, "batch_size": 4, "steps": 2, **changes},
     }
     return loads(json.dumps(spec), path=root / f"{runs}.yaml")
@@ -123,7 +124,12 @@ def test_another_weight_and_another_content_are_another_source(project):
     ],
 )
 def test_what_is_wrong_with_a_mix_is_told_with_its_place(project, data, why):
-    text: dict = {"name": "r", "model": {"path": str(project / "model")}, "run": {"root": str(project / "wrong")}}
+    text: dict = {
+        "name": "r",
+        "model": {"path": str(project / "model")},
+        "run": {"root": str(project / "wrong")},
+        "report": {"plots": False},
+    }
     for do in (plan, run):
         with pytest.raises(UserError, match=why):
             do(

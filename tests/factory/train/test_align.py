@@ -128,7 +128,15 @@ def recipe(folder: Path, name: str, tune: dict, tuned: tuple[str, ...] = ()):
     }
     keys = {"batch_size": 8, "learning_rate": 1e-2, "save_every": 10}
     return loads(
-        json.dumps({"name": name, "model": model, "run": {"root": str(folder / "runs")}, "tune": keys | tune}),
+        json.dumps(
+            {
+                "name": name,
+                "model": model,
+                "run": {"root": str(folder / "runs")},
+                "report": {"plots": False},
+                "tune": keys | tune,
+            }
+        ),
         path=folder / f"{name}.yaml",
     )
 

@@ -46,6 +46,7 @@ def recipe(root: Path, runs: str, seed: int = 0, model: dict | None = None, **ch
         "seed": seed,
         "model": {"path": str(root / "model"), **(model or {})},
         "run": {"root": str(root / runs)},
+        "report": {"plots": False},
         "tune": {**terms, "data": data, **changes},
     }
     return loads(json.dumps(spec), path=root / f"{runs}.yaml")
@@ -229,6 +230,7 @@ def test_a_training_from_scratch_is_kept_repaired_and_not_overwritten(tmp_path, 
             "data": "brief",
             "train": {"steps": 2, "text_steps": 1, "batch_size": 2},
             "run": {"root": str(tmp_path / "runs")},
+            "report": {"plots": False},
         }
         return loads(json.dumps(spec), overrides=overrides, path=tmp_path / "r.yaml")
 

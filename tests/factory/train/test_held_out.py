@@ -47,6 +47,7 @@ def recipe(root: Path, runs: str, **changes: Any):
         "name": "r",
         "model": {"path": str(root / "model")},
         "run": {"root": str(root / runs)},
+        "report": {"plots": False},
         "evaluate": {"batch_size": 4},
         "tune": {
             "tuner": {"type": "lora", "rank": 2, "dropout": 0.3},
@@ -163,6 +164,7 @@ def test_a_benchmark_s_score_decides_where_one_is_named(project):
                 "name": "after",
                 "model": {"path": str(project / "model"), "tuned": [str(project / "scored" / "r" / "tuned")]},
                 "run": {"root": str(project / "scored")},
+                "report": {"plots": False},
                 "evaluate": {"batch_size": 4},
                 "benchmarks": [quiz],
             }

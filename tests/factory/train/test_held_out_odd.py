@@ -33,7 +33,13 @@ def recipe(root: Path, runs: str, **changes):
         "steps": 2,
     }
     model = {"path": str(root / "model")}
-    spec = {"name": "r", "model": model, "run": {"root": str(root / runs)}, "tune": tune | changes}
+    spec = {
+        "name": "r",
+        "model": model,
+        "run": {"root": str(root / runs)},
+        "report": {"plots": False},
+        "tune": tune | changes,
+    }
     return loads(json.dumps(spec), path=root / f"{runs}.yaml")
 
 
@@ -55,7 +61,13 @@ def test_a_connector_that_is_aligned_is_looked_at(tmp_path):
         "steps": 2,
         "held_out": {"share": 0.5, "every": 1},
     }
-    spec = {"name": "r", "model": model, "run": {"root": str(tmp_path / "runs")}, "tune": tune}
+    spec = {
+        "name": "r",
+        "model": model,
+        "run": {"root": str(tmp_path / "runs")},
+        "report": {"plots": False},
+        "tune": tune,
+    }
     folder = run(loads(json.dumps(spec), path=tmp_path / "r.yaml"))
     rows = files.read_jsonl(folder / "tune" / "log.jsonl")
     looks = [row["eval_loss"] for row in rows if "eval_loss" in row]

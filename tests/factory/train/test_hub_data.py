@@ -57,6 +57,7 @@ def recipe(root: Path, name: str, data: dict, **changes):
         "name": "r",
         "model": {"path": str(root / "model")},
         "run": {"root": str(root / name)},
+        "report": {"plots": False},
         "tune": {
             "tuner": {"type": "lora", "rank": 2, "dropout": 0.3},
             "data": {"max_tokens": 200, **data},

@@ -112,6 +112,7 @@ def learn(root: Path, name: str, **data):
         "seed": 1,
         "model": {"path": str(root / "model")},
         "run": {"root": str(root / name)},
+        "report": {"plots": False},
         "tune": tune,
     }
     folder = run(loads(json.dumps(spec), path=root / f"{name}.yaml"))

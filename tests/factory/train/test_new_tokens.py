@@ -48,6 +48,7 @@ def recipe(root, name: str, **changes):
         "name": "r",
         "model": {"path": str(root / "model")},
         "run": {"root": str(root / name)},
+        "report": {"plots": False},
         "tune": {
             "tuner": {"type": "connector"},
             "beside": [],

@@ -69,6 +69,7 @@ def recipe(root, runs_in: str, **data):
         "name": "r",
         "model": {"path": str(root / "model")},
         "run": {"root": str(root / runs_in)},
+        "report": {"plots": False},
         "tune": {
             "tuner": {"type": "lora", "rank": 2, "dropout": 0.0},
             "data": {"path": str(root / "data.jsonl"), "max_tokens": 200} | data,
@@ -110,5 +111,10 @@ def test_what_cannot_be_packed_is_refused_before_anything_is_read(project, chang
     with pytest.raises(UserError, match=why):
         spec = recipe(project, "refused", pack=True).model_dump(mode="json")["tune"]
         data = spec["data"] | changes.pop("data", {})
-        whole = {"name": "r", "model": {"path": str(project / "model")}, "run": {"root": str(project / "refused")}}
+        whole = {
+            "name": "r",
+            "model": {"path": str(project / "model")},
+            "run": {"root": str(project / "refused")},
+            "report": {"plots": False},
+        }
         run(loads(json.dumps(whole | {"tune": spec | {"data": data} | changes}), path=project / "refused.yaml"))

@@ -49,7 +49,13 @@ def test_connector_then_mores_on_a_composed_model(tmp_path):
         rest = {"tune": keys | tune} if tune else {"data": "scenes"}
         return loads(
             json.dumps(
-                {"name": name, "model": {**model, "tuned": tuned}, "run": {"root": str(tmp_path / "runs")}, **rest}
+                {
+                    "name": name,
+                    "model": {**model, "tuned": tuned},
+                    "run": {"root": str(tmp_path / "runs")},
+                    "report": {"plots": False},
+                    **rest,
+                }
             ),
             path=tmp_path / f"{name}.yaml",
         )

@@ -46,6 +46,7 @@ def recipe(root, name: str, data: dict | None = None, **changes):
         "name": "r",
         "model": {"path": str(root / "model")},
         "run": {"root": str(root / name)},
+        "report": {"plots": False},
         "tune": {
             "tuner": {"type": "lora", "rank": 2, "dropout": 0.3},
             "data": {"path": str(root / "data.jsonl"), "max_tokens": 200, "streaming": True, "buffer": 5}

@@ -186,6 +186,7 @@ def recipe(data, tmp_path):
                 "name": _name,
                 "model": {"path": str(tmp_path / "model")},
                 "run": {"root": str(tmp_path / "runs")},
+                "report": {"plots": False},
                 "tune": keys,
             }
         )
@@ -196,6 +197,7 @@ def recipe(data, tmp_path):
 
 def test_a_run_ends_with_the_tuned_part_its_loss_and_its_picture(recipe, tmp_path, capsys):
     asked = recipe(learning_rate=3e-3, steps=8)
+    asked = asked.model_copy(update={"report": asked.report.model_copy(update={"plots": True})})
     folder = run(asked)
     said = capsys.readouterr().out
     view = fresh_view()
@@ -220,6 +222,7 @@ def test_a_run_ends_with_the_tuned_part_its_loss_and_its_picture(recipe, tmp_pat
 
 def test_a_run_that_was_stopped_ends_with_the_same_bits(recipe, monkeypatch):
     whole = run(recipe(save_every=1))
+    assert not (whole / "tune" / "loss.png").exists(), "drawn where figures are"
     saved = files.read_safetensors(whole / "tuned" / "tuner.safetensors")
     shutil.rmtree(whole)
     with progress.watched(stops_at("tune", 2)), pytest.raises(Interrupted):
