@@ -23,13 +23,13 @@ from tests.tiny import conflict_prompts, fresh_view, mixed_prompts, saved_tiny, 
 RECIPE = """\
 name: small
 model: {{path: {folder}, layer: 1}}
-data: {{type: scenes, scoring: both_orders, per_task: {{train: 2, dev: 1, test: 1}}}}
-collect: {{batch_size: 8}}
+data: {{type: scenes, scoring: both_orders, per_task: {{train: 1, dev: 1, test: 1}}}}
+collect: {{batch_size: 32}}
 steering:
   - none
   - {{type: dose, doses: [0.5, 1], gate_epochs: 3, of: {{type: l2s, net: {{epochs: 3}}}}}}
   - {{type: dsas, of: {{type: static}}}}
-evaluate: {{controls: [], strengths: [0.5, 1], batch_size: 8, max_new_tokens: 2}}
+evaluate: {{controls: [], strengths: [0.5, 1], batch_size: 32, max_new_tokens: 2}}
 report: {{plots: false}}
 """
 NEAR = 1e-4  # the kernels of attention differ

@@ -166,6 +166,8 @@ def test_lora_and_its_variants_learn_what_their_equations_do(data, tmp_path, opt
         {"vision_tower": True, "both": True}.get(options.get("where", ""), False),
         options.get("where") == "vision_tower",
     }
+    blocks = {int(place.split(".layers.")[1].split(".")[0]) for place in places if "language_model" in place}
+    assert blocks == {"vision_tower": set(), "both": {2}}.get(options.get("where", ""), {0, 1, 2})
     for place in places:
         at = lambda part, place=place: next((p for n, p in own.items() if n.startswith(f"{place}.lora_{part}")), None)
         assert (at("magnitude") is None) == (options.get("variant") != "dora")
