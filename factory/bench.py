@@ -14,7 +14,8 @@ from factory.blame import wrong
 from factory.data.prompt import Prompt
 from factory.data.sample import ConflictSample
 from factory.errors import UserError
-from factory.model.prefix import at_last, decode_texts, greedy, prefill
+from factory.model.alike import prefill_apart, prefill_prompts
+from factory.model.prefix import at_last, decode_texts, greedy
 from factory.model.view import ModelView
 from factory.recipe.nodes import Node
 
@@ -69,12 +70,12 @@ def letter_tokens(view: ModelView, benchmark: object) -> Tensor | None:
 
 
 def answer_prompts(
-    view: ModelView, prompts: Sequence[Prompt], max_new_tokens: int, among: Tensor | None = None
+    view: ModelView, prompts: Sequence[Prompt], max_new_tokens: int, among: Tensor | None = None, apart: bool = False
 ) -> list[str]:
-    """Unsteered greedy answers; with ``among`` each is the likeliest of these tokens."""
-    batch = view.encode(prompts)
+    """Greedy answers; with ``among`` each is the likeliest of these tokens. What prompts that begin alike have in
+    common is run once (``factory.model.alike``), unless each is to be run ``apart``."""
     with torch.no_grad():
-        hidden, prefix = prefill(view, batch)
+        batch, hidden, prefix = (prefill_apart if apart else prefill_prompts)(view, prompts)
         logits = view.logits(at_last(hidden, batch.attention_mask))
         return decode_texts(view, greedy(view, prefix, logits, max_new_tokens, among))
 

@@ -56,6 +56,9 @@ class Family:
     """What the image processor returns for ``image_texts`` alone, and the model does not take."""
     bidirectional_prompt: ClassVar[bool] = False
     """Whether the tokens of a prompt see those after them, so that no prefix of a prompt can be shared or extended."""
+    plain_calls: ClassVar[bool] = True
+    """Whether its decoder is called with tokens or embeddings, their positions and a mask of columns alone, so that the
+    call of a whole prompt can be put together from those of its parts."""
     columnless: ClassVar[bool] = False
     """Whether it is made for models in some of whose blocks not every token of a prompt is a column of keys and values
     (``factory.model.columns``). Any other family's are refused where their configuration tells so."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from factory.model.view import ModelView
+from factory.model.zero import cut_over_ranks
 
 MOST_BYTES = 2**31
 
@@ -29,8 +30,7 @@ def pictures_once(view: ModelView, most_bytes: int = MOST_BYTES) -> Iterator[Sho
     Batches whose inputs do not tell pictures apart run as the model does, and so does a picture side that learns or
     that someone came to watch: hooks that it has when this opens are the model's own.
     """
-    cut = any(hasattr(p, "ds_id") for p in view.model.parameters())
-    if cut or not view.sees or not hasattr(view.core, "get_image_features"):
+    if cut_over_ranks(view.model) or not view.sees or not hasattr(view.core, "get_image_features"):
         yield None
         return
     shown = Shown(view, most_bytes)

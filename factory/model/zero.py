@@ -22,6 +22,11 @@ from factory.model.family import frozen
 VECTORS = 4  # times the model's width: what has fewer numbers (norms, biases) stays whole on every rank
 
 
+def cut_over_ranks(model: nn.Module) -> bool:
+    """Whether a model is cut so, of which every rank has to run the same forwards."""
+    return any(hasattr(p, "ds_id") for p in model.parameters())
+
+
 def load_cut(read: Callable[[], nn.Module], config: Any, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """The frozen model that ``read`` loads with ``from_pretrained``, cut over the ranks while its files are read."""
     os.environ.setdefault("DS_ACCELERATOR", device.type)

@@ -1,9 +1,10 @@
 """Collection: the three states of AMPS eq. 11 and the diagnosis, from one shared prefix.
 
 The prompts [I,T], [I,T,P+] and [I,T,P-] of a sample agree up to the end of the user's text. That common prefix is found
-by comparing token ids, prefilled once, and extended by the three short suffixes as rows of one pass. Cost per sample:
-one prefill, one pass over 3 suffixes of some ten tokens, and the diagnosis on the cache. A model whose prompt tokens
-see what follows them, or whose blocks keep running states, shares nothing: there the three are run whole.
+by comparing token ids, prefilled once, for all forms of a sample that begin alike, and extended by the three short
+suffixes as rows of one pass. Cost per sample: one prefill, one pass over 3 suffixes a form, and the diagnosis on the
+cache. A model whose prompt tokens see what follows them, or whose blocks keep running states, shares nothing: there the
+three are run whole.
 
 Learn-to-steer contrasts completions instead: P+ and P- are then the beginnings of an answer of the model's own.
 """
@@ -23,7 +24,7 @@ from factory.data.prompt import USER_TEXT, Prompt, Role, Segment
 from factory.data.sources import PICTURE_AND_TEXT, Sources
 from factory.diagnose import Diagnostic, Row, once_a_prompt
 from factory.errors import UserError
-from factory.model.encode import Encoded
+from factory.model.alike import common_length, cut_at, groups_of, shareable
 from factory.model.prefix import Prefix, extend, last_index, prefill
 from factory.model.view import ModelView
 from factory.steer import States
@@ -164,14 +165,17 @@ class _Pass:
 def _shared(view: ModelView, asks: Asks, plan: Plan) -> _Pass:
     """The three asks of each prompt, from what they share."""
     prompts = asks["base"]
-    images, counts = view.images_of(prompts)
+    groups = groups_of(prompts) if shareable(view) else [[i] for i in range(len(prompts))]
+    counts = view.images_of(prompts)[1]
     encoded = {ask: view.tokens(some, counts) for ask, some in asks.items()}
-    shared = [_common(row) for row in zip(*encoded.values(), strict=True)]
-    heads = [Encoded(e.ids[:n], e.roles[:n], "") for e, n in zip(encoded["base"], shared, strict=True)]
-    tails = [Encoded(e.ids[n:], e.roles[n:], "") for own in encoded.values() for e, n in zip(own, shared, strict=True)]
-    head, tail = view.collate(heads, images), view.collate(tails, {})
+    shared = [common_length([own[i] for own in encoded.values() for i in group]) for group in groups]
+    of_prompt = [g for g, group in enumerate(groups) for _ in group]
+    first = [group[0] for group in groups]
+    heads = [cut_at(encoded["base"][i], n)[0] for i, n in zip(first, shared, strict=True)]
+    tails = [cut_at(e, shared[g])[1] for own in encoded.values() for e, g in zip(own, of_prompt, strict=True)]
+    head, tail = view.collate(heads, view.images_of([prompts[i] for i in first])[0]), view.collate(tails, {})
     every = torch.arange(len(tails), device=view.device)
-    rows = every % len(prompts)
+    rows = torch.tensor(of_prompt, device=view.device)[every % len(prompts)]
     with _output_of(view, plan.layer) as seen:
         of_head, prefix = prefill(view, head)
         of_tail, whole = extend(view, prefix.fork(rows), tail.input_ids, tail.attention_mask, tail.roles)
@@ -192,12 +196,6 @@ def _apart(view: ModelView, asks: Asks, plan: Plan) -> _Pass:
     with _output_of(view, plan.layer) as seen:
         hidden, whole = prefill(view, batch)
     return _Pass(batch.input_ids, whole, seen[0], ((hidden, torch.arange(batch.size, device=view.device)),))
-
-
-def _common(row: Sequence[Encoded]) -> int:
-    """Length of the longest common prefix, at least one token short of each."""
-    n = min(len(e.ids) for e in row) - 1
-    return next((i for i in range(n) if len({e.ids[i] for e in row}) > 1), n)
 
 
 @contextmanager

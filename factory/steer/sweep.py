@@ -7,12 +7,16 @@ decoding. Where a method steers each prompt's last token alone, a cell runs that
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from factory.data.prompt import Prompt
+from factory.model.alike import alike
 from factory.model.encode import Batch
 from factory.model.prefix import Heard, Prefix, Step, at_last, fork_cache, greedy, new_cache, prefill
 from factory.model.replay import Call, recorded, replay, run_on_last
@@ -44,15 +48,41 @@ class Trunk:
 @torch.no_grad()
 def run_trunk(view: ModelView, batch: Batch, layer: int) -> Trunk:
     """Prefill once, unsteered, and keep what block ``layer`` gave and how the decoder was called."""
-    calls: list[Call] = []
-    states: list[Tensor] = []
-    handle = view.layers[layer].register_forward_hook(lambda module, args, output: states.append(output))
+    with _kept(view, layer) as kept:
+        final, prefix = prefill(view, batch)
+    return Trunk(layer, batch, prefix, kept.states[0], final, kept.calls[0])
+
+
+@torch.no_grad()
+def trunk_of_prompts(view: ModelView, prompts: Sequence[Prompt], layer: int) -> Trunk:
+    """As ``run_trunk``; what prompts that begin alike have in common is run once."""
+    found = alike(view, prompts) if view.family.plain_calls else None
+    if found is None:
+        return run_trunk(view, view.encode(prompts), layer)
+    with _kept(view, layer) as of_heads:
+        hidden, begun = found.begin(view)
+    with _kept(view, layer) as of_tails:
+        last, prefix = found.go_on(view, begun)
+    states, final = found.put(of_heads.states[0], of_tails.states[0]), found.put(hidden, last)
+    return Trunk(layer, found.batch, prefix, states, final, found.call(of_heads.calls[0], of_tails.calls[0]))
+
+
+@dataclass(frozen=True)
+class _Kept:
+    states: list[Tensor]
+    calls: list[Call]
+
+
+@contextmanager
+def _kept(view: ModelView, layer: int) -> Iterator[_Kept]:
+    """Within the block what block ``layer`` gives and how the decoder is called first."""
+    kept = _Kept([], [])
+    handle = view.layers[layer].register_forward_hook(lambda module, args, output: kept.states.append(output))
     try:
-        with recorded(view, calls):
-            final, prefix = prefill(view, batch)
+        with recorded(view, kept.calls):
+            yield kept
     finally:
         handle.remove()
-    return Trunk(layer, batch, prefix, states[0], final, calls[0])
 
 
 @torch.no_grad()

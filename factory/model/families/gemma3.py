@@ -22,6 +22,7 @@ class Gemma3(Family):
     model_class = "Gemma3ForConditionalGeneration"
     processor_class = "Gemma3Processor"
     bookkeeping = ("num_crops",)
+    plain_calls = False
 
     def placeholder(self, model: PreTrainedModel, processor: Any) -> str:
         return processor.tokenizer.boi_token

@@ -17,3 +17,4 @@ class Qwen3VL(Qwen2VL):
 
     config_class = "Qwen3VLConfig"
     model_class = "Qwen3VLForConditionalGeneration"
+    plain_calls = False

@@ -17,7 +17,7 @@ from factory.steer import LogitsMethod, PromptMethod, Steerer, Steering
 from factory.steer.base import Direction, Tensors
 from factory.steer.calls import rewritten
 from factory.steer.logits import contrasted
-from factory.steer.sweep import Trunk, look_ahead, run_cell, run_trunk
+from factory.steer.sweep import Trunk, look_ahead, run_cell, trunk_of_prompts
 from factory.steer.where import Where
 from factory.stopwatch import further, part
 
@@ -82,7 +82,7 @@ def asked_by(bench: Bench, samples: Sequence[ConflictSample], method: Fitted) ->
 def trunk_of(bench: Bench, asked: Sequence[Asked]) -> Trunk:
     """What all cells on these prompts share."""
     with part("trunk", ""):
-        return run_trunk(bench.view, bench.view.encode([prompt for *_, prompt in asked]), bench.layer)
+        return trunk_of_prompts(bench.view, [prompt for *_, prompt in asked], bench.layer)
 
 
 def cells(

@@ -72,7 +72,7 @@ def _jobs(comparison: Comparison, asked: Sequence[Asked]) -> Iterator[tuple[str,
                 def both(method: Any = method, direction: Any = direction, shown: Any = shown) -> None:
                     length = method.max_new_tokens or most
                     again = rewritten(bench.view, method, prompts, direction, shown)
-                    answer_prompts(bench.view, again, length, bench.among)
+                    answer_prompts(bench.view, again, length, bench.among, apart=True)
 
                 yield name, both
             elif isinstance(method, LogitsMethod):
@@ -83,7 +83,7 @@ def _jobs(comparison: Comparison, asked: Sequence[Asked]) -> Iterator[tuple[str,
 
         def steered(steering: Any = steering) -> None:
             with steer(bench.view, steering):
-                answer_prompts(bench.view, prompts, most, bench.among)
+                answer_prompts(bench.view, prompts, most, bench.among, apart=True)
 
         yield f"{f.label}-{f.direction}", steered
 
