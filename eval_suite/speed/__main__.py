@@ -12,7 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from eval_suite.speed import anchor, collection, controllers, generation, lmar, mcr, sweep, throughput, timing, tuning
+from eval_suite.speed import (
+    anchor,
+    collection,
+    controllers,
+    generation,
+    lmar,
+    mcr,
+    orders,
+    sweep,
+    throughput,
+    timing,
+    tuning,
+)
 from factory.model.view import ModelView
 
 MCR_TARGETS = {True: 1.5, False: 2.0}  # at batch 8 or more, and below
@@ -44,6 +56,7 @@ BENCHMARKS: dict[str, Callable[..., timing.Result]] = {
     "generation": generation.measure,
     "controllers": controllers.measure,
     "sweep": sweep.measure,
+    "orders": orders.measure,
     "lmar": lmar.measure,
     "anchor": anchor.measure,
     "tuning": tuning.measure,

@@ -120,6 +120,16 @@ def test_what_is_counted_is_what_the_run_does(recipe_file, folder):
     assert told["cost"] > 0 and told["trials"] > 0 and set(run.seconds) >= set(told)
 
 
+def test_the_forms_of_a_sample_are_counted_from_what_they_share(recipe_file, folder):
+    recipe = load(recipe_file(RECIPE, folder=folder), ["steering.1={type: s2va}"])
+    found = estimate(recipe)
+    told = {s.name: s.passes for s in (*found.stages, *found.beside) if s.passes}
+    assert told == pytest.approx(Measured(recipe, None, time.process_time).passes)
+    (collect,) = (s for s in found.stages if s.name == "collect")
+    assert collect.passes == collect.prompts / 2
+    assert {m.label: m.begun for m in found.methods if m.kind == "prompt"} == {"none": 0.5, "s2va": 0.5, "few_shot": 1}
+
+
 def test_a_rehearsal_times_every_part_of_every_stage(recipe_file, folder):
     recipe = load(recipe_file(EVERY_KIND, folder=folder), [])
     found = estimate(recipe)

@@ -21,7 +21,7 @@ from factory.run.methods.share import swept_samples
 from factory.run.plan.estimate import Estimate, estimate, memory
 from factory.run.plan.refused import Refusal, say_missing
 from factory.run.plan.rehearse import Rehearsal
-from factory.run.plan.work import OWN, Expected, Method
+from factory.run.plan.work import OWN, Begun, Expected, Method
 from factory.terminal import Console
 
 COLUMNS = ("part", "times", "prompt passes", "above the site", "new tokens", "measured", "fits", "time")
@@ -52,9 +52,9 @@ def counted(spec: ClaimSpec, scoring: str, found: Estimate, strengths: int, dire
     ways, wordings = 1 + len(spec.predictors) + 2 * bool(spec.asks), 1 + 2 * bool(spec.asks)
     parts = {OWN: looked * ways / WORDINGS}
     measured = Expected("diagnose", looked, looked * wordings, diagnosed=looked * ways, parts=parts)
-    asked = lambda split, arms: _asked(split, prompts[split], directions * arms, method, share)
+    asked = lambda split, arms: _asked(split, prompts[split], directions * arms, method, share, found.begun)
     out = [
-        Counted("collect", draws, Expected("collect", total, total, diagnosed=total)),
+        Counted("collect", draws, Expected("collect", total, round(total * found.begun.collected), diagnosed=total)),
         Counted("fit", fits, _fitted(prompts["train"], directions * method.variants, method)),
         Counted("dev", fits, asked("dev", strengths * (1 + 2 * others))),
         Counted("test", fits, asked("test", 3)),
@@ -74,11 +74,12 @@ def _fitted(prompts: int, fits: int, method: Method) -> Expected:
     return Expected("fit", prompts, fits=fits, parts={OWN: 0, ("fit", method.label): fits})
 
 
-def _asked(split: str, prompts: int, arms: int, method: Method, share: float) -> Expected:
+def _asked(split: str, prompts: int, arms: int, method: Method, share: float, begun: Begun) -> Expected:
     """A split asked by so many variants at strengths: one trunk for all, and the unsteered model's answers."""
     cells = prompts * arms
     parts = {("trunk", ""): prompts, ("sweep", method.label): prompts, ("further", method.label): cells - prompts}
-    return Expected(split, prompts, prompts, cells, share=share, tokens=(cells + prompts) * method.answer, parts=parts)
+    trunk, tokens = round(prompts * begun.steered), (cells + prompts) * method.answer
+    return Expected(split, prompts, trunk, cells, share=share, tokens=tokens, parts=parts)
 
 
 def plan_claim(

@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from PIL import Image
+
 from factory.bench import conflicts
+from factory.benchmark import Conflicts
 from factory.blame import blaming
 from factory.data.prompt import Prompt
 from factory.data.sample import ConflictSample
@@ -15,18 +18,23 @@ from factory.recipe import Recipe
 from factory.run.samples import check_share, fault, present_samples, thin
 
 LOOKED_AT, FEW = 16, 400  # samples of each split of many; all where there are few
+MADE_UP = ConflictSample(
+    "", "", "question", "context", "one", "another", lambda: Image.new("RGB", (1, 1)), context_a="a"
+)
 PICTURES = 2  # read of each split of many: a slow disk takes a while for each
 
 
 @dataclass(frozen=True)
 class Data:
     """Ids of the samples by split (made up where the file is not there), the forms each is asked in, one of the
-    prompts, the words of a prompt and of the ``longest``; what a run would refuse of them, ``missing``, and what has to
-    be known of the samples looked at, ``noted``."""
+    prompts, and those ``asked`` of one sample in all forms (made up likewise), the words of a prompt and of the
+    ``longest``; what a run would refuse of them, ``missing``, and what has to be known of the samples looked at,
+    ``noted``."""
 
     ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
     forms: tuple[str, ...] = ()
     prompt: Prompt | None = None
+    asked: tuple[Prompt, ...] = ()
     words: float = 0.0
     longest: float = 0.0
     missing: tuple[str, ...] = ()
@@ -58,6 +66,7 @@ def look_at_data(recipe: Recipe, limit: int | None = None, known: tuple[Any, ...
         return Data(
             made_up,
             forms,
+            asked=_asked(benchmark, MADE_UP),
             words=benchmark.typical_words,
             longest=benchmark.longest_words,
             missing=(str(error),),
@@ -84,10 +93,19 @@ def look_at_data(recipe: Recipe, limit: int | None = None, known: tuple[Any, ...
             missing=tuple(lost),
             noted=tuple(noted),
         )
-    prompt = benchmark.prompt(usable, forms[0])
+    asked = _asked(benchmark, usable)
+    prompt = asked[0] if asked else benchmark.prompt(usable, forms[0])
     words = sum(len(segment.text.split()) for segment in prompt.segments)
     most = max(own_words(s) for samples in splits.values() for s in samples)
-    return Data(ids, forms, prompt, words, words + most - own_words(usable), tuple(lost), tuple(noted))
+    return Data(ids, forms, prompt, asked, words, words + most - own_words(usable), tuple(lost), tuple(noted))
+
+
+def _asked(benchmark: Conflicts, sample: ConflictSample) -> tuple[Prompt, ...]:
+    """The prompts of a sample in all forms; none where a benchmark wants more of it than it tells."""
+    try:
+        return tuple(benchmark.prompt(sample, form) for form in benchmark.forms)
+    except (KeyError, UserError):
+        return ()
 
 
 def _lost(

@@ -5,7 +5,7 @@ A prompt pass is one forward of a whole prompt through all blocks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import thread_time
 from typing import Any
@@ -17,15 +17,17 @@ from torch import Tensor
 from factory.bench import conflicts
 from factory.data.prompt import Prompt, Role, Segment
 from factory.errors import UserError
+from factory.model.alike import groups_of
 from factory.model.facts import ModelFacts, find_facts
 from factory.model.load import outline, to_fetch
 from factory.model.source import Wanted
 from factory.recipe import Recipe
+from factory.registry import lookup
 from factory.run.labels import changes_nothing
 from factory.run.methods.comparison import prompters
 from factory.run.methods.study import steered_layer
 from factory.run.plan.data import Data, look_at_data
-from factory.run.plan.work import Expected, Method, stages, stages_beside
+from factory.run.plan.work import ALL, Begun, Expected, Method, stages, stages_beside
 from factory.run.samples import checks
 from factory.run.timing import Clock, timed
 from factory.steer import Context, LogitsMethod, PromptMethod, States, Steerer, Trials, TwoCalls
@@ -63,6 +65,7 @@ class Estimate:
     methods: list[Method] = field(default_factory=list)
     stages: list[Expected] = field(default_factory=list)
     beside: list[Expected] = field(default_factory=list)
+    begun: Begun = ALL
 
     @property
     def tokens(self) -> tuple[int, int] | None:
@@ -97,6 +100,9 @@ def estimate(
         else checks(recipe, outline(wanted or recipe.model), conflicts(recipe.data))
     )
     data = look_at_data(recipe, limit, known)
+    begun = ALL if model is None or recipe.model.tuned else begun_by(model.family, data.asked)
+    if begun.collected == 1:
+        data = replace(data, asked=())
     methods = {node.label: node.make() for node in recipe.steering}
     kinds = {node.label: node.type for node in recipe.steering}
     guess = lambda words: (
@@ -119,8 +125,9 @@ def estimate(
         guess(data.words),
         guess(data.longest),
         described,
-        stages(recipe, data.ids, len(data.forms), described, share),
-        stages_beside(recipe, data.ids, len(data.forms), described, share),
+        stages(recipe, data.ids, len(data.forms), described, share, begun),
+        stages_beside(recipe, data.ids, len(data.forms), described, share, begun),
+        begun,
     )
 
 
@@ -153,6 +160,7 @@ def describe(
             unsteered=changes_nothing(type(method)),
             answer=answer_length(recipe, method.max_new_tokens),
             shots=method.shots,
+            begun=_begun_as_asked(method, data.asked, directions[0]),
         )
     length = answer_length(recipe)
     if isinstance(method, LogitsMethod):
@@ -277,6 +285,26 @@ def random_states(n: int, width: int, seed: int) -> States:
 def answer_length(recipe: Recipe, own: int | None = None) -> int:
     """Most tokens of an answer, of a method with a limit of its ``own``; one where the benchmark forces a choice."""
     return 1 if conflicts(recipe.data).letters else own or recipe.evaluate.max_new_tokens
+
+
+def begun_by(family: str, asked: Sequence[Prompt]) -> Begun:
+    """Which share of prompts ``asked`` of one sample a model of this family runs from their beginning."""
+    cls, share = lookup("family", family), len(groups_of(asked)) / max(1, len(asked))
+    if cls.bidirectional_prompt or cls.columnless or not asked:
+        return ALL
+    return Begun(share, share if cls.plain_calls else 1.0)
+
+
+def _begun_as_asked(method: PromptMethod, asked: Sequence[Prompt], direction: str) -> float:
+    """The same share of the prompts that a method makes of those ``asked``, with examples like them."""
+    if not asked:
+        return 1.0
+    shown = [[p.append(Segment(Role.ANSWER, "answer"))] * method.shots for p in asked]
+    made = [
+        method.first(p, direction) if isinstance(method, TwoCalls) else method.rewrite(p, direction, some)
+        for p, some in zip(asked, shown, strict=True)
+    ]
+    return len(groups_of(made)) / len(made)
 
 
 def by_direction(method: PromptMethod, prompt: Prompt) -> bool:

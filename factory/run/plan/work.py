@@ -29,7 +29,8 @@ class Method:
     ``first_answer`` tokens at most. Of a ``steerer``: ``variants`` among which dev decides; ``asks`` the prompt that it
     has for each direction, by digest; ``whole`` if a strength runs all blocks and not those above the site alone;
     ``looks`` and ``hidings``, its controller's passes ahead of the blocks above the site and, with a modality hidden,
-    of all, in whole prompts; ``weight``, the share of a prompt's tokens that a strength runs; ``trials``, the strengths
+    of all, in whole prompts; ``begun``, the share of its prompts that are run from their beginning, where others go on
+    from what they share; ``weight``, the share of a prompt's tokens that a strength runs; ``trials``, the strengths
     it tries on training prompts. ``parameters`` are the fitted numbers of one variant toward one direction,
     and the seconds those of one fit. ``control``: it is a random one. ``answer``: most tokens of an answer.
     """
@@ -47,6 +48,7 @@ class Method:
     whole: bool = False
     looks: float = 0
     hidings: float = 0
+    begun: float = 1.0
     weight: float = 1.0
     trials: int = 0
     unsteered: bool = False
@@ -96,8 +98,25 @@ class Expected:
         return {OWN: self.prompts, **self.parts}
 
 
+@dataclass(frozen=True)
+class Begun:
+    """Share of the prompts that are run from their beginning, of those ``collected`` and those ``steered``: the forms
+    of a sample go on from what they have in common (``factory.model.alike``)."""
+
+    collected: float = 1.0
+    steered: float = 1.0
+
+
+ALL = Begun()
+
+
 def stages(
-    recipe: Recipe, ids: Mapping[str, Sequence[str]], forms: int, methods: Sequence[Method], share: float
+    recipe: Recipe,
+    ids: Mapping[str, Sequence[str]],
+    forms: int,
+    methods: Sequence[Method],
+    share: float,
+    begun: Begun = ALL,
 ) -> list[Expected]:
     """The stages of a comparison in the order in which they run; ``ids`` are the samples' by split, ``share`` of the
     blocks lie above the steered one.
@@ -109,10 +128,10 @@ def stages(
     steerers = [m for m in methods if m.steers]
     out = [Expected("check", 0, parts={("start", ""): 1, OWN: sum(map(len, ids.values()))})]
     pairs = recipe.collect.contrast == "pairs"
-    out += [_collected("diagnose", prompts["test"], WORDINGS, pairs)] if recipe.diagnostic else []
+    out += [_collected("diagnose", prompts["test"], WORDINGS, pairs, begun)] if recipe.diagnostic else []
     out += [_investigated(node.label, node.make(), ids, forms) for node in recipe.diagnostics]
     if steerers:
-        out.append(_collected("collect", train, 1 if recipe.diagnostic else 0, pairs))
+        out.append(_collected("collect", train, 1 if recipe.diagnostic else 0, pairs, begun))
         times = {m: directions * m.variants for m in steerers}
         out.append(
             Expected("fit", train, fits=sum(times.values()), parts={("fit", m.label): n for m, n in times.items()})
@@ -124,7 +143,12 @@ def stages(
         parts |= {("calibration", m.label): n for m, n in tried.items()}
         of = lambda count: sum(n * train * count(m) for m, n in tried.items())
         cells, looks = of(lambda m: m.trials * m.weight), of(lambda m: m.looks)
-        passes = {"trunk": train, "cells": cells, "looks": looks, "hidings": of(lambda m: m.hidings)}
+        passes = {
+            "trunk": round(train * begun.steered),
+            "cells": cells,
+            "looks": looks,
+            "hidings": of(lambda m: m.hidings),
+        }
         out.append(
             Expected(
                 "trials",
@@ -138,18 +162,19 @@ def stages(
     strengths, swept = len(recipe.evaluate.strengths), len(swept_samples(ids["test"], recipe.evaluate.curve_share))
     base = next((m for m in methods if m.unsteered), None)
     asked_on_dev = [m for m in methods if m.kind != "prompt" or m is base or recipe.evaluate.choose == "grid"]
-    out.append(_scored("dev", recipe, prompts["dev"], asked_on_dev, share, *_on_dev(recipe, len(ids["dev"]))))
+    out.append(_scored("dev", recipe, prompts["dev"], asked_on_dev, share, begun, *_on_dev(recipe, len(ids["dev"]))))
     asked = 1 + (strengths - 1) * swept / max(1, len(ids["test"]))
-    out.append(_scored("test", recipe, prompts["test"], methods, share, lambda m: 1, lambda m: asked))
+    out.append(_scored("test", recipe, prompts["test"], methods, share, begun, lambda m: 1, lambda m: asked))
     if recipe.evaluate.cost:
         out.append(_priced(recipe, min(len(ids["test"]), SAMPLES) * forms, methods, share))
     return [*out, Expected("report", 0, parts={OWN: 1})]
 
 
-def _collected(name: str, prompts: int, asks: int, pairs: bool) -> Expected:
-    """A shared prefix for each prompt, then short ends, or with ``pairs`` all asks as a whole; ``asks`` wordings of it
-    are diagnosed."""
-    return Expected(name, prompts, prompts * (WORDINGS if pairs else 1), diagnosed=asks * prompts)
+def _collected(name: str, prompts: int, asks: int, pairs: bool, begun: Begun) -> Expected:
+    """A shared prefix for each prompt, or several, then short ends, or with ``pairs`` all asks as a whole; ``asks``
+    wordings of it are diagnosed."""
+    trunk = round(prompts * (WORDINGS if pairs else begun.collected))
+    return Expected(name, prompts, trunk, diagnosed=asks * prompts)
 
 
 def _investigated(label: str, diagnostic: Diagnostic, ids: Mapping[str, Sequence[str]], forms: int) -> Expected:
@@ -181,6 +206,7 @@ def _scored(
     prompts: int,
     methods: Sequence[Method],
     share: float,
+    begun: Begun,
     variants: Count,
     cells_of: Count,
 ) -> Expected:
@@ -193,7 +219,7 @@ def _scored(
     for m in methods:
         if not m.steers:
             strengths = cells_of(m) if m.kind == "logits" else 1
-            count["trunk"] += prompts * (m.rows * (strengths if m.again else 1) + m.firsts)
+            count["trunk"] += prompts * m.begun * (m.rows * (strengths if m.again else 1) + m.firsts)
             count["tokens"] += prompts * (m.rows * strengths * m.answer + m.firsts * m.first_answer)
             parts["ask", m.label] = prompts
             parts["further", m.label] = prompts * (strengths - 1)
@@ -206,7 +232,7 @@ def _scored(
         count["tokens"] += answered * m.answer
         parts["sweep", m.label], parts["further", m.label] = swept, answered - swept
     trunks = len({asks for m in methods for asks in m.asks})
-    count["trunk"] += trunks * prompts
+    count["trunk"] += trunks * prompts * begun.steered
     trunk, tokens = (round(count[name]) for name in ("trunk", "tokens"))
     ahead = count["cells"], count["looks"], count["hidings"]
     parts = {**parts, ("trunk", ""): trunks * prompts}
@@ -214,26 +240,31 @@ def _scored(
 
 
 def stages_beside(
-    recipe: Recipe, ids: Mapping[str, Sequence[str]], forms: int, methods: Sequence[Method], share: float
+    recipe: Recipe,
+    ids: Mapping[str, Sequence[str]],
+    forms: int,
+    methods: Sequence[Method],
+    share: float,
+    begun: Begun = ALL,
 ) -> list[Expected]:
     """As ``stages``, what is measured of the methods beside their table: vectors turned at random, and divergence."""
     directions, strengths = len(recipe.evaluate.directions), len(recipe.evaluate.strengths)
     questions = lambda split, most: min(len(ids[split]), most) * forms
     out, own = [], [m for m in methods if m.steers and not m.control]
     if ids and own and (most := recipe.evaluate.random_control):
-        out.append(_turned(questions("test", most), directions, own, share))
+        out.append(_turned(questions("test", most), directions, own, share, begun))
     if ids and recipe.evaluate.kl_budget is not None:
         asked = questions("dev", recipe.evaluate.control_questions)
         out.append(_diverging(asked, directions, strengths, [m for m in methods if m.kind != "prompt"], share))
     return out
 
 
-def _turned(prompts: int, directions: int, steerers: Sequence[Method], share: float) -> Expected:
+def _turned(prompts: int, directions: int, steerers: Sequence[Method], share: float, begun: Begun) -> Expected:
     """Every method at one strength with its vectors turned, one with a controller first as it is."""
     trunks, asked = len({asks for m in steerers for asks in m.asks}), directions * prompts
     times = {m: asked * (2 if m.trials else 1) for m in steerers}
     of = lambda count: sum(count(m) for m in steerers)
-    trunk = trunks * prompts + of(lambda m: times[m] * m.weight if m.whole else 0)
+    trunk = trunks * prompts * begun.steered + of(lambda m: times[m] * m.weight if m.whole else 0)
     ahead = (
         of(lambda m: 0 if m.whole else times[m] * m.weight),
         of(lambda m: asked * m.looks),
