@@ -1,5 +1,6 @@
 """What every test starts from: one thread, no trace of the launcher that started the tests, and no fetched part."""
 
+import gc
 import os
 import signal
 import sys
@@ -25,6 +26,13 @@ settings.load_profile("shared machine")
 
 USERS_CACHE = cache_folder()  # what was fetched on this machine; only tests that say so look there
 os.environ["STEERING_FACTORY_CACHE"] = tempfile.mkdtemp(prefix="steering-factory-tests-")
+
+
+def pytest_collection_finish(session):
+    """Leave what the imports brought out of every later collection: a training asks for several whole ones, and each
+    would go through all of it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
