@@ -14,33 +14,39 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from factory.data.prompt import Prompt, Role
+from factory.data.prompt import Prompt, Role, Segment
 from factory.model.encode import Batch, Encoded
-from factory.model.prefix import Prefix, extend, fork_cache, prefill
+from factory.model.prefix import Prefix, extend, prefill
 from factory.model.replay import Call
 from factory.model.view import ModelView
 from factory.model.zero import cut_over_ranks
 
 
-def begin_alike(prompts: Sequence[Prompt]) -> bool:
-    """Whether several prompts have their first segments in common, all their pictures among them, and a text of the
-    user's where there is no picture.
-    """
-    first, *others = (p.segments for p in prompts)
-    n = next((i for i, same in enumerate(zip(first, *others)) if any(s != same[0] for s in same[1:])), len(first))
-    shown = all(s.image is None for segments in (first, *others) for s in segments[n:])
-    return bool(others) and shown and any(s.role > Role.TEMPLATE and s.role != Role.SYSTEM for s in first[:n])
-
-
 def groups_of(prompts: Sequence[Prompt]) -> list[list[int]]:
-    """Prompts, by their places, in groups of those that follow each other and begin alike."""
+    """Prompts, by their places, in groups of those that follow each other and begin alike: they have their first
+    segments in common, all their pictures among them, and where there is none a text of the user's.
+    """
     groups: list[list[int]] = []
+    shared = 0  # segments that the latest group has in common
     for i, prompt in enumerate(prompts):
-        if groups and begin_alike([*(prompts[j] for j in groups[-1]), prompt]):
+        first = prompts[groups[-1][0]] if groups else prompt
+        both = min(shared, _in_common(first.segments, prompt.segments))
+        after = (*first.segments[both:], *prompt.segments[both:])
+        if _told(first.segments[:both]) and all(s.image is None for s in after):
             groups[-1].append(i)
+            shared = both
         else:
             groups.append([i])
+            shared = len(prompt.segments)
     return groups
+
+
+def _in_common(one: Sequence[Segment], other: Sequence[Segment]) -> int:
+    return next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
+
+
+def _told(segments: Sequence[Segment]) -> bool:
+    return any(s.role > Role.TEMPLATE and s.role != Role.SYSTEM for s in segments)
 
 
 def shareable(view: ModelView) -> bool:
@@ -99,11 +105,11 @@ class Alike:
         return {**told, "inputs_embeds": self.put(of_heads["inputs_embeds"], of_tails["inputs_embeds"])}
 
     def _ordered(self, cache: Cache) -> Cache:
-        new = fork_cache(cache)
-        for layer in new.layers:
+        """The cache of heads and tails, layer by layer in the batch's columns."""
+        for layer in cache.layers:
             columns = self.columns.to(layer.keys.device)[:, None, :, None]
             layer.keys, layer.values = (t.take_along_dim(columns, 2) for t in (layer.keys, layer.values))
-        return new
+        return cache
 
 
 def alike(view: ModelView, prompts: Sequence[Prompt]) -> Alike | None:

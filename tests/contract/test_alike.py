@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from factory.bench import answer_prompts
 from factory.data.prompt import Prompt, Role, Segment
-from factory.model.alike import alike, begin_alike, groups_of
+from factory.model.alike import alike, groups_of
 from factory.model.encode import images_first
 from factory.registry import lookup
 from factory.steer import steer
@@ -131,16 +131,27 @@ def test_what_must_not_be_cut_is_run_whole():
     assert alike(view, prompts) is not None
 
 
-def test_prompts_are_grouped_by_what_they_say_and_show():
-    red, same, blue = (Image.new("RGB", (4, 4), c) for c in ("red", "red", "blue"))
-    picture = lambda image: Segment(Role.IMAGE, image=image)
-    a, b = Segment(Role.OPTIONS, "a"), Segment(Role.OPTIONS, "b")
-    text, other = Segment(Role.CONTEXT, "text"), Segment(Role.CONTEXT, "another")
-    one, two, three = (Prompt((picture(i), text, a)) for i in (red, same, blue))
-    assert begin_alike([one, replace(two, segments=(*two.segments[:2], b))]) and not begin_alike([one, three])
-    assert begin_alike([one, Prompt((picture(same), other, a))]), "the picture is enough"
-    assert not begin_alike([Prompt((text, a)), Prompt((other, a))]) and not begin_alike([one])
-    assert not begin_alike([Prompt((Segment(Role.SYSTEM, "s"), t)) for t in (text, other)])
-    assert not begin_alike([Prompt((text, s, picture(red))) for s in (a, b)])
-    assert begin_alike([Prompt((text, a)), Prompt((text, b)), Prompt((text,))])
-    assert groups_of([one, two, three, one, Prompt((text,))]) == [[0, 1], [2], [3], [4]]
+RED, SAME, BLUE = (Image.new("RGB", (4, 4), c) for c in ("red", "red", "blue"))
+SEGMENTS = st.sampled_from(
+    [
+        *(Segment(Role.IMAGE, image=image) for image in (RED, SAME, BLUE)),
+        *(Segment(role, text) for role in (Role.SYSTEM, Role.CONTEXT, Role.OPTIONS) for text in "ab"),
+    ]
+)
+
+
+def begin_alike(prompts):
+    """The definition, spelt out: some first segments are all prompts', with all pictures, and a user's among them."""
+    texts = [[(s.role, s.text, s.image and s.image.tobytes()) for s in p.segments] for p in prompts]
+    n = max(i for i in range(min(map(len, texts)) + 1) if all(t[:i] == texts[0][:i] for t in texts))
+    later = [s for p in prompts for s in p.segments[n:]]
+    return all(s.image is None for s in later) and any(s.role != Role.SYSTEM for s in prompts[0].segments[:n])
+
+
+@given(st.lists(st.lists(SEGMENTS, min_size=1, max_size=4).map(lambda s: Prompt(tuple(s))), min_size=1, max_size=6))
+def test_groups_are_the_longest_runs_of_prompts_that_begin_alike(prompts):
+    groups = groups_of(prompts)
+    assert [i for group in groups for i in group] == list(range(len(prompts)))
+    for group, after in zip(groups, [*(g[0] for g in groups[1:]), None], strict=True):
+        assert len(group) == 1 or begin_alike([prompts[i] for i in group])
+        assert after is None or not begin_alike([prompts[i] for i in (*group, after)])

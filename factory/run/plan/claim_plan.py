@@ -122,7 +122,8 @@ def plan_claim(
         console.print(f"memory: about {gigabytes(needed)} at the fullest moment, beside the libraries", highlight=False)
     console.print(
         "prompt pass: one forward of a whole prompt; a strength's runs the blocks above the site alone, which are here"
-        " counted as their share"
+        " counted as their share. Of prompts that begin alike one is a pass, and"
+        " what the others say beyond it is none"
     )
 
 

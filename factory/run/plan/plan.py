@@ -265,7 +265,8 @@ def _plan_comparison(
         )
     console.print(
         "prompt pass: one forward of a whole prompt; a strength's, and a controller's look ahead, run the blocks above"
-        " the site alone, which are here counted as their share"
+        " the site alone, which are here counted as their share. Of prompts that begin alike one is a pass, and"
+        " what the others say beyond it is none"
     )
     return known
 
