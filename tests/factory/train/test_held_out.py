@@ -18,6 +18,7 @@ from factory.errors import UserError
 from factory.recipe import loads
 from factory.run.pipeline import run
 from factory.run.plan.plan import plan
+from factory.run.questions.suite import Suite
 from factory.run.tuners.held_out import learnt_and_held
 from tests.factory.ranks import as_ranks
 from tests.factory.train.case import Interrupted, stops_at, write_data
@@ -174,6 +175,21 @@ def test_a_benchmark_s_score_decides_where_one_is_named(project):
     rows = files.read_json(project / "scored" / "after" / "results.json")["rows"]
     [whole] = [row for row in rows if row["task"] == "all"]
     assert whole["metrics"][whole["main"]] == pytest.approx(best["eval_score"])
+
+
+def test_the_highest_score_is_kept_and_patience_counts_from_it(project, monkeypatch):
+    """Scores as written here, against the loss, which falls: the model of step 2, and an end two looks later."""
+    scores = iter([0.2, 0.9, 0.5, 0.6])
+    monkeypatch.setattr(Suite, "score", lambda self, view: next(scores))
+    quiz = {"share": 0.25, "benchmark": {"type": "plain_scenes", "per_task": 1}, "every": 1}
+    run(recipe(project, "highest", steps=6, held_out=quiz | {"patience": 2}, **UP_AND_DOWN))
+    told = summary(project, "highest")
+    assert [row["eval_score"] for row in told["looks"]] == [0.2, 0.9, 0.5, 0.6]
+    assert (told["kept"], told["steps"]) == (2, 4)
+    scores = iter([0.2, 0.9])
+    monkeypatch.setattr(Suite, "score", lambda self, view: next(scores))
+    run(recipe(project, "as far", steps=2, held_out=quiz | {"keep": "last"}, **UP_AND_DOWN))
+    assert same(trained(project, "highest"), trained(project, "as far"))
 
 
 def test_what_is_held_out_is_part_of_what_a_training_was(project):
