@@ -14,6 +14,7 @@ from factory import files, tune
 from factory.errors import UserError
 from factory.recipe import dump
 from factory.recipe.schema import ModelSpec
+from factory.run.labels import CURVE
 from factory.steer import artefact
 from factory.tune import checkpoint
 from factory.zoo.cards import cards, read_card
@@ -81,7 +82,7 @@ class Shared:
         hub, revision = self._hub_id()
         named = f"`{hub}`" if hub else f"`{spec.zoo or spec.path}`" if spec else "see the manifest"
         yield f"- model: {named}, {base['class']}, fingerprint `{base.get('fingerprint', 'see the manifest')}`"
-        yield f"- revision: {revision or 'of the weights that the fingerprint tells'}"
+        yield f"- revision: {revision or 'none named; the fingerprint tells the weights'}"
         facts = {**self.manifest.get("about", {}), **self.manifest.get("where", {})}
         facts |= {key: self.manifest[key] for key in ("strength", "parameters") if key in self.manifest}
         yield from (f"- {key}: {value}" for key, value in facts.items() if value not in ("", None))
@@ -99,15 +100,15 @@ class Shared:
             for metric, value in row["metrics"].items():
                 low, high = row.get("ci", {}).get(metric, (None, None))
                 interval = f"{low:.3f} to {high:.3f}" if low is not None else ""
-                asked = f"{row['benchmark']} ({row['protocol']}) | {row['split']} | {row['n']}"
+                asked = f"{row.get('label') or row['benchmark']} ({row['protocol']}) | {row['split']} | {row['n']}"
                 yield f"| {asked} | {metric} | {value:.3f} | {interval} |"
 
     def _is_mine(self, row: Mapping[str, Any]) -> bool:
-        """Whether a row is of this arm as it was chosen, over all tasks, on test."""
+        """Whether a row is of this arm as it was chosen, over all tasks, on all of test."""
         about = self.manifest.get("about", {})
         mine = [row.get("method"), row.get("direction")] == [about.get("method"), about.get("direction")]
         arm = f"{row.get('method')}-{row.get('direction')}" == self.folder.name
-        return row["split"] != "dev" and row["task"] == "all" and bool(row.get("chosen")) and (mine or arm)
+        return row["split"] not in ("dev", CURVE) and row["task"] == "all" and bool(row.get("chosen")) and (mine or arm)
 
     def _loading(self) -> Iterator[str]:
         spec = self._spec()

@@ -45,6 +45,7 @@ class Play(Command):
         if args.limit < 1:
             raise UserError(f"--limit {args.limit} should be a whole number of 1 or more")
         check_free(args.host, args.port)
+        say("playground: opening; its address follows")
         from eval_suite.play.opening import open_session
         from eval_suite.play.page import serve
 

@@ -27,6 +27,6 @@ def on_config(config: Any) -> Any:
 
 def on_files(files: Files, *, config: Any) -> Files:
     """Add the generated pages."""
-    for path, content in pages.build().items():
+    for path, content in (pages.build() | pages.run_notebooks()).items():
         files.append(File.generated(config, path, content=content))
     return files

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -15,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from eval_suite.site import fields, prose
+from eval_suite.site import fields, notebooks, prose
 from factory import new_plugin
 from factory.recipe.schema import Recipe
 from factory.registry import BASES, KINDS, Entry, available, lookup
@@ -29,11 +28,11 @@ Pages = dict[str, str]
 
 
 def build() -> Pages:
-    """Every generated page."""
+    """Every generated page; notebooks as they are written."""
     pages = {"reference/index.md": index(), "reference/recipe.md": recipe_keys(), "reference/models.md": models()}
     pages |= {f"reference/{each.kind}/{each.name}.md": plugin(each) for each in in_tree()}
     pages |= {f"adding/{kind}.md": adding(kind) for kind in KINDS}
-    pages |= {f"notebooks/{path.stem}.md": notebook(path) for path in sorted(NOTEBOOKS.glob("*.ipynb"))}
+    pages |= {f"notebooks/{path.stem}.md": notebooks.page(path, ())[0] for path in sorted(NOTEBOOKS.glob("*.ipynb"))}
     return pages
 
 
@@ -43,14 +42,13 @@ def in_tree() -> tuple[Entry, ...]:
     return tuple(entry for entry in available() if entry.origin == "in-tree")
 
 
-def notebook(path: Path) -> str:
-    """A notebook's page: its texts and code, without outputs, and the file to run."""
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    texts = [("".join(cell["source"]), cell["cell_type"] == "code") for cell in cells]
-    parts = [f"```python\n{text}\n```" if code else text for text, code in texts]
-    how = f"`pip install jupyterlab`, then `jupyter lab {path.name}`"
-    told = f"[The notebook]({path.name}), to run where the project is installed: {how}."
-    return "\n\n".join([parts[0], told, *parts[1:]]) + "\n"
+def run_notebooks() -> Pages:
+    """The notebooks' pages with what their cells give, and their figures; takes about a minute."""
+    paths, pages = sorted(NOTEBOOKS.glob("*.ipynb")), Pages()
+    for path, given in zip(paths, notebooks.outputs(paths), strict=True):
+        text, figures = notebooks.page(path, given)
+        pages |= {f"notebooks/{path.stem}.md": text, **{f"notebooks/{name}": svg for name, svg in figures.items()}}
+    return pages
 
 
 def title(kind: str) -> str:

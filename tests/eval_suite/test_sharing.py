@@ -118,6 +118,8 @@ def folder(tmp_path):
     others = [
         row | {"method": "none"},
         row | {"split": "dev"},
+        row | {"split": "curve", "n": 16, "metrics": {"follow": 0.222}},
+        row | {"label": "control: blank picture", "protocol": "scenes/blank", "metrics": {"text": 0.5}, "ci": {}},
         row | {"direction": "text", "metrics": {"follow": 0.111}},
     ]
     (run / "results.json").write_text(json.dumps({"rows": [row, *others]}))
@@ -130,7 +132,9 @@ def test_an_artefact_goes_to_the_hub_with_its_card_and_comes_back(hub, folder, t
     card = Hub.repos["me/vector"]["README.md"].decode()
     head = yaml.safe_load(card.split("---")[1])
     assert head["library_name"] == "steering-factory" and "activation-steering" in head["tags"]
-    assert "| scenes (scenes/open) | test | 64 | follow | 0.750 | 0.625 to 0.875 |" in card and "0.111" not in card
+    assert "| scenes (scenes/open) | test | 64 | follow | 0.750 | 0.625 to 0.875 |" in card
+    assert "| control: blank picture (scenes/blank) | test | 64 | text | 0.500 |  |" in card
+    assert "0.111" not in card and "0.222" not in card, "toward the other side; on a part of test"
     assert len({line.count("|") for line in card.splitlines() if line.startswith("|")}) == 1, "a cell for each column"
     for said in ("`tiny`", "revision", "strength: 1.5", "layer: 1", "factory.load", "factory.steered", "name: mine"):
         assert said in card
