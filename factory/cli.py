@@ -26,7 +26,6 @@ from factory.plain import say
 
 if TYPE_CHECKING:
     from factory.recipe import Recipe
-    from factory.recipe.nodes import Node
 
 STARTED = time.perf_counter()
 PROJECT = Path(__file__).resolve().parents[1]
@@ -250,6 +249,7 @@ def _show(parser: _Parser, argv: list[str]) -> None:
         "--sample", type=int, metavar="N", help="print training sample N of a recipe, the first being 0"
     )
     args = parser.parse_intermixed_args(argv)
+    from factory.recipe.alone import benchmark_of
 
     named = Path(args.recipe).suffix in RECIPE_SUFFIXES or _bundled(args.recipe)
     recipe = _load(args.recipe, args.overrides) if named else None
@@ -260,7 +260,11 @@ def _show(parser: _Parser, argv: list[str]) -> None:
         return
     if recipe and recipe.asked:
         _show_prompts(recipe)
-    nodes = [node for node in (recipe.data, *recipe.asked) if node] if recipe else [_benchmark(args)]
+    nodes = (
+        [node for node in (recipe.data, *recipe.asked) if node]
+        if recipe
+        else [benchmark_of(args.recipe, args.overrides)]
+    )
     drawn = False
     for node in nodes:
         with blaming(node):
@@ -271,17 +275,6 @@ def _show(parser: _Parser, argv: list[str]) -> None:
         raise UserError(
             f"{args.recipe} has no benchmark with samples to draw; --sample N prints a training sample of a recipe"
         )
-
-
-def _benchmark(args: argparse.Namespace) -> Node:
-    """A benchmark by its name and keys. Raises ``UserError`` where there is none, or it has to be told more."""
-    from factory.recipe import loads
-    from factory.registry import lookup
-
-    lookup("benchmark", args.recipe)
-    keys = [f"benchmarks.0.{each}" for each in args.overrides]
-    text = f"name: show\nmodel: {{zoo: tiny}}\nbenchmarks: [{{type: {args.recipe}}}]\n"
-    return loads(text, "show", keys).benchmarks[0]
 
 
 def _show_prompts(recipe: Recipe) -> None:

@@ -11,7 +11,7 @@ from typing import NoReturn
 import numpy as np
 
 from eval_suite.compare.load import Arm, Column, Score
-from factory.errors import UserError, quoted
+from factory.errors import UserError, did_you_mean, quoted
 from factory.statistics.intervals import bootstrap_mean, wilson
 
 Scored = Sequence[tuple[Arm, Score]]
@@ -62,7 +62,10 @@ def of_tasks(arms: Sequence[Arm], tasks: Sequence[str]) -> list[str]:
     no sample of the tasks. Raises ``UserError`` for a task that no sample is of."""
     known = {task for arm in arms for score in arm.scores.values() for own in score.tasks.values() for task in own}
     if unknown := [task for task in tasks if task not in known]:
-        raise UserError(f"--task {unknown[0]}: no sample is of it; there are {', '.join(sorted(known)) or 'none'}")
+        hint = did_you_mean(unknown[0], known)
+        raise UserError(
+            f"--task {unknown[0]}: no sample is of it.{hint} There are {', '.join(sorted(known)) or 'none'}"
+        )
     no_mean: dict[str, None] = {}
     elsewhere: dict[str, None] = {}
     beside = False

@@ -66,8 +66,9 @@ def test_some_tasks_are_scored_alone(run, tmp_path, capsys):
     both = compared(folder, tmp_path / "both", "--task", "counting", "--task", "color")
     assert float(both["both", "none"]["value"]) == pytest.approx(values["both"].mean())
     assert "Of the samples of counting alone." in (tmp_path / "out" / "compare.md").read_text()
-    assert main(["compare", str(folder), "--task", "sport"]) == 2
-    assert "--task sport: no sample is of it; there are color, counting" in capsys.readouterr().err
+    assert main(["compare", str(folder), "--task", "colour"]) == 2
+    told = "--task colour: no sample is of it. Did you mean color? There are color, counting"
+    assert told in capsys.readouterr().err
 
 
 def test_what_some_tasks_have_not_is_told_once_and_by_its_reason(run, tmp_path, capsys):

@@ -180,7 +180,8 @@ def test_a_common_slip_is_told_with_what_to_write(text, told):
         (["list", "sterring"], "Did you mean steering?"),
         (["list", "steering", "amp"], "Did you mean amps"),
         (["show", "scens"], "Did you mean scenes"),
-        (["show", "pope"], "needs the key 'root'"),
+        (["show", "pope"], "error: pope: needs the key 'root'"),
+        (["show", "pope", "rooot=x"], "error: override 'rooot=x' rooot: unknown key. Did you mean root?"),
         (["plan", "amps_tiny", "--limt", "3"], "Did you mean --limit?"),
     ],
 )
