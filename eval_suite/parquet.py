@@ -15,6 +15,7 @@ from PIL import Image
 from eval_suite.released import RELEASED, Row
 from factory.data import pictures
 from factory.errors import UserError
+from factory.extras import installed_by
 from factory.recipe.paths import RecipePath
 
 PART = re.compile(r"(\w+-)(\d{5})-of-(\d{5})((?:-[0-9a-f]+)?)\.parquet")  # some of the hub's end with a hash
@@ -119,7 +120,7 @@ def _reading(path: Path) -> Iterator[Any]:
         from pyarrow import ArrowException, parquet
     except ModuleNotFoundError as error:
         raise UserError(
-            f"{path}: reading Parquet needs pyarrow; install the extra: pip install 'steering-factory[benchmarks]'"
+            f"{path}: reading Parquet needs pyarrow, the extra 'benchmarks': {installed_by('benchmarks')}"
         ) from error
     try:
         yield parquet

@@ -148,6 +148,7 @@ def test_the_engine_names_no_plugin():
 FLOORS = (
     {
         "errors",
+        "extras",
         "blame",
         "hub",
         "files",

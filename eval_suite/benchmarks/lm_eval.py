@@ -15,6 +15,7 @@ from eval_suite.bridges.results import measured, record, share_interval
 from eval_suite.bridges.task_files import made_of
 from factory.benchmark import Harness
 from factory.errors import UserError
+from factory.extras import installed_by
 from factory.recipe.paths import RecipePath
 from factory.registry import Params, register
 from factory.run.questions.harness import Job
@@ -50,7 +51,7 @@ class LmEval(Harness):
             self.version = version("lm-eval")
         except PackageNotFoundError as error:
             raise UserError(
-                "benchmark lm_eval needs lm-eval; install the extra: pip install 'steering-factory[benchmarks]'"
+                f"benchmark lm_eval needs lm-eval, the extra 'benchmarks': {installed_by('benchmarks')}"
             ) from error
         if params.include:
             params.include.directory("include")

@@ -25,7 +25,7 @@ SPICE_PARSER = ("spice/lib/stanford-corenlp-3.6.0.jar", "spice/lib/stanford-core
 def requirements() -> str | None:
     """What is missing before captions can be scored, or None."""
     if find_spec("pycocoevalcap") is None:
-        return "captions need pycocoevalcap: pip install 'steering-factory[benchmarks]'"
+        return "captions need pycocoevalcap, of the extra 'benchmarks'"
     return None if shutil.which("java") else "captions need Java (a java command) for the PTB tokeniser and METEOR"
 
 

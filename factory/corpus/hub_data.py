@@ -13,6 +13,7 @@ from typing import Any
 from factory import files
 from factory.corpus.stream import Row
 from factory.errors import UserError
+from factory.extras import installed_by
 from factory.hub import check_repo, hub_faults
 
 INSTEAD = "name a file under path"
@@ -101,7 +102,7 @@ def _library() -> Any:
     try:
         import datasets
     except ModuleNotFoundError as error:
-        raise UserError("tune.data.hub needs datasets; pip install 'steering-factory[data]'") from error
+        raise UserError(f"tune.data.hub needs datasets, the extra 'data': {installed_by('data')}") from error
     return datasets
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.errors import UserError
+from factory.extras import installed_by
 
 MAGIC = b"PAR1"
 ROWS = 64  # read at once; pictures in the rows make them large
@@ -65,7 +66,7 @@ def _opened(path: Path) -> Any:
         from pyarrow.parquet import ParquetFile
     except ModuleNotFoundError as error:
         raise UserError(
-            f"{path}: reading Parquet needs pyarrow; install the extra: pip install 'steering-factory[benchmarks]'"
+            f"{path}: reading Parquet needs pyarrow, the extra 'benchmarks': {installed_by('benchmarks')}"
         ) from error
     return ParquetFile(path)
 

@@ -23,6 +23,7 @@ from factory.corpus.mixed import drawn_of
 from factory.corpus.records import count_rows, scan
 from factory.corpus.source import Sample
 from factory.errors import UserError
+from factory.extras import installed_by
 
 HEAD = 200  # rows that are looked at before anything heavy starts
 NAMES = 4096  # of the latest rows, for messages
@@ -186,7 +187,7 @@ def iterable() -> Any:
     try:
         from datasets import IterableDataset
     except ModuleNotFoundError as error:
-        raise UserError("tune.data.streaming needs datasets; pip install 'steering-factory[data]'") from error
+        raise UserError(f"tune.data.streaming needs datasets, the extra 'data': {installed_by('data')}") from error
     return IterableDataset
 
 

@@ -141,15 +141,16 @@ def told(rows: Sequence[dict[str, Any]]) -> Summary:
     less = sides["text"].values - sides["vision"].values
     change = [mean_of(less[:, layer], sides["vision"].keys) for layer in range(less.shape[1])]
     most = int(np.argmax([m.mean for m in shift]))
+    low, high = change[most].interval
     named = "the frame with the evidence" if frame == "S_evidence" else "the first frame"
     findings = (
         Finding(
-            f"Pressure shifts attention between frames most in layer {most}: Delta {shift[most]} (n = {delta.n}).",
+            f"Pressure shifts attention between frames most in layer {most}: Delta {shift[most]} (n = {delta.n})",
             values={"layer": most, **shift[most].facts("delta")},
         ),
         Finding(
-            f"In that layer {named} is looked at by {sides['vision'].mean[most]:.3f} without it, and under pressure by"
-            f" {change[most].mean:+.3f} [{change[most].interval[0]:+.3f}, {change[most].interval[1]:+.3f}] of that.",
+            f"In that layer the attention S on {named} is {sides['vision'].mean[most]:.3f} without pressure; pressure"
+            f" changes it by {change[most].mean:+.3f} [{low:+.3f}, {high:+.3f}]",
             values={"layer": most, **change[most].facts("change")},
             p=change[most].p,
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -23,3 +24,12 @@ def test_a_checkout_is_installed_at_its_pins_and_a_wheel_by_its_name(tmp_path):
     assert words == [*f"{sys.executable} -m pip install -c {ROOT / 'constraints.txt'} -e".split(), f"{ROOT}[play]"]
     installed = shlex.split(installed_by("play", tmp_path))
     assert installed == [sys.executable, "-m", "pip", "install", "steering-factory[play]"]
+
+
+def test_nothing_else_says_how_an_extra_is_installed():
+    """In a checkout the distribution's bare name would have pip look elsewhere for another's package of that name."""
+    sources = [path for room in ("factory", "plugins", "eval_suite") for path in (ROOT / room).rglob("*.py")]
+    told = [
+        path.name for path in sources if re.search(r"pip install.*steering-factory\[", path.read_text(encoding="utf-8"))
+    ]
+    assert told == []

@@ -102,9 +102,9 @@ def _agreement(rows: Rows, params: Circuit.Params) -> list[Finding]:
         if precision != "full" and some:
             shares = {r["tau"]: r["value"] for r in some}
             alike = {r["tau"]: r["value"] for r in matching(rows, metric="jaccard", precision=precision)}
-            each = ", ".join(f"{tau:g}: {v:.1%}, Jaccard {alike[tau]:.2f}" for tau, v in shares.items())
+            each = ", ".join(f"{v:.1%} at tau {tau:g} (Jaccard {alike[tau]:.2f})" for tau, v in shares.items())
             told_as = "PAHQ's precision (simulated)" if precision == "pahq" else precision
-            text = f"ACDC in {told_as} decides so many edges as in full precision, by tau: {each}"
+            text = f"Of all edges ACDC in {told_as} decides as in full precision {each}"
             values = {"precision": precision, **{f"tau {k:g}": v for k, v in shares.items()}}
             out.append(Finding(text, values=values))
     return out

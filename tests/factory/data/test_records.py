@@ -74,7 +74,7 @@ def test_a_folder_is_no_file_of_data(tmp_path):
 @pytest.mark.skipif(find_spec("pyarrow") is not None, reason="pyarrow is installed")
 def test_without_pyarrow_a_parquet_file_names_the_extra(tmp_path):
     (tmp_path / "f").write_bytes(b"PAR1" + bytes(30))
-    with pytest.raises(UserError, match=r"needs pyarrow.*steering-factory\[benchmarks\]"):
+    with pytest.raises(UserError, match=r"needs pyarrow, the extra 'benchmarks': .*\[benchmarks\]"):
         list(scan(tmp_path / "f"))
 
 
