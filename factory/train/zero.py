@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -119,9 +120,17 @@ def data_only(usual: Any) -> Any:
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
 
+    def member(of: Any, name: str) -> ZeroStageEnum:
+        if of is not ZeroStageEnum or name not in ZeroStageEnum.__members__:
+            raise UnpicklingError(f"{name} of {of} is no stage of ZeRO")
+        return ZeroStageEnum[name]
+
+    # Python 3.11.0 to 3.11.3 write a member of an enumeration as getattr(its class, its name).
+    data = [LossScaler, ZeroStageEnum, fragment_address, (member, "builtins.getattr")]
+
     class DataOnly(TorchCheckpointEngine):
         def load(self, path: str, map_location: Any = None) -> Any:
-            with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
+            with torch.serialization.safe_globals(data):
                 return torch.load(path, map_location=map_location, weights_only=True)
 
     reader = DataOnly()

@@ -149,6 +149,24 @@ def test_a_pickle_among_zero_states_is_not_run(tmp_path):
     assert (tmp_path / "bomb").exists()
 
 
+@pytest.mark.parametrize(("name", "read"), [("gradients", True), ("mro", False), ("__init__", False)])
+def test_a_stage_of_zero_written_as_pythons_before_3_11_4_do_is_read_and_nothing_else(tmp_path, name, read):
+    from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+
+    class Written:
+        def __reduce__(self):
+            return getattr, (ZeroStageEnum, name)
+
+    usual, path = TorchCheckpointEngine(), str(tmp_path / "state.pt")
+    usual.save({"stage": Written()}, path)
+    if read:
+        assert zero.data_only(usual).load(path)["stage"] is ZeroStageEnum.gradients
+    else:
+        with pytest.raises(pickle.UnpicklingError):
+            zero.data_only(usual).load(path)
+
+
 @pytest.mark.slow
 def test_zero_runs_no_pickle(data, tmp_path):
     """One in a file that DeepSpeed reads ends the training in a line. (Whole ones are gone on from in test_ranks.)"""
