@@ -11,9 +11,9 @@ unfinished=$venv/setup.unfinished
 
 say() { printf 'launch.sh: %s\n' "$*" >&2; }
 
-# Print what keeps interpreter $1 from running the project: a direct dependency that is missing or out of its range.
+# Print what keeps interpreter $1 from running the project with extra $2: a direct dependency that is missing or out of range.
 misfit() {
-    "$1" -I - "$root" <<'PY' 2>/dev/null || echo "it cannot be checked"
+    "$1" -I - "$root" "$2" <<'PY' 2>/dev/null || echo "it cannot be checked"
 import sys, tomllib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,7 +25,7 @@ except ImportError:
     sys.exit()
 
 project = tomllib.loads((Path(sys.argv[1]) / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-for need in map(Requirement, project["dependencies"] + project["optional-dependencies"]["test"]):
+for need in map(Requirement, project["dependencies"] + project["optional-dependencies"][sys.argv[2]]):
     try:
         found = version(need.name)
     except PackageNotFoundError:
@@ -58,6 +58,12 @@ find_python() {
     return 1
 }
 
+# Install the project with the extras $1 into .venv.
+pip_install() {
+    PIP_USER=0 "$venv/bin/python" -m pip install --no-input --disable-pip-version-check --progress-bar off \
+        -c "$root/constraints.txt" -e "$root[$1]" >>"$log" 2>&1 </dev/null
+}
+
 install() {
     local python
     if [ -e "$unfinished" ] || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
@@ -68,42 +74,65 @@ install() {
         "$python" -m venv "$venv" >"$log" 2>&1 || return 1
     fi
     touch "$unfinished"
-    PIP_USER=0 "$venv/bin/python" -m pip install --no-input --disable-pip-version-check --progress-bar off \
-        -c "$root/constraints.txt" -e "$root[test]" >>"$log" 2>&1 </dev/null || return 1
+    pip_install test || return 1
     wanted >"$venv/setup.stamp"
     rm "$unfinished"
 }
 
 set_up() {
     say "setting up .venv; the first time this takes some minutes (log: $log)"
-    if ! install; then
-        say "the set-up failed. The end of $log:"
-        tail -n 20 "$log" >&2
-        exit 1
-    fi
+    install || failed "the set-up"
     say "set up in $SECONDS s"
 }
 
+failed() {
+    say "$1 failed. The end of $log:"
+    tail -n 20 "$log" >&2
+    exit 1
+}
+
+one_at_a_time() { ( # the lock is released when the descriptor closes, however it ends
+    if command -v flock >/dev/null; then flock 9; fi
+    "$@"
+) 9<"$root/pyproject.toml"; }
+
+set_up_once() { is_set_up || set_up; }
+
+# The commands play, serve and docs need the extra of their name; it comes at their first use.
+has_extra() { [ -f "$venv/$1.stamp" ] && [ "$(cat "$venv/$1.stamp")" = "$(wanted)" ]; }
+
+add_extra_once() {
+    if has_extra "$1"; then return; fi
+    if [ -n "$(misfit "$venv/bin/python" "$1")" ]; then
+        say "installing what $1 needs; this takes a minute or so, once (log: $log)"
+        pip_install "$1" || failed "installing what $1 needs"
+    fi
+    wanted >"$venv/$1.stamp"
+}
+
+extra_of() {
+    local each
+    for each in "$@"; do if [[ $each == -h || $each == --help ]]; then return; fi; done
+    case "${1:-}" in play | serve | docs) printf '%s' "$1" ;; esac
+}
+
 choose_python() {
-    local active=${VIRTUAL_ENV:-${CONDA_PREFIX:-}} reason
+    local active=${VIRTUAL_ENV:-${CONDA_PREFIX:-}} reason extra
     if [ -n "$active" ] && [ "$active" != "$venv" ] && [ -x "$active/bin/python" ]; then
-        reason=$(misfit "$active/bin/python")
+        reason=$(misfit "$active/bin/python" test)
         if [ -z "$reason" ]; then
             python=$active/bin/python
             return
         fi
         say "the active environment $active does not fit ($reason); using .venv"
     fi
-    if ! is_set_up; then # one at a time: the lock is released when the descriptor closes, however the set-up ends
-        (
-            if command -v flock >/dev/null; then flock 9; fi
-            is_set_up || set_up
-        ) 9<"$root/pyproject.toml"
-    fi
+    is_set_up || one_at_a_time set_up_once
+    extra=$(extra_of "$@")
+    [ -z "$extra" ] || has_extra "$extra" || one_at_a_time add_extra_once "$extra"
     python=$venv/bin/python
 }
 
-choose_python
+choose_python "$@"
 
 # Two spinning OpenMP threads on a small shared machine are several times slower than one; larger machines keep torch's choice.
 cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)

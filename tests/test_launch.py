@@ -40,6 +40,7 @@ case "$*" in
     -c*) exit 0 ;;
     "-m venv "*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; echo "version = 3.11" >"$3/pyvenv.cfg" ;;
     "-m pip --version") exit 0 ;;
+    "-I -"*) grep -qF "[$4]" "$NOTES" || echo "${LACKS:-}" ;;
     "-m pip install"*) echo "$*" >>"$NOTES"; eval "${PIP_DOES:-true}" ;;
     "-P -m factory.cli"*)
         echo "threads ${OMP_NUM_THREADS:-unset}"; shift 3; printf '<%s>' "$@"; echo; exit "${PROGRAM_EXITS:-0}" ;;
@@ -123,6 +124,35 @@ def test_changed_requirements_are_installed_into_the_same_environment(project, n
     assert (project / ".venv" / "kept").exists()
 
 
+@pytest.mark.parametrize("command", ["play", "serve", "docs"])
+def test_a_command_brings_what_it_needs_at_its_first_use_and_once(project, command):
+    launch(project)
+    first = launch(project, command, "an argument", LACKS="it lacks something")
+    assert first.returncode == 0 and first.stdout.splitlines()[1] == f"<{command}><an argument>"
+    assert f"installing what {command} needs" in first.stderr
+    _, call = pip_calls(project)
+    assert f"-c {project}/constraints.txt -e {project}[{command}]" in call
+    second = launch(project, command, LACKS="it lacks something")
+    assert (second.returncode, second.stderr) == (0, "") and len(pip_calls(project)) == 2
+
+
+@pytest.mark.parametrize("arguments", [["play", "--help"], ["list", "play"], ["play"]])
+def test_nothing_is_brought_for_help_for_other_commands_or_where_all_is_there(project, arguments):
+    launch(project)
+    lacks = {} if arguments == ["play"] else {"LACKS": "it lacks something"}
+    done = launch(project, *arguments, **lacks)
+    assert (done.returncode, done.stderr) == (0, "") and len(pip_calls(project)) == 1
+
+
+def test_what_could_not_be_brought_is_told_with_the_end_of_the_log_and_tried_again(project):
+    launch(project)
+    failed = launch(project, "play", LACKS="it lacks gradio", PIP_DOES="echo 'no route to host'; false")
+    assert failed.returncode == 1 and failed.stdout == ""
+    assert "installing what play needs failed" in failed.stderr and "no route to host" in failed.stderr
+    assert launch(project, "list").returncode == 0, "nothing else is lost"
+    assert launch(project, "play", LACKS="it lacks gradio").returncode == 0
+
+
 def test_moved_project_is_set_up_again(project):
     launch(project)
     moved = project.rename(project.with_name("moved"))
@@ -196,6 +226,8 @@ def test_active_environment_that_fits_is_used_as_it_is(project):
     assert done.stdout.startswith("steering\n")
     assert not (project / ".venv").exists()
     assert pip_calls(project) == []
+    shown = launch(project, "play", "--help", VIRTUAL_ENV=sys.prefix)
+    assert shown.returncode == 0 and pip_calls(project) == []
 
 
 def test_active_environment_that_does_not_fit_is_named_with_the_reason(project):
