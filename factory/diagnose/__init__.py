@@ -88,6 +88,11 @@ class Diagnostic(Plugin):
         """Whether it measures prompts that it is given, as a ``diagnostic:`` does, not only those it asks itself."""
         return any(getattr(cls, way) is not getattr(Diagnostic, way) for way in ("measure", "on_whole", "on_prefix"))
 
+    @classmethod
+    def needs_columns(cls, params: Any) -> bool:
+        """As ``columned`` says, and where ``on_prefix`` measures: the end of each prompt is held back for it."""
+        return cls.columned or cls.on_prefix is not Diagnostic.on_prefix
+
     def between(self, sources: Sources) -> Self:
         """Itself, on conflicts between these ``sources``."""
         self.sources = sources

@@ -29,7 +29,6 @@ class Iaf(Diagnostic):
 
     by_prompt = ()
     pictured = True
-    columned = True
 
     def on_prefix(
         self, view: ModelView, prefix: Prefix, query: Query, keys: Sequence[str], hidden: Tensor | None = None

@@ -27,7 +27,6 @@ class Liae(Diagnostic):
 
     by_prompt = ()
     pictured = True
-    columned = True
 
     def on_prefix(
         self, view: ModelView, prefix: Prefix, query: Query, keys: Sequence[str], hidden: Tensor | None = None

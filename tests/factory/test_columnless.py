@@ -15,8 +15,9 @@ from factory.diagnose import Diagnostic
 from factory.errors import UserError
 from factory.model.prefix import extend, prefill
 from factory.model.view import ModelView
+from factory.new_plugin import write_plugin
 from factory.recipe import loads
-from factory.registry import lookup
+from factory.registry import load_plugins, lookup
 from factory.run.pipeline import run
 from factory.steer.logits import contrasted
 from tests.anchor import scenes_bench
@@ -106,6 +107,14 @@ def test_steering_is_what_recomputing_gives(view, case, layer):
         assert close(found, recompute(view, prompt, out.sequences[i, -3:], [steering(case, layer)]), 1e-4)
         moved.append(float((found - recompute(view, prompt, out.sequences[i, -3:], [])).abs().max()))
     assert max(moved) > 1e-2
+
+
+def test_a_diagnostic_of_ones_own_that_is_given_the_end_of_a_prompt_needs_columns(tmp_path):
+    """As a new one from the template is."""
+    write_plugin("diagnostic", "toy_columns", tmp_path)
+    load_plugins([str(tmp_path / "toy_columns.py")])
+    cls = lookup("diagnostic", "toy_columns")
+    assert cls.needs_columns(cls.Params())
 
 
 def test_diagnostics_measure_or_are_refused_by_name(view):

@@ -110,7 +110,6 @@ class Lmar(Diagnostic):
 
     by_prompt = ()
     pictured = True
-    columned = True
 
     Params = LmarParams
 

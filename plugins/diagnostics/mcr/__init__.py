@@ -56,7 +56,6 @@ class Mcr(Diagnostic):
     """
 
     sided = True
-    columned = True
 
     summarised = ("base", "vision", "text")
 
