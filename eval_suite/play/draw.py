@@ -92,8 +92,8 @@ def curve(found: Curve, strength: float) -> str:
             "</title></circle>"
             for s, p in zip(found.strengths, values, strict=True)
         ]
-        parts.append(f'<circle class="dot" cx="{x(_within(strength, most)):.1f}" cy="{y(now):.1f}" r="6"/></g>')
-    at = x(_within(strength, most))
+        parts.append(f'<circle class="dot" cx="{x(strength):.1f}" cy="{y(now):.1f}" r="6"/></g>')
+    at = x(strength)
     parts.append(
         f'<line class="at" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}" stroke-dasharray="3 4"/>'
     )
@@ -107,10 +107,6 @@ def curve(found: Curve, strength: float) -> str:
 
 
 _QUARTERS = (0, 0.25, 0.5, 0.75, 1)
-
-
-def _within(value: float, most: float) -> float:
-    return min(max(value, 0.0), most)
 
 
 def ratios(found: Mapping[str, float]) -> str:
@@ -134,7 +130,6 @@ def attention(found: tuple[Looks, Looks] | None, layer: int) -> str:
     """Both heat maps of a layer on the picture, on one scale, and how much of the attention is on the picture."""
     if found is None:
         return note("the prompt shows no picture")
-    layer = min(max(layer, 0), len(found[0].mass) - 1)
     scale = max(float(looks.on_tokens[layer].max()) for looks in found)
     figures = []
     for name, looks in zip(("as it is", "steered"), found, strict=True):

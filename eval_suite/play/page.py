@@ -126,6 +126,8 @@ class Page:
     def attention(self, *given: Any) -> Iterator[str]:
         """The attention in a layer."""
         *fields, layer = given
+        if layer not in range(depth := self.session.view.depth):
+            raise UserError(f"layer {layer} is out of range: the model has layers 0 to {depth - 1}")
         yield draw.attention(self.session.looks(self.asked(*fields)), int(layer))
 
     def export(self, *given: Any) -> Iterator[tuple[str, str]]:
@@ -178,6 +180,7 @@ def build(session: Session, exports: Path) -> gr.Blocks:
                         min_width=200,
                     )
                 strength = gr.Slider(0, session.most, first.strength[direction], step=0.05, label="Strength")
+                strength.preprocess = lambda typed: typed  # also beyond its end: what cannot be is told in our words
                 with gr.Row():
                     with gr.Column(min_width=200):
                         unsteered = gr.Textbox(label="As it is", interactive=False, lines=1, elem_classes="sf-answer")
@@ -199,6 +202,7 @@ def build(session: Session, exports: Path) -> gr.Blocks:
                 gr.HTML("<h2 class='sf-section'>Where the last token looks on the picture</h2>")
                 above = min(session.layer + 1, session.view.depth - 1)  # the first that steering can change
                 layer = gr.Slider(0, session.view.depth - 1, above, step=1, label="Layer")
+                layer.preprocess = lambda typed: typed
                 attention = gr.HTML()
         fields = [sample, picture, context, question, vision, text, method, toward, strength, hidden]
         shown = [unsteered, steered, plain_verdict, steered_verdict]

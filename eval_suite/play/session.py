@@ -162,7 +162,8 @@ class Session:
         return self.worker.stream(job)
 
     def curve(self, asked: Asked) -> Curve:
-        """The probability of either side's answer over strengths from 0 to ``most``."""
+        """The probability of either side's answer over strengths from 0 to ``most``, or to a larger one that is
+        asked for."""
         return self.worker.do(lambda: self._curve(self._posed(asked), asked))
 
     def ratios(self, asked: Asked) -> dict[str, float]:
@@ -221,6 +222,8 @@ class Session:
             raise UserError("the question is empty: write what the model should be asked")
         if not (isinstance(asked.strength, int | float) and isfinite(asked.strength)):
             raise UserError(f"strength {asked.strength!r} is not a finite number")
+        if asked.strength < 0:
+            raise UserError(f"strength {asked.strength:g} lies below 0: steer toward the other side instead")
         own = ConflictSample("own", "", "", "", "", "", lambda: BLANK)
         sample = replace(
             self.samples.get(asked.sample or "", own),
@@ -277,7 +280,8 @@ class Session:
             return Curve(note="tell both answers, the picture's and the text's, and their probabilities are drawn here")
         if isinstance(posed.made, LogitsMethod):
             return Curve(note=f"'{asked.method}' chooses among tokens and changes no probability of the model's")
-        strengths = tuple(self.most * i / (POINTS - 1) for i in range(POINTS))
+        most = max(self.most, asked.strength)
+        strengths = tuple(most * i / (POINTS - 1) for i in range(POINTS))
         steering = posed.made if isinstance(posed.made, Steering) else None
         sides = [self.benchmark.answer(posed.sample, self.form, side) for side in ("vision", "text")]
         prompts = [posed.prompt.append(Segment(Role.ANSWER, side)) for side in sides]
@@ -287,7 +291,7 @@ class Session:
             vision, text = found.T.tolist()
             return Curve(strengths, tuple(vision), tuple(text))
 
-        key = (asked.method, asked.direction, *(prompt.digest for prompt in prompts))
+        key = (asked.method, asked.direction, most, *(prompt.digest for prompt in prompts))
         return self._found.get(key, make)
 
     def _measured(self, prompt: Prompt) -> dict[str, float]:

@@ -92,6 +92,9 @@ def test_the_curve_shows_where_the_answer_turns(session):
     assert (found.strengths[0], found.strengths[-1], len(found.strengths)) == (0.0, 30.0, 13)
     assert all(0 <= v + t <= 1.0001 for v, t in zip(found.vision, found.text, strict=True))
     assert max(found.vision) - min(found.vision) > 0.05
+    beyond = session.curve(asked(session, strength=45.0))
+    assert (beyond.strengths[-1], len(beyond.strengths)) == (45.0, 13) and beyond.vision[0] == found.vision[0]
+    assert "at 45" in draw.curve(beyond, 45.0)
     shown = draw.curve(found, 7.0)
     assert shown.count("<polyline") == 2 and "at 7" in shown
     assert session.curve(asked(session, vision="")).note and not session.curve(asked(session, method="vcd")).strengths
@@ -115,6 +118,7 @@ def test_the_diagnostic_and_the_attention_follow_what_is_hidden(view, session):
 @pytest.mark.parametrize("change, why", [
     ({"question": "  "}, "the question is empty"),
     ({"strength": float("nan")}, "not a finite number"),
+    ({"strength": -3.0}, "strength -3 lies below 0: steer toward the other side"),
     ({"method": "pusch"}, "no method 'pusch' here. Did you mean push"),
     ({"method": "image", "direction": "text"}, "toward vision alone"),
     ({"method": "image", "picture": None}, "steers the tokens of the image, and this prompt has none"),

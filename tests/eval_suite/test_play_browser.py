@@ -135,3 +135,25 @@ def test_a_refused_question_leaves_no_answers_of_another_on_the_page(address, dr
     page.wait_for_selector(".sf-maps img", timeout=PATIENCE)
     assert all(answers(page))
     opened.close()
+
+
+def test_a_strength_typed_beyond_the_slider_is_answered_and_one_below_it_refused(address, session, driver, capfd):
+    expected, opened = alone(session, 45.0), browser(driver)
+    page = opened.new_page()
+    shown(page, address, 1.0)
+    move(page, 45.0)
+    page.wait_for_selector('svg[aria-label*="at 45:"]', timeout=PATIENCE)
+    page.wait_for_timeout(500)
+    assert answers(page) == expected
+    move(page, -3.0)
+    page.get_by_text("strength -3 lies below 0").first.wait_for(timeout=PATIENCE)
+    page.wait_for_timeout(500)
+    assert answers(page) == ("", "")
+    move(page, 1.0)
+    page.wait_for_selector('svg[aria-label*="at 1:"]', timeout=PATIENCE)
+    layer = page.get_by_label("number input for Layer")
+    layer.fill("99")
+    layer.press("Enter")
+    page.get_by_text("layer 99 is out of range").first.wait_for(timeout=PATIENCE)
+    assert "Traceback" not in capfd.readouterr().err
+    opened.close()
