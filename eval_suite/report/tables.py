@@ -149,8 +149,8 @@ def _upper_bound(group: Group, direction: str | None) -> str:
         return "No oracle: test was asked at the strengths chosen on dev alone (evaluate.curve), and it needs them all."
     best, own = (percent(cell.value) for cell in cells if cell)
     return (
-        f"Of {group.samples_of(CURVE)}, asked at every strength, oracle: {method} follows {best} % and {method}"
-        f" {own} %; no oracle stands in the table, whose numbers are of all samples."
+        f"Of {group.samples_of(CURVE)}, asked at every strength, {method} follows {own} % at its own strength and"
+        f" {best} % at the best one for each (its oracle); none stands in the table, whose numbers are of all samples."
     )
 
 
