@@ -40,10 +40,10 @@ PY
 # The state that a finished set-up was made for; asks no interpreter, so that a start costs nothing.
 wanted() { printf '%s ' "$root"; cat "$root/pyproject.toml" "$root/constraints.txt" "$venv/pyvenv.cfg" | cksum; }
 
-is_set_up() {
-    [ -x "$venv/bin/python" ] && [ -f "$venv/setup.stamp" ] && [ ! -e "$unfinished" ] &&
-        [ "$(cat "$venv/setup.stamp")" = "$(wanted)" ]
-}
+# Whether $1, the set-up or an extra, was brought in that state.
+stamped() { [ -f "$venv/$1.stamp" ] && [ "$(cat "$venv/$1.stamp")" = "$(wanted)" ]; }
+
+is_set_up() { [ -x "$venv/bin/python" ] && [ ! -e "$unfinished" ] && stamped setup; }
 
 find_python() {
     local name
@@ -99,10 +99,8 @@ one_at_a_time() { ( # the lock is released when the descriptor closes, however i
 set_up_once() { is_set_up || set_up; }
 
 # The commands play, serve and docs need the extra of their name; it comes at their first use.
-has_extra() { [ -f "$venv/$1.stamp" ] && [ "$(cat "$venv/$1.stamp")" = "$(wanted)" ]; }
-
 add_extra_once() {
-    if has_extra "$1"; then return; fi
+    if stamped "$1"; then return; fi
     if [ -n "$(misfit "$venv/bin/python" "$1")" ]; then
         say "installing what $1 needs; this takes a minute or so, once (log: $log)"
         pip_install "$1" || failed "installing what $1 needs"
@@ -128,7 +126,7 @@ choose_python() {
     fi
     is_set_up || one_at_a_time set_up_once
     extra=$(extra_of "$@")
-    [ -z "$extra" ] || has_extra "$extra" || one_at_a_time add_extra_once "$extra"
+    [ -z "$extra" ] || stamped "$extra" || one_at_a_time add_extra_once "$extra"
     python=$venv/bin/python
 }
 

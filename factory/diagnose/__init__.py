@@ -91,7 +91,7 @@ class Diagnostic(Plugin):
     @classmethod
     def needs_columns(cls, params: Any) -> bool:
         """As ``columned`` says, and where ``on_prefix`` measures: the end of each prompt is held back for it."""
-        return cls.columned or cls.on_prefix is not Diagnostic.on_prefix
+        return super().needs_columns(params) or cls.on_prefix is not Diagnostic.on_prefix
 
     def between(self, sources: Sources) -> Self:
         """Itself, on conflicts between these ``sources``."""
